@@ -1,0 +1,121 @@
+package sqlite
+
+import (
+	"strings"
+
+	"modernc.org/libc"
+	lib "modernc.org/sqlite/lib"
+)
+
+// MetaTable is the one table of the replica's own in the database. SQL may
+// read it and nothing else.
+const MetaTable = "_hiqlite"
+
+// Actions is what preparing a statement told about it.
+type Actions struct {
+	Denied      *Error // why it was refused
+	Schema      bool   // it changes the schema
+	Statistics  bool   // it changes what the planner knows of the rows
+	ConnState   bool   // it asks changes(), total_changes() or last_insert_rowid()
+	Transaction string // BEGIN, COMMIT, ROLLBACK, SAVEPOINT
+	Pragma      string // the PRAGMA's name, in lower case
+	PragmaArg   string
+	PragmaSet   bool     // it has an argument
+	Inserts     []string // tables it inserts into
+	Sequence    bool     // it writes sqlite_sequence itself
+}
+
+// authorize is SQLite's authorizer: it is asked about each thing that a
+// statement does while it is prepared, and again by some while they run.
+func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, _ uintptr) int32 {
+	c := connOf(tls)
+	if c == nil {
+		return lib.SQLITE_OK
+	}
+	switch action {
+	case lib.SQLITE_SELECT, lib.SQLITE_READ, lib.SQLITE_RECURSIVE:
+		return lib.SQLITE_OK
+	case lib.SQLITE_FUNCTION:
+		return c.authorizeFunction(libc.GoString(b))
+	case lib.SQLITE_PRAGMA:
+		return c.authorizePragma(strings.ToLower(libc.GoString(a)), libc.GoString(b), b != 0)
+	case lib.SQLITE_ATTACH, lib.SQLITE_DETACH:
+		if c.own {
+			return lib.SQLITE_OK // VACUUM attaches its own file
+		}
+		return c.deny("ATTACH and DETACH are not supported", "a node holds one replicated database; open another data folder for a second one")
+	case lib.SQLITE_TRANSACTION:
+		return c.authorizeTransaction(libc.GoString(a))
+	case lib.SQLITE_SAVEPOINT:
+		return c.authorizeTransaction("SAVEPOINT")
+	case lib.SQLITE_CREATE_TEMP_INDEX, lib.SQLITE_CREATE_TEMP_TABLE, lib.SQLITE_CREATE_TEMP_TRIGGER, lib.SQLITE_CREATE_TEMP_VIEW:
+		return c.denyTemp()
+	}
+	return c.authorizeWrite(action, libc.GoString(a), libc.GoString(b), libc.GoString(db))
+}
+
+func (c *Conn) authorizeFunction(name string) int32 {
+	switch strings.ToLower(name) {
+	case "load_extension":
+		return c.deny("load_extension() is not supported", "every replica must compute the same; register nothing outside of SQL")
+	case "changes", "total_changes", "last_insert_rowid":
+		c.actions.ConnState = true
+	}
+	return lib.SQLITE_OK
+}
+
+func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
+	table := a
+	switch action {
+	case lib.SQLITE_CREATE_INDEX, lib.SQLITE_CREATE_TRIGGER, lib.SQLITE_DROP_INDEX, lib.SQLITE_DROP_TRIGGER, lib.SQLITE_ALTER_TABLE:
+		table = b
+	}
+	switch action {
+	case lib.SQLITE_CREATE_TABLE, lib.SQLITE_CREATE_INDEX, lib.SQLITE_CREATE_VIEW, lib.SQLITE_CREATE_TRIGGER, lib.SQLITE_CREATE_VTABLE:
+		if db == "temp" {
+			return c.denyTemp()
+		}
+		c.actions.Schema = true
+	case lib.SQLITE_DROP_TABLE, lib.SQLITE_DROP_INDEX, lib.SQLITE_DROP_VIEW, lib.SQLITE_DROP_TRIGGER, lib.SQLITE_DROP_VTABLE, lib.SQLITE_ALTER_TABLE:
+		c.actions.Schema = true
+	case lib.SQLITE_INSERT:
+		c.actions.Inserts = append(c.actions.Inserts, table)
+	case lib.SQLITE_ANALYZE:
+		c.actions.Statistics = true
+		return lib.SQLITE_OK // it may look at every table
+	case lib.SQLITE_REINDEX:
+		return lib.SQLITE_OK
+	}
+	if table == "sqlite_sequence" {
+		c.actions.Sequence = true
+	}
+	if strings.HasPrefix(table, "sqlite_stat") {
+		c.actions.Statistics = true
+	}
+	if c.mode != Plain && strings.EqualFold(table, MetaTable) && !c.own {
+		return c.deny("the table "+MetaTable+" belongs to hiqlite", "it holds what makes writes apply once; it can be read, not changed")
+	}
+	return lib.SQLITE_OK
+}
+
+func (c *Conn) authorizeTransaction(what string) int32 {
+	if c.own {
+		return lib.SQLITE_OK
+	}
+	c.actions.Transaction = what
+	if c.mode == ReadOnly {
+		return lib.SQLITE_OK // prepared to be classified, never run
+	}
+	return c.deny(what+" inside a script is not supported", "a script is one transaction already: leave BEGIN, COMMIT and SAVEPOINT out")
+}
+
+func (c *Conn) denyTemp() int32 {
+	return c.deny("TEMP tables, views, triggers and indexes are not supported", "they would exist on one connection of one node only; use an ordinary table or a WITH clause")
+}
+
+func (c *Conn) deny(what, hint string) int32 {
+	if c.actions.Denied == nil {
+		c.actions.Denied = &Error{Code: lib.SQLITE_AUTH, Message: "not authorized: " + what + " (23)", Hint: hint}
+	}
+	return lib.SQLITE_DENY
+}

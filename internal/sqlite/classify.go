@@ -1,0 +1,172 @@
+package sqlite
+
+import "strings"
+
+// A Kind says which way a text goes.
+type Kind int
+
+const (
+	// Empty holds no statement.
+	Empty Kind = iota
+	// Read is answered by a local replica.
+	Read
+	// Write goes through the log.
+	Write
+	// Setting is a PRAGMA that the connection answers.
+	Setting
+	// Transaction begins or ends one.
+	Transaction
+	// Vacuum goes through the log, alone in its entry.
+	Vacuum
+)
+
+// A Class is what is known of a text before it runs. It does not depend on the
+// schema and may be kept.
+type Class struct {
+	Kind      Kind
+	Script    bool     // more than one statement
+	Parts     []Part   // of a script of reads and settings: its statements
+	Params    []string // of a single statement: the names of its parameters
+	Returns   bool     // a single Write that returns rows
+	ConnState bool     // it asks changes(), total_changes() or last_insert_rowid()
+	Schema    bool     // a single statement that changes the schema
+	Pragma    string   // of a Setting, or a Read that is a PRAGMA: its name
+	PragmaArg string
+	PragmaSet bool   // the PRAGMA has an argument
+	What      string // of a Transaction: BEGIN, COMMIT, ROLLBACK, SAVEPOINT
+}
+
+// A Part is one statement of a script.
+type Part struct {
+	SQL string
+	Class
+}
+
+// Classify finds out which way a text goes, by preparing it on this ReadOnly
+// connection. It asks SQLite: nothing here reads SQL.
+func (c *Conn) Classify(sql string) (Class, error) {
+	var parts []Part
+	for rest := sql; rest != ""; {
+		one, tail, err := c.classifyOne(rest)
+		if err != nil {
+			return Class{}, err
+		}
+		text := rest[:len(rest)-len(tail)]
+		rest = tail
+		if one.Kind == Empty {
+			continue
+		}
+		parts = append(parts, Part{text, one})
+		if one.Kind == Write && !Blank(rest) {
+			// What follows may use what the writes before it make: only the
+			// replicas, applying it, can tell.
+			return Class{Kind: Write, Script: true}, nil
+		}
+	}
+	switch len(parts) {
+	case 0:
+		return Class{}, nil
+	case 1:
+		return parts[0].Class, nil
+	}
+	return join(parts)
+}
+
+// join classifies a script by its statements.
+func join(parts []Part) (Class, error) {
+	script := Class{Kind: Read, Script: true, Parts: parts}
+	for _, p := range parts {
+		script.ConnState = script.ConnState || p.ConnState
+		switch p.Kind {
+		case Vacuum:
+			return Class{}, &Error{Code: CodeError, Message: "SQL logic error: VACUUM must stand alone (1)", Hint: "send it as a statement of its own"}
+		case Transaction:
+			return Class{Kind: Transaction, Script: true, What: p.What}, nil
+		case Write:
+			return Class{Kind: Write, Script: true}, nil
+		case Setting:
+			script.Kind = Setting
+		case Read:
+			if p.Pragma != "" {
+				script.Kind = Setting // the connection knows some answers better
+			}
+		}
+	}
+	return script, nil
+}
+
+// Blank reports that a text holds no statement: white space, comments and
+// semicolons.
+func Blank(text string) bool {
+	for text != "" {
+		switch {
+		case strings.ContainsRune(" \t\n\f\r;", rune(text[0])):
+			text = text[1:]
+		case strings.HasPrefix(text, "--"):
+			_, text, _ = strings.Cut(text, "\n")
+		case strings.HasPrefix(text, "/*"):
+			_, text, _ = strings.Cut(text[2:], "*/")
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Conn) classifyOne(sql string) (class Class, tail string, err error) {
+	c.deferred = false
+	s, tail, err := c.Prepare(sql, false)
+	if a := &c.actions; err != nil && c.deferred && a.Denied == nil {
+		class = Class{Kind: Setting, Pragma: a.Pragma, PragmaArg: a.PragmaArg, PragmaSet: a.PragmaSet}
+		if pragmas[a.Pragma] == PragmaWrite {
+			class.Kind = Write
+		}
+		return class, tail, nil
+	}
+	if err != nil || s == nil {
+		return class, tail, err
+	}
+	defer s.Close()
+	returns := s.ColumnCount() > 0
+	class = Class{Params: s.params, ConnState: s.Actions.ConnState, Schema: s.Actions.Schema}
+	switch {
+	case s.Actions.Transaction != "":
+		class.Kind, class.What = Transaction, s.Actions.Transaction
+	case returns && s.Actions.Pragma != "":
+		class.Kind, class.Pragma = Read, s.Actions.Pragma
+	case s.Explain(), returns && s.ReadOnly():
+		class.Kind = Read
+	default:
+		class.Kind, class.Returns = Write, returns
+		// VACUUM tells the authorizer nothing before it runs.
+		if !returns && !class.Schema && len(s.Actions.Inserts) == 0 {
+			class.Kind, err = c.vacuumOrWrite(sql[:len(sql)-len(tail)])
+		}
+	}
+	return class, tail, err
+}
+
+// vacuumOrWrite looks for VACUUM's instruction in the statement's program.
+func (c *Conn) vacuumOrWrite(sql string) (Kind, error) {
+	s, _, err := c.Prepare("EXPLAIN "+sql, false)
+	if err != nil || s == nil {
+		return Write, nil
+	}
+	defer s.Close()
+	for {
+		row, err := s.Step()
+		if err != nil || !row {
+			return Write, nil
+		}
+		if string(s.Bytes(1)) == "Vacuum" {
+			if s.Int(3) != 0 {
+				return Vacuum, &Error{Code: CodeError, Message: "SQL logic error: VACUUM INTO is not supported (1)", Hint: "it would write a file on every node; take a backup instead"}
+			}
+			return Vacuum, nil
+		}
+	}
+}
+
+func isSyntax(message string) bool {
+	return strings.Contains(message, "syntax error") || strings.Contains(message, "incomplete input") || strings.Contains(message, "unrecognized token")
+}

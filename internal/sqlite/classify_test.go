@@ -1,0 +1,115 @@
+package sqlite
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func openPair(t *testing.T) (apply, reader *Conn) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "data.db")
+	apply, err := Open(path, Apply)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { apply.Close() })
+	apply.Owner(true)
+	if err := apply.Exec("PRAGMA journal_mode=WAL; CREATE TABLE " + MetaTable + "(id INTEGER PRIMARY KEY, state BLOB)"); err != nil {
+		t.Fatal(err)
+	}
+	apply.Owner(false)
+	if err := apply.Exec("CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT); CREATE VIRTUAL TABLE ft USING fts5(x); CREATE VIEW v AS SELECT a FROM t"); err != nil {
+		t.Fatal(err)
+	}
+	reader, err = Open(path, ReadOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { reader.Close() })
+	return apply, reader
+}
+
+func TestClassify(t *testing.T) {
+	_, reader := openPair(t)
+	for _, test := range []struct {
+		kind Kind
+		text string
+	}{
+		{Empty, ""}, {Empty, ";"}, {Empty, "-- comment"}, {Empty, "/* open"}, {Empty, " ;; "},
+		{Read, "SELECT a FROM t"}, {Read, "-- c\n/* x */ select 1"}, {Read, "VALUES(1)"}, {Read, "SELECT random()"},
+		{Read, "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x WHERE n<5) SELECT * FROM x"},
+		{Read, "EXPLAIN INSERT INTO t VALUES(1,2)"}, {Read, "EXPLAIN QUERY PLAN DELETE FROM t"},
+		{Read, "SELECT * FROM ft WHERE ft MATCH 'x'"}, {Read, "SELECT 1; SELECT 2"}, {Read, "SELECT * FROM pragma_table_info('t')"},
+		{Read, "PRAGMA table_info(t)"}, {Read, "PRAGMA user_version"}, {Read, "PRAGMA foreign_keys"}, {Read, "PRAGMA journal_mode"},
+		{Read, "PRAGMA integrity_check"}, {Read, "PRAGMA foreign_key_check(t)"}, {Read, "SELECT * FROM _hiqlite"},
+		{Write, "WITH x AS (SELECT 1) INSERT INTO t(b) SELECT * FROM x"}, {Write, "INSERT INTO t(b) VALUES(?) RETURNING a"},
+		{Write, "UPDATE t SET b=1"}, {Write, "DELETE FROM t"}, {Write, "REPLACE INTO t VALUES(1,2)"},
+		{Write, "CREATE TABLE n(a)"}, {Write, "CREATE TABLE IF NOT EXISTS t(a)"}, {Write, "DROP TABLE IF EXISTS nope"},
+		{Write, "ALTER TABLE t RENAME TO t2"}, {Write, "CREATE INDEX i ON t(b)"}, {Write, "REINDEX"}, {Write, "ANALYZE"},
+		{Write, "CREATE VIRTUAL TABLE f2 USING fts5(y)"}, {Write, "INSERT INTO ft(ft) VALUES('optimize')"},
+		{Write, "PRAGMA user_version=3"}, {Write, "PRAGMA main.application_id(4)"},
+		{Write, "SELECT 1; DELETE FROM t"}, {Write, "CREATE TABLE q(a); INSERT INTO q VALUES(1)"},
+		{Write, "PRAGMA foreign_keys=OFF; DROP TABLE t"}, {Write, "CREATE TABLE q(a); nonsense"},
+		{Setting, "PRAGMA foreign_keys=OFF"}, {Setting, "PRAGMA busy_timeout=5"}, {Setting, "PRAGMA journal_mode=WAL"},
+		{Setting, "PRAGMA optimize"}, {Setting, "PRAGMA wal_checkpoint(TRUNCATE)"}, {Setting, "PRAGMA wal_checkpoint"},
+		{Setting, "PRAGMA nosuchpragma=3"}, {Setting, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=5000"},
+		{Setting, "PRAGMA recursive_triggers=0"}, {Setting, "PRAGMA encoding='UTF-8'"}, {Setting, "PRAGMA query_only=1"},
+		{Transaction, "BEGIN"}, {Transaction, "BEGIN IMMEDIATE"}, {Transaction, "COMMIT"}, {Transaction, "END"},
+		{Transaction, "ROLLBACK"}, {Transaction, "SAVEPOINT x"}, {Transaction, "RELEASE x"}, {Transaction, "ROLLBACK TO x"},
+		{Vacuum, "VACUUM"}, {Vacuum, " vacuum; -- now"},
+	} {
+		class, err := reader.Classify(test.text)
+		if err != nil || class.Kind != test.kind {
+			t.Errorf("%q: kind %d, %v, want %d", test.text, class.Kind, err, test.kind)
+		}
+	}
+}
+
+func TestClassifyKeepsNothing(t *testing.T) {
+	_, reader := openPair(t)
+	for _, text := range []string{"PRAGMA foreign_keys=OFF", "PRAGMA busy_timeout=7", "PRAGMA case_sensitive_like=0", "PRAGMA cache_size=3"} {
+		if _, err := reader.Classify(text); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	for text, want := range map[string]int64{"PRAGMA foreign_keys": 1, "PRAGMA busy_timeout": busyTimeout, "SELECT 'a' LIKE 'A'": 1, "PRAGMA cache_size": -2000} {
+		s, _, err := reader.Prepare(text, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if row, err := s.Step(); !row || err != nil || s.Int(0) != want {
+			t.Errorf("%s is %d, %v: preparing its setter took effect", text, s.Int(0), err)
+		}
+		s.Close()
+	}
+}
+
+func TestRefused(t *testing.T) {
+	apply, reader := openPair(t)
+	for text, part := range map[string]string{
+		"ATTACH 'x' AS y": "ATTACH", "DETACH y": "DETACH", "CREATE TEMP TABLE q(a)": "TEMP", "CREATE TABLE temp.q(a)": "TEMP",
+		"CREATE TEMP VIEW q AS SELECT 1": "TEMP", "SELECT load_extension('x')": "load_extension",
+		"PRAGMA writable_schema=1": "writable_schema", "PRAGMA recursive_triggers=1": "recursive_triggers",
+		"PRAGMA encoding='UTF-16'": "encoding", "PRAGMA case_sensitive_like=1": "case_sensitive_like",
+		"DELETE FROM _hiqlite": "_hiqlite", "DROP TABLE _hiqlite": "_hiqlite", "UPDATE _hiqlite SET state=1": "_hiqlite",
+		"ALTER TABLE _hiqlite ADD COLUMN x": "_hiqlite", "CREATE INDEX hi ON _hiqlite(state)": "_hiqlite",
+		"CREATE TRIGGER ht AFTER INSERT ON _hiqlite BEGIN SELECT 1; END": "_hiqlite",
+		"VACUUM INTO 'x.db'": "VACUUM INTO", "VACUUM; SELECT 1": "alone", "SELECT 1\x00; DROP TABLE t": "NUL",
+	} {
+		_, err := reader.Classify(text)
+		var e *Error
+		if !errors.As(err, &e) || !strings.Contains(e.Message, part) || e.Hint == "" {
+			t.Errorf("%q: %v, want an error about %q with a hint", text, err, part)
+		}
+		if !strings.HasPrefix(text, "VACUUM") && apply.Exec(text) == nil {
+			t.Errorf("%q: the apply connection did it", text)
+		}
+	}
+	for _, text := range []string{"BEGIN", "COMMIT", "SAVEPOINT x", "INSERT INTO t VALUES(1,1); COMMIT"} {
+		if err := apply.Exec(text); err == nil {
+			t.Errorf("%q: the apply connection let a script decide about the transaction", text)
+		}
+	}
+}

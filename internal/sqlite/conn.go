@@ -1,0 +1,340 @@
+// Package sqlite wraps the SQLite engine (modernc.org/sqlite/lib) for what a
+// replica needs and a general driver lacks: statements that write under a
+// clock and randomness taken from outside, classification of what a statement
+// does before it runs, a copy of a consistent view, results as storage classes.
+//
+// It is the only importer of the engine. A Conn and what belongs to it is used
+// by one goroutine at a time; only Interrupt may be called beside it.
+package sqlite
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"modernc.org/libc"
+	lib "modernc.org/sqlite/lib"
+)
+
+// Mode says what a connection is for.
+type Mode int
+
+const (
+	// ReadOnly connections read; every statement they prepare is classified.
+	ReadOnly Mode = iota
+	// Apply is the one connection of a replica that writes: its clock,
+	// randomness and bounds come from the operation (Conn.Begin).
+	Apply
+	// Plain connections do as they are told: for copies, checkpoints and
+	// housekeeping.
+	Plain
+)
+
+// busyTimeout, in milliseconds, is what a connection waits for another's lock.
+// Apply needs it although it is the only writer: a reader that opens the file
+// may hold a lock for an instant.
+const busyTimeout = 5000
+
+// maxLength bounds a value or row, in bytes. It is part of what an entry
+// means: a replica with another bound would fail where others do not.
+const maxLength = 512 << 20
+
+// A Conn is a connection to a database file.
+type Conn struct {
+	tls      *libc.TLS
+	db       uintptr
+	scratch  uintptr // 64 bytes for results of calls
+	mode     Mode
+	actions  Actions
+	own      bool // the replica itself speaks now, see Owner
+	deferred bool // a PRAGMA was denied to be handled elsewhere
+	op       deterministic
+	args     arena
+
+	mu     sync.Mutex // guards closed against Interrupt
+	closed bool
+}
+
+var initialize = sync.OnceValue(func() error {
+	lib.PatchIssue199()
+	return registerVFS()
+})
+
+// Open opens the database file at path, creating it unless mode is ReadOnly.
+func Open(path string, mode Mode) (*Conn, error) {
+	if err := initialize(); err != nil {
+		return nil, err
+	}
+	if strings.ContainsRune(path, 0) {
+		return nil, fmt.Errorf("hiqlite: the path %q holds a NUL", path)
+	}
+	c := &Conn{tls: libc.NewTLS(), mode: mode}
+	c.args.tls = c.tls
+	c.scratch = libc.Xmalloc(c.tls, 64)
+	if err := c.open(path); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Conn) open(path string) error {
+	flags := int32(lib.SQLITE_OPEN_READWRITE | lib.SQLITE_OPEN_CREATE | lib.SQLITE_OPEN_NOMUTEX)
+	if c.mode == ReadOnly {
+		flags = lib.SQLITE_OPEN_READONLY | lib.SQLITE_OPEN_NOMUTEX
+	}
+	name, vfs := c.cstring(path), uintptr(0)
+	defer libc.Xfree(c.tls, name)
+	if c.mode == Apply {
+		vfs = applyVFS
+	}
+	rc := lib.Xsqlite3_open_v2(c.tls, name, c.scratch, flags, vfs)
+	c.db = *at[uintptr](c.scratch)
+	if rc != lib.SQLITE_OK {
+		return c.err(rc)
+	}
+	lib.Xsqlite3_extended_result_codes(c.tls, c.db, 1)
+	lib.Xsqlite3_busy_timeout(c.tls, c.db, busyTimeout)
+	lib.Xsqlite3_limit(c.tls, c.db, lib.SQLITE_LIMIT_LENGTH, maxLength)
+	if c.mode == Plain {
+		return nil
+	}
+	for option, on := range map[int32]int32{
+		lib.SQLITE_DBCONFIG_DEFENSIVE: 1, // no writes past SQL
+		// Plans must not depend on bound values: row order, and with it
+		// random(), would depend on which value came first.
+		lib.SQLITE_DBCONFIG_ENABLE_QPSG: 1,
+		lib.SQLITE_DBCONFIG_ENABLE_FKEY: 1,
+	} {
+		if rc := c.configure(option, on); rc != lib.SQLITE_OK {
+			return c.err(rc)
+		}
+	}
+	conns.Store(c.tls, c)
+	lib.Xsqlite3_set_authorizer(c.tls, c.db, callback(authorize), 0)
+	if c.mode == Apply {
+		return c.makeDeterministic()
+	}
+	return nil
+}
+
+// Close closes the connection; its statements must be closed before.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil
+	}
+	c.closed = true
+	var err error
+	if c.db != 0 {
+		if rc := lib.Xsqlite3_close_v2(c.tls, c.db); rc != lib.SQLITE_OK {
+			err = c.err(rc)
+		}
+	}
+	conns.Delete(c.tls)
+	c.args.free()
+	libc.Xfree(c.tls, c.scratch)
+	c.tls.Close()
+	return err
+}
+
+// Interrupt ends the statement that runs on the connection; it may be called
+// beside it, and after Close.
+func (c *Conn) Interrupt() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		lib.Xsqlite3_interrupt(c.tls, c.db)
+	}
+}
+
+// Exec runs every statement of a text without arguments and drops their rows.
+// It is for the package's users' own SQL, not for that of others.
+func (c *Conn) Exec(sql string) error {
+	for sql != "" {
+		s, tail, err := c.Prepare(sql, false)
+		if err != nil {
+			return err
+		}
+		sql = tail
+		if s == nil {
+			continue
+		}
+		err = s.Run()
+		s.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Owner tells that what is prepared and run from now on comes from the replica
+// itself, which may do what SQL may not: begin and commit, write its table.
+func (c *Conn) Owner(own bool) { c.own = own }
+
+// Autocommit reports that no transaction is open.
+func (c *Conn) Autocommit() bool { return lib.Xsqlite3_get_autocommit(c.tls, c.db) != 0 }
+
+// Changes returns changes(), the rows that the last INSERT, UPDATE or DELETE touched.
+func (c *Conn) Changes() int64 { return int64(c.struct3().FnChange) }
+
+// LastInsertID returns last_insert_rowid().
+func (c *Conn) LastInsertID() int64 { return int64(lib.Xsqlite3_last_insert_rowid(c.tls, c.db)) }
+
+// SetState sets what changes(), total_changes() and last_insert_rowid() answer.
+func (c *Conn) SetState(changes, total, lastInsertID int64) {
+	db := c.struct3()
+	db.FnChange, db.FnTotalChange = changes, total
+	lib.Xsqlite3_set_last_insert_rowid(c.tls, c.db, lastInsertID)
+}
+
+// DeferredViolations reports that deferred foreign keys are violated now.
+func (c *Conn) DeferredViolations() bool {
+	db := c.struct3()
+	return db.FnDeferredCons > 0 || db.FnDeferredImmCons > 0
+}
+
+// SetForeignKeys switches the enforcement of foreign keys, inside a
+// transaction too, where the PRAGMA would do nothing. No deferred key may be
+// violated then.
+func (c *Conn) SetForeignKeys(on bool) error {
+	v := int32(0)
+	if on {
+		v = 1
+	}
+	if rc := c.configure(lib.SQLITE_DBCONFIG_ENABLE_FKEY, v); rc != lib.SQLITE_OK {
+		return c.err(rc)
+	}
+	return nil
+}
+
+// Checkpoint copies the write-ahead log into the database file: as much as
+// readers allow, or, if truncate, all of it, leaving the log empty; a reader
+// that is in the way makes that wait and then fail with SQLITE_BUSY.
+func (c *Conn) Checkpoint(truncate bool) error {
+	mode := int32(lib.SQLITE_CHECKPOINT_PASSIVE)
+	if truncate {
+		mode = lib.SQLITE_CHECKPOINT_TRUNCATE
+	}
+	if rc := lib.Xsqlite3_wal_checkpoint_v2(c.tls, c.db, 0, mode, 0, 0); rc != lib.SQLITE_OK {
+		return c.err(rc)
+	}
+	return nil
+}
+
+// CopyTo copies the database as this connection sees it (in a read
+// transaction: that transaction's view) into a new file at path.
+func (c *Conn) CopyTo(path string) error {
+	dst, err := Open(path, Plain)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	main := c.cstring("main")
+	defer libc.Xfree(c.tls, main)
+	b := lib.Xsqlite3_backup_init(dst.tls, dst.db, main, c.db, main)
+	if b == 0 {
+		return dst.err(lib.Xsqlite3_extended_errcode(dst.tls, dst.db))
+	}
+	// In steps: other goroutines of this process get the processor between.
+	rc := int32(lib.SQLITE_OK)
+	for rc == lib.SQLITE_OK {
+		rc = lib.Xsqlite3_backup_step(dst.tls, b, 4096)
+		runtime.Gosched()
+	}
+	if end := lib.Xsqlite3_backup_finish(dst.tls, b); rc == lib.SQLITE_DONE && end != lib.SQLITE_OK {
+		rc = end
+	}
+	if rc != lib.SQLITE_DONE {
+		return dst.err(rc)
+	}
+	return dst.Close()
+}
+
+// configure switches one of the connection's boolean options.
+func (c *Conn) configure(option, on int32) int32 {
+	list := libc.VaList(c.scratch, on, uintptr(0))
+	return lib.Xsqlite3_db_config(c.tls, c.db, option, list)
+}
+
+func (c *Conn) struct3() *lib.Tsqlite3 { return at[lib.Tsqlite3](c.db) }
+
+// cstring copies s, which holds no NUL, into memory that the caller frees.
+func (c *Conn) cstring(s string) uintptr {
+	p := libc.Xmalloc(c.tls, libc.Tsize_t(len(s)+1))
+	b := unsafe.Slice(at[byte](p), len(s)+1)
+	copy(b, s)
+	b[len(s)] = 0
+	return p
+}
+
+// conns finds the connection of a callback: *libc.TLS -> *Conn.
+var conns sync.Map
+
+func connOf(tls *libc.TLS) *Conn {
+	c, ok := conns.Load(tls)
+	if !ok {
+		return nil
+	}
+	return c.(*Conn)
+}
+
+// at views the engine's memory, which Go neither owns nor moves, as a T.
+func at[T any](p uintptr) *T { return *(**T)(unsafe.Pointer(&p)) }
+
+// callback returns a top-level function in the engine's representation.
+func callback[F any](f F) uintptr {
+	return *(*uintptr)(unsafe.Pointer(&struct{ f F }{f}))
+}
+
+// arena holds the arguments bound to the running statement in the engine's
+// memory: it is used again with each statement instead of being freed.
+type arena struct {
+	tls   *libc.TLS
+	block uintptr
+	size  int
+	used  int
+	full  []uintptr // earlier blocks of this statement
+}
+
+const arenaBlock = 16 << 10
+
+func (a *arena) reset() {
+	for _, p := range a.full {
+		libc.Xfree(a.tls, p)
+	}
+	a.full, a.used = a.full[:0], 0
+	if a.size > 64*arenaBlock {
+		libc.Xfree(a.tls, a.block)
+		a.block, a.size = 0, 0
+	}
+}
+
+// copy returns a copy of b, good until reset. It is never 0: SQLite would take
+// that for NULL.
+func (a *arena) copy(b []byte) uintptr {
+	if a.used+len(b)+1 > a.size {
+		if a.block != 0 {
+			a.full = append(a.full, a.block)
+		}
+		a.size = max(arenaBlock, len(b)+1)
+		a.block = libc.Xmalloc(a.tls, libc.Tsize_t(a.size))
+		a.used = 0
+	}
+	p := a.block + uintptr(a.used)
+	copy(unsafe.Slice(at[byte](p), len(b)+1), b)
+	a.used += len(b) + 1
+	return p
+}
+
+func (a *arena) free() {
+	a.reset()
+	if a.block != 0 {
+		libc.Xfree(a.tls, a.block)
+		a.block, a.size = 0, 0
+	}
+}

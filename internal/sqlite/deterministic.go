@@ -1,0 +1,179 @@
+package sqlite
+
+import (
+	"encoding/binary"
+	"math"
+	"math/rand/v2"
+	"unsafe"
+
+	"modernc.org/libc"
+	lib "modernc.org/sqlite/lib"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// defaultMaxSteps bounds an operation, in virtual machine steps, so that an
+// endless statement does not stop every replica for ever: some tens of seconds.
+// Steps and not time, because all replicas must give up at the same one. It is
+// part of what an entry means.
+const defaultMaxSteps = 1_000_000_000
+
+// stepsPerCheck is how often, in steps, the bound is looked at.
+const stepsPerCheck = 1000
+
+// deterministic is what an operation brings along so that every replica
+// computes the same: the clock, the random numbers and the bound.
+type deterministic struct {
+	now      int64 // julian day, milliseconds
+	random   rand.PCG
+	checks   uint64 // progress callbacks left
+	maxRowid bool   // a row took the largest rowid
+}
+
+// Begin makes the connection answer as op asks: its clock, its random numbers,
+// its bound, and what changes() and last_insert_rowid() say at its beginning.
+func (c *Conn) Begin(op *wire.Operation) {
+	const unixEpoch = 210866760000000 // julian day of 1970-01-01, milliseconds
+	c.op.now = unixEpoch + op.StampMS
+	c.op.random.Seed(op.Seed, 0x9e3779b97f4a7c15)
+	steps := op.MaxSteps
+	if steps == 0 {
+		steps = defaultMaxSteps
+	}
+	c.op.checks = steps/stepsPerCheck + 1
+	c.op.maxRowid = false
+	c.SetState(op.Changes, 0, op.LastInsertID)
+}
+
+// TookMaxRowid reports, and forgets, that a row took rowid 2^63-1: behind it
+// SQLite chooses rowids by randomness that cannot be replicated, so the
+// operation must fail.
+func (c *Conn) TookMaxRowid() bool {
+	took := c.op.maxRowid
+	c.op.maxRowid = false
+	return took
+}
+
+// ResetSteps forgets the steps that this statement's earlier runs made: the
+// bound must not depend on what a replica has cached.
+func (s *Stmt) ResetSteps() {
+	lib.Xsqlite3_stmt_status(s.c.tls, s.p, lib.SQLITE_STMTSTATUS_VM_STEP, 1)
+}
+
+// ResetAllSteps does so for all statements of the connection, those that
+// virtual tables keep for themselves included.
+func (c *Conn) ResetAllSteps() {
+	for p := lib.Xsqlite3_next_stmt(c.tls, c.db, 0); p != 0; p = lib.Xsqlite3_next_stmt(c.tls, c.db, p) {
+		lib.Xsqlite3_stmt_status(c.tls, p, lib.SQLITE_STMTSTATUS_VM_STEP, 1)
+	}
+}
+
+func (c *Conn) makeDeterministic() error {
+	for _, f := range []struct {
+		name string
+		args int32
+		call uintptr
+	}{{"random", 0, callback(randomFunction)}, {"randomblob", 1, callback(randomblobFunction)}} {
+		name := c.cstring(f.name)
+		rc := lib.Xsqlite3_create_function_v2(c.tls, c.db, name, f.args, lib.SQLITE_UTF8|lib.SQLITE_INNOCUOUS, 0, f.call, 0, 0, 0)
+		libc.Xfree(c.tls, name)
+		if rc != lib.SQLITE_OK {
+			return c.err(rc)
+		}
+	}
+	lib.Xsqlite3_progress_handler(c.tls, c.db, stepsPerCheck, callback(progress), 0)
+	lib.Xsqlite3_update_hook(c.tls, c.db, callback(updated), 0)
+	return nil
+}
+
+func randomFunction(tls *libc.TLS, ctx uintptr, _ int32, _ uintptr) {
+	lib.Xsqlite3_result_int64(tls, ctx, int64(connOf(tls).op.random.Uint64()))
+}
+
+func randomblobFunction(tls *libc.TLS, ctx uintptr, _ int32, argv uintptr) {
+	n := max(1, lib.Xsqlite3_value_int64(tls, *at[uintptr](argv)))
+	if n > maxLength {
+		lib.Xsqlite3_result_error_toobig(tls, ctx)
+		return
+	}
+	b := make([]byte, (n+7)&^7)
+	random := &connOf(tls).op.random
+	for i := 0; i < len(b); i += 8 {
+		binary.LittleEndian.PutUint64(b[i:], random.Uint64())
+	}
+	p := libc.Xmalloc(tls, libc.Tsize_t(len(b)))
+	copy(unsafe.Slice(at[byte](p), len(b)), b)
+	lib.Xsqlite3_result_blob64(tls, ctx, p, uint64(n), ^uintptr(0)) // SQLITE_TRANSIENT: copied at once
+	libc.Xfree(tls, p)
+}
+
+// progress runs every stepsPerCheck steps; a result other than 0 interrupts.
+func progress(tls *libc.TLS, _ uintptr) int32 {
+	c := connOf(tls)
+	if c == nil || c.op.checks > 1 {
+		if c != nil {
+			c.op.checks--
+		}
+		return 0
+	}
+	return 1
+}
+
+func updated(tls *libc.TLS, _ uintptr, _ int32, _, _ uintptr, rowid int64) {
+	if rowid == math.MaxInt64 {
+		connOf(tls).op.maxRowid = true
+	}
+}
+
+// OutOfSteps reports that the operation was ended by its bound.
+func (c *Conn) OutOfSteps() bool { return c.op.checks <= 1 }
+
+// applyVFS names, in the engine's memory, the VFS of Apply connections: the
+// ordinary one with another clock. One serves all replicas of the process,
+// since SQLite never frees one.
+var applyVFS uintptr
+
+func registerVFS() error {
+	tls := libc.NewTLS() // kept: the VFS lives as long as the process
+	base := lib.Xsqlite3_vfs_find(tls, 0)
+	size := unsafe.Sizeof(lib.Tsqlite3_vfs{})
+	p := libc.Xmalloc(tls, libc.Tsize_t(size))
+	vfs := at[lib.Tsqlite3_vfs](p)
+	*vfs = *at[lib.Tsqlite3_vfs](base)
+	name := "hiqlite-apply\x00"
+	applyVFS = libc.Xmalloc(tls, libc.Tsize_t(len(name)))
+	copy(unsafe.Slice(at[byte](applyVFS), len(name)), name)
+	vfs.FzName = applyVFS
+	vfs.FpNext = 0
+	vfs.FxCurrentTimeInt64 = callback(currentTime)
+	if rc := lib.Xsqlite3_vfs_register(tls, p, 0); rc != lib.SQLITE_OK {
+		return &Error{Code: int(rc), Message: "cannot register the VFS of the apply connection"}
+	}
+	// 'localtime' and 'utc' use the process's zone otherwise. The switch is the
+	// process's, so the callback asks whose statement it is.
+	list := libc.Xmalloc(tls, 32)
+	lib.Xsqlite3_test_control(tls, lib.SQLITE_TESTCTRL_LOCALTIME_FAULT, libc.VaList(list, int32(2), callback(localtime)))
+	libc.Xfree(tls, list)
+	return nil
+}
+
+func currentTime(tls *libc.TLS, _, now uintptr) int32 {
+	c := connOf(tls)
+	if c == nil {
+		return lib.SQLITE_ERROR
+	}
+	*at[int64](now) = c.op.now
+	return lib.SQLITE_OK
+}
+
+// localtime fills a C struct tm, as localtime_r; replicas are in UTC.
+func localtime(tls *libc.TLS, t, tm uintptr) int32 {
+	convert := libc.Xlocaltime_r
+	if c := connOf(tls); c != nil && c.mode == Apply {
+		convert = libc.Xgmtime_r
+	}
+	if convert(tls, t, tm) == 0 {
+		return 1
+	}
+	return 0
+}

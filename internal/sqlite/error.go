@@ -1,0 +1,57 @@
+package sqlite
+
+import (
+	"fmt"
+
+	"modernc.org/libc"
+	lib "modernc.org/sqlite/lib"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// An Error is what SQLite reported: its extended result code, and the message
+// in the words and form of modernc.org/sqlite, which libraries match.
+type Error = wire.Error
+
+// err returns the connection's last error.
+func (c *Conn) err(rc int32) *Error {
+	text := libc.GoString(lib.Xsqlite3_errstr(c.tls, rc))
+	if c.db != 0 {
+		if msg := libc.GoString(lib.Xsqlite3_errmsg(c.tls, c.db)); msg != text {
+			text += ": " + msg
+		}
+	}
+	text = fmt.Sprintf("%s (%d)", text, rc)
+	if rc == lib.SQLITE_BUSY {
+		text += " (SQLITE_BUSY)"
+	}
+	return &Error{Code: int(rc), Message: text}
+}
+
+// Codes of errors, as SQLite defines them.
+const (
+	CodeError      = lib.SQLITE_ERROR
+	CodeBusy       = lib.SQLITE_BUSY
+	CodeFull       = lib.SQLITE_FULL
+	CodeInterrupt  = lib.SQLITE_INTERRUPT
+	CodeTooBig     = lib.SQLITE_TOOBIG
+	CodeAuth       = lib.SQLITE_AUTH
+	CodeForeignKey = lib.SQLITE_CONSTRAINT_FOREIGNKEY
+)
+
+// Local reports that an error tells of this machine (its disk, its memory, its
+// files) and not of the statement: another replica may not have met it.
+func Local(e *Error) bool {
+	switch e.Code & 0xff {
+	case lib.SQLITE_IOERR, lib.SQLITE_NOMEM, lib.SQLITE_CANTOPEN, lib.SQLITE_NOTADB, lib.SQLITE_READONLY,
+		lib.SQLITE_PROTOCOL, lib.SQLITE_PERM, lib.SQLITE_BUSY, lib.SQLITE_NOLFS:
+		return true
+	case lib.SQLITE_CORRUPT:
+		// A virtual table's own check of its rows, alike on every replica.
+		return e.Code != lib.SQLITE_CORRUPT_VTAB
+	}
+	return false
+}
+
+// SyntaxError reports that the text is no SQL whatever the schema.
+func SyntaxError(e *Error) bool { return e.Code == lib.SQLITE_ERROR && isSyntax(e.Message) }

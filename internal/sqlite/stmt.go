@@ -1,0 +1,257 @@
+package sqlite
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"modernc.org/libc"
+	lib "modernc.org/sqlite/lib"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// A Stmt is a prepared statement.
+type Stmt struct {
+	c        *Conn
+	p        uintptr
+	params   []string // names of the parameters, "" for a plain ?
+	columns  []wire.Column
+	prepares int32 // how often SQLite had prepared it when columns were read
+
+	// Actions says what preparing it told.
+	Actions Actions
+}
+
+// Prepare compiles the first statement of sql and returns the text behind it,
+// after an error too, unless it is one of syntax. The statement is nil if there
+// was only white space or a comment. keep says that it will be used many times.
+func (c *Conn) Prepare(sql string, keep bool) (s *Stmt, tail string, err error) {
+	if strings.IndexByte(sql, 0) >= 0 {
+		return nil, "", &Error{Code: lib.SQLITE_ERROR, Message: "SQL logic error: the statement's text holds a NUL character (1)", Hint: "bind the value as an argument"}
+	}
+	if len(sql) > maxLength {
+		return nil, "", &Error{Code: lib.SQLITE_TOOBIG, Message: "string or blob too big: statement too long (18)"}
+	}
+	text := c.cstring(sql)
+	defer libc.Xfree(c.tls, text)
+	flags := uint32(0)
+	if keep {
+		flags = lib.SQLITE_PREPARE_PERSISTENT
+	}
+	c.actions = Actions{}
+	*at[uintptr](c.scratch + 8) = 0
+	rc := lib.Xsqlite3_prepare_v3(c.tls, c.db, text, int32(len(sql)+1), flags, c.scratch, c.scratch+8)
+	if end := *at[uintptr](c.scratch + 8); end != 0 {
+		tail = sql[end-text:]
+	}
+	if rc != lib.SQLITE_OK {
+		return nil, tail, c.prepareError(rc)
+	}
+	p := *at[uintptr](c.scratch)
+	if p == 0 {
+		return nil, tail, nil
+	}
+	s = &Stmt{c: c, p: p, Actions: c.actions}
+	n := int(lib.Xsqlite3_bind_parameter_count(c.tls, p))
+	if n > 0 {
+		s.params = make([]string, n)
+		for i := range s.params {
+			s.params[i] = libc.GoString(lib.Xsqlite3_bind_parameter_name(c.tls, p, int32(i+1)))
+		}
+	}
+	return s, tail, nil
+}
+
+// prepareError prefers what the authorizer had to say over "not authorized".
+func (c *Conn) prepareError(rc int32) error {
+	if d := c.actions.Denied; d != nil {
+		return d
+	}
+	return c.err(rc)
+}
+
+// Close finalizes the statement.
+func (s *Stmt) Close() {
+	if s.p != 0 {
+		lib.Xsqlite3_finalize(s.c.tls, s.p)
+		s.p = 0
+	}
+}
+
+// Params returns the names of the parameters, "" for a plain ?.
+func (s *Stmt) Params() []string { return s.params }
+
+// ReadOnly is sqlite3_stmt_readonly.
+func (s *Stmt) ReadOnly() bool { return lib.Xsqlite3_stmt_readonly(s.c.tls, s.p) != 0 }
+
+// Explain reports an EXPLAIN.
+func (s *Stmt) Explain() bool { return lib.Xsqlite3_stmt_isexplain(s.c.tls, s.p) != 0 }
+
+// Bind binds arguments to the parameters, as modernc.org/sqlite does: a name
+// goes to the parameters of that name whatever their prefix, ?NNN and $NNN
+// take the argument at that place, a plain ? the one at its own. used, if not
+// nil, is told which arguments went somewhere. What was bound is good until
+// the connection binds again.
+func (s *Stmt) Bind(args []wire.Argument, used []bool) error {
+	s.c.args.reset()
+	for i, name := range s.params {
+		j := find(args, name, i)
+		if j < 0 {
+			if name != "" {
+				return argumentError("missing named argument %q", name[1:])
+			}
+			return argumentError("missing argument with index %d", i+1)
+		}
+		if used != nil {
+			used[j] = true
+		}
+		if rc := s.bind(int32(i+1), &args[j].Value); rc != lib.SQLITE_OK {
+			return s.c.err(rc)
+		}
+	}
+	return nil
+}
+
+func argumentError(format string, args ...any) error {
+	return &Error{Code: lib.SQLITE_ERROR, Message: fmt.Sprintf(format, args...)}
+}
+
+// find returns the place of the first argument for parameter i, or -1.
+func find(args []wire.Argument, name string, i int) int {
+	if name == "" {
+		if i < len(args) {
+			return i
+		}
+		return -1
+	}
+	at := -1
+	if name[0] == '?' || name[0] == '$' {
+		if n, err := strconv.Atoi(name[1:]); err == nil && n >= 1 && n <= len(args) && name[1] != '0' && name[1] != '+' {
+			at = n - 1
+		}
+	}
+	for j := range args {
+		if at >= 0 && j >= at {
+			break
+		}
+		if args[j].Name == name[1:] {
+			return j
+		}
+	}
+	return at
+}
+
+func (s *Stmt) bind(i int32, v *wire.Value) int32 {
+	tls := s.c.tls
+	switch v.Kind {
+	case wire.Integer:
+		return lib.Xsqlite3_bind_int64(tls, s.p, i, v.Int())
+	case wire.Real:
+		return lib.Xsqlite3_bind_double(tls, s.p, i, v.Float())
+	case wire.Text:
+		return lib.Xsqlite3_bind_text(tls, s.p, i, s.c.args.copy(v.Data), int32(len(v.Data)), 0)
+	case wire.Blob:
+		return lib.Xsqlite3_bind_blob(tls, s.p, i, s.c.args.copy(v.Data), int32(len(v.Data)), 0)
+	}
+	return lib.Xsqlite3_bind_null(tls, s.p, i)
+}
+
+// Step runs the statement to its next row and reports whether there is one.
+func (s *Stmt) Step() (bool, error) {
+	switch rc := lib.Xsqlite3_step(s.c.tls, s.p); rc {
+	case lib.SQLITE_ROW:
+		return true, nil
+	case lib.SQLITE_DONE:
+		return false, nil
+	default:
+		if d := s.c.actions.Denied; d != nil && rc&0xff == lib.SQLITE_AUTH {
+			return false, d
+		}
+		return false, s.c.err(rc)
+	}
+}
+
+// Reset makes the statement ready to run again. Its arguments stay bound: to
+// unbind them would make SQLite plan anew.
+func (s *Stmt) Reset() { lib.Xsqlite3_reset(s.c.tls, s.p) }
+
+// Run runs the statement to its end, drops its rows and resets it.
+func (s *Stmt) Run() error {
+	defer s.Reset()
+	for {
+		row, err := s.Step()
+		if err != nil || !row {
+			return err
+		}
+	}
+}
+
+// ColumnCount returns the number of columns of its rows, 0 if it returns none.
+func (s *Stmt) ColumnCount() int { return int(lib.Xsqlite3_column_count(s.c.tls, s.p)) }
+
+// Columns returns the names and declared types of the columns. A change of the
+// schema may change them with the first Step.
+func (s *Stmt) Columns() []wire.Column {
+	prepares := lib.Xsqlite3_stmt_status(s.c.tls, s.p, lib.SQLITE_STMTSTATUS_REPREPARE, 0)
+	if s.columns != nil && prepares == s.prepares {
+		return s.columns
+	}
+	s.prepares = prepares
+	s.columns = make([]wire.Column, s.ColumnCount())
+	for i := range s.columns {
+		s.columns[i] = wire.Column{
+			Name:     libc.GoString(lib.Xsqlite3_column_name(s.c.tls, s.p, int32(i))),
+			DeclType: strings.ToUpper(libc.GoString(lib.Xsqlite3_column_decltype(s.c.tls, s.p, int32(i)))),
+		}
+	}
+	return s.columns
+}
+
+// Kind returns the storage class of column i of the current row.
+func (s *Stmt) Kind(i int) wire.Kind {
+	switch lib.Xsqlite3_column_type(s.c.tls, s.p, int32(i)) {
+	case lib.SQLITE_INTEGER:
+		return wire.Integer
+	case lib.SQLITE_FLOAT:
+		return wire.Real
+	case lib.SQLITE_TEXT:
+		return wire.Text
+	case lib.SQLITE_BLOB:
+		return wire.Blob
+	}
+	return wire.Null
+}
+
+// Value returns column i of the current row, its bytes copied.
+func (s *Stmt) Value(i int) wire.Value {
+	kind := s.Kind(i)
+	v := wire.Value{Kind: kind}
+	switch kind {
+	case wire.Integer:
+		v.Num = uint64(s.Int(i))
+	case wire.Real:
+		v = wire.RealValue(s.Float(i))
+	case wire.Text, wire.Blob:
+		v.Data = append([]byte{}, s.Bytes(i)...)
+	}
+	return v
+}
+
+// Int returns column i of the current row as an integer.
+func (s *Stmt) Int(i int) int64 { return lib.Xsqlite3_column_int64(s.c.tls, s.p, int32(i)) }
+
+// Float returns column i of the current row as a float.
+func (s *Stmt) Float(i int) float64 { return lib.Xsqlite3_column_double(s.c.tls, s.p, int32(i)) }
+
+// Bytes returns the text or blob in column i of the current row: SQLite's
+// memory, good until the next Step, Reset or Close.
+func (s *Stmt) Bytes(i int) []byte {
+	p := lib.Xsqlite3_column_blob(s.c.tls, s.p, int32(i))
+	n := lib.Xsqlite3_column_bytes(s.c.tls, s.p, int32(i))
+	if p == 0 || n == 0 {
+		return nil
+	}
+	return unsafe.Slice(at[byte](p), n)
+}

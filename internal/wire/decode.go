@@ -1,0 +1,356 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"github.com/klauspost/compress/zstd"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// Several decoders, so that replicas in one process do not wait for each other.
+var decoder, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(4), zstd.WithDecoderMaxMemory(2*MaxEntrySize))
+
+var errMalformed = errors.New("hiqlite: malformed entry")
+
+// A Decoder decodes entries one after the other, reusing its memory: what
+// Decode returned is good until its next call.
+type Decoder struct {
+	entry      Entry
+	texts      []string
+	statements []Statement
+	args       []Argument
+	tick       Tick
+	buf        []byte
+}
+
+// Decode decodes an entry. Texts and blobs point into cmd or the decoder.
+func (d *Decoder) Decode(cmd []byte) (*Entry, error) {
+	if len(cmd) < 2 {
+		return nil, errMalformed
+	}
+	if cmd[0] > FormatVersion {
+		return nil, ErrNewerFormat
+	}
+	if cmd[0] == 0 || cmd[1]&^flagZstd != 0 {
+		return nil, fmt.Errorf("%w: frame %x", errMalformed, cmd[:2])
+	}
+	body := cmd[2:]
+	if cmd[1]&flagZstd != 0 {
+		var err error
+		if d.buf, err = decoder.DecodeAll(body, d.buf[:0]); err != nil {
+			return nil, fmt.Errorf("%w: %w", errMalformed, err)
+		}
+		body = d.buf
+	}
+	d.entry = Entry{Operations: d.entry.Operations[:0]}
+	d.texts, d.statements, d.args = d.texts[:0], d.statements[:0], d.args[:0]
+	// The slices of an operation are cut from the decoder's, so they must not
+	// move while an entry is decoded: count first.
+	if err := d.reserve(body); err != nil {
+		return nil, err
+	}
+	err := fields(body, func(f protowire.Number, n uint64, data []byte) error {
+		switch f {
+		case 1:
+			d.entry.Session = n
+		case 2:
+			d.entry.Sequence = n
+		case 3:
+			d.entry.OpenSession = true
+			return fields(data, func(f protowire.Number, n uint64, _ []byte) error {
+				if f == 1 {
+					d.entry.Nonce = n
+				}
+				return nil
+			})
+		case 4:
+			d.tick = Tick{}
+			d.entry.Tick = &d.tick
+			return fields(data, func(f protowire.Number, n uint64, _ []byte) error {
+				switch f {
+				case 1:
+					d.tick.Expected = n
+				case 2:
+					d.tick.Next = n
+				}
+				return nil
+			})
+		case 5:
+			d.texts = append(d.texts, view(data))
+		case 6:
+			return d.operation(data)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &d.entry, nil
+}
+
+// reserve makes room for the statements and arguments of an entry.
+func (d *Decoder) reserve(body []byte) error {
+	statements, args := 0, 0
+	err := fields(body, func(f protowire.Number, _ uint64, data []byte) error {
+		if f != 6 {
+			return nil
+		}
+		return fields(data, func(f protowire.Number, _ uint64, data []byte) error {
+			if f != 9 {
+				return nil
+			}
+			statements++
+			return fields(data, func(f protowire.Number, _ uint64, _ []byte) error {
+				if f == 2 {
+					args++
+				}
+				return nil
+			})
+		})
+	})
+	if cap(d.statements) < statements {
+		d.statements = make([]Statement, 0, statements)
+	}
+	if cap(d.args) < args {
+		d.args = make([]Argument, 0, args)
+	}
+	return err
+}
+
+func (d *Decoder) operation(b []byte) error {
+	var op Operation
+	first := len(d.statements)
+	base := uint64(0)
+	err := fields(b, func(f protowire.Number, n uint64, data []byte) error {
+		switch f {
+		case 1:
+			base = n
+		case 2:
+			op.StampMS = protowire.DecodeZigZag(n)
+		case 3:
+			op.Seed = n
+		case 4:
+			op.ForeignKeysOff = n != 0
+		case 5:
+			op.LastInsertID = protowire.DecodeZigZag(n)
+		case 6:
+			op.Changes = protowire.DecodeZigZag(n)
+		case 7:
+			op.MaxSteps = n
+		case 8:
+			op.Vacuum = n != 0
+		case 9:
+			return d.statement(data, base)
+		}
+		return nil
+	})
+	op.Statements = d.statements[first:len(d.statements):len(d.statements)]
+	d.entry.Operations = append(d.entry.Operations, op)
+	return err
+}
+
+func (d *Decoder) statement(b []byte, base uint64) error {
+	first := len(d.args)
+	text := base
+	err := fields(b, func(f protowire.Number, n uint64, data []byte) error {
+		switch f {
+		case 1:
+			text = base + n
+		case 2:
+			var a Argument
+			if err := argument(data, &a); err != nil {
+				return err
+			}
+			d.args = append(d.args, a)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if text >= uint64(len(d.texts)) {
+		return fmt.Errorf("%w: statement text %d of %d", errMalformed, text, len(d.texts))
+	}
+	d.statements = append(d.statements, Statement{SQL: d.texts[text], Args: d.args[first:len(d.args):len(d.args)]})
+	return nil
+}
+
+func argument(b []byte, a *Argument) error {
+	return fields(b, func(f protowire.Number, n uint64, data []byte) error {
+		switch f {
+		case 1:
+			a.Value = IntegerValue(protowire.DecodeZigZag(n))
+		case 2:
+			a.Value = Value{Kind: Real, Num: n}
+		case 3:
+			a.Value = Value{Kind: Text, Data: data}
+		case 4:
+			a.Value = Value{Kind: Blob, Data: data}
+		case 5:
+			a.Name = view(data)
+		}
+		return nil
+	})
+}
+
+// DecodeState decodes what AppendState wrote, keeping nothing of b.
+func DecodeState(b []byte) (*State, error) {
+	s := new(State)
+	err := fields(b, func(f protowire.Number, n uint64, data []byte) error {
+		switch f {
+		case 1:
+			s.SQLIndex = n
+		case 2:
+			s.Applied = n
+		case 3:
+			s.Ticks = n
+		case 4:
+			session, err := DecodeSession(data)
+			if err != nil {
+				return err
+			}
+			s.Sessions = append(s.Sessions, *session)
+		}
+		return nil
+	})
+	return s, err
+}
+
+// DecodeSession decodes what AppendSession wrote, keeping nothing of b.
+func DecodeSession(b []byte) (*Session, error) {
+	s := new(Session)
+	err := fields(b, func(f protowire.Number, n uint64, data []byte) error {
+		switch f {
+		case 1:
+			s.ID = n
+		case 2:
+			s.Sequence = n
+		case 3:
+			s.Used = n
+		case 4:
+			r, err := DecodeResult(data)
+			if err != nil {
+				return err
+			}
+			s.Results = append(s.Results, *r)
+		}
+		return nil
+	})
+	return s, err
+}
+
+// DecodeResult decodes what AppendResult wrote, keeping nothing of b.
+func DecodeResult(b []byte) (*Result, error) {
+	r := new(Result)
+	err := fields(b, func(f protowire.Number, n uint64, data []byte) error {
+		switch f {
+		case 1:
+			s, err := statementResult(data)
+			r.Statements = append(r.Statements, s)
+			return err
+		case 2:
+			r.Err = new(Error)
+			return fields(data, func(f protowire.Number, n uint64, data []byte) error {
+				switch f {
+				case 1:
+					r.Err.Code = int(n)
+				case 2:
+					r.Err.Message = string(data)
+				case 3:
+					r.Err.Statement = int(n)
+				case 4:
+					r.Err.Hint = string(data)
+				}
+				return nil
+			})
+		case 3:
+			r.RowsDropped = n != 0
+		case 4:
+			r.ForeignKeys = ForeignKeys(n)
+		}
+		return nil
+	})
+	return r, err
+}
+
+func statementResult(b []byte) (s StatementResult, err error) {
+	err = fields(b, func(f protowire.Number, n uint64, data []byte) error {
+		switch f {
+		case 1:
+			s.RowsAffected = protowire.DecodeZigZag(n)
+		case 2:
+			s.LastInsertID = protowire.DecodeZigZag(n)
+		case 3:
+			if s.Rows == nil {
+				s.Rows = new(Rows)
+			}
+			var c Column
+			err := fields(data, func(f protowire.Number, _ uint64, data []byte) error {
+				switch f {
+				case 1:
+					c.Name = string(data)
+				case 2:
+					c.DeclType = string(data)
+				}
+				return nil
+			})
+			s.Rows.Columns = append(s.Rows.Columns, c)
+			return err
+		case 4:
+			if s.Rows == nil {
+				return errMalformed
+			}
+			return fields(data, func(f protowire.Number, _ uint64, data []byte) error {
+				var a Argument
+				if err := argument(data, &a); err != nil {
+					return err
+				}
+				if a.Data != nil {
+					a.Data = append(make([]byte, 0, len(a.Data)), a.Data...)
+				}
+				s.Rows.Cells = append(s.Rows.Cells, a.Value)
+				return nil
+			})
+		}
+		return nil
+	})
+	if s.Rows != nil && len(s.Rows.Cells)%len(s.Rows.Columns) != 0 {
+		err = errors.Join(err, errMalformed)
+	}
+	return s, err
+}
+
+// fields calls f for every field of a message: numbers come as n, bytes as data.
+func fields(b []byte, f func(field protowire.Number, n uint64, data []byte) error) error {
+	for len(b) > 0 {
+		field, kind, used := protowire.ConsumeTag(b)
+		if used < 0 {
+			return errMalformed
+		}
+		b = b[used:]
+		var n uint64
+		var data []byte
+		switch kind {
+		case protowire.VarintType:
+			n, used = protowire.ConsumeVarint(b)
+		case protowire.Fixed64Type:
+			n, used = protowire.ConsumeFixed64(b)
+		case protowire.BytesType:
+			data, used = protowire.ConsumeBytes(b)
+		default:
+			used = protowire.ConsumeFieldValue(field, kind, b)
+		}
+		if used < 0 {
+			return errMalformed
+		}
+		if err := f(field, n, data); err != nil {
+			return err
+		}
+		b = b[used:]
+	}
+	return nil
+}
+
+func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

@@ -1,0 +1,289 @@
+package wire
+
+import (
+	"github.com/klauspost/compress/zstd"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// compressFrom is the size, in bytes, from which an entry is compressed.
+const compressFrom = 4 << 10
+
+// MaxEntrySize bounds an entry, in bytes, before compression. Raft copies an
+// entry several times on its way, and a follower that is behind receives many.
+const MaxEntrySize = 16 << 20
+
+const flagZstd = 1
+
+var encoder, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithEncoderCRC(false))
+
+// An EncodedOperation is an operation encoded by its caller, to be combined
+// with others into an entry. Its texts stand apart so that an entry holds each
+// text once.
+type EncodedOperation struct {
+	Texts  []string
+	Body   []byte
+	Vacuum bool
+}
+
+// Size returns about how many bytes the operation adds to an entry.
+func (o *EncodedOperation) Size() int {
+	n := len(o.Body) + 16
+	for _, t := range o.Texts {
+		n += len(t) + 4
+	}
+	return n
+}
+
+// EncodeOperation encodes op.
+func EncodeOperation(op *Operation) *EncodedOperation {
+	e := &EncodedOperation{Vacuum: op.Vacuum}
+	b := make([]byte, 0, 64)
+	b = appendInt(b, 2, op.StampMS)
+	b = protowire.AppendTag(b, 3, protowire.Fixed64Type)
+	b = protowire.AppendFixed64(b, op.Seed)
+	b = appendBool(b, 4, op.ForeignKeysOff)
+	b = appendInt(b, 5, op.LastInsertID)
+	b = appendInt(b, 6, op.Changes)
+	b = appendUint(b, 7, op.MaxSteps)
+	b = appendBool(b, 8, op.Vacuum)
+	for i := range op.Statements {
+		s := &op.Statements[i]
+		// Alike statements of a batch mostly follow each other.
+		n := len(e.Texts) - 1
+		if n < 0 || e.Texts[n] != s.SQL {
+			e.Texts = append(e.Texts, s.SQL)
+			n++
+		}
+		var at int
+		b, at = openMessage(b, 9)
+		b = appendUint(b, 1, uint64(n))
+		for j := range s.Args {
+			var arg int
+			b, arg = openMessage(b, 2)
+			b = appendValue(b, s.Args[j].Value)
+			b = appendString(b, 5, s.Args[j].Name)
+			b = closeMessage(b, arg)
+		}
+		b = closeMessage(b, at)
+	}
+	e.Body = b
+	return e
+}
+
+// EncodeEntry encodes an entry of operations that their callers have encoded.
+func EncodeEntry(session, sequence uint64, ops []*EncodedOperation) []byte {
+	size := 64
+	for _, o := range ops {
+		size += o.Size()
+	}
+	b := make([]byte, 2, size)
+	b[0] = FormatVersion
+	b = appendUint(b, 1, session)
+	b = appendUint(b, 2, sequence)
+	bases := make([]int, len(ops))
+	single := make(map[string]int, 8)
+	n := 0
+	for i, o := range ops {
+		if len(o.Texts) == 1 {
+			if base, ok := single[o.Texts[0]]; ok {
+				bases[i] = base
+				continue
+			}
+			single[o.Texts[0]] = n
+		}
+		bases[i] = n
+		for _, t := range o.Texts {
+			b = appendBytesAlways(b, 5, t)
+			n++
+		}
+	}
+	for i, o := range ops {
+		b = protowire.AppendTag(b, 6, protowire.BytesType)
+		length := len(o.Body)
+		if bases[i] > 0 {
+			length += protowire.SizeTag(1) + protowire.SizeVarint(uint64(bases[i]))
+		}
+		b = protowire.AppendVarint(b, uint64(length))
+		b = appendUint(b, 1, uint64(bases[i]))
+		b = append(b, o.Body...)
+	}
+	return seal(b)
+}
+
+// EncodeOpenSession encodes the entry that opens a session.
+func EncodeOpenSession(nonce uint64) []byte {
+	b := []byte{FormatVersion, 0}
+	b, at := openMessage(b, 3)
+	b = protowire.AppendTag(b, 1, protowire.Fixed64Type)
+	b = protowire.AppendFixed64(b, nonce)
+	return closeMessage(b, at)
+}
+
+// EncodeTick encodes the entry that moves the shard's clock.
+func EncodeTick(t Tick) []byte {
+	b := []byte{FormatVersion, 0}
+	b, at := openMessage(b, 4)
+	b = appendUint(b, 1, t.Expected)
+	b = appendUint(b, 2, t.Next)
+	return closeMessage(b, at)
+}
+
+// seal compresses what follows the two bytes of the frame, where it pays.
+func seal(b []byte) []byte {
+	if len(b) < compressFrom {
+		return b
+	}
+	z := encoder.EncodeAll(b[2:], append(make([]byte, 0, len(b)/2), FormatVersion, flagZstd))
+	if len(z) > len(b)*9/10 {
+		return b
+	}
+	return z
+}
+
+// AppendResult appends the encoding of r to b.
+func AppendResult(b []byte, r *Result) []byte {
+	for i := range r.Statements {
+		s := &r.Statements[i]
+		var at int
+		b, at = openMessage(b, 1)
+		b = appendInt(b, 1, s.RowsAffected)
+		b = appendInt(b, 2, s.LastInsertID)
+		if s.Rows != nil {
+			b = appendRows(b, s.Rows)
+		}
+		b = closeMessage(b, at)
+	}
+	if e := r.Err; e != nil {
+		var at int
+		b, at = openMessage(b, 2)
+		b = appendUint(b, 1, uint64(e.Code))
+		b = appendString(b, 2, e.Message)
+		b = appendUint(b, 3, uint64(e.Statement))
+		b = appendString(b, 4, e.Hint)
+		b = closeMessage(b, at)
+	}
+	b = appendBool(b, 3, r.RowsDropped)
+	return appendUint(b, 4, uint64(r.ForeignKeys))
+}
+
+func appendRows(b []byte, rows *Rows) []byte {
+	for _, c := range rows.Columns {
+		var at int
+		b, at = openMessage(b, 3)
+		b = appendString(b, 1, c.Name)
+		b = appendString(b, 2, c.DeclType)
+		b = closeMessage(b, at)
+	}
+	width := len(rows.Columns)
+	for i := 0; i < rows.Len(); i++ {
+		var at int
+		b, at = openMessage(b, 4)
+		for _, v := range rows.Cells[i*width : (i+1)*width] {
+			var cell int
+			b, cell = openMessage(b, 1)
+			b = appendValue(b, v)
+			b = closeMessage(b, cell)
+		}
+		b = closeMessage(b, at)
+	}
+	return b
+}
+
+// AppendSession appends the encoding of s to b.
+func AppendSession(b []byte, s *Session) []byte {
+	b = appendUint(b, 1, s.ID)
+	b = appendUint(b, 2, s.Sequence)
+	b = appendUint(b, 3, s.Used)
+	for i := range s.Results {
+		var at int
+		b, at = openMessage(b, 4)
+		b = AppendResult(b, &s.Results[i])
+		b = closeMessage(b, at)
+	}
+	return b
+}
+
+// AppendState appends the encoding of s to b.
+func AppendState(b []byte, s *State) []byte {
+	b = appendUint(b, 1, s.SQLIndex)
+	b = appendUint(b, 2, s.Applied)
+	b = appendUint(b, 3, s.Ticks)
+	for i := range s.Sessions {
+		var at int
+		b, at = openMessage(b, 4)
+		b = AppendSession(b, &s.Sessions[i])
+		b = closeMessage(b, at)
+	}
+	return b
+}
+
+func appendValue(b []byte, v Value) []byte {
+	switch v.Kind {
+	case Integer:
+		b = protowire.AppendTag(b, 1, protowire.VarintType)
+		b = protowire.AppendVarint(b, protowire.EncodeZigZag(int64(v.Num)))
+	case Real:
+		b = protowire.AppendTag(b, 2, protowire.Fixed64Type)
+		b = protowire.AppendFixed64(b, v.Num)
+	case Text:
+		b = protowire.AppendTag(b, 3, protowire.BytesType)
+		b = protowire.AppendBytes(b, v.Data)
+	case Blob:
+		b = protowire.AppendTag(b, 4, protowire.BytesType)
+		b = protowire.AppendBytes(b, v.Data)
+	}
+	return b
+}
+
+func appendUint(b []byte, field protowire.Number, n uint64) []byte {
+	if n == 0 {
+		return b
+	}
+	b = protowire.AppendTag(b, field, protowire.VarintType)
+	return protowire.AppendVarint(b, n)
+}
+
+func appendInt(b []byte, field protowire.Number, n int64) []byte {
+	return appendUint(b, field, protowire.EncodeZigZag(n))
+}
+
+func appendBool(b []byte, field protowire.Number, v bool) []byte {
+	if !v {
+		return b
+	}
+	return appendUint(b, field, 1)
+}
+
+func appendString(b []byte, field protowire.Number, s string) []byte {
+	if s == "" {
+		return b
+	}
+	return appendBytesAlways(b, field, s)
+}
+
+func appendBytesAlways(b []byte, field protowire.Number, s string) []byte {
+	b = protowire.AppendTag(b, field, protowire.BytesType)
+	return protowire.AppendString(b, s)
+}
+
+// openMessage begins a nested message of unknown length: it leaves one byte
+// for the length, which closeMessage fills in, moving longer messages.
+func openMessage(b []byte, field protowire.Number) ([]byte, int) {
+	b = protowire.AppendTag(b, field, protowire.BytesType)
+	return append(b, 0), len(b) + 1
+}
+
+func closeMessage(b []byte, at int) []byte {
+	n := len(b) - at
+	if n < 0x80 {
+		b[at-1] = byte(n)
+		return b
+	}
+	extra := protowire.SizeVarint(uint64(n)) - 1
+	for range extra {
+		b = append(b, 0)
+	}
+	copy(b[at+extra:], b[at:at+n])
+	protowire.AppendVarint(b[:at-1], uint64(n))
+	return b
+}

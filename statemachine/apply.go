@@ -1,0 +1,247 @@
+package statemachine
+
+import (
+	"errors"
+	"fmt"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// A batch is what one call of Update applies: entries, their operations in one
+// SQLite transaction, and what to tell the listener once it is committed.
+type batch struct {
+	decoders []wire.Decoder // one an entry: replaying needs all of them
+	runs     []run          // operations of the open transaction
+	news     []news
+	open     bool // a transaction is open
+	sequence bool // it wrote sqlite_sequence
+	stats    bool // it changed the statistics
+}
+
+// A run is one operation of the batch.
+type run struct {
+	op      *wire.Operation
+	result  *wire.Result
+	exclude bool // it ended the transaction once: its result stands
+}
+
+// news is what the listener is told of an entry.
+type news struct {
+	kind              verdict
+	opened            bool
+	nonce             uint64
+	session, sequence uint64
+	results           []wire.Result
+}
+
+func (b *batch) deliver(l Listener) {
+	for i := range b.news {
+		n := &b.news[i]
+		switch {
+		case n.opened:
+			l.SessionOpened(n.nonce, n.session)
+		case n.kind == unknown:
+			l.SessionUnknown(n.session, n.sequence)
+		case n.kind != stale:
+			l.Applied(n.session, n.sequence, n.results)
+		}
+	}
+	clear(b.news)
+	b.news = b.news[:0]
+}
+
+// apply applies entries. An error is this machine's: nothing of the batch's
+// open transaction was applied then.
+func (r *SQL) apply(entries []sm.Entry) error {
+	b := &r.batch
+	for len(b.decoders) < len(entries) {
+		b.decoders = append(b.decoders, wire.Decoder{})
+	}
+	b.news, b.runs = b.news[:0], b.runs[:0]
+	bytes := 0
+	for i := range entries {
+		bytes += len(entries[i].Cmd)
+		if len(entries[i].Cmd) > 0 {
+			e, err := b.decoders[i].Decode(entries[i].Cmd)
+			if err != nil {
+				return errors.Join(fmt.Errorf("entry %d: %w", entries[i].Index, err), r.rollback())
+			}
+			if err := r.entry(entries[i].Index, e); err != nil {
+				return errors.Join(fmt.Errorf("entry %d: %w", entries[i].Index, err), r.rollback())
+			}
+		}
+		r.applied = entries[i].Index
+	}
+	if err := r.commit(); err != nil {
+		return errors.Join(err, r.rollback())
+	}
+	r.logBytes.Add(uint64(bytes))
+	r.publish()
+	r.checkpoints.committed()
+	return nil
+}
+
+func (r *SQL) entry(index uint64, e *wire.Entry) error {
+	b := &r.batch
+	switch {
+	case e.OpenSession:
+		r.sessions.open(index, r.ticks)
+		b.news = append(b.news, news{opened: true, nonce: e.Nonce, session: index})
+		return nil
+	case e.Tick != nil:
+		r.tick(*e.Tick)
+		return nil
+	}
+	if len(e.Operations) == 1 && e.Operations[0].Vacuum {
+		// It stands between two transactions. The first must not know of it yet.
+		if err := r.commit(); err != nil {
+			return err
+		}
+	}
+	session, verdict := r.sessions.admit(e.Session, e.Sequence, r.ticks)
+	n := news{kind: verdict, session: e.Session, sequence: e.Sequence}
+	switch verdict {
+	case again:
+		n.results = session.Results
+	case apply:
+		n.results = make([]wire.Result, len(e.Operations))
+		for i := range e.Operations {
+			if err := r.operation(&e.Operations[i], &n.results[i]); err != nil {
+				return err
+			}
+		}
+		session.Results = kept(n.results)
+	}
+	b.news = append(b.news, n)
+	return nil
+}
+
+// tick moves the shard's clock if the tick's proposer knew where it stood.
+func (r *SQL) tick(t wire.Tick) {
+	if t.Expected != r.ticks || t.Next <= r.ticks {
+		return
+	}
+	r.ticks = t.Next
+	if r.ticks > r.cfg.SessionTTL {
+		r.sessions.expire(r.ticks - r.cfg.SessionTTL)
+	}
+}
+
+// operation applies op in the batch's transaction, or, a VACUUM, between two.
+func (r *SQL) operation(op *wire.Operation, result *wire.Result) error {
+	if op.Vacuum {
+		return r.vacuum(op, result)
+	}
+	if err := r.begin(); err != nil {
+		return err
+	}
+	r.batch.runs = append(r.batch.runs, run{op: op, result: result})
+	return r.replay(len(r.batch.runs) - 1)
+}
+
+// replay executes the batch's operations from the one at first on. One that
+// ends the transaction takes the others' rows with it, so it is excluded, its
+// result being its error, and the others are executed again from the first:
+// each brings its own clock and randomness, so they come out the same.
+func (r *SQL) replay(first int) error {
+	for i := first; i < len(r.batch.runs); i++ {
+		run := &r.batch.runs[i]
+		if run.exclude {
+			continue
+		}
+		*run.result = wire.Result{}
+		ended, err := r.execute(run.op, run.result)
+		if err != nil {
+			return err
+		}
+		if !ended {
+			continue
+		}
+		run.exclude = true
+		if err := r.rollback(); err != nil {
+			return err
+		}
+		if err := r.begin(); err != nil {
+			return err
+		}
+		i = -1
+	}
+	return nil
+}
+
+// owner runs the replica's own SQL.
+func (r *SQL) owner(sql string) error {
+	r.conn.Owner(true)
+	defer r.conn.Owner(false)
+	return r.conn.Exec(sql)
+}
+
+func (r *SQL) begin() error {
+	if r.batch.open {
+		return nil
+	}
+	if err := r.owner("BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	r.batch.open, r.batch.sequence, r.batch.stats = true, false, false
+	return nil
+}
+
+// rollback leaves no transaction open, and nothing that was prepared or loaded
+// in one that is gone now.
+func (r *SQL) rollback() error {
+	stats := r.batch.open && r.batch.stats
+	r.batch.open = false
+	r.programs.clear()
+	r.virtualKnown = false
+	if !r.conn.Autocommit() {
+		if err := r.owner("ROLLBACK"); err != nil {
+			return err
+		}
+	}
+	if !stats {
+		return nil
+	}
+	return r.connect(r.pool.path())
+}
+
+// commit commits the batch's transaction, if one is open, with the meta rows.
+func (r *SQL) commit() error {
+	if !r.batch.open {
+		return nil
+	}
+	r.conn.Owner(true)
+	defer r.conn.Owner(false)
+	state := &wire.State{SQLIndex: r.applied, Applied: r.applied, Ticks: r.ticks}
+	if err := r.meta.save(state, &r.sessions); err != nil {
+		return err
+	}
+	if err := r.conn.Exec("COMMIT"); err != nil {
+		return err
+	}
+	r.batch.open = false
+	r.batch.runs = r.batch.runs[:0]
+	r.sqlIndex = r.applied
+	clear(r.sessions.dirty)
+	return nil
+}
+
+// vacuum runs VACUUM, which cannot run inside a transaction. Should the machine
+// die before the meta row tells of it, it is run again: it changes nothing then.
+func (r *SQL) vacuum(op *wire.Operation, result *wire.Result) error {
+	r.programs.clear()
+	r.conn.Begin(op)
+	if err := r.owner("VACUUM"); err != nil {
+		var e *sqlite.Error
+		if !errors.As(err, &e) || sqlite.Local(e) || e.Code == sqlite.CodeFull {
+			return err
+		}
+		result.Err = e
+	} else {
+		result.Statements = make([]wire.StatementResult, 1)
+	}
+	return r.begin()
+}

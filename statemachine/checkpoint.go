@@ -1,0 +1,148 @@
+package statemachine
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+)
+
+const (
+	// checkpointFrom is the size, in bytes, of the write-ahead log from which
+	// it is copied into the database file.
+	checkpointFrom = 8 << 20
+	// truncateFrom is the size from which readers are held back for it.
+	truncateFrom = 32 << 20
+	// quiesceWait is how long it waits for those that run.
+	quiesceWait = 20 * time.Millisecond
+	// commitsPerLook is how often, in commits, its size is looked at.
+	commitsPerLook = 64
+	// readPatience is how long a read may run before it can be ended for it.
+	readPatience = 10 * time.Second
+)
+
+// checkpointer keeps SQLite's write-ahead log small. It is housekeeping: what
+// is durable is decided by the Raft log and by Sync.
+type checkpointer struct {
+	r       *SQL
+	commits int
+	wake    chan struct{}
+	quit    chan struct{}
+	done    chan struct{}
+	once    sync.Once
+
+	mu   sync.Mutex // held while the connection is used
+	conn *sqlite.Conn
+	path string
+}
+
+func (c *checkpointer) start(r *SQL) {
+	c.r = r
+	c.wake = make(chan struct{}, 1)
+	c.quit = make(chan struct{})
+	c.done = make(chan struct{})
+	go c.run()
+}
+
+// committed is called after each commit, by the goroutine that applies.
+func (c *checkpointer) committed() {
+	if c.commits++; c.commits < commitsPerLook {
+		return
+	}
+	c.commits = 0
+	if fileSize(c.r.pool.path()+"-wal") < checkpointFrom {
+		return
+	}
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (c *checkpointer) run() {
+	defer close(c.done)
+	for {
+		select {
+		case <-c.quit:
+			return
+		case <-c.wake:
+			if err := c.checkpoint(); err != nil {
+				c.r.log.Warn("hiqlite: checkpoint", "error", err)
+			}
+		}
+	}
+}
+
+// checkpoint copies what it can, and empties the log if it has become large.
+func (c *checkpointer) checkpoint() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.connect(); err != nil {
+		return err
+	}
+	if err := c.conn.Checkpoint(false); err != nil {
+		return err
+	}
+	wal := c.path + "-wal"
+	if fileSize(wal) < truncateFrom {
+		return nil
+	}
+	var err error
+	truncate := func() {
+		c.r.mu.Lock() // between two batches: no busy waiting
+		defer c.r.mu.Unlock()
+		err = c.conn.Checkpoint(true)
+	}
+	if c.r.pool.quiesce(quiesceWait, truncate) {
+		return err
+	}
+	if limit := c.r.cfg.WALLimit; fileSize(wal) > limit {
+		c.r.pool.endOldest(readPatience, &sqlite.Error{Code: sqlite.CodeInterrupt, Message: "interrupted: the query held back the write-ahead log (9)",
+			Hint: fmt.Sprintf("it ran for more than %v while writes filled %d MiB; read in smaller parts", readPatience, limit>>20)})
+	}
+	return nil
+}
+
+// connect opens the database of the generation in use.
+func (c *checkpointer) connect() error {
+	path := c.r.pool.path()
+	if c.conn != nil && c.path == path {
+		return nil
+	}
+	c.disconnect()
+	if path == "" {
+		return os.ErrClosed
+	}
+	conn, err := sqlite.Open(path, sqlite.Plain)
+	c.conn, c.path = conn, path
+	return err
+}
+
+func (c *checkpointer) disconnect() {
+	if c.conn != nil {
+		c.conn.Close()
+		c.conn = nil
+	}
+}
+
+// pause waits for a checkpoint that runs, and holds further ones back until
+// resume. The caller must not hold the replica's lock: a checkpoint may want it.
+func (c *checkpointer) pause() {
+	c.mu.Lock()
+	c.disconnect()
+}
+
+func (c *checkpointer) resume() { c.mu.Unlock() }
+
+func (c *checkpointer) stop() {
+	if c.r == nil {
+		return
+	}
+	c.once.Do(func() { close(c.quit) })
+	<-c.done
+	c.mu.Lock()
+	c.disconnect()
+	c.mu.Unlock()
+}

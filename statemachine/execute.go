@@ -1,0 +1,356 @@
+package statemachine
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// maxResult bounds the rows that one operation returns, in bytes: every replica
+// holds them in memory.
+const maxResult = 64 << 20
+
+const savepoint = "_hiqlite_operation"
+
+// execution is one operation being executed.
+type execution struct {
+	*SQL
+	op       *wire.Operation
+	result   *wire.Result
+	saved    bool // a savepoint stands before it
+	bytes    int  // of rows returned
+	schema   bool // it may have changed the schema
+	stats    bool // it may have changed the statistics
+	deferred bool // it said PRAGMA defer_foreign_keys
+}
+
+// execute executes op and fills in its result. ended says that op must not
+// have happened but cannot be undone alone: the transaction has to be rolled
+// back and the others executed again. An error is this machine's.
+func (r *SQL) execute(op *wire.Operation, result *wire.Result) (ended bool, err error) {
+	x := &execution{SQL: r, op: op, result: result}
+	r.conn.Begin(op)
+	if r.virtual() {
+		r.conn.ResetAllSteps()
+	}
+	if op.ForeignKeysOff {
+		if err := x.setForeignKeys(false); err != nil {
+			return false, err
+		}
+	}
+	if len(op.Statements) > 1 {
+		if err := x.save(); err != nil {
+			return false, err
+		}
+	}
+	failed := x.statements()
+	if failed == nil {
+		failed = x.check()
+	}
+	if failed == nil {
+		return false, x.finish()
+	}
+	return x.fail(failed)
+}
+
+// statements executes the operation's statements.
+func (x *execution) statements() error {
+	x.result.Statements = make([]wire.StatementResult, 0, len(x.op.Statements))
+	for i := range x.op.Statements {
+		s := &x.op.Statements[i]
+		var out wire.StatementResult
+		var err error
+		if p := x.programs.get(s.SQL); p != nil {
+			out, err = x.single(p.Stmt, s.Args)
+		} else {
+			out, err = x.text(s)
+		}
+		if err != nil {
+			var e *sqlite.Error
+			if errors.As(err, &e) {
+				e.Statement = i
+			}
+			return err
+		}
+		x.result.Statements = append(x.result.Statements, out)
+	}
+	return nil
+}
+
+// single executes a statement that stands alone in its text.
+func (x *execution) single(s *sqlite.Stmt, args []wire.Argument) (wire.StatementResult, error) {
+	if err := s.Bind(args, nil); err != nil {
+		return wire.StatementResult{}, err
+	}
+	rows, err := x.step(s)
+	return wire.StatementResult{RowsAffected: x.conn.Changes(), LastInsertID: x.conn.LastInsertID(), Rows: rows}, err
+}
+
+// step runs a bound statement to its end and collects its rows.
+func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
+	defer s.Reset()
+	s.ResetSteps()
+	x.note(s)
+	var rows *wire.Rows
+	for {
+		row, err := s.Step()
+		if err != nil {
+			return nil, err
+		}
+		if rows == nil && s.ColumnCount() > 0 {
+			rows = &wire.Rows{Columns: s.Columns()}
+		}
+		if !row {
+			return rows, nil
+		}
+		for i := range rows.Columns {
+			v := s.Value(i)
+			x.bytes += len(v.Data) + 10
+			rows.Cells = append(rows.Cells, v)
+		}
+		if x.bytes > maxResult {
+			return nil, &sqlite.Error{Code: sqlite.CodeTooBig, Message: "string or blob too big: the rows returned by a write are too large (18)",
+				Hint: fmt.Sprintf("a write returns at most %d MiB; read the rows with a SELECT of their own", maxResult>>20)}
+		}
+	}
+}
+
+// note remembers what running s may change.
+func (x *execution) note(s *sqlite.Stmt) {
+	a := &s.Actions
+	x.schema = x.schema || a.Schema
+	x.stats = x.stats || a.Statistics
+	x.batch.sequence = x.batch.sequence || a.Sequence
+	x.batch.stats = x.batch.stats || a.Statistics
+	x.deferred = x.deferred || a.Pragma == "defer_foreign_keys"
+}
+
+// text executes a text that is not kept prepared: its statements one after the
+// other, as modernc.org/sqlite does, each binding from the first argument.
+func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error) {
+	used := make([]bool, len(s.Args))
+	rest, first := s.SQL, true
+	for rest != "" {
+		stmt, tail, err := x.conn.Prepare(rest, first)
+		if err != nil {
+			return out, err
+		}
+		if stmt == nil {
+			rest = tail
+			continue
+		}
+		if first && sqlite.Blank(tail) {
+			if stmt.Actions.Pragma == "" {
+				return x.single(x.programs.keep(s.SQL, stmt).Stmt, s.Args)
+			}
+		} else if first {
+			if err := x.save(); err != nil {
+				stmt.Close()
+				return out, err
+			}
+		}
+		first, rest = false, tail
+		out, err = x.scriptStatement(stmt, s.Args, used, tail, out)
+		stmt.Close()
+		if err != nil {
+			return out, err
+		}
+	}
+	for i := range used {
+		if !used[i] {
+			return out, &sqlite.Error{Code: sqlite.CodeError, Message: fmt.Sprintf("argument %d is used by no statement of the script", i+1),
+				Hint: "each statement of a script binds from the first argument"}
+		}
+	}
+	return out, nil
+}
+
+// scriptStatement executes one statement of a script. The script's rows are
+// those of the last statement that returns some, or of the very last.
+func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, used []bool, tail string, out wire.StatementResult) (wire.StatementResult, error) {
+	if a := &stmt.Actions; a.Pragma == "foreign_keys" && a.PragmaSet {
+		return out, x.switchForeignKeys(sqlite.Truth(a.PragmaArg))
+	}
+	if err := stmt.Bind(args, used); err != nil {
+		return out, err
+	}
+	rows, err := x.step(stmt)
+	if err != nil {
+		return out, err
+	}
+	if rows.Len() == 0 && out.Rows != nil && tail != "" {
+		rows = out.Rows
+	}
+	// The next statement may be one that this one makes possible.
+	if x.schema {
+		x.programs.clear()
+	}
+	return wire.StatementResult{RowsAffected: x.conn.Changes(), LastInsertID: x.conn.LastInsertID(), Rows: rows}, nil
+}
+
+// switchForeignKeys does what PRAGMA foreign_keys does on a connection outside
+// of a transaction, which a script is to its author.
+func (x *execution) switchForeignKeys(on bool) error {
+	if x.conn.DeferredViolations() {
+		return violated()
+	}
+	x.result.ForeignKeys = wire.ForeignKeysSwitchedOff
+	if on {
+		x.result.ForeignKeys = wire.ForeignKeysSwitchedOn
+	}
+	return x.setForeignKeys(on)
+}
+
+func violated() error {
+	return &sqlite.Error{Code: sqlite.CodeForeignKey, Message: "constraint failed: FOREIGN KEY constraint failed (787)"}
+}
+
+// check looks at what SQLite itself would only notice at COMMIT, or never.
+func (x *execution) check() error {
+	if x.conn.DeferredViolations() {
+		return violated()
+	}
+	if x.conn.TookMaxRowid() {
+		return &sqlite.Error{Code: sqlite.CodeFull, Message: "database or disk is full: the largest rowid, 9223372036854775807, cannot be used (13)",
+			Hint: "SQLite would choose the next rowids at random, which replicas cannot do alike"}
+	}
+	return nil
+}
+
+// finish ends an operation that succeeded.
+func (x *execution) finish() error {
+	if x.saved {
+		if err := x.owner("RELEASE " + savepoint); err != nil {
+			return err
+		}
+	}
+	if x.stats {
+		// A restarted replica plans by the new statistics; so must this one.
+		if err := x.owner("ANALYZE sqlite_schema"); err != nil {
+			return err
+		}
+		x.pool.refresh()
+	}
+	if x.schema || x.stats {
+		x.programs.clear()
+		x.virtualKnown = false
+	}
+	return x.restore()
+}
+
+// restore takes back what the operation switched for itself.
+func (x *execution) restore() error {
+	if x.deferred {
+		if err := x.owner("PRAGMA defer_foreign_keys=OFF"); err != nil {
+			return err
+		}
+	}
+	if x.op.ForeignKeysOff || x.result.ForeignKeys != wire.ForeignKeysUntouched {
+		return x.setForeignKeys(true)
+	}
+	return nil
+}
+
+// setForeignKeys switches the enforcement. What was prepared before would be
+// prepared anew by SQLite itself, see programs.
+func (x *execution) setForeignKeys(on bool) error {
+	x.programs.clear()
+	return x.conn.SetForeignKeys(on)
+}
+
+// fail ends an operation that failed: the error is its result, unless it is
+// this machine's.
+func (x *execution) fail(failed error) (ended bool, err error) {
+	var e *sqlite.Error
+	if !errors.As(failed, &e) || sqlite.Local(e) {
+		return false, failed
+	}
+	if e.Code == sqlite.CodeFull && !x.conn.TookMaxRowid() && e.Hint == "" {
+		full, err := x.exhausted()
+		if err != nil {
+			return false, err
+		}
+		if !full {
+			return false, failed
+		}
+		e.Hint = "the table's AUTOINCREMENT has reached its end"
+	}
+	if e.Code == sqlite.CodeInterrupt {
+		e.Message = "interrupted: the statement took more steps than one operation may (9)"
+		e.Hint = "is it endless? if not, write in smaller parts"
+	}
+	x.conn.TookMaxRowid() // forget
+	x.result.Statements, x.result.Err = nil, e
+	foreignKeys := x.op.ForeignKeysOff || x.result.ForeignKeys != wire.ForeignKeysUntouched
+	x.result.ForeignKeys = wire.ForeignKeysUntouched
+	if x.conn.Autocommit() || x.stats || !x.saved && (x.conn.DeferredViolations() || e.Code == sqlite.CodeFull || e.Code == sqlite.CodeInterrupt) {
+		// OR ROLLBACK and the like have ended the transaction; or there is no
+		// savepoint to go back to.
+		ended = true
+		if err := x.rollback(); err != nil {
+			return ended, err
+		}
+	} else if x.saved {
+		if err := x.owner("ROLLBACK TO " + savepoint + "; RELEASE " + savepoint); err != nil {
+			return false, err
+		}
+		if x.schema {
+			x.programs.clear()
+			x.virtualKnown = false
+		}
+	}
+	if foreignKeys || x.deferred {
+		x.op, x.result = &wire.Operation{ForeignKeysOff: foreignKeys}, &wire.Result{}
+		return ended, x.restore()
+	}
+	return ended, nil
+}
+
+// exhausted tells a table whose AUTOINCREMENT is used up, which is so on every
+// replica, from a disk that is full, which is this one's: SQLite reports both
+// alike.
+func (x *execution) exhausted() (bool, error) {
+	if free, err := freeSpace(x.storage.dir); err != nil || free < minFree {
+		return false, err
+	}
+	if x.batch.sequence {
+		return true, nil
+	}
+	s, _, err := x.conn.Prepare("SELECT 1 FROM sqlite_sequence WHERE seq=?", false)
+	if err != nil {
+		return false, nil // no such table: no AUTOINCREMENT
+	}
+	defer s.Close()
+	if err := s.Bind([]wire.Argument{{Value: wire.IntegerValue(math.MaxInt64)}}, nil); err != nil {
+		return false, err
+	}
+	return s.Step()
+}
+
+// save sets the savepoint to which the operation is undone.
+func (x *execution) save() error {
+	if x.saved {
+		return nil
+	}
+	x.saved = true
+	return x.owner("SAVEPOINT " + savepoint)
+}
+
+// virtual reports that the database has virtual tables, which keep prepared
+// statements of their own.
+func (r *SQL) virtual() bool {
+	if r.virtualKnown {
+		return r.hasVirtual
+	}
+	s, _, err := r.conn.Prepare("SELECT 1 FROM sqlite_schema WHERE rootpage=0 AND type='table' LIMIT 1", false)
+	if err != nil {
+		return true
+	}
+	defer s.Close()
+	row, err := s.Step()
+	r.hasVirtual, r.virtualKnown = row || err != nil, err == nil
+	return r.hasVirtual
+}

@@ -1,0 +1,81 @@
+package statemachine
+
+import (
+	"strings"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+)
+
+// maxPrograms and maxProgramBytes bound the prepared statements that the apply
+// connection keeps. Some programs write a new text for each row.
+const (
+	maxPrograms     = 512
+	maxProgramBytes = 4 << 20
+)
+
+// programs keeps prepared statements of the apply connection by their text. It
+// is emptied whenever the schema or the statistics change: a statement that
+// SQLite prepares anew on its own counts its steps differently.
+type programs struct {
+	conn   *sqlite.Conn
+	byText map[string]*program
+	bytes  int
+	clock  uint64
+}
+
+// A program is a single prepared statement.
+type program struct {
+	*sqlite.Stmt
+	text string
+	used uint64
+}
+
+func newPrograms(conn *sqlite.Conn) *programs {
+	return &programs{conn: conn, byText: map[string]*program{}}
+}
+
+// get returns the program of text, if it is kept.
+func (p *programs) get(text string) *program {
+	found := p.byText[text]
+	if found != nil {
+		p.clock++
+		found.used = p.clock
+	}
+	return found
+}
+
+// keep keeps a statement whose text, which it copies, holds nothing else.
+func (p *programs) keep(text string, stmt *sqlite.Stmt) *program {
+	if len(p.byText) >= maxPrograms || p.bytes+len(text) > maxProgramBytes {
+		p.evict()
+	}
+	p.clock++
+	text = strings.Clone(text)
+	found := &program{Stmt: stmt, text: text, used: p.clock}
+	p.byText[text] = found
+	p.bytes += len(text)
+	return found
+}
+
+// evict drops the half that was not used for longest.
+func (p *programs) evict() {
+	limit := p.clock - uint64(len(p.byText))/2
+	for text, found := range p.byText {
+		if found.used <= limit {
+			found.Close()
+			delete(p.byText, text)
+			p.bytes -= len(text)
+		}
+	}
+	if len(p.byText) >= maxPrograms || p.bytes > maxProgramBytes {
+		p.clear()
+	}
+}
+
+func (p *programs) clear() {
+	for _, found := range p.byText {
+		found.Close()
+	}
+	clear(p.byText)
+	p.bytes = 0
+}

@@ -1,0 +1,340 @@
+package statemachine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+const (
+	// maxIdleReaders is how many connections are kept open for the next reads;
+	// each may hold up to 2 MB of pages.
+	maxIdleReaders = 16
+	// maxReaderPrograms bounds the prepared statements of a reader.
+	maxReaderPrograms = 128
+	// readerWait bounds the wait for one of the readers.
+	readerWait = 30 * time.Second
+)
+
+// ErrReplicaClosed is returned by reads of a replica that is not open.
+var ErrReplicaClosed = errors.New("hiqlite: the replica is closed")
+
+// A pool holds connections that read. They are lent for one query each, so that
+// no read transaction outlives it.
+type pool struct {
+	max int
+
+	mu     sync.Mutex
+	file   string // of the generation in use; "" while closed
+	epoch  uint64 // raised when idle connections must not be used again
+	idle   []*Reader
+	active map[*Reader]bool
+	freed  chan struct{} // closed when a reader comes back, if somebody waits
+	gate   chan struct{} // not nil while readers are held back
+}
+
+func newPool(max int) *pool { return &pool{max: max, active: map[*Reader]bool{}} }
+
+// A Reader is a connection that reads, lent from the pool.
+type Reader struct {
+	pool     *pool
+	conn     *sqlite.Conn
+	epoch    uint64
+	programs *programs
+
+	since atomic.Int64 // when the running query began, since the process did; 0: none runs
+	mu    sync.Mutex   // guards the running query against its end by the pool; held while it steps
+	query *Query
+}
+
+// use makes the pool open the database at path from now on.
+func (p *pool) use(path string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.file = path
+	p.renew()
+}
+
+// refresh makes new connections of all: they load schema and statistics anew.
+func (p *pool) refresh() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.renew()
+}
+
+func (p *pool) renew() {
+	p.epoch++
+	for _, r := range p.idle {
+		r.close()
+	}
+	p.idle = p.idle[:0]
+}
+
+func (p *pool) path() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.file
+}
+
+// Acquire lends a reader of the rows that have been applied. It waits while the
+// most that may read at a time do.
+func (r *SQL) Acquire(ctx context.Context) (*Reader, error) {
+	if err := r.Err(); err != nil {
+		return nil, err
+	}
+	return r.pool.acquire(ctx)
+}
+
+func (p *pool) acquire(ctx context.Context) (*Reader, error) {
+	var deadline <-chan time.Time
+	for {
+		p.mu.Lock()
+		if p.file == "" {
+			p.mu.Unlock()
+			return nil, ErrReplicaClosed
+		}
+		wait := p.gate
+		if wait == nil && len(p.active) < p.max {
+			r, err := p.take()
+			p.mu.Unlock()
+			return r, err
+		}
+		if wait == nil {
+			if p.freed == nil {
+				p.freed = make(chan struct{})
+			}
+			wait = p.freed
+		}
+		p.mu.Unlock()
+		if deadline == nil {
+			timer := time.NewTimer(readerWait)
+			defer timer.Stop()
+			deadline = timer.C
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-deadline:
+			return nil, &sqlite.Error{Code: sqlite.CodeBusy, Message: "database is locked (5) (SQLITE_BUSY)",
+				Hint: fmt.Sprintf("%d queries have been open for %v; close their rows", p.max, readerWait)}
+		}
+	}
+}
+
+func (p *pool) take() (*Reader, error) {
+	var r *Reader
+	if n := len(p.idle); n > 0 {
+		r = p.idle[n-1]
+		p.idle = p.idle[:n-1]
+	} else {
+		conn, err := sqlite.Open(p.file, sqlite.ReadOnly)
+		if err != nil {
+			return nil, err
+		}
+		r = &Reader{pool: p, conn: conn, epoch: p.epoch, programs: newPrograms(conn)}
+	}
+	p.active[r] = true
+	return r, nil
+}
+
+// Release gives the reader back.
+func (r *Reader) Release() {
+	p := r.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.active, r)
+	if p.freed != nil {
+		close(p.freed)
+		p.freed = nil
+	}
+	if r.epoch != p.epoch || len(p.idle) >= maxIdleReaders {
+		r.close()
+		return
+	}
+	if len(r.programs.byText) > maxReaderPrograms {
+		r.programs.evict()
+	}
+	p.idle = append(p.idle, r)
+}
+
+func (r *Reader) close() {
+	r.programs.clear()
+	r.conn.Close()
+}
+
+// close ends all reads and closes the connections that are not lent.
+func (p *pool) close() {
+	p.mu.Lock()
+	p.file = ""
+	p.renew()
+	active := make([]*Reader, 0, len(p.active))
+	for r := range p.active {
+		active = append(active, r)
+	}
+	if p.freed != nil {
+		close(p.freed)
+		p.freed = nil
+	}
+	p.mu.Unlock()
+	for _, r := range active {
+		r.end(ErrReplicaClosed)
+	}
+}
+
+// quiesce holds new reads back for the time of f, if those that run end within
+// wait, and reports whether it called f.
+func (p *pool) quiesce(wait time.Duration, f func()) bool {
+	gate := make(chan struct{})
+	p.mu.Lock()
+	p.gate = gate
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		p.gate = nil
+		p.mu.Unlock()
+		close(gate)
+	}()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		p.mu.Lock()
+		n := len(p.active)
+		if n > 0 && p.freed == nil {
+			p.freed = make(chan struct{})
+		}
+		freed := p.freed
+		p.mu.Unlock()
+		if n == 0 {
+			f()
+			return true
+		}
+		select {
+		case <-freed:
+		case <-timer.C:
+			return false
+		}
+	}
+}
+
+// endOldest ends the query that has run longest, if it runs for longer than
+// patience.
+func (p *pool) endOldest(patience time.Duration, reason error) bool {
+	var oldest *Reader
+	began := int64(time.Since(processStart) - patience)
+	p.mu.Lock()
+	for r := range p.active {
+		if since := r.since.Load(); since != 0 && since < began {
+			oldest, began = r, since
+		}
+	}
+	p.mu.Unlock()
+	if oldest == nil {
+		return false
+	}
+	oldest.end(reason)
+	return true
+}
+
+// end ends the reader's query with an error.
+func (r *Reader) end(reason error) {
+	r.conn.Interrupt() // a step that runs now
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if q := r.query; q != nil && q.ended == nil {
+		q.ended = reason
+		q.stmt.Reset()
+	}
+}
+
+// Classify finds out which way a text goes.
+func (r *Reader) Classify(sql string) (sqlite.Class, error) { return r.conn.Classify(sql) }
+
+// SetState sets what changes(), total_changes() and last_insert_rowid() answer
+// on this reader.
+func (r *Reader) SetState(changes, total, lastInsertID int64) {
+	r.conn.SetState(changes, total, lastInsertID)
+}
+
+// Interrupt makes the running query fail.
+func (r *Reader) Interrupt() { r.conn.Interrupt() }
+
+var processStart = time.Now()
+
+// A Query is a statement that runs on a reader.
+type Query struct {
+	r     *Reader
+	stmt  *sqlite.Stmt
+	owned bool // not kept by the reader: closed with the query
+	ended error
+}
+
+// Query binds args to the first statement of sql and returns the text behind
+// it. The query is nil if there was no statement. One query runs at a time.
+func (r *Reader) Query(sql string, args []wire.Argument) (q *Query, tail string, err error) {
+	q = &Query{r: r}
+	if kept := r.programs.get(sql); kept != nil {
+		q.stmt = kept.Stmt
+	} else {
+		stmt, rest, err := r.conn.Prepare(sql, true)
+		if err != nil || stmt == nil {
+			return nil, rest, err
+		}
+		if sqlite.Blank(rest) {
+			r.programs.keep(sql, stmt)
+		} else {
+			q.owned, tail = true, rest
+		}
+		q.stmt = stmt
+	}
+	if err := q.stmt.Bind(args, nil); err != nil {
+		q.Close()
+		return nil, tail, err
+	}
+	r.mu.Lock()
+	r.query = q
+	r.mu.Unlock()
+	r.since.Store(int64(time.Since(processStart)))
+	return q, tail, nil
+}
+
+// Columns returns the query's columns; before the first Next they may be those
+// of an earlier schema.
+func (q *Query) Columns() []wire.Column { return q.stmt.Columns() }
+
+// Next steps to the next row, if there is one, and calls row with the statement
+// to read it.
+func (q *Query) Next(row func(*sqlite.Stmt)) (bool, error) {
+	q.r.mu.Lock()
+	defer q.r.mu.Unlock()
+	if q.ended != nil {
+		return false, q.ended
+	}
+	more, err := q.stmt.Step()
+	if more && row != nil {
+		row(q.stmt)
+	}
+	return more, err
+}
+
+// Close ends the query. The reader may run another.
+func (q *Query) Close() {
+	q.r.mu.Lock()
+	defer q.r.mu.Unlock()
+	if q.stmt == nil {
+		return
+	}
+	if q.owned {
+		q.stmt.Close()
+	} else {
+		q.stmt.Reset()
+	}
+	q.r.query, q.stmt = nil, nil
+	q.r.since.Store(0)
+}

@@ -1,0 +1,292 @@
+// Package statemachine holds what a shard's replica is: the SQL replica, which
+// applies the log to SQLite, and (beside it, in time) the in-memory ones.
+//
+// Apply is a pure function of the log and the state: it reads no clock, draws
+// no random number and depends on no map's order, so that all replicas hold the
+// same rows. What only concerns this machine (a full disk, a broken file) is
+// never an operation's result: the replica stops, and applies the entry again
+// when it is started anew.
+package statemachine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// A Listener learns, from the goroutine that applies, what became of entries.
+// Its methods must not block, but for Failed.
+type Listener interface {
+	// Applied is called once an entry's rows can be read. The results are the
+	// listener's to keep.
+	Applied(session, sequence uint64, results []wire.Result)
+	// SessionOpened is called when the entry with this nonce opened a session.
+	SessionOpened(nonce, session uint64)
+	// SessionUnknown is called for an entry whose session does not exist: it
+	// was not applied.
+	SessionUnknown(session, sequence uint64)
+	// Failed is called once, from a goroutine of its own, when this machine
+	// cannot go on. It stops the replica; the entry being applied waits for it.
+	Failed(err error)
+}
+
+// Config of a SQL replica.
+type Config struct {
+	Dir      string // its folder; created if missing
+	Listener Listener
+	Logger   *slog.Logger // nil: slog.Default()
+
+	// MaxReaders bounds the connections that read at the same time; 0: 256.
+	MaxReaders int
+	// WALLimit is the size, in bytes, of SQLite's write-ahead log beyond which
+	// the oldest read is ended with an error, since reads hold it back; 0: 1 GiB.
+	WALLimit int64
+	// SessionTTL is how long, in milliseconds of the shard's ticks, an unused
+	// session is kept; 0: one hour. All replicas must agree on it.
+	SessionTTL uint64
+}
+
+// SQL is the SQL shard's replica, an on-disk state machine of Dragonboat.
+// Readers may be acquired from Open on, beside everything else.
+type SQL struct {
+	cfg     Config
+	log     *slog.Logger
+	pool    *pool
+	storage storage
+
+	mu       sync.Mutex // serializes apply with checkpoints; guards what follows
+	conn     *sqlite.Conn
+	programs *programs
+	meta     metaStatements
+	batch    batch
+	sessions sessions
+	ticks    uint64
+	applied  uint64 // last entry applied
+	sqlIndex uint64 // last entry whose rows SQLite holds, once committed
+	pins     map[*view]bool
+
+	hasVirtual, virtualKnown bool // the database has virtual tables
+
+	visible   atomic.Uint64 // applied, for other goroutines
+	ticksSeen atomic.Uint64
+	expiring  atomic.Bool // something can expire
+	logBytes  atomic.Uint64
+
+	checkpoints checkpointer
+
+	failOnce sync.Once
+	failure  atomic.Pointer[error]
+	stopped  chan struct{} // closed when the replica has been stopped after a failure
+}
+
+// New returns a replica that is not open yet. Nothing is touched before Open.
+func New(cfg Config) *SQL {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.MaxReaders == 0 {
+		cfg.MaxReaders = 256
+	}
+	if cfg.WALLimit == 0 {
+		cfg.WALLimit = 1 << 30
+	}
+	if cfg.SessionTTL == 0 {
+		cfg.SessionTTL = 3600_000
+	}
+	r := &SQL{
+		cfg:     cfg,
+		log:     cfg.Logger,
+		storage: storage{dir: cfg.Dir},
+		pins:    map[*view]bool{},
+		stopped: make(chan struct{}),
+	}
+	r.pool = newPool(cfg.MaxReaders)
+	return r
+}
+
+var _ sm.IOnDiskStateMachine = (*SQL)(nil)
+
+// Open opens the replica's files and returns the index of the last entry that
+// they hold.
+func (r *SQL) Open(<-chan struct{}) (uint64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	path, err := r.storage.open()
+	if err != nil {
+		return 0, err
+	}
+	if err := r.use(path); err != nil {
+		return 0, err
+	}
+	r.checkpoints.start(r)
+	return r.applied, nil
+}
+
+// use makes the database at path the replica's.
+func (r *SQL) use(path string) error {
+	if err := r.connect(path); err != nil {
+		return err
+	}
+	state, err := loadState(r.conn)
+	if err == nil {
+		state, err = r.storage.newerState(state)
+	}
+	if err != nil {
+		r.closeConn()
+		return err
+	}
+	r.sqlIndex = state.SQLIndex
+	r.applied = state.Applied
+	r.ticks = state.Ticks
+	r.sessions.load(state.Sessions)
+	r.publish()
+	r.pool.use(path)
+	return nil
+}
+
+// connect opens the apply connection, anew if it is open.
+func (r *SQL) connect(path string) error {
+	r.closeConn()
+	conn, err := sqlite.Open(path, sqlite.Apply)
+	if err != nil {
+		return fmt.Errorf("hiqlite: open %s: %w", path, err)
+	}
+	conn.Owner(true)
+	defer conn.Owner(false)
+	// synchronous=NORMAL: what a crash takes from the end of the write-ahead
+	// log, the Raft log gives back. Temporary files in memory: a full disk for
+	// them would look like a failing statement.
+	err = conn.Exec(`PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0; PRAGMA temp_store=MEMORY;
+		CREATE TABLE IF NOT EXISTS ` + sqlite.MetaTable + `(id INTEGER PRIMARY KEY, state BLOB NOT NULL)`)
+	if err != nil {
+		conn.Close()
+		return fmt.Errorf("hiqlite: prepare %s: %w", path, err)
+	}
+	r.conn = conn
+	r.programs = newPrograms(conn)
+	r.meta = metaStatements{conn: conn}
+	r.virtualKnown = false
+	return nil
+}
+
+// publish shows other goroutines where the replica is.
+func (r *SQL) publish() {
+	r.visible.Store(r.applied)
+	r.ticksSeen.Store(r.ticks)
+	r.expiring.Store(len(r.sessions.byID) > 0)
+}
+
+// Applied returns the index of the last entry that reads can see.
+func (r *SQL) Applied() uint64 { return r.visible.Load() }
+
+// Ticks returns the shard's clock, in milliseconds, and whether anything can
+// expire: if not, it need not be moved.
+func (r *SQL) Ticks() (now uint64, wanted bool) { return r.ticksSeen.Load(), r.expiring.Load() }
+
+// LogBytes returns how many bytes of entries this replica has applied since it
+// was opened: what tells when the log is worth compacting.
+func (r *SQL) LogBytes() uint64 { return r.logBytes.Load() }
+
+// Size returns the bytes of the database file and of its write-ahead log.
+func (r *SQL) Size() (database, wal int64) {
+	path := r.pool.path()
+	return fileSize(path), fileSize(path + "-wal")
+}
+
+// Err returns why the replica stopped, or nil.
+func (r *SQL) Err() error {
+	if err := r.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// fail stops the replica and returns when it has been: the entry being applied
+// must not be answered, and must not count as applied.
+func (r *SQL) fail(err error) {
+	r.failOnce.Do(func() {
+		err = fmt.Errorf("hiqlite: this node's replica stopped: %w", err)
+		r.failure.Store(&err)
+		go func() {
+			r.cfg.Listener.Failed(err)
+			close(r.stopped)
+		}()
+	})
+	<-r.stopped
+}
+
+// Update applies a batch of entries.
+func (r *SQL) Update(entries []sm.Entry) ([]sm.Entry, error) {
+	if r.Err() != nil {
+		return entries, nil
+	}
+	r.mu.Lock()
+	err := r.apply(entries)
+	r.mu.Unlock()
+	if err != nil {
+		r.fail(err)
+		return entries, nil
+	}
+	r.batch.deliver(r.cfg.Listener)
+	return entries, nil
+}
+
+// Lookup is not how the replica is read: see Acquire.
+func (r *SQL) Lookup(any) (any, error) {
+	return nil, errors.New("hiqlite: the SQL replica is not read through Lookup")
+}
+
+// Sync makes what has been applied durable.
+func (r *SQL) Sync() error {
+	if r.Err() != nil {
+		return nil
+	}
+	r.mu.Lock()
+	err := r.storage.sync(r.state())
+	r.mu.Unlock()
+	if err != nil {
+		r.fail(err)
+	}
+	return nil
+}
+
+// state returns what the replica keeps in memory.
+func (r *SQL) state() *wire.State {
+	return &wire.State{SQLIndex: r.sqlIndex, Applied: r.applied, Ticks: r.ticks, Sessions: r.sessions.all()}
+}
+
+// Close closes the replica's files. What was not synced is applied again.
+func (r *SQL) Close() error {
+	r.checkpoints.stop()
+	r.pool.close()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for v := range r.pins { // their snapshots will not be written any more
+		v.close()
+	}
+	clear(r.pins)
+	r.closeConn()
+	return nil
+}
+
+func (r *SQL) closeConn() {
+	if r.conn == nil {
+		return
+	}
+	r.programs.clear()
+	r.meta.close()
+	if err := r.conn.Close(); err != nil {
+		r.log.Warn("hiqlite: closing the database", "error", err)
+	}
+	r.conn = nil
+}
+
+var _ io.Closer = (*SQL)(nil)

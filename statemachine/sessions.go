@@ -1,0 +1,139 @@
+package statemachine
+
+import (
+	"slices"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// maxSessions bounds the sessions of a shard; beyond it the one unused for
+// longest goes. Far above the number of nodes and clients that write.
+const maxSessions = 8192
+
+// keepResult is the size, in bytes, up to which a result is kept, rows and all,
+// to answer an entry that comes again.
+const keepResult = 4 << 10
+
+// sessions makes entries apply once. An entry of a session is applied only if
+// its sequence is higher than the last one's: copies of the last are answered
+// from what is kept, older ones (kept back somewhere, delivered late) dropped.
+type sessions struct {
+	byID  map[uint64]*wire.Session
+	dirty map[uint64]bool // changed since they were last written to SQLite
+}
+
+type verdict int
+
+const (
+	apply verdict = iota
+	again         // the last entry once more
+	stale         // older than the last entry
+	unknown
+)
+
+func (s *sessions) load(all []wire.Session) {
+	s.byID = make(map[uint64]*wire.Session, len(all))
+	s.dirty = map[uint64]bool{}
+	for i := range all {
+		s.byID[all[i].ID] = &all[i]
+	}
+}
+
+// all returns copies of the sessions, in order.
+func (s *sessions) all() []wire.Session {
+	out := make([]wire.Session, 0, len(s.byID))
+	for _, session := range s.byID {
+		out = append(out, *session)
+	}
+	slices.SortFunc(out, func(a, b wire.Session) int {
+		if a.ID < b.ID {
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+// open makes the entry at index a session.
+func (s *sessions) open(index, ticks uint64) {
+	if len(s.byID) >= maxSessions {
+		s.evict()
+	}
+	s.byID[index] = &wire.Session{ID: index, Used: ticks}
+	s.dirty[index] = true
+}
+
+func (s *sessions) evict() {
+	var oldest *wire.Session
+	for _, session := range s.byID {
+		if oldest == nil || session.Used < oldest.Used || session.Used == oldest.Used && session.ID < oldest.ID {
+			oldest = session
+		}
+	}
+	s.drop(oldest.ID)
+}
+
+func (s *sessions) drop(id uint64) {
+	delete(s.byID, id)
+	s.dirty[id] = true
+}
+
+// expire drops the sessions that were last used before the tick.
+func (s *sessions) expire(before uint64) {
+	for id, session := range s.byID {
+		if session.Used < before {
+			s.drop(id)
+		}
+	}
+}
+
+// admit says what becomes of an entry, and counts it if it is to be applied.
+func (s *sessions) admit(id, sequence, ticks uint64) (*wire.Session, verdict) {
+	session := s.byID[id]
+	switch {
+	case session == nil:
+		return nil, unknown
+	case sequence < session.Sequence:
+		return session, stale
+	case sequence == session.Sequence:
+		return session, again
+	}
+	session.Sequence, session.Used = sequence, ticks
+	session.Results = nil
+	s.dirty[id] = true
+	return session, apply
+}
+
+// kept returns of results what a session keeps. The rows of a large one are not.
+func kept(results []wire.Result) []wire.Result {
+	out := slices.Clone(results)
+	for i := range out {
+		if size(&out[i]) <= keepResult {
+			continue
+		}
+		out[i].RowsDropped = true
+		out[i].Statements = slices.Clone(out[i].Statements)
+		for j := range out[i].Statements {
+			out[i].Statements[j].Rows = nil
+		}
+	}
+	return out
+}
+
+// size is about how many bytes a result takes.
+func size(r *wire.Result) int {
+	n := 0
+	for i := range r.Statements {
+		rows := r.Statements[i].Rows
+		if rows == nil {
+			continue
+		}
+		for _, c := range rows.Columns {
+			n += len(c.Name) + len(c.DeclType) + 4
+		}
+		for j := range rows.Cells {
+			n += len(rows.Cells[j].Data) + 10
+		}
+	}
+	return n
+}

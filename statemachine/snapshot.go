@@ -1,0 +1,221 @@
+package statemachine
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// A snapshot on its way to another replica is
+//
+//	magic | length of state | state | SHA-256 of what follows | zstd(database file)
+//
+// where lengths are little-endian 32-bit numbers.
+var snapshotMagic = []byte("hiqlite snapshot 1\n")
+
+// maxState bounds, in bytes, the state before a snapshot that is believed.
+const maxState = 1 << 30
+
+// A view is a read transaction that stands still while a snapshot is written.
+type view struct {
+	state []byte
+
+	mu   sync.Mutex // held while conn is used
+	conn *sqlite.Conn
+}
+
+func (v *view) copyTo(path string) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.conn.CopyTo(path)
+}
+
+func (v *view) close() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.conn.Close()
+}
+
+// PrepareSnapshot fixes the view that SaveSnapshot will write.
+func (r *SQL) PrepareSnapshot() (any, error) {
+	if r.Err() != nil {
+		return nil, sm.ErrSnapshotStopped
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	conn, err := sqlite.Open(r.pool.path(), sqlite.ReadOnly)
+	if err != nil {
+		return nil, err
+	}
+	conn.Owner(true)
+	if err := conn.Exec("BEGIN; SELECT count(*) FROM " + sqlite.MetaTable); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	v := &view{conn: conn, state: wire.AppendState(nil, r.state())}
+	r.pins[v] = true
+	return v, nil
+}
+
+// SaveSnapshot writes the view to w. The view is copied to a file first, so
+// that a slow receiver does not hold back the write-ahead log.
+func (r *SQL) SaveSnapshot(prepared any, w io.Writer, done <-chan struct{}) error {
+	v := prepared.(*view)
+	path := filepath.Join(r.storage.dir, fmt.Sprintf("snapshot-%p.tmp", v))
+	defer os.Remove(path)
+	err := v.copyTo(path)
+	r.mu.Lock()
+	if r.pins[v] {
+		delete(r.pins, v)
+		v.close()
+	}
+	r.mu.Unlock()
+	if err == nil {
+		err = writeSnapshot(w, v.state, path, done)
+	}
+	if err == nil || errors.Is(err, sm.ErrSnapshotStopped) || errors.Is(err, sm.ErrSnapshotStreaming) {
+		return err
+	}
+	r.log.Warn("hiqlite: a snapshot was not sent; it will be tried again", "error", err)
+	return sm.ErrSnapshotAborted
+}
+
+func writeSnapshot(w io.Writer, state []byte, path string, done <-chan struct{}) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, &stoppable{f, done}); err != nil {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	head := bytes.Clone(snapshotMagic)
+	head = binary.LittleEndian.AppendUint32(head, uint32(len(state)))
+	head = append(head, state...)
+	if _, err := w.Write(sum.Sum(head)); err != nil {
+		return err
+	}
+	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(z, &stoppable{f, done})
+	return errors.Join(err, z.Close())
+}
+
+// stoppable reads until done is closed.
+type stoppable struct {
+	io.Reader
+	done <-chan struct{}
+}
+
+func (s *stoppable) Read(b []byte) (int, error) {
+	select {
+	case <-s.done:
+		return 0, sm.ErrSnapshotStopped
+	default:
+		return s.Reader.Read(b)
+	}
+}
+
+// RecoverFromSnapshot replaces what the replica holds by a snapshot: in a new
+// generation, so that a crash at any point leaves the old or the new one whole.
+// Reads that run finish on the old one.
+func (r *SQL) RecoverFromSnapshot(src io.Reader, done <-chan struct{}) error {
+	if r.Err() != nil {
+		return sm.ErrSnapshotStopped
+	}
+	r.checkpoints.pause()
+	r.mu.Lock()
+	err := r.recover(src, done)
+	r.mu.Unlock()
+	r.checkpoints.resume()
+	if err == nil || errors.Is(err, sm.ErrSnapshotStopped) {
+		return err
+	}
+	r.fail(fmt.Errorf("recover from a snapshot: %w", err))
+	return sm.ErrSnapshotStopped
+}
+
+func (r *SQL) recover(src io.Reader, done <-chan struct{}) error {
+	next := r.storage.generation + 1
+	if err := r.storage.create(next); err != nil {
+		return err
+	}
+	dir := r.storage.path(next)
+	path := filepath.Join(dir, databaseFile)
+	state, err := readSnapshot(&stoppable{src, done}, path)
+	if err != nil {
+		os.RemoveAll(dir)
+		return err
+	}
+	if err := r.storage.writeState(dir, state); err != nil {
+		return err
+	}
+	if err := r.storage.switchTo(next); err != nil {
+		return err
+	}
+	if err := r.use(path); err != nil {
+		return err
+	}
+	r.storage.clean()
+	return nil
+}
+
+// readSnapshot writes the database of a snapshot to path and returns its state.
+func readSnapshot(src io.Reader, path string) (*wire.State, error) {
+	in := bufio.NewReaderSize(src, 64<<10)
+	head := make([]byte, len(snapshotMagic)+4)
+	if _, err := io.ReadFull(in, head); err != nil {
+		return nil, err
+	}
+	n := binary.LittleEndian.Uint32(head[len(snapshotMagic):])
+	if !bytes.HasPrefix(head, snapshotMagic) || n > maxState {
+		return nil, errors.New("not a snapshot that this version reads; upgrade this node")
+	}
+	rest := make([]byte, int(n)+sha256.Size)
+	if _, err := io.ReadFull(in, rest); err != nil {
+		return nil, err
+	}
+	state, err := wire.DecodeState(rest[:n])
+	if err != nil {
+		return nil, err
+	}
+	z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20))
+	if err != nil {
+		return nil, err
+	}
+	defer z.Close()
+	return state, writeDatabase(path, z, sha256.New(), rest[n:])
+}
+
+// writeDatabase copies a database to path, checks its sum and makes it durable.
+func writeDatabase(path string, src io.Reader, sum hash.Hash, want []byte) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.MultiWriter(f, sum), src)
+	if err == nil && !bytes.Equal(sum.Sum(nil), want) {
+		err = errors.New("the snapshot was damaged on its way: its checksum differs")
+	}
+	return errors.Join(err, f.Sync(), f.Close())
+}
