@@ -338,3 +338,6 @@ func (q *Query) Close() {
 	q.r.query, q.stmt = nil, nil
 	q.r.since.Store(0)
 }
+
+// Discard makes Release close the reader instead of lending it again.
+func (r *Reader) Discard() { r.epoch = 0 }

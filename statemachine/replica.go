@@ -41,6 +41,7 @@ type Listener interface {
 // Config of a SQL replica.
 type Config struct {
 	Dir      string // its folder; created if missing
+	Marker   string // a file outside of Dir that tells how far the database was synced
 	Listener Listener
 	Logger   *slog.Logger // nil: slog.Default()
 
@@ -104,7 +105,7 @@ func New(cfg Config) *SQL {
 	r := &SQL{
 		cfg:     cfg,
 		log:     cfg.Logger,
-		storage: storage{dir: cfg.Dir},
+		storage: storage{dir: cfg.Dir, marker: cfg.Marker},
 		pins:    map[*view]bool{},
 		stopped: make(chan struct{}),
 	}
@@ -115,15 +116,24 @@ func New(cfg Config) *SQL {
 var _ sm.IOnDiskStateMachine = (*SQL)(nil)
 
 // Open opens the replica's files and returns the index of the last entry that
-// they hold.
+// they hold. It may be called again while it is open: Raft ends the process if
+// it fails, so the node opens it first and hands the open one over.
 func (r *SQL) Open(<-chan struct{}) (uint64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.conn != nil {
+		return r.applied, nil
+	}
 	path, err := r.storage.open()
 	if err != nil {
 		return 0, err
 	}
 	if err := r.use(path); err != nil {
+		return 0, err
+	}
+	if err := r.storage.checkMarker(r.applied); err != nil {
+		r.pool.close()
+		r.closeConn()
 		return 0, err
 	}
 	r.checkpoints.start(r)

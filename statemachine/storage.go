@@ -25,6 +25,7 @@ import (
 // a database in use would meet the old write-ahead log, and lose.
 type storage struct {
 	dir        string
+	marker     string
 	generation uint64
 }
 
@@ -112,7 +113,41 @@ func (s *storage) sync(state *wire.State) error {
 	if err := syncFile(filepath.Join(dir, databaseFile+"-wal")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return s.writeState(dir, state)
+	if err := s.writeState(dir, state); err != nil {
+		return err
+	}
+	return s.mark(state.Applied)
+}
+
+// mark writes, outside of the replica's folder, how far it has been synced. The
+// Raft log may be compacted up to there, so a replica that turns out to be
+// behind has lost its files; Raft would end the process.
+func (s *storage) mark(applied uint64) error {
+	if s.marker == "" {
+		return nil
+	}
+	return WriteFile(s.marker, []byte(strconv.FormatUint(applied, 10)+"\n"))
+}
+
+func (s *storage) checkMarker(applied uint64) error {
+	if s.marker == "" {
+		return nil
+	}
+	b, err := os.ReadFile(s.marker)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	synced, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil {
+		return fmt.Errorf("%w: %s says %q", ErrDamaged, s.marker, b)
+	}
+	if applied < synced {
+		return fmt.Errorf("%w: %s stands at entry %d but was synced at %d: it was lost, rolled back or replaced", ErrDamaged, s.dir, applied, synced)
+	}
+	return nil
 }
 
 var stateMagic = []byte("hiqlite state 1\n")

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -141,6 +142,21 @@ func find(args []wire.Argument, name string, i int) int {
 		}
 	}
 	return at
+}
+
+// Match reports that args and the parameters of a statement belong together:
+// each parameter has an argument and each argument is used. If not, missing is
+// the place of the first parameter without one, or -1.
+func Match(params []string, args []wire.Argument) (missing int, ok bool) {
+	used := make([]bool, len(args))
+	for i, name := range params {
+		j := find(args, name, i)
+		if j < 0 {
+			return i, false
+		}
+		used[j] = true
+	}
+	return -1, !slices.Contains(used, false)
 }
 
 func (s *Stmt) bind(i int32, v *wire.Value) int32 {

@@ -1,0 +1,85 @@
+package hiqlite
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// maxClassBytes bounds the texts whose class is kept. Some programs write their
+// values into the text, and so a new one for each row.
+const maxClassBytes = 8 << 20
+
+// classes keeps what is known of texts. What a text does depends on nothing but
+// itself, so a class is good for ever.
+type classes struct {
+	mu     sync.RWMutex
+	byText map[string]*sqlite.Class
+	bytes  int
+}
+
+func (c *classes) get(text string) *sqlite.Class {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.byText[text]
+}
+
+func (c *classes) put(text string, class *sqlite.Class) {
+	const overhead = 200
+	if len(text) > maxClassBytes/64 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.byText == nil || c.bytes+len(text)+overhead > maxClassBytes {
+		c.byText, c.bytes = map[string]*sqlite.Class{}, 0
+	}
+	c.byText[text] = class
+	c.bytes += len(text) + overhead
+}
+
+// staleWait bounds, without a leader, how long a text waits that this node does
+// not understand because a table may not have arrived yet.
+const staleWait = 2 * time.Second
+
+// classify finds out which way a text goes.
+func (n *Node) classify(ctx context.Context, text string) (*sqlite.Class, error) {
+	if class := n.classes.get(text); class != nil {
+		return class, nil
+	}
+	class, err := n.prepareClass(ctx, text)
+	var e *wire.Error
+	if errors.As(err, &e) && e.Code == sqlite.CodeError && e.Hint == "" && !sqlite.SyntaxError(e) {
+		// "no such table" may only mean that this replica is behind.
+		before := n.replica.Applied()
+		wait, cancel := context.WithTimeout(ctx, staleWait)
+		caughtUp := n.shard.ReadIndex(wait)
+		cancel()
+		if caughtUp == nil && n.replica.Applied() != before || caughtUp != nil && ctx.Err() == nil {
+			class, err = n.prepareClass(ctx, text)
+		}
+	}
+	if err != nil {
+		return nil, readError(ctx, err)
+	}
+	n.classes.put(strings.Clone(text), class)
+	return class, nil
+}
+
+func (n *Node) prepareClass(ctx context.Context, text string) (*sqlite.Class, error) {
+	reader, err := n.acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer reader.Release()
+	class, err := reader.Classify(text)
+	if err != nil {
+		return nil, err
+	}
+	return &class, nil
+}

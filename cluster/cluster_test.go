@@ -1,0 +1,642 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+)
+
+// disk is what a test machine has "on disk": it survives a restart.
+type disk struct {
+	mu       sync.Mutex
+	applied  uint64
+	total    int // how many operations were applied
+	sessions map[uint64]*seen
+	syncs    int
+}
+
+type seen struct {
+	sequence uint64
+	results  []string
+}
+
+// counter is a machine on disk that counts operations, with the sessions that
+// exactly-once needs.
+type counter struct {
+	t  testing.TB
+	d  *disk
+	to atomic.Pointer[Combiner[string, string]]
+}
+
+func (m *counter) Open(<-chan struct{}) (uint64, error) {
+	m.d.mu.Lock()
+	defer m.d.mu.Unlock()
+	return m.d.applied, nil
+}
+
+func (m *counter) Update(entries []sm.Entry) ([]sm.Entry, error) {
+	m.d.mu.Lock()
+	defer m.d.mu.Unlock()
+	to := m.to.Load()
+	for i := range entries {
+		e := decode(m.t, entries[i].Cmd)
+		m.d.applied = entries[i].Index
+		if e.Nonce != 0 {
+			m.d.sessions[entries[i].Index] = &seen{}
+			if to != nil {
+				to.SessionOpened(e.Nonce, entries[i].Index)
+			}
+			continue
+		}
+		s := m.d.sessions[e.Session]
+		if s == nil {
+			if to != nil {
+				to.SessionUnknown(e.Session, e.Sequence)
+			}
+			continue
+		}
+		if e.Sequence < s.sequence {
+			continue
+		}
+		if e.Sequence > s.sequence {
+			s.sequence, s.results = e.Sequence, nil
+			for range e.Ops {
+				m.d.total++
+				s.results = append(s.results, strconv.Itoa(m.d.total))
+			}
+		}
+		if to != nil {
+			to.Applied(e.Session, e.Sequence, s.results)
+		}
+	}
+	return entries, nil
+}
+
+func (m *counter) Lookup(any) (any, error) { return nil, nil }
+func (m *counter) Sync() error {
+	m.d.mu.Lock()
+	defer m.d.mu.Unlock()
+	m.d.syncs++
+	return nil
+}
+func (m *counter) PrepareSnapshot() (any, error)                               { return nil, nil }
+func (m *counter) SaveSnapshot(any, io.Writer, <-chan struct{}) error          { return sm.ErrSnapshotAborted }
+func (m *counter) RecoverFromSnapshot(r io.Reader, done <-chan struct{}) error { return nil }
+func (m *counter) Close() error                                                { return nil }
+
+const testTick = 10 * time.Millisecond
+
+// testNode is a node of a test cluster.
+type testNode struct {
+	t     testing.TB
+	cfg   Config
+	disk  *disk
+	host  *Host
+	shard *Shard
+	c     *Combiner[string, string]
+}
+
+func freePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func newNodes(t testing.TB, n int) map[uint64]*testNode {
+	members := map[uint64]string{}
+	for i := range n {
+		members[uint64(i+1)] = freePort(t)
+	}
+	nodes := map[uint64]*testNode{}
+	for id := range members {
+		nodes[id] = &testNode{
+			t:    t,
+			cfg:  Config{Dir: filepath.Join(t.TempDir(), "raft"), Node: id, Members: members, Tick: testTick},
+			disk: &disk{sessions: map[uint64]*seen{}},
+		}
+	}
+	return nodes
+}
+
+func (n *testNode) start() {
+	n.t.Helper()
+	var err error
+	if n.host, err = Open(n.cfg); err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(n.stop)
+	m := &counter{t: n.t, d: n.disk}
+	n.shard, err = n.host.StartShard(1, func() sm.IOnDiskStateMachine { return m })
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.c = NewCombiner[string, string](n.shard, &textCodec{}, CombinerConfig{})
+	m.to.Store(n.c)
+}
+
+func (n *testNode) stop() {
+	n.c.Close()
+	if err := n.host.Close(); err != nil {
+		n.t.Error(err)
+	}
+}
+
+func patience(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func (n *testNode) add() int {
+	n.t.Helper()
+	r, err := n.c.Do(patience(n.t), "add")
+	if err != nil {
+		n.t.Fatalf("node %d: %v", n.cfg.Node, err)
+	}
+	total, _ := strconv.Atoi(r)
+	return total
+}
+
+func (n *testNode) total() int {
+	n.disk.mu.Lock()
+	defer n.disk.mu.Unlock()
+	return n.disk.total
+}
+
+func (n *testNode) wantTotal(want int) {
+	n.t.Helper()
+	if err := n.shard.ReadIndex(patience(n.t)); err != nil {
+		n.t.Fatalf("node %d: %v", n.cfg.Node, err)
+	}
+	if got := n.total(); got != want {
+		n.t.Fatalf("node %d: %d operations applied, want %d", n.cfg.Node, got, want)
+	}
+}
+
+func (n *testNode) leader() uint64 {
+	n.t.Helper()
+	if err := n.shard.WaitLeader(patience(n.t)); err != nil {
+		n.t.Fatal(err)
+	}
+	return n.shard.Leader().Node
+}
+
+func TestThreeNodes(t *testing.T) {
+	nodes := newNodes(t, 3)
+	nodes[3].start()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*testTick)
+	defer cancel()
+	if err := nodes[3].shard.WaitLeader(ctx); !errors.Is(err, ErrNoLeader) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("one of three: %v", err)
+	}
+	if err := nodes[3].shard.ReadIndex(ctx); !errors.Is(err, ErrNoLeader) {
+		t.Fatalf("one of three: %v", err)
+	}
+	if _, err := nodes[3].c.Do(ctx, "add"); !errors.Is(err, ErrNoLeader) || errors.Is(err, ErrOutcomeUnknown) {
+		t.Fatalf("one of three: %v", err)
+	}
+	nodes[1].start()
+	if got := nodes[1].add(); got != 1 {
+		t.Fatalf("two of three: got %d", got)
+	}
+	nodes[2].start()
+	for range 5 {
+		for _, n := range nodes {
+			n.add()
+		}
+	}
+	for _, n := range nodes {
+		n.wantTotal(16)
+		members, err := n.shard.Members(patience(t))
+		if err != nil || len(members) != 3 || members[2] != nodes[2].cfg.Members[2] {
+			t.Fatal(members, err)
+		}
+	}
+
+	// The leader leaves while everyone writes: it hands over, nobody notices.
+	leader := nodes[nodes[1].leader()]
+	var stop atomic.Bool
+	var done atomic.Int64
+	var wg sync.WaitGroup
+	for _, n := range nodes {
+		if n == leader {
+			continue
+		}
+		for range 3 {
+			wg.Go(func() {
+				for !stop.Load() {
+					n.add()
+					done.Add(1)
+				}
+			})
+		}
+	}
+	leader.stop()
+	for _, n := range nodes {
+		if n != leader {
+			if l := n.leader(); l == leader.cfg.Node {
+				<-n.shard.LeaderChanged()
+			}
+			n.add()
+			done.Add(1)
+		}
+	}
+	stop.Store(true)
+	wg.Wait()
+	want := 16 + int(done.Load())
+	for _, n := range nodes {
+		if n != leader {
+			n.wantTotal(want)
+		}
+	}
+
+	// Back, with the same folder.
+	leader.start()
+	if !leader.host.Bootstrapped(1) || leader.host.Bootstrapped(2) {
+		t.Fatal("Bootstrapped")
+	}
+	leader.wantTotal(want)
+	leader.add()
+
+	for id := range nodes {
+		if err := nodes[1].shard.TransferLeadership(patience(t), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAllRestartAtOtherAddresses(t *testing.T) {
+	nodes := newNodes(t, 3)
+	for _, n := range nodes {
+		n.start()
+	}
+	for _, n := range nodes {
+		n.add()
+	}
+	moved := map[uint64]string{}
+	for id, n := range nodes {
+		n.stop()
+		moved[id] = freePort(t)
+	}
+	for _, n := range nodes {
+		n.cfg.Members = moved
+		n.start()
+	}
+	for _, n := range nodes {
+		n.add()
+	}
+	for _, n := range nodes {
+		n.wantTotal(6)
+	}
+}
+
+// listening returns how many TCP ports this process listens on.
+func listening(t *testing.T) int {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		return 0
+	}
+	inodes := map[string]bool{}
+	for _, file := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for _, line := range strings.Split(string(data), "\n") {
+			if f := strings.Fields(line); len(f) > 9 && f[3] == "0A" {
+				inodes["socket:["+f[9]+"]"] = true
+			}
+		}
+	}
+	n := 0
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if link, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && inodes[link] {
+			n++
+		}
+	}
+	return n
+}
+
+func TestSingleNode(t *testing.T) {
+	before := listening(t)
+	n := newNodes(t, 1)[1]
+	l, err := net.Listen("tcp", n.cfg.Members[1]) // its port is not even needed
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	n.cfg.Tick = 0
+	n.start()
+	if got := listening(t); runtime.GOOS == "linux" && got != before+1 {
+		t.Fatalf("%d ports are open, want %d", got, before+1)
+	}
+	for range 10 {
+		n.add()
+	}
+	n.wantTotal(10)
+
+	// Compaction leaves what was asked for, and nothing to do is no error.
+	for range 2 {
+		if err := n.shard.Compact(patience(t), 3); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n.disk.syncs == 0 {
+		t.Fatal("Compact did not sync the machine")
+	}
+	n.stop()
+	n.start()
+	n.add()
+	n.wantTotal(11)
+
+	// Opened twice in one process.
+	if _, err := Open(n.cfg); err == nil || !strings.Contains(err.Error(), "already open") {
+		t.Fatal(err)
+	}
+	if _, err := n.host.StartShard(1, nil); err == nil {
+		t.Fatal("started a shard twice")
+	}
+
+	// A replica stopped by itself.
+	for range 2 {
+		if err := n.shard.Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-n.shard.Done()
+	wantClosed(t, n)
+}
+
+func wantClosed(t *testing.T, n *testNode) {
+	t.Helper()
+	ctx := patience(t)
+	_, members := n.shard.Members(ctx)
+	_, propose := n.shard.Propose([]byte("x"), time.Second)
+	_, do := n.c.Do(ctx, "x")
+	for i, err := range []error{
+		n.shard.WaitLeader(ctx), n.shard.ReadIndex(ctx), n.shard.Compact(ctx, 1),
+		n.shard.TransferLeadership(ctx, 1), members, propose, do,
+	} {
+		if !errors.Is(err, ErrClosed) {
+			t.Errorf("call %d after the end: %v", i, err)
+		}
+	}
+	if n.shard.Leader() != (Leader{}) {
+		t.Error("a leader after the end")
+	}
+}
+
+func TestCloseIsIdempotent(t *testing.T) {
+	n := newNodes(t, 1)[1]
+	n.start()
+	n.add()
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			if err := n.host.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	wantClosed(t, n)
+	if n.host.Bootstrapped(1) {
+		t.Error("Bootstrapped after Close")
+	}
+	if _, err := n.host.StartShard(2, nil); err != ErrClosed {
+		t.Error(err)
+	}
+}
+
+// A host that is closed while its methods are in use.
+func TestCloseUnderLoad(t *testing.T) {
+	n := newNodes(t, 1)[1]
+	n.start()
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				if _, err := n.c.Do(patience(t), "add"); err != nil {
+					if !errors.Is(err, ErrClosed) {
+						t.Error(err)
+					}
+					return
+				}
+			}
+		})
+		wg.Go(func() {
+			for {
+				if err := n.shard.ReadIndex(patience(t)); err != nil {
+					if err != ErrClosed {
+						t.Error(err)
+					}
+					return
+				}
+			}
+		})
+	}
+	n.add()
+	n.stop()
+	wg.Wait()
+}
+
+func TestHostnameChanges(t *testing.T) {
+	n := newNodes(t, 1)[1]
+	n.start()
+	n.add()
+	if err := n.shard.Compact(patience(t), 0); err != nil { // so that there is a snapshot record
+		t.Fatal(err)
+	}
+	n.add()
+	n.stop()
+	// As another host would have left it, interrupted before and after the rename.
+	for _, renamed := range []bool{true, false} {
+		flag := filepath.Join(n.cfg.Dir, flagFile)
+		data, err := os.ReadFile(flag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, err := decodeStatus(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if renamed {
+			if err := os.Rename(filepath.Join(n.cfg.Dir, status.Hostname), filepath.Join(n.cfg.Dir, "elsewhere")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		status.Hostname = "elsewhere"
+		if err := writeStatus(flag, status); err != nil {
+			t.Fatal(err)
+		}
+		before := n.total()
+		n.start()
+		n.wantTotal(before)
+		n.add()
+		n.stop()
+	}
+	if err := os.WriteFile(filepath.Join(n.cfg.Dir, flagFile), []byte("garbage, not a status"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(n.cfg); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Fatal(err)
+	}
+}
+
+func TestOpenErrors(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	address := taken.Addr().String()
+	dir := t.TempDir()
+	for _, test := range []struct {
+		cfg  Config
+		want []string
+	}{
+		{Config{Dir: dir, Node: 1, Members: map[uint64]string{1: address, 2: "127.0.0.1:1"}}, []string{address, "stop what uses the port"}},
+		{Config{Dir: dir, Node: 1, Members: map[uint64]string{1: "name.invalid:2000", 2: "127.0.0.1:1"}}, []string{"name.invalid:2000"}},
+		{Config{Dir: dir, Node: 3, Members: map[uint64]string{1: "a:1", 2: "b:1"}}, []string{"this node, 3", "[1 2]"}},
+		{Config{Node: 0, Members: map[uint64]string{0: "a:1", 1: "nonsense", 2: "c:1", 3: "c:1"}, Tick: 1},
+			[]string{"Dir is empty", "node id 0", "nonsense", "nodes 2 and 3", "Tick"}},
+		{Config{Dir: filepath.Join(file, "sub"), Node: 1, Members: map[uint64]string{1: ""}}, []string{"cannot create", "not a directory"}},
+		{Config{Dir: file, Node: 1, Members: map[uint64]string{1: ""}}, []string{file}},
+	} {
+		h, err := Open(test.cfg)
+		if err == nil {
+			h.Close()
+			t.Fatalf("%+v: no error", test.cfg)
+		}
+		for _, want := range test.want {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%v does not say %q", err, want)
+			}
+		}
+	}
+}
+
+func TestFolderOfAnotherNode(t *testing.T) {
+	dir := t.TempDir()
+	h, err := Open(Config{Dir: dir, Node: 1, Members: map[uint64]string{1: ""}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Close()
+	if _, err := Open(Config{Dir: dir, Node: 2, Members: map[uint64]string{2: ""}}); err == nil || !strings.Contains(err.Error(), "another node") {
+		t.Fatal(err)
+	}
+	// A damaged id file makes Dragonboat panic.
+	if err := os.WriteFile(filepath.Join(dir, "NODEHOST.ID"), []byte("damaged, badly"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Config{Dir: dir, Node: 1, Members: map[uint64]string{1: ""}}); err == nil {
+		t.Fatal("a damaged folder was opened")
+	}
+}
+
+func TestTargets(t *testing.T) {
+	for _, node := range []uint64{1, 2, 1000, maxNode} {
+		if got, ok := targetNode(nodeTarget(node)); !ok || got != node {
+			t.Errorf("node %d: %s is of node %d", node, nodeTarget(node), got)
+		}
+		if nodeID(replicaID(node)) != node {
+			t.Errorf("node %d: replica %d", node, replicaID(node))
+		}
+	}
+	// In every folder and every membership: it can never change.
+	if got := nodeTarget(258); got != "6869716c-6974-6500-0000-000000000102" {
+		t.Error(got)
+	}
+	for _, bad := range []string{"", "127.0.0.1:1", "6869716c-6974-6501-0000-000000000102"} {
+		if _, ok := targetNode(bad); ok {
+			t.Errorf("%q is a node", bad)
+		}
+	}
+}
+
+// Nothing but our own lines and warnings of note may appear while all is well.
+func TestQuiet(t *testing.T) {
+	var buf strings.Builder
+	var mu sync.Mutex
+	log.SetOutput(writerFunc(func(p []byte) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return buf.Write(p)
+	}))
+	defer log.SetOutput(os.Stderr)
+	nodes := newNodes(t, 3)
+	for range 2 {
+		for _, n := range nodes {
+			n.start()
+		}
+		for _, n := range nodes {
+			n.add()
+		}
+		for _, n := range nodes {
+			n.stop()
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if buf.Len() > 0 {
+		t.Error("logged: " + buf.String())
+	}
+}
+
+func TestStandardLogIsLeftAlone(t *testing.T) {
+	if log.Writer() != os.Stderr || log.Flags() != log.LstdFlags {
+		t.Errorf("%T %b", log.Writer(), log.Flags())
+	}
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func BenchmarkThreeNodes(b *testing.B) {
+	nodes := newNodes(b, 3)
+	for _, n := range nodes {
+		n.start()
+	}
+	for _, yields := range []int{-1, 1, 2, 4, 8, 16} {
+		b.Run(fmt.Sprint("yields=", yields), func(b *testing.B) {
+			n := nodes[nodes[1].leader()]
+			n.c.cfg.Yields = yields
+			b.SetParallelism(32)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if _, err := n.c.Do(context.Background(), "add"); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,169 @@
+package cluster
+
+import (
+	"bytes"
+	"crypto/md5"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/lni/dragonboat/v4/raftpb"
+	"github.com/lni/vfs"
+)
+
+// opened are the folders in use by this process. Dragonboat's own lock is a
+// POSIX one, which does not exclude the same process: it would panic instead.
+var opened = struct {
+	sync.Mutex
+	dirs map[string]bool
+}{dirs: map[string]bool{}}
+
+// claimFolder creates dir if it is missing, checks that it can be written to
+// and takes it for this process. It returns the folder's absolute path and a
+// function that gives it back.
+func claimFolder(dir string) (string, func(), error) {
+	if dir == "" {
+		return "", nil, errors.New("hiqlite: Config.Dir is empty: name the folder of the Raft log")
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", nil, fmt.Errorf("hiqlite: cannot create the Raft folder: %w", err)
+	}
+	path, err := filepath.Abs(dir)
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("hiqlite: Raft folder %s: %w", dir, err)
+	}
+	probe, err := os.CreateTemp(path, ".writable-*")
+	if err != nil {
+		return "", nil, fmt.Errorf("hiqlite: Raft folder %s is not writable: %w", path, err)
+	}
+	probe.Close()
+	os.Remove(probe.Name())
+
+	opened.Lock()
+	defer opened.Unlock()
+	if opened.dirs[path] {
+		return "", nil, fmt.Errorf("hiqlite: Raft folder %s is already open in this process: share that host, or close it first", path)
+	}
+	opened.dirs[path] = true
+	return path, func() {
+		opened.Lock()
+		defer opened.Unlock()
+		delete(opened.dirs, path)
+	}, nil
+}
+
+const (
+	flagFile = "dragonboat.ds" // what Dragonboat remembers of who owns a folder
+	lockFile = "LOCK"
+)
+
+// adoptHostname makes a folder that was written under another hostname usable
+// under today's. Dragonboat keeps its data in Dir/<hostname>/... and refuses to
+// start (ErrHostnameChanged) when the name in dragonboat.ds is not the current
+// one, but a container gets a new name at every start. So, under Dragonboat's
+// own lock: rename the subfolder, then write the new name into dragonboat.ds
+// (8 bytes of MD5, then a raftpb.RaftDataStatus). Each step is durable before
+// the next and a crash between them is finished at the next start. Paths inside
+// the log's records are not used by Dragonboat after a restart.
+//
+// It returns the former hostname, or "" if nothing had to be done.
+func adoptHostname(dir string) (former string, err error) {
+	flag := filepath.Join(dir, flagFile)
+	data, err := os.ReadFile(flag)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	} else if err != nil {
+		return "", fmt.Errorf("hiqlite: %w", err)
+	}
+	status, err := decodeStatus(data)
+	if err != nil {
+		return "", fmt.Errorf("hiqlite: %s is damaged (%w): the Raft folder cannot be used", flag, err)
+	}
+	current, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("hiqlite: no hostname: %w", err)
+	}
+	if status.Hostname == "" || strings.EqualFold(strings.TrimSpace(status.Hostname), strings.TrimSpace(current)) {
+		return "", nil
+	}
+	lock, err := vfs.Default.Lock(filepath.Join(dir, lockFile))
+	if err != nil {
+		return "", fmt.Errorf("hiqlite: Raft folder %s is in use by another process: %w", dir, err)
+	}
+	defer lock.Close()
+
+	from, to := filepath.Join(dir, status.Hostname), filepath.Join(dir, current)
+	if _, err := os.Stat(from); err == nil {
+		if err := os.Rename(from, to); err != nil {
+			return "", fmt.Errorf("hiqlite: the hostname changed from %q to %q, and the Raft log could not be renamed: %w",
+				status.Hostname, current, err)
+		}
+		if err := syncFolder(dir); err != nil {
+			return "", fmt.Errorf("hiqlite: %w", err)
+		}
+	} else if _, err := os.Stat(to); err != nil {
+		return "", fmt.Errorf("hiqlite: the Raft log is missing: neither %s nor %s exists", from, to)
+	}
+	former, status.Hostname = status.Hostname, current
+	if err := writeStatus(flag, status); err != nil {
+		return "", fmt.Errorf("hiqlite: %w", err)
+	}
+	return former, nil
+}
+
+// statusSum is the checksum in front of the content of dragonboat.ds.
+func statusSum(content []byte) []byte {
+	sum := md5.Sum(content)
+	return sum[8:]
+}
+
+func decodeStatus(data []byte) (raftpb.RaftDataStatus, error) {
+	var status raftpb.RaftDataStatus
+	if len(data) < 8 || !bytes.Equal(data[:8], statusSum(data[8:])) {
+		return status, errors.New("checksum mismatch")
+	}
+	return status, status.Unmarshal(data[8:])
+}
+
+// writeStatus replaces dragonboat.ds atomically and durably.
+func writeStatus(path string, status raftpb.RaftDataStatus) error {
+	content, err := status.Marshal()
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".status-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(append(statusSum(content), content...))
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+func syncFolder(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}

@@ -1,0 +1,409 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lni/dragonboat/v4"
+	"github.com/lni/dragonboat/v4/config"
+	"github.com/lni/dragonboat/v4/raftio"
+	sm "github.com/lni/dragonboat/v4/statemachine"
+)
+
+const (
+	defaultTick     = 50 * time.Millisecond // with peers: elections after 1-2 s
+	defaultLoneTick = 20 * time.Millisecond // alone: leads after 0.1-0.2 s
+
+	// handover bounds how long Close waits for others to take the lead, for
+	// all shards together.
+	handover = 500 * time.Millisecond
+)
+
+// Config describes a Host.
+type Config struct {
+	Dir     string            // folder of the Raft log; created if missing
+	Node    uint64            // id of this node, a key of Members; 1 to 2^32-1
+	Members map[uint64]string // node id -> host:port of its Raft listener
+	Tick    time.Duration     // Raft's unit of time, whole milliseconds up to 250; 0: 50 ms, a single member 20 ms
+	Logger  *slog.Logger      // for this package's own lines; nil: slog.Default()
+}
+
+// validate reports every fault at once.
+func (c Config) validate() error {
+	var faults []error
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("hiqlite: "+format, args...))
+	}
+	if c.Dir == "" {
+		fault("Config.Dir is empty: name the folder of the Raft log")
+	}
+	if _, ok := c.Members[c.Node]; !ok {
+		fault("this node, %d, is not among the members %v", c.Node, slices.Sorted(maps.Keys(c.Members)))
+	}
+	seen := map[string]uint64{}
+	for _, id := range slices.Sorted(maps.Keys(c.Members)) {
+		address := c.Members[id]
+		if id == 0 || id > maxNode {
+			fault("node id %d is not between 1 and %d", id, uint64(maxNode))
+		}
+		if len(c.Members) == 1 {
+			break // a lone node has no listener: its address does not matter
+		}
+		if !config.IsValidAddress(address) || strings.Count(address, ":") != 1 {
+			fault("the Raft address %q of node %d is not host:port (IPv4 or a name)", address, id)
+		}
+		if other, ok := seen[address]; ok {
+			fault("nodes %d and %d have the same Raft address %s", other, id, address)
+		}
+		seen[address] = id
+	}
+	if c.Tick < 0 || c.Tick%time.Millisecond != 0 || c.Tick > firstAttempt {
+		fault("Config.Tick %v is not a whole number of milliseconds up to %v", c.Tick, firstAttempt)
+	}
+	return errors.Join(faults...)
+}
+
+// Host runs the replicas of one node, in one folder. Its methods may be called
+// from any goroutine.
+type Host struct {
+	cfg     Config
+	log     *slog.Logger
+	reg     *registry
+	release func() // gives the folder back
+
+	// gate is held for reading around every call of nh: a closed NodeHost has
+	// nil fields and would panic. Callers hold it briefly, but for StartShard.
+	gate sync.RWMutex
+	nh   *dragonboat.NodeHost // nil once closed; guarded by gate
+
+	mu      sync.Mutex
+	shards  map[uint64]*Shard // guarded by mu
+	closing bool              // guarded by mu
+	closed  chan struct{}     // closed when Close is done
+	err     error             // what Close returned; read after closed
+}
+
+// Open starts Raft in cfg.Dir and, when there is more than one member, listens
+// on this node's address. It takes tens of milliseconds and starts no replica:
+// StartShard does. Faults of the Config, the folder or the port are errors that
+// say what to do. Only one Host at a time can use a folder.
+func Open(cfg Config) (*Host, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	useSlog()
+	cfg.Members = maps.Clone(cfg.Members)
+	if cfg.Tick == 0 {
+		cfg.Tick = defaultTick
+		if len(cfg.Members) == 1 {
+			cfg.Tick = defaultLoneTick
+		}
+	}
+	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())
+	dir, release, err := claimFolder(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Dir = dir
+	h := &Host{
+		cfg:     cfg,
+		log:     cfg.Logger,
+		reg:     newRegistry(cfg.Members),
+		release: release,
+		shards:  map[uint64]*Shard{},
+		closed:  make(chan struct{}),
+	}
+	if err := h.open(); err != nil {
+		release()
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *Host) open() error {
+	former, err := adoptHostname(h.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	if former != "" {
+		h.log.Info("hiqlite: adopted the Raft folder of another hostname", "dir", h.cfg.Dir, "former", former)
+	}
+	nhc := config.NodeHostConfig{
+		NodeHostID:        nodeTarget(h.cfg.Node),
+		NodeHostDir:       h.cfg.Dir,
+		RTTMillisecond:    uint64(h.cfg.Tick.Milliseconds()),
+		RaftAddress:       h.cfg.Members[h.cfg.Node],
+		RaftEventListener: leaderListener{h},
+		Expert: config.ExpertConfig{
+			// Dragonboat's defaults are sized for thousands of shards. Exec
+			// and the log's Shards are frozen once a folder is written.
+			Engine:              config.EngineConfig{ExecShards: 4, CommitShards: 1, ApplyShards: 4, SnapshotShards: 4, CloseShards: 2},
+			LogDB:               config.GetTinyMemLogDBConfig(),
+			NodeRegistryFactory: h.reg,
+		},
+	}
+	nhc.Expert.LogDB.Shards = 4
+	if len(h.cfg.Members) == 1 {
+		nhc.Expert.TransportFactory = loneTransport{}
+	} else if err := probePort(nhc.RaftAddress); err != nil {
+		return err
+	}
+	h.nh, err = newNodeHost(nhc)
+	return h.explain(err)
+}
+
+// newNodeHost is dragonboat.NewNodeHost without its panics, and without the
+// (nil, nil) that it returns after some of them.
+func newNodeHost(nhc config.NodeHostConfig) (nh *dragonboat.NodeHost, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			nh, err = nil, fmt.Errorf("hiqlite: Raft could not start: %v", r)
+		}
+	}()
+	nh, err = dragonboat.NewNodeHost(nhc)
+	if nh == nil && err == nil {
+		err = errors.New("hiqlite: Raft could not start, and gave no reason (a damaged folder is the usual one)")
+	}
+	return nh, err
+}
+
+// explain adds what a user can do to errors of Dragonboat, some of which come
+// from internal packages and are known by their text only.
+func (h *Host) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	hint := ""
+	switch text := err.Error(); {
+	case strings.Contains(text, "failed to lock data directory"):
+		hint = "another process has it open: stop that one first"
+	case strings.Contains(text, "NodeHostID changed"):
+		hint = "it belongs to another node: check the node id"
+	case strings.Contains(text, "hard setting"):
+		hint = "it was written with other settings (a dragonboat-hard-settings.json in the working folder?)"
+	case strings.Contains(text, "shard settings are invalid"):
+		hint = "it was started with other members, or another kind of machine"
+	}
+	if hint == "" {
+		return fmt.Errorf("hiqlite: Raft folder %s: %w", h.cfg.Dir, err)
+	}
+	return fmt.Errorf("hiqlite: Raft folder %s: %w: %s", h.cfg.Dir, err, hint)
+}
+
+// probePort finds out whether address can be listened on, because Dragonboat
+// would panic, or (a name without an IPv4 address) silently not listen at all.
+func probePort(address string) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("hiqlite: Raft address %q: %w", address, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if _, err := net.DefaultResolver.LookupIP(ctx, "ip4", host); err != nil {
+		return fmt.Errorf("hiqlite: Raft address %s has no IPv4 address: %w", address, err)
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", address)
+	if err != nil {
+		return fmt.Errorf("hiqlite: cannot listen on the Raft address %s: %w: stop what uses the port, or configure another one", address, err)
+	}
+	return l.Close()
+}
+
+// Bootstrapped reports whether the Raft folder knows this node's replica of the
+// shard, that is whether StartShard was ever called for it here. It is false on
+// a closed host.
+func (h *Host) Bootstrapped(shard uint64) bool {
+	h.gate.RLock()
+	defer h.gate.RUnlock()
+	return h.nh != nil && h.nh.HasNodeInfo(shard, replicaID(h.cfg.Node))
+}
+
+// StartShard starts this node's replica of a shard. It blocks until the machine
+// is open and the local log is loaded, not until there is a leader: WaitLeader
+// does. The members of a shard that starts for the first time are those of the
+// Config; later ones come from its log.
+//
+// create is called once, from another goroutine, before StartShard returns. Any
+// error that the machine returns from Open, other than sm.ErrOpenStopped, ends
+// the process: check what can fail first.
+func (h *Host) StartShard(id uint64, create func() sm.IOnDiskStateMachine) (*Shard, error) {
+	h.gate.RLock()
+	defer h.gate.RUnlock()
+	if h.nh == nil {
+		return nil, ErrClosed
+	}
+	replica := replicaID(h.cfg.Node)
+	s := newShard(h, id, replica)
+	h.mu.Lock()
+	if _, ok := h.shards[id]; ok || h.closing {
+		closing := h.closing
+		h.mu.Unlock()
+		if closing {
+			return nil, ErrClosed
+		}
+		return nil, fmt.Errorf("hiqlite: shard %d is already started", id)
+	}
+	h.shards[id] = s // before the start: it has leader events to come
+	h.mu.Unlock()
+
+	err := h.start(s, create)
+	if err != nil {
+		s.end()
+		h.forget(s)
+		return nil, h.explain(err)
+	}
+	return s, nil
+}
+
+// start calls Dragonboat, without its panics. The caller holds gate.
+func (h *Host) start(s *Shard, create func() sm.IOnDiskStateMachine) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("hiqlite: shard %d could not start: %v", s.id, r)
+		}
+	}()
+	cfg := config.Config{
+		ShardID:             s.id,
+		ReplicaID:           s.replica,
+		HeartbeatRTT:        2,
+		ElectionRTT:         20,
+		CheckQuorum:         true,
+		PreVote:             true,
+		OrderedConfigChange: true,
+		WaitReady:           true,
+		SnapshotEntries:     0, // Compact decides
+	}
+	if len(h.cfg.Members) == 1 {
+		cfg.HeartbeatRTT, cfg.ElectionRTT = 1, 5
+	}
+	var members map[uint64]string
+	if !h.nh.HasNodeInfo(s.id, s.replica) {
+		members = make(map[uint64]string, len(h.cfg.Members))
+		for node := range h.cfg.Members {
+			members[replicaID(node)] = nodeTarget(node)
+		}
+	} // else the log knows them, and the Config may have changed since
+	return h.nh.StartOnDiskReplica(members, false,
+		func(uint64, uint64) sm.IOnDiskStateMachine { return create() }, cfg)
+}
+
+func (h *Host) forget(s *Shard) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.shards[s.id] == s {
+		delete(h.shards, s.id)
+	}
+}
+
+func (h *Host) shard(id uint64) *Shard {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.shards[id]
+}
+
+// Close hands the lead of every shard to another node (waiting at most half a
+// second), ends the replicas and stops Raft. Callers inside Shard methods get
+// ErrClosed. It is idempotent, and returns once everything is stopped; a
+// machine whose Update does not return holds it up.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	if h.closing {
+		h.mu.Unlock()
+		<-h.closed
+		return h.err
+	}
+	h.closing = true
+	shards := slices.Collect(maps.Values(h.shards))
+	h.mu.Unlock()
+	defer close(h.closed)
+
+	if len(h.cfg.Members) > 1 {
+		h.handOver(slices.Clone(shards))
+	}
+	for _, s := range shards {
+		s.end()
+	}
+	h.gate.Lock()
+	nh := h.nh
+	h.nh = nil
+	h.gate.Unlock()
+	h.err = closeNodeHost(nh)
+	h.release()
+	return h.err
+}
+
+func closeNodeHost(nh *dragonboat.NodeHost) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("hiqlite: Raft did not close cleanly: %v", r)
+		}
+	}()
+	nh.Close()
+	return nil
+}
+
+// handOver gives the lead of the shards that this node leads to others. A
+// transfer gives no answer: it shows in who leads.
+func (h *Host) handOver(shards []*Shard) {
+	ctx, cancel := context.WithTimeout(context.Background(), handover)
+	defer cancel()
+	shards = slices.DeleteFunc(shards, func(s *Shard) bool { return s.Leader().Node != h.cfg.Node })
+	if len(shards) == 0 {
+		return
+	}
+	peers := h.reachable(ctx)
+	var wg sync.WaitGroup
+	for _, s := range shards {
+		wg.Go(func() { s.handOver(ctx, peers) })
+	}
+	wg.Wait()
+}
+
+// reachable returns the other nodes that accept a connection within 100 ms.
+func (h *Host) reachable(ctx context.Context) []uint64 {
+	ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	var (
+		mu    sync.Mutex
+		nodes []uint64
+		wg    sync.WaitGroup
+	)
+	for node, address := range h.cfg.Members {
+		if node == h.cfg.Node {
+			continue
+		}
+		wg.Go(func() {
+			c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+			if err != nil {
+				return
+			}
+			c.Close()
+			mu.Lock()
+			defer mu.Unlock()
+			nodes = append(nodes, node)
+		})
+	}
+	wg.Wait()
+	return nodes
+}
+
+// leaderListener receives leader changes from Dragonboat, from one goroutine.
+// It must not block or call the NodeHost.
+type leaderListener struct{ h *Host }
+
+var _ raftio.IRaftEventListener = leaderListener{}
+
+func (l leaderListener) LeaderUpdated(info raftio.LeaderInfo) {
+	if s := l.h.shard(info.ShardID); s != nil && s.replica == info.ReplicaID {
+		s.setLeader(Leader{Node: nodeID(info.LeaderID), Term: info.Term})
+	}
+}

@@ -1,0 +1,120 @@
+package cluster
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sync"
+
+	"github.com/google/uuid"
+	"github.com/lni/dragonboat/v4/config"
+	"github.com/lni/dragonboat/v4/raftio"
+)
+
+// maxNode is the largest node id. The upper half of a replica id is kept free
+// for an incarnation, which a node that lost its disk gets when it rejoins.
+const maxNode = 1<<32 - 1
+
+// replicaID returns the id of the node's replica, in every shard.
+func replicaID(node uint64) uint64 { return node }
+
+// nodeID returns the node that a replica id belongs to.
+func nodeID(replica uint64) uint64 { return replica & maxNode }
+
+// targetPrefix is the first half of every NodeHostID. Dragonboat accepts any
+// UUID and keeps it in the folder and in the replicated membership, so it must
+// never change.
+const targetPrefix = "hiqlite\x00"
+
+// nodeTarget returns the NodeHostID of a node: a UUID with the node id in its
+// last eight bytes. Membership stores it instead of an address, so that
+// addresses may change between starts.
+func nodeTarget(node uint64) string {
+	var id uuid.UUID
+	copy(id[:8], targetPrefix)
+	binary.BigEndian.PutUint64(id[8:], node)
+	return id.String()
+}
+
+// targetNode is the inverse of nodeTarget.
+func targetNode(target string) (uint64, bool) {
+	id, err := uuid.Parse(target)
+	if err != nil || string(id[:8]) != targetPrefix {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(id[8:]), true
+}
+
+// registry tells Dragonboat the address of each replica. It looks the address
+// up in the Config's Members whenever it is asked; Dragonboat asks once per
+// message, and dials (and so resolves a host name) once per connection.
+type registry struct {
+	members map[uint64]string // node id -> host:port; never written after Open
+	streams uint64            // connections per peer
+	targets sync.Map          // raftio.NodeInfo -> NodeHostID
+}
+
+var (
+	_ config.NodeRegistryFactory = (*registry)(nil)
+	_ raftio.INodeRegistry       = (*registry)(nil)
+)
+
+func newRegistry(members map[uint64]string) *registry {
+	return &registry{members: members, streams: 1}
+}
+
+// Create implements config.NodeRegistryFactory.
+func (r *registry) Create(_ string, streams uint64, _ config.TargetValidator) (raftio.INodeRegistry, error) {
+	r.streams = max(streams, 1)
+	return r, nil
+}
+
+func (r *registry) Close() error { return nil }
+
+// Add implements raftio.INodeRegistry. A replica that is added again with
+// another target is a replaced one, not a reason to panic as Dragonboat's own
+// registry does.
+func (r *registry) Add(shard, replica uint64, target string) {
+	r.targets.Store(raftio.GetNodeInfo(shard, replica), target)
+}
+
+func (r *registry) Remove(shard, replica uint64) {
+	r.targets.Delete(raftio.GetNodeInfo(shard, replica))
+}
+
+func (r *registry) RemoveShard(shard uint64) {
+	r.targets.Range(func(key, _ any) bool {
+		if key.(raftio.NodeInfo).ShardID == shard {
+			r.targets.Delete(key)
+		}
+		return true
+	})
+}
+
+// Resolve implements raftio.INodeRegistry: the address of a replica, and the
+// key of the connection that its messages share.
+func (r *registry) Resolve(shard, replica uint64) (address, key string, err error) {
+	node := nodeID(replica)
+	if target, ok := r.targets.Load(raftio.GetNodeInfo(shard, replica)); ok {
+		if n, ok := targetNode(target.(string)); ok {
+			node = n
+		}
+	} else {
+		return "", "", fmt.Errorf("hiqlite: replica %d of shard %d is not a member", replica, shard)
+	}
+	address, ok := r.members[node]
+	if !ok {
+		return "", "", fmt.Errorf("hiqlite: no address is configured for node %d", node)
+	}
+	return address, fmt.Sprintf("%s-%d", address, shard%r.streams), nil
+}
+
+// address returns where a membership target can be reached, or the target
+// itself when its node is not in the Config.
+func (r *registry) address(target string) string {
+	if node, ok := targetNode(target); ok {
+		if a, ok := r.members[node]; ok {
+			return a
+		}
+	}
+	return target
+}

@@ -1,0 +1,224 @@
+package hiqlite
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Defaults of a Config.
+const (
+	// DefaultTimeout bounds operations whose context has no deadline.
+	DefaultTimeout = 30 * time.Second
+	// DefaultMaxReaders bounds the SQLite connections of a node that read at
+	// the same time.
+	DefaultMaxReaders = 256
+)
+
+// Consistency says what a read sees.
+type Consistency int
+
+const (
+	// Local reads see what this node has applied: everything that was written
+	// through it, and of other nodes' writes what has arrived.
+	Local Consistency = iota
+	// Linearizable reads see every write acknowledged anywhere before they
+	// began. They cost a round trip to the leader and fail without one.
+	Linearizable
+)
+
+func (c Consistency) String() string {
+	if c == Linearizable {
+		return "linearizable"
+	}
+	return "local"
+}
+
+// A Member is a node of the cluster, as its configuration names it.
+type Member struct {
+	ID       uint64 // 1 to 2^32-1
+	RaftAddr string // host:port on which it listens for the other nodes
+	APIAddr  string // host:port on which it serves clients; unused as yet
+}
+
+// Config describes an embedded node. Only DataDir is required: it alone makes a
+// cluster of one node that opens no network port.
+type Config struct {
+	// DataDir is the node's folder, created if missing. It belongs to one node
+	// of one cluster and to one process at a time.
+	DataDir string
+	// NodeID is this node's place in Nodes; 0: 1.
+	NodeID uint64
+	// Nodes lists all nodes of the cluster, the same on each of them, this one
+	// included; empty: this node alone. It decides who forms the cluster at the
+	// first start. Later on addresses may change, ids may not.
+	Nodes []Member
+
+	// Timeout bounds operations whose context has no deadline; 0: 30 s.
+	Timeout time.Duration
+	// MaxReaders bounds the SQLite connections that read at the same time, each
+	// of which may hold 2 MB; 0: 256. A query more waits for one.
+	MaxReaders int
+	// MaxSteps bounds, in SQLite's virtual machine steps, what one write may
+	// do, so that an endless statement does not stop the cluster; 0: 10^9,
+	// which takes some tens of seconds.
+	MaxSteps uint64
+	// Tick is Raft's unit of time, whole milliseconds: heartbeats come every
+	// second one, an election after 20 to 40 without. The same on all nodes;
+	// 0: 50 ms, or 20 ms for a node alone.
+	Tick time.Duration
+	// Logger takes what concerns no caller; nil: slog.Default().
+	Logger *slog.Logger
+
+	// Conn is what connections of Node.DB begin with.
+	Conn ConnConfig
+}
+
+// ConnConfig is what a connection begins with: what modernc.org/sqlite reads
+// from its DSN, under the same names, and what is hiqlite's own.
+type ConnConfig struct {
+	Consistency Consistency
+	// BusyTimeout is what PRAGMA busy_timeout answers; 0: 5 s.
+	BusyTimeout time.Duration
+	// ForeignKeysOff begins with PRAGMA foreign_keys=OFF. SQLite's own default
+	// is off; here it is on.
+	ForeignKeysOff bool
+	// QueryOnly begins with PRAGMA query_only=ON.
+	QueryOnly bool
+	// Pragmas are run, as "name=value" or "name(value)", by each new connection.
+	Pragmas []string
+
+	// TimeFormat is how time.Time arguments become text: "" as time.Time.String
+	// does, "sqlite", "datetime" or "string_no_monotonic".
+	TimeFormat string
+	// TimeIntegerFormat makes integers of them instead: "unix", "unix_milli",
+	// "unix_micro" or "unix_nano".
+	TimeIntegerFormat string
+	// Location is the zone of times written and read; nil: as they are.
+	Location *time.Location
+	// IntToTime reads integers in DATE, DATETIME and TIMESTAMP columns as times.
+	IntToTime bool
+	// TextToTime reads texts in expressions as times where they look like one.
+	TextToTime bool
+}
+
+// validate reports every fault at once, and fills in defaults.
+func (c *Config) validate() error {
+	var faults []error
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("hiqlite: "+format, args...))
+	}
+	if c.DataDir == "" {
+		fault("DataDir is empty: name the folder in which the node keeps its data")
+	}
+	if c.NodeID == 0 {
+		c.NodeID = 1
+	}
+	if len(c.Nodes) == 0 {
+		c.Nodes = []Member{{ID: c.NodeID}}
+	}
+	c.Nodes = slices.Clone(c.Nodes)
+	ids, addresses := map[uint64]bool{}, map[string]uint64{}
+	for _, m := range c.Nodes {
+		if m.ID == 0 || m.ID > 1<<32-1 {
+			fault("node id %d is not between 1 and 2^32-1", m.ID)
+		}
+		if ids[m.ID] {
+			fault("node id %d stands twice in the list of nodes", m.ID)
+		}
+		ids[m.ID] = true
+		if len(c.Nodes) == 1 && m.RaftAddr == "" {
+			continue
+		}
+		for what, address := range map[string]string{"Raft": m.RaftAddr, "API": m.APIAddr} {
+			if address == "" && what == "API" {
+				continue
+			}
+			if err := checkAddress(address); err != nil {
+				fault("the %s address of node %d: %v", what, m.ID, err)
+			}
+			if other, ok := addresses[address]; ok {
+				fault("the address %s stands twice in the list of nodes: for node %d and node %d", address, other, m.ID)
+			}
+			addresses[address] = m.ID
+		}
+	}
+	if !ids[c.NodeID] {
+		fault("node %d is not in the list of nodes %v", c.NodeID, memberIDs(c.Nodes))
+	}
+	if c.Timeout < 0 {
+		fault("Timeout %v is negative", c.Timeout)
+	}
+	if c.MaxReaders < 0 {
+		fault("MaxReaders %d is negative", c.MaxReaders)
+	}
+	if c.Tick < 0 || c.Tick%time.Millisecond != 0 {
+		fault("Tick %v is not a whole number of milliseconds", c.Tick)
+	}
+	if err := c.Conn.validate(); err != nil {
+		faults = append(faults, err)
+	}
+	if c.Timeout == 0 {
+		c.Timeout = DefaultTimeout
+	}
+	if c.MaxReaders == 0 {
+		c.MaxReaders = DefaultMaxReaders
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return errors.Join(faults...)
+}
+
+func memberIDs(members []Member) []uint64 {
+	ids := make([]uint64, len(members))
+	for i, m := range members {
+		ids[i] = m.ID
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func checkAddress(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || host == "" {
+		return fmt.Errorf("%q is not host:port", address)
+	}
+	if n, err := net.LookupPort("tcp", port); err != nil || n == 0 {
+		return fmt.Errorf("%q has no port between 1 and 65535", address)
+	}
+	return nil
+}
+
+// Formats of times, by the names that modernc.org/sqlite gives them.
+var timeFormats = map[string]string{
+	"sqlite":              "2006-01-02 15:04:05.999999999-07:00",
+	"datetime":            "2006-01-02 15:04:05",
+	"string_no_monotonic": "2006-01-02 15:04:05.999999999 -0700 MST",
+}
+
+func (c *ConnConfig) validate() error {
+	var faults []error
+	if _, ok := timeFormats[c.TimeFormat]; !ok && c.TimeFormat != "" {
+		faults = append(faults, fmt.Errorf("hiqlite: unknown time format %q: use sqlite, datetime or string_no_monotonic", c.TimeFormat))
+	}
+	if !slices.Contains([]string{"", "unix", "unix_milli", "unix_micro", "unix_nano"}, c.TimeIntegerFormat) {
+		faults = append(faults, fmt.Errorf("hiqlite: unknown integer time format %q: use unix, unix_milli, unix_micro or unix_nano", c.TimeIntegerFormat))
+	}
+	if c.BusyTimeout < 0 {
+		faults = append(faults, fmt.Errorf("hiqlite: the busy timeout %v is negative", c.BusyTimeout))
+	}
+	if c.Consistency != Local && c.Consistency != Linearizable {
+		faults = append(faults, fmt.Errorf("hiqlite: unknown consistency %d", c.Consistency))
+	}
+	for _, p := range c.Pragmas {
+		if strings.ContainsAny(p, ";\x00") {
+			faults = append(faults, fmt.Errorf("hiqlite: pragma %q is more than one", p))
+		}
+	}
+	return errors.Join(faults...)
+}

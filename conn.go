@@ -1,0 +1,327 @@
+package hiqlite
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine"
+)
+
+// conn is a connection of database/sql: what SQLite keeps per connection, and a
+// way to the node. It holds no SQLite connection of its own; each read borrows
+// one of the node's. database/sql uses it from one goroutine at a time.
+type conn struct {
+	node     *Node
+	cfg      ConnConfig
+	settings settings
+
+	// What changes(), total_changes() and last_insert_rowid() answer.
+	changes, totalChanges, lastInsertID int64
+
+	foreignKeysOff, queryOnly bool
+	closed                    bool
+}
+
+var (
+	_ driver.Conn               = (*conn)(nil)
+	_ driver.ConnBeginTx        = (*conn)(nil)
+	_ driver.ConnPrepareContext = (*conn)(nil)
+	_ driver.ExecerContext      = (*conn)(nil)
+	_ driver.QueryerContext     = (*conn)(nil)
+	_ driver.Pinger             = (*conn)(nil)
+	_ driver.SessionResetter    = (*conn)(nil)
+	_ driver.Validator          = (*conn)(nil)
+)
+
+func (n *Node) connect(ctx context.Context, cfg ConnConfig) (driver.Conn, error) {
+	if err := n.failure(); err != nil {
+		return nil, err
+	}
+	if n.ctx.Err() != nil {
+		return nil, ErrClosed
+	}
+	c := &conn{node: n, cfg: cfg, foreignKeysOff: cfg.ForeignKeysOff, queryOnly: cfg.QueryOnly}
+	if cfg.BusyTimeout > 0 {
+		c.settings.set("busy_timeout", fmt.Sprint(cfg.BusyTimeout.Milliseconds()))
+	}
+	for _, pragma := range cfg.Pragmas {
+		if _, err := c.ExecContext(ctx, "PRAGMA "+pragma, nil); err != nil {
+			return nil, fmt.Errorf("hiqlite: _pragma=%s: %w", pragma, err)
+		}
+	}
+	return c, nil
+}
+
+// Close ends the connection. The node goes on.
+func (c *conn) Close() error {
+	c.closed = true
+	return nil
+}
+
+// Ping fails if the node is closed or has stopped. It does not ask for a
+// leader: see Node.Ready.
+func (c *conn) Ping(ctx context.Context) error {
+	if err := c.usable(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// ResetSession is called before the connection is used again.
+func (c *conn) ResetSession(context.Context) error {
+	if c.closed {
+		return driver.ErrBadConn
+	}
+	return nil
+}
+
+// IsValid keeps the connection in the pool while the node runs.
+func (c *conn) IsValid() bool { return !c.closed && c.node.ctx.Err() == nil }
+
+func (c *conn) usable() error {
+	if err := c.node.failure(); err != nil {
+		return err
+	}
+	if c.closed || c.node.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return nil
+}
+
+// Prepare is PrepareContext without a context.
+func (c *conn) Prepare(query string) (driver.Stmt, error) {
+	return c.PrepareContext(context.Background(), query)
+}
+
+// PrepareContext finds out what a text does; its errors of syntax are found now.
+func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	if err := c.usable(); err != nil {
+		return nil, err
+	}
+	class, err := c.node.classify(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return &stmt{c: c, text: query, class: class}, nil
+}
+
+// ExecContext runs a text whose rows, if any, nobody wants.
+func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	if err := c.usable(); err != nil {
+		return nil, err
+	}
+	class, err := c.node.classify(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return c.exec(ctx, query, class, args)
+}
+
+// QueryContext runs a text and returns rows.
+func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	if err := c.usable(); err != nil {
+		return nil, err
+	}
+	class, err := c.node.classify(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return c.query(ctx, query, class, args)
+}
+
+func (c *conn) exec(ctx context.Context, text string, class *sqlite.Class, args []driver.NamedValue) (driver.Result, error) {
+	values, err := c.bind(class, args)
+	if err != nil {
+		return nil, err
+	}
+	switch class.Kind {
+	case sqlite.Empty:
+		return result{}, nil
+	case sqlite.Write, sqlite.Vacuum:
+		r, err := c.write(ctx, text, class, values)
+		if err != nil {
+			return nil, err
+		}
+		return resultOf(class, &r.Statements[0]), nil
+	}
+	rows, err := c.answer(ctx, text, class, values)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	dest := make([]driver.Value, len(rows.Columns()))
+	for err == nil {
+		err = rows.Next(dest)
+	}
+	if !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return result{c.lastInsertID, c.changes}, nil
+}
+
+func (c *conn) query(ctx context.Context, text string, class *sqlite.Class, args []driver.NamedValue) (driver.Rows, error) {
+	values, err := c.bind(class, args)
+	if err != nil {
+		return nil, err
+	}
+	switch class.Kind {
+	case sqlite.Empty:
+		return newMemoryRows(&c.cfg, nil), nil
+	case sqlite.Write, sqlite.Vacuum:
+		r, err := c.write(ctx, text, class, values)
+		if err != nil {
+			return nil, err
+		}
+		return newMemoryRows(&c.cfg, r.Statements[0].Rows), nil
+	}
+	return c.answer(ctx, text, class, values)
+}
+
+// answer runs what is no write.
+func (c *conn) answer(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (driver.Rows, error) {
+	switch class.Kind {
+	case sqlite.Transaction:
+		return nil, misuse("use hiqlite.Batch for statements that belong together", "%s is not available: interactive transactions come with a later version", class.What)
+	case sqlite.Setting:
+		return c.configure(ctx, class)
+	}
+	if class.Pragma != "" {
+		if rows := c.setting(class.Pragma); rows != nil {
+			return newMemoryRows(&c.cfg, rows), nil
+		}
+	}
+	return c.read(ctx, text, class, args)
+}
+
+// bind converts arguments, and checks their number where that is known: in a
+// script only the replicas can tell.
+func (c *conn) bind(class *sqlite.Class, args []driver.NamedValue) ([]wire.Argument, error) {
+	values, err := c.cfg.arguments(args)
+	if err != nil || class.Script {
+		return values, err
+	}
+	if n, ok := sqlite.Match(class.Params, values); !ok {
+		if n >= 0 {
+			name := class.Params[n]
+			if name == "" {
+				return nil, misuse("", "missing argument with index %d", n+1)
+			}
+			return nil, misuse("", "missing named argument %q", name[1:])
+		}
+		return nil, misuse("", "too many arguments: the statement has %d parameters, got %d", len(class.Params), len(args))
+	}
+	return values, nil
+}
+
+// write has a text applied and takes over what it did to the connection.
+func (c *conn) write(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (*wire.Result, error) {
+	op := &wire.Operation{
+		ForeignKeysOff: c.foreignKeysOff,
+		LastInsertID:   c.lastInsertID,
+		Changes:        c.changes,
+		Vacuum:         class.Kind == sqlite.Vacuum,
+		Statements:     []wire.Statement{{SQL: text, Args: args}},
+	}
+	r, err := c.propose(ctx, op)
+	if err == nil && class.Script && r.ForeignKeys != wire.ForeignKeysUntouched {
+		c.foreignKeysOff = r.ForeignKeys == wire.ForeignKeysSwitchedOff
+	}
+	return r, err
+}
+
+func (c *conn) propose(ctx context.Context, op *wire.Operation) (*wire.Result, error) {
+	if c.queryOnly {
+		return nil, &Error{Message: "attempt to write a readonly database (8)", ExtendedCode: 8, Hint: "the connection has PRAGMA query_only on"}
+	}
+	r, err := c.node.write(ctx, op)
+	if err != nil {
+		return nil, err
+	}
+	for i := range r.Statements {
+		s := &r.Statements[i]
+		c.changes, c.lastInsertID = s.RowsAffected, s.LastInsertID
+		c.totalChanges += s.RowsAffected
+	}
+	return r, nil
+}
+
+// read runs a text that only reads on this node's replica.
+func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (driver.Rows, error) {
+	if c.consistency(ctx) == Linearizable {
+		if err := c.node.linearize(ctx); err != nil {
+			return nil, err
+		}
+	}
+	reader, err := c.node.acquire(ctx)
+	if err != nil {
+		return nil, sqlError(err)
+	}
+	if class.ConnState {
+		reader.SetState(c.changes, c.totalChanges, c.lastInsertID)
+	}
+	return c.run(ctx, reader, text, class, args)
+}
+
+// run runs a text on a reader, which it gives back. Of a script the rows are
+// those of the last statement that has some, or of the very last, as
+// modernc.org/sqlite has it.
+func (c *conn) run(ctx context.Context, reader *statemachine.Reader, text string, class *sqlite.Class, args []wire.Argument) (driver.Rows, error) {
+	if class.Script {
+		var err error
+		if text, err = c.lastWithRows(ctx, reader, class.Parts, args); err != nil {
+			reader.Release()
+			return nil, err
+		}
+	}
+	query, _, err := reader.Query(text, args)
+	if err != nil || query == nil {
+		reader.Release()
+		return nil, readError(ctx, err)
+	}
+	return newLocalRows(ctx, &c.cfg, reader, query)
+}
+
+// lastWithRows runs the statements of a script to their first row.
+func (c *conn) lastWithRows(ctx context.Context, reader *statemachine.Reader, parts []sqlite.Part, args []wire.Argument) (text string, err error) {
+	for i, part := range parts {
+		query, _, err := reader.Query(part.SQL, args)
+		if err != nil {
+			return "", readError(ctx, err)
+		}
+		row, err := query.Next(nil)
+		query.Close()
+		if err != nil {
+			return "", readError(ctx, err)
+		}
+		if row || i == 0 || i == len(parts)-1 {
+			text = part.SQL
+		}
+	}
+	return text, nil
+}
+
+func (c *conn) consistency(ctx context.Context) Consistency {
+	if v, ok := ctx.Value(consistencyKey{}).(Consistency); ok {
+		return v
+	}
+	return c.cfg.Consistency
+}
+
+func (n *Node) acquire(ctx context.Context) (*statemachine.Reader, error) {
+	return n.replica.Acquire(ctx)
+}
+
+// Begin is BeginTx without a context.
+func (c *conn) Begin() (driver.Tx, error) {
+	return c.BeginTx(context.Background(), driver.TxOptions{})
+}
+
+// BeginTx is refused: a transaction that is not one would lose atomicity.
+func (c *conn) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) {
+	return nil, misuse("use hiqlite.Batch for statements that belong together", "interactive transactions come with a later version")
+}

@@ -1,0 +1,85 @@
+// Package hiqlite is a replicated SQLite for database/sql: every node of a
+// cluster holds the whole database, writes are acknowledged when a majority of
+// the nodes has them on disk, and reads are reads of the local SQLite.
+//
+// Most programs use it through the driver, and nothing else:
+//
+//	import _ "github.com/hiqlite/hiqlite/driver"
+//
+//	db, err := sql.Open("hiqlite", "data?node_id=1&nodes=1=a:8200/a:8100,2=b:8200/b:8100,3=c:8200/c:8100")
+//
+// This package is what stands behind it, for programs that want to hold the
+// node in their hands ([Open]), and what database/sql has no name for: [Batch],
+// [WithConsistency] and the errors.
+//
+// # Guarantees
+//
+//   - A write that returned without an error is on the disks of a majority.
+//   - It was applied exactly once, whichever nodes died meanwhile.
+//   - Reads on the node that it was written through see it; others soon, and at
+//     once with [Linearizable].
+//   - A write that returned an error was not applied and never will be, unless
+//     the error is [ErrOutcomeUnknown].
+//   - All nodes hold the same rows, whatever SQL was run: random() and
+//     datetime('now') are computed alike everywhere.
+//
+// # SQLite
+//
+// Values, types, error texts and codes are those of modernc.org/sqlite, with
+// these exceptions: foreign keys are enforced unless a connection switches them
+// off; a wrong number of arguments is an error; a script of several statements
+// is atomic; an empty blob is not nil; LastInsertId and RowsAffected of a
+// statement that changes the schema are 0. Refused are ATTACH, TEMP objects,
+// load_extension and PRAGMAs that change what statements mean; PRAGMAs that
+// tune a connection are answered and do nothing.
+//
+// Reading the source: config.go, conn.go, stmt.go, rows.go, batch.go and
+// value.go are the nouns of the driver; node.go is what runs behind them.
+package hiqlite
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+)
+
+// DB returns the node's database. It is closed with the node.
+func (n *Node) DB() *sql.DB { return n.db }
+
+// Connector returns a connector to the node, for sql.OpenDB. Its connections
+// begin as Config.Conn says.
+func (n *Node) Connector() driver.Connector { return &connector{n, n.cfg.Conn} }
+
+// ConnectorWith returns a connector whose connections begin as c says. The
+// error is that of a wrong ConnConfig.
+func (n *Node) ConnectorWith(c ConnConfig) (driver.Connector, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	return &connector{n, c}, nil
+}
+
+type connector struct {
+	node *Node
+	cfg  ConnConfig
+}
+
+func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
+	return c.node.connect(ctx, c.cfg)
+}
+func (c *connector) Driver() driver.Driver { return nodeDriver{c.node} }
+
+// nodeDriver is what sql.DB.Driver returns for a node that was opened by Open.
+type nodeDriver struct{ node *Node }
+
+func (d nodeDriver) Open(string) (driver.Conn, error) {
+	return d.node.connect(context.Background(), d.node.cfg.Conn)
+}
+
+type consistencyKey struct{}
+
+// WithConsistency returns a context whose reads have this consistency, whatever
+// their connection was opened with.
+func WithConsistency(ctx context.Context, c Consistency) context.Context {
+	return context.WithValue(ctx, consistencyKey{}, c)
+}

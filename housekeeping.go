@@ -1,0 +1,199 @@
+package hiqlite
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine"
+)
+
+func seed() uint64 { return rand.Uint64() }
+
+const (
+	// tickEvery is how often the leader moves the shard's clock while something
+	// can expire: sessions, after an hour.
+	tickEvery = 10 * time.Second
+	// compactEvery is how often the log's size is looked at.
+	compactEvery = 5 * time.Second
+	// compactFrom and compactTo bound, in bytes, the log between compactions,
+	// which otherwise follows the size of the database: a node that was away
+	// for less is brought up to date by the log, for more by a snapshot.
+	compactFrom = 64 << 20
+	compactTo   = 1 << 30
+)
+
+// tick moves the shard's clock, measured on the leader's monotonic one. A new
+// leader starts anew, and one that was paused moves it by one step only: an
+// expiry may come late, never early.
+func (n *Node) tick() {
+	last := time.Now()
+	for n.sleep(tickEvery) {
+		now := time.Now()
+		step := min(now.Sub(last), 2*tickEvery)
+		last = now
+		ticks, wanted := n.replica.Ticks()
+		if !wanted || n.shard.Leader().Node != n.cfg.NodeID {
+			continue
+		}
+		// Lost or late, it is of no use: the next one takes its place.
+		_, _ = n.shard.Propose(wire.EncodeTick(wire.Tick{Expected: ticks, Next: ticks + uint64(step.Milliseconds())}), tickEvery)
+	}
+}
+
+// compact lets the log forget what all need no more.
+func (n *Node) compact() {
+	var bytes, entries uint64
+	for n.sleep(compactEvery) {
+		size, _ := n.replica.Size()
+		limit := uint64(min(max(size, compactFrom), compactTo))
+		now, applied := n.replica.LogBytes(), n.replica.Applied()
+		if entries == 0 {
+			entries = applied
+		}
+		if now-bytes < limit {
+			continue
+		}
+		// A quarter stays, for nodes that are a little behind.
+		if err := n.shard.Compact(n.ctx, (applied-entries)/4); err != nil {
+			if n.ctx.Err() == nil && !errors.Is(err, ErrClosed) {
+				n.cfg.Logger.Warn("hiqlite: compacting the log", "error", err)
+			}
+			continue
+		}
+		bytes, entries = now, applied
+	}
+}
+
+// sleep waits, and reports false when the node closes.
+func (n *Node) sleep(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-n.ctx.Done():
+		return false
+	}
+}
+
+// identity is what a data folder says of itself.
+type identity struct {
+	Format  int      `json:"format"`
+	NodeID  uint64   `json:"node_id"`
+	Nodes   []uint64 `json:"nodes"`
+	Created string   `json:"created"`
+}
+
+const (
+	identityFile   = "hiqlite.json"
+	identityFormat = 1
+)
+
+// claim makes sure that the data folder is the node's: a new one, or one that
+// it has used before.
+func claim(cfg *Config) error {
+	dir, err := filepath.Abs(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	cfg.DataDir = dir
+	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+		return fmt.Errorf("hiqlite: %s is a file: name a folder for the node's data; to take over a SQLite database, load its .dump", dir)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("hiqlite: the data folder cannot be made: %w", err)
+	}
+	path := filepath.Join(dir, identityFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return found(cfg, dir, path)
+	}
+	if err != nil {
+		return fmt.Errorf("hiqlite: the data folder cannot be read: %w", err)
+	}
+	var id identity
+	if err := json.Unmarshal(data, &id); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrDamaged, path, err)
+	}
+	if id.Format > identityFormat {
+		return fmt.Errorf("hiqlite: %s was written by a newer version (format %d, this one reads %d): upgrade this program", dir, id.Format, identityFormat)
+	}
+	if id.NodeID != cfg.NodeID {
+		return fmt.Errorf("hiqlite: %s belongs to node %d, not to node %d: check the node id and the folder", dir, id.NodeID, cfg.NodeID)
+	}
+	if ids := memberIDs(cfg.Nodes); !slices.Equal(ids, id.Nodes) {
+		return fmt.Errorf("hiqlite: %s belongs to a cluster of the nodes %v, the configuration lists %v", dir, id.Nodes, ids)
+	}
+	return nil
+}
+
+// found writes the identity of a new folder.
+func found(cfg *Config, dir, path string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("hiqlite: the data folder cannot be read: %w", err)
+	}
+	for _, e := range entries {
+		if name := e.Name(); name != "lost+found" && name != identityFile+".tmp" {
+			return fmt.Errorf("hiqlite: %s is not empty (%s) and no data folder of hiqlite: name another one", dir, name)
+		}
+	}
+	data, err := json.MarshalIndent(identity{identityFormat, cfg.NodeID, memberIDs(cfg.Nodes), time.Now().UTC().Format(time.RFC3339)}, "", "  ")
+	if err == nil {
+		err = statemachine.WriteFile(path, append(data, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("hiqlite: the data folder cannot be written: %w", err)
+	}
+	return nil
+}
+
+// A Status describes a node as it sees itself and the cluster.
+type Status struct {
+	NodeID        uint64
+	Leader        uint64 // node id; 0: none known
+	Term          uint64
+	Applied       uint64 // index of the last entry that reads on this node see
+	Commit        uint64 // index of the last entry known to be committed
+	Members       []Member
+	DatabaseBytes int64
+	WALBytes      int64 // of SQLite's write-ahead log
+}
+
+// Status returns the node's status, without asking others.
+func (n *Node) Status(ctx context.Context) (Status, error) {
+	if err := ctx.Err(); err != nil {
+		return Status{}, err
+	}
+	if err := n.failure(); err != nil {
+		return Status{}, err
+	}
+	if n.ctx.Err() != nil {
+		return Status{}, ErrClosed
+	}
+	leader := n.shard.Leader()
+	s := Status{NodeID: n.cfg.NodeID, Leader: leader.Node, Term: leader.Term, Applied: n.replica.Applied(), Members: slices.Clone(n.cfg.Nodes)}
+	s.Commit = s.Applied
+	if commit, err := n.shard.Commit(ctx); err == nil { // busy: what was applied will do
+		s.Commit = max(s.Commit, commit)
+	}
+	s.DatabaseBytes, s.WALBytes = n.replica.Size()
+	return s, nil
+}
+
+// Hash returns a SHA-256 over the whole database, schema and rowids included,
+// and the index of the log that it stands for: at the same index all nodes have
+// the same. It reads every row.
+func (n *Node) Hash(ctx context.Context) (hash [32]byte, index uint64, err error) {
+	hash, index, err = n.replica.Hash(ctx)
+	return hash, index, sqlError(err)
+}

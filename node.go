@@ -1,0 +1,247 @@
+package hiqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite/cluster"
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine"
+)
+
+// sqlShard is the id of the shard that replicates the SQL database.
+const sqlShard = 1
+
+// A Node is one node of a cluster, running inside this process.
+type Node struct {
+	cfg     Config
+	host    *cluster.Host
+	shard   *cluster.Shard
+	replica *statemachine.SQL
+	classes classes
+	db      *sql.DB
+
+	writes atomic.Pointer[cluster.Combiner[*wire.EncodedOperation, wire.Result]]
+
+	ctx       context.Context // ends with the node
+	cancel    context.CancelFunc
+	work      sync.WaitGroup
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Open starts the node in cfg.DataDir and returns when its files are open and
+// it takes part in the cluster: not when there is a leader, see Ready. Nodes may
+// be opened in any order. The caller must Close it.
+//
+// What is wrong with cfg, the folder or the ports is reported before anything
+// is changed; ErrDamaged says that files have gone missing.
+func Open(ctx context.Context, cfg Config) (*Node, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	if err := n.open(); err != nil {
+		n.Close()
+		return nil, err
+	}
+	n.db = sql.OpenDB(n.Connector())
+	return n, nil
+}
+
+func (n *Node) open() error {
+	members := make(map[uint64]string, len(n.cfg.Nodes))
+	for _, m := range n.cfg.Nodes {
+		members[m.ID] = m.RaftAddr
+	}
+	if len(members) == 1 {
+		members[n.cfg.NodeID] = "127.0.0.1:1" // never listened on
+	}
+	if err := claim(&n.cfg); err != nil {
+		return err
+	}
+	var err error
+	n.host, err = cluster.Open(cluster.Config{
+		Dir: filepath.Join(n.cfg.DataDir, "raft"), Node: n.cfg.NodeID, Members: members, Tick: n.cfg.Tick, Logger: n.cfg.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(n.cfg.DataDir, "sql")
+	n.replica = statemachine.New(statemachine.Config{
+		Dir: dir, Marker: filepath.Join(n.cfg.DataDir, "synced"),
+		Listener: listener{n}, Logger: n.cfg.Logger, MaxReaders: n.cfg.MaxReaders,
+	})
+	applied, err := n.replica.Open(nil)
+	if err != nil {
+		return fmt.Errorf("hiqlite: open the database in %s: %w", dir, err)
+	}
+	if applied > 0 && !n.host.Bootstrapped(sqlShard) {
+		return fmt.Errorf("%w: %s holds a database but the Raft log beside it is gone; restore the folder, or remove all of %s to let the node fetch everything from the others",
+			ErrDamaged, dir, n.cfg.DataDir)
+	}
+	n.shard, err = n.host.StartShard(sqlShard, func() sm.IOnDiskStateMachine { return n.replica })
+	if err != nil {
+		return err
+	}
+	n.writes.Store(cluster.NewCombiner[*wire.EncodedOperation, wire.Result](n.shard, codec{}, cluster.CombinerConfig{MaxEntryBytes: maxOperation}))
+	n.work.Go(n.tick)
+	n.work.Go(n.compact)
+	return nil
+}
+
+// Ready returns once a leader is known and this node has applied everything
+// that was acknowledged before the call. The errors are ErrNoLeader, with that
+// of ctx, and ErrClosed.
+func (n *Node) Ready(ctx context.Context) error {
+	return n.explain(n.shard.ReadIndex(ctx))
+}
+
+// Close stops the node: it hands leadership over, waits for what runs, and
+// closes the database; a second of time is enough. Writes in flight get
+// ErrOutcomeUnknown or ErrClosed. It is idempotent.
+func (n *Node) Close() error {
+	n.closeOnce.Do(func() {
+		n.cancel()
+		n.work.Wait()
+		if n.db != nil {
+			n.closeErr = n.db.Close()
+		}
+		if n.host != nil {
+			// Leadership first: writes that wait find the next leader.
+			n.closeErr = errors.Join(n.closeErr, n.host.Close())
+		}
+		if w := n.writes.Load(); w != nil {
+			w.Close()
+		}
+		if n.replica != nil {
+			n.replica.Close()
+		}
+	})
+	return n.closeErr
+}
+
+// explain prefers why the node stopped over its being closed.
+func (n *Node) explain(err error) error {
+	if err == nil || n.replica == nil {
+		return err
+	}
+	if failure := n.failure(); failure != nil && errors.Is(err, ErrClosed) {
+		return fmt.Errorf("%w: %w", err, failure)
+	}
+	return err
+}
+
+// failure returns why the replica stopped, or nil.
+func (n *Node) failure() error {
+	err := n.replica.Err()
+	if err == nil {
+		return nil
+	}
+	var e *wire.Error
+	full := errors.Is(err, syscall.ENOSPC) || errors.As(err, &e) && e.Code&0xff == 13
+	if full {
+		return fmt.Errorf("%w: %w; free some space and start the node again", ErrDiskFull, err)
+	}
+	return err
+}
+
+// within bounds operations whose context has no deadline.
+func (n *Node) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, n.cfg.Timeout)
+}
+
+// write has an operation applied and returns its result.
+func (n *Node) write(ctx context.Context, op *wire.Operation) (*wire.Result, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	op.StampMS = time.Now().UnixMilli()
+	op.Seed = seed()
+	op.MaxSteps = n.cfg.MaxSteps
+	ctx, cancel := n.within(ctx)
+	defer cancel()
+	result, err := n.writes.Load().Do(ctx, wire.EncodeOperation(op))
+	if errors.Is(err, ErrTooLarge) {
+		return nil, fmt.Errorf("%w; write in several smaller ones", err)
+	}
+	if err != nil {
+		return nil, n.explain(err)
+	}
+	if result.Err != nil {
+		return nil, sqlError(result.Err)
+	}
+	if result.RowsDropped {
+		return nil, fmt.Errorf("hiqlite: the write was applied, but its rows were lost with the node that held them")
+	}
+	return &result, nil
+}
+
+// linearize waits until this node has applied what was acknowledged before.
+func (n *Node) linearize(ctx context.Context) error {
+	ctx, cancel := n.within(ctx)
+	defer cancel()
+	return n.explain(n.shard.ReadIndex(ctx))
+}
+
+// codec makes entries of operations.
+type codec struct{}
+
+// maxOperation bounds an operation, and an entry, in bytes.
+const maxOperation = 8 << 20
+
+func (codec) OpenSession(nonce uint64) []byte { return wire.EncodeOpenSession(nonce) }
+
+func (codec) Encode(session, sequence uint64, ops []*wire.EncodedOperation) ([]byte, error) {
+	return wire.EncodeEntry(session, sequence, ops), nil
+}
+
+func (codec) Size(op *wire.EncodedOperation) int       { return op.Size() }
+func (codec) Exclusive(op *wire.EncodedOperation) bool { return op.Vacuum }
+
+// listener hands what the replica tells to the combiner.
+type listener struct{ n *Node }
+
+func (l listener) Applied(session, sequence uint64, results []wire.Result) {
+	if w := l.n.writes.Load(); w != nil {
+		w.Applied(session, sequence, results)
+	}
+}
+
+func (l listener) SessionOpened(nonce, session uint64) {
+	if w := l.n.writes.Load(); w != nil {
+		w.SessionOpened(nonce, session)
+	}
+}
+
+func (l listener) SessionUnknown(session, sequence uint64) {
+	if w := l.n.writes.Load(); w != nil {
+		w.SessionUnknown(session, sequence)
+	}
+}
+
+// Failed stops the replica, whose entry waits for that.
+func (l listener) Failed(err error) {
+	l.n.cfg.Logger.Error("hiqlite: the node stops taking part", "node", l.n.cfg.NodeID, "error", err)
+	if shard := l.n.shard; shard != nil {
+		if err := shard.Stop(); err != nil {
+			l.n.cfg.Logger.Error("hiqlite: stopping the replica", "error", err)
+		}
+	}
+}

@@ -1,0 +1,195 @@
+package hiqlite
+
+import (
+	"context"
+	"database/sql/driver"
+	"io"
+	"reflect"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine"
+)
+
+// typedRows is what all rows have in common: their columns and the storage
+// classes of the current row, which column types follow.
+type typedRows struct {
+	conn    *ConnConfig
+	columns []column
+	kinds   []wire.Kind
+}
+
+// columnTypes are the optional interfaces that all rows have.
+type columnTypes interface {
+	driver.RowsColumnTypeDatabaseTypeName
+	driver.RowsColumnTypeLength
+	driver.RowsColumnTypeNullable
+	driver.RowsColumnTypePrecisionScale
+	driver.RowsColumnTypeScanType
+}
+
+var (
+	_ columnTypes = (*localRows)(nil)
+	_ columnTypes = (*memoryRows)(nil)
+)
+
+func (r *typedRows) Columns() []string {
+	names := make([]string, len(r.columns))
+	for i := range r.columns {
+		names[i] = r.columns[i].name
+	}
+	return names
+}
+
+func (r *typedRows) kind(i int) wire.Kind {
+	if i < len(r.kinds) {
+		return r.kinds[i]
+	}
+	return wire.Null
+}
+
+// ColumnTypeDatabaseTypeName returns the declared type, in upper case.
+func (r *typedRows) ColumnTypeDatabaseTypeName(i int) string { return r.columns[i].declType }
+
+// ColumnTypeLength follows the current row.
+func (r *typedRows) ColumnTypeLength(i int) (int64, bool) { return length(r.kind(i)) }
+
+// ColumnTypeNullable is always true: SQLite's rows do not tell.
+func (r *typedRows) ColumnTypeNullable(int) (nullable, ok bool) { return true, true }
+
+// ColumnTypePrecisionScale is not known of SQLite's types.
+func (r *typedRows) ColumnTypePrecisionScale(int) (precision, scale int64, ok bool) {
+	return 0, 0, false
+}
+
+// ColumnTypeScanType follows the current row.
+func (r *typedRows) ColumnTypeScanType(i int) reflect.Type {
+	return r.conn.scanType(&r.columns[i], r.kind(i))
+}
+
+// localRows are rows of a query on this node. The first has been stepped to
+// when they are made, so that a query's error is that of Query.
+type localRows struct {
+	typedRows
+	ctx    context.Context // of the query, as database/sql has no other way
+	reader *statemachine.Reader
+	query  *statemachine.Query
+	stop   func() bool // ends the watch over ctx
+	first  []driver.Value
+	done   bool
+}
+
+// newLocalRows steps to the first row. It owns query and reader from then on.
+func newLocalRows(ctx context.Context, conn *ConnConfig, reader *statemachine.Reader, query *statemachine.Query) (*localRows, error) {
+	r := &localRows{typedRows: typedRows{conn: conn}, ctx: ctx, reader: reader, query: query}
+	if ctx.Done() != nil {
+		r.stop = context.AfterFunc(ctx, reader.Interrupt)
+	}
+	more, err := query.Next(func(s *sqlite.Stmt) {
+		r.columns = newColumns(s.Columns())
+		r.kinds = make([]wire.Kind, len(r.columns))
+		r.first = make([]driver.Value, len(r.columns))
+		r.fill(s, r.first)
+	})
+	if err != nil {
+		r.Close()
+		return nil, readError(ctx, err)
+	}
+	if !more {
+		r.columns = newColumns(query.Columns())
+		r.finish()
+	}
+	return r, nil
+}
+
+func (r *localRows) fill(s *sqlite.Stmt, dest []driver.Value) {
+	for i := range dest {
+		r.kinds[i] = s.Kind(i)
+		dest[i] = r.conn.cell(&r.columns[i], s, i)
+	}
+}
+
+// Next fills in the next row.
+func (r *localRows) Next(dest []driver.Value) error {
+	if r.first != nil {
+		copy(dest, r.first)
+		r.first = nil
+		return nil
+	}
+	if r.done {
+		return io.EOF
+	}
+	more, err := r.query.Next(func(s *sqlite.Stmt) { r.fill(s, dest) })
+	if err != nil {
+		return readError(r.ctx, err)
+	}
+	if !more {
+		r.finish()
+		return io.EOF
+	}
+	return nil
+}
+
+// finish gives the reader back as soon as there are no more rows.
+func (r *localRows) finish() {
+	if r.done {
+		return
+	}
+	r.done = true
+	if r.stop != nil && !r.stop() {
+		// The interrupt may be on its way: it must not hit the next query.
+		r.reader.Discard()
+	}
+	r.query.Close()
+	r.reader.Release()
+}
+
+// Close ends the query.
+func (r *localRows) Close() error {
+	r.finish()
+	return nil
+}
+
+// memoryRows are rows that a write returned, or a setting's answer.
+type memoryRows struct {
+	typedRows
+	rows *wire.Rows
+	next int
+}
+
+func newMemoryRows(conn *ConnConfig, rows *wire.Rows) *memoryRows {
+	if rows == nil {
+		rows = &wire.Rows{}
+	}
+	r := &memoryRows{typedRows: typedRows{conn: conn, columns: newColumns(rows.Columns)}, rows: rows}
+	r.kinds = make([]wire.Kind, len(r.columns))
+	if rows.Len() > 0 {
+		r.see(0)
+	}
+	return r
+}
+
+func (r *memoryRows) see(row int) []wire.Value {
+	width := len(r.columns)
+	cells := r.rows.Cells[row*width : (row+1)*width]
+	for i := range cells {
+		r.kinds[i] = cells[i].Kind
+	}
+	return cells
+}
+
+// Next fills in the next row.
+func (r *memoryRows) Next(dest []driver.Value) error {
+	if r.next >= r.rows.Len() {
+		clear(r.kinds)
+		return io.EOF
+	}
+	for i, cells := 0, r.see(r.next); i < len(cells); i++ {
+		dest[i] = r.conn.value(&r.columns[i], &cells[i])
+	}
+	r.next++
+	return nil
+}
+
+// Close does nothing: nothing is held.
+func (r *memoryRows) Close() error { return nil }
