@@ -47,6 +47,9 @@ func Batch(ctx context.Context, db *sql.DB, stmts ...Statement) ([]sql.Result, e
 }
 
 func ofDriver(raw any) (*conn, error) {
+	if w, ok := raw.(interface{ Raw() driver.Conn }); ok {
+		raw = w.Raw() // a connection around ours, as XSAM/otelsql makes them
+	}
 	c, ok := raw.(*conn)
 	if !ok {
 		return nil, fmt.Errorf("hiqlite: not a database of this driver (its connections are %T): open it with sql.Open(\"hiqlite\", ...)", raw)

@@ -106,8 +106,9 @@ type ConnConfig struct {
 	TextToTime bool
 }
 
-// validate reports every fault at once, and fills in defaults.
-func (c *Config) validate() error {
+// Validate reports every fault at once. Open does so too.
+func (c Config) Validate() error {
+	c.setDefaults()
 	var faults []error
 	fault := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("hiqlite: "+format, args...))
@@ -115,13 +116,6 @@ func (c *Config) validate() error {
 	if c.DataDir == "" {
 		fault("DataDir is empty: name the folder in which the node keeps its data")
 	}
-	if c.NodeID == 0 {
-		c.NodeID = 1
-	}
-	if len(c.Nodes) == 0 {
-		c.Nodes = []Member{{ID: c.NodeID}}
-	}
-	c.Nodes = slices.Clone(c.Nodes)
 	ids, addresses := map[uint64]bool{}, map[string]uint64{}
 	for _, m := range c.Nodes {
 		if m.ID == 0 || m.ID > 1<<32-1 {
@@ -131,20 +125,16 @@ func (c *Config) validate() error {
 			fault("node id %d stands twice in the list of nodes", m.ID)
 		}
 		ids[m.ID] = true
-		if len(c.Nodes) == 1 && m.RaftAddr == "" {
-			continue
-		}
-		for what, address := range map[string]string{"Raft": m.RaftAddr, "API": m.APIAddr} {
-			if address == "" && what == "API" {
+		for _, a := range []struct{ what, address string }{{"Raft", m.RaftAddr}, {"API", m.APIAddr}} {
+			if a.address == "" && (a.what == "API" || len(c.Nodes) == 1) {
 				continue
 			}
-			if err := checkAddress(address); err != nil {
-				fault("the %s address of node %d: %v", what, m.ID, err)
+			if err := checkAddress(a.address); err != nil {
+				fault("the %s address of node %d: %v", a.what, m.ID, err)
+			} else if other, ok := addresses[a.address]; ok {
+				fault("the address %s stands twice in the list of nodes: for node %d and node %d", a.address, other, m.ID)
 			}
-			if other, ok := addresses[address]; ok {
-				fault("the address %s stands twice in the list of nodes: for node %d and node %d", address, other, m.ID)
-			}
-			addresses[address] = m.ID
+			addresses[a.address] = m.ID
 		}
 	}
 	if !ids[c.NodeID] {
@@ -162,6 +152,23 @@ func (c *Config) validate() error {
 	if err := c.Conn.validate(); err != nil {
 		faults = append(faults, err)
 	}
+	return errors.Join(faults...)
+}
+
+// validate fills in defaults and reports every fault.
+func (c *Config) validate() error {
+	c.setDefaults()
+	return c.Validate()
+}
+
+func (c *Config) setDefaults() {
+	if c.NodeID == 0 {
+		c.NodeID = 1
+	}
+	if len(c.Nodes) == 0 {
+		c.Nodes = []Member{{ID: c.NodeID}}
+	}
+	c.Nodes = slices.Clone(c.Nodes)
 	if c.Timeout == 0 {
 		c.Timeout = DefaultTimeout
 	}
@@ -171,7 +178,6 @@ func (c *Config) validate() error {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	return errors.Join(faults...)
 }
 
 func memberIDs(members []Member) []uint64 {

@@ -28,7 +28,7 @@ type Codec[O any] interface {
 type CombinerConfig struct {
 	MaxEntryBytes int           // sum of Size over an entry; 0: 8 MiB
 	MaxOperations int           // of an entry; 0: 1024
-	Yields        int           // how often the processor is yielded between entries; 0: 4, negative: never
+	Yields        int           // how often the processor is yielded in vain, between entries, to callers who may come again; 0: 4, negative: never
 	Resubmit      time.Duration // an entry without an answer is proposed again after this, doubling up to 8 times it; 0: 400 ms
 }
 
@@ -294,11 +294,28 @@ func (c *Combiner[O, R]) run() {
 		if c.take() && !c.fly() {
 			break
 		}
-		for range c.cfg.Yields {
-			runtime.Gosched() // woken callers queue their next operations
-		}
+		c.gather(len(c.flight))
 	}
 	c.shut()
+}
+
+// gather yields the processor to the callers just answered, who mostly come
+// with their next operation at once: until as many wait as before, or no more
+// come. An entry of many costs hardly more than an entry of one.
+func (c *Combiner[O, R]) gather(want int) {
+	last := 0
+	for idle := 0; idle < c.cfg.Yields; idle++ {
+		runtime.Gosched()
+		c.mu.Lock()
+		n := len(c.queue) - c.left
+		c.mu.Unlock()
+		if n >= want {
+			return
+		}
+		if n > last {
+			last, idle = n, 0
+		}
+	}
 }
 
 // work waits until an operation waits. It returns false when the combiner or

@@ -63,6 +63,7 @@ var expected = []string{
 	"failed to connect to",
 	"failed to send snapshot",
 	"failed to get a job",
+	"failed to get the header", // the peer was killed or closed the connection
 	"failed to get poison ack",
 	"send batch failed",
 	"failed to close the connection",

@@ -10,6 +10,13 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
+// maxDecoders and maxDecoderBytes bound the memory kept for decoding the next
+// batch: entries, and bytes of them.
+const (
+	maxDecoders     = 256
+	maxDecoderBytes = 1 << 20
+)
+
 // A batch is what one call of Update applies: entries, their operations in one
 // SQLite transaction, and what to tell the listener once it is committed.
 type batch struct {
@@ -19,6 +26,7 @@ type batch struct {
 	open     bool // a transaction is open
 	sequence bool // it wrote sqlite_sequence
 	stats    bool // it changed the statistics
+	reloaded bool // it loaded the schema anew: ROLLBACK will not know that it must be again
 }
 
 // A run is one operation of the batch.
@@ -62,6 +70,12 @@ func (r *SQL) apply(entries []sm.Entry) error {
 	}
 	b.news, b.runs = b.news[:0], b.runs[:0]
 	bytes := 0
+	defer func() {
+		// Large ones would be kept for ever.
+		if bytes > maxDecoderBytes || len(b.decoders) > maxDecoders {
+			b.decoders = nil
+		}
+	}()
 	for i := range entries {
 		bytes += len(entries[i].Cmd)
 		if len(entries[i].Cmd) > 0 {
@@ -109,6 +123,10 @@ func (r *SQL) entry(index uint64, e *wire.Entry) error {
 	case apply:
 		n.results = make([]wire.Result, len(e.Operations))
 		for i := range e.Operations {
+			if e.Operations[i].Vacuum && len(e.Operations) > 1 {
+				n.results[i].Err = &sqlite.Error{Code: sqlite.CodeError, Message: "SQL logic error: VACUUM must stand alone (1)", Hint: "send it as a statement of its own"}
+				continue
+			}
 			if err := r.operation(&e.Operations[i], &n.results[i]); err != nil {
 				return err
 			}
@@ -186,14 +204,14 @@ func (r *SQL) begin() error {
 	if err := r.owner("BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
-	r.batch.open, r.batch.sequence, r.batch.stats = true, false, false
+	r.batch.open, r.batch.sequence, r.batch.stats, r.batch.reloaded = true, false, false, false
 	return nil
 }
 
 // rollback leaves no transaction open, and nothing that was prepared or loaded
 // in one that is gone now.
 func (r *SQL) rollback() error {
-	stats := r.batch.open && r.batch.stats
+	reload := r.batch.open && (r.batch.stats || r.batch.reloaded)
 	r.batch.open = false
 	r.programs.clear()
 	r.virtualKnown = false
@@ -202,10 +220,10 @@ func (r *SQL) rollback() error {
 			return err
 		}
 	}
-	if !stats {
+	if !reload {
 		return nil
 	}
-	return r.connect(r.pool.path())
+	return r.reload()
 }
 
 // commit commits the batch's transaction, if one is open, with the meta rows.
@@ -223,7 +241,11 @@ func (r *SQL) commit() error {
 		return err
 	}
 	r.batch.open = false
+	clear(r.batch.runs)
 	r.batch.runs = r.batch.runs[:0]
+	if r.batch.stats {
+		r.pool.refresh()
+	}
 	r.sqlIndex = r.applied
 	clear(r.sessions.dirty)
 	return nil

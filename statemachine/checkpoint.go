@@ -1,6 +1,7 @@
 package statemachine
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -11,14 +12,15 @@ import (
 
 const (
 	// checkpointFrom is the size, in bytes, of the write-ahead log from which
-	// it is copied into the database file.
-	checkpointFrom = 8 << 20
-	// truncateFrom is the size from which readers are held back for it.
-	truncateFrom = 32 << 20
+	// it is copied into the database file, to be written from its start again.
+	checkpointFrom = 16 << 20
+	// truncateFrom is the size, reached when reads overlap all the time, from
+	// which readers are held back for it.
+	truncateFrom = 64 << 20
 	// quiesceWait is how long it waits for those that run.
 	quiesceWait = 20 * time.Millisecond
 	// commitsPerLook is how often, in commits, its size is looked at.
-	commitsPerLook = 64
+	commitsPerLook = 16
 	// readPatience is how long a read may run before it can be ended for it.
 	readPatience = 10 * time.Second
 )
@@ -52,7 +54,7 @@ func (c *checkpointer) committed() {
 		return
 	}
 	c.commits = 0
-	if fileSize(c.r.pool.path()+"-wal") < checkpointFrom {
+	if c.r.conn.WALFrames() < checkpointFrom/4096 {
 		return
 	}
 	select {
@@ -75,7 +77,9 @@ func (c *checkpointer) run() {
 	}
 }
 
-// checkpoint copies what it can, and empties the log if it has become large.
+// checkpoint copies the log while entries are applied, and then the little that
+// came meanwhile between two batches: SQLite begins at the log's start again
+// only if all of it was copied and no reader needs it.
 func (c *checkpointer) checkpoint() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -85,17 +89,15 @@ func (c *checkpointer) checkpoint() error {
 	if err := c.conn.Checkpoint(false); err != nil {
 		return err
 	}
+	if err := c.betweenBatches(false); err != nil {
+		return err
+	}
 	wal := c.path + "-wal"
 	if fileSize(wal) < truncateFrom {
 		return nil
 	}
 	var err error
-	truncate := func() {
-		c.r.mu.Lock() // between two batches: no busy waiting
-		defer c.r.mu.Unlock()
-		err = c.conn.Checkpoint(true)
-	}
-	if c.r.pool.quiesce(quiesceWait, truncate) {
+	if c.r.pool.quiesce(quiesceWait, func() { err = c.betweenBatches(true) }) {
 		return err
 	}
 	if limit := c.r.cfg.WALLimit; fileSize(wal) > limit {
@@ -103,6 +105,17 @@ func (c *checkpointer) checkpoint() error {
 			Hint: fmt.Sprintf("it ran for more than %v while writes filled %d MiB; read in smaller parts", readPatience, limit>>20)})
 	}
 	return nil
+}
+
+func (c *checkpointer) betweenBatches(truncate bool) error {
+	c.r.mu.Lock()
+	defer c.r.mu.Unlock()
+	err := c.conn.Checkpoint(truncate)
+	var e *sqlite.Error
+	if errors.As(err, &e) && e.Code == sqlite.CodeBusy {
+		return nil // a snapshot's view, or somebody who just opens it: next time
+	}
+	return err
 }
 
 // connect opens the database of the generation in use.
@@ -116,8 +129,16 @@ func (c *checkpointer) connect() error {
 		return os.ErrClosed
 	}
 	conn, err := sqlite.Open(path, sqlite.Plain)
+	if err != nil {
+		return err
+	}
+	// Nothing is applied while it empties the log: it must not wait then.
+	if err := conn.Exec("PRAGMA busy_timeout=0"); err != nil {
+		conn.Close()
+		return err
+	}
 	c.conn, c.path = conn, path
-	return err
+	return nil
 }
 
 func (c *checkpointer) disconnect() {

@@ -20,11 +20,13 @@ type execution struct {
 	*SQL
 	op       *wire.Operation
 	result   *wire.Result
-	saved    bool // a savepoint stands before it
-	bytes    int  // of rows returned
-	schema   bool // it may have changed the schema
-	stats    bool // it may have changed the statistics
-	deferred bool // it said PRAGMA defer_foreign_keys
+	saved    bool     // a savepoint stands before it
+	bytes    int      // of rows returned
+	schema   bool     // it may have changed the schema
+	stats    bool     // it may have changed the statistics
+	deferred bool     // it said PRAGMA defer_foreign_keys
+	inserts  []string // tables into which it inserts
+	halfway  bool     // it was given up, not by SQLite: which has undone nothing
 }
 
 // execute executes op and fills in its result. ended says that op must not
@@ -112,6 +114,7 @@ func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
 			rows.Cells = append(rows.Cells, v)
 		}
 		if x.bytes > maxResult {
+			x.halfway = true
 			return nil, &sqlite.Error{Code: sqlite.CodeTooBig, Message: "string or blob too big: the rows returned by a write are too large (18)",
 				Hint: fmt.Sprintf("a write returns at most %d MiB; read the rows with a SELECT of their own", maxResult>>20)}
 		}
@@ -125,6 +128,7 @@ func (x *execution) note(s *sqlite.Stmt) {
 	x.stats = x.stats || a.Statistics
 	x.batch.sequence = x.batch.sequence || a.Sequence
 	x.batch.stats = x.batch.stats || a.Statistics
+	x.inserts = append(x.inserts, a.Inserts...)
 	x.deferred = x.deferred || a.Pragma == "defer_foreign_keys"
 }
 
@@ -181,11 +185,12 @@ func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, use
 	if err != nil {
 		return out, err
 	}
-	if rows.Len() == 0 && out.Rows != nil && tail != "" {
+	if rows == nil && !sqlite.Blank(tail) {
 		rows = out.Rows
 	}
-	// The next statement may be one that this one makes possible.
-	if x.schema {
+	// The next statement may be one that this one makes possible. And what
+	// SQLite would prepare anew on its own would count its steps differently.
+	if x.schema || stmt.Actions.PragmaSet {
 		x.programs.clear()
 	}
 	return wire.StatementResult{RowsAffected: x.conn.Changes(), LastInsertID: x.conn.LastInsertID(), Rows: rows}, nil
@@ -227,23 +232,42 @@ func (x *execution) finish() error {
 			return err
 		}
 	}
-	if x.stats {
-		// A restarted replica plans by the new statistics; so must this one.
-		if err := x.owner("ANALYZE sqlite_schema"); err != nil {
+	if x.schema || x.stats {
+		if err := x.reload(); err != nil {
 			return err
 		}
-		x.pool.refresh()
 	}
-	if x.schema || x.stats {
-		x.programs.clear()
-		x.virtualKnown = false
+	if err := x.flush(); err != nil {
+		return err
 	}
 	return x.restore()
+}
+
+// reload makes the connection read schema and statistics anew, as a restarted
+// replica does: what it has in memory must be a function of the database alone
+// and not of how it came about. It decides plans, and the order of lists of
+// tables. ANALYZE sqlite_schema would not do: it forgets no row count.
+func (r *SQL) reload() error {
+	r.programs.clear()
+	r.virtualKnown = false
+	r.batch.reloaded = true
+	return r.owner("PRAGMA writable_schema=RESET")
+}
+
+// flush makes virtual tables write what they hold back until a transaction or
+// savepoint ends: FTS5 divides its index as it was flushed, and how operations
+// are grouped into transactions differs from replica to replica.
+func (r *SQL) flush() error {
+	if !r.virtual() {
+		return nil
+	}
+	return r.owner("SAVEPOINT " + savepoint + "; RELEASE " + savepoint)
 }
 
 // restore takes back what the operation switched for itself.
 func (x *execution) restore() error {
 	if x.deferred {
+		x.programs.clear() // SQLite would prepare them anew
 		if err := x.owner("PRAGMA defer_foreign_keys=OFF"); err != nil {
 			return err
 		}
@@ -286,7 +310,7 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 	x.result.Statements, x.result.Err = nil, e
 	foreignKeys := x.op.ForeignKeysOff || x.result.ForeignKeys != wire.ForeignKeysUntouched
 	x.result.ForeignKeys = wire.ForeignKeysUntouched
-	if x.conn.Autocommit() || x.stats || !x.saved && (x.conn.DeferredViolations() || e.Code == sqlite.CodeFull || e.Code == sqlite.CodeInterrupt) {
+	if x.conn.Autocommit() || x.stats || !x.saved && (x.conn.DeferredViolations() || x.halfway || e.Code == sqlite.CodeFull || e.Code == sqlite.CodeInterrupt) {
 		// OR ROLLBACK and the like have ended the transaction; or there is no
 		// savepoint to go back to.
 		ended = true
@@ -297,9 +321,15 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 		if err := x.owner("ROLLBACK TO " + savepoint + "; RELEASE " + savepoint); err != nil {
 			return false, err
 		}
-		if x.schema {
-			x.programs.clear()
-			x.virtualKnown = false
+	}
+	if x.schema && !ended {
+		if err := x.reload(); err != nil {
+			return false, err
+		}
+	}
+	if !ended {
+		if err := x.flush(); err != nil {
+			return false, err
 		}
 	}
 	if foreignKeys || x.deferred {
@@ -316,18 +346,27 @@ func (x *execution) exhausted() (bool, error) {
 	if free, err := freeSpace(x.storage.dir); err != nil || free < minFree {
 		return false, err
 	}
-	if x.batch.sequence {
-		return true, nil
+	if x.batch.sequence && len(x.inserts) > 0 {
+		return true, nil // the row that told may be gone with the transaction
 	}
-	s, _, err := x.conn.Prepare("SELECT 1 FROM sqlite_sequence WHERE seq=?", false)
+	x.conn.Owner(true)
+	defer x.conn.Owner(false)
+	s, _, err := x.conn.Prepare("SELECT 1 FROM sqlite_sequence WHERE name=? COLLATE NOCASE AND CAST(seq AS INTEGER)=?", false)
 	if err != nil {
 		return false, nil // no such table: no AUTOINCREMENT
 	}
 	defer s.Close()
-	if err := s.Bind([]wire.Argument{{Value: wire.IntegerValue(math.MaxInt64)}}, nil); err != nil {
-		return false, err
+	for _, table := range x.inserts {
+		if err := s.Bind([]wire.Argument{{Value: wire.TextValue(table)}, {Value: wire.IntegerValue(math.MaxInt64)}}, nil); err != nil {
+			return false, err
+		}
+		found, err := s.Step()
+		s.Reset()
+		if found || err != nil {
+			return found, err
+		}
 	}
-	return s.Step()
+	return false, nil
 }
 
 // save sets the savepoint to which the operation is undone.
@@ -345,6 +384,8 @@ func (r *SQL) virtual() bool {
 	if r.virtualKnown {
 		return r.hasVirtual
 	}
+	r.conn.Owner(true)
+	defer r.conn.Owner(false)
 	s, _, err := r.conn.Prepare("SELECT 1 FROM sqlite_schema WHERE rootpage=0 AND type='table' LIMIT 1", false)
 	if err != nil {
 		return true

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"hash"
 	"strings"
 
@@ -22,38 +21,46 @@ func (r *SQL) Hash(ctx context.Context) (sum [sha256.Size]byte, index uint64, er
 		return sum, 0, err
 	}
 	defer reader.Release()
-	conn := reader.conn
-	conn.Owner(true)
-	defer conn.Owner(false)
-	defer context.AfterFunc(ctx, conn.Interrupt)()
-	// The index belongs to the view only if nothing was applied meanwhile.
-	for {
-		index = r.Applied()
-		if err := conn.Exec("BEGIN; SELECT count(*) FROM sqlite_schema"); err != nil {
-			return sum, 0, err
-		}
-		if index == r.Applied() {
-			break
-		}
-		if err := conn.Exec("COMMIT"); err != nil {
-			return sum, 0, err
-		}
+	// Whatever fails, it must not come back to the pool inside a transaction.
+	reader.Discard()
+	conn, err := reader.current()
+	if err != nil {
+		return sum, 0, err
 	}
+	conn.Owner(true)
+	if index, err = r.pin(conn); err != nil {
+		return sum, 0, err
+	}
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		conn.Interrupt()
+		close(interrupted)
+	})
 	h := sha256.New()
-	err = errors.Join(hashDatabase(h, conn), conn.Exec("COMMIT"))
-	if ctx.Err() != nil {
+	err = hashDatabase(h, conn)
+	if !stop() {
+		<-interrupted
 		err = ctx.Err()
 	}
 	h.Sum(sum[:0])
 	return sum, index, err
 }
 
+// pin begins a read transaction on conn and returns the index of what it sees.
+func (r *SQL) pin(conn *sqlite.Conn) (index uint64, err error) {
+	r.mu.Lock() // between two batches
+	defer r.mu.Unlock()
+	return r.visible.Load(), conn.Exec("BEGIN; SELECT count(*) FROM sqlite_schema")
+}
+
 func hashDatabase(h hash.Hash, conn *sqlite.Conn) error {
 	if err := hashQuery(h, conn, "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE tbl_name<>'"+sqlite.MetaTable+"' ORDER BY type, name"); err != nil {
 		return err
 	}
-	if err := hashQuery(h, conn, "PRAGMA user_version"); err != nil {
-		return err
+	for _, pragma := range []string{"PRAGMA user_version", "PRAGMA application_id"} {
+		if err := hashQuery(h, conn, pragma); err != nil {
+			return err
+		}
 	}
 	tables, err := column(conn, `SELECT name FROM pragma_table_list WHERE schema='main' AND type IN ('table','shadow') AND name NOT IN ('`+sqlite.MetaTable+`','sqlite_schema') ORDER BY name`)
 	if err != nil {
@@ -66,12 +73,13 @@ func hashDatabase(h hash.Hash, conn *sqlite.Conn) error {
 		}
 		rowid := rowidName(names)
 		h.Write([]byte(table))
-		sql := "SELECT " + rowid + "* FROM " + quote(table, `"`)
+		// NOT INDEXED: in the order of the table's own tree.
+		sql := "SELECT " + rowid + "* FROM " + quote(table, `"`) + " NOT INDEXED"
 		if rowid != "" && hashQuery(h, conn, sql) == nil {
 			continue
 		}
 		// WITHOUT ROWID
-		if err := hashQuery(h, conn, "SELECT * FROM "+quote(table, `"`)); err != nil {
+		if err := hashQuery(h, conn, "SELECT * FROM "+quote(table, `"`)+" NOT INDEXED"); err != nil {
 			return err
 		}
 	}

@@ -81,6 +81,8 @@ func (m *metaStatements) run(s *sqlite.Stmt, values ...wire.Value) error {
 
 // loadState reads the meta table.
 func loadState(conn *sqlite.Conn) (*wire.State, error) {
+	conn.Owner(true)
+	defer conn.Owner(false)
 	s, _, err := conn.Prepare("SELECT id, state FROM "+sqlite.MetaTable+" ORDER BY id", false)
 	if err != nil {
 		return nil, err
@@ -97,13 +99,13 @@ func loadState(conn *sqlite.Conn) (*wire.State, error) {
 		}
 		if s.Int(0) == 0 {
 			if state, err = wire.DecodeState(s.Bytes(1)); err != nil {
-				return nil, fmt.Errorf("hiqlite: the meta table is damaged: %w", err)
+				return nil, fmt.Errorf("%w: the meta table: %w", ErrDamaged, err)
 			}
 			continue
 		}
 		session, err := wire.DecodeSession(s.Bytes(1))
 		if err != nil {
-			return nil, fmt.Errorf("hiqlite: session %d in the meta table is damaged: %w", s.Int(0), err)
+			return nil, fmt.Errorf("%w: session %d in the meta table: %w", ErrDamaged, s.Int(0), err)
 		}
 		state.Sessions = append(state.Sessions, *session)
 	}

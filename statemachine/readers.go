@@ -28,7 +28,8 @@ var ErrReplicaClosed = errors.New("hiqlite: the replica is closed")
 // A pool holds connections that read. They are lent for one query each, so that
 // no read transaction outlives it.
 type pool struct {
-	max int
+	max  int
+	wait time.Duration // for one of the readers
 
 	mu     sync.Mutex
 	file   string // of the generation in use; "" while closed
@@ -39,18 +40,23 @@ type pool struct {
 	gate   chan struct{} // not nil while readers are held back
 }
 
-func newPool(max int) *pool { return &pool{max: max, active: map[*Reader]bool{}} }
+func newPool(max int) *pool { return &pool{max: max, wait: readerWait, active: map[*Reader]bool{}} }
 
 // A Reader is a connection that reads, lent from the pool.
 type Reader struct {
 	pool     *pool
-	conn     *sqlite.Conn
-	epoch    uint64
+	epoch    uint64 // of the pool when conn was opened; 0: not to be lent again
+	file     string // which conn has open
 	programs *programs
+	state    [3]int64 // as SetState was told
+	hasState bool
 
 	since atomic.Int64 // when the running query began, since the process did; 0: none runs
-	mu    sync.Mutex   // guards the running query against its end by the pool; held while it steps
-	query *Query
+
+	step  sync.Mutex // held while the query steps; locked before mu
+	mu    sync.Mutex // guards conn and query for other goroutines
+	conn  *sqlite.Conn
+	query *Query // the one that runs: who ends it must not hit the next
 }
 
 // use makes the pool open the database at path from now on.
@@ -113,7 +119,7 @@ func (p *pool) acquire(ctx context.Context) (*Reader, error) {
 		}
 		p.mu.Unlock()
 		if deadline == nil {
-			timer := time.NewTimer(readerWait)
+			timer := time.NewTimer(p.wait)
 			defer timer.Stop()
 			deadline = timer.C
 		}
@@ -123,7 +129,7 @@ func (p *pool) acquire(ctx context.Context) (*Reader, error) {
 			return nil, ctx.Err()
 		case <-deadline:
 			return nil, &sqlite.Error{Code: sqlite.CodeBusy, Message: "database is locked (5) (SQLITE_BUSY)",
-				Hint: fmt.Sprintf("%d queries have been open for %v; close their rows", p.max, readerWait)}
+				Hint: fmt.Sprintf("%d queries have been open for %v; close their rows", p.max, p.wait)}
 		}
 	}
 }
@@ -134,14 +140,57 @@ func (p *pool) take() (*Reader, error) {
 		r = p.idle[n-1]
 		p.idle = p.idle[:n-1]
 	} else {
-		conn, err := sqlite.Open(p.file, sqlite.ReadOnly)
-		if err != nil {
+		r = &Reader{pool: p}
+		if err := r.open(p.file, p.epoch); err != nil {
 			return nil, err
 		}
-		r = &Reader{pool: p, conn: conn, epoch: p.epoch, programs: newPrograms(conn)}
 	}
 	p.active[r] = true
 	return r, nil
+}
+
+// open opens the database at file. The pool is locked: file is the generation
+// in use until the connection has it, and its write-ahead log, open.
+func (r *Reader) open(file string, epoch uint64) error {
+	conn, err := sqlite.Open(file, sqlite.ReadOnly)
+	if err != nil {
+		return err
+	}
+	// SQLite opens the write-ahead log with the first read. Should a snapshot
+	// take over before, the log's name would be gone, and the database without
+	// it an old one.
+	if err := conn.Exec("PRAGMA user_version"); err != nil {
+		conn.Close()
+		return err
+	}
+	if r.hasState {
+		conn.SetState(r.state[0], r.state[1], r.state[2])
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.conn, r.file, r.epoch, r.programs = conn, file, epoch, newPrograms(conn)
+	return nil
+}
+
+// current returns the connection, to the generation in use: a reader that was
+// lent before a snapshot took over must not answer from what it replaced.
+func (r *Reader) current() (*sqlite.Conn, error) {
+	p := r.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.file == "" {
+		return nil, ErrReplicaClosed
+	}
+	if p.file == r.file {
+		return r.conn, nil
+	}
+	epoch := p.epoch
+	if r.epoch == 0 {
+		epoch = 0
+	}
+	r.close()
+	r.file = ""
+	return r.conn, r.open(p.file, epoch)
 }
 
 // Release gives the reader back.
@@ -164,6 +213,9 @@ func (r *Reader) Release() {
 	p.idle = append(p.idle, r)
 }
 
+// Discard makes Release close the reader instead of lending it again.
+func (r *Reader) Discard() { r.epoch = 0 }
+
 func (r *Reader) close() {
 	r.programs.clear()
 	r.conn.Close()
@@ -184,7 +236,12 @@ func (p *pool) close() {
 	}
 	p.mu.Unlock()
 	for _, r := range active {
-		r.end(ErrReplicaClosed)
+		r.mu.Lock()
+		q := r.query
+		r.mu.Unlock()
+		if q != nil {
+			q.end(ErrReplicaClosed)
+		}
 	}
 }
 
@@ -226,44 +283,68 @@ func (p *pool) quiesce(wait time.Duration, f func()) bool {
 // endOldest ends the query that has run longest, if it runs for longer than
 // patience.
 func (p *pool) endOldest(patience time.Duration, reason error) bool {
-	var oldest *Reader
+	var oldest *Query
 	began := int64(time.Since(processStart) - patience)
 	p.mu.Lock()
 	for r := range p.active {
-		if since := r.since.Load(); since != 0 && since < began {
-			oldest, began = r, since
+		r.mu.Lock()
+		if since := r.since.Load(); r.query != nil && since < began {
+			oldest, began = r.query, since
 		}
+		r.mu.Unlock()
 	}
 	p.mu.Unlock()
-	if oldest == nil {
+	return oldest != nil && oldest.end(reason)
+}
+
+// end ends the query with an error, if it still runs.
+func (q *Query) end(reason error) bool {
+	r := q.r
+	r.mu.Lock()
+	if r.query != q || q.ended != nil {
+		r.mu.Unlock()
 		return false
 	}
-	oldest.end(reason)
+	q.ended = reason
+	r.conn.Interrupt() // a step that runs now
+	r.mu.Unlock()
+	r.step.Lock() // until it has
+	defer r.step.Unlock()
+	if q.stmt != nil {
+		q.stmt.Reset()
+	}
 	return true
 }
 
-// end ends the reader's query with an error.
-func (r *Reader) end(reason error) {
-	r.conn.Interrupt() // a step that runs now
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if q := r.query; q != nil && q.ended == nil {
-		q.ended = reason
-		q.stmt.Reset()
-	}
+// reason returns the error that the query was ended with.
+func (q *Query) reason() error {
+	q.r.mu.Lock()
+	defer q.r.mu.Unlock()
+	return q.ended
 }
 
 // Classify finds out which way a text goes.
-func (r *Reader) Classify(sql string) (sqlite.Class, error) { return r.conn.Classify(sql) }
+func (r *Reader) Classify(sql string) (sqlite.Class, error) {
+	conn, err := r.current()
+	if err != nil {
+		return sqlite.Class{}, err
+	}
+	return conn.Classify(sql)
+}
 
 // SetState sets what changes(), total_changes() and last_insert_rowid() answer
 // on this reader.
 func (r *Reader) SetState(changes, total, lastInsertID int64) {
+	r.state, r.hasState = [3]int64{changes, total, lastInsertID}, true
 	r.conn.SetState(changes, total, lastInsertID)
 }
 
-// Interrupt makes the running query fail.
-func (r *Reader) Interrupt() { r.conn.Interrupt() }
+// Interrupt makes the running query fail. It may be called beside everything.
+func (r *Reader) Interrupt() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.conn.Interrupt()
+}
 
 var processStart = time.Now()
 
@@ -278,11 +359,15 @@ type Query struct {
 // Query binds args to the first statement of sql and returns the text behind
 // it. The query is nil if there was no statement. One query runs at a time.
 func (r *Reader) Query(sql string, args []wire.Argument) (q *Query, tail string, err error) {
+	conn, err := r.current()
+	if err != nil {
+		return nil, "", err
+	}
 	q = &Query{r: r}
 	if kept := r.programs.get(sql); kept != nil {
 		q.stmt = kept.Stmt
 	} else {
-		stmt, rest, err := r.conn.Prepare(sql, true)
+		stmt, rest, err := conn.Prepare(sql, true)
 		if err != nil || stmt == nil {
 			return nil, rest, err
 		}
@@ -297,10 +382,10 @@ func (r *Reader) Query(sql string, args []wire.Argument) (q *Query, tail string,
 		q.Close()
 		return nil, tail, err
 	}
+	r.since.Store(int64(time.Since(processStart)))
 	r.mu.Lock()
 	r.query = q
 	r.mu.Unlock()
-	r.since.Store(int64(time.Since(processStart)))
 	return q, tail, nil
 }
 
@@ -311,33 +396,41 @@ func (q *Query) Columns() []wire.Column { return q.stmt.Columns() }
 // Next steps to the next row, if there is one, and calls row with the statement
 // to read it.
 func (q *Query) Next(row func(*sqlite.Stmt)) (bool, error) {
-	q.r.mu.Lock()
-	defer q.r.mu.Unlock()
-	if q.ended != nil {
-		return false, q.ended
+	q.r.step.Lock()
+	defer q.r.step.Unlock()
+	if err := q.reason(); err != nil {
+		return false, err
 	}
 	more, err := q.stmt.Step()
+	if err != nil {
+		if reason := q.reason(); reason != nil {
+			err = reason
+		}
+		return false, err
+	}
 	if more && row != nil {
 		row(q.stmt)
 	}
-	return more, err
+	return more, nil
 }
 
 // Close ends the query. The reader may run another.
 func (q *Query) Close() {
-	q.r.mu.Lock()
-	defer q.r.mu.Unlock()
+	q.r.step.Lock()
+	defer q.r.step.Unlock()
 	if q.stmt == nil {
 		return
 	}
+	q.r.mu.Lock()
+	if q.r.query == q {
+		q.r.query = nil
+		q.r.since.Store(0)
+	}
+	q.r.mu.Unlock()
 	if q.owned {
 		q.stmt.Close()
 	} else {
 		q.stmt.Reset()
 	}
-	q.r.query, q.stmt = nil, nil
-	q.r.since.Store(0)
+	q.stmt = nil
 }
-
-// Discard makes Release close the reader instead of lending it again.
-func (r *Reader) Discard() { r.epoch = 0 }

@@ -145,18 +145,19 @@ func (r *SQL) use(path string) error {
 	if err := r.connect(path); err != nil {
 		return err
 	}
-	state, err := loadState(r.conn)
+	inSQLite, err := loadState(r.conn)
+	state := inSQLite
 	if err == nil {
-		state, err = r.storage.newerState(state)
+		state, err = r.storage.newerState(inSQLite)
 	}
 	if err != nil {
 		r.closeConn()
-		return err
+		return damaged(err)
 	}
 	r.sqlIndex = state.SQLIndex
 	r.applied = state.Applied
 	r.ticks = state.Ticks
-	r.sessions.load(state.Sessions)
+	r.sessions.load(state.Sessions, inSQLite.Sessions)
 	r.publish()
 	r.pool.use(path)
 	return nil
@@ -167,24 +168,33 @@ func (r *SQL) connect(path string) error {
 	r.closeConn()
 	conn, err := sqlite.Open(path, sqlite.Apply)
 	if err != nil {
-		return fmt.Errorf("hiqlite: open %s: %w", path, err)
+		return damaged(fmt.Errorf("hiqlite: open %s: %w", path, err))
 	}
 	conn.Owner(true)
 	defer conn.Owner(false)
 	// synchronous=NORMAL: what a crash takes from the end of the write-ahead
 	// log, the Raft log gives back. Temporary files in memory: a full disk for
 	// them would look like a failing statement.
-	err = conn.Exec(`PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0; PRAGMA temp_store=MEMORY;
+	err = conn.Exec(`PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY;
 		CREATE TABLE IF NOT EXISTS ` + sqlite.MetaTable + `(id INTEGER PRIMARY KEY, state BLOB NOT NULL)`)
 	if err != nil {
 		conn.Close()
-		return fmt.Errorf("hiqlite: prepare %s: %w", path, err)
+		return damaged(fmt.Errorf("hiqlite: prepare %s: %w", path, err))
 	}
 	r.conn = conn
 	r.programs = newPrograms(conn)
 	r.meta = metaStatements{conn: conn}
 	r.virtualKnown = false
 	return nil
+}
+
+// damaged makes SQLite's word for a broken file an ErrDamaged.
+func damaged(err error) error {
+	var e *sqlite.Error
+	if errors.As(err, &e) && sqlite.Corrupt(e) {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return err
 }
 
 // publish shows other goroutines where the replica is.
@@ -279,10 +289,7 @@ func (r *SQL) Close() error {
 	r.pool.close()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for v := range r.pins { // their snapshots will not be written any more
-		v.close()
-	}
-	clear(r.pins)
+	r.unpin() // their snapshots will not be written any more
 	r.closeConn()
 	return nil
 }

@@ -45,7 +45,7 @@ func (m *machine) Failed(err error) { m.failed <- err }
 // newMachine returns an open replica with one session.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	m := &machine{t: t, dir: filepath.Join(t.TempDir(), "sql"), got: map[[2]uint64][]wire.Result{}, opened: map[uint64]uint64{}, failed: make(chan error, 1)}
+	m := &machine{t: t, dir: filepath.Join(folder(t), "sql"), got: map[[2]uint64][]wire.Result{}, opened: map[uint64]uint64{}, failed: make(chan error, 1)}
 	m.start()
 	m.update(wire.EncodeOpenSession(77))
 	m.session = m.opened[77]

@@ -1,6 +1,7 @@
 package statemachine
 
 import (
+	"bytes"
 	"slices"
 
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -31,11 +32,26 @@ const (
 	unknown
 )
 
-func (s *sessions) load(all []wire.Session) {
+// load takes over all, which may be newer than what SQLite holds: then the next
+// transaction must write all of it, since afterwards SQLite's count.
+func (s *sessions) load(all, inSQLite []wire.Session) {
 	s.byID = make(map[uint64]*wire.Session, len(all))
 	s.dirty = map[uint64]bool{}
 	for i := range all {
 		s.byID[all[i].ID] = &all[i]
+	}
+	written := make(map[uint64][]byte, len(inSQLite))
+	for i := range inSQLite {
+		written[inSQLite[i].ID] = wire.AppendSession(nil, &inSQLite[i])
+	}
+	for id, session := range s.byID {
+		if !bytes.Equal(written[id], wire.AppendSession(nil, session)) {
+			s.dirty[id] = true
+		}
+		delete(written, id)
+	}
+	for id := range written {
+		s.dirty[id] = true // dropped since
 	}
 }
 
@@ -93,7 +109,7 @@ func (s *sessions) admit(id, sequence, ticks uint64) (*wire.Session, verdict) {
 	switch {
 	case session == nil:
 		return nil, unknown
-	case sequence < session.Sequence:
+	case sequence < session.Sequence, sequence == 0: // sequences begin at 1
 		return session, stale
 	case sequence == session.Sequence:
 		return session, again

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
 	sm "github.com/lni/dragonboat/v4/statemachine"
@@ -32,39 +33,76 @@ const maxState = 1 << 30
 
 // A view is a read transaction that stands still while a snapshot is written.
 type view struct {
-	state []byte
+	state  []byte
+	closed atomic.Bool
 
 	mu   sync.Mutex // held while conn is used
 	conn *sqlite.Conn
 }
 
-func (v *view) copyTo(path string) error {
+// copyTo copies the view to a file, until done is closed.
+func (v *view) copyTo(path string, done <-chan struct{}) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.conn.CopyTo(path)
+	stopped := func() bool {
+		select {
+		case <-done:
+			return true
+		default:
+			return v.closed.Load()
+		}
+	}
+	if stopped() {
+		return sm.ErrSnapshotStopped
+	}
+	err := v.conn.CopyUntil(path, stopped)
+	if err != nil && stopped() {
+		return sm.ErrSnapshotStopped
+	}
+	return err
 }
 
 func (v *view) close() {
+	v.closed.Store(true)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.conn.Close()
 }
 
-// PrepareSnapshot fixes the view that SaveSnapshot will write.
+// unpin closes the views whose snapshots were not written.
+func (r *SQL) unpin() {
+	for v := range r.pins {
+		v.close()
+	}
+	clear(r.pins)
+}
+
+// PrepareSnapshot fixes the view that SaveSnapshot will write. It drops one
+// that was fixed before: Dragonboat writes one at a time, and one that it gave
+// up would hold back the write-ahead log for ever.
 func (r *SQL) PrepareSnapshot() (any, error) {
 	if r.Err() != nil {
 		return nil, sm.ErrSnapshotStopped
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	conn, err := sqlite.Open(r.pool.path(), sqlite.ReadOnly)
-	if err != nil {
-		return nil, err
+	r.unpin()
+	path := r.pool.path()
+	if path == "" {
+		return nil, sm.ErrSnapshotStopped
 	}
-	conn.Owner(true)
-	if err := conn.Exec("BEGIN; SELECT count(*) FROM " + sqlite.MetaTable); err != nil {
-		conn.Close()
-		return nil, err
+	conn, err := sqlite.Open(path, sqlite.ReadOnly)
+	if err == nil {
+		conn.Owner(true)
+		err = conn.Exec("BEGIN; SELECT count(*) FROM " + sqlite.MetaTable)
+	}
+	if err != nil {
+		if conn != nil {
+			conn.Close()
+		}
+		// Dragonboat panics at any other error.
+		r.log.Warn("hiqlite: a snapshot was not begun; it will be tried again", "error", err)
+		return nil, sm.ErrSnapshotAborted
 	}
 	v := &view{conn: conn, state: wire.AppendState(nil, r.state())}
 	r.pins[v] = true
@@ -77,7 +115,7 @@ func (r *SQL) SaveSnapshot(prepared any, w io.Writer, done <-chan struct{}) erro
 	v := prepared.(*view)
 	path := filepath.Join(r.storage.dir, fmt.Sprintf("snapshot-%p.tmp", v))
 	defer os.Remove(path)
-	err := v.copyTo(path)
+	err := v.copyTo(path, done)
 	r.mu.Lock()
 	if r.pins[v] {
 		delete(r.pins, v)

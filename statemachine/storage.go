@@ -51,7 +51,15 @@ func (s *storage) open() (string, error) {
 	name, err := os.ReadFile(filepath.Join(s.dir, currentFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if err := s.noData(); err != nil {
+			return "", err
+		}
 		if err := s.create(1); err != nil {
+			return "", err
+		}
+		// An empty file is an empty database. It must be there before CURRENT
+		// names it: otherwise a crash between the two would look like a loss.
+		if err := WriteFile(filepath.Join(s.path(1), databaseFile), nil); err != nil {
 			return "", err
 		}
 		if err := s.switchTo(1); err != nil {
@@ -70,6 +78,21 @@ func (s *storage) open() (string, error) {
 	}
 	s.clean()
 	return filepath.Join(s.path(s.generation), databaseFile), nil
+}
+
+// noData makes sure that a folder without CURRENT never held data: at most the
+// empty database of a first start that was cut short.
+func (s *storage) noData() error {
+	found, err := filepath.Glob(filepath.Join(s.dir, generationPrefix+"*", databaseFile+"*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range found {
+		if fileSize(path) > 0 {
+			return fmt.Errorf("%w: %s exists, but %s is missing", ErrDamaged, path, currentFile)
+		}
+	}
+	return nil
 }
 
 // create makes the folder of a generation.
@@ -96,7 +119,7 @@ func (s *storage) clean() {
 	entries, _ := os.ReadDir(s.dir)
 	for _, e := range entries {
 		other := strings.HasPrefix(e.Name(), generationPrefix) && e.Name() != filepath.Base(s.path(s.generation))
-		if other || strings.HasSuffix(e.Name(), ".tmp") {
+		if other || strings.HasSuffix(e.Name(), ".tmp") || strings.HasSuffix(e.Name(), ".tmp-journal") {
 			os.RemoveAll(filepath.Join(s.dir, e.Name())) // tried again at the next start
 		}
 	}

@@ -33,7 +33,12 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, _ uintptr) int3
 		return lib.SQLITE_OK
 	}
 	switch action {
-	case lib.SQLITE_SELECT, lib.SQLITE_READ, lib.SQLITE_RECURSIVE:
+	case lib.SQLITE_SELECT, lib.SQLITE_RECURSIVE:
+		return lib.SQLITE_OK
+	case lib.SQLITE_READ:
+		if c.mode == Apply && !c.own {
+			return c.authorizeRead(libc.GoString(a), libc.GoString(b))
+		}
 		return lib.SQLITE_OK
 	case lib.SQLITE_FUNCTION:
 		return c.authorizeFunction(libc.GoString(b))
@@ -54,12 +59,45 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, _ uintptr) int3
 	return c.authorizeWrite(action, libc.GoString(a), libc.GoString(b), libc.GoString(db))
 }
 
+// private are tables whose content is a replica's own: how it lies in this
+// file, or when what was written to it. A write that read them would write
+// different rows on each replica.
+var private = map[string]bool{
+	MetaTable: true, "dbstat": true, "sqlite_dbpage": true, "sqlite_dbptr": true,
+}
+
+// sharedPragmas are the PRAGMAs that tell the same on every replica, and may
+// be read as tables by what is applied.
+var sharedPragmas = map[string]bool{
+	"application_id": true, "collation_list": true, "encoding": true, "foreign_key_check": true,
+	"foreign_key_list": true, "index_info": true, "index_list": true, "index_xinfo": true, "page_size": true,
+	"table_info": true, "table_list": true, "table_xinfo": true, "user_version": true,
+}
+
+// authorizeRead keeps what is applied from reading what differs from replica
+// to replica.
+func (c *Conn) authorizeRead(table, column string) int32 {
+	table = strings.ToLower(table)
+	pragma, isPragma := strings.CutPrefix(table, "pragma_")
+	switch {
+	case private[table], isPragma && !sharedPragmas[pragma]:
+		return c.deny("a write cannot read "+table, "it differs from replica to replica; read it first, and write what you read")
+	case table == "sqlite_master" && strings.EqualFold(column, "rootpage"):
+		return lib.SQLITE_IGNORE // NULL: pages are numbered as this file grew
+	}
+	return lib.SQLITE_OK
+}
+
 func (c *Conn) authorizeFunction(name string) int32 {
 	switch strings.ToLower(name) {
 	case "load_extension":
 		return c.deny("load_extension() is not supported", "every replica must compute the same; register nothing outside of SQL")
 	case "changes", "total_changes", "last_insert_rowid":
 		c.actions.ConnState = true
+	case "sqlite_offset":
+		if c.mode == Apply && !c.own {
+			return c.deny("a write cannot use sqlite_offset()", "where a row lies in the file differs from replica to replica")
+		}
 	}
 	return lib.SQLITE_OK
 }
@@ -82,6 +120,9 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 		c.actions.Inserts = append(c.actions.Inserts, table)
 	case lib.SQLITE_ANALYZE:
 		c.actions.Statistics = true
+		if strings.EqualFold(table, MetaTable) {
+			return lib.SQLITE_IGNORE // its rows differ from replica to replica
+		}
 		return lib.SQLITE_OK // it may look at every table
 	case lib.SQLITE_REINDEX:
 		return lib.SQLITE_OK

@@ -43,15 +43,17 @@ const maxLength = 512 << 20
 
 // A Conn is a connection to a database file.
 type Conn struct {
-	tls      *libc.TLS
-	db       uintptr
-	scratch  uintptr // 64 bytes for results of calls
-	mode     Mode
-	actions  Actions
-	own      bool // the replica itself speaks now, see Owner
-	deferred bool // a PRAGMA was denied to be handled elsewhere
-	op       deterministic
-	args     arena
+	tls       *libc.TLS
+	db        uintptr
+	scratch   uintptr // 64 bytes for results of calls
+	mode      Mode
+	actions   Actions
+	own       bool // the replica itself speaks now, see Owner
+	deferred  bool // a PRAGMA was denied to be handled elsewhere
+	preparing bool // SQLite compiles a statement now
+	op        deterministic
+	frames    int // of the write-ahead log, after the last commit
+	args      arena
 
 	mu     sync.Mutex // guards closed against Interrupt
 	closed bool
@@ -229,6 +231,11 @@ func (c *Conn) Checkpoint(truncate bool) error {
 // CopyTo copies the database as this connection sees it (in a read
 // transaction: that transaction's view) into a new file at path.
 func (c *Conn) CopyTo(path string) error {
+	return c.CopyUntil(path, func() bool { return false })
+}
+
+// CopyUntil is CopyTo; it gives up when stopped says so, leaving a broken file.
+func (c *Conn) CopyUntil(path string, stopped func() bool) error {
 	dst, err := Open(path, Plain)
 	if err != nil {
 		return err
@@ -243,6 +250,10 @@ func (c *Conn) CopyTo(path string) error {
 	// In steps: other goroutines of this process get the processor between.
 	rc := int32(lib.SQLITE_OK)
 	for rc == lib.SQLITE_OK {
+		if stopped() {
+			rc = lib.SQLITE_ABORT
+			break
+		}
 		rc = lib.Xsqlite3_backup_step(dst.tls, b, 4096)
 		runtime.Gosched()
 	}

@@ -83,6 +83,7 @@ func (c *Conn) makeDeterministic() error {
 	}
 	lib.Xsqlite3_progress_handler(c.tls, c.db, stepsPerCheck, callback(progress), 0)
 	lib.Xsqlite3_update_hook(c.tls, c.db, callback(updated), 0)
+	lib.Xsqlite3_wal_hook(c.tls, c.db, callback(committed), 0) // in place of SQLite's own checkpoints
 	return nil
 }
 
@@ -108,12 +109,15 @@ func randomblobFunction(tls *libc.TLS, ctx uintptr, _ int32, argv uintptr) {
 }
 
 // progress runs every stepsPerCheck steps; a result other than 0 interrupts.
+// The replica's own SQL is not the operation's, and neither is preparing a
+// statement: one replica may have it prepared, or the schema loaded, already.
 func progress(tls *libc.TLS, _ uintptr) int32 {
 	c := connOf(tls)
-	if c == nil || c.op.checks > 1 {
-		if c != nil {
-			c.op.checks--
-		}
+	if c == nil || c.own || c.preparing {
+		return 0
+	}
+	if c.op.checks > 1 {
+		c.op.checks--
 		return 0
 	}
 	return 1
@@ -124,6 +128,16 @@ func updated(tls *libc.TLS, _ uintptr, _ int32, _, _ uintptr, rowid int64) {
 		connOf(tls).op.maxRowid = true
 	}
 }
+
+func committed(tls *libc.TLS, _, _, _ uintptr, frames int32) int32 {
+	connOf(tls).frames = int(frames)
+	return lib.SQLITE_OK
+}
+
+// WALFrames returns how many pages, mostly of 4096 bytes, the write-ahead log
+// held after the last commit. It counts from the log's start again once all of
+// it has been checkpointed.
+func (c *Conn) WALFrames() int { return c.frames }
 
 // OutOfSteps reports that the operation was ended by its bound.
 func (c *Conn) OutOfSteps() bool { return c.op.checks <= 1 }

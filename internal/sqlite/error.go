@@ -53,5 +53,11 @@ func Local(e *Error) bool {
 	return false
 }
 
+// Corrupt reports that the database file is not one, or is broken.
+func Corrupt(e *Error) bool {
+	code := e.Code & 0xff
+	return code == lib.SQLITE_NOTADB || code == lib.SQLITE_CORRUPT && Local(e)
+}
+
 // SyntaxError reports that the text is no SQL whatever the schema.
 func SyntaxError(e *Error) bool { return e.Code == lib.SQLITE_ERROR && isSyntax(e.Message) }

@@ -43,7 +43,9 @@ func (c *Conn) Prepare(sql string, keep bool) (s *Stmt, tail string, err error) 
 	}
 	c.actions = Actions{}
 	*at[uintptr](c.scratch + 8) = 0
+	c.preparing = true
 	rc := lib.Xsqlite3_prepare_v3(c.tls, c.db, text, int32(len(sql)+1), flags, c.scratch, c.scratch+8)
+	c.preparing = false
 	if end := *at[uintptr](c.scratch + 8); end != 0 {
 		tail = sql[end-text:]
 	}

@@ -1,0 +1,135 @@
+// Package benchmarks measures what a program sees through database/sql:
+//
+//	go test -bench . ./benchmarks
+//
+// All nodes share this machine's processors and one disk, that of the folder
+// for temporary files: where that is in memory, name another by TMPDIR.
+package benchmarks
+
+import (
+	"database/sql"
+	"fmt"
+	"net"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	_ "modernc.org/sqlite" // the yardstick
+
+	"github.com/hiqlite/hiqlite"
+)
+
+var (
+	sizes         = []int{1, 3}
+	concurrencies = []int{1, 4, 16, 64}
+)
+
+const (
+	schema = "CREATE TABLE bench(id INTEGER PRIMARY KEY, ts INTEGER, name TEXT)"
+	insert = "INSERT INTO bench(ts, name) VALUES(?, ?)"
+)
+
+// loopback returns members on ports of loopback that were free a moment ago.
+func loopback(b *testing.B, size int) (members []hiqlite.Member) {
+	b.Helper()
+	for i := range size {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer l.Close() // not before all ports are taken
+		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: l.Addr().String()})
+	}
+	return members
+}
+
+// open starts a cluster and returns the database of its leader.
+func open(b *testing.B, size int) *sql.DB {
+	b.Helper()
+	dir, members := b.TempDir(), loopback(b, size)
+	var nodes []*hiqlite.Node
+	for _, m := range members {
+		n, err := hiqlite.Open(b.Context(), hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(m.ID)), NodeID: m.ID, Nodes: members})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() {
+			if err := n.Close(); err != nil {
+				b.Error(err)
+			}
+		})
+		nodes = append(nodes, n)
+	}
+	for _, n := range nodes {
+		if err := n.Ready(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	s, err := nodes[0].Status(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	return prepared(b, nodes[s.Leader-1].DB())
+}
+
+// openPlain returns a database of modernc.org/sqlite, set up as a node's is.
+func openPlain(b *testing.B) *sql.DB {
+	b.Helper()
+	db, err := sql.Open("sqlite", filepath.Join(b.TempDir(), "plain.db")+"?_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=foreign_keys(ON)")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { db.Close() })
+	return prepared(b, db)
+}
+
+func prepared(b *testing.B, db *sql.DB) *sql.DB {
+	b.Helper()
+	// A connection for each goroutine, kept: two are database/sql's default.
+	db.SetMaxIdleConns(concurrencies[len(concurrencies)-1])
+	if _, err := db.Exec(schema); err != nil {
+		b.Fatal(err)
+	}
+	return db
+}
+
+func prepare(b *testing.B, db *sql.DB, query string) *sql.Stmt {
+	b.Helper()
+	s, err := db.Prepare(query)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { s.Close() })
+	return s
+}
+
+// eachConcurrency runs f b.N times from so many goroutines.
+func eachConcurrency(b *testing.B, f func() error) {
+	for _, c := range concurrencies {
+		b.Run(fmt.Sprintf("concurrency=%d", c), func(b *testing.B) {
+			b.ReportAllocs()
+			var left atomic.Int64
+			left.Store(int64(b.N))
+			var wg sync.WaitGroup
+			for range c {
+				wg.Go(func() {
+					for left.Add(-1) >= 0 {
+						if err := f(); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+		})
+	}
+}
+
+// eachSize runs f on a cluster of each size.
+func eachSize(b *testing.B, f func(b *testing.B, db *sql.DB)) {
+	for _, size := range sizes {
+		b.Run(fmt.Sprintf("nodes=%d", size), func(b *testing.B) { f(b, open(b, size)) })
+	}
+}

@@ -1,0 +1,352 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hiqlite/hiqlite"
+)
+
+const (
+	batchRows     = 1000 // statements of a hiqlite.Batch
+	selectsPerRow = 10   // SELECTs measured for each INSERT: they are that much faster
+	batchedPerRow = 10   // rows written by Batch for each single INSERT
+	warmUp        = 10   // one in so many is run before, and not measured
+	readyTimeout  = time.Minute
+)
+
+// bench are the flags of the bench command.
+type bench struct {
+	nodes       int
+	concurrency []int
+	rows        int
+	durability  string
+	via         string
+	prepared    bool
+	dir         string
+	json        bool
+}
+
+func benchCommand() *cobra.Command {
+	var b bench
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure a cluster whose nodes all run in this process",
+		Long: `Opens the nodes in this process and in a temporary folder, and measures through
+the *sql.DB of one of them, for each concurrency: single INSERTs, each
+acknowledged when a majority has it on disk; batches of ` + fmt.Sprint(batchRows) + ` INSERTs; and SELECTs
+of one row by its key.
+
+All nodes share this machine's processors and its disk, so a cluster of machines
+does better. --json prints one object a line, one for each concurrency.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := b.validate(); err != nil {
+				return err
+			}
+			return b.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.IntVar(&b.nodes, "nodes", 3, "nodes of the cluster")
+	f.IntSliceVar(&b.concurrency, "concurrency", []int{1, 4, 16, 64}, "goroutines that work at the same time")
+	f.IntVar(&b.rows, "rows", 10_000, "single INSERTs measured at each concurrency")
+	f.StringVar(&b.durability, "durability", "always", "when a write is acknowledged: always, when a majority has it on disk")
+	f.StringVar(&b.via, "via", "leader", "the node whose *sql.DB is used: leader or follower")
+	f.BoolVar(&b.prepared, "prepared", true, "prepare the INSERT once instead of sending its text each time")
+	f.StringVar(&b.dir, "dir", diskFolder(), "folder on the disk to measure; what is made in it is removed")
+	f.BoolVar(&b.json, "json", false, "print JSON objects instead of a table")
+	return cmd
+}
+
+// diskFolder is a folder for large temporary files. /tmp may be in memory.
+func diskFolder() string {
+	if info, err := os.Stat("/var/tmp"); err == nil && info.IsDir() {
+		return "/var/tmp"
+	}
+	return os.TempDir()
+}
+
+func (b *bench) validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if b.nodes < 1 || b.nodes > 9 {
+		fault("--nodes %d is not between 1 and 9", b.nodes)
+	}
+	if len(b.concurrency) == 0 || slices.Min(b.concurrency) < 1 {
+		fault("--concurrency %v: name numbers from 1 on", b.concurrency)
+	}
+	if b.rows < 1 {
+		fault("--rows %d is less than 1", b.rows)
+	}
+	if b.durability != "always" {
+		fault("--durability %s: this version knows always only, a majority's disks before each answer", b.durability)
+	}
+	if b.via != "leader" && b.via != "follower" {
+		fault("--via %s: name leader or follower", b.via)
+	}
+	if b.via == "follower" && b.nodes == 1 {
+		fault("--via follower: a single node has none")
+	}
+	return errors.Join(faults...)
+}
+
+// figures are what is measured at one concurrency.
+type figures struct {
+	Nodes         int     `json:"nodes"`
+	Concurrency   int     `json:"concurrency"`
+	InsertsPerS   float64 `json:"inserts_per_s"`
+	InsertP50     float64 `json:"insert_p50_us"`
+	InsertP99     float64 `json:"insert_p99_us"`
+	BatchRowsPerS float64 `json:"batch_rows_per_s"`
+	SelectsPerS   float64 `json:"select_per_s"`
+	SelectP50     float64 `json:"select_p50_us"`
+}
+
+func (b *bench) run(ctx context.Context, out, notes io.Writer) (err error) {
+	dir, err := os.MkdirTemp(b.dir, "hiqlite-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	nodes, err := openNodes(ctx, dir, b.nodes)
+	defer func() {
+		for _, n := range nodes {
+			err = errors.Join(err, n.Close())
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	print := b.printer(out)
+	for i, c := range b.concurrency {
+		node, err := b.choose(ctx, nodes)
+		if err != nil {
+			return err
+		}
+		before, err := node.Status(ctx)
+		if err != nil {
+			return err
+		}
+		f, err := b.measure(ctx, node.DB(), c)
+		if err != nil {
+			return err
+		}
+		if after, err := node.Status(ctx); err != nil {
+			return err
+		} else if after.Term != before.Term {
+			fmt.Fprintf(notes, "there was an election during the measurement at concurrency %d\n", c)
+		}
+		if err := print(i, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openNodes opens a cluster in dir and waits until all of its nodes are ready.
+// What it opened it returns, with an error too.
+func openNodes(ctx context.Context, dir string, size int) ([]*hiqlite.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	members, err := loopback(size)
+	if err != nil {
+		return nil, err
+	}
+	var nodes []*hiqlite.Node
+	for _, m := range members {
+		n, err := hiqlite.Open(ctx, hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(m.ID)), NodeID: m.ID, Nodes: members})
+		if err != nil {
+			return nodes, err
+		}
+		nodes = append(nodes, n)
+	}
+	for _, n := range nodes {
+		if err := n.Ready(ctx); err != nil {
+			return nodes, err
+		}
+	}
+	return nodes, nil
+}
+
+// loopback returns members on ports of loopback that were free a moment ago.
+func loopback(size int) ([]hiqlite.Member, error) {
+	var members []hiqlite.Member
+	for i := range size {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close() // not before all ports are taken
+		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: l.Addr().String()})
+	}
+	return members, nil
+}
+
+// choose returns the node to measure through.
+func (b *bench) choose(ctx context.Context, nodes []*hiqlite.Node) (*hiqlite.Node, error) {
+	for _, n := range nodes {
+		s, err := n.Status(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if s.Leader != 0 && (s.Leader == s.NodeID) == (b.via == "leader") {
+			return n, nil
+		}
+	}
+	return nil, fmt.Errorf("there is no %s at the moment", b.via)
+}
+
+const (
+	schema = "DROP TABLE IF EXISTS bench; CREATE TABLE bench(id INTEGER PRIMARY KEY, ts INTEGER, name TEXT)"
+	insert = "INSERT INTO bench(id, ts, name) VALUES(?, ?, ?)"
+	point  = "SELECT ts, name FROM bench WHERE id=?"
+)
+
+func row(id int) []any { return []any{id, time.Now().Unix(), fmt.Sprint("Name ", id)} }
+
+// measure measures at one concurrency. The operations run without a deadline
+// and without a way to cancel them, as most programs have it: what a context
+// costs is not hiqlite's; ctx only ends the whole.
+func (b *bench) measure(ctx context.Context, db *sql.DB, c int) (f figures, err error) {
+	f = figures{Nodes: b.nodes, Concurrency: c}
+	// A connection for each goroutine, kept: two are database/sql's default.
+	db.SetMaxIdleConns(c)
+	if _, err := db.ExecContext(ctx, schema); err != nil {
+		return f, err
+	}
+	prepared, err := db.Prepare(insert)
+	if err != nil {
+		return f, err
+	}
+	defer prepared.Close()
+	inserted := func(id int) error {
+		if b.prepared {
+			_, err := prepared.Exec(row(id)...)
+			return err
+		}
+		_, err := db.Exec(insert, row(id)...)
+		return err
+	}
+	t, err := repeat(ctx, c, b.rows, inserted)
+	if err != nil {
+		return f, fmt.Errorf("INSERT: %w", err)
+	}
+	f.InsertsPerS, f.InsertP50, f.InsertP99 = t.perSecond(), t.quantile(0.50), t.quantile(0.99)
+	rows := b.rows + b.rows/warmUp // that SELECTs will find
+
+	first := 2 * rows
+	batched := func(n int) error {
+		stmts := make([]hiqlite.Statement, batchRows)
+		for i := range stmts {
+			stmts[i] = hiqlite.Statement{SQL: insert, Args: row(first + n*batchRows + i)}
+		}
+		_, err := hiqlite.Batch(context.Background(), db, stmts...)
+		return err
+	}
+	t, err = repeat(ctx, c, max(2*c, b.rows*batchedPerRow/batchRows), batched)
+	if err != nil {
+		return f, fmt.Errorf("Batch: %w", err)
+	}
+	f.BatchRowsPerS = batchRows * t.perSecond()
+
+	selected, err := db.Prepare(point)
+	if err != nil {
+		return f, err
+	}
+	defer selected.Close()
+	t, err = repeat(ctx, c, b.rows*selectsPerRow, func(int) error {
+		var ts int64
+		var name string
+		return selected.QueryRow(rand.IntN(rows)).Scan(&ts, &name)
+	})
+	if err != nil {
+		return f, fmt.Errorf("SELECT: %w", err)
+	}
+	f.SelectsPerS, f.SelectP50 = t.perSecond(), t.quantile(0.50)
+	return f, nil
+}
+
+// times are the durations of n operations, sorted, and of all together.
+type times struct {
+	all   time.Duration
+	each  []time.Duration
+	count int
+}
+
+func (t *times) perSecond() float64 { return round(float64(t.count) / t.all.Seconds()) }
+
+// quantile returns microseconds.
+func (t *times) quantile(q float64) float64 {
+	d := t.each[min(len(t.each)-1, int(q*float64(len(t.each))))]
+	return round(float64(d) / float64(time.Microsecond))
+}
+
+// round keeps one decimal: more would pretend to be known.
+func round(x float64) float64 { return float64(int64(10*x+0.5)) / 10 }
+
+// repeat calls f n times from c goroutines, each of which takes one number
+// after the other out of its part, and before that some more times, which do
+// not count. All numbers together are those from 0 to below n+n/warmUp.
+func repeat(ctx context.Context, c, n int, f func(i int) error) (*times, error) {
+	if _, err := split(ctx, c, n, n/warmUp, f); err != nil {
+		return nil, err
+	}
+	return split(ctx, c, 0, n, f)
+}
+
+// split calls f for the n numbers from first on from c goroutines.
+func split(ctx context.Context, c, first, n int, f func(i int) error) (*times, error) {
+	t := &times{count: n, each: make([]time.Duration, n)}
+	errs := make([]error, c)
+	var wg sync.WaitGroup
+	begin := time.Now()
+	for g := range c {
+		wg.Go(func() {
+			for i := g * n / c; i < (g+1)*n/c && errs[g] == nil; i++ {
+				if errs[g] = ctx.Err(); errs[g] != nil {
+					return
+				}
+				began := time.Now()
+				errs[g] = f(first + i)
+				t.each[i] = time.Since(began)
+			}
+		})
+	}
+	wg.Wait()
+	t.all = time.Since(begin)
+	slices.Sort(t.each)
+	return t, errors.Join(errs...)
+}
+
+// printer prints the figures of one concurrency after the other.
+func (b *bench) printer(out io.Writer) func(i int, f figures) error {
+	if b.json {
+		enc := json.NewEncoder(out)
+		return func(_ int, f figures) error { return enc.Encode(f) }
+	}
+	w := tabwriter.NewWriter(out, 14, 0, 2, ' ', tabwriter.AlignRight)
+	return func(i int, f figures) error {
+		if i == 0 {
+			fmt.Fprintf(out, "%d nodes in this process, one disk, every write on the disks of a majority; via the %s\n\n", b.nodes, b.via)
+			fmt.Fprint(w, "concurrency\tinserts/s\tp50\tp99\tbatch rows/s\tselects/s\tp50\t\n")
+		}
+		fmt.Fprintf(w, "%d\t%.0f\t%.0f us\t%.0f us\t%.0f\t%.0f\t%.1f us\t\n",
+			f.Concurrency, f.InsertsPerS, f.InsertP50, f.InsertP99, f.BatchRowsPerS, f.SelectsPerS, f.SelectP50)
+		return w.Flush()
+	}
+}

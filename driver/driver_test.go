@@ -1,0 +1,214 @@
+package driver_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/hiqlite/hiqlite"
+	hiqlitedriver "github.com/hiqlite/hiqlite/driver"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func patient(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func open(t testing.TB, dsn string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("hiqlite", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Errorf("closing %s: %v", dsn, err)
+		}
+	})
+	return db
+}
+
+func exec(t testing.TB, db *sql.DB, query string, args ...any) {
+	t.Helper()
+	if _, err := db.ExecContext(patient(t), query, args...); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+}
+
+func one[T any](t testing.TB, db *sql.DB, query string, args ...any) (v T) {
+	t.Helper()
+	if err := db.QueryRowContext(patient(t), query, args...).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return v
+}
+
+// addresses returns n addresses on loopback that were free a moment ago.
+func addresses(t testing.TB, n int) []string {
+	t.Helper()
+	var out []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		out = append(out, l.Addr().String())
+	}
+	return out
+}
+
+func TestThreeOpensFormACluster(t *testing.T) {
+	var nodes []string
+	for i, a := range addresses(t, 3) {
+		nodes = append(nodes, fmt.Sprintf("%d=%s", i+1, a))
+	}
+	var dbs []*sql.DB
+	for i := range 3 {
+		dsn := fmt.Sprintf("%s?node_id=%d&nodes=%s&tick=10ms&consistency=linearizable", t.TempDir(), i+1, strings.Join(nodes, ","))
+		dbs = append(dbs, open(t, dsn))
+	}
+	exec(t, dbs[1], "CREATE TABLE t(a)")
+	exec(t, dbs[2], "INSERT INTO t VALUES(?)", 7)
+	for i, db := range dbs {
+		if got := one[int](t, db, "SELECT a FROM t"); got != 7 {
+			t.Errorf("node %d reads %d", i+1, got)
+		}
+	}
+}
+
+func TestOpensOfAFolderShareTheNode(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "not", "there", "yet")
+	db := open(t, dir)
+	exec(t, db, "CREATE TABLE t(a)")
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	second, err := sql.Open("hiqlite", "file:"+link+"?_fk=off&_time_format=sqlite")
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec(t, second, "INSERT INTO t VALUES(1)")
+	if got := one[int](t, db, "SELECT a FROM t"); got != 1 {
+		t.Errorf("the first reads %d of what the second wrote", got)
+	}
+	if one[int](t, db, "PRAGMA foreign_keys") != 1 || one[int](t, second, "PRAGMA foreign_keys") != 0 {
+		t.Error("connections do not begin as their own DSN says")
+	}
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, db, "INSERT INTO t VALUES(2)")
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again := open(t, link)
+	if got := one[int](t, again, "SELECT count(*) FROM t"); got != 2 {
+		t.Errorf("opened again, it holds %d rows", got)
+	}
+}
+
+func TestOpensOfAFolderMustAgree(t *testing.T) {
+	dir := t.TempDir()
+	db := open(t, dir)
+	for key, want := range map[string]string{"timeout=3s": "timeout is 30s, not 3s", "tick=10ms": "tick is 0s, not 10ms", "node_id=2": "node_id is 1, not 2",
+		"nodes=1=localhost:1/2": "nodes is , not 1=localhost:1/localhost:2"} {
+		_, err := sql.Open("hiqlite", dir+"?"+key)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", key, err, want)
+		}
+	}
+	one[int](t, db, "SELECT 1")
+}
+
+func TestManyOpensAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	var work sync.WaitGroup
+	for range 8 {
+		work.Go(func() {
+			for range 3 {
+				db, err := sql.Open("hiqlite", dir)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := db.ExecContext(patient(t), "CREATE TABLE IF NOT EXISTS t(a); INSERT INTO t VALUES(1)"); err != nil {
+					t.Error(err)
+				}
+				if err := db.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	work.Wait()
+	if got := one[int](t, open(t, dir), "SELECT count(*) FROM t"); got != 24 {
+		t.Errorf("%d rows are there, not 24", got)
+	}
+}
+
+// Programs that wrap drivers may know Driver.Open only.
+func TestASingleConnectionKeepsTheNode(t *testing.T) {
+	dir := t.TempDir()
+	var d driver.Driver = hiqlitedriver.Driver{}
+	db := sql.OpenDB(oldConnector{d, dir})
+	exec(t, db, "CREATE TABLE t(a)")
+	if _, err := hiqlite.Batch(patient(t), db, hiqlite.Statement{SQL: "INSERT INTO t VALUES(1)"}); err != nil {
+		t.Error(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := one[int](t, open(t, dir), "SELECT a FROM t"); got != 1 {
+		t.Errorf("reads %d", got)
+	}
+}
+
+type oldConnector struct {
+	d    driver.Driver
+	name string
+}
+
+func (c oldConnector) Connect(context.Context) (driver.Conn, error) { return c.d.Open(c.name) }
+func (c oldConnector) Driver() driver.Driver                        { return c.d }
+
+func TestClosedDatabase(t *testing.T) {
+	db, err := sql.Open("hiqlite", t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := db.Conn(patient(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = conn.Raw(func(raw any) error {
+		c := raw.(driver.QueryerContext)
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+		_, err := c.QueryContext(patient(t), "SELECT 1", nil)
+		return err
+	})
+	if !errors.Is(err, hiqlite.ErrClosed) {
+		t.Errorf("a connection of a closed database answers %v", err)
+	}
+	if err := db.Close(); err != nil {
+		t.Errorf("closing again: %v", err)
+	}
+}

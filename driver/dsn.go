@@ -1,0 +1,364 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hiqlite/hiqlite"
+)
+
+// A source is what a data source name says.
+type source struct {
+	node hiqlite.Config // without Conn
+	conn hiqlite.ConnConfig
+}
+
+// parse reads a data source name. The error lists all of its faults.
+func parse(name string) (*source, error) {
+	path, query, _ := strings.Cut(name, "?")
+	s := &source{node: hiqlite.Config{NodeID: 1, Timeout: hiqlite.DefaultTimeout}}
+	var faults []error
+	fault := func(err error) { faults = append(faults, fmt.Errorf("hiqlite: %w", err)) }
+
+	dir, err := folder(path)
+	if err != nil {
+		return nil, fmt.Errorf("hiqlite: %w", err) // the keys of others mean other things
+	}
+	s.node.DataDir = dir
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		fault(fmt.Errorf("the DSN's keys cannot be read: %w", err))
+	}
+	said, errs := collect(values)
+	for _, err := range errs {
+		fault(err)
+	}
+	misread := false // who the nodes are
+	for _, name := range slices.Sorted(maps.Keys(said)) {
+		value, key := said[name], keys[name]
+		if value == "" && !key.needed {
+			continue
+		}
+		err := errors.New("the value is empty")
+		if value != "" {
+			err = key.read(s, value)
+		}
+		if err != nil {
+			fault(fmt.Errorf("%s=%s: %w", name, value, err))
+			misread = misread || name == "node_id" || name == "nodes"
+		}
+	}
+	s.conn.Pragmas = pragmas(said, values["_pragma"])
+	if !misread {
+		s.node.Conn = s.conn
+		if err := s.node.Validate(); err != nil {
+			faults = append(faults, err)
+		}
+		s.node.Conn = hiqlite.ConnConfig{}
+	}
+	if faults != nil {
+		return nil, errors.Join(faults...)
+	}
+	return s, nil
+}
+
+// folder reads what stands before the '?'.
+func folder(path string) (string, error) {
+	switch scheme, _, found := strings.Cut(path, "://"); {
+	case path == "env:" || strings.HasPrefix(path, "env:"):
+		return "", errors.New("the DSN env: comes with a later version: name the data folder, as in \"data?node_id=1\"")
+	case found && scheme == "hiqlite":
+		return "", errors.New("remote databases, hiqlite://..., come with a later version: name a data folder to run a node in this process")
+	case found && scheme != "file":
+		return "", fmt.Errorf("%s:// is no DSN of hiqlite: name a data folder, as in \"data?node_id=1\"", scheme)
+	}
+	if uri, ok := strings.CutPrefix(path, "file:"); ok {
+		uri, _, fragment := strings.Cut(uri, "#")
+		if fragment {
+			return "", errors.New("the DSN's path has a fragment: write # as %23")
+		}
+		if authority, ok := strings.CutPrefix(uri, "//"); ok {
+			host, rest, _ := strings.Cut(authority, "/")
+			if host != "" && host != "localhost" {
+				return "", fmt.Errorf("the DSN's path is on the host %q: a data folder is on this machine, file:/path or file:///path", host)
+			}
+			uri = "/" + rest
+		}
+		var err error
+		if path, err = url.PathUnescape(uri); err != nil {
+			return "", fmt.Errorf("the DSN's path cannot be read: %w", err)
+		}
+	}
+	switch {
+	case path == "":
+		return "", errors.New("the DSN names no data folder: write it before the ?, as in \"data?node_id=1\"; for a passing one use a new temporary folder")
+	case path == ":memory:":
+		return "", errors.New("there are no databases in memory: a node keeps its log and rows in a data folder; for a passing one use a new temporary folder (in tests t.TempDir())")
+	case strings.ContainsRune(path, 0):
+		return "", errors.New("the DSN's path holds a NUL character")
+	}
+	return path, nil
+}
+
+// collect finds one value for each key, under its first name.
+func collect(values url.Values) (said map[string]string, faults []error) {
+	said = map[string]string{}
+	by := map[string]string{} // the name that was used
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if name == "_pragma" {
+			continue
+		}
+		first := name
+		if of, ok := aliases[name]; ok {
+			first = of
+		}
+		if _, ok := keys[first]; !ok {
+			faults = append(faults, fmt.Errorf("the DSN's key %q is unknown: is %s meant?", name, nearest(name)))
+			continue
+		}
+		for _, value := range values[name] {
+			before, ok := said[first]
+			switch {
+			case !ok:
+				said[first], by[first] = value, name
+			case before != value && by[first] == name:
+				faults = append(faults, fmt.Errorf("the DSN says %s twice, %q and %q", name, before, value))
+			case before != value:
+				faults = append(faults, fmt.Errorf("the DSN says %s=%s and %s=%s, which is the same key", by[first], before, name, value))
+			}
+		}
+	}
+	return said, faults
+}
+
+// pragmas puts PRAGMAs in modernc.org/sqlite's order: those of _pragma
+// busy_timeout first, then by the alphabet, and the keys' own after them.
+func pragmas(said map[string]string, listed []string) []string {
+	var out []string
+	if v, err := strconv.ParseInt(said["_busy_timeout"], 10, 64); err == nil && v <= 0 {
+		out = append(out, "busy_timeout=0")
+	}
+	if v := said["_auto_vacuum"]; v != "" {
+		out = append(out, "auto_vacuum="+v)
+	}
+	rank := func(s string) string {
+		s = strings.ToLower(strings.TrimSpace(s))
+		if strings.HasPrefix(s, "busy_timeout") {
+			return ""
+		}
+		return s
+	}
+	listed = slices.Clone(listed)
+	slices.SortStableFunc(listed, func(a, b string) int { return strings.Compare(rank(a), rank(b)) })
+	out = append(out, listed...)
+	for _, name := range []string{"_foreign_keys", "_journal_mode", "_synchronous", "_query_only"} {
+		if v := said[name]; v != "" {
+			out = append(out, name[1:]+"="+v)
+		}
+	}
+	return out
+}
+
+// aliases are second names of keys.
+var aliases = map[string]string{
+	"_timeout": "_busy_timeout", "_fk": "_foreign_keys", "_journal": "_journal_mode", "_sync": "_synchronous", "_vacuum": "_auto_vacuum",
+}
+
+// A key of a DSN: how its value is read.
+type key struct {
+	needed bool // an empty value is a fault, not a value left out
+	read   func(s *source, value string) error
+}
+
+var keys = map[string]key{
+	"node_id": {true, func(s *source, v string) (err error) {
+		if s.node.NodeID, err = strconv.ParseUint(v, 10, 32); err != nil || s.node.NodeID == 0 {
+			return errors.New("not a number from 1 to 2^32-1")
+		}
+		return nil
+	}},
+	"nodes":       {true, func(s *source, v string) (err error) { s.node.Nodes, err = parseNodes(v); return err }},
+	"timeout":     {true, func(s *source, v string) (err error) { s.node.Timeout, err = duration(v); return err }},
+	"tick":        {true, func(s *source, v string) (err error) { s.node.Tick, err = duration(v); return err }},
+	"durability":  {true, durability},
+	"secret_file": {true, refuse("encrypted transport comes with a later version; the key is refused rather than ignored, as all would be sent in the clear")},
+	"consistency": {true, func(s *source, v string) error {
+		switch v {
+		case hiqlite.Local.String():
+		case hiqlite.Linearizable.String():
+			s.conn.Consistency = hiqlite.Linearizable
+		default:
+			return errors.New("use local or linearizable")
+		}
+		return nil
+	}},
+
+	"_busy_timeout": {false, func(s *source, v string) error {
+		n, err := strconv.ParseInt(v, 10, 32)
+		if err != nil {
+			return errors.New("not a number of milliseconds")
+		}
+		s.conn.BusyTimeout = max(0, time.Duration(n)*time.Millisecond)
+		return nil
+	}},
+	"_foreign_keys": {false, oneOf(switches...)},
+	"_query_only":   {false, oneOf(switches...)},
+	"_journal_mode": {false, oneOf("DELETE", "TRUNCATE", "PERSIST", "MEMORY", "WAL", "OFF")},
+	"_synchronous":  {false, oneOf("0", "OFF", "1", "NORMAL", "2", "FULL", "3", "EXTRA")},
+	"_auto_vacuum":  {false, oneOf("0", "NONE", "1", "FULL", "2", "INCREMENTAL")},
+	"_txlock":       {false, oneOf("deferred", "immediate", "exclusive")},
+	"_pragma":       {}, // see pragmas
+
+	"_time_format":         {false, func(s *source, v string) error { s.conn.TimeFormat = v; return nil }},
+	"_time_integer_format": {false, func(s *source, v string) error { s.conn.TimeIntegerFormat = v; return nil }},
+	"_timezone": {false, func(s *source, v string) (err error) {
+		s.conn.Location, err = time.LoadLocation(v)
+		return err
+	}},
+	"_inttotime":  {false, func(s *source, v string) (err error) { s.conn.IntToTime, err = boolean(v); return err }},
+	"_texttotime": {false, func(s *source, v string) (err error) { s.conn.TextToTime, err = boolean(v); return err }},
+	"_error_rc":   {false, func(_ *source, v string) error { _, err := boolean(v); return err }},
+	"_defensive":  {false, func(_ *source, v string) error { _, err := boolean(v); return err }},
+	"_dqs": {false, func(_ *source, v string) error {
+		on, err := boolean(v)
+		if err == nil && !on {
+			err = errors.New("replicas read double-quoted texts as SQLite does by default; a connection of its own mind would have its statements mean something else there")
+		}
+		return err
+	}},
+
+	"mode":      {false, only("a node makes and writes its files; for connections that only read say _query_only=1", "rwc")},
+	"cache":     {false, only("connections of a process share the node already", "private")},
+	"immutable": {false, only("a node's files change", "0", "no", "false", "off")},
+	"nolock":    {false, only("a node's files are locked against other processes", "0", "no", "false", "off")},
+	"psow":      {false, oneOf(switches...)},
+	"vfs":       {false, refuse("a node keeps its files itself, on the operating system's file system")},
+	"modeof":    {false, refuse("a node keeps its files itself; set the data folder's permissions")},
+}
+
+var switches = []string{"0", "1", "false", "true", "no", "yes", "off", "on"}
+
+func durability(_ *source, v string) error {
+	if v == "always" {
+		return nil
+	}
+	return errors.New("relaxed levels come with a later version; say always, or leave it out")
+}
+
+func duration(v string) (time.Duration, error) {
+	d, err := time.ParseDuration(v)
+	if err != nil || d <= 0 {
+		return 0, errors.New("not a duration such as 10s or 50ms")
+	}
+	return d, nil
+}
+
+func boolean(v string) (bool, error) {
+	on, err := strconv.ParseBool(v)
+	if err != nil {
+		return false, errors.New("use 1, t, true, 0, f or false")
+	}
+	return on, nil
+}
+
+func oneOf(allowed ...string) func(*source, string) error {
+	return func(_ *source, v string) error {
+		if slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, v) }) {
+			return nil
+		}
+		return fmt.Errorf("use one of %s", strings.Join(allowed, " "))
+	}
+}
+
+func only(reason string, allowed ...string) func(*source, string) error {
+	return func(_ *source, v string) error {
+		if slices.Contains(allowed, strings.ToLower(v)) {
+			return nil
+		}
+		return fmt.Errorf("not supported: %s", reason)
+	}
+}
+
+func refuse(reason string) func(*source, string) error { return only(reason) }
+
+// parseNodes reads id=host:raftport/apiport,...
+func parseNodes(list string) ([]hiqlite.Member, error) {
+	var members []hiqlite.Member
+	for item := range strings.SplitSeq(list, ",") {
+		item = strings.TrimSpace(item)
+		id, addresses, ok := strings.Cut(item, "=")
+		n, err := strconv.ParseUint(id, 10, 32)
+		if !ok || err != nil {
+			return nil, fmt.Errorf("%q is not id=host:raftport/apiport", item)
+		}
+		raft, api, _ := strings.Cut(addresses, "/")
+		host, _, err := net.SplitHostPort(raft)
+		if err != nil || host == "" {
+			return nil, fmt.Errorf("%q is not id=host:raftport/apiport, with an IPv6 host in brackets", item)
+		}
+		if _, err := strconv.Atoi(api); err == nil {
+			api = net.JoinHostPort(host, api)
+		}
+		members = append(members, hiqlite.Member{ID: n, RaftAddr: raft, APIAddr: api})
+	}
+	return members, nil
+}
+
+func formatNodes(members []hiqlite.Member) string {
+	var out []string
+	for _, m := range members {
+		item := fmt.Sprintf("%d=%s", m.ID, m.RaftAddr)
+		if m.APIAddr != "" {
+			item += "/" + m.APIAddr
+		}
+		out = append(out, item)
+	}
+	return strings.Join(out, ",")
+}
+
+// nearest returns the known key that takes the fewest changes of a letter, of
+// several the one that begins most alike.
+func nearest(name string) string {
+	name = strings.ToLower(name)
+	best, least, longest := "", -1, 0
+	for _, known := range slices.Concat(slices.Sorted(maps.Keys(keys)), slices.Sorted(maps.Keys(aliases))) {
+		alike := 0
+		for alike < min(len(name), len(known)) && name[alike] == known[alike] {
+			alike++
+		}
+		d := distance(name, known)
+		if least < 0 || d < least || d == least && alike > longest {
+			best, least, longest = known, d, alike
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's, in bytes.
+func distance(a, b string) int {
+	const most = 40 // bytes of a name that are looked at; keys are shorter
+	a, b = a[:min(len(a), most)], b[:min(len(b), most)]
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], cost
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,145 @@
+package hiqlite_test
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/hiqlite/hiqlite"
+)
+
+// waitFor waits until ready says so.
+func waitFor(t testing.TB, what string, ready func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for !ready() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v for %s", patience, what)
+		}
+		time.Sleep(5 * time.Millisecond) // between looks
+	}
+}
+
+// leads returns the process that leads, as the others know it.
+func leads(t *testing.T, all []*process) *process {
+	t.Helper()
+	var leader *process
+	waitFor(t, "a leader that all agree on", func() bool {
+		seen := map[uint64]bool{}
+		for _, p := range all {
+			seen[p.ask("status").Status.Leader] = true
+		}
+		if len(seen) != 1 || seen[0] {
+			return false
+		}
+		for _, p := range all {
+			if seen[p.cfg.NodeID] {
+				leader = p
+			}
+		}
+		return leader != nil
+	})
+	return leader
+}
+
+// The leader's process is killed twenty times while writers run on all nodes:
+// no writer on a survivor sees an error, and every acknowledged row is there
+// once.
+func TestKilledLeadersLoseNothing(t *testing.T) {
+	const writers, kills = 8, 20 // 16 writers survive each
+	all := processes(t, 3, writers)
+	all[0].ask("table")
+	for _, p := range all {
+		p.ask("write")
+	}
+	for range kills {
+		leader := leads(t, all)
+		leader.kill()
+		var survivors []*process
+		for _, p := range all {
+			if p != leader {
+				survivors = append(survivors, p)
+			}
+		}
+		for _, p := range survivors {
+			before := p.ask("status").Acked
+			waitFor(t, "every writer of a survivor to go on", func() bool {
+				for i, n := range p.ask("status").Acked {
+					if n < before[i]+2 {
+						return false
+					}
+				}
+				return true
+			})
+		}
+		leader.start(writers)
+		leader.ask("ready")
+		leader.ask("write")
+	}
+	for _, p := range all {
+		p.ask("stop")
+	}
+	hash := ""
+	for _, p := range all {
+		p.ask("ready")
+		h := p.ask("hash").Hash
+		if hash != "" && h != hash {
+			t.Errorf("node %d holds something else", p.cfg.NodeID)
+		}
+		hash = h
+	}
+	checkAcks(t, all)
+}
+
+// checkAcks opens the nodes here, after their processes have ended, and
+// compares the rows with what was acknowledged.
+func checkAcks(t *testing.T, all []*process) {
+	t.Helper()
+	c := &testCluster{t: t, nodes: make([]*hiqlite.Node, len(all))}
+	for i, p := range all {
+		p.kill()
+		c.configs = append(c.configs, p.cfg)
+		c.start(i)
+		defer c.stop(i)
+	}
+	c.ready(0)
+	rows := map[string]int{}
+	r, err := c.db(0).QueryContext(patient(t), "SELECT writer, n, count(*) FROM w GROUP BY writer, n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for r.Next() {
+		var writer string
+		var n, count int
+		if err := r.Scan(&writer, &n, &count); err != nil {
+			t.Fatal(err)
+		}
+		rows[fmt.Sprintf("%s %d", writer, n)] = count
+		if count != 1 {
+			t.Errorf("write %d of %s was applied %d times", n, writer, count)
+		}
+	}
+	if err := r.Err(); err != nil {
+		t.Fatal(err)
+	}
+	acked := 0
+	for _, p := range all {
+		f, err := os.Open(p.acks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for lines := bufio.NewScanner(f); lines.Scan(); acked++ {
+			if rows[lines.Text()] == 0 {
+				t.Errorf("%s was acknowledged and is lost", lines.Text())
+			}
+		}
+	}
+	t.Logf("%d writes acknowledged, %d rows", acked, len(rows))
+	if acked == 0 {
+		t.Error("nothing was acknowledged")
+	}
+}

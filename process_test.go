@@ -1,0 +1,233 @@
+package hiqlite_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hiqlite/hiqlite"
+)
+
+// A process is a node in a process of its own, to be killed: this test binary,
+// started again with nodeVariable set. It obeys lines on its standard input.
+type process struct {
+	t      testing.TB
+	cfg    hiqlite.Config
+	acks   string // file to which its writers report
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	out    *bufio.Reader
+	killed bool
+}
+
+const nodeVariable = "HIQLITE_TEST_NODE"
+
+// nodeOrder is what a node process is told.
+type nodeOrder struct {
+	Config  hiqlite.Config
+	Acks    string
+	Writers int
+}
+
+// report is what a node process answers to every line.
+type report struct {
+	Status hiqlite.Status
+	Hash   string
+	Acked  []int64 // writes acknowledged so far, by writer
+	Errors []string
+}
+
+// runNode is the main function of a node process.
+func runNode(order string) error {
+	var o nodeOrder
+	if err := json.Unmarshal([]byte(order), &o); err != nil {
+		return err
+	}
+	node, err := hiqlite.Open(context.Background(), o.Config)
+	if err != nil {
+		return err
+	}
+	w := &writers{node: node, acked: make([]atomic.Int64, o.Writers)}
+	if w.file, err = os.OpenFile(o.Acks, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644); err != nil {
+		return err
+	}
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		r := report{}
+		switch in.Text() {
+		case "table":
+			if _, err := node.DB().Exec("CREATE TABLE w(writer TEXT, n INTEGER, r INTEGER, at TEXT DEFAULT CURRENT_TIMESTAMP)"); err != nil {
+				w.fail(err)
+			}
+		case "write":
+			w.start(o.Config.NodeID)
+		case "stop":
+			w.stop()
+		case "ready":
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			if err := node.Ready(ctx); err != nil {
+				w.fail(err)
+			}
+			cancel()
+		case "hash":
+			hash, _, err := node.Hash(context.Background())
+			if err != nil {
+				w.fail(err)
+			}
+			r.Hash = hex.EncodeToString(hash[:])
+		}
+		if r.Status, err = node.Status(context.Background()); err != nil {
+			w.fail(err)
+		}
+		for i := range w.acked {
+			r.Acked = append(r.Acked, w.acked[i].Load())
+		}
+		r.Errors = w.failures()
+		if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
+			return err
+		}
+	}
+	return node.Close()
+}
+
+// writers insert rows, one after the other, and write down what was acknowledged.
+type writers struct {
+	node  *hiqlite.Node
+	file  *os.File
+	acked []atomic.Int64
+	quit  atomic.Bool
+	wait  sync.WaitGroup
+
+	mu     sync.Mutex
+	errors []string
+}
+
+func (w *writers) start(node uint64) {
+	incarnation := time.Now().UnixNano()
+	for i := range w.acked {
+		name := fmt.Sprintf("%d-%d-%d", node, incarnation, i)
+		w.wait.Go(func() { w.write(name, &w.acked[i]) })
+	}
+}
+
+func (w *writers) write(name string, acked *atomic.Int64) {
+	for n := 0; !w.quit.Load(); n++ {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		_, err := w.node.DB().ExecContext(ctx, "INSERT INTO w(writer, n, r) VALUES(?,?,random())", name, n)
+		cancel()
+		if err != nil {
+			w.fail(fmt.Errorf("writer %s, write %d: %w", name, n, err))
+			return
+		}
+		if _, err := fmt.Fprintf(w.file, "%s %d\n", name, n); err != nil {
+			w.fail(err)
+			return
+		}
+		acked.Add(1)
+	}
+}
+
+func (w *writers) stop() {
+	w.quit.Store(true)
+	w.wait.Wait()
+}
+
+func (w *writers) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.errors = append(w.errors, err.Error())
+}
+
+func (w *writers) failures() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]string(nil), w.errors...)
+}
+
+// processes starts a cluster of processes.
+func processes(t testing.TB, size, writers int) []*process {
+	t.Helper()
+	dir := t.TempDir()
+	var members []hiqlite.Member
+	for i, address := range freePorts(t, size) {
+		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
+	}
+	var all []*process
+	for i := range size {
+		p := &process{t: t, acks: filepath.Join(dir, fmt.Sprintf("acks-%d", i+1)), cfg: hiqlite.Config{
+			DataDir: filepath.Join(dir, fmt.Sprint(i+1)), NodeID: uint64(i + 1), Nodes: members, Tick: 10 * time.Millisecond,
+		}}
+		p.start(writers)
+		all = append(all, p)
+	}
+	t.Cleanup(func() {
+		for _, p := range all {
+			p.kill()
+		}
+	})
+	for _, p := range all {
+		p.ask("ready")
+	}
+	return all
+}
+
+func (p *process) start(writers int) {
+	p.t.Helper()
+	order, err := json.Marshal(nodeOrder{Config: p.cfg, Acks: p.acks, Writers: writers})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.cmd = exec.Command(os.Args[0])
+	p.cmd.Env = append(os.Environ(), nodeVariable+"="+string(order))
+	p.cmd.Stderr = os.Stderr
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		p.t.Fatal(err)
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.out = bufio.NewReader(out)
+	if err := p.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.killed = false
+}
+
+// ask sends a line and returns the report. A process whose writers failed
+// fails the test.
+func (p *process) ask(line string) report {
+	p.t.Helper()
+	fmt.Fprintln(p.in, line)
+	data, err := p.out.ReadBytes('\n')
+	if err != nil {
+		p.t.Fatalf("node %d does not answer to %q: %v", p.cfg.NodeID, line, err)
+	}
+	var r report
+	if err := json.Unmarshal(data, &r); err != nil {
+		p.t.Fatalf("node %d answers %q: %v", p.cfg.NodeID, data, err)
+	}
+	if len(r.Errors) > 0 {
+		p.t.Fatalf("node %d: %v", p.cfg.NodeID, r.Errors)
+	}
+	return r
+}
+
+// kill ends the process with SIGKILL.
+func (p *process) kill() {
+	if !p.killed {
+		p.killed = true
+		p.cmd.Process.Kill()
+		p.cmd.Wait()
+	}
+}
