@@ -84,7 +84,7 @@ func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, erro
 		}
 		op.Statements[i] = wire.Statement{SQL: stmts[i].SQL, Args: values}
 	}
-	r, err := c.propose(ctx, op)
+	r, err := c.propose(ctx, op, classes...)
 	if err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ func (n *Node) classify(ctx context.Context, text string) (*sqlite.Class, error)
 	if class := n.classes.get(text); class != nil {
 		return class, nil
 	}
-	class, err := n.prepareClass(ctx, text)
+	class, err := n.replica.Classify(text)
 	var e *wire.Error
 	if errors.As(err, &e) && e.Code == sqlite.CodeError && e.Hint == "" && !sqlite.SyntaxError(e) {
 		// "no such table" may only mean that this replica is behind.
@@ -61,25 +61,12 @@ func (n *Node) classify(ctx context.Context, text string) (*sqlite.Class, error)
 		caughtUp := n.shard.ReadIndex(wait)
 		cancel()
 		if caughtUp == nil && n.replica.Applied() != before || caughtUp != nil && ctx.Err() == nil {
-			class, err = n.prepareClass(ctx, text)
+			class, err = n.replica.Classify(text)
 		}
 	}
 	if err != nil {
 		return nil, readError(ctx, err)
 	}
-	n.classes.put(strings.Clone(text), class)
-	return class, nil
-}
-
-func (n *Node) prepareClass(ctx context.Context, text string) (*sqlite.Class, error) {
-	reader, err := n.acquire(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer reader.Release()
-	class, err := reader.Classify(text)
-	if err != nil {
-		return nil, err
-	}
+	n.classes.put(strings.Clone(text), &class)
 	return &class, nil
 }

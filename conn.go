@@ -213,6 +213,9 @@ func (c *conn) bind(class *sqlite.Class, args []driver.NamedValue) ([]wire.Argum
 			}
 			return nil, misuse("", "missing named argument %q", name[1:])
 		}
+		if len(args) <= len(class.Params) {
+			return nil, misuse("", "too many arguments: of %d one is used by no parameter", len(args))
+		}
 		return nil, misuse("", "too many arguments: the statement has %d parameters, got %d", len(class.Params), len(args))
 	}
 	return values, nil
@@ -227,14 +230,15 @@ func (c *conn) write(ctx context.Context, text string, class *sqlite.Class, args
 		Vacuum:         class.Kind == sqlite.Vacuum,
 		Statements:     []wire.Statement{{SQL: text, Args: args}},
 	}
-	r, err := c.propose(ctx, op)
+	r, err := c.propose(ctx, op, class)
 	if err == nil && class.Script && r.ForeignKeys != wire.ForeignKeysUntouched {
 		c.foreignKeysOff = r.ForeignKeys == wire.ForeignKeysSwitchedOff
 	}
 	return r, err
 }
 
-func (c *conn) propose(ctx context.Context, op *wire.Operation) (*wire.Result, error) {
+// propose has an operation applied, whose statements are of these classes.
+func (c *conn) propose(ctx context.Context, op *wire.Operation, classes ...*sqlite.Class) (*wire.Result, error) {
 	if c.queryOnly {
 		return nil, &Error{Message: "attempt to write a readonly database (8)", ExtendedCode: 8, Hint: "the connection has PRAGMA query_only on"}
 	}
@@ -242,7 +246,10 @@ func (c *conn) propose(ctx context.Context, op *wire.Operation) (*wire.Result, e
 	if err != nil {
 		return nil, err
 	}
-	for i := range r.Statements {
+	for i, class := range classes {
+		if class.Schema || class.Kind == sqlite.Vacuum {
+			continue // it repeats what an earlier one did
+		}
 		s := &r.Statements[i]
 		c.changes, c.lastInsertID = s.RowsAffected, s.LastInsertID
 		c.totalChanges += s.RowsAffected

@@ -29,6 +29,7 @@ type Node struct {
 	replica *statemachine.SQL
 	classes classes
 	db      *sql.DB
+	lowDisk atomic.Bool
 
 	writes atomic.Pointer[cluster.Combiner[*wire.EncodedOperation, wire.Result]]
 
@@ -100,6 +101,7 @@ func (n *Node) open() error {
 	n.writes.Store(cluster.NewCombiner[*wire.EncodedOperation, wire.Result](n.shard, codec{}, cluster.CombinerConfig{MaxEntryBytes: maxOperation}))
 	n.work.Go(n.tick)
 	n.work.Go(n.compact)
+	n.work.Go(n.watchDisk)
 	return nil
 }
 
@@ -151,6 +153,9 @@ func (n *Node) failure() error {
 	if err == nil {
 		return nil
 	}
+	if errors.Is(err, ErrDiskFull) {
+		return err
+	}
 	var e *wire.Error
 	full := errors.Is(err, syscall.ENOSPC) || errors.As(err, &e) && e.Code&0xff == 13
 	if full {
@@ -170,6 +175,9 @@ func (n *Node) within(ctx context.Context) (context.Context, context.CancelFunc)
 // write has an operation applied and returns its result.
 func (n *Node) write(ctx context.Context, op *wire.Operation) (*wire.Result, error) {
 	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := n.diskError(); err != nil {
 		return nil, err
 	}
 	op.StampMS = time.Now().UnixMilli()

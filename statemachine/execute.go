@@ -343,7 +343,7 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 // replica, from a disk that is full, which is this one's: SQLite reports both
 // alike.
 func (x *execution) exhausted() (bool, error) {
-	if free, err := freeSpace(x.storage.dir); err != nil || free < minFree {
+	if free, err := FreeSpace(x.storage.dir); err != nil || free < minFree {
 		return false, err
 	}
 	if x.batch.sequence && len(x.inserts) > 0 {

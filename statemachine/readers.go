@@ -323,15 +323,6 @@ func (q *Query) reason() error {
 	return q.ended
 }
 
-// Classify finds out which way a text goes.
-func (r *Reader) Classify(sql string) (sqlite.Class, error) {
-	conn, err := r.current()
-	if err != nil {
-		return sqlite.Class{}, err
-	}
-	return conn.Classify(sql)
-}
-
 // SetState sets what changes(), total_changes() and last_insert_rowid() answer
 // on this reader.
 func (r *Reader) SetState(changes, total, lastInsertID int64) {

@@ -63,6 +63,8 @@ type SQL struct {
 	pool    *pool
 	storage storage
 
+	classifier classifier
+
 	mu       sync.Mutex // serializes apply with checkpoints; guards what follows
 	conn     *sqlite.Conn
 	programs *programs
@@ -243,6 +245,10 @@ func (r *SQL) fail(err error) {
 	<-r.stopped
 }
 
+// Fail stops the replica because this machine cannot go on, and returns when it
+// has been.
+func (r *SQL) Fail(err error) { r.fail(err) }
+
 // Update applies a batch of entries.
 func (r *SQL) Update(entries []sm.Entry) ([]sm.Entry, error) {
 	if r.Err() != nil {
@@ -287,6 +293,7 @@ func (r *SQL) state() *wire.State {
 func (r *SQL) Close() error {
 	r.checkpoints.stop()
 	r.pool.close()
+	r.classifier.close()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unpin() // their snapshots will not be written any more

@@ -1,0 +1,173 @@
+package hiqlite_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"github.com/hiqlite/hiqlite"
+)
+
+// A workload is what one client does: random SQL, much of it not deterministic
+// by itself, some of it failing.
+type workload struct {
+	random *rand.Rand
+	tables int
+}
+
+func (w *workload) statement() (text string, args []any) {
+	r := w.random
+	t := fmt.Sprintf("e%d", r.IntN(w.tables))
+	switch r.IntN(20) {
+	case 0, 1, 2, 3:
+		return "INSERT INTO " + t + "(k, v) VALUES(?, ?)", []any{r.IntN(500), fmt.Sprint("v", r.IntN(1000))}
+	case 4:
+		return "INSERT INTO " + t + "(k, v) VALUES(?, hex(randomblob(8))) ON CONFLICT(k) DO UPDATE SET v = v || random(), n = n + 1 RETURNING *", []any{r.IntN(500)}
+	case 5:
+		return "UPDATE " + t + " SET v = random(), at = datetime('now', 'subsec') WHERE k % 7 = ?", []any{r.IntN(7)}
+	case 6:
+		return "DELETE FROM " + t + " WHERE rowid IN (SELECT rowid FROM " + t + " ORDER BY random() LIMIT 3)", nil
+	case 7:
+		return "INSERT OR REPLACE INTO " + t + "(k, v) SELECT k + 1, v FROM " + t + " ORDER BY random() LIMIT 5", nil
+	case 8:
+		return "INSERT OR ROLLBACK INTO " + t + "(k, v) VALUES(?, 'rollback'), (1, 'again'), (1, 'again')", []any{r.IntN(500)}
+	case 9:
+		return "INSERT OR FAIL INTO " + t + "(k, v) VALUES(?, 'kept'), (1, 'x'), (1, 'fails')", []any{500 + r.IntN(500)}
+	case 10:
+		return "INSERT INTO " + t + "(k, v) VALUES(?, NULL)", []any{r.IntN(500)} // NOT NULL
+	case 11:
+		return fmt.Sprintf("INSERT INTO %s(k, v) VALUES(%d, datetime('now','localtime')); UPDATE %s SET n = changes() + last_insert_rowid() WHERE k = %d; SELECT 1", t, 2000+r.IntN(500), t, r.IntN(500)), nil
+	case 12:
+		return fmt.Sprintf("INSERT INTO %s(k, v) VALUES(%d, 'half'); INSERT INTO missing VALUES(1)", t, 3000+r.IntN(500)), nil
+	case 13:
+		return "INSERT INTO child(parent) SELECT id FROM parent ORDER BY random() LIMIT 2", nil
+	case 14:
+		return "INSERT INTO child(parent) VALUES(?)", []any{r.IntN(100)} // may violate the deferred key
+	case 15:
+		return "INSERT INTO parent DEFAULT VALUES RETURNING id, made, dice", nil
+	case 16:
+		return fmt.Sprintf("CREATE TABLE IF NOT EXISTS x%d(a DEFAULT (random()), b DEFAULT CURRENT_TIMESTAMP); INSERT INTO x%d DEFAULT VALUES", r.IntN(4), r.IntN(4)), nil
+	case 17:
+		return []string{"DROP TABLE IF EXISTS x1", "CREATE INDEX IF NOT EXISTS e0v ON e0(v)", "DROP INDEX IF EXISTS e0v", "ANALYZE", "REINDEX", "PRAGMA user_version=7", "VACUUM"}[r.IntN(7)], nil
+	case 18:
+		return "INSERT INTO words(body) VALUES(?)", []any{fmt.Sprint("some words ", r.IntN(100))}
+	default:
+		return "DELETE FROM words WHERE rowid IN (SELECT rowid FROM words WHERE words MATCH ? ORDER BY random() LIMIT 1)", []any{fmt.Sprint(r.IntN(100))}
+	}
+}
+
+const equalitySchema = `
+	CREATE TABLE parent(id INTEGER PRIMARY KEY AUTOINCREMENT, made TEXT DEFAULT CURRENT_TIMESTAMP, dice INTEGER DEFAULT (random()));
+	CREATE TABLE child(id INTEGER PRIMARY KEY, parent REFERENCES parent(id) DEFERRABLE INITIALLY DEFERRED, at DEFAULT (julianday('now')));
+	CREATE TABLE log(what, at DEFAULT (strftime('%f','now')), r DEFAULT (random()));
+	CREATE VIRTUAL TABLE words USING fts5(body)`
+
+// Whatever SQL is run, by whichever node, with restarts and snapshots in
+// between: all replicas hold the same, rowids included.
+func TestReplicasAreEqual(t *testing.T) {
+	const rounds, clients, each = 4, 6, 120
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	c := newCluster(t, 3)
+	mustExec(t, c.db(0), equalitySchema)
+	for i := range 3 {
+		mustExec(t, c.db(i), fmt.Sprintf(`CREATE TABLE e%d(k INTEGER UNIQUE, v TEXT NOT NULL, n INTEGER DEFAULT 0, at DEFAULT CURRENT_TIMESTAMP);
+			CREATE TRIGGER e%[1]dt AFTER UPDATE ON e%[1]d BEGIN INSERT INTO log(what) VALUES(new.k || '/' || abs(random() %% 10)); END`, i))
+	}
+	for round := range rounds {
+		var wait sync.WaitGroup
+		for client := range clients {
+			w := &workload{random: rand.New(rand.NewPCG(seed, uint64(round*clients+client))), tables: 3}
+			db := c.db(client % 3)
+			wait.Go(func() {
+				for range each {
+					text, args := w.statement()
+					_, err := db.ExecContext(patient(t), text, args...)
+					var e *hiqlite.Error
+					if err != nil && !errors.As(err, &e) {
+						t.Errorf("%s: %v", text, err)
+					}
+				}
+			})
+		}
+		wait.Wait()
+		c.equal()
+		// A node that was away while the log was compacted gets a snapshot.
+		away := round % 3
+		c.stop(away)
+		mustExec(t, c.db((away+1)%3), "INSERT INTO log(what) VALUES('one is away')")
+		for i, n := range c.nodes {
+			if i != away {
+				c.ready(i)
+				if err := n.Compact(0); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		mustExec(t, c.db((away+1)%3), "INSERT INTO log(what) SELECT random() FROM log LIMIT 10")
+		c.start(away)
+		c.ready(away)
+		c.equal()
+	}
+	var n int
+	if err := c.db(0).QueryRow("SELECT count(*) FROM log").Scan(&n); err != nil || n == 0 {
+		t.Errorf("the workload did nothing: %d, %v", n, err)
+	}
+}
+
+// A node that was away for longer than the log reaches back is sent the
+// database, and its reads move over to it.
+func TestSnapshotReplacesTheDatabase(t *testing.T) {
+	c := newCluster(t, 3)
+	mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+	mustExec(t, c.db(0), "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM s WHERE n < 2000) INSERT INTO t(v) SELECT randomblob(1000) FROM s")
+	c.ready(2)
+	c.stop(2)
+	mustExec(t, c.db(0), "UPDATE t SET v = randomblob(1000)")
+	for i := range 2 {
+		c.ready(i)
+		if err := c.nodes[i].Compact(0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustExec(t, c.db(1), "INSERT INTO t(v) VALUES('after')")
+	c.start(2)
+	// A connection that read the old database must not do so any more.
+	var before int
+	if err := c.db(2).QueryRow("SELECT count(*) FROM t").Scan(&before); err != nil {
+		t.Fatal(err)
+	}
+	ctx := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
+	var after int
+	if err := c.db(2).QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(&after); err != nil || after != 2001 {
+		t.Errorf("after %d rows, a linearizable read sees %d, %v", before, after, err)
+	}
+	c.equal()
+	c.stop(2)
+	c.start(2)
+	c.ready(2)
+	c.equal()
+}
+
+// Reads that run while a node closes end with an error or with all their rows.
+func TestReadsWhileClosing(t *testing.T) {
+	c := newCluster(t, 1)
+	mustExec(t, c.db(0), "CREATE TABLE t AS WITH RECURSIVE s(value) AS (SELECT 1 UNION ALL SELECT value+1 FROM s WHERE value < 20000) SELECT value FROM s")
+	rows, err := c.db(0).QueryContext(context.Background(), "SELECT value FROM t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	rows.Next()
+	c.stop(0)
+	n := 1
+	for rows.Next() {
+		n++
+	}
+	if rows.Err() == nil && n != 20000 {
+		t.Errorf("%d of 20000 rows and no error", n)
+	}
+}

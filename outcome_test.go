@@ -1,0 +1,165 @@
+package hiqlite_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hiqlite/hiqlite"
+)
+
+// Writers give up early and often while leaders go and come: what succeeded is
+// there once, what failed is not there, and only what may be either is called
+// unknown.
+func TestErrorsTellTheTruth(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	c := newCluster(t, 3)
+	mustExec(t, c.db(0), "CREATE TABLE t(name TEXT)")
+
+	var (
+		mu       sync.Mutex
+		outcomes = map[string]error{}
+		counts   [3]atomic.Int64 // success, failure, unknown
+		quit     atomic.Bool
+		wait     sync.WaitGroup
+	)
+	var gate sync.RWMutex // held for writing while a node is exchanged
+	for w := range 12 {
+		random := rand.New(rand.NewPCG(seed, uint64(w)))
+		wait.Go(func() {
+			for n := 0; !quit.Load(); n++ {
+				name := fmt.Sprintf("%d/%d", w, n)
+				gate.RLock()
+				node := c.nodes[w%3]
+				gate.RUnlock()
+				if node == nil {
+					time.Sleep(time.Millisecond) // it is being exchanged
+					continue
+				}
+				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(random.IntN(8000))*time.Microsecond)
+				_, err := node.DB().ExecContext(ctx, "INSERT INTO t VALUES(?)", name)
+				cancel()
+				mu.Lock()
+				outcomes[name] = err
+				mu.Unlock()
+				switch {
+				case err == nil:
+					counts[0].Add(1)
+				case errors.Is(err, hiqlite.ErrOutcomeUnknown):
+					counts[2].Add(1)
+				default:
+					counts[1].Add(1)
+				}
+			}
+		})
+	}
+	for range 5 {
+		before := counts[0].Load()
+		waitFor(t, "writes to succeed", func() bool { return counts[0].Load() > before+50 })
+		leader := c.leader()
+		gate.Lock()
+		gone := c.nodes[leader]
+		c.nodes[leader] = nil
+		gate.Unlock()
+		if err := gone.Close(); err != nil {
+			t.Error(err)
+		}
+		before = counts[0].Load()
+		waitFor(t, "writes to succeed without the leader", func() bool { return counts[0].Load() > before+50 })
+		back, err := hiqlite.Open(patient(t), c.configs[leader])
+		if err != nil {
+			t.Fatal(err)
+		}
+		gate.Lock()
+		c.nodes[leader] = back
+		gate.Unlock()
+		c.ready(leader)
+	}
+	quit.Store(true)
+	wait.Wait()
+	c.equal()
+	t.Logf("%d succeeded, %d failed, %d unknown", counts[0].Load(), counts[1].Load(), counts[2].Load())
+
+	rows, err := c.db(0).QueryContext(patient(t), "SELECT name, count(*) FROM t GROUP BY name")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	found := map[string]int{}
+	for rows.Next() {
+		var name string
+		var n int
+		if err := rows.Scan(&name, &n); err != nil {
+			t.Fatal(err)
+		}
+		found[name] = n
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	for name, err := range outcomes {
+		switch n := found[name]; {
+		case n > 1:
+			t.Errorf("%s was applied %d times (%v)", name, n, err)
+		case err == nil && n == 0:
+			t.Errorf("%s succeeded and is not there", name)
+		case err != nil && n == 1 && !errors.Is(err, hiqlite.ErrOutcomeUnknown):
+			t.Errorf("%s failed and is there: %v", name, err)
+		}
+	}
+}
+
+// Without a majority a write ends when its context does, and says whether it
+// may still come to be.
+func TestNoMajority(t *testing.T) {
+	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Timeout = 700 * time.Millisecond })
+	mustExec(t, c.db(0), "CREATE TABLE t(name TEXT)")
+	leader := c.leader()
+	for i := range 3 {
+		if i != leader {
+			c.stop(i)
+		}
+	}
+	db := c.db(leader)
+	outcomes := map[string]error{}
+	for n := range 6 {
+		name := fmt.Sprint("write ", n)
+		_, err := db.Exec("INSERT INTO t VALUES(?)", name) // bounded by Config.Timeout
+		if err == nil {
+			t.Fatalf("%s succeeded on one of three nodes", name)
+		}
+		if n > 3 && !errors.Is(err, hiqlite.ErrNoLeader) {
+			t.Errorf("%s: %v, want ErrNoLeader", name, err)
+		}
+		outcomes[name] = err
+	}
+	if _, err := db.QueryContext(hiqlite.WithConsistency(context.Background(), hiqlite.Linearizable), "SELECT 1"); !errors.Is(err, hiqlite.ErrNoLeader) {
+		t.Errorf("a linearizable read: %v, want ErrNoLeader", err)
+	}
+	var n int
+	if err := db.QueryRow("SELECT count(*) FROM t").Scan(&n); err != nil || n != 0 {
+		t.Errorf("a local read: %d, %v", n, err)
+	}
+	for i := range 3 {
+		if i != leader {
+			c.start(i)
+		}
+	}
+	c.ready(leader)
+	mustExec(t, db, "INSERT INTO t VALUES('after')")
+	for name, err := range outcomes {
+		if err := db.QueryRow("SELECT count(*) FROM t WHERE name=?", name).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		if n > 1 || n == 1 && !errors.Is(err, hiqlite.ErrOutcomeUnknown) {
+			t.Errorf("%s is there %d times, its error was: %v", name, n, err)
+		}
+	}
+	c.equal()
+}
