@@ -68,12 +68,17 @@ func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, erro
 		Statements:     make([]wire.Statement, len(stmts)),
 	}
 	classes := make([]*sqlite.Class, len(stmts))
+	made := false // a statement before it changed the schema
 	for i := range stmts {
-		class, err := c.batchClass(ctx, stmts, i, classes)
-		if err != nil {
+		if i > 0 && stmts[i].SQL == stmts[i-1].SQL {
+			classes[i] = classes[i-1]
+		} else if class, err := c.batchClass(ctx, stmts[i].SQL, made); err != nil {
 			return nil, at(i, err)
+		} else {
+			classes[i] = class
+			made = made || class.Schema || class.Script
 		}
-		classes[i] = class
+		class := classes[i]
 		args, err := driverValues(stmts[i].Args)
 		if err != nil {
 			return nil, at(i, err)
@@ -99,15 +104,7 @@ func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, erro
 // only the replicas, applying it, can tell.
 var unknownClass = &sqlite.Class{Kind: sqlite.Write, Script: true}
 
-func (c *conn) batchClass(ctx context.Context, stmts []Statement, i int, classes []*sqlite.Class) (*sqlite.Class, error) {
-	text := stmts[i].SQL
-	if i > 0 && text == stmts[i-1].SQL {
-		return classes[i-1], nil
-	}
-	made := false // statements before it change the schema
-	for _, class := range classes[:i] {
-		made = made || class.Schema || class == unknownClass
-	}
+func (c *conn) batchClass(ctx context.Context, text string, made bool) (*sqlite.Class, error) {
 	if made && c.node.classes.get(text) == nil {
 		return unknownClass, nil
 	}

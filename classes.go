@@ -53,16 +53,13 @@ func (n *Node) classify(ctx context.Context, text string) (*sqlite.Class, error)
 		return class, nil
 	}
 	class, err := n.replica.Classify(text)
-	var e *wire.Error
-	if errors.As(err, &e) && e.Code == sqlite.CodeError && e.Hint == "" && !sqlite.SyntaxError(e) {
+	if mayBeStale(err) {
 		// "no such table" may only mean that this replica is behind.
-		before := n.replica.Applied()
 		wait, cancel := context.WithTimeout(ctx, staleWait)
-		caughtUp := n.shard.ReadIndex(wait)
+		_ = n.shard.ReadIndex(wait) // without a leader, what is here has to do
 		cancel()
-		if caughtUp == nil && n.replica.Applied() != before || caughtUp != nil && ctx.Err() == nil {
-			class, err = n.replica.Classify(text)
-		}
+		n.refreshSchema()
+		class, err = n.replica.Classify(text)
 	}
 	if err != nil {
 		return nil, readError(ctx, err)
@@ -70,3 +67,15 @@ func (n *Node) classify(ctx context.Context, text string) (*sqlite.Class, error)
 	n.classes.put(strings.Clone(text), &class)
 	return &class, nil
 }
+
+// mayBeStale reports an error that a newer schema could make go away.
+func mayBeStale(err error) bool {
+	var e *wire.Error
+	return errors.As(err, &e) && e.Code == sqlite.CodeError && e.Hint == "" && !sqlite.SyntaxError(e)
+}
+
+// refreshSchema makes classification see the schema as it is now. When a text
+// does not fit the schema that SQLite remembers, it looks for a newer one if a
+// table is missing, but not if ALTER TABLE names a new column, or CREATE a table
+// that was dropped.
+func (n *Node) refreshSchema() { _, _ = n.replica.Classify("SELECT * FROM _hiqlite_missing") }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -47,7 +48,7 @@ func (n *Node) connect(ctx context.Context, cfg ConnConfig) (driver.Conn, error)
 	}
 	c := &conn{node: n, cfg: cfg, foreignKeysOff: cfg.ForeignKeysOff, queryOnly: cfg.QueryOnly}
 	if cfg.BusyTimeout > 0 {
-		c.settings.set("busy_timeout", fmt.Sprint(cfg.BusyTimeout.Milliseconds()))
+		c.settings.set("busy_timeout", cfg.BusyTimeout.Milliseconds())
 	}
 	for _, pragma := range cfg.Pragmas {
 		if _, err := c.ExecContext(ctx, "PRAGMA "+pragma, nil); err != nil {
@@ -183,12 +184,12 @@ func (c *conn) query(ctx context.Context, text string, class *sqlite.Class, args
 }
 
 // answer runs what is no write.
-func (c *conn) answer(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (driver.Rows, error) {
+func (c *conn) answer(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
 	switch class.Kind {
 	case sqlite.Transaction:
 		return nil, misuse("use hiqlite.Batch for statements that belong together", "%s is not available: interactive transactions come with a later version", class.What)
 	case sqlite.Setting:
-		return c.configure(ctx, class)
+		return c.configure(ctx, text, class)
 	}
 	if class.Pragma != "" {
 		if rows := c.setting(class.Pragma); rows != nil {
@@ -240,7 +241,7 @@ func (c *conn) write(ctx context.Context, text string, class *sqlite.Class, args
 // propose has an operation applied, whose statements are of these classes.
 func (c *conn) propose(ctx context.Context, op *wire.Operation, classes ...*sqlite.Class) (*wire.Result, error) {
 	if c.queryOnly {
-		return nil, &Error{Message: "attempt to write a readonly database (8)", ExtendedCode: 8, Hint: "the connection has PRAGMA query_only on"}
+		return nil, &Error{Message: "attempt to write a readonly database (8)", ExtendedCode: 8}
 	}
 	r, err := c.node.write(ctx, op)
 	if err != nil {
@@ -258,7 +259,7 @@ func (c *conn) propose(ctx context.Context, op *wire.Operation, classes ...*sqli
 }
 
 // read runs a text that only reads on this node's replica.
-func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (driver.Rows, error) {
+func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
 	if c.consistency(ctx) == Linearizable {
 		if err := c.node.linearize(ctx); err != nil {
 			return nil, err
@@ -277,39 +278,46 @@ func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args 
 // run runs a text on a reader, which it gives back. Of a script the rows are
 // those of the last statement that has some, or of the very last, as
 // modernc.org/sqlite has it.
-func (c *conn) run(ctx context.Context, reader *statemachine.Reader, text string, class *sqlite.Class, args []wire.Argument) (driver.Rows, error) {
+func (c *conn) run(ctx context.Context, reader *statemachine.Reader, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
+	watch := watchOver(ctx, reader)
+	var query *statemachine.Query
+	var err error
 	if class.Script {
-		var err error
-		if text, err = c.lastWithRows(ctx, reader, class.Parts, args); err != nil {
-			reader.Release()
-			return nil, err
-		}
+		text, err = lastWithRows(reader, text, class.Parts, args)
 	}
-	query, _, err := reader.Query(text, args)
-	if err != nil || query == nil {
+	if err == nil {
+		query, _, err = reader.Query(text, args)
+	}
+	if err != nil {
+		watch.end()
 		reader.Release()
 		return nil, readError(ctx, err)
 	}
-	return newLocalRows(ctx, &c.cfg, reader, query)
+	return newLocalRows(ctx, &c.cfg, reader, query, watch)
 }
 
 // lastWithRows runs the statements of a script to their first row.
-func (c *conn) lastWithRows(ctx context.Context, reader *statemachine.Reader, parts []sqlite.Part, args []wire.Argument) (text string, err error) {
+func lastWithRows(reader *statemachine.Reader, script string, parts []sqlite.Part, args []wire.Argument) (text string, err error) {
 	for i, part := range parts {
 		query, _, err := reader.Query(part.SQL, args)
 		if err != nil {
-			return "", readError(ctx, err)
+			return "", err
 		}
 		row, err := query.Next(nil)
 		query.Close()
 		if err != nil {
-			return "", readError(ctx, err)
+			return "", err
 		}
-		if row || i == 0 || i == len(parts)-1 {
+		if row || i == 0 || lastPart(script, parts, i) {
 			text = part.SQL
 		}
 	}
 	return text, nil
+}
+
+// lastPart reports that nothing, not even a comment, follows part i of a script.
+func lastPart(script string, parts []sqlite.Part, i int) bool {
+	return i == len(parts)-1 && strings.HasSuffix(script, parts[i].SQL)
 }
 
 func (c *conn) consistency(ctx context.Context) Consistency {

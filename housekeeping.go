@@ -85,6 +85,40 @@ func (n *Node) sleep(d time.Duration) bool {
 	}
 }
 
+// logWait bounds how long the others may take to send what this node's log lacks.
+const logWait = 30 * time.Second
+
+// checkLog makes sure that the log reaches as far as the database, which was
+// applied up to an index: Raft would take the next entries, having lower
+// indexes, for applied. Others may have the missing ones; alone there is nobody.
+func (n *Node) checkLog(applied uint64) error {
+	end, err := n.shard.LogEnd()
+	if err != nil || end >= applied {
+		return err
+	}
+	damage := fmt.Errorf("%w: the Raft log in %s ends at entry %d, the database holds entry %d: an older copy of the folder was put back", ErrDamaged, n.cfg.DataDir, end, applied)
+	if len(n.cfg.Nodes) == 1 {
+		return damage
+	}
+	n.work.Go(func() {
+		deadline := time.Now().Add(logWait)
+		for n.sleep(100 * time.Millisecond) {
+			if n.shard.Leader().Node == 0 {
+				deadline = time.Now().Add(logWait)
+				continue
+			}
+			if end, err := n.shard.LogEnd(); err != nil || end >= applied {
+				return
+			}
+			if time.Now().After(deadline) {
+				n.replica.Fail(damage)
+				return
+			}
+		}
+	})
+	return nil
+}
+
 // identity is what a data folder says of itself.
 type identity struct {
 	Format  int      `json:"format"`

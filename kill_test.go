@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -89,6 +90,40 @@ func TestKilledLeadersLoseNothing(t *testing.T) {
 			t.Errorf("node %d holds something else", p.cfg.NodeID)
 		}
 		hash = h
+	}
+	checkAcks(t, all)
+}
+
+// A leader's process is paused until another leads, and goes on where it was:
+// what it kept back, and proposes late, is not applied a second time.
+func TestPausedLeadersRepeatNothing(t *testing.T) {
+	all := processes(t, 3, 6)
+	all[0].ask("table")
+	for _, p := range all {
+		p.ask("write")
+	}
+	for range 6 {
+		leader := leads(t, all)
+		leader.signal(syscall.SIGSTOP)
+		for _, p := range all {
+			if p == leader {
+				continue
+			}
+			before := p.ask("status").Acked
+			waitFor(t, "writers to go on without the paused leader", func() bool {
+				for i, n := range p.ask("status").Acked {
+					if n < before[i]+5 {
+						return false
+					}
+				}
+				return true
+			})
+		}
+		leader.signal(syscall.SIGCONT)
+		leader.ask("ready")
+	}
+	for _, p := range all {
+		p.ask("stop")
 	}
 	checkAcks(t, all)
 }

@@ -98,6 +98,9 @@ func (n *Node) open() error {
 	if err != nil {
 		return err
 	}
+	if err := n.checkLog(applied); err != nil {
+		return err
+	}
 	n.writes.Store(cluster.NewCombiner[*wire.EncodedOperation, wire.Result](n.shard, codec{}, cluster.CombinerConfig{MaxEntryBytes: maxOperation}))
 	n.work.Go(n.tick)
 	n.work.Go(n.compact)

@@ -223,6 +223,13 @@ func (p *process) ask(line string) report {
 	return r
 }
 
+func (p *process) signal(s os.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
 // kill ends the process with SIGKILL.
 func (p *process) kill() {
 	if !p.killed {

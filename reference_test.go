@@ -36,8 +36,11 @@ func (p *pair) open(options string) (conns [2]*sql.Conn) {
 	p.t.Helper()
 	for i, source := range []struct{ driver, dsn string }{
 		{"hiqlite", filepath.Join(p.folder, "node") + "?" + options},
-		{"sqlite", filepath.Join(p.folder, "file.db") + "?_pragma=foreign_keys(1)&_pragma=journal_mode(WAL)&" + options},
+		{"sqlite", filepath.Join(p.folder, "file.db") + "?_pragma=journal_mode(WAL)&" + options},
 	} {
+		if i == 1 && !strings.Contains(options, "foreign_keys") && !strings.Contains(options, "_fk") {
+			source.dsn += "&_fk=1"
+		}
 		db, err := sql.Open(source.driver, source.dsn)
 		if err != nil {
 			p.t.Fatalf("%s: %v", source.dsn, err)

@@ -5,6 +5,9 @@ import (
 	"database/sql/driver"
 	"io"
 	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -32,6 +35,15 @@ var (
 	_ columnTypes = (*localRows)(nil)
 	_ columnTypes = (*memoryRows)(nil)
 )
+
+// seenRows are rows of which it is known whether there are any.
+type seenRows interface {
+	driver.Rows
+	more() bool // nothing was read yet, and there is a row
+}
+
+func (r *localRows) more() bool  { return r.first != nil }
+func (r *memoryRows) more() bool { return r.rows.Len() > 0 }
 
 func (r *typedRows) Columns() []string {
 	names := make([]string, len(r.columns))
@@ -74,17 +86,15 @@ type localRows struct {
 	ctx    context.Context // of the query, as database/sql has no other way
 	reader *statemachine.Reader
 	query  *statemachine.Query
-	stop   func() bool // ends the watch over ctx
+	watch  *watch
 	first  []driver.Value
 	done   bool
 }
 
-// newLocalRows steps to the first row. It owns query and reader from then on.
-func newLocalRows(ctx context.Context, conn *ConnConfig, reader *statemachine.Reader, query *statemachine.Query) (*localRows, error) {
-	r := &localRows{typedRows: typedRows{conn: conn}, ctx: ctx, reader: reader, query: query}
-	if ctx.Done() != nil {
-		r.stop = context.AfterFunc(ctx, reader.Interrupt)
-	}
+// newLocalRows steps to the first row. It owns query, reader and watch from then
+// on.
+func newLocalRows(ctx context.Context, conn *ConnConfig, reader *statemachine.Reader, query *statemachine.Query, watch *watch) (seenRows, error) {
+	r := &localRows{typedRows: typedRows{conn: conn}, ctx: ctx, reader: reader, query: query, watch: watch}
 	more, err := query.Next(func(s *sqlite.Stmt) {
 		r.columns = newColumns(s.Columns())
 		r.kinds = make([]wire.Kind, len(r.columns))
@@ -136,10 +146,7 @@ func (r *localRows) finish() {
 		return
 	}
 	r.done = true
-	if r.stop != nil && !r.stop() {
-		// The interrupt may be on its way: it must not hit the next query.
-		r.reader.Discard()
-	}
+	r.watch.end()
 	r.query.Close()
 	r.reader.Release()
 }
@@ -148,6 +155,43 @@ func (r *localRows) finish() {
 func (r *localRows) Close() error {
 	r.finish()
 	return nil
+}
+
+// A watch ends what a reader runs when a context ends.
+type watch struct {
+	stop func() bool
+	over atomic.Bool
+	work sync.WaitGroup
+}
+
+// again is how often a reader is interrupted until it notices: SQLite forgets an
+// interrupt that comes before a statement's first step.
+const again = time.Millisecond
+
+func watchOver(ctx context.Context, reader *statemachine.Reader) *watch {
+	if ctx.Done() == nil {
+		return nil
+	}
+	w := &watch{}
+	w.work.Add(1)
+	w.stop = context.AfterFunc(ctx, func() {
+		defer w.work.Done()
+		for !w.over.Load() {
+			reader.Interrupt()
+			time.Sleep(again)
+		}
+	})
+	return w
+}
+
+// end returns when no interrupt can come any more: the next query on the reader
+// is another's.
+func (w *watch) end() {
+	if w == nil || w.stop() {
+		return
+	}
+	w.over.Store(true)
+	w.work.Wait()
 }
 
 // memoryRows are rows that a write returned, or a setting's answer.

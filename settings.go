@@ -2,7 +2,7 @@ package hiqlite
 
 import (
 	"context"
-	"database/sql/driver"
+	"math"
 	"strconv"
 	"strings"
 
@@ -10,47 +10,99 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// settings are the PRAGMAs that a connection was told, to answer them.
-type settings map[string]string
+// settings are the PRAGMAs that a connection was told, as it answers them. None
+// has an effect, but busy_timeout.
+type settings map[string]int64
 
-func (s *settings) set(name, value string) {
+func (s *settings) set(name string, value int64) {
 	if *s == nil {
 		*s = settings{}
 	}
 	(*s)[name] = value
 }
 
-// echoed are settings whose setter answers with the new value.
-var echoed = map[string]bool{
-	"analysis_limit": true, "busy_timeout": true, "hard_heap_limit": true, "journal_size_limit": true, "max_page_count": true,
-	"mmap_size": true, "secure_delete": true, "soft_heap_limit": true, "threads": true, "wal_autocheckpoint": true,
+// A settingKind says how SQLite reads a PRAGMA's value. Those that are not
+// listed are answered by the replica, which they do not change.
+type settingKind struct {
+	echo    bool // the setter answers with the new value
+	words   map[string]int64
+	boolean bool
+	number  func(n int64) (value int64, taken bool)
 }
 
-// named values of settings that SQLite answers as numbers.
-var settingNumbers = map[string]map[string]int64{
-	"synchronous": {"off": 0, "normal": 1, "full": 2, "extra": 3},
-	"temp_store":  {"default": 0, "file": 1, "memory": 2},
+var (
+	truth  = settingKind{boolean: true}
+	levels = map[string]int64{"off": 0, "no": 0, "false": 0, "normal": 1, "on": 1, "yes": 1, "true": 1, "full": 2, "extra": 3}
+	stores = map[string]int64{"default": 0, "file": 1, "memory": 2}
+
+	settingKinds = map[string]settingKind{
+		"automatic_index": truth, "cell_size_check": truth, "checkpoint_fullfsync": truth, "defer_foreign_keys": truth, "fullfsync": truth, "read_uncommitted": truth,
+		"secure_delete": {echo: true, boolean: true, words: map[string]int64{"fast": 2}},
+		"synchronous":   {words: levels, number: between(0, 3)}, "temp_store": {words: stores, number: between(0, 2)},
+
+		"analysis_limit": {echo: true, number: between(0, math.MaxInt32)}, "threads": {echo: true, number: between(0, 8)},
+		"busy_timeout": {echo: true, number: atLeast(0)}, "wal_autocheckpoint": {echo: true, number: atLeast(0)},
+		"mmap_size": {echo: true, number: atLeast(0)}, "journal_size_limit": {echo: true, number: atLeast(-1)}, "cache_size": {number: atLeast(math.MinInt32)},
+
+		"hard_heap_limit": {echo: true}, "max_page_count": {echo: true}, "soft_heap_limit": {echo: true},
+	}
+)
+
+func between(least, most int64) func(int64) (int64, bool) {
+	return func(n int64) (int64, bool) { return n, n >= least && n <= most }
+}
+
+func atLeast(least int64) func(int64) (int64, bool) {
+	return func(n int64) (int64, bool) { return max(n, least), true }
+}
+
+// read reads a PRAGMA's value, and reports whether SQLite would take it.
+func (k settingKind) read(arg string) (value int64, taken bool) {
+	if n, ok := k.words[strings.ToLower(arg)]; ok {
+		return n, true
+	}
+	if k.boolean {
+		if sqlite.Truth(arg) {
+			return 1, true
+		}
+		return 0, true
+	}
+	n, err := strconv.ParseInt(arg, 0, 64)
+	if err != nil || k.number == nil {
+		return 0, false
+	}
+	return k.number(n)
 }
 
 // configure runs a PRAGMA that sets something, or a script with such.
-func (c *conn) configure(ctx context.Context, class *sqlite.Class) (driver.Rows, error) {
+func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class) (seenRows, error) {
 	if !class.Script {
-		return newMemoryRows(&c.cfg, c.apply(class)), nil
+		rows := c.apply(class)
+		if kind := settingKinds[class.Pragma]; rows == nil && kind.echo {
+			if rows = c.setting(class.Pragma); rows == nil {
+				return c.read(ctx, "PRAGMA "+class.Pragma, &sqlite.Class{}, nil)
+			}
+		}
+		return newMemoryRows(&c.cfg, rows), nil
 	}
-	var rows driver.Rows = newMemoryRows(&c.cfg, nil)
+	var rows seenRows
 	for i := range class.Parts {
 		part := &class.Parts[i]
 		next, err := c.answer(ctx, part.SQL, &part.Class, nil)
 		if err != nil {
-			rows.Close()
+			if rows != nil {
+				rows.Close()
+			}
 			return nil, err
 		}
-		if len(next.Columns()) == 0 {
+		if rows == nil {
+			rows = next
+		} else if next.more() || lastPart(text, class.Parts, i) {
+			rows.Close()
+			rows = next
+		} else {
 			next.Close()
-			continue
 		}
-		rows.Close()
-		rows = next
 	}
 	return rows, nil
 }
@@ -74,13 +126,13 @@ func (c *conn) apply(class *sqlite.Class) *wire.Rows {
 			Columns: []wire.Column{{Name: "busy"}, {Name: "log"}, {Name: "checkpointed"}},
 			Cells:   []wire.Value{wire.IntegerValue(0), wire.IntegerValue(0), wire.IntegerValue(0)},
 		}
+	case "optimize":
+		return &wire.Rows{Columns: []wire.Column{{Name: name}}}
 	}
-	if !class.PragmaSet {
-		return nil
-	}
-	c.settings.set(name, arg)
-	if echoed[name] {
-		return c.setting(name)
+	if kind, ok := settingKinds[name]; ok && class.PragmaSet {
+		if value, taken := kind.read(arg); taken {
+			c.settings.set(name, value)
+		}
 	}
 	return nil
 }
@@ -98,18 +150,10 @@ func (c *conn) setting(name string) *wire.Rows {
 	if !ok {
 		return nil
 	}
-	column := name
 	if name == "busy_timeout" {
-		column = "timeout"
+		name = "timeout"
 	}
-	if n, ok := settingNumbers[name][strings.ToLower(value)]; ok {
-		value = strconv.FormatInt(n, 10)
-	}
-	n, err := strconv.ParseInt(value, 10, 64)
-	if err != nil {
-		return nil // what SQLite makes of such a value, only SQLite knows
-	}
-	return &wire.Rows{Columns: []wire.Column{{Name: column}}, Cells: []wire.Value{wire.IntegerValue(n)}}
+	return &wire.Rows{Columns: []wire.Column{{Name: name}}, Cells: []wire.Value{wire.IntegerValue(value)}}
 }
 
 func oneText(name, value string) *wire.Rows {

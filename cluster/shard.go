@@ -389,6 +389,19 @@ func (s *Shard) Commit(ctx context.Context) (uint64, error) {
 	}
 }
 
+// LogEnd returns the index of the last entry that is in this node's log.
+func (s *Shard) LogEnd() (uint64, error) {
+	var last uint64
+	err := s.call(func(nh *dragonboat.NodeHost) error {
+		log, err := nh.GetLogReader(s.id)
+		if err == nil {
+			_, last = log.GetRange()
+		}
+		return err
+	})
+	return last, err
+}
+
 // Stop stops this replica and leaves the host and its other shards running: for
 // a failure of this node only, such as a full disk. It may be called while the
 // machine's Update blocks. The machine is closed in the background, some time

@@ -32,24 +32,25 @@ func TestGuiltyOperationsHarmNoOther(t *testing.T) {
 		code int
 		says string
 	}{
-		"OR ROLLBACK":                  {op("INSERT OR ROLLBACK INTO t(a) VALUES('x'),('taken')"), 2067, "constraint failed: UNIQUE constraint failed: t.a (2067)"},
-		"ON CONFLICT ROLLBACK":         {op("INSERT INTO r VALUES('x'),('taken')"), 2067, "UNIQUE constraint failed: r.a"},
-		"RAISE(ROLLBACK)":              {op("INSERT INTO t(a) VALUES('x'),('raise')"), 1811, "said no"},
-		"OR ROLLBACK in a script":      {op("INSERT INTO t(a) VALUES('x'); INSERT OR ROLLBACK INTO t(a) VALUES('taken'); INSERT INTO t(a) VALUES('y')"), 2067, "UNIQUE"},
-		"OR ROLLBACK in a transaction": {op("INSERT INTO t(a) VALUES('x')", "INSERT OR ROLLBACK INTO t(a) VALUES('taken')", "INSERT INTO t(a) VALUES('y')"), 2067, "UNIQUE"},
-		"a plain failure":              {op("INSERT INTO t(a) VALUES('x'),('taken')"), 2067, "UNIQUE"},
-		"a script":                     {op("INSERT INTO t(a) VALUES('x'); INSERT INTO t(a) VALUES('taken')"), 2067, "UNIQUE"},
-		"an endless statement":         {endless(), sqlite.CodeInterrupt, "more steps"},
-		"an endless script":            {&wire.Operation{MaxSteps: 200_000, Statements: append(op("INSERT INTO t(a) VALUES('x')").Statements, endless().Statements...)}, sqlite.CodeInterrupt, "more steps"},
-		"an exhausted AUTOINCREMENT":   {op("UPDATE sqlite_sequence SET seq=9223372036854775807 WHERE name='s'", "INSERT INTO s DEFAULT VALUES"), sqlite.CodeFull, "database or disk is full"},
-		"the largest rowid":            {op("INSERT INTO t(id) VALUES(9223372036854775807)"), sqlite.CodeFull, "largest rowid"},
-		"a deferred key":               {op("INSERT INTO c VALUES(77)"), sqlite.CodeForeignKey, "FOREIGN KEY constraint failed"},
-		"a deferred key in a script":   {op("INSERT INTO c VALUES(77); INSERT INTO t(a) VALUES('x')"), sqlite.CodeForeignKey, "FOREIGN KEY constraint failed"},
-		"COMMIT":                       {op("INSERT INTO t(a) VALUES('x'); COMMIT; INSERT INTO t(a) VALUES('y')"), sqlite.CodeAuth, "COMMIT inside a script"},
-		"SAVEPOINT":                    {op("SAVEPOINT a; INSERT INTO t(a) VALUES('x'); RELEASE a"), sqlite.CodeAuth, "SAVEPOINT inside a script"},
-		"ROLLBACK":                     {op("INSERT INTO t(a) VALUES('x'); ROLLBACK"), sqlite.CodeAuth, "ROLLBACK inside a script"},
-		"no such table":                {op("CREATE TABLE x(a); INSERT INTO nosuch VALUES(1)"), 1, "no such table: nosuch"},
-		"VACUUM among others":          {&wire.Operation{Vacuum: true, Statements: op("VACUUM").Statements}, 1, "VACUUM must stand alone"},
+		"OR ROLLBACK":                      {op("INSERT OR ROLLBACK INTO t(a) VALUES('x'),('taken')"), 2067, "constraint failed: UNIQUE constraint failed: t.a (2067)"},
+		"ON CONFLICT ROLLBACK":             {op("INSERT INTO r VALUES('x'),('taken')"), 2067, "UNIQUE constraint failed: r.a"},
+		"RAISE(ROLLBACK)":                  {op("INSERT INTO t(a) VALUES('x'),('raise')"), 1811, "said no"},
+		"OR ROLLBACK in a script":          {op("INSERT INTO t(a) VALUES('x'); INSERT OR ROLLBACK INTO t(a) VALUES('taken'); INSERT INTO t(a) VALUES('y')"), 2067, "UNIQUE"},
+		"OR ROLLBACK in a transaction":     {op("INSERT INTO t(a) VALUES('x')", "INSERT OR ROLLBACK INTO t(a) VALUES('taken')", "INSERT INTO t(a) VALUES('y')"), 2067, "UNIQUE"},
+		"a plain failure":                  {op("INSERT INTO t(a) VALUES('x'),('taken')"), 2067, "UNIQUE"},
+		"a plain failure in a transaction": {op("INSERT INTO t(a) VALUES('x')", "INSERT INTO t(a) VALUES('taken')"), 2067, "UNIQUE"},
+		"a script":                         {op("INSERT INTO t(a) VALUES('x'); INSERT INTO t(a) VALUES('taken')"), 2067, "UNIQUE"},
+		"an endless statement":             {endless(), sqlite.CodeInterrupt, "more steps"},
+		"an endless script":                {&wire.Operation{MaxSteps: 200_000, Statements: append(op("INSERT INTO t(a) VALUES('x')").Statements, endless().Statements...)}, sqlite.CodeInterrupt, "more steps"},
+		"an exhausted AUTOINCREMENT":       {op("UPDATE sqlite_sequence SET seq=9223372036854775807 WHERE name='s'", "INSERT INTO s DEFAULT VALUES"), sqlite.CodeFull, "database or disk is full"},
+		"the largest rowid":                {op("INSERT INTO t(id) VALUES(9223372036854775807)"), sqlite.CodeFull, "largest rowid"},
+		"a deferred key":                   {op("INSERT INTO c VALUES(77)"), sqlite.CodeForeignKey, "FOREIGN KEY constraint failed"},
+		"a deferred key in a script":       {op("INSERT INTO c VALUES(77); INSERT INTO t(a) VALUES('x')"), sqlite.CodeForeignKey, "FOREIGN KEY constraint failed"},
+		"COMMIT":                           {op("INSERT INTO t(a) VALUES('x'); COMMIT; INSERT INTO t(a) VALUES('y')"), sqlite.CodeAuth, "COMMIT inside a script"},
+		"SAVEPOINT":                        {op("SAVEPOINT a; INSERT INTO t(a) VALUES('x'); RELEASE a"), sqlite.CodeAuth, "SAVEPOINT inside a script"},
+		"ROLLBACK":                         {op("INSERT INTO t(a) VALUES('x'); ROLLBACK"), sqlite.CodeAuth, "ROLLBACK inside a script"},
+		"no such table":                    {op("CREATE TABLE x(a); INSERT INTO nosuch VALUES(1)"), 1, "no such table: nosuch"},
+		"VACUUM among others":              {&wire.Operation{Vacuum: true, Statements: op("VACUUM").Statements}, 1, "VACUUM must stand alone"},
 		"an unused argument": {&wire.Operation{Statements: []wire.Statement{{SQL: "INSERT INTO t(a) VALUES(?); DELETE FROM r",
 			Args: []wire.Argument{{Value: wire.IntegerValue(1)}, {Value: wire.IntegerValue(2)}}}}}, 1, "argument 2 is used by no statement"},
 	}
@@ -116,12 +117,12 @@ func TestTheBoundIsTheSameOnEveryReplica(t *testing.T) {
 	for i := range 700 {
 		fmt.Fprintf(&schema, "CREATE TABLE t%d(a, b, c);", i)
 	}
-	for i := range 40 {
+	for i := range 400 {
 		fmt.Fprintf(&many, "%s SELECT %d AS n", map[bool]string{true: "", false: " UNION ALL"}[i == 0], i)
 	}
 	h := newHistory()
 	h.sql(schema.String(), "CREATE TABLE t(n)")
-	text := "INSERT INTO t SELECT count(*) FROM (" + many.String() + ") AS x, (" + many.String() + ") AS y, t0"
+	text := "INSERT INTO t SELECT count(*) FROM (" + many.String() + ") AS x"
 	// Around the bound, one of these costs: it must be the same one everywhere.
 	for steps := uint64(1000); steps <= 30_000; steps += 1000 {
 		o := op(text, "INSERT INTO t WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x WHERE n<1000) SELECT count(*) FROM x")

@@ -224,7 +224,9 @@ func TestExpiredSessionsStayAway(t *testing.T) {
 	h.add(wire.EncodeTick(wire.Tick{Expected: 0, Next: 100}))
 	h.do(insert(2)) // session 1 is used
 	h.add(wire.EncodeTick(wire.Tick{Expected: 100, Next: 3600_050}))
-	m.apply(h.entries...)
+	for _, e := range h.entries {
+		m.apply(e)
+	}
 	if err := m.Sync(); err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ import (
 
 // A snapshot on its way to another replica is
 //
-//	magic | length of state | state | SHA-256 of what follows | zstd(database file)
+//	magic | length of state | state | SHA-256 of state and database | zstd(database file)
 //
 // where lengths are little-endian 32-bit numbers.
 var snapshotMagic = []byte("hiqlite snapshot 1\n")
@@ -125,8 +125,10 @@ func (r *SQL) SaveSnapshot(prepared any, w io.Writer, done <-chan struct{}) erro
 	if err == nil {
 		err = writeSnapshot(w, v.state, path, done)
 	}
-	if err == nil || errors.Is(err, sm.ErrSnapshotStopped) || errors.Is(err, sm.ErrSnapshotStreaming) {
-		return err
+	for _, known := range []error{nil, sm.ErrSnapshotStopped, sm.ErrSnapshotStreaming} {
+		if errors.Is(err, known) {
+			return known
+		}
 	}
 	r.log.Warn("hiqlite: a snapshot was not sent; it will be tried again", "error", err)
 	return sm.ErrSnapshotAborted
@@ -139,6 +141,7 @@ func writeSnapshot(w io.Writer, state []byte, path string, done <-chan struct{})
 	}
 	defer f.Close()
 	sum := sha256.New()
+	sum.Write(state)
 	if _, err := io.Copy(sum, &stoppable{f, done}); err != nil {
 		return err
 	}
@@ -186,8 +189,11 @@ func (r *SQL) RecoverFromSnapshot(src io.Reader, done <-chan struct{}) error {
 	err := r.recover(src, done)
 	r.mu.Unlock()
 	r.checkpoints.resume()
-	if err == nil || errors.Is(err, sm.ErrSnapshotStopped) {
-		return err
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, sm.ErrSnapshotStopped) {
+		return sm.ErrSnapshotStopped
 	}
 	r.fail(fmt.Errorf("recover from a snapshot: %w", err))
 	return sm.ErrSnapshotStopped
@@ -242,7 +248,9 @@ func readSnapshot(src io.Reader, path string) (*wire.State, error) {
 		return nil, err
 	}
 	defer z.Close()
-	return state, writeDatabase(path, z, sha256.New(), rest[n:])
+	sum := sha256.New()
+	sum.Write(rest[:n])
+	return state, writeDatabase(path, z, sum, rest[n:])
 }
 
 // writeDatabase copies a database to path, checks its sum and makes it durable.

@@ -233,7 +233,8 @@ func TestTheSideFileHoldsWhatIsNotRows(t *testing.T) {
 	h.add(wire.EncodeTick(wire.Tick{Expected: 0, Next: 40}))
 	h.add(wire.EncodeOpenSession(9))
 	m := emptyMachine(t)
-	m.apply(h.entries...)
+	m.apply(h.entries[:2]...)
+	m.apply(h.entries[2:]...)
 	if err := m.Sync(); err != nil {
 		t.Fatal(err)
 	}

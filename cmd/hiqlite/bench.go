@@ -260,7 +260,7 @@ func (b *bench) measure(ctx context.Context, db *sql.DB, c int) (f figures, err 
 	}
 	t, err = repeat(ctx, c, max(2*c, b.rows*batchedPerRow/batchRows), batched)
 	if err != nil {
-		return f, fmt.Errorf("Batch: %w", err)
+		return f, fmt.Errorf("batch: %w", err)
 	}
 	f.BatchRowsPerS = batchRows * t.perSecond()
 
