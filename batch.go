@@ -104,11 +104,17 @@ func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, erro
 // only the replicas, applying it, can tell.
 var unknownClass = &sqlite.Class{Kind: sqlite.Write, Script: true}
 
-func (c *conn) batchClass(ctx context.Context, text string, made bool) (*sqlite.Class, error) {
-	if made && c.node.classes.get(text) == nil {
-		return unknownClass, nil
+// batchClass classifies a statement of a batch; made says that one before it
+// changes the schema.
+func (c *conn) batchClass(ctx context.Context, text string, made bool) (class *sqlite.Class, err error) {
+	if made {
+		if class, err = c.node.classifyHere(text); mayBeStale(err) {
+			return unknownClass, nil
+		}
+		err = readError(ctx, err)
+	} else {
+		class, err = c.node.classify(ctx, text)
 	}
-	class, err := c.node.classify(ctx, text)
 	if err != nil {
 		return nil, err
 	}

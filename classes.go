@@ -49,20 +49,28 @@ const staleWait = 2 * time.Second
 
 // classify finds out which way a text goes.
 func (n *Node) classify(ctx context.Context, text string) (*sqlite.Class, error) {
-	if class := n.classes.get(text); class != nil {
-		return class, nil
-	}
-	class, err := n.replica.Classify(text)
+	class, err := n.classifyHere(text)
 	if mayBeStale(err) {
 		// "no such table" may only mean that this replica is behind.
 		wait, cancel := context.WithTimeout(ctx, staleWait)
 		_ = n.shard.ReadIndex(wait) // without a leader, what is here has to do
 		cancel()
-		n.refreshSchema()
-		class, err = n.replica.Classify(text)
+		class, err = n.classifyHere(text)
 	}
 	if err != nil {
 		return nil, readError(ctx, err)
+	}
+	return class, nil
+}
+
+// classifyHere is classify by what this replica knows now.
+func (n *Node) classifyHere(text string) (*sqlite.Class, error) {
+	if class := n.classes.get(text); class != nil {
+		return class, nil
+	}
+	class, err := n.replica.Classify(text)
+	if err != nil {
+		return nil, err
 	}
 	n.classes.put(strings.Clone(text), &class)
 	return &class, nil
@@ -73,9 +81,3 @@ func mayBeStale(err error) bool {
 	var e *wire.Error
 	return errors.As(err, &e) && e.Code == sqlite.CodeError && e.Hint == "" && !sqlite.SyntaxError(e)
 }
-
-// refreshSchema makes classification see the schema as it is now. When a text
-// does not fit the schema that SQLite remembers, it looks for a newer one if a
-// table is missing, but not if ALTER TABLE names a new column, or CREATE a table
-// that was dropped.
-func (n *Node) refreshSchema() { _, _ = n.replica.Classify("SELECT * FROM _hiqlite_missing") }

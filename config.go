@@ -87,7 +87,7 @@ type ConnConfig struct {
 	// ForeignKeysOff begins with PRAGMA foreign_keys=OFF. SQLite's own default
 	// is off; here it is on.
 	ForeignKeysOff bool
-	// QueryOnly begins with PRAGMA query_only=ON.
+	// QueryOnly begins with PRAGMA query_only=ON, after Pragmas.
 	QueryOnly bool
 	// Pragmas are run, as "name=value" or "name(value)", by each new connection.
 	Pragmas []string

@@ -46,7 +46,7 @@ func (n *Node) connect(ctx context.Context, cfg ConnConfig) (driver.Conn, error)
 	if n.ctx.Err() != nil {
 		return nil, ErrClosed
 	}
-	c := &conn{node: n, cfg: cfg, foreignKeysOff: cfg.ForeignKeysOff, queryOnly: cfg.QueryOnly}
+	c := &conn{node: n, cfg: cfg, foreignKeysOff: cfg.ForeignKeysOff}
 	if cfg.BusyTimeout > 0 {
 		c.settings.set("busy_timeout", cfg.BusyTimeout.Milliseconds())
 	}
@@ -55,6 +55,7 @@ func (n *Node) connect(ctx context.Context, cfg ConnConfig) (driver.Conn, error)
 			return nil, fmt.Errorf("hiqlite: _pragma=%s: %w", pragma, err)
 		}
 	}
+	c.queryOnly = c.queryOnly || cfg.QueryOnly // last: a PRAGMA may write
 	return c, nil
 }
 

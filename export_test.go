@@ -9,4 +9,4 @@ func SetFreeSpace(f func(dir string) (int64, error)) (restore func()) {
 }
 
 // Compact lets a node's log forget all but the last entries.
-func (n *Node) Compact(keep uint64) error { return n.shard.Compact(n.ctx, keep) }
+func (n *Node) Compact(keep uint64) error { return n.compactTo(keep) }

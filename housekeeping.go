@@ -63,7 +63,7 @@ func (n *Node) compact() {
 			continue
 		}
 		// A quarter stays, for nodes that are a little behind.
-		if err := n.shard.Compact(n.ctx, (applied-entries)/4); err != nil {
+		if err := n.compactTo((applied - entries) / 4); err != nil {
 			if n.ctx.Err() == nil && !errors.Is(err, ErrClosed) {
 				n.cfg.Logger.Warn("hiqlite: compacting the log", "error", err)
 			}
@@ -71,6 +71,11 @@ func (n *Node) compact() {
 		}
 		bytes, entries = now, applied
 	}
+}
+
+func (n *Node) compactTo(keep uint64) error {
+	defer n.replica.Compacting()()
+	return n.shard.Compact(n.ctx, keep)
 }
 
 // sleep waits, and reports false when the node closes.
@@ -143,7 +148,7 @@ func claim(cfg *Config) error {
 	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
 		return fmt.Errorf("hiqlite: %s is a file: name a folder for the node's data; to take over a SQLite database, load its .dump", dir)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("hiqlite: the data folder cannot be made: %w", err)
 	}
 	path := filepath.Join(dir, identityFile)

@@ -25,7 +25,7 @@ const sqlShard = 1
 type Node struct {
 	cfg     Config
 	host    *cluster.Host
-	shard   *cluster.Shard
+	shard   *cluster.Shard // set before Open returns
 	replica *statemachine.SQL
 	classes classes
 	db      *sql.DB
@@ -33,6 +33,7 @@ type Node struct {
 
 	writes atomic.Pointer[cluster.Combiner[*wire.EncodedOperation, wire.Result]]
 
+	started   chan struct{}   // closed when shard is set
 	ctx       context.Context // ends with the node
 	cancel    context.CancelFunc
 	work      sync.WaitGroup
@@ -55,6 +56,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.started = make(chan struct{})
 	if err := n.open(); err != nil {
 		n.Close()
 		return nil, err
@@ -91,13 +93,14 @@ func (n *Node) open() error {
 		return fmt.Errorf("hiqlite: open the database in %s: %w", dir, err)
 	}
 	if applied > 0 && !n.host.Bootstrapped(sqlShard) {
-		return fmt.Errorf("%w: %s holds a database but the Raft log beside it is gone; restore the folder, or remove all of %s to let the node fetch everything from the others",
-			ErrDamaged, dir, n.cfg.DataDir)
+		return fmt.Errorf("%w: %s holds a database but the Raft log beside it is gone; put the folder back; to start without it would forget whom this node voted for",
+			ErrDamaged, dir)
 	}
 	n.shard, err = n.host.StartShard(sqlShard, func() sm.IOnDiskStateMachine { return n.replica })
 	if err != nil {
 		return err
 	}
+	close(n.started)
 	if err := n.checkLog(applied); err != nil {
 		return err
 	}
@@ -111,9 +114,8 @@ func (n *Node) open() error {
 // Ready returns once a leader is known and this node has applied everything
 // that was acknowledged before the call. The errors are ErrNoLeader, with that
 // of ctx, and ErrClosed.
-func (n *Node) Ready(ctx context.Context) error {
-	return n.explain(n.shard.ReadIndex(ctx))
-}
+// A context without a deadline is bounded by Config.Timeout.
+func (n *Node) Ready(ctx context.Context) error { return n.linearize(ctx) }
 
 // Close stops the node: it hands leadership over, waits for what runs, and
 // closes the database; a second of time is enough. Writes in flight get
@@ -250,9 +252,12 @@ func (l listener) SessionUnknown(session, sequence uint64) {
 // Failed stops the replica, whose entry waits for that.
 func (l listener) Failed(err error) {
 	l.n.cfg.Logger.Error("hiqlite: the node stops taking part", "node", l.n.cfg.NodeID, "error", err)
-	if shard := l.n.shard; shard != nil {
-		if err := shard.Stop(); err != nil {
-			l.n.cfg.Logger.Error("hiqlite: stopping the replica", "error", err)
-		}
+	select {
+	case <-l.n.started:
+	case <-l.n.ctx.Done():
+		return
+	}
+	if err := l.n.shard.Stop(); err != nil {
+		l.n.cfg.Logger.Error("hiqlite: stopping the replica", "error", err)
 	}
 }

@@ -80,6 +80,21 @@ func TestPreparedStatementsSurviveSchemaChanges(t *testing.T) {
 	})
 }
 
+// A node may still remember a schema without what the statement before made.
+func TestSchemaChangesSeeEachOther(t *testing.T) {
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		last := len(c.nodes) - 1
+		for i, text := range []string{
+			"CREATE TABLE t(a, b)", "ALTER TABLE t ADD COLUMN c", "ALTER TABLE t DROP COLUMN c", "ALTER TABLE t ADD COLUMN c", "ALTER TABLE t RENAME COLUMN c TO d", "ALTER TABLE t DROP COLUMN d",
+			"CREATE INDEX i ON t(a)", "DROP INDEX i", "CREATE INDEX i ON t(b)", "ALTER TABLE t RENAME TO u", "CREATE TABLE t(a)", "DROP TABLE t", "CREATE VIEW t AS SELECT * FROM u", "DROP VIEW t", "ALTER TABLE u RENAME TO t",
+			"CREATE TRIGGER tr AFTER INSERT ON t BEGIN SELECT 1; END", "DROP TRIGGER tr", "CREATE TRIGGER tr AFTER DELETE ON t BEGIN SELECT 1; END", "DROP TABLE t", "CREATE VIRTUAL TABLE t USING fts5(a)", "DROP TABLE t", "CREATE TABLE t(x)",
+		} {
+			mustExec(t, c.db(i%2*last), text)
+		}
+		c.equal()
+	})
+}
+
 func prepare(t testing.TB, db *sql.DB, query string) *sql.Stmt {
 	t.Helper()
 	s, err := db.PrepareContext(patient(t), query)

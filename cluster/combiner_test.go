@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 the fake shard answers through CompletedC, which is what AppliedC returns
+
 package cluster
 
 import (

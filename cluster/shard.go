@@ -376,7 +376,7 @@ func (s *Shard) Commit(ctx context.Context) (uint64, error) {
 		return 0, err
 	}
 	select {
-	case r := <-rs.CompletedC:
+	case r := <-rs.AppliedC():
 		if r.Terminated() {
 			return 0, ErrClosed
 		}

@@ -45,9 +45,9 @@
 //
 // # Connections
 //
-// The keys that modernc.org/sqlite reads mean the same here. Booleans of the
-// first six are 0 1 false true no yes off on; of the others those of
-// [strconv.ParseBool]. An empty value is as good as none.
+// The keys that modernc.org/sqlite reads mean the same here. _foreign_keys and
+// _query_only take 0 1 false true no yes off on, other switches what
+// [strconv.ParseBool] takes. An empty value is as good as none.
 //
 //   - consistency: "local" (default) or "linearizable" reads. See
 //     hiqlite.Consistency and hiqlite.WithConsistency.

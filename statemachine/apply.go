@@ -253,10 +253,19 @@ func (r *SQL) commit() error {
 
 // vacuum runs VACUUM, which cannot run inside a transaction. Should the machine
 // die before the meta row tells of it, it is run again: it changes nothing then.
+//
+// The copy that it makes goes to a file: it is as large as the database.
 func (r *SQL) vacuum(op *wire.Operation, result *wire.Result) error {
 	r.programs.clear()
 	r.conn.Begin(op)
-	if err := r.owner("VACUUM"); err != nil {
+	if err := r.owner("PRAGMA temp_store=FILE"); err != nil {
+		return err
+	}
+	err := r.owner("VACUUM")
+	if err := r.owner("PRAGMA temp_store=MEMORY"); err != nil {
+		return err
+	}
+	if err != nil {
 		var e *sqlite.Error
 		if !errors.As(err, &e) || sqlite.Local(e) || e.Code == sqlite.CodeFull {
 			return err

@@ -12,7 +12,7 @@ import (
 // endless runs until its bound, which is low so that tests are not slow.
 func endless() *wire.Operation {
 	o := op("INSERT INTO t(b) WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x) SELECT n FROM x")
-	o.MaxSteps = 200_000
+	o.MaxSteps = 50_000
 	return o
 }
 
@@ -41,7 +41,7 @@ func TestGuiltyOperationsHarmNoOther(t *testing.T) {
 		"a plain failure in a transaction": {op("INSERT INTO t(a) VALUES('x')", "INSERT INTO t(a) VALUES('taken')"), 2067, "UNIQUE"},
 		"a script":                         {op("INSERT INTO t(a) VALUES('x'); INSERT INTO t(a) VALUES('taken')"), 2067, "UNIQUE"},
 		"an endless statement":             {endless(), sqlite.CodeInterrupt, "more steps"},
-		"an endless script":                {&wire.Operation{MaxSteps: 200_000, Statements: append(op("INSERT INTO t(a) VALUES('x')").Statements, endless().Statements...)}, sqlite.CodeInterrupt, "more steps"},
+		"an endless script":                {&wire.Operation{MaxSteps: 50_000, Statements: append(op("INSERT INTO t(a) VALUES('x')").Statements, endless().Statements...)}, sqlite.CodeInterrupt, "more steps"},
 		"an exhausted AUTOINCREMENT":       {op("UPDATE sqlite_sequence SET seq=9223372036854775807 WHERE name='s'", "INSERT INTO s DEFAULT VALUES"), sqlite.CodeFull, "database or disk is full"},
 		"the largest rowid":                {op("INSERT INTO t(id) VALUES(9223372036854775807)"), sqlite.CodeFull, "largest rowid"},
 		"a deferred key":                   {op("INSERT INTO c VALUES(77)"), sqlite.CodeForeignKey, "FOREIGN KEY constraint failed"},
@@ -146,7 +146,7 @@ func TestTheBoundIsTheSameOnEveryReplica(t *testing.T) {
 func TestTheBoundEndsWithTheOperation(t *testing.T) {
 	h := newHistory()
 	h.sql("CREATE TABLE t(b)")
-	for range 60 { // the statement that writes the meta row counts its steps too
+	for range 40 { // the statement that writes the meta row counts its steps too
 		h.do(endless())
 	}
 	m := agree(t, h)

@@ -89,6 +89,9 @@ func (c *checkpointer) checkpoint() error {
 	if err := c.conn.Checkpoint(false); err != nil {
 		return err
 	}
+	if err := c.conn.SyncDatabase(); err != nil { // so that the next has little to sync
+		return err
+	}
 	if err := c.betweenBatches(false); err != nil {
 		return err
 	}

@@ -27,6 +27,16 @@ func (r *SQL) Classify(text string) (sqlite.Class, error) {
 	if err := c.connect(r.pool); err != nil {
 		return sqlite.Class{}, err
 	}
+	class, err := c.conn.Classify(text)
+	if err == nil {
+		return class, nil
+	}
+	// The connection may remember an older schema. SQLite looks for a newer one
+	// if a table is missing, but not if ALTER TABLE names a new column, or
+	// CREATE a table that was dropped: a statement that runs does.
+	if err := c.conn.Exec("SELECT 1 FROM " + sqlite.MetaTable + " LIMIT 1"); err != nil {
+		return sqlite.Class{}, err
+	}
 	return c.conn.Classify(text)
 }
 

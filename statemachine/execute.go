@@ -87,6 +87,9 @@ func (x *execution) single(s *sqlite.Stmt, args []wire.Argument) (wire.Statement
 	if err := s.Bind(args, nil); err != nil {
 		return wire.StatementResult{}, err
 	}
+	if params := s.Params(); len(args) > len(params) {
+		return wire.StatementResult{}, &sqlite.Error{Code: sqlite.CodeError, Message: fmt.Sprintf("too many arguments: the statement has %d parameters, got %d", len(params), len(args))}
+	}
 	rows, err := x.step(s)
 	return wire.StatementResult{RowsAffected: x.conn.Changes(), LastInsertID: x.conn.LastInsertID(), Rows: rows}, err
 }

@@ -85,6 +85,8 @@ type SQL struct {
 
 	checkpoints checkpointer
 
+	compacting atomic.Bool
+
 	failOnce sync.Once
 	failure  atomic.Pointer[error]
 	stopped  chan struct{} // closed when the replica has been stopped after a failure
@@ -270,18 +272,36 @@ func (r *SQL) Lookup(any) (any, error) {
 	return nil, errors.New("hiqlite: the SQL replica is not read through Lookup")
 }
 
-// Sync makes what has been applied durable.
+// Sync makes what has been applied durable. Once the replica has failed, Raft
+// must not take it for synced and compact the log: a compaction is aborted. (An
+// error of a Sync that Raft makes for itself would end the process; it has no
+// consequence then.)
 func (r *SQL) Sync() error {
-	if r.Err() != nil {
-		return nil
-	}
-	r.mu.Lock()
-	err := r.storage.sync(r.state())
-	r.mu.Unlock()
-	if err != nil {
+	if r.Err() == nil {
+		r.mu.Lock()
+		err := r.storage.sync(r.state())
+		r.mu.Unlock()
+		if err == nil {
+			return nil
+		}
 		r.fail(err)
 	}
+	if r.compacting.Load() {
+		return sm.ErrSnapshotAborted
+	}
 	return nil
+}
+
+// Compacting tells that a compaction of the log is asked for, until the
+// returned function is called. A replica that fails meanwhile keeps it in mind:
+// Raft may still be at it.
+func (r *SQL) Compacting() (done func()) {
+	r.compacting.Store(true)
+	return func() {
+		if r.Err() == nil {
+			r.compacting.Store(false)
+		}
+	}
 }
 
 // state returns what the replica keeps in memory.

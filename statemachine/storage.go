@@ -45,7 +45,7 @@ func (s *storage) path(generation uint64) string {
 
 // open returns the path of the database, making the folder if there is none.
 func (s *storage) open() (string, error) {
-	if err := os.MkdirAll(s.dir, 0o755); err != nil {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return "", err
 	}
 	name, err := os.ReadFile(filepath.Join(s.dir, currentFile))
@@ -101,7 +101,7 @@ func (s *storage) create(generation uint64) error {
 	if err := os.RemoveAll(path); err != nil {
 		return err
 	}
-	return os.MkdirAll(path, 0o755)
+	return os.MkdirAll(path, 0o700)
 }
 
 // switchTo makes a generation the one in use, durably.
@@ -215,7 +215,7 @@ func decodeStateFile(b []byte) (*wire.State, error) {
 // WriteFile replaces the file at path, durably and atomically.
 func WriteFile(path string, data []byte) error {
 	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

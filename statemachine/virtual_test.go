@@ -3,9 +3,10 @@ package statemachine
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
-	"time"
 
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
@@ -179,17 +180,32 @@ func TestVacuumAfterACrash(t *testing.T) {
 
 // Replicas are in UTC, wherever their machines are.
 func TestZonesOfMachinesDoNotMatter(t *testing.T) {
-	zone := time.Local
-	defer func() { time.Local = zone }()
-	var hashes []string
-	for _, name := range []string{"Asia/Tokyo", "America/New_York", "UTC"} {
-		t.Setenv("TZ", name)
+	// The engine reads the zone once, when the process starts.
+	const child = "HIQLITE_TEST_ZONE"
+	if os.Getenv(child) != "" {
 		h := newHistory()
-		h.sql("CREATE TABLE t(a DEFAULT (datetime('now','localtime')), b DEFAULT (strftime('%s','now','utc')), c DEFAULT (time(0,'unixepoch','localtime')), d DEFAULT CURRENT_TIMESTAMP)",
+		h.sql("CREATE TABLE zone(a)", "INSERT INTO zone VALUES(datetime('2024-07-01','localtime'))",
+			"CREATE TABLE t(a DEFAULT (datetime('now','localtime')), b DEFAULT (strftime('%s','now','utc')), c DEFAULT (time(0,'unixepoch','localtime')), d DEFAULT CURRENT_TIMESTAMP)",
 			"INSERT INTO t DEFAULT VALUES", "INSERT INTO t(a) VALUES(datetime('2024-07-01','localtime')), (datetime('2024-01-01','utc')), (date('2024-07-01 23:30','localtime','start of day'))")
-		hashes = append(hashes, agree(t, h).hash())
+		m := agree(t, h)
+		fmt.Println("hash", m.hash(), m.rows("SELECT a FROM zone"), "a read says", m.rows("SELECT datetime('2024-07-01','localtime')"))
+		return
 	}
-	if hashes[0] != hashes[1] || hashes[1] != hashes[2] {
-		t.Errorf("the hashes are %v", hashes)
+	answers := map[string]bool{}
+	for _, name := range []string{"Asia/Tokyo", "America/New_York", "UTC"} {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestZonesOfMachinesDoNotMatter$")
+		cmd.Env = append(os.Environ(), "TZ="+name, child+"=1")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		hash, local, _ := strings.Cut(string(out), "a read says")
+		answers[hash] = true
+		if name == "Asia/Tokyo" && !strings.Contains(local, "2024-07-01 09:00:00") {
+			t.Errorf("the zone did not reach the engine: %s", out)
+		}
+	}
+	if len(answers) != 1 {
+		t.Errorf("replicas differ: %v", answers)
 	}
 }

@@ -142,7 +142,7 @@ func (b *bench) run(ctx context.Context, out, notes io.Writer) (err error) {
 		if err != nil {
 			return err
 		}
-		f, err := b.measure(ctx, node.DB(), c)
+		f, err := b.measure(ctx, nodes, node.DB(), c)
 		if err != nil {
 			return err
 		}
@@ -222,7 +222,7 @@ func row(id int) []any { return []any{id, time.Now().Unix(), fmt.Sprint("Name ",
 // measure measures at one concurrency. The operations run without a deadline
 // and without a way to cancel them, as most programs have it: what a context
 // costs is not hiqlite's; ctx only ends the whole.
-func (b *bench) measure(ctx context.Context, db *sql.DB, c int) (f figures, err error) {
+func (b *bench) measure(ctx context.Context, nodes []*hiqlite.Node, db *sql.DB, c int) (f figures, err error) {
 	f = figures{Nodes: b.nodes, Concurrency: c}
 	// A connection for each goroutine, kept: two are database/sql's default.
 	db.SetMaxIdleConns(c)
@@ -242,11 +242,11 @@ func (b *bench) measure(ctx context.Context, db *sql.DB, c int) (f figures, err 
 		_, err := db.Exec(insert, row(id)...)
 		return err
 	}
-	t, err := repeat(ctx, c, b.rows, inserted)
+	t, err := repeat(ctx, nodes, c, b.rows, inserted)
 	if err != nil {
 		return f, fmt.Errorf("INSERT: %w", err)
 	}
-	f.InsertsPerS, f.InsertP50, f.InsertP99 = t.perSecond(), t.quantile(0.50), t.quantile(0.99)
+	f.InsertsPerS, f.InsertP50, f.InsertP99 = round(t.perSecond()), t.quantile(0.50), t.quantile(0.99)
 	rows := b.rows + b.rows/warmUp // that SELECTs will find
 
 	first := 2 * rows
@@ -258,18 +258,18 @@ func (b *bench) measure(ctx context.Context, db *sql.DB, c int) (f figures, err 
 		_, err := hiqlite.Batch(context.Background(), db, stmts...)
 		return err
 	}
-	t, err = repeat(ctx, c, max(2*c, b.rows*batchedPerRow/batchRows), batched)
+	t, err = repeat(ctx, nodes, c, max(2*c, b.rows*batchedPerRow/batchRows), batched)
 	if err != nil {
 		return f, fmt.Errorf("batch: %w", err)
 	}
-	f.BatchRowsPerS = batchRows * t.perSecond()
+	f.BatchRowsPerS = round(batchRows * t.perSecond())
 
 	selected, err := db.Prepare(point)
 	if err != nil {
 		return f, err
 	}
 	defer selected.Close()
-	t, err = repeat(ctx, c, b.rows*selectsPerRow, func(int) error {
+	t, err = repeat(ctx, nodes, c, b.rows*selectsPerRow, func(int) error {
 		var ts int64
 		var name string
 		return selected.QueryRow(rand.IntN(rows)).Scan(&ts, &name)
@@ -277,7 +277,7 @@ func (b *bench) measure(ctx context.Context, db *sql.DB, c int) (f figures, err 
 	if err != nil {
 		return f, fmt.Errorf("SELECT: %w", err)
 	}
-	f.SelectsPerS, f.SelectP50 = t.perSecond(), t.quantile(0.50)
+	f.SelectsPerS, f.SelectP50 = round(t.perSecond()), t.quantile(0.50)
 	return f, nil
 }
 
@@ -288,7 +288,7 @@ type times struct {
 	count int
 }
 
-func (t *times) perSecond() float64 { return round(float64(t.count) / t.all.Seconds()) }
+func (t *times) perSecond() float64 { return float64(t.count) / t.all.Seconds() }
 
 // quantile returns microseconds.
 func (t *times) quantile(q float64) float64 {
@@ -301,10 +301,16 @@ func round(x float64) float64 { return float64(int64(10*x+0.5)) / 10 }
 
 // repeat calls f n times from c goroutines, each of which takes one number
 // after the other out of its part, and before that some more times, which do
-// not count. All numbers together are those from 0 to below n+n/warmUp.
-func repeat(ctx context.Context, c, n int, f func(i int) error) (*times, error) {
+// not count. All numbers together are those from 0 to below n+n/warmUp. No node
+// is still busy with what was before.
+func repeat(ctx context.Context, nodes []*hiqlite.Node, c, n int, f func(i int) error) (*times, error) {
 	if _, err := split(ctx, c, n, n/warmUp, f); err != nil {
 		return nil, err
+	}
+	for _, n := range nodes {
+		if err := n.Ready(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return split(ctx, c, 0, n, f)
 }
@@ -342,7 +348,7 @@ func (b *bench) printer(out io.Writer) func(i int, f figures) error {
 	w := tabwriter.NewWriter(out, 14, 0, 2, ' ', tabwriter.AlignRight)
 	return func(i int, f figures) error {
 		if i == 0 {
-			fmt.Fprintf(out, "%d nodes in this process, one disk, every write on the disks of a majority; via the %s\n\n", b.nodes, b.via)
+			fmt.Fprintf(out, "nodes: %d, in this process and on one disk; writes on the disks of a majority; via the %s\n\n", b.nodes, b.via)
 			fmt.Fprint(w, "concurrency\tinserts/s\tp50\tp99\tbatch rows/s\tselects/s\tp50\t\n")
 		}
 		fmt.Fprintf(w, "%d\t%.0f\t%.0f us\t%.0f us\t%.0f\t%.0f\t%.1f us\t\n",

@@ -6,7 +6,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func run(t *testing.T, args ...string) (string, error) {
 	t.Helper()
@@ -66,7 +70,7 @@ func TestBenchRefuses(t *testing.T) {
 func TestRepeat(t *testing.T) {
 	for _, c := range []int{1, 3, 7, 64} {
 		seen := make([]int, 55)
-		times, err := repeat(t.Context(), c, 50, func(i int) error { seen[i]++; return nil })
+		times, err := repeat(t.Context(), nil, c, 50, func(i int) error { seen[i]++; return nil })
 		if err != nil {
 			t.Fatal(err)
 		}

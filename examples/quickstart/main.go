@@ -7,8 +7,8 @@
 // leader meanwhile; asks a follower which packages depend on net/http; starts
 // the stopped node again; and checks that all three hold the same.
 //
-// A real cluster has one node in each process. All that such a process needs is
-// what open does, and then database/sql, here with sqlx around it.
+// A real cluster has one node in each process. All that it needs there is the
+// DSN in open, and then database/sql, here with sqlx around it.
 package main
 
 import (
@@ -18,7 +18,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -28,6 +27,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hiqlite/hiqlite"
+	_ "github.com/hiqlite/hiqlite/driver"
 )
 
 const schema = `
@@ -55,7 +55,7 @@ func main() {
 
 type demo struct {
 	dir      string
-	members  []hiqlite.Member
+	list     string   // of the nodes, as a DSN has it
 	nodes    [4]*node // by id, 1 to 3; nil: stopped
 	leader   uint64   // the one that led at first
 	packages []goPackage
@@ -63,7 +63,7 @@ type demo struct {
 }
 
 type node struct {
-	*hiqlite.Node
+	hiqlite.Client
 	db *sqlx.DB
 }
 
@@ -74,7 +74,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
-	for _, step := range []func(context.Context) error{d.form, d.list, d.load, d.ask, d.restart, d.compare} {
+	for _, step := range []func(context.Context) error{d.form, d.listPackages, d.load, d.ask, d.restart, d.compare} {
 		began := time.Now()
 		if err := step(ctx); err != nil {
 			return err
@@ -86,11 +86,11 @@ func (d *demo) run(ctx context.Context) (err error) {
 
 // form opens three nodes on free ports of this machine, and the schema.
 func (d *demo) form(ctx context.Context) (err error) {
-	if d.members, err = freePorts(3); err != nil {
+	if d.list, err = freePorts(3); err != nil {
 		return err
 	}
-	for _, m := range d.members {
-		if err := d.open(ctx, m.ID); err != nil {
+	for id := range uint64(3) {
+		if err := d.open(ctx, id+1); err != nil {
 			return err
 		}
 	}
@@ -103,38 +103,40 @@ func (d *demo) form(ctx context.Context) (err error) {
 	return err
 }
 
-func freePorts(n int) (members []hiqlite.Member, err error) {
+func freePorts(n int) (list string, err error) {
 	for id := range n {
 		l, err := net.Listen("tcp4", "127.0.0.1:0")
 		if err != nil {
-			return nil, err
+			return "", err
 		}
 		defer l.Close() // not before all are taken
-		members = append(members, hiqlite.Member{ID: uint64(id + 1), RaftAddr: l.Addr().String()})
+		list += fmt.Sprintf(",%d=%s", id+1, l.Addr())
 	}
-	return members, nil
+	return list[1:], nil
 }
 
-// open is all that a program needs to be a node of a cluster.
+// open opens a node. From is for what database/sql has no name for.
 func (d *demo) open(ctx context.Context, id uint64) error {
-	n, err := hiqlite.Open(ctx, hiqlite.Config{DataDir: filepath.Join(d.dir, fmt.Sprint(id)), NodeID: id, Nodes: d.members})
-	if err == nil {
-		d.nodes[id] = &node{n, sqlx.NewDb(n.DB(), "hiqlite")}
+	db, err := sqlx.Open("hiqlite", fmt.Sprintf("%s/%d?node_id=%[2]d&nodes=%s", d.dir, id, d.list))
+	if err != nil {
+		return err
 	}
+	n, err := hiqlite.From(ctx, db.DB)
+	d.nodes[id] = &node{n, db}
 	return err
 }
 
 func (d *demo) close() (err error) {
 	for _, n := range d.nodes {
 		if n != nil {
-			err = errors.Join(err, n.Close())
+			err = errors.Join(err, n.db.Close())
 		}
 	}
 	return errors.Join(err, os.RemoveAll(d.dir))
 }
 
-// list asks for what is to be loaded.
-func (d *demo) list(ctx context.Context) (err error) {
+// listPackages asks for what is to be loaded.
+func (d *demo) listPackages(ctx context.Context) (err error) {
 	d.packages, err = standardLibrary(ctx)
 	fmt.Printf("listed the standard library: %d packages", len(d.packages))
 	return err
@@ -157,7 +159,7 @@ func (d *demo) load(ctx context.Context) error {
 				}
 				if i == int64(len(d.packages)/2) {
 					fmt.Printf("stopping node %d, the leader, while loading goes on\n", d.leader)
-					group.Go(d.nodes[d.leader].Close)
+					group.Go(d.nodes[d.leader].db.Close)
 				}
 				began := time.Now()
 				if err := n.write(ctx, d.packages[i-1]); err != nil {

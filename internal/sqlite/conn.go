@@ -222,7 +222,29 @@ func (c *Conn) Checkpoint(truncate bool) error {
 	if truncate {
 		mode = lib.SQLITE_CHECKPOINT_TRUNCATE
 	}
+	// On a connection that has not read yet, SQLite knows of no write-ahead log:
+	// it would do nothing and report success.
+	if err := c.Exec("PRAGMA user_version"); err != nil {
+		return err
+	}
 	if rc := lib.Xsqlite3_wal_checkpoint_v2(c.tls, c.db, 0, mode, 0, 0); rc != lib.SQLITE_OK {
+		return c.err(rc)
+	}
+	return nil
+}
+
+// SyncDatabase makes what was copied into the database file durable, through
+// SQLite's own descriptor: to open and close the file again would drop its locks.
+func (c *Conn) SyncDatabase() error {
+	main := c.cstring("main")
+	defer libc.Xfree(c.tls, main)
+	if rc := lib.Xsqlite3_file_control(c.tls, c.db, main, lib.SQLITE_FCNTL_FILE_POINTER, c.scratch); rc != lib.SQLITE_OK {
+		return c.err(rc)
+	}
+	file := *at[uintptr](c.scratch)
+	methods := at[lib.Tsqlite3_io_methods](at[lib.Tsqlite3_file](file).FpMethods)
+	sync := *(*func(*libc.TLS, uintptr, int32) int32)(unsafe.Pointer(&struct{ f uintptr }{methods.FxSync}))
+	if rc := sync(c.tls, file, lib.SQLITE_SYNC_NORMAL); rc != lib.SQLITE_OK {
 		return c.err(rc)
 	}
 	return nil

@@ -1,0 +1,83 @@
+package hiqlite_test
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+	"testing"
+
+	"github.com/hiqlite/hiqlite"
+)
+
+// What differs from modernc.org/sqlite, all of it: see the package's
+// documentation. Each case tells what theirs and what ours does.
+func TestDeviations(t *testing.T) {
+	const wrong = "error"
+	for _, test := range []struct {
+		name   string
+		before []step
+		look   step
+		exec   bool
+		theirs string
+		ours   string
+	}{
+		{name: "foreign keys are enforced", look: text("PRAGMA foreign_keys"), theirs: "int64 0", ours: "int64 1"},
+		{name: "busy_timeout is 5 s", look: text("PRAGMA busy_timeout"), theirs: "int64 0", ours: "int64 5000"},
+		{name: "surplus arguments are an error", look: text("SELECT ?", 1, 2), theirs: "int64 1", ours: wrong},
+		{name: "unused arguments are an error", look: text("SELECT ?, :a", 1, sql.Named("a", 2), 3), theirs: "int64 1 | int64 2", ours: wrong},
+		{name: "unused arguments of a script are an error", exec: true, look: text("INSERT INTO t VALUES(?); DELETE FROM t WHERE a=?", 1, 2), theirs: "id 1, <nil>; rows 1, <nil>", ours: wrong},
+		{name: "a script that fails does nothing", before: []step{text("INSERT INTO t VALUES(1); INSERT INTO nope VALUES(1)")}, look: text("SELECT count(*) FROM t"), theirs: "int64 1", ours: "int64 0"},
+		{name: "a script that fails in its syntax does nothing", before: []step{text("INSERT INTO t VALUES(1); nonsense")}, look: text("SELECT count(*) FROM t"), theirs: "int64 1", ours: "int64 0"},
+		{name: "an empty blob is not nil", look: text("SELECT x''"), theirs: "[]uint8 []byte(nil)", ours: "[]uint8 []byte{}"},
+		{name: "an empty blob that is returned is not nil", look: text("INSERT INTO t VALUES(zeroblob(0)) RETURNING a"), theirs: "[]uint8 []byte(nil)", ours: "[]uint8 []byte{}"},
+		{name: "DDL has no result", before: []step{text("INSERT INTO t VALUES(1)")}, exec: true, look: text("CREATE TABLE WITH_result(a)"), theirs: "id 1, <nil>; rows 1, <nil>", ours: "id 0, <nil>; rows 0, <nil>"},
+		{name: "a statement that fails leaves changes() alone", before: []step{text("INSERT INTO t VALUES(1),(2)"), text("INSERT INTO t(rowid) VALUES(1)")}, look: text("SELECT changes()"), theirs: "int64 0", ours: "int64 2"},
+		{name: "total_changes() leaves out triggers", before: []step{text("CREATE TABLE l(a); CREATE TRIGGER tr AFTER INSERT ON t BEGIN INSERT INTO l VALUES(1); END"), text("INSERT INTO t VALUES(1)")}, look: text("SELECT total_changes()"), theirs: "int64 2", ours: "int64 1"},
+		{name: "the journal stays a WAL", look: text("PRAGMA journal_mode=DELETE"), theirs: `string "delete"`, ours: `string "wal"`},
+		{name: "locking stays normal", look: text("PRAGMA locking_mode=EXCLUSIVE"), theirs: `string "exclusive"`, ours: `string "normal"`},
+		{name: "no ATTACH", exec: true, look: text("ATTACH ':memory:' AS x"), theirs: "ok", ours: wrong},
+		{name: "no TEMP", exec: true, look: text("CREATE TEMP TABLE x(a)"), theirs: "ok", ours: wrong},
+		{name: "settings keep their meaning", exec: true, look: text("PRAGMA recursive_triggers=1"), theirs: "ok", ours: wrong},
+		{name: "no text behind a NUL", exec: true, look: text("SELECT 1\x00"), theirs: "ok", ours: wrong},
+		{name: "the largest rowid is refused", exec: true, look: text("INSERT INTO t(rowid) VALUES(9223372036854775807)"), theirs: "id 9223372036854775807, <nil>; rows 1, <nil>", ours: wrong},
+		{name: "transactions come later", exec: true, look: text("BEGIN"), theirs: "ok", ours: wrong},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := newPair(t, "_foreign_keys=")
+			for i, want := range []string{test.ours, test.theirs} {
+				ctx, c := patient(t), p.conns[i]
+				for _, s := range append([]step{text("CREATE TABLE t(a)")}, test.before...) {
+					_, _ = c.ExecContext(ctx, s.text, s.args...) // some are to fail
+				}
+				if got := glance(ctx, c, test.look, test.exec); !strings.HasPrefix(got, want) {
+					t.Errorf("%s: %s, want %s", []string{"ours", "theirs"}[i], got, want)
+				}
+			}
+		})
+	}
+}
+
+// glance shows the first row of a query, or an Exec's result.
+func glance(ctx context.Context, c *sql.Conn, s step, exec bool) string {
+	if exec {
+		r, err := c.ExecContext(ctx, s.text, s.args...)
+		return seeResult(strings.TrimPrefix(s.text, "CREATE TABLE "), r, err)
+	}
+	seen := seeQuery(ctx, c, s)
+	if strings.HasPrefix(seen, "error") {
+		return seen
+	}
+	return strings.Split(seen, "\n")[1]
+}
+
+func TestDefaultsOfANodesOwnDatabase(t *testing.T) {
+	c := newCluster(t, 1, func(cfg *hiqlite.Config) {
+		cfg.Conn = hiqlite.ConnConfig{QueryOnly: true, ForeignKeysOff: true, Pragmas: []string{"user_version=7", "temp_store(2)"}, TimeFormat: "sqlite"}
+	})
+	for query, want := range map[string]int{"PRAGMA query_only": 1, "PRAGMA foreign_keys": 0, "PRAGMA user_version": 7, "PRAGMA temp_store": 2} {
+		var got int
+		if err := c.db(0).QueryRowContext(patient(t), query).Scan(&got); err != nil || got != want {
+			t.Errorf("%s is %d, %v", query, got, err)
+		}
+	}
+}

@@ -1,0 +1,175 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"runtime"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+func FuzzDecode(f *testing.F) {
+	f.Add(encode(12, 345, sample()))
+	f.Add(EncodeOpenSession(1))
+	f.Add(EncodeTick(Tick{1, 2}))
+	f.Add([]byte{FormatVersion, flagZstd, 0x28, 0xb5, 0x2f, 0xfd})
+	f.Add([]byte{FormatVersion, 0, 0x32, 4, 0x4a, 2, 0x12, 0})
+	var d, again Decoder
+	f.Fuzz(func(t *testing.T, cmd []byte) {
+		e, err := d.Decode(cmd)
+		if err != nil {
+			return
+		}
+		// What was decoded is whole: writing it again gives the same content.
+		var ops []*Operation
+		for i := range e.Operations {
+			ops = append(ops, &e.Operations[i])
+		}
+		if e.OpenSession || e.Tick != nil {
+			return
+		}
+		second, err := again.Decode(encode(e.Session, e.Sequence, ops))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := same(second, e.Session, e.Sequence, ops); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func FuzzDecodeState(f *testing.F) {
+	f.Add(AppendState(nil, sampleState()))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := DecodeState(b)
+		if err != nil {
+			return
+		}
+		first := AppendState(nil, s)
+		back, err := DecodeState(first)
+		if err != nil || !bytes.Equal(AppendState(nil, back), first) {
+			t.Fatalf("%x became %x, %v", first, AppendState(nil, back), err)
+		}
+	})
+}
+
+func FuzzDecodeSession(f *testing.F) {
+	f.Add(AppendSession(nil, &sampleState().Sessions[0]))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if s, err := DecodeSession(b); err == nil {
+			AppendSession(nil, s)
+		}
+	})
+}
+
+func FuzzDecodeResult(f *testing.F) {
+	for i := range sampleState().Sessions[0].Results {
+		f.Add(AppendResult(nil, &sampleState().Sessions[0].Results[i]))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := DecodeResult(b)
+		if err != nil {
+			return
+		}
+		for i := range r.Statements {
+			if rows := r.Statements[i].Rows; rows != nil && rows.Len()*len(rows.Columns) != len(rows.Cells) {
+				t.Fatalf("%d cells in rows of %d", len(rows.Cells), len(rows.Columns))
+			}
+		}
+		AppendResult(nil, r)
+	})
+}
+
+// allocated returns the bytes that f allocates.
+func allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+// A few bytes must not become gigabytes.
+func TestDecodingIsBounded(t *testing.T) {
+	compress := func(body []byte) []byte {
+		z, err := zstd.NewWriter(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer z.Close()
+		return z.EncodeAll(body, []byte{FormatVersion, flagZstd})
+	}
+	// message returns field n with this content.
+	message := func(n byte, content []byte) []byte {
+		return append(binary.AppendUvarint([]byte{n<<3 | 2}, uint64(len(content))), content...)
+	}
+	empties := func(n byte, count int) []byte { return bytes.Repeat([]byte{n<<3 | 2, 0}, count) }
+	frame := func(body []byte) []byte { return append([]byte{FormatVersion, 0}, body...) }
+	text := message(5, []byte("SELECT 1"))
+	bomb := compress(make([]byte, 1<<30))
+	for name, test := range map[string]struct {
+		cmd  []byte
+		fail bool
+	}{
+		"a gigabyte of zeros":            {bomb, true},
+		"two bombs, one after the other": {append(compress(make([]byte, 20<<20)), bomb[2:]...), true},
+		"a frame that says it is huge":   {[]byte{FormatVersion, flagZstd, 0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 0, 0xff, 0, 0, 1, 0, 0}, true},
+		"a length beyond the end":        {frame([]byte{6<<3 | 2, 0xff, 0xff, 0xff, 0xff, 0x0f}), true},
+		"many operations":                {frame(empties(6, 1<<20)), false},
+		"many texts":                     {frame(empties(5, 1<<20)), false},
+		"many statements":                {frame(append(bytes.Clone(text), message(6, empties(9, 1<<20))...)), false},
+		"many arguments":                 {frame(append(bytes.Clone(text), message(6, message(9, empties(2, 1<<20)))...)), false},
+		"deep groups":                    {frame(bytes.Repeat([]byte{7<<3 | 3}, 1<<20)), true},
+	} {
+		var d Decoder
+		var err error
+		n := allocated(func() { _, err = d.Decode(test.cmd) })
+		if (err != nil) != test.fail {
+			t.Errorf("%s: %v", name, err)
+		}
+		if limit := uint64(8*MaxEntrySize + 400*len(test.cmd)); n > limit || n > 1<<30 {
+			t.Errorf("%s: %d bytes became %d MB", name, len(test.cmd), n>>20)
+		}
+	}
+	for name, b := range map[string][]byte{
+		"many results":  message(4, empties(4, 1<<20)),
+		"many sessions": empties(4, 1<<20),
+		"many cells":    message(4, message(4, message(1, append(empties(3, 1), message(4, empties(1, 1<<20))...)))),
+	} {
+		if n := allocated(func() { DecodeState(b) }); n > uint64(400*len(b)) {
+			t.Errorf("%s: %d bytes became %d MB", name, len(b), n>>20)
+		}
+	}
+}
+
+func TestMalformedEntries(t *testing.T) {
+	var d Decoder
+	for name, cmd := range map[string][]byte{
+		"nothing": nil, "one byte": {1}, "version 0": {0, 0}, "an unknown flag": {1, 2}, "zstd of garbage": {1, 1, 2, 3},
+		"half a field": {1, 0, 8}, "a text that is not there": {1, 0, 6<<3 | 2, 4, 9<<3 | 2, 2, 8, 1}, "field 0": {1, 0, 0, 0},
+	} {
+		if _, err := d.Decode(cmd); !errors.Is(err, errMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := d.Decode([]byte{FormatVersion + 1, 0}); !errors.Is(err, ErrNewerFormat) {
+		t.Error(err)
+	}
+	if _, err := DecodeResult([]byte{1<<3 | 2, 2, 4<<3 | 2, 0}); err == nil {
+		t.Error("rows without columns")
+	}
+}
+
+// A cut entry is an error or a shorter one, never a panic or a text from
+// elsewhere.
+func TestCutEntries(t *testing.T) {
+	cmd := encode(12, 345, sample())
+	var d Decoder
+	for n := range cmd {
+		if e, err := d.Decode(cmd[:n]); err == nil && len(e.Operations) >= len(sample()) {
+			t.Errorf("cut at %d of %d bytes it is whole", n, len(cmd))
+		}
+	}
+}

@@ -1,0 +1,329 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+var update = flag.Bool("update", false, "write the golden files: a new format version, unless nothing was released")
+
+// golden compares bytes with those that earlier builds wrote.
+func golden(t *testing.T, name string, got []byte) []byte {
+	t.Helper()
+	path := filepath.Join("testdata", name+".hex")
+	if *update && got != nil {
+		if err := os.WriteFile(path, []byte(split(hex.EncodeToString(got))), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := hex.DecodeString(strings.ReplaceAll(string(b), "\n", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return want
+}
+
+func split(s string) string {
+	var b strings.Builder
+	for len(s) > 80 {
+		b.WriteString(s[:80] + "\n")
+		s = s[80:]
+	}
+	return b.String() + s + "\n"
+}
+
+// sample has every field and every kind of value.
+func sample() []*Operation {
+	return []*Operation{
+		{
+			StampMS: 1_700_000_000_123, Seed: 0xfedcba9876543210, ForeignKeysOff: true, LastInsertID: -5, Changes: 7, MaxSteps: 1 << 40,
+			Statements: []Statement{
+				{SQL: "INSERT INTO t VALUES(?,?,?,?,:e)", Args: []Argument{
+					{}, {Value: IntegerValue(math.MinInt64)}, {Value: RealValue(math.Inf(-1))}, {Value: TextValue("a\x00\xff")}, {Name: "e", Value: BlobValue([]byte{0, 255})},
+				}},
+				{SQL: "INSERT INTO t VALUES(?,?,?,?,:e)", Args: []Argument{{Value: TextValue("")}, {Value: BlobValue([]byte{})}, {Value: IntegerValue(0)}, {Value: RealValue(0)}}},
+				{SQL: "DELETE FROM t"},
+			},
+		},
+		{StampMS: -1, Statements: []Statement{{SQL: "DELETE FROM t"}}},
+		{StampMS: 1, Seed: 2, Statements: []Statement{{SQL: "DELETE FROM t"}}},
+		{Vacuum: true, Statements: []Statement{{SQL: ""}}},
+	}
+}
+
+func encode(session, sequence uint64, ops []*Operation) []byte {
+	encoded := make([]*EncodedOperation, len(ops))
+	for i, o := range ops {
+		encoded[i] = EncodeOperation(o)
+	}
+	return EncodeEntry(session, sequence, encoded)
+}
+
+// same compares what was decoded with what was encoded; empty slices are nil
+// or not, but an empty blob is not NULL.
+func same(e *Entry, session, sequence uint64, ops []*Operation) error {
+	if e.Session != session || e.Sequence != sequence || e.OpenSession || e.Tick != nil || len(e.Operations) != len(ops) {
+		return fmt.Errorf("decoded %+v", e)
+	}
+	for i := range ops {
+		got, want := e.Operations[i], *ops[i]
+		if a, b := fmt.Sprintf("%#v", plain(got)), fmt.Sprintf("%#v", plain(want)); a != b {
+			return fmt.Errorf("operation %d is\n%s, want\n%s", i, a, b)
+		}
+	}
+	return nil
+}
+
+// plain makes an operation comparable: NaN by its bits, no nil slices.
+func plain(o Operation) Operation {
+	statements := []Statement{}
+	for _, s := range o.Statements {
+		args := []Argument{}
+		for _, a := range s.Args {
+			if a.Data == nil {
+				a.Data = []byte{}
+			}
+			args = append(args, a)
+		}
+		statements = append(statements, Statement{SQL: s.SQL, Args: args})
+	}
+	o.Statements = statements
+	return o
+}
+
+func TestGoldenEntry(t *testing.T) {
+	got := encode(12, 345, sample())
+	want := golden(t, "entry", got)
+	if !bytes.Equal(got, want) {
+		t.Errorf("entries are written differently than before:\n%x\n%x", got, want)
+	}
+	var d Decoder
+	e, err := d.Decode(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := same(e, 12, 345, sample()); err != nil {
+		t.Error(err)
+	}
+}
+
+// zstd may compress differently in another version: what is pinned is that
+// today's decoder reads the bytes of before, and what it reads.
+func TestGoldenCompressedEntry(t *testing.T) {
+	var ops []*Operation
+	for i := range 300 {
+		ops = append(ops, &Operation{StampMS: int64(i), Seed: uint64(i), Statements: []Statement{{SQL: "INSERT INTO t VALUES(?,?)",
+			Args: []Argument{{Value: IntegerValue(int64(i))}, {Value: TextValue(strings.Repeat("text", i%9))}}}}})
+	}
+	got := encode(1, 2, ops)
+	if got[1] != flagZstd {
+		t.Fatal("it is not compressed")
+	}
+	for name, cmd := range map[string][]byte{"of before": golden(t, "entry-zstd", got), "of today": got} {
+		var d Decoder
+		e, err := d.Decode(cmd)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		if err := same(e, 1, 2, ops); err != nil {
+			t.Error(name, err)
+		}
+	}
+}
+
+func TestGoldenOthers(t *testing.T) {
+	for name, got := range map[string][]byte{
+		"open-session": EncodeOpenSession(0x1122334455667788),
+		"tick":         EncodeTick(Tick{Expected: 5, Next: 300}),
+		"result":       AppendResult(nil, &sampleState().Sessions[0].Results[0]),
+		"state":        AppendState(nil, sampleState()),
+	} {
+		if want := golden(t, name, got); !bytes.Equal(got, want) {
+			t.Errorf("%s is written differently than before:\n%x\n%x", name, got, want)
+		}
+	}
+	var d Decoder
+	if e, err := d.Decode(golden(t, "open-session", nil)); err != nil || !e.OpenSession || e.Nonce != 0x1122334455667788 {
+		t.Errorf("%+v, %v", e, err)
+	}
+	if e, err := d.Decode(golden(t, "tick", nil)); err != nil || e.Tick == nil || *e.Tick != (Tick{5, 300}) {
+		t.Errorf("%+v, %v", e, err)
+	}
+	if s, err := DecodeState(golden(t, "state", nil)); err != nil || !reflect.DeepEqual(s, sampleState()) {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if r, err := DecodeResult(golden(t, "result", nil)); err != nil || !reflect.DeepEqual(r, &sampleState().Sessions[0].Results[0]) {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func sampleState() *State {
+	return &State{SQLIndex: 1, Applied: 1 << 50, Ticks: 3, Sessions: []Session{
+		{ID: 7, Sequence: 8, Used: 9, Results: []Result{
+			{Statements: []StatementResult{
+				{RowsAffected: 3, LastInsertID: -4},
+				{Rows: &Rows{Columns: []Column{{"a", "TEXT"}, {"", ""}, {"n\xff", "Int"}}, Cells: []Value{TextValue("x"), {}, IntegerValue(-1), BlobValue([]byte{}), RealValue(1.5), TextValue("")}}},
+				{Rows: &Rows{Columns: []Column{{"none", ""}}}},
+			}},
+			{Err: &Error{Code: 2067, Message: "UNIQUE \xff", Statement: 3, Hint: "try"}, RowsDropped: true, ForeignKeys: ForeignKeysSwitchedOff},
+			{},
+		}},
+		{ID: 10},
+	}}
+}
+
+// Generators.
+
+func genValue(t *rapid.T) Value {
+	switch rapid.IntRange(0, 4).Draw(t, "kind") {
+	case 1:
+		return IntegerValue(rapid.Int64().Draw(t, "int"))
+	case 2:
+		return Value{Kind: Real, Num: rapid.Uint64().Draw(t, "real")}
+	case 3:
+		return TextValue(string(rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(t, "text")))
+	case 4:
+		return BlobValue(append([]byte{}, rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(t, "blob")...))
+	}
+	return Value{}
+}
+
+func genOperation(t *rapid.T) *Operation {
+	o := &Operation{StampMS: rapid.Int64().Draw(t, "stamp"), Seed: rapid.Uint64().Draw(t, "seed"), ForeignKeysOff: rapid.Bool().Draw(t, "fk"), LastInsertID: rapid.Int64().Draw(t, "last"),
+		Changes: rapid.Int64().Draw(t, "changes"), MaxSteps: rapid.Uint64().Draw(t, "steps"), Vacuum: rapid.Bool().Draw(t, "vacuum")}
+	for range rapid.IntRange(0, 5).Draw(t, "statements") {
+		s := Statement{SQL: rapid.SampledFrom([]string{"", "A", "B", "C\xff", strings.Repeat("long ", 50), rapid.String().Draw(t, "sql")}).Draw(t, "text")}
+		for range rapid.IntRange(0, 4).Draw(t, "args") {
+			s.Args = append(s.Args, Argument{Name: rapid.SampledFrom([]string{"", "a", "\xffname"}).Draw(t, "name"), Value: genValue(t)})
+		}
+		o.Statements = append(o.Statements, s)
+	}
+	return o
+}
+
+func genOperations(t *rapid.T) []*Operation {
+	return rapid.SliceOfN(rapid.Custom(genOperation), 0, 30).Draw(t, "operations")
+}
+
+func genResult(t *rapid.T) Result {
+	r := Result{RowsDropped: rapid.Bool().Draw(t, "dropped"), ForeignKeys: ForeignKeys(rapid.IntRange(0, 2).Draw(t, "fk"))}
+	if rapid.Bool().Draw(t, "failed") {
+		r.Err = &Error{Code: rapid.IntRange(0, 1<<20).Draw(t, "code"), Message: rapid.String().Draw(t, "message"), Statement: rapid.IntRange(0, 99).Draw(t, "statement"), Hint: rapid.String().Draw(t, "hint")}
+	}
+	for range rapid.IntRange(0, 3).Draw(t, "statements") {
+		s := StatementResult{RowsAffected: rapid.Int64().Draw(t, "affected"), LastInsertID: rapid.Int64().Draw(t, "last")}
+		if columns := rapid.IntRange(0, 3).Draw(t, "columns"); columns > 0 {
+			s.Rows = &Rows{}
+			for range columns {
+				s.Rows.Columns = append(s.Rows.Columns, Column{rapid.String().Draw(t, "name"), rapid.String().Draw(t, "decltype")})
+			}
+			for range columns * rapid.IntRange(0, 4).Draw(t, "rows") {
+				s.Rows.Cells = append(s.Rows.Cells, genValue(t))
+			}
+		}
+		r.Statements = append(r.Statements, s)
+	}
+	return r
+}
+
+func genState(t *rapid.T) *State {
+	s := &State{SQLIndex: rapid.Uint64().Draw(t, "sql"), Applied: rapid.Uint64().Draw(t, "applied"), Ticks: rapid.Uint64().Draw(t, "ticks")}
+	for range rapid.IntRange(0, 3).Draw(t, "sessions") {
+		session := Session{ID: rapid.Uint64().Draw(t, "id"), Sequence: rapid.Uint64().Draw(t, "sequence"), Used: rapid.Uint64().Draw(t, "used")}
+		for range rapid.IntRange(0, 3).Draw(t, "results") {
+			session.Results = append(session.Results, genResult(t))
+		}
+		s.Sessions = append(s.Sessions, session)
+	}
+	return s
+}
+
+func TestEntriesRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ops := genOperations(t)
+		session, sequence := rapid.Uint64().Draw(t, "session"), rapid.Uint64().Draw(t, "sequence")
+		cmd := encode(session, sequence, ops)
+		var d Decoder
+		for range 2 { // the decoder's memory is used again
+			e, err := d.Decode(cmd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := same(e, session, sequence, ops); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func TestStatesRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := genState(t)
+		b := AppendState(nil, s)
+		got, err := DecodeState(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clear(b) // nothing of it is kept
+		if !reflect.DeepEqual(got, s) {
+			t.Fatalf("%+v became %+v", s, got)
+		}
+	})
+}
+
+// A batch decodes many entries, each with a decoder of its own, before the
+// first is applied.
+func TestDecodersDoNotDisturbEachOther(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var decoders [8]Decoder
+		var entries [8]*Entry
+		var all [8][]*Operation
+		for range rapid.IntRange(1, 3).Draw(t, "batches") {
+			for i := range decoders {
+				all[i] = genOperations(t)
+				if rapid.Bool().Draw(t, "large") {
+					all[i] = append(all[i], &Operation{Statements: []Statement{{SQL: strings.Repeat("compressed ", 1000), Args: []Argument{{Value: TextValue(fmt.Sprint("value ", i))}}}}})
+				}
+				e, err := decoders[i].Decode(encode(1, uint64(i), all[i]))
+				if err != nil {
+					t.Fatal(err)
+				}
+				entries[i] = e
+			}
+			for i := range decoders {
+				if err := same(entries[i], 1, uint64(i), all[i]); err != nil {
+					t.Fatal(i, err)
+				}
+			}
+		}
+	})
+}
+
+func TestSizeIsAnUpperBound(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := 64
+		var encoded []*EncodedOperation
+		for _, o := range genOperations(t) {
+			e := EncodeOperation(o)
+			n += e.Size()
+			encoded = append(encoded, e)
+		}
+		if got := len(EncodeEntry(math.MaxUint64, math.MaxUint64, encoded)); got > n {
+			t.Fatalf("%d bytes, the sizes said %d", got, n)
+		}
+	})
+}

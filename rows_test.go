@@ -1,0 +1,198 @@
+package hiqlite_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/hiqlite/hiqlite"
+)
+
+const numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<%d) SELECT i FROM n"
+
+// endless returns a row for each number, and never ends.
+const endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT i FROM n"
+
+// silent never returns a row.
+const silent = endless + " WHERE i<0"
+
+func TestReadsBesideOpenRows(t *testing.T) {
+	c := newCluster(t, 1)
+	db := c.db(0)
+	mustExec(t, db, "CREATE TABLE t(a)")
+	mustExec(t, db, "INSERT INTO t "+fmt.Sprintf(numbers, 1000))
+	rows, err := db.QueryContext(patient(t), "SELECT a FROM t ORDER BY a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for seen := 1; rows.Next(); seen++ {
+		var a, n int
+		if err := rows.Scan(&a); err != nil || a != seen {
+			t.Fatalf("row %d is %d, %v", seen, a, err)
+		}
+		if seen%100 != 0 {
+			continue
+		}
+		// The rows are those of when the query began; another query sees more.
+		mustExec(t, db, "INSERT INTO t VALUES(0)")
+		if err := db.QueryRowContext(patient(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 1000+seen/100 {
+			t.Fatalf("counted %d beside open rows, %v", n, err)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestManyReadersAtOnce(t *testing.T) {
+	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 4 })
+	db := c.db(0)
+	mustExec(t, db, "CREATE TABLE t(a)")
+	mustExec(t, db, "INSERT INTO t "+fmt.Sprintf(numbers, 500))
+	var work sync.WaitGroup
+	for range 16 {
+		work.Go(func() {
+			for range 5 {
+				rows, err := db.QueryContext(patient(t), "SELECT a FROM t")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				n := 0
+				for rows.Next() {
+					n++
+				}
+				if err := rows.Err(); err != nil || n != 500 {
+					t.Errorf("read %d rows, %v", n, err)
+				}
+			}
+		})
+	}
+	work.Wait()
+}
+
+func TestRowsLeftOpen(t *testing.T) {
+	c := newCluster(t, 1)
+	db := c.db(0)
+	mustExec(t, db, "CREATE TABLE t(a); INSERT INTO t VALUES(1),(2)")
+	for _, query := range []string{"SELECT a FROM t", endless, "VACUUM", "PRAGMA busy_timeout", "UPDATE t SET a=a RETURNING a"} {
+		rows, err := db.QueryContext(patient(t), query)
+		if err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+		rows.Next() // and nothing more
+	}
+	mustExec(t, db, "INSERT INTO t VALUES(3)")
+	var n int
+	if err := db.QueryRowContext(patient(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 3 {
+		t.Errorf("counted %d, %v", n, err)
+	}
+	c.stop(0) // ends them
+}
+
+func TestOneRowOfMany(t *testing.T) {
+	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
+	for range 20 {
+		var i int
+		if err := c.db(0).QueryRowContext(patient(t), endless).Scan(&i); err != nil || i != 1 {
+			t.Fatalf("read %d, %v", i, err)
+		}
+	}
+}
+
+func TestCancelledIteration(t *testing.T) {
+	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
+	for i := range 10 {
+		ctx, cancel := context.WithCancel(patient(t))
+		rows, err := c.db(0).QueryContext(ctx, endless)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := 0; rows.Next(); n++ {
+			if n == i*10 {
+				cancel()
+			}
+		}
+		if err := rows.Err(); !errors.Is(err, context.Canceled) {
+			t.Errorf("the rows ended with %v", err)
+		}
+		rows.Close()
+		answers(t, c)
+		cancel()
+	}
+}
+
+func TestCancelledQuery(t *testing.T) {
+	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
+	for _, query := range []string{silent, "SELECT 1; " + silent, "SELECT 1; " + silent + "; SELECT 2"} {
+		for _, run := range []func(context.Context) error{
+			func(ctx context.Context) error { return c.db(0).QueryRowContext(ctx, query).Scan(new(int)) },
+			func(ctx context.Context) error { _, err := c.db(0).ExecContext(ctx, query); return err },
+			func(ctx context.Context) error {
+				s, err := c.db(0).PrepareContext(ctx, query)
+				if err != nil {
+					return err
+				}
+				defer s.Close()
+				return s.QueryRowContext(ctx).Scan(new(int))
+			},
+		} {
+			ctx, cancel := context.WithCancel(patient(t))
+			done := make(chan error)
+			go func() { done <- run(ctx) }()
+			cancel()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: cancelled at some time, it ended with %v", query, err)
+			}
+			answers(t, c)
+		}
+	}
+}
+
+// Exec of something endless that returns rows has to end, too.
+func TestCancelledExecOfARead(t *testing.T) {
+	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
+	ctx, cancel := context.WithCancel(patient(t))
+	done := make(chan error)
+	go func() { _, err := c.db(0).ExecContext(ctx, endless); done <- err }()
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("it ended with %v", err)
+	}
+	answers(t, c)
+}
+
+func TestWaitingForAReaderEndsWithTheContext(t *testing.T) {
+	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
+	rows, err := c.db(0).QueryContext(patient(t), endless)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(patient(t))
+	done := make(chan error)
+	go func() { done <- c.db(0).QueryRowContext(ctx, "SELECT 1").Scan(new(int)) }()
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("waiting for a reader ended with %v", err)
+	}
+	mustExec(t, c.db(0), "CREATE TABLE t(a)") // writes need none
+	rows.Close()
+	answers(t, c)
+}
+
+// answers fails unless all running nodes answer.
+func answers(t testing.TB, c *testCluster) {
+	t.Helper()
+	for i, n := range c.nodes {
+		if n == nil {
+			continue
+		}
+		var one int
+		if err := n.DB().QueryRowContext(patient(t), "SELECT 1").Scan(&one); err != nil || one != 1 {
+			t.Errorf("node %d answers SELECT 1 with %d, %v", i+1, one, err)
+		}
+	}
+}
