@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
@@ -36,6 +37,7 @@ type bench struct {
 	rows        int
 	durability  string
 	via         string
+	keys        string
 	prepared    bool
 	dir         string
 	json        bool
@@ -67,6 +69,7 @@ does better. --json prints one object a line, one for each concurrency.`,
 	f.IntVar(&b.rows, "rows", 10_000, "single INSERTs measured at each concurrency")
 	f.StringVar(&b.durability, "durability", "always", "when a write is acknowledged: always, when a majority has it on disk")
 	f.StringVar(&b.via, "via", "leader", "the node whose *sql.DB is used: leader or follower")
+	f.StringVar(&b.keys, "keys", "growing", "keys of the single INSERTs: growing, as most are; or scattered, each goroutine's apart, so that each row changes a page of its own")
 	f.BoolVar(&b.prepared, "prepared", true, "prepare the INSERT once instead of sending its text each time")
 	f.StringVar(&b.dir, "dir", diskFolder(), "folder on the disk to measure; what is made in it is removed")
 	f.BoolVar(&b.json, "json", false, "print JSON objects instead of a table")
@@ -98,6 +101,9 @@ func (b *bench) validate() error {
 	}
 	if b.via != "leader" && b.via != "follower" {
 		fault("--via %s: name leader or follower", b.via)
+	}
+	if b.keys != "growing" && b.keys != "scattered" {
+		fault("--keys %s: name growing or scattered", b.keys)
 	}
 	if b.via == "follower" && b.nodes == 1 {
 		fault("--via follower: a single node has none")
@@ -234,7 +240,11 @@ func (b *bench) measure(ctx context.Context, nodes []*hiqlite.Node, db *sql.DB, 
 		return f, err
 	}
 	defer prepared.Close()
+	var next atomic.Int64
 	inserted := func(id int) error {
+		if b.keys == "growing" {
+			id = int(next.Add(1) - 1)
+		}
 		if b.prepared {
 			_, err := prepared.Exec(row(id)...)
 			return err
