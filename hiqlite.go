@@ -19,22 +19,37 @@
 //   - Reads on the node that it was written through see it; others soon, and at
 //     once with [Linearizable].
 //   - A write that returned an error was not applied and never will be, unless
-//     the error is [ErrOutcomeUnknown].
+//     the error is [ErrOutcomeUnknown]. (INSERT OR FAIL and RAISE(FAIL) keep the
+//     rows before the failing one, as SQLite defines them.)
 //   - All nodes hold the same rows, whatever SQL was run: random() and
 //     datetime('now') are computed alike everywhere.
 //
 // # SQLite
 //
 // Values, types, error texts and codes are those of modernc.org/sqlite, with
-// these exceptions: foreign keys are enforced unless a connection switches them
-// off; a wrong number of arguments is an error; a script of several statements
-// is atomic; an empty blob is not nil; LastInsertId and RowsAffected of a
-// statement that changes the schema are 0. Refused are ATTACH, TEMP objects,
-// load_extension and PRAGMAs that change what statements mean; PRAGMAs that
-// tune a connection are answered and do nothing.
+// these exceptions:
+//
+//   - Foreign keys are enforced unless a connection switches them off.
+//   - A wrong number of arguments is an error, in scripts too.
+//   - A script of several statements is atomic.
+//   - An empty blob is not nil.
+//   - LastInsertId and RowsAffected of a statement that changes the schema are 0.
+//   - changes() and last_insert_rowid() keep their values over a statement that
+//     fails; total_changes() counts neither rows changed by triggers nor all of a
+//     script.
+//   - PRAGMAs that tune a connection are answered and do nothing: journal_mode is
+//     wal, busy_timeout 5000 unless told otherwise.
+//   - Refused are ATTACH, TEMP objects, load_extension, PRAGMAs that change what
+//     statements mean, texts with a NUL, the rowid 2^63-1, and writes that read
+//     what is one node's own: dbstat, sqlite_offset(), page counts and the table
+//     _hiqlite, in which the replica keeps its index.
+//
+// Replicas compute alike on one architecture. Clusters that mix amd64 and arm64
+// may differ in the last bit of transcendental functions: do not.
 //
 // Reading the source: config.go, conn.go, stmt.go, rows.go, batch.go and
-// value.go are the nouns of the driver; node.go is what runs behind them.
+// value.go are the nouns of the driver; node.go is what runs behind them, and
+// docs/ARCHITECTURE.md the way through all packages.
 package hiqlite
 
 import (

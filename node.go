@@ -34,6 +34,7 @@ type Node struct {
 	writes atomic.Pointer[cluster.Combiner[*wire.EncodedOperation, wire.Result]]
 
 	started   chan struct{}   // closed when shard is set
+	held      chan struct{}   // capacity 1: a hold was applied
 	ctx       context.Context // ends with the node
 	cancel    context.CancelFunc
 	work      sync.WaitGroup
@@ -56,7 +57,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	n.started = make(chan struct{})
+	n.started, n.held = make(chan struct{}), make(chan struct{}, 1)
 	if err := n.open(); err != nil {
 		n.Close()
 		return nil, err
@@ -129,6 +130,7 @@ func (n *Node) Close() error {
 		}
 		if n.host != nil {
 			// Leadership first: writes that wait find the next leader.
+			n.hold()
 			n.closeErr = errors.Join(n.closeErr, n.host.Close())
 		}
 		if w := n.writes.Load(); w != nil {
@@ -139,6 +141,31 @@ func (n *Node) Close() error {
 		}
 	})
 	return n.closeErr
+}
+
+// handoverHold is for how long nodes propose nothing when the leader closes: the
+// next one leads after some 20 ms, which ends the hold.
+const handoverHold = 250 * time.Millisecond
+
+// hold asks all nodes, this one included, to propose nothing, if this node leads
+// others, and returns when this one has applied that.
+func (n *Node) hold() {
+	if n.shard == nil || len(n.cfg.Nodes) == 1 || n.shard.Leader().Node != n.cfg.NodeID {
+		return
+	}
+	select {
+	case <-n.held: // of a leader before
+	default:
+	}
+	if _, err := n.shard.Propose(wire.EncodeHold(uint64(handoverHold.Milliseconds())), handoverHold); err != nil {
+		return
+	}
+	timer := time.NewTimer(handoverHold / 2)
+	defer timer.Stop()
+	select {
+	case <-n.held:
+	case <-timer.C: // no majority: there is nobody to hand over to
+	}
 }
 
 // explain prefers why the node stopped over its being closed.
@@ -246,6 +273,16 @@ func (l listener) SessionOpened(nonce, session uint64) {
 func (l listener) SessionUnknown(session, sequence uint64) {
 	if w := l.n.writes.Load(); w != nil {
 		w.SessionUnknown(session, sequence)
+	}
+}
+
+func (l listener) Held(ms uint64) {
+	if w := l.n.writes.Load(); w != nil {
+		w.Hold(time.Duration(ms) * time.Millisecond)
+	}
+	select {
+	case l.n.held <- struct{}{}:
+	default:
 	}
 }
 

@@ -70,6 +70,7 @@ type Combiner[O, R any] struct {
 	shrunk bool            // a caller was told that the entry in flight was not proposed
 
 	answers mailbox[R]
+	held    atomic.Int64 // until when nothing is proposed, since processStart; 0: no hold
 
 	// Of the goroutine alone.
 	session  uint64 // 0: none
@@ -291,6 +292,9 @@ func (c *Combiner[O, R]) run() {
 			}
 			continue // callers may have left meanwhile
 		}
+		if !c.heed() {
+			break
+		}
 		if c.take() && !c.fly() {
 			break
 		}
@@ -358,6 +362,34 @@ func (c *Combiner[O, R]) led() bool {
 			return false
 		}
 	}
+}
+
+// Hold makes the combiner propose nothing new for d, less if the leader changes:
+// a leader that hands over can only be followed by a node that has applied all,
+// and drops what is proposed meanwhile. It never blocks.
+func (c *Combiner[O, R]) Hold(d time.Duration) { c.held.Store(int64(time.Since(processStart) + d)) }
+
+// processStart makes clocks of this process that nobody can set.
+var processStart = time.Now()
+
+// heed waits while there is a hold.
+func (c *Combiner[O, R]) heed() bool {
+	if c.held.Load() == 0 {
+		return true
+	}
+	changed := c.raft.LeaderChanged() // before the hold is taken: none is missed
+	until := c.held.Swap(0)
+	timer := time.NewTimer(time.Duration(until) - time.Since(processStart))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-changed:
+	case <-c.stop:
+		return false
+	case <-c.raft.Done():
+		return false
+	}
+	return true
 }
 
 // shut gives every waiting caller its error.

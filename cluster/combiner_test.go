@@ -384,6 +384,24 @@ func TestTimerAndTimeoutProposeTheSameBytes(t *testing.T) {
 	call.ok(t)
 }
 
+// While a leader hands over nothing new is proposed; the next leader ends that.
+func TestHoldEndsWithTheLeader(t *testing.T) {
+	f := begin(t, CombinerConfig{})
+	f.c.Hold(time.Hour)
+	call := f.do("a")
+	f.open(7)
+	f.until(func() bool { return f.c.held.Load() == 0 }) // it is heeded
+	f.quiet()
+	f.lead(2, 2)
+	f.answer(f.next())
+	call.ok(t)
+
+	f.c.Hold(time.Millisecond) // the leader stays
+	call = f.do("b")
+	f.answer(f.next())
+	call.ok(t)
+}
+
 func TestNoLeader(t *testing.T) {
 	f := begin(t, CombinerConfig{})
 	f.lead(0, 1)

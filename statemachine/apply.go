@@ -43,12 +43,15 @@ type news struct {
 	nonce             uint64
 	session, sequence uint64
 	results           []wire.Result
+	holdMS            uint64
 }
 
 func (b *batch) deliver(l Listener) {
 	for i := range b.news {
 		n := &b.news[i]
 		switch {
+		case n.holdMS > 0:
+			l.Held(n.holdMS)
 		case n.opened:
 			l.SessionOpened(n.nonce, n.session)
 		case n.kind == unknown:
@@ -107,6 +110,9 @@ func (r *SQL) entry(index uint64, e *wire.Entry) error {
 		return nil
 	case e.Tick != nil:
 		r.tick(*e.Tick)
+		return nil
+	case e.HoldMS > 0:
+		b.news = append(b.news, news{holdMS: e.HoldMS})
 		return nil
 	}
 	if len(e.Operations) == 1 && e.Operations[0].Vacuum {

@@ -33,6 +33,9 @@ type Listener interface {
 	// SessionUnknown is called for an entry whose session does not exist: it
 	// was not applied.
 	SessionUnknown(session, sequence uint64)
+	// Held is called for an entry that asks proposers to wait, for so many
+	// milliseconds or until another node leads.
+	Held(ms uint64)
 	// Failed is called once, from a goroutine of its own, when this machine
 	// cannot go on. It stops the replica; the entry being applied waits for it.
 	Failed(err error)

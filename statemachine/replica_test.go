@@ -37,6 +37,7 @@ func (m *machine) Applied(session, sequence uint64, results []wire.Result) {
 	m.told++
 }
 func (m *machine) SessionOpened(nonce, session uint64) { m.opened[nonce] = session }
+func (m *machine) Held(uint64)                         {}
 func (m *machine) SessionUnknown(session, sequence uint64) {
 	m.unknown = append(m.unknown, [2]uint64{session, sequence})
 }

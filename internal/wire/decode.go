@@ -81,6 +81,8 @@ func (d *Decoder) Decode(cmd []byte) (*Entry, error) {
 			d.texts = append(d.texts, view(data))
 		case 6:
 			return d.operation(data)
+		case 7:
+			d.entry.HoldMS = n
 		}
 		return nil
 	})

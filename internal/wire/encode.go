@@ -128,6 +128,10 @@ func EncodeTick(t Tick) []byte {
 	return closeMessage(b, at)
 }
 
+// EncodeHold encodes the entry that asks proposers to wait, for so many
+// milliseconds or until another node leads.
+func EncodeHold(ms uint64) []byte { return appendUint([]byte{FormatVersion, 0}, 7, ms) }
+
 // seal compresses what follows the two bytes of the frame, where it pays.
 func seal(b []byte) []byte {
 	if len(b) < compressFrom {

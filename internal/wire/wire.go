@@ -91,6 +91,7 @@ type Entry struct {
 	OpenSession       bool
 	Nonce             uint64 // of OpenSession
 	Tick              *Tick
+	HoldMS            uint64 // asks proposers to wait: the leader is about to hand over
 	Operations        []Operation
 }
 

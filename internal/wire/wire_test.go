@@ -149,6 +149,7 @@ func TestGoldenOthers(t *testing.T) {
 	for name, got := range map[string][]byte{
 		"open-session": EncodeOpenSession(0x1122334455667788),
 		"tick":         EncodeTick(Tick{Expected: 5, Next: 300}),
+		"hold":         EncodeHold(250),
 		"result":       AppendResult(nil, &sampleState().Sessions[0].Results[0]),
 		"state":        AppendState(nil, sampleState()),
 	} {
@@ -162,6 +163,9 @@ func TestGoldenOthers(t *testing.T) {
 	}
 	if e, err := d.Decode(golden(t, "tick", nil)); err != nil || e.Tick == nil || *e.Tick != (Tick{5, 300}) {
 		t.Errorf("%+v, %v", e, err)
+	}
+	if e, err := d.Decode(golden(t, "hold", nil)); err != nil || e.HoldMS != 250 {
+		t.Error(e, err)
 	}
 	if s, err := DecodeState(golden(t, "state", nil)); err != nil || !reflect.DeepEqual(s, sampleState()) {
 		t.Errorf("%+v, %v", s, err)
