@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hiqlite/hiqlite"
 )
@@ -150,6 +153,45 @@ func TestSnapshotReplacesTheDatabase(t *testing.T) {
 	c.start(2)
 	c.ready(2)
 	c.equal()
+}
+
+// The log is compacted by its size, without being asked: a node that was away
+// for longer is sent the database.
+func TestTheLogIsCompacted(t *testing.T) {
+	t.Cleanup(hiqlite.SetCompaction(20*time.Millisecond, 1<<20))
+	c := newCluster(t, 3)
+	mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+	c.ready(2)
+	c.stop(2)
+	generation := filepath.Join(c.configs[2].DataDir, "sql", "CURRENT")
+	before, err := os.ReadFile(generation)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the database to be sent", func() bool {
+		for range 20 {
+			mustExec(t, c.db(0), "INSERT OR REPLACE INTO t VALUES(1, ?)", make([]byte, 100<<10)) // in the log 100 KiB of zeros are few
+			mustExec(t, c.db(1), "INSERT OR REPLACE INTO t VALUES(2, ?)", random(100<<10))
+		}
+		c.start(2)
+		c.ready(2)
+		c.stop(2)
+		after, err := os.ReadFile(generation)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(after) != string(before)
+	})
+	c.start(2)
+	c.equal()
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rand.Uint32())
+	}
+	return b
 }
 
 // Reads that run while a node closes end with an error or with all their rows.

@@ -22,13 +22,18 @@ const (
 	// tickEvery is how often the leader moves the shard's clock while something
 	// can expire: sessions, after an hour.
 	tickEvery = 10 * time.Second
+	// compactTo bounds, in bytes, the log between compactions; see compactFrom.
+	compactTo = 1 << 30
+)
+
+// Exchanged by tests.
+var (
 	// compactEvery is how often the log's size is looked at.
 	compactEvery = 5 * time.Second
-	// compactFrom and compactTo bound, in bytes, the log between compactions,
+	// compactFrom is the least size, in bytes, of the log between compactions,
 	// which otherwise follows the size of the database: a node that was away
 	// for less is brought up to date by the log, for more by a snapshot.
-	compactFrom = 64 << 20
-	compactTo   = 1 << 30
+	compactFrom int64 = 64 << 20
 )
 
 // tick moves the shard's clock, measured on the leader's monotonic one. A new
@@ -54,7 +59,7 @@ func (n *Node) compact() {
 	var bytes, entries uint64
 	for n.sleep(compactEvery) {
 		size, _ := n.replica.Size()
-		limit := uint64(min(max(size, compactFrom), compactTo))
+		limit := uint64(min(max(size, compactFrom), int64(compactTo)))
 		now, applied := n.replica.LogBytes(), n.replica.Applied()
 		if entries == 0 {
 			entries = applied
