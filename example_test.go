@@ -1,0 +1,118 @@
+package hiqlite_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+
+	"github.com/hiqlite/hiqlite"
+	_ "github.com/hiqlite/hiqlite/driver"
+)
+
+// openExample opens a cluster of one node in a temporary folder.
+func openExample() (db *sql.DB, closeAll func()) {
+	dir, err := os.MkdirTemp("", "example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	db, err = sql.Open("hiqlite", dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return db, func() {
+		db.Close()
+		os.RemoveAll(dir)
+	}
+}
+
+func ExampleOpen() {
+	dir, err := os.MkdirTemp("", "example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	ctx := context.Background()
+	node, err := hiqlite.Open(ctx, hiqlite.Config{DataDir: dir})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer node.Close()
+	if err := node.Ready(ctx); err != nil {
+		log.Fatal(err)
+	}
+	var sum int
+	if err := node.DB().QueryRow("SELECT 20 + 22").Scan(&sum); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(sum)
+	// Output: 42
+}
+
+func ExampleBatch() {
+	db, closeAll := openExample()
+	defer closeAll()
+	ctx := context.Background()
+	results, err := hiqlite.Batch(ctx, db,
+		hiqlite.Statement{SQL: "CREATE TABLE accounts(name TEXT PRIMARY KEY, balance INTEGER CHECK(balance >= 0))"},
+		hiqlite.Statement{SQL: "INSERT INTO accounts VALUES(?, ?), (?, ?)", Args: []any{"ada", 100, "bob", 0}},
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	n, _ := results[1].RowsAffected()
+	fmt.Println(n, "accounts")
+
+	// The first statement could be done, the second cannot: neither is.
+	_, err = hiqlite.Batch(ctx, db,
+		hiqlite.Statement{SQL: "UPDATE accounts SET balance = balance + 500 WHERE name = 'bob'"},
+		hiqlite.Statement{SQL: "UPDATE accounts SET balance = balance - 500 WHERE name = 'ada'"},
+	)
+	var e *hiqlite.Error
+	if errors.As(err, &e) {
+		fmt.Printf("statement %d: %v\n", e.Statement, e)
+	}
+	var balance int
+	if err := db.QueryRow("SELECT balance FROM accounts WHERE name = 'bob'").Scan(&balance); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("bob has", balance)
+	// Output:
+	// 2 accounts
+	// statement 1: constraint failed: CHECK constraint failed: balance >= 0 (275)
+	// bob has 0
+}
+
+func ExampleWithConsistency() {
+	db, closeAll := openExample()
+	defer closeAll()
+	// Sees every write acknowledged by any node before now.
+	ctx := hiqlite.WithConsistency(context.Background(), hiqlite.Linearizable)
+	var one int
+	if err := db.QueryRowContext(ctx, "SELECT 1").Scan(&one); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(one)
+	// Output: 1
+}
+
+func ExampleFrom() {
+	db, closeAll := openExample()
+	defer closeAll()
+	ctx := context.Background()
+	client, err := hiqlite.From(ctx, db)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Ready(ctx); err != nil {
+		log.Fatal(err)
+	}
+	status, err := client.Status(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("node", status.NodeID, "of", len(status.Members), "and the leader is", status.Leader)
+	// Output: node 1 of 1 and the leader is 1
+}
