@@ -410,3 +410,27 @@ func TestTakenPort(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A first try that was wrong, and came to nothing, does not decide whose the
+// folder is.
+func TestAFailedFirstOpenLeavesTheFolderFree(t *testing.T) {
+	dir := t.TempDir()
+	ports := freePorts(t, 3)
+	taken, err := net.Listen("tcp", ports[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	var members []hiqlite.Member
+	for i, address := range ports {
+		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
+	}
+	if _, err := hiqlite.Open(patient(t), hiqlite.Config{DataDir: dir, NodeID: 2, Nodes: members}); err == nil {
+		t.Fatal("a taken port was not noticed")
+	}
+	node, err := hiqlite.Open(patient(t), hiqlite.Config{DataDir: dir, NodeID: 1, Nodes: members})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node.Close()
+}

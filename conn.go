@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
@@ -179,6 +180,10 @@ func (c *conn) query(ctx context.Context, text string, class *sqlite.Class, args
 		if err != nil {
 			return nil, err
 		}
+		if r.RowsDropped {
+			// Not "unknown", but to be treated alike: it must not be repeated.
+			return nil, fmt.Errorf("%w: the write was applied, but the rows it returned were lost on the way", ErrOutcomeUnknown)
+		}
 		return newMemoryRows(&c.cfg, r.Statements[0].Rows), nil
 	}
 	return c.answer(ctx, text, class, values)
@@ -190,7 +195,7 @@ func (c *conn) answer(ctx context.Context, text string, class *sqlite.Class, arg
 	case sqlite.Transaction:
 		return nil, misuse("use hiqlite.Batch for statements that belong together", "%s is not available: interactive transactions come with a later version", class.What)
 	case sqlite.Setting:
-		return c.configure(ctx, text, class)
+		return c.configure(ctx, text, class, args)
 	}
 	if class.Pragma != "" {
 		if rows := c.setting(class.Pragma); rows != nil {
@@ -205,7 +210,7 @@ func (c *conn) answer(ctx context.Context, text string, class *sqlite.Class, arg
 func (c *conn) bind(class *sqlite.Class, args []driver.NamedValue) ([]wire.Argument, error) {
 	values, err := c.cfg.arguments(args)
 	if err != nil || class.Script {
-		return values, err
+		return values, errors.Join(err, scriptArguments(class, values))
 	}
 	if n, ok := sqlite.Match(class.Params, values); !ok {
 		if n >= 0 {
@@ -221,6 +226,22 @@ func (c *conn) bind(class *sqlite.Class, args []driver.NamedValue) ([]wire.Argum
 		return nil, misuse("", "too many arguments: the statement has %d parameters, got %d", len(class.Params), len(args))
 	}
 	return values, nil
+}
+
+// scriptArguments looks for arguments that no statement of a script uses, if
+// all of its statements are known: each binds from the first argument.
+func scriptArguments(class *sqlite.Class, args []wire.Argument) error {
+	if len(class.Parts) == 0 {
+		return nil
+	}
+	used := make([]bool, len(args))
+	for i := range class.Parts {
+		sqlite.Use(class.Parts[i].Params, args, used)
+	}
+	if i := slices.Index(used, false); i >= 0 {
+		return misuse("each statement of a script binds from the first argument", "argument %d is used by no statement of the script", i+1)
+	}
+	return nil
 }
 
 // write has a text applied and takes over what it did to the connection.
@@ -249,12 +270,12 @@ func (c *conn) propose(ctx context.Context, op *wire.Operation, classes ...*sqli
 		return nil, err
 	}
 	for i, class := range classes {
+		s := &r.Statements[i]
+		c.totalChanges += s.TotalChanges
 		if class.Schema || class.Kind == sqlite.Vacuum {
 			continue // it repeats what an earlier one did
 		}
-		s := &r.Statements[i]
 		c.changes, c.lastInsertID = s.RowsAffected, s.LastInsertID
-		c.totalChanges += s.RowsAffected
 	}
 	return r, nil
 }

@@ -35,8 +35,7 @@
 //   - An empty blob is not nil.
 //   - LastInsertId and RowsAffected of a statement that changes the schema are 0.
 //   - changes() and last_insert_rowid() keep their values over a statement that
-//     fails; total_changes() counts neither rows changed by triggers nor all of a
-//     script.
+//     fails.
 //   - PRAGMAs that tune a connection are answered and do nothing: journal_mode is
 //     wal, busy_timeout 5000 unless told otherwise.
 //   - Refused are ATTACH, TEMP objects, load_extension, PRAGMAs that change what

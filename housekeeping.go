@@ -156,6 +156,9 @@ func claim(cfg *Config) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("hiqlite: the data folder cannot be made: %w", err)
 	}
+	if err := statemachine.SyncFolder(filepath.Dir(dir)); err != nil {
+		return fmt.Errorf("hiqlite: the data folder cannot be made durable: %w", err)
+	}
 	path := filepath.Join(dir, identityFile)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -171,6 +174,9 @@ func claim(cfg *Config) error {
 	if id.Format > identityFormat {
 		return fmt.Errorf("hiqlite: %s was written by a newer version (format %d, this one reads %d): upgrade this program", dir, id.Format, identityFormat)
 	}
+	if unused(dir) {
+		return found(cfg, dir, path) // an attempt that came no further
+	}
 	if id.NodeID != cfg.NodeID {
 		return fmt.Errorf("hiqlite: %s belongs to node %d, not to node %d: check the node id and the folder", dir, id.NodeID, cfg.NodeID)
 	}
@@ -180,6 +186,16 @@ func claim(cfg *Config) error {
 	return nil
 }
 
+// unused reports that a folder holds an identity and nothing else.
+func unused(dir string) bool {
+	for _, name := range []string{"raft", "sql", "synced"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+	}
+	return true
+}
+
 // found writes the identity of a new folder.
 func found(cfg *Config, dir, path string) error {
 	entries, err := os.ReadDir(dir)
@@ -187,7 +203,7 @@ func found(cfg *Config, dir, path string) error {
 		return fmt.Errorf("hiqlite: the data folder cannot be read: %w", err)
 	}
 	for _, e := range entries {
-		if name := e.Name(); name != "lost+found" && name != identityFile+".tmp" {
+		if name := e.Name(); name != "lost+found" && name != identityFile && name != identityFile+".tmp" {
 			return fmt.Errorf("hiqlite: %s is not empty (%s) and no data folder of hiqlite: name another one", dir, name)
 		}
 	}

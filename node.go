@@ -74,13 +74,16 @@ func (n *Node) open() error {
 	if len(members) == 1 {
 		members[n.cfg.NodeID] = "127.0.0.1:1" // never listened on
 	}
-	if err := claim(&n.cfg); err != nil {
+	raft := cluster.Config{Dir: filepath.Join(n.cfg.DataDir, "raft"), Node: n.cfg.NodeID, Members: members, Tick: n.cfg.Tick, Logger: n.cfg.Logger}
+	if err := raft.Check(); err != nil {
 		return err
 	}
-	var err error
-	n.host, err = cluster.Open(cluster.Config{
-		Dir: filepath.Join(n.cfg.DataDir, "raft"), Node: n.cfg.NodeID, Members: members, Tick: n.cfg.Tick, Logger: n.cfg.Logger,
-	})
+	err := claim(&n.cfg)
+	if err != nil {
+		return err
+	}
+	raft.Dir = filepath.Join(n.cfg.DataDir, "raft") // absolute by now
+	n.host, err = cluster.Open(raft)
 	if err != nil {
 		return err
 	}
@@ -92,6 +95,9 @@ func (n *Node) open() error {
 	applied, err := n.replica.Open(nil)
 	if err != nil {
 		return fmt.Errorf("hiqlite: open the database in %s: %w", dir, err)
+	}
+	if err := statemachine.SyncFolder(n.cfg.DataDir); err != nil { // the names raft and sql
+		return err
 	}
 	if applied > 0 && !n.host.Bootstrapped(sqlShard) {
 		return fmt.Errorf("%w: %s holds a database but the Raft log beside it is gone; put the folder back; to start without it would forget whom this node voted for",
@@ -226,9 +232,6 @@ func (n *Node) write(ctx context.Context, op *wire.Operation) (*wire.Result, err
 	}
 	if result.Err != nil {
 		return nil, sqlError(result.Err)
-	}
-	if result.RowsDropped {
-		return nil, fmt.Errorf("hiqlite: the write was applied, but its rows were lost with the node that held them")
 	}
 	return &result, nil
 }

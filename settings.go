@@ -75,7 +75,7 @@ func (k settingKind) read(arg string) (value int64, taken bool) {
 }
 
 // configure runs a PRAGMA that sets something, or a script with such.
-func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class) (seenRows, error) {
+func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
 	if !class.Script {
 		rows := c.apply(class)
 		if kind := settingKinds[class.Pragma]; rows == nil && kind.echo {
@@ -88,7 +88,7 @@ func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class) 
 	var rows seenRows
 	for i := range class.Parts {
 		part := &class.Parts[i]
-		next, err := c.answer(ctx, part.SQL, &part.Class, nil)
+		next, err := c.answer(ctx, part.SQL, &part.Class, args)
 		if err != nil {
 			if rows != nil {
 				rows.Close()

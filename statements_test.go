@@ -211,3 +211,48 @@ func TestHarmlessPragmasAnswerLikeSQLite(t *testing.T) {
 		}
 	}
 }
+
+// total_changes() of a connection counts what its writes touched, by triggers
+// and in scripts too, and nothing for what touched no row.
+func TestTotalChanges(t *testing.T) {
+	c := newCluster(t, 1)
+	conn, err := c.db(0).Conn(patient(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, step := range []struct {
+		text string
+		want int
+	}{
+		{"CREATE TABLE t(a); CREATE TABLE l(a); CREATE TRIGGER tr AFTER INSERT ON t BEGIN INSERT INTO l VALUES(1); END", 0},
+		{"INSERT INTO t VALUES(1),(2)", 4},
+		{"DROP TABLE IF EXISTS nope", 4},
+		{"REINDEX", 4},
+		{"UPDATE t SET a=3; UPDATE t SET a=4 WHERE a=0; DELETE FROM l", 8},
+	} {
+		if _, err := conn.ExecContext(patient(t), step.text); err != nil {
+			t.Fatal(err)
+		}
+		var got int
+		if err := conn.QueryRowContext(patient(t), "SELECT total_changes()").Scan(&got); err != nil || got != step.want {
+			t.Errorf("after %q: %d, %v, want %d", step.text, got, err, step.want)
+		}
+	}
+}
+
+// Each statement of a script binds from the first argument, settings beside
+// reads too; an argument that none uses is an error.
+func TestScriptsOfReadsTakeArguments(t *testing.T) {
+	c := newCluster(t, 1)
+	var got int
+	if err := c.db(0).QueryRow("PRAGMA cache_size=100; SELECT ?", 5).Scan(&got); err != nil || got != 5 {
+		t.Errorf("got %d, %v", got, err)
+	}
+	if err := c.db(0).QueryRow("SELECT 1; SELECT ? + ?", 5, 6).Scan(&got); err != nil || got != 11 {
+		t.Errorf("got %d, %v", got, err)
+	}
+	if err := c.db(0).QueryRow("SELECT 1; SELECT ?", 5, 6, 7).Scan(&got); err == nil {
+		t.Error("arguments that nothing uses were taken")
+	}
+}

@@ -76,5 +76,8 @@ func resultOf(class *sqlite.Class, s *wire.StatementResult) result {
 	if class.Schema || class.Kind == sqlite.Vacuum {
 		return result{}
 	}
+	if s.TotalChanges == 0 {
+		return result{s.LastInsertID, 0} // changes() is that of an earlier one
+	}
 	return result{s.LastInsertID, s.RowsAffected}
 }

@@ -72,6 +72,15 @@ func (c Config) validate() error {
 	return errors.Join(faults...)
 }
 
+// Check reports what Open would refuse before it touches the folder: faults of
+// the Config, and a port that cannot be listened on.
+func (c Config) Check() error {
+	if err := c.validate(); err != nil || len(c.Members) == 1 {
+		return err
+	}
+	return probePort(c.Members[c.Node])
+}
+
 // Host runs the replicas of one node, in one folder. Its methods may be called
 // from any goroutine.
 type Host struct {

@@ -10,18 +10,22 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// maxDecoders and maxDecoderBytes bound the memory kept for decoding the next
-// batch: entries, and bytes of them.
 const (
+	// maxDecoded bounds the entries, in bytes as decoded, that one transaction
+	// holds: replaying it needs all of them, and they may have been compressed
+	// a hundredfold.
+	maxDecoded = 32 << 20
+	// maxDecoders and maxDecoderBytes bound the memory kept for decoding the
+	// next batch: entries, and bytes of each.
 	maxDecoders     = 256
-	maxDecoderBytes = 1 << 20
+	maxDecoderBytes = 256 << 10
 )
 
 // A batch is what one call of Update applies: entries, their operations in one
 // SQLite transaction, and what to tell the listener once it is committed.
 type batch struct {
-	decoders []wire.Decoder // one an entry: replaying needs all of them
-	runs     []run          // operations of the open transaction
+	decoders []*wire.Decoder // one an entry: replaying needs all of them
+	runs     []run           // operations of the open transaction
 	news     []news
 	open     bool // a transaction is open
 	sequence bool // it wrote sqlite_sequence
@@ -68,29 +72,34 @@ func (b *batch) deliver(l Listener) {
 // open transaction was applied then.
 func (r *SQL) apply(entries []sm.Entry) error {
 	b := &r.batch
-	for len(b.decoders) < len(entries) {
-		b.decoders = append(b.decoders, wire.Decoder{})
-	}
 	b.news, b.runs = b.news[:0], b.runs[:0]
-	bytes := 0
-	defer func() {
-		// Large ones would be kept for ever.
-		if bytes > maxDecoderBytes || len(b.decoders) > maxDecoders {
-			b.decoders = nil
-		}
-	}()
+	defer b.trim()
+	bytes, decoded, held := 0, 0, 0 // held: decoders in use
 	for i := range entries {
-		bytes += len(entries[i].Cmd)
-		if len(entries[i].Cmd) > 0 {
-			e, err := b.decoders[i].Decode(entries[i].Cmd)
+		index, cmd := entries[i].Index, entries[i].Cmd
+		bytes += len(cmd)
+		if len(cmd) > 0 {
+			if held == len(b.decoders) {
+				b.decoders = append(b.decoders, new(wire.Decoder))
+			}
+			e, err := b.decoders[held].Decode(cmd)
+			if err == nil {
+				err = r.entry(index, e)
+			}
 			if err != nil {
-				return errors.Join(fmt.Errorf("entry %d: %w", entries[i].Index, err), r.rollback())
+				return errors.Join(fmt.Errorf("entry %d: %w", index, err), r.rollback())
 			}
-			if err := r.entry(entries[i].Index, e); err != nil {
-				return errors.Join(fmt.Errorf("entry %d: %w", entries[i].Index, err), r.rollback())
-			}
+			decoded += b.decoders[held].Size()
+			held++
 		}
-		r.applied = entries[i].Index
+		r.applied = index
+		if decoded > maxDecoded {
+			if err := r.commit(); err != nil {
+				return errors.Join(err, r.rollback())
+			}
+			decoded, held = 0, 0
+			b.trim()
+		}
 	}
 	if err := r.commit(); err != nil {
 		return errors.Join(err, r.rollback())
@@ -99,6 +108,18 @@ func (r *SQL) apply(entries []sm.Entry) error {
 	r.publish()
 	r.checkpoints.committed()
 	return nil
+}
+
+// trim gives back what unusually large or many entries took.
+func (b *batch) trim() {
+	if len(b.decoders) > maxDecoders {
+		b.decoders = b.decoders[:maxDecoders:maxDecoders]
+	}
+	for i, d := range b.decoders {
+		if d.Size() > maxDecoderBytes {
+			b.decoders[i] = new(wire.Decoder)
+		}
+	}
 }
 
 func (r *SQL) entry(index uint64, e *wire.Entry) error {

@@ -42,9 +42,9 @@ func (r *SQL) Classify(text string) (sqlite.Class, error) {
 
 // connect opens the database in use, again after it was exchanged.
 func (c *classifier) connect(p *pool) error {
-	p.mu.Lock()
+	p.mu.Lock() // held while it is opened: the file stays where it is
+	defer p.mu.Unlock()
 	file, epoch := p.file, p.epoch
-	p.mu.Unlock()
 	if c.conn != nil && c.epoch == epoch && file != "" {
 		return nil
 	}

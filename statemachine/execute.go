@@ -27,6 +27,7 @@ type execution struct {
 	deferred bool     // it said PRAGMA defer_foreign_keys
 	inserts  []string // tables into which it inserts
 	halfway  bool     // it was given up, not by SQLite: which has undone nothing
+	counted  int64    // of total_changes() by the statements before
 }
 
 // execute executes op and fills in its result. ended says that op must not
@@ -78,6 +79,9 @@ func (x *execution) statements() error {
 			return err
 		}
 		x.result.Statements = append(x.result.Statements, out)
+		if x.schema {
+			x.programs.clear() // see programs
+		}
 	}
 	return nil
 }
@@ -91,7 +95,15 @@ func (x *execution) single(s *sqlite.Stmt, args []wire.Argument) (wire.Statement
 		return wire.StatementResult{}, &sqlite.Error{Code: sqlite.CodeError, Message: fmt.Sprintf("too many arguments: the statement has %d parameters, got %d", len(params), len(args))}
 	}
 	rows, err := x.step(s)
-	return wire.StatementResult{RowsAffected: x.conn.Changes(), LastInsertID: x.conn.LastInsertID(), Rows: rows}, err
+	return x.answer(rows), err
+}
+
+// answer is the result of a statement that has just run.
+func (x *execution) answer(rows *wire.Rows) wire.StatementResult {
+	total := x.conn.TotalChanges()
+	out := wire.StatementResult{RowsAffected: x.conn.Changes(), LastInsertID: x.conn.LastInsertID(), TotalChanges: total - x.counted, Rows: rows}
+	x.counted = total
+	return out
 }
 
 // step runs a bound statement to its end and collects its rows.
@@ -196,7 +208,9 @@ func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, use
 	if x.schema || stmt.Actions.PragmaSet {
 		x.programs.clear()
 	}
-	return wire.StatementResult{RowsAffected: x.conn.Changes(), LastInsertID: x.conn.LastInsertID(), Rows: rows}, nil
+	next := x.answer(rows)
+	next.TotalChanges += out.TotalChanges
+	return next, nil
 }
 
 // switchForeignKeys does what PRAGMA foreign_keys does on a connection outside
@@ -305,6 +319,12 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 		}
 		e.Hint = "the table's AUTOINCREMENT has reached its end"
 	}
+	if e.Code == sqlite.CodeNoMemory {
+		if !x.conn.CanAllocate() {
+			return false, failed
+		}
+		e.Hint = "the statement makes a value of more than 2 GiB"
+	}
 	if e.Code == sqlite.CodeInterrupt {
 		e.Message = "interrupted: the statement took more steps than one operation may (9)"
 		e.Hint = "is it endless? if not, write in smaller parts"
@@ -313,7 +333,7 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 	x.result.Statements, x.result.Err = nil, e
 	foreignKeys := x.op.ForeignKeysOff || x.result.ForeignKeys != wire.ForeignKeysUntouched
 	x.result.ForeignKeys = wire.ForeignKeysUntouched
-	if x.conn.Autocommit() || x.stats || !x.saved && (x.conn.DeferredViolations() || x.halfway || e.Code == sqlite.CodeFull || e.Code == sqlite.CodeInterrupt) {
+	if x.conn.Autocommit() || x.stats || !x.saved && (x.conn.DeferredViolations() || x.halfway || e.Code == sqlite.CodeFull || e.Code == sqlite.CodeInterrupt || e.Code == sqlite.CodeNoMemory) {
 		// OR ROLLBACK and the like have ended the transaction; or there is no
 		// savepoint to go back to.
 		ended = true

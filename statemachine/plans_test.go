@@ -155,6 +155,8 @@ func TestWritesCannotReadWhatReplicasDoNotShare(t *testing.T) {
 		"INSERT INTO l SELECT name FROM pragma_function_list":                               true,
 		"INSERT INTO l SELECT name FROM pragma_module_list":                                 true,
 		"INSERT INTO l SELECT * FROM pragma_integrity_check":                                true,
+		"CREATE VIRTUAL TABLE s USING dbstat; INSERT INTO l SELECT pgoffset FROM s":         true,
+		"CREATE VIRTUAL TABLE p USING SQLITE_DBPAGE; INSERT INTO l SELECT data FROM p":      true,
 		"INSERT INTO l SELECT sqlite_offset(v) FROM l":                                      true,
 		"CREATE VIEW vp AS SELECT * FROM pragma_page_count; INSERT INTO l SELECT * FROM vp": true,
 		"INSERT INTO l SELECT name FROM pragma_table_list":                                  false,

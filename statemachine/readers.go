@@ -190,7 +190,10 @@ func (r *Reader) current() (*sqlite.Conn, error) {
 	}
 	r.close()
 	r.file = ""
-	return r.conn, r.open(p.file, epoch)
+	if err := r.open(p.file, epoch); err != nil {
+		return nil, err
+	}
+	return r.conn, nil
 }
 
 // Release gives the reader back.

@@ -261,6 +261,9 @@ func (r *SQL) Update(entries []sm.Entry) ([]sm.Entry, error) {
 	}
 	r.mu.Lock()
 	err := r.apply(entries)
+	if err != nil {
+		r.failure.CompareAndSwap(nil, &err) // before anybody sees what was half applied
+	}
 	r.mu.Unlock()
 	if err != nil {
 		r.fail(err)

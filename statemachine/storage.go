@@ -230,6 +230,9 @@ func WriteFile(path string, data []byte) error {
 	return syncFile(filepath.Dir(path))
 }
 
+// SyncFolder makes the names in a folder durable.
+func SyncFolder(path string) error { return syncFile(path) }
+
 // syncFile makes a file, or the names in a folder, durable.
 func syncFile(path string) error {
 	f, err := os.Open(path)

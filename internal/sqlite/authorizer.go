@@ -74,6 +74,11 @@ var sharedPragmas = map[string]bool{
 	"table_info": true, "table_list": true, "table_xinfo": true, "user_version": true,
 }
 
+// modules are those of which virtual tables may be made: their content comes
+// from ordinary tables. dbstat and sqlite_dbpage would show this file's pages,
+// under a name that private does not know.
+var modules = map[string]bool{"fts5": true, "fts5vocab": true, "rtree": true, "rtree_i32": true, "geopoly": true}
+
 // authorizeRead keeps what is applied from reading what differs from replica
 // to replica.
 func (c *Conn) authorizeRead(table, column string) int32 {
@@ -114,6 +119,9 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 			return c.denyTemp()
 		}
 		c.actions.Schema = true
+		if action == lib.SQLITE_CREATE_VTABLE && !modules[strings.ToLower(b)] {
+			return c.denyModule(b)
+		}
 	case lib.SQLITE_DROP_TABLE, lib.SQLITE_DROP_INDEX, lib.SQLITE_DROP_VIEW, lib.SQLITE_DROP_TRIGGER, lib.SQLITE_DROP_VTABLE, lib.SQLITE_ALTER_TABLE:
 		c.actions.Schema = true
 	case lib.SQLITE_INSERT:
@@ -148,6 +156,14 @@ func (c *Conn) authorizeTransaction(what string) int32 {
 		return lib.SQLITE_OK // prepared to be classified, never run
 	}
 	return c.deny(what+" inside a script is not supported", "a script is one transaction already: leave BEGIN, COMMIT and SAVEPOINT out")
+}
+
+func (c *Conn) denyModule(name string) int32 {
+	if private[strings.ToLower(name)] {
+		return c.deny("virtual tables of the module "+name+" are not supported", "they would show what differs from replica to replica; read "+name+" itself")
+	}
+	c.actions.Denied = &Error{Code: lib.SQLITE_ERROR, Message: "SQL logic error: no such module: " + name + " (1)"}
+	return lib.SQLITE_DENY
 }
 
 func (c *Conn) denyTemp() int32 {

@@ -184,6 +184,10 @@ func (c *Conn) Autocommit() bool { return lib.Xsqlite3_get_autocommit(c.tls, c.d
 // Changes returns changes(), the rows that the last INSERT, UPDATE or DELETE touched.
 func (c *Conn) Changes() int64 { return int64(c.struct3().FnChange) }
 
+// TotalChanges returns total_changes(): rows that INSERT, UPDATE and DELETE
+// touched since SetState or Begin, those of triggers included.
+func (c *Conn) TotalChanges() int64 { return int64(c.struct3().FnTotalChange) }
+
 // LastInsertID returns last_insert_rowid().
 func (c *Conn) LastInsertID() int64 { return int64(lib.Xsqlite3_last_insert_rowid(c.tls, c.db)) }
 

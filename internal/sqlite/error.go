@@ -28,12 +28,26 @@ func (c *Conn) err(rc int32) *Error {
 	return &Error{Code: int(rc), Message: text}
 }
 
+// CanAllocate reports that this machine gives out as much memory at once as
+// SQLite ever asks for. SQLite itself refuses to ask for more than 2 GiB, with
+// the same SQLITE_NOMEM, on every replica alike.
+func (c *Conn) CanAllocate() bool {
+	const most = 2147483391
+	p := libc.Xmalloc(c.tls, most)
+	if p == 0 {
+		return false
+	}
+	libc.Xfree(c.tls, p)
+	return true
+}
+
 // Codes of errors, as SQLite defines them.
 const (
 	CodeError      = lib.SQLITE_ERROR
 	CodeBusy       = lib.SQLITE_BUSY
 	CodeFull       = lib.SQLITE_FULL
 	CodeInterrupt  = lib.SQLITE_INTERRUPT
+	CodeNoMemory   = lib.SQLITE_NOMEM
 	CodeTooBig     = lib.SQLITE_TOOBIG
 	CodeAuth       = lib.SQLITE_AUTH
 	CodeForeignKey = lib.SQLITE_CONSTRAINT_FOREIGNKEY
@@ -43,7 +57,7 @@ const (
 // files) and not of the statement: another replica may not have met it.
 func Local(e *Error) bool {
 	switch e.Code & 0xff {
-	case lib.SQLITE_IOERR, lib.SQLITE_NOMEM, lib.SQLITE_CANTOPEN, lib.SQLITE_NOTADB, lib.SQLITE_READONLY,
+	case lib.SQLITE_IOERR, lib.SQLITE_CANTOPEN, lib.SQLITE_NOTADB, lib.SQLITE_READONLY,
 		lib.SQLITE_PROTOCOL, lib.SQLITE_PERM, lib.SQLITE_BUSY, lib.SQLITE_NOLFS:
 		return true
 	case lib.SQLITE_CORRUPT:

@@ -151,14 +151,22 @@ func find(args []wire.Argument, name string, i int) int {
 // the place of the first parameter without one, or -1.
 func Match(params []string, args []wire.Argument) (missing int, ok bool) {
 	used := make([]bool, len(args))
+	missing = Use(params, args, used)
+	return missing, missing < 0 && !slices.Contains(used, false)
+}
+
+// Use marks the arguments that the parameters of a statement take. It returns
+// the place of the first parameter without one, or -1.
+func Use(params []string, args []wire.Argument, used []bool) (missing int) {
+	missing = -1
 	for i, name := range params {
-		j := find(args, name, i)
-		if j < 0 {
-			return i, false
+		if j := find(args, name, i); j >= 0 {
+			used[j] = true
+		} else if missing < 0 {
+			missing = i
 		}
-		used[j] = true
 	}
-	return -1, !slices.Contains(used, false)
+	return missing
 }
 
 func (s *Stmt) bind(i int32, v *wire.Value) int32 {

@@ -92,6 +92,11 @@ func (d *Decoder) Decode(cmd []byte) (*Entry, error) {
 	return &d.entry, nil
 }
 
+// Size returns about how many bytes the decoder holds.
+func (d *Decoder) Size() int {
+	return cap(d.buf) + cap(d.statements)*int(unsafe.Sizeof(Statement{})) + cap(d.args)*int(unsafe.Sizeof(Argument{}))
+}
+
 // reserve makes room for the statements and arguments of an entry.
 func (d *Decoder) reserve(body []byte) error {
 	statements, args := 0, 0
@@ -284,6 +289,8 @@ func statementResult(b []byte) (s StatementResult, err error) {
 			s.RowsAffected = protowire.DecodeZigZag(n)
 		case 2:
 			s.LastInsertID = protowire.DecodeZigZag(n)
+		case 5:
+			s.TotalChanges = protowire.DecodeZigZag(n)
 		case 3:
 			if s.Rows == nil {
 				s.Rows = new(Rows)

@@ -155,6 +155,7 @@ func AppendResult(b []byte, r *Result) []byte {
 		if s.Rows != nil {
 			b = appendRows(b, s.Rows)
 		}
+		b = appendInt(b, 5, s.TotalChanges)
 		b = closeMessage(b, at)
 	}
 	if e := r.Err; e != nil {

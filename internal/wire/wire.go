@@ -125,6 +125,7 @@ func (r *Rows) Len() int {
 // A StatementResult is what one statement answered.
 type StatementResult struct {
 	RowsAffected, LastInsertID int64
+	TotalChanges               int64 // by how much total_changes() grew
 	Rows                       *Rows // nil if it returns none
 }
 
