@@ -13,9 +13,10 @@ import (
 )
 
 const (
-	// maxIdleReaders is how many connections are kept open for the next reads;
+	// maxIdleReaders is how many connections are kept open for the next reads
+	// (with 16, 64 goroutines opened new ones all the time: 7 us a read, not 3);
 	// each may hold up to 2 MB of pages.
-	maxIdleReaders = 16
+	maxIdleReaders = 64
 	// maxReaderPrograms bounds the prepared statements of a reader.
 	maxReaderPrograms = 128
 	// readerWait bounds the wait for one of the readers.
