@@ -209,8 +209,11 @@ func (c *conn) answer(ctx context.Context, text string, class *sqlite.Class, arg
 // script only the replicas can tell.
 func (c *conn) bind(class *sqlite.Class, args []driver.NamedValue) ([]wire.Argument, error) {
 	values, err := c.cfg.arguments(args)
-	if err != nil || class.Script {
-		return values, errors.Join(err, scriptArguments(class, values))
+	if err != nil {
+		return nil, err
+	}
+	if class.Script {
+		return values, scriptArguments(class, values)
 	}
 	if n, ok := sqlite.Match(class.Params, values); !ok {
 		if n >= 0 {
@@ -287,7 +290,7 @@ func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args 
 			return nil, err
 		}
 	}
-	reader, err := c.node.acquire(ctx)
+	reader, err := c.node.replica.Acquire(ctx)
 	if err != nil {
 		return nil, sqlError(err)
 	}
@@ -347,10 +350,6 @@ func (c *conn) consistency(ctx context.Context) Consistency {
 		return v
 	}
 	return c.cfg.Consistency
-}
-
-func (n *Node) acquire(ctx context.Context) (*statemachine.Reader, error) {
-	return n.replica.Acquire(ctx)
 }
 
 // Begin is BeginTx without a context.

@@ -156,7 +156,7 @@ func claim(cfg *Config) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("hiqlite: the data folder cannot be made: %w", err)
 	}
-	if err := statemachine.SyncFolder(filepath.Dir(dir)); err != nil {
+	if err := statemachine.Sync(filepath.Dir(dir)); err != nil {
 		return fmt.Errorf("hiqlite: the data folder cannot be made durable: %w", err)
 	}
 	path := filepath.Join(dir, identityFile)

@@ -96,7 +96,7 @@ func (n *Node) open() error {
 	if err != nil {
 		return fmt.Errorf("hiqlite: open the database in %s: %w", dir, err)
 	}
-	if err := statemachine.SyncFolder(n.cfg.DataDir); err != nil { // the names raft and sql
+	if err := statemachine.Sync(n.cfg.DataDir); err != nil { // the names raft and sql
 		return err
 	}
 	if applied > 0 && !n.host.Bootstrapped(sqlShard) {

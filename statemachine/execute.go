@@ -13,6 +13,9 @@ import (
 // holds them in memory.
 const maxResult = 64 << 20
 
+// minFree is the free space, in bytes, under which a full disk is believed.
+const minFree = 16 << 20
+
 const savepoint = "_hiqlite_operation"
 
 // execution is one operation being executed.

@@ -236,9 +236,10 @@ func (r *SQL) Err() error {
 	return nil
 }
 
-// fail stops the replica and returns when it has been: the entry being applied
-// must not be answered, and must not count as applied.
-func (r *SQL) fail(err error) {
+// Fail stops the replica because this machine cannot go on, and returns when it
+// has been: the entry being applied must not be answered, and must not count as
+// applied.
+func (r *SQL) Fail(err error) {
 	r.failOnce.Do(func() {
 		err = fmt.Errorf("hiqlite: this node's replica stopped: %w", err)
 		r.failure.Store(&err)
@@ -249,10 +250,6 @@ func (r *SQL) fail(err error) {
 	})
 	<-r.stopped
 }
-
-// Fail stops the replica because this machine cannot go on, and returns when it
-// has been.
-func (r *SQL) Fail(err error) { r.fail(err) }
 
 // Update applies a batch of entries.
 func (r *SQL) Update(entries []sm.Entry) ([]sm.Entry, error) {
@@ -266,7 +263,7 @@ func (r *SQL) Update(entries []sm.Entry) ([]sm.Entry, error) {
 	}
 	r.mu.Unlock()
 	if err != nil {
-		r.fail(err)
+		r.Fail(err)
 		return entries, nil
 	}
 	r.batch.deliver(r.cfg.Listener)
@@ -290,7 +287,7 @@ func (r *SQL) Sync() error {
 		if err == nil {
 			return nil
 		}
-		r.fail(err)
+		r.Fail(err)
 	}
 	if r.compacting.Load() {
 		return sm.ErrSnapshotAborted

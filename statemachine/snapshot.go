@@ -195,7 +195,7 @@ func (r *SQL) RecoverFromSnapshot(src io.Reader, done <-chan struct{}) error {
 	if errors.Is(err, sm.ErrSnapshotStopped) {
 		return sm.ErrSnapshotStopped
 	}
-	r.fail(fmt.Errorf("recover from a snapshot: %w", err))
+	r.Fail(fmt.Errorf("recover from a snapshot: %w", err))
 	return sm.ErrSnapshotStopped
 }
 

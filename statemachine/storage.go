@@ -133,7 +133,7 @@ func (s *storage) clean() {
 // the database file itself would drop SQLite's POSIX locks.
 func (s *storage) sync(state *wire.State) error {
 	dir := s.path(s.generation)
-	if err := syncFile(filepath.Join(dir, databaseFile+"-wal")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := Sync(filepath.Join(dir, databaseFile+"-wal")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := s.writeState(dir, state); err != nil {
@@ -227,14 +227,11 @@ func WriteFile(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	return syncFile(filepath.Dir(path))
+	return Sync(filepath.Dir(path))
 }
 
-// SyncFolder makes the names in a folder durable.
-func SyncFolder(path string) error { return syncFile(path) }
-
-// syncFile makes a file, or the names in a folder, durable.
-func syncFile(path string) error {
+// Sync makes a file, or the names in a folder, durable.
+func Sync(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
