@@ -61,6 +61,9 @@ func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, erro
 	if err := c.usable(); err != nil {
 		return nil, err
 	}
+	if c.tx != nil {
+		return nil, misuse("commit it first, or run the statements in it", "cannot apply a batch: a transaction is open on this connection")
+	}
 	op := &wire.Operation{
 		ForeignKeysOff: c.foreignKeysOff,
 		LastInsertID:   c.lastInsertID,

@@ -3,6 +3,7 @@ package hiqlite
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"slices"
@@ -17,6 +18,13 @@ const (
 	// DefaultMaxReaders bounds the SQLite connections of a node that read at
 	// the same time.
 	DefaultMaxReaders = 256
+	// DefaultLeaseTTL is when a dead node's transaction stops being in the way.
+	DefaultLeaseTTL = 5 * time.Second
+	// DefaultBusyTimeout bounds the wait for other transactions: it is longer
+	// than a dead one can last, with an election beside.
+	DefaultBusyTimeout = 10 * time.Second
+	// DefaultTxTimeout bounds a transaction that has the write lease.
+	DefaultTxTimeout = 60 * time.Second
 )
 
 // Consistency says what a read sees.
@@ -71,6 +79,12 @@ type Config struct {
 	// second one, an election after 20 to 40 without. The same on all nodes;
 	// 0: 50 ms, or 20 ms for a node alone.
 	Tick time.Duration
+	// LeaseTTL is when a transaction of a node that is not heard of any more
+	// stops being in the way of others: it then has not happened. 1 s or more;
+	// 0: 5 s.
+	LeaseTTL time.Duration
+	// Migrations are applied by Migrate before Ready returns; see there.
+	Migrations fs.FS `json:"-"`
 	// Logger takes what concerns no caller; nil: slog.Default().
 	Logger *slog.Logger
 
@@ -82,8 +96,19 @@ type Config struct {
 // from its DSN, under the same names, and what is hiqlite's own.
 type ConnConfig struct {
 	Consistency Consistency
-	// BusyTimeout is what PRAGMA busy_timeout answers; 0: 5 s.
+	// BusyTimeout bounds the wait for transactions of others, as PRAGMA
+	// busy_timeout does; 0: 10 s.
 	BusyTimeout time.Duration
+	// Deferred makes transactions wait for the write lease when they first
+	// write, not when they begin. Rows may have changed by then: the write
+	// fails with SQLITE_BUSY_SNAPSHOT.
+	Deferred bool
+	// TxTimeout ends a transaction that has the write lease for longer: one
+	// that the program has forgotten, mostly; 0: 60 s.
+	TxTimeout time.Duration
+	// TxTrace makes the log line about a transaction that was ended name the
+	// place in the program where it began. It costs some microseconds for each.
+	TxTrace bool
 	// ForeignKeysOff begins with PRAGMA foreign_keys=OFF. SQLite's own default
 	// is off; here it is on.
 	ForeignKeysOff bool
@@ -143,6 +168,9 @@ func (c Config) Validate() error {
 	if c.Timeout < 0 {
 		fault("Timeout %v is negative", c.Timeout)
 	}
+	if c.LeaseTTL < time.Second {
+		fault("LeaseTTL %v is less than 1 s", c.LeaseTTL)
+	}
 	if c.MaxReaders < 0 {
 		fault("MaxReaders %d is negative", c.MaxReaders)
 	}
@@ -174,6 +202,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxReaders == 0 {
 		c.MaxReaders = DefaultMaxReaders
+	}
+	if c.LeaseTTL == 0 {
+		c.LeaseTTL = DefaultLeaseTTL
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -217,6 +248,9 @@ func (c *ConnConfig) validate() error {
 	}
 	if c.BusyTimeout < 0 {
 		faults = append(faults, fmt.Errorf("hiqlite: the busy timeout %v is negative", c.BusyTimeout))
+	}
+	if c.TxTimeout < 0 {
+		faults = append(faults, fmt.Errorf("hiqlite: the transaction timeout %v is negative", c.TxTimeout))
 	}
 	if c.Consistency != Local && c.Consistency != Linearizable {
 		faults = append(faults, fmt.Errorf("hiqlite: unknown consistency %d", c.Consistency))

@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -27,6 +28,8 @@ type conn struct {
 
 	foreignKeysOff, queryOnly bool
 	closed                    bool
+
+	tx *tx // that is open; nil: none
 }
 
 var (
@@ -48,9 +51,11 @@ func (n *Node) connect(ctx context.Context, cfg ConnConfig) (driver.Conn, error)
 		return nil, ErrClosed
 	}
 	c := &conn{node: n, cfg: cfg, foreignKeysOff: cfg.ForeignKeysOff}
-	if cfg.BusyTimeout > 0 {
-		c.settings.set("busy_timeout", cfg.BusyTimeout.Milliseconds())
+	patience := cfg.BusyTimeout
+	if patience == 0 {
+		patience = DefaultBusyTimeout
 	}
+	c.settings.set("busy_timeout", patience.Milliseconds())
 	for _, pragma := range cfg.Pragmas {
 		if _, err := c.ExecContext(ctx, "PRAGMA "+pragma, nil); err != nil {
 			return nil, fmt.Errorf("hiqlite: _pragma=%s: %w", pragma, err)
@@ -60,8 +65,16 @@ func (n *Node) connect(ctx context.Context, cfg ConnConfig) (driver.Conn, error)
 	return c, nil
 }
 
-// Close ends the connection. The node goes on.
+// patience is how long the connection waits for transactions of others.
+func (c *conn) patience() time.Duration {
+	return time.Duration(c.settings["busy_timeout"]) * time.Millisecond
+}
+
+// Close ends the connection, and rolls back what is open. The node goes on.
 func (c *conn) Close() error {
+	if c.tx != nil {
+		c.tx.rollback()
+	}
 	c.closed = true
 	return nil
 }
@@ -106,7 +119,7 @@ func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 	if err := c.usable(); err != nil {
 		return nil, err
 	}
-	class, err := c.node.classify(ctx, query)
+	class, err := c.classify(ctx, query)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +131,7 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 	if err := c.usable(); err != nil {
 		return nil, err
 	}
-	class, err := c.node.classify(ctx, query)
+	class, err := c.classify(ctx, query)
 	if err != nil {
 		return nil, err
 	}
@@ -130,11 +143,24 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 	if err := c.usable(); err != nil {
 		return nil, err
 	}
-	class, err := c.node.classify(ctx, query)
+	class, err := c.classify(ctx, query)
 	if err != nil {
 		return nil, err
 	}
 	return c.query(ctx, query, class, args)
+}
+
+// classify finds out which way a text goes: in a transaction, of which only the
+// transaction itself sees what it made, by what that sees.
+func (c *conn) classify(ctx context.Context, text string) (*sqlite.Class, error) {
+	if c.tx == nil {
+		return c.node.classify(ctx, text)
+	}
+	class, err := c.node.classifyHere(text)
+	if mayBeStale(err) {
+		return c.tx.classify(ctx, text)
+	}
+	return class, readError(ctx, err)
 }
 
 func (c *conn) exec(ctx context.Context, text string, class *sqlite.Class, args []driver.NamedValue) (driver.Result, error) {
@@ -193,7 +219,7 @@ func (c *conn) query(ctx context.Context, text string, class *sqlite.Class, args
 func (c *conn) answer(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
 	switch class.Kind {
 	case sqlite.Transaction:
-		return nil, misuse("use hiqlite.Batch for statements that belong together", "%s is not available: interactive transactions come with a later version", class.What)
+		return c.control(ctx, text, class, args)
 	case sqlite.Setting:
 		return c.configure(ctx, text, class, args)
 	}
@@ -242,13 +268,16 @@ func scriptArguments(class *sqlite.Class, args []wire.Argument) error {
 		sqlite.Use(class.Parts[i].Params, args, used)
 	}
 	if i := slices.Index(used, false); i >= 0 {
-		return misuse("each statement of a script binds from the first argument", "argument %d is used by no statement of the script", i+1)
+		return unusedArgument(i)
 	}
 	return nil
 }
 
 // write has a text applied and takes over what it did to the connection.
 func (c *conn) write(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (*wire.Result, error) {
+	if c.tx != nil {
+		return c.tx.write(ctx, text, class, args)
+	}
 	op := &wire.Operation{
 		ForeignKeysOff: c.foreignKeysOff,
 		LastInsertID:   c.lastInsertID,
@@ -266,25 +295,36 @@ func (c *conn) write(ctx context.Context, text string, class *sqlite.Class, args
 // propose has an operation applied, whose statements are of these classes.
 func (c *conn) propose(ctx context.Context, op *wire.Operation, classes ...*sqlite.Class) (*wire.Result, error) {
 	if c.queryOnly {
-		return nil, &Error{Message: "attempt to write a readonly database (8)", ExtendedCode: 8}
+		return nil, errReadOnly()
 	}
-	r, err := c.node.write(ctx, op)
+	r, err := c.node.write(ctx, op, c.patience())
 	if err != nil {
 		return nil, err
 	}
 	for i, class := range classes {
-		s := &r.Statements[i]
-		c.totalChanges += s.TotalChanges
-		if class.Schema || class.Kind == sqlite.Vacuum {
-			continue // it repeats what an earlier one did
-		}
-		c.changes, c.lastInsertID = s.RowsAffected, s.LastInsertID
+		c.remember(class, &r.Statements[i])
 	}
 	return r, nil
 }
 
+// remember takes over what a statement did to the connection.
+func (c *conn) remember(class *sqlite.Class, s *wire.StatementResult) {
+	c.totalChanges += s.TotalChanges
+	if class.Schema || class.Kind == sqlite.Vacuum {
+		return // it repeats what an earlier one did
+	}
+	c.changes, c.lastInsertID = s.RowsAffected, s.LastInsertID
+}
+
+func errReadOnly() error {
+	return &Error{Message: "attempt to write a readonly database (8)", ExtendedCode: sqlite.CodeReadOnly}
+}
+
 // read runs a text that only reads on this node's replica.
 func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
+	if c.tx != nil {
+		return c.tx.read(ctx, text, class, args)
+	}
 	if c.consistency(ctx) == Linearizable {
 		if err := c.node.linearize(ctx); err != nil {
 			return nil, err
@@ -300,44 +340,49 @@ func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args 
 	return c.run(ctx, reader, text, class, args)
 }
 
-// run runs a text on a reader, which it gives back. Of a script the rows are
-// those of the last statement that has some, or of the very last, as
-// modernc.org/sqlite has it.
+// run runs a text on a reader, which it gives back.
 func (c *conn) run(ctx context.Context, reader *statemachine.Reader, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
 	watch := watchOver(ctx, reader)
-	var query *statemachine.Query
-	var err error
-	if class.Script {
-		text, err = lastWithRows(reader, text, class.Parts, args)
+	query := func(text string) (cursor, error) {
+		q, _, err := reader.Query(text, args)
+		return q, err
 	}
-	if err == nil {
-		query, _, err = reader.Query(text, args)
-	}
+	q, err := lastWithRows(query, text, class)
 	if err != nil {
 		watch.end()
 		reader.Release()
 		return nil, readError(ctx, err)
 	}
-	return newLocalRows(ctx, &c.cfg, reader, query, watch)
+	return newLocalRows(ctx, &c.cfg, q, func() {
+		watch.end()
+		q.Close()
+		reader.Release()
+	})
 }
 
-// lastWithRows runs the statements of a script to their first row.
-func lastWithRows(reader *statemachine.Reader, script string, parts []sqlite.Part, args []wire.Argument) (text string, err error) {
-	for i, part := range parts {
-		query, _, err := reader.Query(part.SQL, args)
+// lastWithRows runs a text that reads. Of a script it runs all statements to
+// their first row, and returns the last one that has some, or the very last, as
+// modernc.org/sqlite has it.
+func lastWithRows(query func(text string) (cursor, error), text string, class *sqlite.Class) (cursor, error) {
+	if !class.Script {
+		return query(text)
+	}
+	script := text
+	for i, part := range class.Parts {
+		q, err := query(part.SQL)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		row, err := query.Next(nil)
-		query.Close()
+		row, err := q.Next(nil)
+		q.Close()
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		if row || i == 0 || lastPart(script, parts, i) {
+		if row || i == 0 || lastPart(script, class.Parts, i) {
 			text = part.SQL
 		}
 	}
-	return text, nil
+	return query(text)
 }
 
 // lastPart reports that nothing, not even a comment, follows part i of a script.
@@ -350,14 +395,4 @@ func (c *conn) consistency(ctx context.Context) Consistency {
 		return v
 	}
 	return c.cfg.Consistency
-}
-
-// Begin is BeginTx without a context.
-func (c *conn) Begin() (driver.Tx, error) {
-	return c.BeginTx(context.Background(), driver.TxOptions{})
-}
-
-// BeginTx is refused: a transaction that is not one would lose atomicity.
-func (c *conn) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) {
-	return nil, misuse("use hiqlite.Batch for statements that belong together", "interactive transactions come with a later version")
 }

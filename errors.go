@@ -24,6 +24,10 @@ var (
 	ErrClosed = cluster.ErrClosed
 	// ErrTooLarge: a statement or batch does not fit into an entry of the log.
 	ErrTooLarge = cluster.ErrTooLarge
+	// ErrTxExpired: a transaction lost the write lease, because its node was not
+	// heard of or it took longer than it may; nothing of it was applied. It can
+	// be run again, see RunTx.
+	ErrTxExpired = errors.New("hiqlite: the transaction has expired, nothing of it was applied")
 	// ErrDiskFull: this node's disk is full; it has stopped to lose nothing.
 	ErrDiskFull = errors.New("hiqlite: disk full")
 	// ErrDamaged: files of the data folder are missing, unreadable or older

@@ -6,22 +6,24 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/statemachine"
 )
 
-func seed() uint64 { return rand.Uint64() }
-
 const (
-	// tickEvery is how often the leader moves the shard's clock while something
-	// can expire: sessions, after an hour.
+	// tickEvery is how often the leader moves the shard's clock while sessions
+	// can expire, after an hour.
 	tickEvery = 10 * time.Second
+	// fineTick is how often it does while somebody waits for the write lease,
+	// and otherwise how often it looks whether somebody does.
+	fineTick = 100 * time.Millisecond
 	// compactTo bounds, in bytes, the log between compactions; see compactFrom.
 	compactTo = 1 << 30
 )
@@ -40,17 +42,30 @@ var (
 // leader starts anew, and one that was paused moves it by one step only: an
 // expiry may come late, never early.
 func (n *Node) tick() {
-	last := time.Now()
-	for n.sleep(tickEvery) {
+	last, looked := time.Now(), time.Now()
+	for n.sleep(fineTick) {
 		now := time.Now()
-		step := min(now.Sub(last), 2*tickEvery)
-		last = now
-		ticks, wanted := n.replica.Ticks()
-		if !wanted || n.shard.Leader().Node != n.cfg.NodeID {
+		if now.Sub(looked) > 5*fineTick { // paused
+			last = now.Add(-fineTick)
+		}
+		looked = now
+		ticks, pace := n.replica.Ticks()
+		if n.shard.Leader().Node != n.cfg.NodeID {
+			last = now
 			continue
 		}
+		step := now.Sub(last)
+		if pace == statemachine.Still || pace == statemachine.Coarse && step < tickEvery {
+			continue
+		}
+		last = now
+		limit := 2 * tickEvery
+		if pace == statemachine.Fine {
+			limit = 2 * fineTick
+		}
+		next := ticks + uint64(min(step, limit).Milliseconds())
 		// Lost or late, it is of no use: the next one takes its place.
-		_, _ = n.shard.Propose(wire.EncodeTick(wire.Tick{Expected: ticks, Next: ticks + uint64(step.Milliseconds())}), tickEvery)
+		_, _ = n.shard.Propose(wire.EncodeTick(wire.Tick{Expected: ticks, Next: next}), tickEvery)
 	}
 }
 
@@ -127,6 +142,26 @@ func (n *Node) checkLog(applied uint64) error {
 		}
 	})
 	return nil
+}
+
+// bootsFile counts how often the node was started: sessions of an earlier
+// incarnation end when the next one opens its first.
+const bootsFile = "boots"
+
+// incarnation counts this start of the node.
+func incarnation(dir string) (uint64, error) {
+	path := filepath.Join(dir, bootsFile)
+	n := uint64(0)
+	data, err := os.ReadFile(path)
+	if err == nil {
+		n, err = strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%w: %s says %q", ErrDamaged, path, data)
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	return n + 1, statemachine.WriteFile(path, []byte(strconv.FormatUint(n+1, 10)+"\n"))
 }
 
 // identity is what a data folder says of itself.

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -31,7 +32,9 @@ type Node struct {
 	db      *sql.DB
 	lowDisk atomic.Bool
 
-	writes atomic.Pointer[cluster.Combiner[*wire.EncodedOperation, wire.Result]]
+	leases *leases
+
+	writes atomic.Pointer[cluster.Combiner[*wire.EncodedOperation, answer]]
 
 	started   chan struct{}   // closed when shard is set
 	held      chan struct{}   // capacity 1: a hold was applied
@@ -58,6 +61,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	n := &Node{cfg: cfg}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.started, n.held = make(chan struct{}), make(chan struct{}, 1)
+	n.leases = newLeases(n)
 	if err := n.open(); err != nil {
 		n.Close()
 		return nil, err
@@ -111,7 +115,12 @@ func (n *Node) open() error {
 	if err := n.checkLog(applied); err != nil {
 		return err
 	}
-	n.writes.Store(cluster.NewCombiner[*wire.EncodedOperation, wire.Result](n.shard, codec{}, cluster.CombinerConfig{MaxEntryBytes: maxOperation}))
+	incarnation, err := incarnation(n.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	n.writes.Store(cluster.NewCombiner[*wire.EncodedOperation, answer](n.shard, codec{n.cfg.NodeID, incarnation}, cluster.CombinerConfig{MaxEntryBytes: maxOperation}))
+	n.work.Go(n.leases.run)
 	n.work.Go(n.tick)
 	n.work.Go(n.compact)
 	n.work.Go(n.watchDisk)
@@ -134,6 +143,7 @@ func (n *Node) Close() error {
 		if n.db != nil {
 			n.closeErr = n.db.Close()
 		}
+		n.leases.close()
 		if n.host != nil {
 			// Leadership first: writes that wait find the next leader.
 			n.hold()
@@ -210,25 +220,59 @@ func (n *Node) within(ctx context.Context) (context.Context, context.CancelFunc)
 	return context.WithTimeout(ctx, n.cfg.Timeout)
 }
 
-// write has an operation applied and returns its result.
-func (n *Node) write(ctx context.Context, op *wire.Operation) (*wire.Result, error) {
+// An answer is what the combiner hands out: a result, and where the operation
+// waits if it does.
+type answer struct {
+	wire.Result
+	place *place
+}
+
+// do has an operation applied, or put into the queue for the write lease.
+func (n *Node) do(ctx context.Context, op *wire.Operation) (answer, error) {
+	a, err := n.writes.Load().Do(ctx, wire.EncodeOperation(op))
+	return a, n.explain(err)
+}
+
+// write has an operation applied and returns its result. It waits for its turn,
+// while a transaction has the write lease, for as long as patience.
+func (n *Node) write(ctx context.Context, op *wire.Operation, patience time.Duration) (*wire.Result, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	if err := n.diskError(); err != nil {
 		return nil, err
 	}
-	op.StampMS = time.Now().UnixMilli()
-	op.Seed = seed()
-	op.MaxSteps = n.cfg.MaxSteps
 	ctx, cancel := n.within(ctx)
 	defer cancel()
-	result, err := n.writes.Load().Do(ctx, wire.EncodeOperation(op))
+	var g *grant
+	if op.Vacuum { // it cannot be applied among others, when its turn comes
+		var err error
+		if g, err = n.leases.acquire(ctx, patience); err != nil {
+			return nil, err
+		}
+	} else {
+		g = n.leases.take()
+	}
+	if g != nil {
+		op.Lease = &wire.Lease{Under: g.id}
+	}
+	op.StampMS = time.Now().UnixMilli()
+	op.Seed = rand.Uint64()
+	op.MaxSteps = n.cfg.MaxSteps
+	began := time.Now()
+	a, err := n.do(ctx, op)
+	if g != nil {
+		n.leases.drop(g)
+	}
 	if errors.Is(err, ErrTooLarge) {
 		return nil, fmt.Errorf("%w; write in several smaller ones", err)
 	}
+	result := a.Result
+	if err == nil && result.Lease.State == wire.LeaseQueued {
+		result, err = n.leases.await(ctx, result.Lease.ID, a.place, max(0, patience-time.Since(began)))
+	}
 	if err != nil {
-		return nil, n.explain(err)
+		return nil, err
 	}
 	if result.Err != nil {
 		return nil, sqlError(result.Err)
@@ -244,12 +288,14 @@ func (n *Node) linearize(ctx context.Context) error {
 }
 
 // codec makes entries of operations.
-type codec struct{}
+type codec struct{ node, incarnation uint64 }
 
 // maxOperation bounds an operation, and an entry, in bytes.
 const maxOperation = 8 << 20
 
-func (codec) OpenSession(nonce uint64) []byte { return wire.EncodeOpenSession(nonce) }
+func (c codec) OpenSession(nonce uint64) []byte {
+	return wire.EncodeOpenSession(nonce, c.node, c.incarnation)
+}
 
 func (codec) Encode(session, sequence uint64, ops []*wire.EncodedOperation) ([]byte, error) {
 	return wire.EncodeEntry(session, sequence, ops), nil
@@ -262,9 +308,30 @@ func (codec) Exclusive(op *wire.EncodedOperation) bool { return op.Vacuum }
 type listener struct{ n *Node }
 
 func (l listener) Applied(session, sequence uint64, results []wire.Result) {
-	if w := l.n.writes.Load(); w != nil {
-		w.Applied(session, sequence, results)
+	w := l.n.writes.Load()
+	if w == nil || w.Session() != session {
+		return // another node's
 	}
+	answers := make([]answer, len(results))
+	for i := range results {
+		answers[i].Result = results[i]
+		if results[i].Lease.State == wire.LeaseQueued {
+			answers[i].place = l.n.leases.queued(results[i].Lease.ID)
+		}
+	}
+	w.Applied(session, sequence, answers)
+}
+
+func (l listener) Settled(_, id uint64, result wire.Result) { l.n.leases.settled(id, result) }
+
+func (l listener) Wanted(held wire.HeldLease) {
+	if w := l.n.writes.Load(); w != nil && w.Session() == held.Session {
+		l.n.leases.wanted(held)
+	}
+}
+
+func (l listener) Recovered(held wire.HeldLease, waits func(uint64) bool) {
+	l.n.leases.recovered(held, waits)
 }
 
 func (l listener) SessionOpened(nonce, session uint64) {

@@ -79,22 +79,28 @@ func (r *typedRows) ColumnTypeScanType(i int) reflect.Type {
 	return r.conn.scanType(&r.columns[i], r.kind(i))
 }
 
+// A cursor steps through the rows of a query.
+type cursor interface {
+	Columns() []wire.Column
+	Next(row func(*sqlite.Stmt)) (more bool, err error)
+	Close()
+}
+
 // localRows are rows of a query on this node. The first has been stepped to
 // when they are made, so that a query's error is that of Query.
 type localRows struct {
 	typedRows
-	ctx    context.Context // of the query, as database/sql has no other way
-	reader *statemachine.Reader
-	query  *statemachine.Query
-	watch  *watch
-	first  []driver.Value
-	done   bool
+	ctx     context.Context // of the query, as database/sql has no other way
+	query   cursor
+	release func() // called once, when there are no more rows
+	first   []driver.Value
+	done    bool
 }
 
-// newLocalRows steps to the first row. It owns query, reader and watch from then
-// on.
-func newLocalRows(ctx context.Context, conn *ConnConfig, reader *statemachine.Reader, query *statemachine.Query, watch *watch) (seenRows, error) {
-	r := &localRows{typedRows: typedRows{conn: conn}, ctx: ctx, reader: reader, query: query, watch: watch}
+// newLocalRows steps to the first row. It owns query and what release gives
+// back from then on.
+func newLocalRows(ctx context.Context, conn *ConnConfig, query cursor, release func()) (seenRows, error) {
+	r := &localRows{typedRows: typedRows{conn: conn}, ctx: ctx, query: query, release: release}
 	more, err := query.Next(func(s *sqlite.Stmt) {
 		r.columns = newColumns(s.Columns())
 		r.kinds = make([]wire.Kind, len(r.columns))
@@ -146,9 +152,7 @@ func (r *localRows) finish() {
 		return
 	}
 	r.done = true
-	r.watch.end()
-	r.query.Close()
-	r.reader.Release()
+	r.release()
 }
 
 // Close ends the query.

@@ -77,6 +77,11 @@ func (k settingKind) read(arg string) (value int64, taken bool) {
 // configure runs a PRAGMA that sets something, or a script with such.
 func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
 	if !class.Script {
+		if c.tx != nil && class.Pragma == "defer_foreign_keys" {
+			if _, err := c.tx.write(ctx, text, &sqlite.Class{Kind: sqlite.Write}, nil); err != nil {
+				return nil, err
+			}
+		}
 		rows := c.apply(class)
 		if kind := settingKinds[class.Pragma]; rows == nil && kind.echo {
 			if rows = c.setting(class.Pragma); rows == nil {
@@ -112,7 +117,9 @@ func (c *conn) apply(class *sqlite.Class) *wire.Rows {
 	name, arg := class.Pragma, class.PragmaArg
 	switch name {
 	case "foreign_keys":
-		c.foreignKeysOff = !sqlite.Truth(arg)
+		if c.tx == nil { // inside a transaction it does nothing
+			c.foreignKeysOff = !sqlite.Truth(arg)
+		}
 		return nil
 	case "query_only":
 		c.queryOnly = sqlite.Truth(arg)

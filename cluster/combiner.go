@@ -70,7 +70,8 @@ type Combiner[O, R any] struct {
 	shrunk bool            // a caller was told that the entry in flight was not proposed
 
 	answers mailbox[R]
-	held    atomic.Int64 // until when nothing is proposed, since processStart; 0: no hold
+	opened  atomic.Uint64 // session, for other goroutines
+	held    atomic.Int64  // until when nothing is proposed, since processStart; 0: no hold
 
 	// Of the goroutine alone.
 	session  uint64 // 0: none
@@ -180,6 +181,9 @@ func (c *Combiner[O, R]) Do(ctx context.Context, op O) (R, error) {
 	c.recycle(w)
 	return r, err
 }
+
+// Session returns the session under which operations are proposed; 0: none yet.
+func (c *Combiner[O, R]) Session() uint64 { return c.opened.Load() }
 
 // leave ends w's wait because its context ended. It returns nil when the result
 // was faster.

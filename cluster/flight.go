@@ -211,6 +211,7 @@ func (c *Combiner[O, R]) openSession() bool {
 		case roused:
 			if kind, _, session := c.answers.take(); kind == openedSession {
 				c.session, c.sequence = session, 0
+				c.opened.Store(session)
 				return true
 			}
 		case outcome:

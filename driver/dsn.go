@@ -186,6 +186,9 @@ var keys = map[string]key{
 	}},
 	"nodes":       {true, func(s *source, v string) (err error) { s.node.Nodes, err = parseNodes(v); return err }},
 	"timeout":     {true, func(s *source, v string) (err error) { s.node.Timeout, err = duration(v); return err }},
+	"lease_ttl":   {true, func(s *source, v string) (err error) { s.node.LeaseTTL, err = duration(v); return err }},
+	"tx_timeout":  {true, func(s *source, v string) (err error) { s.conn.TxTimeout, err = duration(v); return err }},
+	"tx_trace":    {true, func(s *source, v string) (err error) { s.conn.TxTrace, err = boolean(v); return err }},
 	"tick":        {true, func(s *source, v string) (err error) { s.node.Tick, err = duration(v); return err }},
 	"durability":  {true, durability},
 	"secret_file": {true, refuse("encrypted transport comes with a later version; the key is refused rather than ignored, as all would be sent in the clear")},
@@ -213,8 +216,11 @@ var keys = map[string]key{
 	"_journal_mode": {false, oneOf("DELETE", "TRUNCATE", "PERSIST", "MEMORY", "WAL", "OFF")},
 	"_synchronous":  {false, oneOf("0", "OFF", "1", "NORMAL", "2", "FULL", "3", "EXTRA")},
 	"_auto_vacuum":  {false, oneOf("0", "NONE", "1", "FULL", "2", "INCREMENTAL")},
-	"_txlock":       {false, oneOf("deferred", "immediate", "exclusive")},
-	"_pragma":       {}, // see pragmas
+	"_txlock": {false, func(s *source, v string) error {
+		s.conn.Deferred = strings.EqualFold(v, "deferred")
+		return oneOf("deferred", "immediate", "exclusive")(s, v)
+	}},
+	"_pragma": {}, // see pragmas
 
 	"_time_format":         {false, func(s *source, v string) error { s.conn.TimeFormat = v; return nil }},
 	"_time_integer_format": {false, func(s *source, v string) error { s.conn.TimeIntegerFormat = v; return nil }},

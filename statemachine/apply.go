@@ -3,6 +3,7 @@ package statemachine
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	sm "github.com/lni/dragonboat/v4/statemachine"
 
@@ -27,10 +28,19 @@ type batch struct {
 	decoders []*wire.Decoder // one an entry: replaying needs all of them
 	runs     []run           // operations of the open transaction
 	news     []news
+	settled  []settled
+	wanted   wire.HeldLease // others wait for it
+	entry    entry
 	open     bool // a transaction is open
 	sequence bool // it wrote sqlite_sequence
 	stats    bool // it changed the statistics
 	reloaded bool // it loaded the schema anew: ROLLBACK will not know that it must be again
+}
+
+// entry is the one being applied.
+type entry struct {
+	session, sequence uint64
+	results           []wire.Result // of its operations
 }
 
 // A run is one operation of the batch.
@@ -66,13 +76,21 @@ func (b *batch) deliver(l Listener) {
 	}
 	clear(b.news)
 	b.news = b.news[:0]
+	for _, s := range b.settled {
+		l.Settled(s.session, s.id, *s.result)
+	}
+	clear(b.settled)
+	b.settled = b.settled[:0]
+	if b.wanted.ID != 0 {
+		l.Wanted(b.wanted)
+	}
 }
 
 // apply applies entries. An error is this machine's: nothing of the batch's
 // open transaction was applied then.
 func (r *SQL) apply(entries []sm.Entry) error {
 	b := &r.batch
-	b.news, b.runs = b.news[:0], b.runs[:0]
+	b.news, b.runs, b.settled = b.news[:0], b.runs[:0], b.settled[:0]
 	defer b.trim()
 	bytes, decoded, held := 0, 0, 0 // held: decoders in use
 	for i := range entries {
@@ -106,6 +124,10 @@ func (r *SQL) apply(entries []sm.Entry) error {
 	}
 	r.logBytes.Add(uint64(bytes))
 	r.publish()
+	b.wanted = wire.HeldLease{}
+	if len(r.lease.queue) > 0 {
+		b.wanted = r.lease.held
+	}
 	r.checkpoints.committed()
 	return nil
 }
@@ -124,14 +146,15 @@ func (b *batch) trim() {
 
 func (r *SQL) entry(index uint64, e *wire.Entry) error {
 	b := &r.batch
+	r.index = index
+	b.entry = entry{}
 	switch {
 	case e.OpenSession:
-		r.sessions.open(index, r.ticks)
+		r.sessions.open(index, r.ticks, e.Node, e.Incarnation)
 		b.news = append(b.news, news{opened: true, nonce: e.Nonce, session: index})
-		return nil
+		return r.abandoned()
 	case e.Tick != nil:
-		r.tick(*e.Tick)
-		return nil
+		return r.tick(*e.Tick)
 	case e.HoldMS > 0:
 		b.news = append(b.news, news{holdMS: e.HoldMS})
 		return nil
@@ -146,15 +169,16 @@ func (r *SQL) entry(index uint64, e *wire.Entry) error {
 	n := news{kind: verdict, session: e.Session, sequence: e.Sequence}
 	switch verdict {
 	case again:
-		n.results = session.Results
+		n.results = slices.Clone(session.Results) // they change when a place is settled
 	case apply:
 		n.results = make([]wire.Result, len(e.Operations))
+		b.entry = entry{e.Session, e.Sequence, n.results}
 		for i := range e.Operations {
 			if e.Operations[i].Vacuum && len(e.Operations) > 1 {
 				n.results[i].Err = &sqlite.Error{Code: sqlite.CodeError, Message: "SQL logic error: VACUUM must stand alone (1)", Hint: "send it as a statement of its own"}
 				continue
 			}
-			if err := r.operation(&e.Operations[i], &n.results[i]); err != nil {
+			if err := r.turn(i, &e.Operations[i], &n.results[i]); err != nil {
 				return err
 			}
 		}
@@ -164,19 +188,28 @@ func (r *SQL) entry(index uint64, e *wire.Entry) error {
 	return nil
 }
 
+// maxFineTick bounds, in milliseconds, a step of the clock while somebody waits
+// for the lease: a coarse one, that was on its way, would let it lapse at once.
+const maxFineTick = 500
+
 // tick moves the shard's clock if the tick's proposer knew where it stood.
-func (r *SQL) tick(t wire.Tick) {
+func (r *SQL) tick(t wire.Tick) error {
 	if t.Expected != r.ticks || t.Next <= r.ticks {
-		return
+		return nil
+	}
+	if len(r.lease.queue) > 0 {
+		t.Next = min(t.Next, r.ticks+maxFineTick)
 	}
 	r.ticks = t.Next
 	if r.ticks > r.cfg.SessionTTL {
 		r.sessions.expire(r.ticks - r.cfg.SessionTTL)
 	}
+	return errors.Join(r.abandoned(), r.lapse())
 }
 
 // operation applies op in the batch's transaction, or, a VACUUM, between two.
 func (r *SQL) operation(op *wire.Operation, result *wire.Result) error {
+	r.changed = r.index
 	if op.Vacuum {
 		return r.vacuum(op, result)
 	}
@@ -228,6 +261,9 @@ func (r *SQL) begin() error {
 	if r.batch.open {
 		return nil
 	}
+	// Nothing that speculates may hold what this needs. What still does has
+	// lost its lease.
+	r.endSpeculation(nil)
 	if err := r.owner("BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
@@ -260,8 +296,9 @@ func (r *SQL) commit() error {
 	}
 	r.conn.Owner(true)
 	defer r.conn.Owner(false)
-	state := &wire.State{SQLIndex: r.applied, Applied: r.applied, Ticks: r.ticks}
-	if err := r.meta.save(state, &r.sessions); err != nil {
+	state := &wire.State{SQLIndex: r.applied, Applied: r.applied, Ticks: r.ticks, Changed: r.changed}
+	r.lease.describe(state)
+	if err := r.meta.save(state, &r.sessions, &r.lease); err != nil {
 		return err
 	}
 	if err := r.conn.Exec("COMMIT"); err != nil {
@@ -275,6 +312,7 @@ func (r *SQL) commit() error {
 	}
 	r.sqlIndex = r.applied
 	clear(r.sessions.dirty)
+	r.lease.saved()
 	return nil
 }
 

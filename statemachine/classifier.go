@@ -31,13 +31,39 @@ func (r *SQL) Classify(text string) (sqlite.Class, error) {
 	if err == nil {
 		return class, nil
 	}
-	// The connection may remember an older schema. SQLite looks for a newer one
-	// if a table is missing, but not if ALTER TABLE names a new column, or
-	// CREATE a table that was dropped: a statement that runs does.
-	if err := c.conn.Exec("SELECT 1 FROM " + sqlite.MetaTable + " LIMIT 1"); err != nil {
+	if err := c.refresh(); err != nil {
 		return sqlite.Class{}, err
 	}
 	return c.conn.Classify(text)
+}
+
+// refresh makes the connection know the schema: it may remember an older one.
+// SQLite looks for a newer one if a table is missing, but not if ALTER TABLE
+// names a new column, or CREATE a table that was dropped: a statement that runs
+// does.
+func (c *classifier) refresh() error {
+	return c.conn.Exec("SELECT 1 FROM " + sqlite.MetaTable + " LIMIT 1")
+}
+
+// First classifies the first statement of a script, and returns what is behind
+// it.
+func (r *SQL) First(script string) (part sqlite.Part, rest string, err error) {
+	if err := r.Err(); err != nil {
+		return part, "", err
+	}
+	c := &r.classifier
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.connect(r.pool); err != nil {
+		return part, "", err
+	}
+	if part, rest, err = c.conn.First(script); err == nil {
+		return part, rest, nil
+	}
+	if err := c.refresh(); err != nil {
+		return part, "", err
+	}
+	return c.conn.First(script)
 }
 
 // connect opens the database in use, again after it was exchanged.

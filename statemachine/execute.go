@@ -52,7 +52,11 @@ func (r *SQL) execute(op *wire.Operation, result *wire.Result) (ended bool, err 
 			return false, err
 		}
 	}
-	failed := x.statements()
+	run := x.statements
+	if op.Lease != nil && op.Lease.Transaction {
+		run = x.transaction
+	}
+	failed := run()
 	if failed == nil {
 		failed = x.check()
 	}
@@ -87,6 +91,67 @@ func (x *execution) statements() error {
 		}
 	}
 	return nil
+}
+
+// errDiffers is the result of a transaction whose statements answer otherwise
+// than they did when they ran.
+func errDiffers(i int) error {
+	return &sqlite.Error{Code: sqlite.CodeAbort, Statement: i, Message: "query aborted: the transaction came out differently when it was applied; nothing of it was (4)",
+		Hint: "run it again"}
+}
+
+// transaction executes the statements that a Transaction recorded: each with
+// its own clock and randomness, and to the same end.
+func (x *execution) transaction() error {
+	var sum wire.Checksum
+	now, n := x.op.StampMS, uint64(0)
+	for i := range x.op.Statements {
+		s := &x.op.Statements[i]
+		now, n = now+s.LaterMS, n+s.Skipped
+		x.conn.Clock(now, wire.SeedOf(x.op.Seed, n))
+		n++
+		if s.State != nil {
+			x.conn.SetState(s.State.Changes, s.State.TotalChanges, s.State.LastInsertID)
+		}
+		before := x.conn.TotalChanges()
+		code, err := x.again(s)
+		if err != nil {
+			var e *sqlite.Error
+			if errors.As(err, &e) {
+				e.Statement = i
+			}
+			return err
+		}
+		if code != s.Fails {
+			x.halfway = true
+			return errDiffers(i)
+		}
+		sum.Add(code, x.conn.TotalChanges()-before, x.conn.LastInsertID())
+		if x.schema {
+			x.programs.clear() // see programs
+		}
+	}
+	if sum != x.op.Lease.Checksum {
+		x.halfway = true
+		return errDiffers(len(x.op.Statements) - 1)
+	}
+	return nil
+}
+
+// again executes a statement of a transaction and returns the code with which it
+// failed, if that is how it ended when it ran.
+func (x *execution) again(s *wire.Statement) (code int, err error) {
+	x.bytes = 0
+	if p := x.programs.get(s.SQL); p != nil {
+		_, err = x.single(p.Stmt, s.Args)
+	} else {
+		_, err = x.text(s)
+	}
+	var e *sqlite.Error
+	if s.Fails == 0 || !errors.As(err, &e) || sqlite.Local(e) || x.conn.Autocommit() {
+		return 0, err
+	}
+	return e.Code, nil
 }
 
 // single executes a statement that stands alone in its text.
@@ -133,10 +198,25 @@ func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
 		}
 		if x.bytes > maxResult {
 			x.halfway = true
-			return nil, &sqlite.Error{Code: sqlite.CodeTooBig, Message: "string or blob too big: the rows returned by a write are too large (18)",
-				Hint: fmt.Sprintf("a write returns at most %d MiB; read the rows with a SELECT of their own", maxResult>>20)}
+			return nil, tooManyRows()
 		}
 	}
+}
+
+func tooManyRows() error {
+	return &sqlite.Error{Code: sqlite.CodeTooBig, Message: "string or blob too big: the rows returned by a write are too large (18)",
+		Hint: fmt.Sprintf("a write returns at most %d MiB; read the rows with a SELECT of their own", maxResult>>20)}
+}
+
+func tookMaxRowid() error {
+	return &sqlite.Error{Code: sqlite.CodeFull, Message: "database or disk is full: the largest rowid, 9223372036854775807, cannot be used (13)",
+		Hint: "SQLite would choose the next rowids at random, which replicas cannot do alike"}
+}
+
+// outOfSteps makes e say why the statement was interrupted.
+func outOfSteps(e *sqlite.Error) {
+	e.Message = "interrupted: the statement took more steps than one operation may (9)"
+	e.Hint = "is it endless? if not, write in smaller parts"
 }
 
 // note remembers what running s may change.
@@ -239,8 +319,7 @@ func (x *execution) check() error {
 		return violated()
 	}
 	if x.conn.TookMaxRowid() {
-		return &sqlite.Error{Code: sqlite.CodeFull, Message: "database or disk is full: the largest rowid, 9223372036854775807, cannot be used (13)",
-			Hint: "SQLite would choose the next rowids at random, which replicas cannot do alike"}
+		return tookMaxRowid()
 	}
 	return nil
 }
@@ -329,8 +408,7 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 		e.Hint = "the statement makes a value of more than 2 GiB"
 	}
 	if e.Code == sqlite.CodeInterrupt {
-		e.Message = "interrupted: the statement took more steps than one operation may (9)"
-		e.Hint = "is it endless? if not, write in smaller parts"
+		outOfSteps(e)
 	}
 	x.conn.TookMaxRowid() // forget
 	x.result.Statements, x.result.Err = nil, e

@@ -22,7 +22,7 @@ type history struct {
 
 func newHistory() *history {
 	h := &history{}
-	h.add(wire.EncodeOpenSession(77))
+	h.add(wire.EncodeOpenSession(77, 0, 0))
 	return h
 }
 

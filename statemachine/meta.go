@@ -10,7 +10,8 @@ import (
 )
 
 // The meta table holds, written in the same transaction as the rows of a batch,
-// a row 0 with the replica's index and clock, and a row for each session.
+// a row 0 with the replica's index, clock and lease, a row for each session, and
+// below 0 one for each place in the queue for the lease.
 
 // metaStatements writes the meta table.
 type metaStatements struct {
@@ -39,8 +40,9 @@ func (m *metaStatements) close() {
 	m.put, m.remove = nil, nil
 }
 
-// save writes the row of the replica and those of the sessions that changed.
-func (m *metaStatements) save(state *wire.State, s *sessions) error {
+// save writes the row of the replica and those of the sessions and places that
+// changed.
+func (m *metaStatements) save(state *wire.State, s *sessions, l *lease) error {
 	if err := m.prepare(); err != nil {
 		return err
 	}
@@ -57,15 +59,37 @@ func (m *metaStatements) save(state *wire.State, s *sessions) error {
 			continue
 		}
 		m.buf = wire.AppendSession(m.buf[:0], session)
-		if err := m.write(id, m.buf); err != nil {
+		if err := m.write(int64(id), m.buf); err != nil {
+			return err
+		}
+	}
+	return m.savePlaces(l)
+}
+
+// savePlaces makes the table hold the places that are in the queue.
+func (m *metaStatements) savePlaces(l *lease) error {
+	gone := maps.Clone(l.written)
+	for i := range l.queue {
+		p := &l.queue[i]
+		delete(gone, p.Number)
+		if l.written[p.Number] {
+			continue
+		}
+		m.buf = wire.AppendPlace(m.buf[:0], p)
+		if err := m.write(-int64(p.Number), m.buf); err != nil {
+			return err
+		}
+	}
+	for _, number := range slices.Sorted(maps.Keys(gone)) {
+		if err := m.run(m.remove, wire.IntegerValue(-int64(number))); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (m *metaStatements) write(id uint64, state []byte) error {
-	return m.run(m.put, wire.IntegerValue(int64(id)), wire.BlobValue(state))
+func (m *metaStatements) write(id int64, state []byte) error {
+	return m.run(m.put, wire.IntegerValue(id), wire.BlobValue(state))
 }
 
 func (m *metaStatements) run(s *sqlite.Stmt, values ...wire.Value) error {
@@ -89,24 +113,34 @@ func loadState(conn *sqlite.Conn) (*wire.State, error) {
 	}
 	defer s.Close()
 	state := new(wire.State)
+	var places []wire.Place
 	for {
 		row, err := s.Step()
 		if err != nil {
 			return nil, fmt.Errorf("hiqlite: read the meta table: %w", err)
 		}
 		if !row {
+			slices.Reverse(places)
+			state.Places = places
 			return state, nil
 		}
-		if s.Int(0) == 0 {
-			if state, err = wire.DecodeState(s.Bytes(1)); err != nil {
-				return nil, fmt.Errorf("%w: the meta table: %w", ErrDamaged, err)
+		id := s.Int(0)
+		switch {
+		case id == 0:
+			state, err = wire.DecodeState(s.Bytes(1))
+		case id < 0: // the last one first
+			var p *wire.Place
+			if p, err = wire.DecodePlace(s.Bytes(1)); err == nil {
+				places = append(places, *p)
 			}
-			continue
+		default:
+			var session *wire.Session
+			if session, err = wire.DecodeSession(s.Bytes(1)); err == nil {
+				state.Sessions = append(state.Sessions, *session)
+			}
 		}
-		session, err := wire.DecodeSession(s.Bytes(1))
 		if err != nil {
-			return nil, fmt.Errorf("%w: session %d in the meta table: %w", ErrDamaged, s.Int(0), err)
+			return nil, fmt.Errorf("%w: row %d of the meta table: %w", ErrDamaged, id, err)
 		}
-		state.Sessions = append(state.Sessions, *session)
 	}
 }

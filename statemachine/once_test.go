@@ -45,7 +45,7 @@ func randomLog(t *rapid.T) *history {
 		"CREATE TABLE parent(a INTEGER PRIMARY KEY)", "CREATE TABLE child(a REFERENCES parent DEFERRABLE INITIALLY DEFERRED)")
 	var proposers []*proposer
 	for i := range 3 {
-		h.add(wire.EncodeOpenSession(uint64(i)))
+		h.add(wire.EncodeOpenSession(uint64(i), 0, 0))
 		proposers = append(proposers, &proposer{session: uint64(len(h.entries))})
 	}
 	n := 0

@@ -169,7 +169,7 @@ func TestWritesCannotReadWhatReplicasDoNotShare(t *testing.T) {
 			h := newHistory()
 			// The meta table's pages lie elsewhere if it was written at other times.
 			for n := range 200 {
-				h.add(wire.EncodeOpenSession(uint64(n)))
+				h.add(wire.EncodeOpenSession(uint64(n), 0, 0))
 				if n%50 == 49 {
 					h.sql(fmt.Sprintf("CREATE TABLE l%d(v)", n))
 				}

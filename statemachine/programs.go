@@ -28,6 +28,7 @@ type program struct {
 	*sqlite.Stmt
 	text string
 	used uint64
+	busy bool // a cursor has it: see Transaction
 }
 
 func newPrograms(conn *sqlite.Conn) *programs {
@@ -61,7 +62,7 @@ func (p *programs) keep(text string, stmt *sqlite.Stmt) *program {
 func (p *programs) evict() {
 	limit := p.clock - uint64(len(p.byText))/2
 	for text, found := range p.byText {
-		if found.used <= limit {
+		if found.used <= limit && !found.busy {
 			found.Close()
 			delete(p.byText, text)
 			p.bytes -= len(text)

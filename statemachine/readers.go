@@ -57,7 +57,8 @@ type Reader struct {
 	step  sync.Mutex // held while the query steps; locked before mu
 	mu    sync.Mutex // guards conn and query for other goroutines
 	conn  *sqlite.Conn
-	query *Query // the one that runs: who ends it must not hit the next
+	query *Query       // the one that runs: who ends it must not hit the next
+	tx    *Transaction // that reads here
 }
 
 // use makes the pool open the database at path from now on.
@@ -241,10 +242,13 @@ func (p *pool) close() {
 	p.mu.Unlock()
 	for _, r := range active {
 		r.mu.Lock()
-		q := r.query
+		q, tx := r.query, r.tx
 		r.mu.Unlock()
 		if q != nil {
 			q.end(ErrReplicaClosed)
+		}
+		if tx != nil {
+			tx.End(ErrReplicaClosed)
 		}
 	}
 }
@@ -284,20 +288,25 @@ func (p *pool) quiesce(wait time.Duration, f func()) bool {
 	}
 }
 
-// endOldest ends the query that has run longest, if it runs for longer than
-// patience.
+// endOldest ends the query, or the transaction that only reads, that has run
+// longest, if it runs for longer than patience.
 func (p *pool) endOldest(patience time.Duration, reason error) bool {
 	var oldest *Query
+	var tx *Transaction
 	began := int64(time.Since(processStart) - patience)
 	p.mu.Lock()
 	for r := range p.active {
 		r.mu.Lock()
-		if since := r.since.Load(); r.query != nil && since < began {
-			oldest, began = r.query, since
+		if since := r.since.Load(); (r.query != nil || r.tx != nil) && since < began {
+			oldest, tx, began = r.query, r.tx, since
 		}
 		r.mu.Unlock()
 	}
 	p.mu.Unlock()
+	if tx != nil {
+		tx.End(reason)
+		return true
+	}
 	return oldest != nil && oldest.end(reason)
 }
 

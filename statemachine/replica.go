@@ -33,6 +33,15 @@ type Listener interface {
 	// SessionUnknown is called for an entry whose session does not exist: it
 	// was not applied.
 	SessionUnknown(session, sequence uint64)
+	// Settled is called when an operation that had a place in the queue for the
+	// write lease leaves it: with its result, or with the lease.
+	Settled(session, id uint64, result wire.Result)
+	// Wanted is called, at least with each tick, while others wait for a lease.
+	Wanted(lease wire.HeldLease)
+	// Recovered is called when the replica has taken over a snapshot, without
+	// telling what became of the entries between. waits tells whether a place
+	// is in the queue still.
+	Recovered(lease wire.HeldLease, waits func(id uint64) bool)
 	// Held is called for an entry that asks proposers to wait, for so many
 	// milliseconds or until another node leads.
 	Held(ms uint64)
@@ -77,16 +86,21 @@ type SQL struct {
 	ticks    uint64
 	applied  uint64 // last entry applied
 	sqlIndex uint64 // last entry whose rows SQLite holds, once committed
+	index    uint64 // of the entry being applied
+	changed  uint64 // last entry that may have changed rows
+	lease    lease
 	pins     map[*view]bool
 
 	hasVirtual, virtualKnown bool // the database has virtual tables
 
 	visible   atomic.Uint64 // applied, for other goroutines
 	ticksSeen atomic.Uint64
-	expiring  atomic.Bool // something can expire
+	pace      atomic.Int32  // see Pace
+	holder    atomic.Uint64 // the lease held, for transactions
 	logBytes  atomic.Uint64
 
 	checkpoints checkpointer
+	spare       spare
 
 	compacting atomic.Bool
 
@@ -164,7 +178,10 @@ func (r *SQL) use(path string) error {
 	r.sqlIndex = state.SQLIndex
 	r.applied = state.Applied
 	r.ticks = state.Ticks
+	r.changed = state.Changed
 	r.sessions.load(state.Sessions, inSQLite.Sessions)
+	r.lease.load(state, inSQLite)
+	r.holder.Store(r.lease.held.ID)
 	r.publish()
 	r.pool.use(path)
 	return nil
@@ -208,15 +225,32 @@ func damaged(err error) error {
 func (r *SQL) publish() {
 	r.visible.Store(r.applied)
 	r.ticksSeen.Store(r.ticks)
-	r.expiring.Store(len(r.sessions.byID) > 0)
+	switch {
+	case len(r.lease.queue) > 0:
+		r.pace.Store(int32(Fine))
+	case len(r.sessions.byID) > 0:
+		r.pace.Store(int32(Coarse))
+	default:
+		r.pace.Store(int32(Still))
+	}
 }
 
 // Applied returns the index of the last entry that reads can see.
 func (r *SQL) Applied() uint64 { return r.visible.Load() }
 
-// Ticks returns the shard's clock, in milliseconds, and whether anything can
-// expire: if not, it need not be moved.
-func (r *SQL) Ticks() (now uint64, wanted bool) { return r.ticksSeen.Load(), r.expiring.Load() }
+// A Pace says how often the shard's clock has to be moved.
+type Pace int32
+
+// The paces.
+const (
+	Still  Pace = iota // nothing can expire
+	Coarse             // sessions can, which are kept for long
+	Fine               // somebody waits for the write lease
+)
+
+// Ticks returns the shard's clock, in milliseconds, and how often it has to be
+// moved.
+func (r *SQL) Ticks() (now uint64, pace Pace) { return r.ticksSeen.Load(), Pace(r.pace.Load()) }
 
 // LogBytes returns how many bytes of entries this replica has applied since it
 // was opened: what tells when the log is worth compacting.
@@ -309,14 +343,18 @@ func (r *SQL) Compacting() (done func()) {
 
 // state returns what the replica keeps in memory.
 func (r *SQL) state() *wire.State {
-	return &wire.State{SQLIndex: r.sqlIndex, Applied: r.applied, Ticks: r.ticks, Sessions: r.sessions.all()}
+	s := &wire.State{SQLIndex: r.sqlIndex, Applied: r.applied, Ticks: r.ticks, Changed: r.changed, Sessions: r.sessions.all(), Places: r.lease.queue}
+	r.lease.describe(s)
+	return s
 }
 
 // Close closes the replica's files. What was not synced is applied again.
 func (r *SQL) Close() error {
 	r.checkpoints.stop()
+	r.endTransactions(ErrReplicaClosed)
 	r.pool.close()
 	r.classifier.close()
+	r.spare.close()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unpin() // their snapshots will not be written any more

@@ -25,19 +25,25 @@ type machine struct {
 	session uint64
 	seq     uint64
 
-	got     map[[2]uint64][]wire.Result // by session and sequence, as last told
-	told    int
-	unknown [][2]uint64
-	opened  map[uint64]uint64 // nonce -> session
-	failed  chan error
+	got       map[[2]uint64][]wire.Result // by session and sequence, as last told
+	told      int
+	unknown   [][2]uint64
+	opened    map[uint64]uint64      // nonce -> session
+	settled   map[uint64]wire.Result // by the place's id
+	wanted    []wire.HeldLease
+	recovered int
+	failed    chan error
 }
 
 func (m *machine) Applied(session, sequence uint64, results []wire.Result) {
 	m.got[[2]uint64{session, sequence}] = results
 	m.told++
 }
-func (m *machine) SessionOpened(nonce, session uint64) { m.opened[nonce] = session }
-func (m *machine) Held(uint64)                         {}
+func (m *machine) SessionOpened(nonce, session uint64)            { m.opened[nonce] = session }
+func (m *machine) Held(uint64)                                    {}
+func (m *machine) Settled(session, id uint64, result wire.Result) { m.settled[id] = result }
+func (m *machine) Wanted(lease wire.HeldLease)                    { m.wanted = append(m.wanted, lease) }
+func (m *machine) Recovered(wire.HeldLease, func(uint64) bool)    { m.recovered++ }
 func (m *machine) SessionUnknown(session, sequence uint64) {
 	m.unknown = append(m.unknown, [2]uint64{session, sequence})
 }
@@ -46,9 +52,9 @@ func (m *machine) Failed(err error) { m.failed <- err }
 // newMachine returns an open replica with one session.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	m := &machine{t: t, dir: filepath.Join(folder(t), "sql"), got: map[[2]uint64][]wire.Result{}, opened: map[uint64]uint64{}, failed: make(chan error, 1)}
+	m := &machine{t: t, dir: filepath.Join(folder(t), "sql"), got: map[[2]uint64][]wire.Result{}, opened: map[uint64]uint64{}, settled: map[uint64]wire.Result{}, failed: make(chan error, 1)}
 	m.start()
-	m.update(wire.EncodeOpenSession(77))
+	m.update(wire.EncodeOpenSession(77, 0, 0))
 	m.session = m.opened[77]
 	return m
 }

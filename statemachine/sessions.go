@@ -70,12 +70,20 @@ func (s *sessions) all() []wire.Session {
 	return out
 }
 
-// open makes the entry at index a session.
-func (s *sessions) open(index, ticks uint64) {
+// open makes the entry at index a session. Those of the node's earlier
+// incarnations end: nobody is left to use them.
+func (s *sessions) open(index, ticks, node, incarnation uint64) {
+	if node != 0 {
+		for id, other := range s.byID {
+			if other.Node == node && other.Incarnation < incarnation {
+				s.drop(id)
+			}
+		}
+	}
 	if len(s.byID) >= maxSessions {
 		s.evict()
 	}
-	s.byID[index] = &wire.Session{ID: index, Used: ticks}
+	s.byID[index] = &wire.Session{ID: index, Used: ticks, Node: node, Incarnation: incarnation}
 	s.dirty[index] = true
 }
 

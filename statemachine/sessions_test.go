@@ -85,7 +85,7 @@ func TestACopyOfAFailedEntryIsAnsweredWithTheFailure(t *testing.T) {
 func (m *machine) must2(t *testing.T, text string) {
 	t.Helper()
 	nonce := uint64(1000 + m.index)
-	m.update(wire.EncodeOpenSession(nonce))
+	m.update(wire.EncodeOpenSession(nonce, 0, 0))
 	session := m.opened[nonce]
 	m.update(entryOf(session, 1, op(text)))
 	if r := m.got[[2]uint64{session, 1}]; len(r) != 1 || r[0].Err != nil {
@@ -199,7 +199,7 @@ func TestCopiesAfterASnapshot(t *testing.T) {
 func TestSessionsOfTheSideFileSurviveTheNextRestart(t *testing.T) {
 	h := counter()
 	m := emptyMachine(t)
-	h.add(wire.EncodeOpenSession(5)) // session 3, in memory only
+	h.add(wire.EncodeOpenSession(5, 0, 0)) // session 3, in memory only
 	m.apply(h.entries...)
 	if err := m.Sync(); err != nil {
 		t.Fatal(err)
@@ -218,8 +218,8 @@ func TestSessionsOfTheSideFileSurviveTheNextRestart(t *testing.T) {
 // And one that expired in memory only must not come back.
 func TestExpiredSessionsStayAway(t *testing.T) {
 	h := counter()
-	h.add(wire.EncodeOpenSession(5)) // session 3
-	h.do(insert(1))                  // writes it
+	h.add(wire.EncodeOpenSession(5, 0, 0)) // session 3
+	h.do(insert(1))                        // writes it
 	m := emptyMachine(t)
 	h.add(wire.EncodeTick(wire.Tick{Expected: 0, Next: 100}))
 	h.do(insert(2)) // session 1 is used
@@ -246,8 +246,8 @@ func TestSessionsExpireByTicksOnly(t *testing.T) {
 	m.must("CREATE TABLE applied(n INTEGER)")
 	for _, tick := range []wire.Tick{{Expected: 5, Next: 1 << 40}, {Expected: 0, Next: 0}} {
 		m.update(wire.EncodeTick(tick)) // by a proposer that is behind
-		if now, wanted := m.Ticks(); now != 0 || !wanted {
-			t.Errorf("the clock stands at %d, %v", now, wanted)
+		if now, pace := m.Ticks(); now != 0 || pace != Coarse {
+			t.Errorf("the clock stands at %d, %v", now, pace)
 		}
 	}
 	m.update(wire.EncodeTick(wire.Tick{Expected: 0, Next: 3600_000}))
@@ -259,7 +259,7 @@ func TestSessionsExpireByTicksOnly(t *testing.T) {
 	if len(m.unknown) != 1 {
 		t.Error("the session did not expire")
 	}
-	if _, wanted := m.Ticks(); wanted {
+	if _, pace := m.Ticks(); pace != Still {
 		t.Error("there is nothing left to expire, but ticks are wanted")
 	}
 }
@@ -268,7 +268,7 @@ func TestSessionsExpireByTicksOnly(t *testing.T) {
 func TestManySessionsAreReadBack(t *testing.T) {
 	h := counter()
 	for n := range 3000 {
-		h.add(wire.EncodeOpenSession(uint64(n)))
+		h.add(wire.EncodeOpenSession(uint64(n), 0, 0))
 	}
 	h.do(insert(1))
 	m := emptyMachine(t)
@@ -283,7 +283,7 @@ func TestTheOldestSessionMakesRoom(t *testing.T) {
 	m := newMachine(t)
 	cmds := make([][]byte, maxSessions)
 	for i := range cmds {
-		cmds[i] = wire.EncodeOpenSession(uint64(i))
+		cmds[i] = wire.EncodeOpenSession(uint64(i), 0, 0)
 	}
 	m.update(cmds...)
 	if n := len(m.sessions.byID); n != maxSessions {

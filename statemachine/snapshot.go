@@ -187,9 +187,11 @@ func (r *SQL) RecoverFromSnapshot(src io.Reader, done <-chan struct{}) error {
 	r.checkpoints.pause()
 	r.mu.Lock()
 	err := r.recover(src, done)
+	held, places := r.lease.held, r.lease.ids()
 	r.mu.Unlock()
 	r.checkpoints.resume()
 	if err == nil {
+		r.cfg.Listener.Recovered(held, func(id uint64) bool { return places[id] })
 		return nil
 	}
 	if errors.Is(err, sm.ErrSnapshotStopped) {
@@ -217,6 +219,7 @@ func (r *SQL) recover(src io.Reader, done <-chan struct{}) error {
 	if err := r.storage.switchTo(next); err != nil {
 		return err
 	}
+	r.endTransactions(errSuperseded) // they write on what is replaced
 	if err := r.use(path); err != nil {
 		return err
 	}

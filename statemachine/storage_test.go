@@ -231,7 +231,7 @@ func TestWhatCrashesLeftIsRemoved(t *testing.T) {
 func TestTheSideFileHoldsWhatIsNotRows(t *testing.T) {
 	h := counter()
 	h.add(wire.EncodeTick(wire.Tick{Expected: 0, Next: 40}))
-	h.add(wire.EncodeOpenSession(9))
+	h.add(wire.EncodeOpenSession(9, 0, 0))
 	m := emptyMachine(t)
 	m.apply(h.entries[:2]...)
 	m.apply(h.entries[2:]...)

@@ -23,6 +23,8 @@ type Actions struct {
 	PragmaSet   bool     // it has an argument
 	Inserts     []string // tables it inserts into
 	Sequence    bool     // it writes sqlite_sequence itself
+	Savepoint   string   // the name of the savepoint that it sets or ends
+	ReadsOwn    *Error   // why it may read, but not write
 }
 
 // authorize is SQLite's authorizer: it is asked about each thing that a
@@ -36,7 +38,7 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, _ uintptr) int3
 	case lib.SQLITE_SELECT, lib.SQLITE_RECURSIVE:
 		return lib.SQLITE_OK
 	case lib.SQLITE_READ:
-		if c.mode == Apply && !c.own {
+		if c.replicates() && !c.own {
 			return c.authorizeRead(libc.GoString(a), libc.GoString(b))
 		}
 		return lib.SQLITE_OK
@@ -50,9 +52,9 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, _ uintptr) int3
 		}
 		return c.deny("ATTACH and DETACH are not supported", "a node holds one replicated database; open another data folder for a second one")
 	case lib.SQLITE_TRANSACTION:
-		return c.authorizeTransaction(libc.GoString(a))
+		return c.authorizeTransaction(libc.GoString(a), "")
 	case lib.SQLITE_SAVEPOINT:
-		return c.authorizeTransaction("SAVEPOINT")
+		return c.authorizeTransaction(savepoints[libc.GoString(a)], libc.GoString(b))
 	case lib.SQLITE_CREATE_TEMP_INDEX, lib.SQLITE_CREATE_TEMP_TABLE, lib.SQLITE_CREATE_TEMP_TRIGGER, lib.SQLITE_CREATE_TEMP_VIEW:
 		return c.denyTemp()
 	}
@@ -86,7 +88,7 @@ func (c *Conn) authorizeRead(table, column string) int32 {
 	pragma, isPragma := strings.CutPrefix(table, "pragma_")
 	switch {
 	case private[table], isPragma && !sharedPragmas[pragma]:
-		return c.deny("a write cannot read "+table, "it differs from replica to replica; read it first, and write what you read")
+		return c.denyWrite("a write cannot read "+table, "it differs from replica to replica; read it first, and write what you read")
 	case table == "sqlite_master" && strings.EqualFold(column, "rootpage"):
 		return lib.SQLITE_IGNORE // NULL: pages are numbered as this file grew
 	}
@@ -100,8 +102,8 @@ func (c *Conn) authorizeFunction(name string) int32 {
 	case "changes", "total_changes", "last_insert_rowid":
 		c.actions.ConnState = true
 	case "sqlite_offset":
-		if c.mode == Apply && !c.own {
-			return c.deny("a write cannot use sqlite_offset()", "where a row lies in the file differs from replica to replica")
+		if c.replicates() && !c.own {
+			return c.denyWrite("a write cannot use sqlite_offset()", "where a row lies in the file differs from replica to replica")
 		}
 	}
 	return lib.SQLITE_OK
@@ -147,12 +149,15 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 	return lib.SQLITE_OK
 }
 
-func (c *Conn) authorizeTransaction(what string) int32 {
+// savepoints names what the authorizer is told of savepoints.
+var savepoints = map[string]string{"BEGIN": "SAVEPOINT", "RELEASE": "RELEASE", "ROLLBACK": "ROLLBACK TO"}
+
+func (c *Conn) authorizeTransaction(what, savepoint string) int32 {
 	if c.own {
 		return lib.SQLITE_OK
 	}
-	c.actions.Transaction = what
-	if c.mode == ReadOnly {
+	c.actions.Transaction, c.actions.Savepoint = what, savepoint
+	if c.mode == ReadOnly || c.asks {
 		return lib.SQLITE_OK // prepared to be classified, never run
 	}
 	return c.deny(what+" inside a script is not supported", "a script is one transaction already: leave BEGIN, COMMIT and SAVEPOINT out")
@@ -172,7 +177,21 @@ func (c *Conn) denyTemp() int32 {
 
 func (c *Conn) deny(what, hint string) int32 {
 	if c.actions.Denied == nil {
-		c.actions.Denied = &Error{Code: lib.SQLITE_AUTH, Message: "not authorized: " + what + " (23)", Hint: hint}
+		c.actions.Denied = denied(what, hint)
 	}
 	return lib.SQLITE_DENY
+}
+
+// denyWrite denies what a read may do. Whether a statement of a transaction is
+// one shows only when it is prepared: see Prepare.
+func (c *Conn) denyWrite(what, hint string) int32 {
+	if c.mode == Apply {
+		return c.deny(what, hint)
+	}
+	c.actions.ReadsOwn = denied(what, hint)
+	return lib.SQLITE_OK
+}
+
+func denied(what, hint string) *Error {
+	return &Error{Code: lib.SQLITE_AUTH, Message: "not authorized: " + what + " (23)", Hint: hint}
 }

@@ -33,7 +33,9 @@ type Class struct {
 	Pragma    string   // of a Setting, or a Read that is a PRAGMA: its name
 	PragmaArg string
 	PragmaSet bool   // the PRAGMA has an argument
-	What      string // of a Transaction: BEGIN, COMMIT, ROLLBACK, SAVEPOINT
+	What      string // of a Transaction: BEGIN, COMMIT, ROLLBACK, SAVEPOINT, RELEASE, ROLLBACK TO
+	Savepoint string // the name in the last three
+	Immediate bool   // BEGIN IMMEDIATE or EXCLUSIVE
 }
 
 // A Part is one statement of a script.
@@ -42,9 +44,11 @@ type Part struct {
 	Class
 }
 
-// Classify finds out which way a text goes, by preparing it on this ReadOnly
-// connection. It asks SQLite: nothing here reads SQL.
+// Classify finds out which way a text goes, by preparing it on this ReadOnly or
+// Speculate connection. It asks SQLite: nothing here reads SQL.
 func (c *Conn) Classify(sql string) (Class, error) {
+	c.asks = true
+	defer func() { c.asks = false }()
 	var parts []Part
 	for rest := sql; rest != ""; {
 		one, tail, err := c.classifyOne(rest)
@@ -57,10 +61,13 @@ func (c *Conn) Classify(sql string) (Class, error) {
 			continue
 		}
 		parts = append(parts, Part{text, one})
+		if one.Kind == Transaction && (len(parts) > 1 || !Blank(rest)) {
+			return Class{Kind: Transaction, Script: true, What: one.What}, nil
+		}
 		if one.Kind == Write && !Blank(rest) {
 			// What follows may use what the writes before it make: only the
 			// replicas, applying it, can tell.
-			return Class{Kind: Write, Script: true}, nil
+			return c.scriptOfWrites(rest), nil
 		}
 	}
 	switch len(parts) {
@@ -72,6 +79,30 @@ func (c *Conn) Classify(sql string) (Class, error) {
 	return join(parts)
 }
 
+// First classifies the first statement of a text, and returns what is behind it.
+func (c *Conn) First(sql string) (Part, string, error) {
+	c.asks = true
+	defer func() { c.asks = false }()
+	class, tail, err := c.classifyOne(sql)
+	return Part{sql[:len(sql)-len(tail)], class}, tail, err
+}
+
+// scriptOfWrites classifies a script that writes, of which rest is still unknown:
+// does it begin and end transactions of its own?
+func (c *Conn) scriptOfWrites(rest string) Class {
+	for rest != "" {
+		one, tail, err := c.classifyOne(rest)
+		if err == nil && one.Kind == Transaction {
+			return Class{Kind: Transaction, Script: true, What: one.What}
+		}
+		if len(tail) == len(rest) {
+			break
+		}
+		rest = tail
+	}
+	return Class{Kind: Write, Script: true}
+}
+
 // join classifies a script by its statements.
 func join(parts []Part) (Class, error) {
 	script := Class{Kind: Read, Script: true, Parts: parts}
@@ -80,8 +111,6 @@ func join(parts []Part) (Class, error) {
 		switch p.Kind {
 		case Vacuum:
 			return Class{}, &Error{Code: CodeError, Message: "SQL logic error: VACUUM must stand alone (1)", Hint: "send it as a statement of its own"}
-		case Transaction:
-			return Class{Kind: Transaction, Script: true, What: p.What}, nil
 		case Write:
 			return Class{Kind: Write, Script: true}, nil
 		case Setting:
@@ -131,7 +160,10 @@ func (c *Conn) classifyOne(sql string) (class Class, tail string, err error) {
 	class = Class{Params: s.params, ConnState: s.Actions.ConnState, Schema: s.Actions.Schema}
 	switch {
 	case s.Actions.Transaction != "":
-		class.Kind, class.What = Transaction, s.Actions.Transaction
+		class.Kind, class.What, class.Savepoint = Transaction, s.Actions.Transaction, s.Actions.Savepoint
+		if class.What == "BEGIN" {
+			class.Immediate, err = c.immediate(sql[:len(sql)-len(tail)])
+		}
 	case returns && s.Actions.Pragma != "":
 		class.Kind, class.Pragma = Read, s.Actions.Pragma
 	case s.Explain(), returns && s.ReadOnly():
@@ -144,6 +176,24 @@ func (c *Conn) classifyOne(sql string) (class Class, tail string, err error) {
 		}
 	}
 	return class, tail, err
+}
+
+// immediate looks for the instruction that begins BEGIN IMMEDIATE.
+func (c *Conn) immediate(sql string) (bool, error) {
+	s, _, err := c.Prepare("EXPLAIN "+sql, false)
+	if err != nil {
+		return false, err
+	}
+	defer s.Close()
+	for {
+		row, err := s.Step()
+		if err != nil || !row {
+			return false, err
+		}
+		if string(s.Bytes(1)) == "Transaction" && s.Int(3) > 0 {
+			return true, nil
+		}
+	}
 }
 
 // vacuumOrWrite looks for VACUUM's instruction in the statement's program.

@@ -27,6 +27,9 @@ const (
 	// Apply is the one connection of a replica that writes: its clock,
 	// randomness and bounds come from the operation (Conn.Begin).
 	Apply
+	// Speculate connections run what a transaction writes, as Apply will, in a
+	// transaction of SQLite's that can only be rolled back.
+	Speculate
 	// Plain connections do as they are told: for copies, checkpoints and
 	// housekeeping.
 	Plain
@@ -50,8 +53,10 @@ type Conn struct {
 	actions   Actions
 	own       bool // the replica itself speaks now, see Owner
 	deferred  bool // a PRAGMA was denied to be handled elsewhere
+	asks      bool // a text is being classified: nothing of it will run
 	preparing bool // SQLite compiles a statement now
 	op        deterministic
+	stop      stop
 	frames    int // of the write-ahead log, after the last commit
 	args      arena
 
@@ -89,7 +94,7 @@ func (c *Conn) open(path string) error {
 	}
 	name, vfs := c.cstring(path), uintptr(0)
 	defer libc.Xfree(c.tls, name)
-	if c.mode == Apply {
+	if c.replicates() {
 		vfs = applyVFS
 	}
 	rc := lib.Xsqlite3_open_v2(c.tls, name, c.scratch, flags, vfs)
@@ -116,11 +121,22 @@ func (c *Conn) open(path string) error {
 	}
 	conns.Store(c.tls, c)
 	lib.Xsqlite3_set_authorizer(c.tls, c.db, callback(authorize), 0)
-	if c.mode == Apply {
+	lib.Xsqlite3_progress_handler(c.tls, c.db, stepsPerCheck, callback(progress), 0)
+	if c.mode == Speculate {
+		lib.Xsqlite3_commit_hook(c.tls, c.db, callback(refuseCommit), 0)
+	}
+	if c.replicates() {
 		return c.makeDeterministic()
 	}
 	return nil
 }
+
+// replicates reports that what the connection writes comes out alike elsewhere.
+func (c *Conn) replicates() bool { return c.mode == Apply || c.mode == Speculate }
+
+// refuseCommit is the commit hook of Speculate connections: a COMMIT becomes a
+// ROLLBACK.
+func refuseCommit(*libc.TLS, uintptr) int32 { return 1 }
 
 // Close closes the connection; its statements must be closed before.
 func (c *Conn) Close() error {

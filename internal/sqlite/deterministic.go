@@ -1,9 +1,11 @@
 package sqlite
 
 import (
+	"context"
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
+	"sync/atomic"
 	"unsafe"
 
 	"modernc.org/libc"
@@ -33,9 +35,7 @@ type deterministic struct {
 // Begin makes the connection answer as op asks: its clock, its random numbers,
 // its bound, and what changes() and last_insert_rowid() say at its beginning.
 func (c *Conn) Begin(op *wire.Operation) {
-	const unixEpoch = 210866760000000 // julian day of 1970-01-01, milliseconds
-	c.op.now = unixEpoch + op.StampMS
-	c.op.random.Seed(op.Seed, 0x9e3779b97f4a7c15)
+	c.Clock(op.StampMS, op.Seed)
 	steps := op.MaxSteps
 	if steps == 0 {
 		steps = defaultMaxSteps
@@ -43,6 +43,14 @@ func (c *Conn) Begin(op *wire.Operation) {
 	c.op.checks = steps/stepsPerCheck + 1
 	c.op.maxRowid = false
 	c.SetState(op.Changes, 0, op.LastInsertID)
+}
+
+// Clock sets what the next statement takes for now, in Unix milliseconds, and
+// where its random numbers begin.
+func (c *Conn) Clock(stampMS int64, seed uint64) {
+	const unixEpoch = 210866760000000 // julian day of 1970-01-01, milliseconds
+	c.op.now = unixEpoch + stampMS
+	c.op.random.Seed(seed, 0x9e3779b97f4a7c15)
 }
 
 // TookMaxRowid reports, and forgets, that a row took rowid 2^63-1: behind it
@@ -81,7 +89,6 @@ func (c *Conn) makeDeterministic() error {
 			return c.err(rc)
 		}
 	}
-	lib.Xsqlite3_progress_handler(c.tls, c.db, stepsPerCheck, callback(progress), 0)
 	lib.Xsqlite3_update_hook(c.tls, c.db, callback(updated), 0)
 	lib.Xsqlite3_wal_hook(c.tls, c.db, callback(committed), 0) // in place of SQLite's own checkpoints
 	return nil
@@ -113,7 +120,13 @@ func randomblobFunction(tls *libc.TLS, ctx uintptr, _ int32, argv uintptr) {
 // statement: one replica may have it prepared, or the schema loaded, already.
 func progress(tls *libc.TLS, _ uintptr) int32 {
 	c := connOf(tls)
-	if c == nil || c.own || c.preparing {
+	if c == nil || c.own {
+		return 0
+	}
+	if c.stop.asked() {
+		return 1
+	}
+	if c.preparing || c.stop.unbounded || c.mode == ReadOnly {
 		return 0
 	}
 	if c.op.checks > 1 {
@@ -121,6 +134,33 @@ func progress(tls *libc.TLS, _ uintptr) int32 {
 		return 0
 	}
 	return 1
+}
+
+// A stop ends statements of a transaction: unlike Interrupt it is not forgotten when it comes before a statement's first step.
+type stop struct {
+	ctx       context.Context // of the running statement; nil: none
+	unbounded bool            // the running statement only reads, no replica will repeat it
+	always    atomic.Bool
+}
+
+func (s *stop) asked() bool { return s.always.Load() || s.ctx != nil && s.ctx.Err() != nil }
+
+// Run tells of the next statement when to give it up, and whether it only reads:
+// then it may take any number of steps.
+func (c *Conn) Run(ctx context.Context, reads bool) {
+	c.stop.ctx, c.stop.unbounded = ctx, reads
+	if ctx != nil && ctx.Done() == nil {
+		c.stop.ctx = nil
+	}
+}
+
+// Stop ends the statement that runs, and all later ones until it is taken back.
+// It may be called beside everything.
+func (c *Conn) Stop(on bool) {
+	c.stop.always.Store(on)
+	if on {
+		c.Interrupt()
+	}
 }
 
 func updated(tls *libc.TLS, _ uintptr, _ int32, _, _ uintptr, rowid int64) {
@@ -183,7 +223,7 @@ func currentTime(tls *libc.TLS, _, now uintptr) int32 {
 // localtime fills a C struct tm, as localtime_r; replicas are in UTC.
 func localtime(tls *libc.TLS, t, tm uintptr) int32 {
 	convert := libc.Xlocaltime_r
-	if c := connOf(tls); c != nil && c.mode == Apply {
+	if c := connOf(tls); c != nil && c.replicates() {
 		convert = libc.Xgmtime_r
 	}
 	if convert(tls, t, tm) == 0 {

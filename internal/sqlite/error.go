@@ -44,7 +44,10 @@ func (c *Conn) CanAllocate() bool {
 // Codes of errors, as SQLite defines them.
 const (
 	CodeError      = lib.SQLITE_ERROR
+	CodeAbort      = lib.SQLITE_ABORT
 	CodeBusy       = lib.SQLITE_BUSY
+	CodeSnapshot   = lib.SQLITE_BUSY_SNAPSHOT
+	CodeReadOnly   = lib.SQLITE_READONLY
 	CodeFull       = lib.SQLITE_FULL
 	CodeInterrupt  = lib.SQLITE_INTERRUPT
 	CodeNoMemory   = lib.SQLITE_NOMEM

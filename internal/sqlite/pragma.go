@@ -122,7 +122,7 @@ func (c *Conn) authorizePragma(name, arg string, hasArg bool) int32 {
 	switch {
 	case kind == PragmaRefused:
 		return c.deny("PRAGMA "+name+" would change what statements mean", "replicas must agree on it; it keeps SQLite's default")
-	case c.mode == ReadOnly:
+	case c.mode == ReadOnly || c.asks:
 		c.deferred = true
 		return lib.SQLITE_DENY
 	case kind == PragmaWrite || name == "defer_foreign_keys":

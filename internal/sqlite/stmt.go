@@ -57,6 +57,10 @@ func (c *Conn) Prepare(sql string, keep bool) (s *Stmt, tail string, err error) 
 		return nil, tail, nil
 	}
 	s = &Stmt{c: c, p: p, Actions: c.actions}
+	if own := s.Actions.ReadsOwn; own != nil && !s.ReadOnly() {
+		s.Close()
+		return nil, tail, own
+	}
 	n := int(lib.Xsqlite3_bind_parameter_count(c.tls, p))
 	if n > 0 {
 		s.params = make([]string, n)

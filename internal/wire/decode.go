@@ -60,8 +60,13 @@ func (d *Decoder) Decode(cmd []byte) (*Entry, error) {
 		case 3:
 			d.entry.OpenSession = true
 			return fields(data, func(f protowire.Number, n uint64, _ []byte) error {
-				if f == 1 {
+				switch f {
+				case 1:
 					d.entry.Nonce = n
+				case 2:
+					d.entry.Node = n
+				case 3:
+					d.entry.Incarnation = n
 				}
 				return nil
 			})
@@ -150,6 +155,9 @@ func (d *Decoder) operation(b []byte) error {
 			op.Vacuum = n != 0
 		case 9:
 			return d.statement(data, base)
+		case 10:
+			op.Lease = new(Lease)
+			return fields(data, op.Lease.field)
 		}
 		return nil
 	})
@@ -158,9 +166,34 @@ func (d *Decoder) operation(b []byte) error {
 	return err
 }
 
+func (l *Lease) field(f protowire.Number, n uint64, _ []byte) error {
+	switch f {
+	case 1:
+		l.Acquire = n
+	case 2:
+		l.TTLMS = n
+	case 3:
+		l.Release = append(l.Release, n)
+	case 4:
+		l.InUse = n != 0
+	case 5:
+		l.Under = n
+	case 6:
+		l.Transaction = n != 0
+	case 7:
+		l.Base = n
+	case 8:
+		l.Keep = n != 0
+	case 9:
+		l.Checksum = Checksum(n)
+	}
+	return nil
+}
+
 func (d *Decoder) statement(b []byte, base uint64) error {
 	first := len(d.args)
 	text := base
+	var s Statement
 	err := fields(b, func(f protowire.Number, n uint64, data []byte) error {
 		switch f {
 		case 1:
@@ -171,6 +204,15 @@ func (d *Decoder) statement(b []byte, base uint64) error {
 				return err
 			}
 			d.args = append(d.args, a)
+		case 3:
+			s.LaterMS = protowire.DecodeZigZag(n)
+		case 4:
+			s.Skipped = n
+		case 5:
+			s.Fails = int(n)
+		case 6:
+			s.State = new(ConnState)
+			return fields(data, s.State.field)
 		}
 		return nil
 	})
@@ -180,7 +222,20 @@ func (d *Decoder) statement(b []byte, base uint64) error {
 	if text >= uint64(len(d.texts)) {
 		return fmt.Errorf("%w: statement text %d of %d", errMalformed, text, len(d.texts))
 	}
-	d.statements = append(d.statements, Statement{SQL: d.texts[text], Args: d.args[first:len(d.args):len(d.args)]})
+	s.SQL, s.Args = d.texts[text], d.args[first:len(d.args):len(d.args)]
+	d.statements = append(d.statements, s)
+	return nil
+}
+
+func (s *ConnState) field(f protowire.Number, n uint64, _ []byte) error {
+	switch f {
+	case 1:
+		s.Changes = protowire.DecodeZigZag(n)
+	case 2:
+		s.TotalChanges = protowire.DecodeZigZag(n)
+	case 3:
+		s.LastInsertID = protowire.DecodeZigZag(n)
+	}
 	return nil
 }
 
@@ -219,10 +274,65 @@ func DecodeState(b []byte) (*State, error) {
 				return err
 			}
 			s.Sessions = append(s.Sessions, *session)
+		case 5:
+			s.Changed = n
+		case 6:
+			return fields(data, s.Lease.field)
+		case 7:
+			place, err := DecodePlace(data)
+			if err != nil {
+				return err
+			}
+			s.Places = append(s.Places, *place)
+		case 8:
+			s.LastPlace = n
+		case 9:
+			s.Contended = n
 		}
 		return nil
 	})
 	return s, err
+}
+
+func (l *HeldLease) field(f protowire.Number, n uint64, _ []byte) error {
+	switch f {
+	case 1:
+		l.ID = n
+	case 2:
+		l.Session = n
+	case 3:
+		l.Base = n
+	case 4:
+		l.TTLMS = n
+	case 5:
+		l.Idle = n != 0
+	}
+	return nil
+}
+
+// DecodePlace decodes what AppendPlace wrote, keeping nothing of b.
+func DecodePlace(b []byte) (*Place, error) {
+	p := new(Place)
+	b = append([]byte{FormatVersion, 0}, b...)
+	var d Decoder
+	e, err := d.Decode(b)
+	if err != nil {
+		return nil, err
+	}
+	if len(e.Operations) != 1 {
+		return nil, errMalformed
+	}
+	p.Session, p.Sequence, p.Operation = e.Session, e.Sequence, e.Operations[0]
+	err = fields(b[2:], func(f protowire.Number, n uint64, _ []byte) error {
+		switch f {
+		case 8:
+			p.Number = n
+		case 9:
+			p.Index = int(n)
+		}
+		return nil
+	})
+	return p, err
 }
 
 // DecodeSession decodes what AppendSession wrote, keeping nothing of b.
@@ -242,6 +352,10 @@ func DecodeSession(b []byte) (*Session, error) {
 				return err
 			}
 			s.Results = append(s.Results, *r)
+		case 5:
+			s.Node = n
+		case 6:
+			s.Incarnation = n
 		}
 		return nil
 	})
@@ -276,6 +390,18 @@ func DecodeResult(b []byte) (*Result, error) {
 			r.RowsDropped = n != 0
 		case 4:
 			r.ForeignKeys = ForeignKeys(n)
+		case 5:
+			return fields(data, func(f protowire.Number, n uint64, _ []byte) error {
+				switch f {
+				case 1:
+					r.Lease.State = LeaseState(n)
+				case 2:
+					r.Lease.ID = n
+				case 3:
+					r.Lease.Base = n
+				}
+				return nil
+			})
 		}
 		return nil
 	})

@@ -36,16 +36,7 @@ func (o *EncodedOperation) Size() int {
 
 // EncodeOperation encodes op.
 func EncodeOperation(op *Operation) *EncodedOperation {
-	e := &EncodedOperation{Vacuum: op.Vacuum}
-	b := make([]byte, 0, 64)
-	b = appendInt(b, 2, op.StampMS)
-	b = protowire.AppendTag(b, 3, protowire.Fixed64Type)
-	b = protowire.AppendFixed64(b, op.Seed)
-	b = appendBool(b, 4, op.ForeignKeysOff)
-	b = appendInt(b, 5, op.LastInsertID)
-	b = appendInt(b, 6, op.Changes)
-	b = appendUint(b, 7, op.MaxSteps)
-	b = appendBool(b, 8, op.Vacuum)
+	e := &EncodedOperation{Vacuum: op.Vacuum, Body: appendHead(make([]byte, 0, 64), op)}
 	for i := range op.Statements {
 		s := &op.Statements[i]
 		// Alike statements of a batch mostly follow each other.
@@ -54,20 +45,72 @@ func EncodeOperation(op *Operation) *EncodedOperation {
 			e.Texts = append(e.Texts, s.SQL)
 			n++
 		}
-		var at int
-		b, at = openMessage(b, 9)
-		b = appendUint(b, 1, uint64(n))
-		for j := range s.Args {
-			var arg int
-			b, arg = openMessage(b, 2)
-			b = appendValue(b, s.Args[j].Value)
-			b = appendString(b, 5, s.Args[j].Name)
-			b = closeMessage(b, arg)
-		}
-		b = closeMessage(b, at)
+		e.Body = appendStatement(e.Body, s, n)
 	}
-	e.Body = b
 	return e
+}
+
+// appendHead appends the fields of an operation, but for its statements.
+func appendHead(b []byte, op *Operation) []byte {
+	b = appendInt(b, 2, op.StampMS)
+	b = appendFixed(b, 3, op.Seed)
+	b = appendBool(b, 4, op.ForeignKeysOff)
+	b = appendInt(b, 5, op.LastInsertID)
+	b = appendInt(b, 6, op.Changes)
+	b = appendUint(b, 7, op.MaxSteps)
+	b = appendBool(b, 8, op.Vacuum)
+	if l := op.Lease; l != nil {
+		var at int
+		b, at = openMessage(b, 10)
+		b = closeMessage(appendLease(b, l), at)
+	}
+	return b
+}
+
+func appendLease(b []byte, l *Lease) []byte {
+	if l.Acquire != 0 {
+		b = appendFixed(b, 1, l.Acquire)
+	}
+	b = appendUint(b, 2, l.TTLMS)
+	for _, id := range l.Release {
+		b = appendFixed(b, 3, id)
+	}
+	b = appendBool(b, 4, l.InUse)
+	if l.Under != 0 {
+		b = appendFixed(b, 5, l.Under)
+	}
+	b = appendBool(b, 6, l.Transaction)
+	b = appendUint(b, 7, l.Base)
+	b = appendBool(b, 8, l.Keep)
+	if l.Checksum != 0 {
+		b = appendFixed(b, 9, uint64(l.Checksum))
+	}
+	return b
+}
+
+// appendStatement appends a statement whose text has the number text.
+func appendStatement(b []byte, s *Statement, text int) []byte {
+	b, at := openMessage(b, 9)
+	b = appendUint(b, 1, uint64(text))
+	for i := range s.Args {
+		var arg int
+		b, arg = openMessage(b, 2)
+		b = appendValue(b, s.Args[i].Value)
+		b = appendString(b, 5, s.Args[i].Name)
+		b = closeMessage(b, arg)
+	}
+	b = appendInt(b, 3, s.LaterMS)
+	b = appendUint(b, 4, s.Skipped)
+	b = appendUint(b, 5, uint64(s.Fails))
+	if s.State != nil {
+		var state int
+		b, state = openMessage(b, 6)
+		b = appendInt(b, 1, s.State.Changes)
+		b = appendInt(b, 2, s.State.TotalChanges)
+		b = appendInt(b, 3, s.State.LastInsertID)
+		b = closeMessage(b, state)
+	}
+	return closeMessage(b, at)
 }
 
 // EncodeEntry encodes an entry of operations that their callers have encoded.
@@ -110,12 +153,14 @@ func EncodeEntry(session, sequence uint64, ops []*EncodedOperation) []byte {
 	return seal(b)
 }
 
-// EncodeOpenSession encodes the entry that opens a session.
-func EncodeOpenSession(nonce uint64) []byte {
+// EncodeOpenSession encodes the entry that opens a session of a node's
+// incarnation; node 0: of no node.
+func EncodeOpenSession(nonce, node, incarnation uint64) []byte {
 	b := []byte{FormatVersion, 0}
 	b, at := openMessage(b, 3)
-	b = protowire.AppendTag(b, 1, protowire.Fixed64Type)
-	b = protowire.AppendFixed64(b, nonce)
+	b = appendFixed(b, 1, nonce)
+	b = appendUint(b, 2, node)
+	b = appendUint(b, 3, incarnation)
 	return closeMessage(b, at)
 }
 
@@ -168,7 +213,16 @@ func AppendResult(b []byte, r *Result) []byte {
 		b = closeMessage(b, at)
 	}
 	b = appendBool(b, 3, r.RowsDropped)
-	return appendUint(b, 4, uint64(r.ForeignKeys))
+	b = appendUint(b, 4, uint64(r.ForeignKeys))
+	if l := r.Lease; l.State != LeaseNone {
+		var at int
+		b, at = openMessage(b, 5)
+		b = appendUint(b, 1, uint64(l.State))
+		b = appendFixed(b, 2, l.ID)
+		b = appendUint(b, 3, l.Base)
+		b = closeMessage(b, at)
+	}
+	return b
 }
 
 func appendRows(b []byte, rows *Rows) []byte {
@@ -205,7 +259,22 @@ func AppendSession(b []byte, s *Session) []byte {
 		b = AppendResult(b, &s.Results[i])
 		b = closeMessage(b, at)
 	}
-	return b
+	b = appendUint(b, 5, s.Node)
+	return appendUint(b, 6, s.Incarnation)
+}
+
+// AppendPlace appends the encoding of p to b.
+func AppendPlace(b []byte, p *Place) []byte {
+	b = appendUint(b, 1, p.Session)
+	b = appendUint(b, 2, p.Sequence)
+	op := EncodeOperation(&p.Operation)
+	for _, text := range op.Texts {
+		b = appendBytesAlways(b, 5, text)
+	}
+	b = protowire.AppendTag(b, 6, protowire.BytesType)
+	b = protowire.AppendBytes(b, op.Body)
+	b = appendUint(b, 8, p.Number)
+	return appendUint(b, 9, uint64(p.Index))
 }
 
 // AppendState appends the encoding of s to b.
@@ -219,7 +288,25 @@ func AppendState(b []byte, s *State) []byte {
 		b = AppendSession(b, &s.Sessions[i])
 		b = closeMessage(b, at)
 	}
-	return b
+	b = appendUint(b, 5, s.Changed)
+	if l := s.Lease; l.ID != 0 {
+		var at int
+		b, at = openMessage(b, 6)
+		b = appendFixed(b, 1, l.ID)
+		b = appendUint(b, 2, l.Session)
+		b = appendUint(b, 3, l.Base)
+		b = appendUint(b, 4, l.TTLMS)
+		b = appendBool(b, 5, l.Idle)
+		b = closeMessage(b, at)
+	}
+	for i := range s.Places {
+		var at int
+		b, at = openMessage(b, 7)
+		b = AppendPlace(b, &s.Places[i])
+		b = closeMessage(b, at)
+	}
+	b = appendUint(b, 8, s.LastPlace)
+	return appendUint(b, 9, s.Contended)
 }
 
 func appendValue(b []byte, v Value) []byte {
@@ -250,6 +337,11 @@ func appendUint(b []byte, field protowire.Number, n uint64) []byte {
 
 func appendInt(b []byte, field protowire.Number, n int64) []byte {
 	return appendUint(b, field, protowire.EncodeZigZag(n))
+}
+
+func appendFixed(b []byte, field protowire.Number, n uint64) []byte {
+	b = protowire.AppendTag(b, field, protowire.Fixed64Type)
+	return protowire.AppendFixed64(b, n)
 }
 
 func appendBool(b []byte, field protowire.Number, v bool) []byte {

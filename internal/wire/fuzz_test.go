@@ -12,7 +12,7 @@ import (
 
 func FuzzDecode(f *testing.F) {
 	f.Add(encode(12, 345, sample()))
-	f.Add(EncodeOpenSession(1))
+	f.Add(EncodeOpenSession(1, 0, 0))
 	f.Add(EncodeTick(Tick{1, 2}))
 	f.Add([]byte{FormatVersion, flagZstd, 0x28, 0xb5, 0x2f, 0xfd})
 	f.Add([]byte{FormatVersion, 0, 0x32, 4, 0x4a, 2, 0x12, 0})

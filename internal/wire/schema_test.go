@@ -200,7 +200,7 @@ func TestStatesFollowTheSchema(t *testing.T) {
 
 func TestOtherEntriesFollowTheSchema(t *testing.T) {
 	desc := schema(t).ByName("Entry")
-	open := parse(t, desc, EncodeOpenSession(1 << 63)[2:])
+	open := parse(t, desc, EncodeOpenSession(1<<63, 0, 0)[2:])
 	if nonce := (message{open.field("open_session").Message()}).uint("nonce"); nonce != 1<<63 {
 		t.Errorf("the nonce is %d", nonce)
 	}
@@ -210,7 +210,7 @@ func TestOtherEntriesFollowTheSchema(t *testing.T) {
 	}
 	var d Decoder
 	// A session or a tick of nothing is there all the same.
-	if e, err := d.Decode(EncodeOpenSession(0)); err != nil || !e.OpenSession {
+	if e, err := d.Decode(EncodeOpenSession(0, 0, 0)); err != nil || !e.OpenSession {
 		t.Errorf("%+v, %v", e, err)
 	}
 	if e, err := d.Decode(EncodeTick(Tick{})); err != nil || e.Tick == nil {

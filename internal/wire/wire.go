@@ -67,7 +67,17 @@ type Argument struct {
 type Statement struct {
 	SQL  string
 	Args []Argument
+
+	// Of a transaction's statements alone.
+	LaterMS int64      // the clock has moved on since the statement before
+	Skipped uint64     // statements that ran between the two and left nothing
+	Fails   int        // the result code with which it failed, leaving something; 0: it did not
+	State   *ConnState // if it asks for it
 }
+
+// ConnState is what a connection answers to changes(), total_changes() and
+// last_insert_rowid().
+type ConnState struct{ Changes, TotalChanges, LastInsertID int64 }
 
 // An Operation is atomic: all of its statements are applied, or none.
 type Operation struct {
@@ -79,6 +89,44 @@ type Operation struct {
 	MaxSteps       uint64 // bound of virtual machine steps; 0: the format's own
 	Vacuum         bool   // runs outside the transaction, alone in its entry
 	Statements     []Statement
+	Lease          *Lease // what it has to do with the write lease, if anything
+}
+
+// Lease says what an operation has to do with the write lease. One that has
+// Acquire, Release or InUse does nothing else.
+type Lease struct {
+	Acquire uint64   // asks for it, under this id
+	TTLMS   uint64   // with Acquire: when it lapses, see HeldLease
+	Release []uint64 // gives up leases and places in the queue
+	InUse   bool     // the session's lease is not idle
+
+	Under       uint64 // applied under this lease, which ends with it
+	Transaction bool   // with Under: applied under this lease only, and if Base is right
+	Base        uint64 // the last entry that had changed rows when the lease was granted
+	Keep        bool   // the lease goes on, idle, if nobody waits for it
+	Checksum    Checksum
+}
+
+// A Checksum is one of what the statements of a transaction answered: a replica
+// that comes to another one applies nothing of it.
+type Checksum uint64
+
+// Add adds what a statement answered.
+func (c *Checksum) Add(code int, totalChanges, lastInsertID int64) {
+	const prime = 1099511628211 // of FNV-1a
+	for _, n := range [...]uint64{uint64(code), uint64(totalChanges), uint64(lastInsertID)} {
+		*c = (*c ^ Checksum(n)) * prime
+		*c ^= *c >> 32
+	}
+}
+
+// SeedOf returns the seed of the n-th statement of a transaction.
+func SeedOf(seed, n uint64) uint64 {
+	// splitmix64: neighbours have nothing in common.
+	z := seed + (n+1)*0x9e3779b97f4a7c15
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
 }
 
 // A Tick moves the shard's clock from Expected to Next, in milliseconds.
@@ -90,6 +138,7 @@ type Entry struct {
 	Session, Sequence uint64
 	OpenSession       bool
 	Nonce             uint64 // of OpenSession
+	Node, Incarnation uint64 // of OpenSession: the proposer's
 	Tick              *Tick
 	HoldMS            uint64 // asks proposers to wait: the leader is about to hand over
 	Operations        []Operation
@@ -145,13 +194,52 @@ type Result struct {
 	Err         *Error
 	RowsDropped bool // rows were too large to be kept for a repeated entry
 	ForeignKeys ForeignKeys
+	Lease       LeaseAnswer
 }
+
+// A LeaseAnswer says where an operation stands that concerns the write lease.
+type LeaseAnswer struct {
+	State LeaseState
+	ID    uint64 // of the lease or place
+	Base  uint64 // of a lease: the last entry that changed rows
+}
+
+// LeaseState is what became of an operation that concerns the write lease.
+type LeaseState uint8
+
+// The states.
+const (
+	LeaseNone    LeaseState = iota // it was applied without
+	LeaseQueued                    // it has a place in the queue
+	LeaseGranted                   // the lease is the session's
+	LeaseKept                      // applied, and the lease is the session's still
+	LeaseExpired                   // the lease is not the session's: nothing was applied
+)
 
 // A Session is what makes entries of one proposer apply once.
 type Session struct {
 	ID, Sequence uint64
 	Used         uint64 // ticks when it was last used
 	Results      []Result
+
+	Node, Incarnation uint64 // the proposer's
+}
+
+// A HeldLease is the write lease while somebody holds it.
+type HeldLease struct {
+	ID      uint64 // 0: nobody does
+	Session uint64
+	Base    uint64 // the last entry that had changed rows when it was granted
+	TTLMS   uint64 // it lapses so many ticks after the session's last entry, if others wait
+	Idle    bool   // no transaction is known to run under it
+}
+
+// A Place in the queue for the lease keeps an operation until its turn.
+type Place struct {
+	Number            uint64
+	Session, Sequence uint64
+	Index             int // the operation's, in its entry
+	Operation         Operation
 }
 
 // A State is what the replica keeps in memory beside its rows.
@@ -160,4 +248,10 @@ type State struct {
 	Applied  uint64 // the last entry applied
 	Ticks    uint64 // milliseconds
 	Sessions []Session
+
+	Changed   uint64 // the last entry that may have changed rows
+	Lease     HeldLease
+	Places    []Place // the queue for the lease
+	LastPlace uint64  // the number of the last place
+	Contended uint64  // ticks since which somebody waits
 }

@@ -147,7 +147,7 @@ func TestGoldenCompressedEntry(t *testing.T) {
 
 func TestGoldenOthers(t *testing.T) {
 	for name, got := range map[string][]byte{
-		"open-session": EncodeOpenSession(0x1122334455667788),
+		"open-session": EncodeOpenSession(0x1122334455667788, 0, 0),
 		"tick":         EncodeTick(Tick{Expected: 5, Next: 300}),
 		"hold":         EncodeHold(250),
 		"result":       AppendResult(nil, &sampleState().Sessions[0].Results[0]),

@@ -1,0 +1,51 @@
+package wire
+
+// A Recorder collects the statements of a transaction as they run, encoded.
+type Recorder struct {
+	texts  []string
+	byText map[string]int
+	body   []byte
+	size   int // bytes of texts
+	count  int
+}
+
+// A Mark is a place in a recording to go back to.
+type Mark struct{ texts, body, size, count int }
+
+// Mark returns the place behind the last statement.
+func (r *Recorder) Mark() Mark { return Mark{len(r.texts), len(r.body), r.size, r.count} }
+
+// Truncate forgets what was added since m.
+func (r *Recorder) Truncate(m Mark) {
+	for _, text := range r.texts[m.texts:] {
+		delete(r.byText, text)
+	}
+	r.texts, r.body, r.size, r.count = r.texts[:m.texts], r.body[:m.body], m.size, m.count
+}
+
+// Add adds a statement; it copies the arguments, not the text.
+func (r *Recorder) Add(s *Statement) {
+	n, ok := r.byText[s.SQL]
+	if !ok {
+		if r.byText == nil {
+			r.byText = map[string]int{}
+		}
+		n = len(r.texts)
+		r.byText[s.SQL] = n
+		r.texts = append(r.texts, s.SQL)
+		r.size += len(s.SQL) + 4
+	}
+	r.body = appendStatement(r.body, s, n)
+	r.count++
+}
+
+// Len returns the number of statements.
+func (r *Recorder) Len() int { return r.count }
+
+// Size returns about how many bytes they take in an entry.
+func (r *Recorder) Size() int { return len(r.body) + r.size + 128 }
+
+// Encode returns an operation of the statements; op brings the rest.
+func (r *Recorder) Encode(op *Operation) *EncodedOperation {
+	return &EncodedOperation{Texts: r.texts, Body: append(appendHead(make([]byte, 0, len(r.body)+128), op), r.body...)}
+}

@@ -1,0 +1,390 @@
+package hiqlite
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+)
+
+// Migrate brings the schema up to date: it applies the files of migrations that
+// were not applied yet, in the order of their numbers. Every node may call it
+// at every start, all of them at the same moment too:
+//
+//	//go:embed migrations/*.sql
+//	var embedded embed.FS
+//
+//	files, err := fs.Sub(embedded, "migrations")
+//	...
+//	err = hiqlite.Migrate(ctx, db, files)
+//
+// What is guaranteed:
+//
+//   - A file is applied once in the cluster, as one atomic write together with
+//     the row in the table hiqlite_migrations that says so: all of it or, if
+//     one statement fails, nothing. The files before it stay applied.
+//   - It is applied after the files with lower numbers, and not over a file
+//     that the caller does not have.
+//   - Concurrent callers each return when all files are applied, whoever
+//     applied them. If a file fails, each of them gets its error.
+//   - When Migrate has returned nil, reads on the caller's node see all of it.
+//     Other nodes see it a moment later, or at once with [Linearizable] reads.
+//   - With nothing to do it writes nothing. It reads linearizably, and so needs
+//     a majority of the nodes.
+//
+// The files are called 1_name.sql or 0001_name.sql, each with a number of its
+// own above 0, and lie in the root of migrations, where files with another
+// ending are ignored. They may hold any number of statements. A byte order mark
+// is dropped, and CRLF counts as LF. An applied file may get another name but
+// not another number, and its text has to stay as it is.
+//
+// A file runs as on a fresh connection of db: with foreign keys enforced unless
+// the DSN switches them off, whatever other users of the pool said. To make a
+// table anew, begin the file with PRAGMA foreign_keys=OFF and end it with
+// PRAGMA foreign_keys=ON; a PRAGMA that sets something reaches no further than
+// its file. A file without a write, even an empty one, counts as applied.
+//
+// A file is bounded like every write: by the deadline of ctx or, without one,
+// Config.Timeout, by Config.MaxSteps, and by 8 MiB of text.
+//
+// Faults of the files' names and texts are reported together, before anything
+// is applied. An applied file that was altered or is missing, and a new one
+// with a number below one that was applied, is an error that says what to do.
+// All errors name the file. The *Error of a failed statement is in the chain,
+// and so are ErrTooLarge, ErrNoLeader, ErrClosed and the error of ctx. After
+// ErrOutcomeUnknown, as after every error, it is safe to call Migrate again.
+func Migrate(ctx context.Context, db *sql.DB, migrations fs.FS) error {
+	files, err := readMigrations(migrations)
+	if err != nil {
+		return err
+	}
+	m, err := newMigrator(ctx, db)
+	if err != nil {
+		return fmt.Errorf("hiqlite: migrate: %w", err)
+	}
+	defer m.db.Close()
+	// Each time that another node was faster, it has applied one file more.
+	for range len(files) + 1 {
+		done, err := m.applied(ctx)
+		if err != nil {
+			return fmt.Errorf("hiqlite: migrate: read the table hiqlite_migrations: %w", err)
+		}
+		pending, err := compareMigrations(files, done)
+		if err != nil {
+			return err
+		}
+		faster, err := m.apply(ctx, pending, highest(done))
+		if err != nil || !faster {
+			return err
+		}
+	}
+	return errors.New("hiqlite: migrate: the table hiqlite_migrations changes while migrations are applied: nothing but Migrate may write it")
+}
+
+// A migration is a file or, without its text, a row of hiqlite_migrations.
+type migration struct {
+	version              int64
+	name, checksum, text string
+}
+
+func highest(done []migration) int64 {
+	if len(done) == 0 {
+		return 0
+	}
+	return done[len(done)-1].version
+}
+
+const (
+	createMigrations = `CREATE TABLE IF NOT EXISTS hiqlite_migrations(version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied_at TEXT NOT NULL)`
+
+	// recordMigration fails, since name would be NULL, unless the highest
+	// version applied is still the one that the caller saw. The primary key
+	// alone would let two programs with different files apply them out of order.
+	recordMigration = `INSERT INTO hiqlite_migrations(version, name, checksum, applied_at)
+VALUES(?1, CASE WHEN (SELECT coalesce(max(version), 0) FROM hiqlite_migrations) = ?4 THEN ?2 END, ?3, strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))`
+
+	recordPlace = 1 // of recordMigration in its batch
+
+	codeNotNull = 1299 // SQLITE_CONSTRAINT_NOTNULL
+)
+
+// A migrator is one call of Migrate.
+type migrator struct {
+	node *Node
+	// Not the caller's pool: its connections may have been told something, as
+	// PRAGMA foreign_keys=OFF, and may all be in use.
+	db *sql.DB
+}
+
+// newMigrator makes a migrator, whose db the caller closes.
+func newMigrator(ctx context.Context, db *sql.DB) (*migrator, error) {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	var m *migrator
+	err = conn.Raw(func(raw any) error {
+		c, err := ofDriver(raw)
+		if err != nil {
+			return err
+		}
+		m = &migrator{c.node, sql.OpenDB(&connector{c.node, c.cfg})}
+		return nil
+	})
+	return m, err
+}
+
+// applied returns what was applied anywhere before the call, by version.
+func (m *migrator) applied(ctx context.Context) (done []migration, err error) {
+	linearizable := WithConsistency(ctx, Linearizable)
+	var exists bool
+	err = m.db.QueryRowContext(linearizable, "SELECT count(*) FROM sqlite_schema WHERE name = 'hiqlite_migrations' COLLATE NOCASE").Scan(&exists)
+	if err != nil || !exists {
+		return nil, err
+	}
+	// This node is up to date by now.
+	rows, err := m.db.QueryContext(WithConsistency(ctx, Local), "SELECT version, name, checksum FROM hiqlite_migrations ORDER BY version")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var row migration
+		if err := rows.Scan(&row.version, &row.name, &row.checksum); err != nil {
+			return nil, err
+		}
+		done = append(done, row)
+	}
+	return done, rows.Err()
+}
+
+// apply applies files in order, the first of them after the version last. It
+// ends early if another node was faster.
+func (m *migrator) apply(ctx context.Context, files []migration, last int64) (faster bool, err error) {
+	for i := range files {
+		f := &files[i]
+		if faster, err = m.applyOne(ctx, f, last); faster {
+			return true, nil
+		}
+		if errors.Is(err, ErrOutcomeUnknown) {
+			return false, fmt.Errorf("hiqlite: migration %s: %w; call Migrate again: it finds out, and applies the file if it was not", f.name, err)
+		}
+		if err != nil {
+			return false, fmt.Errorf("hiqlite: migration %s: %w", f.name, explainMigration(err))
+		}
+		last = f.version
+	}
+	return false, nil
+}
+
+// applyOne applies a file after the version last, unless another node was faster.
+func (m *migrator) applyOne(ctx context.Context, f *migration, last int64) (faster bool, err error) {
+	writes, err := m.writes(f.text)
+	if err != nil {
+		return false, err
+	}
+	// The first statement, since it changes the schema, also keeps Batch from
+	// judging the others by a schema that another node may just have changed: if
+	// it has applied this file, the record has to fail and not the file.
+	stmts := []Statement{
+		{SQL: createMigrations},
+		{SQL: recordMigration, Args: []any{f.version, f.name, f.checksum, last}},
+	}
+	if writes {
+		stmts = append(stmts, Statement{SQL: f.text})
+	}
+	_, err = Batch(ctx, m.db, stmts...)
+	if e, ok := err.(*Error); ok && e.Statement == recordPlace && e.ExtendedCode == codeNotNull {
+		return true, nil
+	}
+	return false, err
+}
+
+// writes reports whether a text has anything to apply. It is an error if it
+// holds what cannot be applied.
+func (m *migrator) writes(text string) (bool, error) {
+	class, err := m.node.classifyHere(text)
+	if mayBeStale(err) {
+		return true, nil // the replicas will tell
+	}
+	if err != nil {
+		return false, sqlError(err)
+	}
+	switch class.Kind {
+	case sqlite.Transaction:
+		return false, misuse("leave BEGIN, COMMIT and SAVEPOINT out", "a migration is one transaction already, %s cannot be in it", class.What)
+	case sqlite.Vacuum:
+		return false, misuse(besideMigrations, "VACUUM cannot run inside a transaction, which a migration is")
+	}
+	return class.Kind == sqlite.Write, nil
+}
+
+const besideMigrations = "leave VACUUM out of the file, and run it with db.Exec"
+
+// explainMigration makes the error of a batch that of a file: its place in the
+// batch means nothing to the caller.
+func explainMigration(err error) error {
+	e, ok := err.(*Error)
+	if !ok {
+		return err
+	}
+	e.Statement = 0
+	if e.ExtendedCode == sqlite.CodeError && strings.Contains(e.Message, "VACUUM") {
+		e.Hint = besideMigrations
+	}
+	return e
+}
+
+// compareMigrations returns the files that were not applied. What was must be
+// there as it was then, and come before what was not. Both are sorted.
+func compareMigrations(files, done []migration) (pending []migration, err error) {
+	byVersion := make(map[int64]*migration, len(files))
+	for i := range files {
+		byVersion[files[i].version] = &files[i]
+	}
+	var missing []string
+	for _, row := range done {
+		f := byVersion[row.version]
+		if f == nil {
+			missing = append(missing, row.name)
+		} else if f.checksum != row.checksum {
+			return nil, alteredMigration(f, row)
+		}
+		delete(byVersion, row.version)
+	}
+	if len(missing) > 0 {
+		return nil, missingMigrations(missing, files)
+	}
+	for _, f := range files {
+		if byVersion[f.version] == nil {
+			continue
+		}
+		if f.version < highest(done) {
+			return nil, fmt.Errorf("hiqlite: migration %s is new, but %s was applied before it: give the new file a number above %d", f.name, done[len(done)-1].name, highest(done))
+		}
+		pending = append(pending, f)
+	}
+	return pending, nil
+}
+
+// alteredMigration is the error of a file that is not what was applied.
+func alteredMigration(f *migration, applied migration) error {
+	as := ""
+	if f.name != applied.name {
+		as = ", as " + applied.name
+	}
+	return fmt.Errorf("hiqlite: migration %s is not what was applied%s: restore it as it was then, and make the change in a new file with a higher number", f.name, as)
+}
+
+// missingMigrations is the error of applied files that are not there.
+func missingMigrations(names []string, files []migration) error {
+	const most = 5
+	list := strings.Join(names[:min(most, len(names))], ", ")
+	if more := len(names) - most; more > 0 {
+		list += fmt.Sprintf(" and %d more", more)
+	}
+	return fmt.Errorf("hiqlite: migrate: the database has applied %s, of which this program has no file, its last is %s: "+
+		"if the program is older than the database, start the newer one; if a file was deleted or got another number, restore it", list, files[len(files)-1].name)
+}
+
+var migrationName = regexp.MustCompile(`^(-?[0-9]+)_.+\.[sS][qQ][lL]$`)
+
+// readMigrations reads and checks the files, and sorts them by number.
+func readMigrations(fsys fs.FS) ([]migration, error) {
+	entries, err := fs.ReadDir(fsys, ".")
+	if err != nil {
+		return nil, fmt.Errorf("hiqlite: migrate: read the folder of migrations: %w", err)
+	}
+	var files []migration
+	var faults []error
+	byVersion := map[int64]string{}
+	for _, entry := range entries {
+		name := entry.Name()
+		if entry.IsDir() || !isSQL(name) {
+			continue
+		}
+		f, err := readMigration(fsys, name)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("hiqlite: migration %s: %w", name, err))
+			continue
+		}
+		if other, ok := byVersion[f.version]; ok {
+			faults = append(faults, fmt.Errorf("hiqlite: migrations %s and %s have the same number: give one of them another", other, name))
+		}
+		byVersion[f.version] = name
+		files = append(files, f)
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	if len(files) == 0 {
+		return nil, noMigrations(fsys)
+	}
+	slices.SortFunc(files, func(a, b migration) int { return cmp.Compare(a.version, b.version) })
+	return files, nil
+}
+
+func isSQL(name string) bool { return strings.EqualFold(path.Ext(name), ".sql") }
+
+// readMigration reads one file. Its text is what the checksum is of, whatever
+// the line ends of a checkout: the same checksum has to mean the same rows.
+func readMigration(fsys fs.FS, name string) (migration, error) {
+	match := migrationName.FindStringSubmatch(name)
+	if match == nil {
+		return migration{}, errors.New("the name has no number: call it like 0001_name.sql")
+	}
+	version, err := strconv.ParseInt(match[1], 10, 64)
+	// The largest rowid is one that replicas refuse.
+	if err != nil || version < 1 || version == math.MaxInt64 {
+		return migration{}, fmt.Errorf("the number %s is not between 1 and 2^63-2", match[1])
+	}
+	data, err := fs.ReadFile(fsys, name)
+	if err != nil {
+		return migration{}, err
+	}
+	if len(data) > maxOperation {
+		return migration{}, fmt.Errorf("%w: a file of %d bytes, a write has at most %d; split it into several smaller ones", ErrTooLarge, len(data), maxOperation)
+	}
+	text := strings.TrimPrefix(string(data), "\ufeff")
+	text = strings.ReplaceAll(text, "\r\n", "\n")
+	if i := strings.IndexByte(text, 0); i >= 0 {
+		return migration{}, fmt.Errorf("there is a NUL in line %d: save the file as UTF-8 text", 1+strings.Count(text[:i], "\n"))
+	}
+	return migration{version, name, fmt.Sprintf("%x", sha256.Sum256([]byte(text))), text}, nil
+}
+
+// maxLook bounds, in files and folders, what is looked at to find the folder
+// that the caller may have meant.
+const maxLook = 10_000
+
+// noMigrations is the error of an empty set.
+func noMigrations(fsys fs.FS) error {
+	var folders []string
+	looked := 0
+	_ = fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
+		if looked++; looked > maxLook {
+			return fs.SkipAll
+		}
+		if err == nil && !d.IsDir() && isSQL(name) && !slices.Contains(folders, path.Dir(name)) {
+			folders = append(folders, path.Dir(name))
+		}
+		return nil
+	})
+	err := errors.New("hiqlite: migrate: no migrations: looked for files like 0001_name.sql in the root of the given file system")
+	if len(folders) == 1 {
+		return fmt.Errorf("%w; there are .sql files in its folder %s: pass what fs.Sub(..., %q) returns", err, folders[0], folders[0])
+	}
+	return err
+}

@@ -1,0 +1,657 @@
+package statemachine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// ErrLeaseLost says that a transaction's lease is no longer its own.
+var ErrLeaseLost = errors.New("hiqlite: the write lease was lost")
+
+// ErrRecordFull says that what a transaction wrote does not fit into an entry.
+var ErrRecordFull = errors.New("hiqlite: the transaction is too large")
+
+// ErrChanged says that rows have changed since a transaction's first read.
+var ErrChanged = errors.New("hiqlite: rows have changed since the transaction's first read")
+
+var errSuperseded = fmt.Errorf("%w: a snapshot took the place of what it worked on", ErrLeaseLost)
+
+// A Transaction is what a caller's transaction works on at this replica: a view
+// of the rows that stands still, but for what the transaction itself writes.
+//
+// One that writes runs its statements inside a transaction of SQLite's that can
+// only be rolled back, and records them; all replicas execute the record later
+// on, see execution.transaction. As long as its lease is held no entry changes
+// rows, so the view is what the record will be executed on. When the lease
+// ends, apply ends the Transaction before it writes itself: an open one never
+// stalls the replica.
+//
+// Its methods may be called by one goroutine at a time, End by any.
+type Transaction struct {
+	r      *SQL
+	reader *Reader // of one that only reads
+	spec   *speculator
+	lease  uint64 // 0: nothing was written yet
+	opts   TransactionOptions
+
+	ending atomic.Pointer[error] // why it has to end
+	hold   sync.Mutex            // guards lent
+	lent   bool                  // the connection is the transaction's
+
+	mu       sync.Mutex // held while the connection is used; locked before hold
+	conn     *sqlite.Conn
+	programs *programs
+	changed  uint64 // the last entry that may have changed the rows in view
+	ended    error
+	over     error // why it has to end after the statement that runs
+	cursors  map[*Cursor]bool
+	dirty    bool // the connection must not be used again
+
+	rec        wire.Recorder
+	sum        wire.Checksum
+	stamp      int64  // of the first recorded statement
+	last       int64  // of the last one
+	ordinal    uint64 // statements that ran
+	next       uint64 // ordinal at which a replica will be behind the last recorded one
+	savepoints []savepointMark
+}
+
+// savepointMark is where a recording stood when a savepoint was set.
+type savepointMark struct {
+	name string
+	mark recordMark
+}
+
+type recordMark struct {
+	rec  wire.Mark
+	sum  wire.Checksum
+	last int64
+	next uint64
+}
+
+// TransactionOptions are what a transaction begins with.
+type TransactionOptions struct {
+	Seed           uint64 // of its randomness
+	MaxSteps       uint64
+	MaxBytes       int // of the record
+	ForeignKeysOff bool
+	// What the connection answers at its beginning.
+	Changes, TotalChanges, LastInsertID int64
+}
+
+// Read returns a transaction that only reads the rows that have been applied.
+func (r *SQL) Read(ctx context.Context, opts TransactionOptions) (*Transaction, error) {
+	reader, err := r.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t := &Transaction{r: r, reader: reader, conn: reader.conn, programs: reader.programs, opts: opts, lent: true, cursors: map[*Cursor]bool{}}
+	if err := t.owner("BEGIN; SELECT 1 FROM " + sqlite.MetaTable + " LIMIT 1"); err != nil {
+		reader.Discard()
+		reader.Release()
+		return nil, err
+	}
+	t.conn.SetState(opts.Changes, opts.TotalChanges, opts.LastInsertID)
+	reader.since.Store(int64(time.Since(processStart)))
+	reader.mu.Lock()
+	reader.tx = t
+	reader.mu.Unlock()
+	return t, nil
+}
+
+// Speculate returns a transaction that can write, once it has a lease: see
+// Lease. The lease may be had before.
+func (r *SQL) Speculate(opts TransactionOptions) (*Transaction, error) {
+	if err := r.Err(); err != nil {
+		return nil, err
+	}
+	spec, err := r.spare.take(r.pool)
+	if err != nil {
+		return nil, err
+	}
+	t := &Transaction{r: r, spec: spec, conn: spec.conn, programs: spec.programs, opts: opts, lent: true, cursors: map[*Cursor]bool{}}
+	r.spare.lend(t)
+	t.conn.Begin(&wire.Operation{MaxSteps: opts.MaxSteps})
+	t.conn.SetState(opts.Changes, opts.TotalChanges, opts.LastInsertID)
+	if opts.ForeignKeysOff {
+		err = t.conn.SetForeignKeys(false)
+	}
+	if err == nil {
+		err = t.owner("BEGIN")
+	}
+	if err == nil {
+		t.changed, err = t.view()
+	}
+	if err != nil {
+		t.dirty = true
+		t.finish(err)
+		return nil, err
+	}
+	return t, nil
+}
+
+// view begins the view and returns the last entry that changed what it shows.
+func (t *Transaction) view() (uint64, error) {
+	t.conn.Owner(true)
+	defer t.conn.Owner(false)
+	s, _, err := t.conn.Prepare("SELECT state FROM "+sqlite.MetaTable+" WHERE id=0", false)
+	if err != nil {
+		return 0, err
+	}
+	defer s.Close()
+	row, err := s.Step()
+	if err != nil || !row {
+		return 0, err
+	}
+	state, err := wire.DecodeState(s.Bytes(0))
+	if err != nil {
+		return 0, err
+	}
+	return state.Changed, nil
+}
+
+// lockWait bounds the wait for a checkpoint, which may hold SQLite's write lock
+// for an instant.
+const lockWait = 5 * time.Second
+
+// Lease makes the transaction one that writes, under a lease that was granted
+// when the last entry that changed rows was base. The error is ErrChanged if
+// the view is another, ErrLeaseLost if the lease has ended meanwhile.
+func (t *Transaction) Lease(lease, base uint64) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.err(); err != nil {
+		return err
+	}
+	if t.changed != base {
+		return ErrChanged
+	}
+	if !t.r.writes(t, lease) {
+		return ErrLeaseLost
+	}
+	// A write that changes nothing takes SQLite's lock. Waiting for it is not
+	// SQLite's to do, in a transaction that has read.
+	for deadline := time.Now().Add(lockWait); ; time.Sleep(time.Millisecond) {
+		err := t.owner("DELETE FROM " + sqlite.MetaTable + " WHERE 0")
+		var e *sqlite.Error
+		if errors.As(err, &e) && e.Code == sqlite.CodeBusy && t.ending.Load() == nil && time.Now().Before(deadline) {
+			continue
+		}
+		return err
+	}
+}
+
+// Base returns the last entry that may have changed the rows in view.
+func (t *Transaction) Base() uint64 { return t.changed }
+
+// Writable reports whether the transaction has a lease.
+func (t *Transaction) Writable() bool { return t.lease != 0 }
+
+func (t *Transaction) owner(sql string) error {
+	t.conn.Owner(true)
+	defer t.conn.Owner(false)
+	return t.conn.Exec(sql)
+}
+
+// err returns why the transaction is over. The caller holds mu.
+func (t *Transaction) err() error {
+	if t.ended != nil {
+		return t.ended
+	}
+	if reason := t.ending.Load(); reason != nil {
+		t.finish(*reason)
+	}
+	return t.ended
+}
+
+// Err returns why the transaction is over, or nil.
+func (t *Transaction) Err() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.err()
+}
+
+// End rolls the transaction back, if it is not over, for a reason that its
+// methods return from then on. A statement that runs is interrupted.
+func (t *Transaction) End(reason error) {
+	t.ending.CompareAndSwap(nil, &reason)
+	t.hold.Lock()
+	if t.lent {
+		t.conn.Stop(true)
+	}
+	t.hold.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_ = t.err()
+}
+
+var errFinished = errors.New("hiqlite: the transaction is over")
+
+// Close rolls the transaction back, if it is not over.
+func (t *Transaction) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.finish(errFinished)
+}
+
+// finish ends the transaction and gives the connection back. The caller holds mu.
+func (t *Transaction) finish(reason error) {
+	if t.ended != nil {
+		return
+	}
+	t.ended = reason
+	for c := range t.cursors {
+		c.close()
+	}
+	t.hold.Lock()
+	t.lent = false
+	t.hold.Unlock()
+	if !t.conn.Autocommit() {
+		if err := t.owner("ROLLBACK"); err != nil {
+			t.r.log.Warn("hiqlite: rolling back a transaction", "error", err)
+			t.dirty = true
+		}
+	}
+	t.conn.Run(nil, false)
+	if t.reader != nil {
+		if t.dirty || t.ending.Load() != nil {
+			t.reader.Discard()
+		}
+		t.reader.mu.Lock()
+		t.reader.tx = nil
+		t.reader.since.Store(0)
+		t.reader.mu.Unlock()
+		t.reader.Release()
+		return
+	}
+	if t.opts.ForeignKeysOff && t.conn.SetForeignKeys(true) != nil {
+		t.dirty = true
+	}
+	t.r.spare.give(t, !t.dirty && t.ending.Load() == nil)
+}
+
+// Classify finds out what a text does, to what the transaction sees.
+func (t *Transaction) Classify(text string) (sqlite.Class, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.err(); err != nil {
+		return sqlite.Class{}, err
+	}
+	return t.conn.Classify(text)
+}
+
+// First classifies the first statement of a text and returns what is behind it.
+func (t *Transaction) First(text string) (sqlite.Part, string, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.err(); err != nil {
+		return sqlite.Part{}, "", err
+	}
+	return t.conn.First(text)
+}
+
+// prepare returns a statement that is alone in its text. keep says whether it
+// will be kept.
+func (t *Transaction) prepare(text string) (stmt *sqlite.Stmt, kept *program, err error) {
+	if p := t.programs.get(text); p != nil && !p.busy {
+		return p.Stmt, p, nil
+	} else if p == nil {
+		stmt, _, err := t.conn.Prepare(text, true)
+		if err != nil || stmt == nil {
+			return nil, nil, err
+		}
+		if stmt.Actions.Pragma != "" || stmt.Actions.Schema {
+			return stmt, nil, nil
+		}
+		return stmt, t.programs.keep(text, stmt), nil
+	}
+	stmt, _, err = t.conn.Prepare(text, false)
+	return stmt, nil, err
+}
+
+// Exec runs a statement that writes, alone in its text, to its end, and records
+// it. A failed one leaves the transaction as it was, mostly: Err tells.
+func (t *Transaction) Exec(ctx context.Context, text string, args []wire.Argument) (wire.StatementResult, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.err(); err != nil {
+		return wire.StatementResult{}, err
+	}
+	out, err := t.exec(ctx, text, args)
+	if t.over != nil {
+		t.finish(t.over)
+	}
+	return out, err
+}
+
+func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argument) (out wire.StatementResult, err error) {
+	stmt, kept, err := t.prepare(text)
+	if err != nil || stmt == nil {
+		return out, err
+	}
+	if kept != nil {
+		kept.busy = true
+		defer func() { kept.busy = false }()
+	} else {
+		defer stmt.Close()
+	}
+	t.dirty = t.dirty || stmt.Actions.Schema || stmt.Actions.Statistics
+	if err := stmt.Bind(args, nil); err != nil {
+		return out, err
+	}
+	if params := stmt.Params(); len(args) > len(params) {
+		return out, &sqlite.Error{Code: sqlite.CodeError, Message: fmt.Sprintf("too many arguments: the statement has %d parameters, got %d", len(params), len(args))}
+	}
+	before, s, err := t.record(stmt, text, args)
+	if err != nil {
+		return out, err
+	}
+	total := t.conn.TotalChanges()
+	rows, failed := t.step(ctx, stmt)
+	out = wire.StatementResult{RowsAffected: t.conn.Changes(), LastInsertID: t.conn.LastInsertID(), TotalChanges: t.conn.TotalChanges() - total, Rows: rows}
+	return out, t.after(ctx, before, s, &out, failed)
+}
+
+// record adds a statement to the record before it runs, with what a replica
+// needs to execute it alike.
+func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argument) (recordMark, *wire.Statement, error) {
+	now := time.Now().UnixMilli()
+	before := t.mark()
+	if t.rec.Len() == 0 {
+		t.stamp, t.last = now, now
+	}
+	s := &wire.Statement{SQL: text, Args: args, LaterMS: now - t.last, Skipped: t.ordinal - t.next}
+	if s.Skipped > 0 || stmt.Actions.ConnState {
+		s.State = &wire.ConnState{Changes: t.conn.Changes(), TotalChanges: t.conn.TotalChanges(), LastInsertID: t.conn.LastInsertID()}
+	}
+	t.rec.Add(s)
+	if t.opts.MaxBytes > 0 && t.rec.Size() > t.opts.MaxBytes {
+		size := t.rec.Size()
+		t.back(before)
+		return before, nil, fmt.Errorf("%w: with this statement it takes %d bytes, an entry of the log has at most %d", ErrRecordFull, size, t.opts.MaxBytes)
+	}
+	t.conn.Clock(now, wire.SeedOf(t.opts.Seed, t.ordinal))
+	t.ordinal++
+	t.last, t.next = now, t.ordinal
+	return before, s, nil
+}
+
+// step runs a statement and collects its rows.
+func (t *Transaction) step(ctx context.Context, stmt *sqlite.Stmt) (rows *wire.Rows, err error) {
+	defer stmt.Reset()
+	t.conn.Run(ctx, false)
+	defer t.conn.Run(nil, false)
+	for bytes := 0; ; {
+		row, err := stmt.Step()
+		if err != nil {
+			return nil, err
+		}
+		if rows == nil && stmt.ColumnCount() > 0 {
+			rows = &wire.Rows{Columns: stmt.Columns()}
+		}
+		if !row {
+			return rows, nil
+		}
+		for i := range rows.Columns {
+			v := stmt.Value(i)
+			bytes += len(v.Data) + 10
+			rows.Cells = append(rows.Cells, v)
+		}
+		if bytes > maxResult {
+			t.over = tooManyRows() // what it wrote cannot be undone alone
+			return nil, t.over
+		}
+	}
+}
+
+// after makes the record say how a statement ended.
+func (t *Transaction) after(ctx context.Context, before recordMark, s *wire.Statement, out *wire.StatementResult, failed error) error {
+	if failed == nil && t.conn.TookMaxRowid() {
+		failed = tookMaxRowid()
+		t.over = failed
+	}
+	if failed == nil {
+		t.sum.Add(0, out.TotalChanges, out.LastInsertID)
+		return nil
+	}
+	if t.over != nil {
+		return failed
+	}
+	var e *sqlite.Error
+	if errors.As(failed, &e) && e.Code == sqlite.CodeInterrupt {
+		failed = t.interrupted(ctx, e)
+	}
+	if t.conn.Autocommit() {
+		t.over = fmt.Errorf("hiqlite: the transaction was rolled back: %w", failed)
+		return failed
+	}
+	t.back(before)
+	if out.TotalChanges != 0 && e != nil {
+		// OR FAIL and RAISE(FAIL) keep what the statement did before it failed.
+		s.Fails = e.Code
+		t.rec.Add(s)
+		t.sum.Add(e.Code, out.TotalChanges, out.LastInsertID)
+		t.next, t.last = t.ordinal, t.last+s.LaterMS
+	}
+	return failed
+}
+
+// interrupted is the error of a statement that was given up.
+func (t *Transaction) interrupted(ctx context.Context, e *sqlite.Error) error {
+	if reason := t.ending.Load(); reason != nil {
+		return *reason
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if t.conn.OutOfSteps() {
+		outOfSteps(e)
+	}
+	return e
+}
+
+func (t *Transaction) mark() recordMark { return recordMark{t.rec.Mark(), t.sum, t.last, t.next} }
+
+// back forgets what was recorded since m; statements that run later have other
+// random numbers nevertheless.
+func (t *Transaction) back(m recordMark) {
+	t.rec.Truncate(m.rec)
+	t.sum, t.last, t.next = m.sum, m.last, m.next
+}
+
+// Record returns the transaction as an operation, to be applied under its
+// lease, and rolls it back here. It is nil if nothing was written. A violated
+// deferred foreign key is an error, and the transaction goes on.
+func (t *Transaction) Record(op *wire.Operation) (*wire.EncodedOperation, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.err(); err != nil {
+		return nil, err
+	}
+	if t.conn.DeferredViolations() {
+		return nil, violated()
+	}
+	t.finish(errFinished)
+	if t.rec.Len() == 0 {
+		return nil, nil
+	}
+	op.StampMS, op.Seed, op.MaxSteps = t.stamp, t.opts.Seed, t.opts.MaxSteps
+	op.ForeignKeysOff, op.Changes, op.LastInsertID = t.opts.ForeignKeysOff, t.opts.Changes, t.opts.LastInsertID
+	op.Lease.Under, op.Lease.Transaction, op.Lease.Base, op.Lease.Checksum = t.lease, true, t.changed, t.sum
+	return t.rec.Encode(op), nil
+}
+
+// A Savepoint says what becomes of a savepoint.
+type Savepoint int
+
+// What becomes of savepoints.
+const (
+	SetSavepoint Savepoint = iota
+	ReleaseSavepoint
+	RollbackToSavepoint
+)
+
+// Savepoint runs text, which does this to the savepoint of this name.
+func (t *Transaction) Savepoint(what Savepoint, name, text string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.err(); err != nil {
+		return err
+	}
+	if err := t.owner(text); err != nil {
+		return err
+	}
+	if what == SetSavepoint {
+		t.savepoints = append(t.savepoints, savepointMark{name, t.mark()})
+		return nil
+	}
+	for i := len(t.savepoints) - 1; i >= 0; i-- {
+		if !strings.EqualFold(t.savepoints[i].name, name) {
+			continue
+		}
+		if what == ReleaseSavepoint {
+			t.savepoints = t.savepoints[:i]
+			return nil
+		}
+		t.back(t.savepoints[i].mark)
+		t.savepoints = t.savepoints[:i+1]
+		return nil
+	}
+	return nil
+}
+
+// Outermost reports that a name is that of the first savepoint, and of no other.
+func (t *Transaction) Outermost(name string) bool {
+	for i := len(t.savepoints) - 1; i >= 0; i-- {
+		if strings.EqualFold(t.savepoints[i].name, name) {
+			return i == 0
+		}
+	}
+	return false
+}
+
+const atomicSavepoint = "_hiqlite_script"
+
+// Atomic calls f, and undoes what it did if it fails.
+func (t *Transaction) Atomic(f func() error) error {
+	if err := t.Savepoint(SetSavepoint, atomicSavepoint, "SAVEPOINT "+atomicSavepoint); err != nil {
+		return err
+	}
+	err := f()
+	if err != nil && t.Err() == nil {
+		if err := t.Savepoint(RollbackToSavepoint, atomicSavepoint, "ROLLBACK TO "+atomicSavepoint); err != nil {
+			t.End(err)
+			return err
+		}
+	}
+	if t.Err() == nil {
+		if err := t.Savepoint(ReleaseSavepoint, atomicSavepoint, "RELEASE "+atomicSavepoint); err != nil {
+			t.End(err)
+			return err
+		}
+	}
+	return err
+}
+
+// A Cursor is a query of a transaction. There may be several, and statements
+// that write between their rows.
+type Cursor struct {
+	t       *Transaction
+	ctx     context.Context
+	stmt    *sqlite.Stmt
+	kept    *program
+	columns []wire.Column
+	closed  bool
+}
+
+// Query binds args to a statement that reads, alone in its text. ctx is good
+// for all of its rows.
+func (t *Transaction) Query(ctx context.Context, text string, args []wire.Argument) (*Cursor, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.err(); err != nil {
+		return nil, err
+	}
+	stmt, kept, err := t.prepare(text)
+	if err != nil {
+		return nil, err
+	}
+	if stmt == nil {
+		return nil, &sqlite.Error{Code: sqlite.CodeError, Message: "the text holds no statement"}
+	}
+	c := &Cursor{t: t, ctx: ctx, stmt: stmt, kept: kept}
+	if kept != nil {
+		kept.busy = true
+	}
+	t.cursors[c] = true
+	if err := stmt.Bind(args, nil); err != nil {
+		c.close()
+		return nil, err
+	}
+	t.conn.Clock(time.Now().UnixMilli(), rand.Uint64())
+	c.columns = stmt.Columns()
+	return c, nil
+}
+
+// Columns returns the query's columns; before the first Next they may be those
+// of an earlier schema.
+func (c *Cursor) Columns() []wire.Column { return c.columns }
+
+// Next steps to the next row, if there is one, and calls row with the statement
+// to read it.
+func (c *Cursor) Next(row func(*sqlite.Stmt)) (bool, error) {
+	t := c.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.err(); err != nil {
+		return false, err
+	}
+	if c.closed {
+		return false, nil
+	}
+	t.conn.Run(c.ctx, true)
+	defer t.conn.Run(nil, false)
+	more, err := c.stmt.Step()
+	if err != nil {
+		var e *sqlite.Error
+		if errors.As(err, &e) && e.Code == sqlite.CodeInterrupt {
+			err = t.interrupted(c.ctx, e)
+		}
+		return false, err
+	}
+	c.columns = c.stmt.Columns()
+	if more && row != nil {
+		row(c.stmt)
+	}
+	return more, nil
+}
+
+// Close ends the query.
+func (c *Cursor) Close() {
+	c.t.mu.Lock()
+	defer c.t.mu.Unlock()
+	c.close()
+}
+
+func (c *Cursor) close() {
+	if c.closed {
+		return
+	}
+	c.closed = true
+	delete(c.t.cursors, c)
+	if c.kept != nil {
+		c.stmt.Reset()
+		c.kept.busy = false
+		return
+	}
+	c.stmt.Close()
+}

@@ -1,0 +1,355 @@
+package hiqlite
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine"
+)
+
+// tx is a transaction that is open on a connection. Its statements run on a
+// view of this node's replica; what it writes is applied by all replicas at
+// Commit, under the write lease that it has had since.
+type tx struct {
+	c        *conn
+	ctx      context.Context           // of BeginTx: bounds Commit
+	view     *statemachine.Transaction // nil: a deferred one that has not read yet
+	grant    *grant                    // nil: it has not the lease
+	readOnly bool
+	bySave   bool // begun by a SAVEPOINT, whose RELEASE commits
+	began    time.Time
+	timer    *time.Timer
+	stage    atomic.Int32 // so that the timer ends it only while it is open
+}
+
+// Stages of a transaction.
+const (
+	txOpen int32 = iota
+	txEnding
+)
+
+var _ driver.Tx = (*tx)(nil)
+
+// Begin is BeginTx without a context.
+func (c *conn) Begin() (driver.Tx, error) {
+	return c.BeginTx(context.Background(), driver.TxOptions{})
+}
+
+// BeginTx begins a transaction.
+func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	if err := c.usable(); err != nil {
+		return nil, err
+	}
+	if level := sql.IsolationLevel(opts.Isolation); level != sql.LevelDefault && level != sql.LevelSerializable {
+		return nil, misuse("transactions are serializable: leave the level out", "isolation level %v is not supported", level)
+	}
+	if err := c.begin(ctx, opts.ReadOnly, c.cfg.Deferred); err != nil {
+		return nil, err
+	}
+	return c.tx, nil
+}
+
+// begin begins a transaction. Unless it is deferred or only reads it waits for
+// the write lease.
+func (c *conn) begin(ctx context.Context, readOnly, deferred bool) error {
+	if c.tx != nil {
+		return misuse("", "cannot start a transaction within a transaction (1)")
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	t := &tx{c: c, ctx: ctx, readOnly: readOnly || c.queryOnly, began: time.Now()}
+	var err error
+	switch {
+	case t.readOnly:
+		err = t.look(ctx)
+	case !deferred:
+		err = t.lease(ctx)
+	}
+	if err != nil {
+		t.end()
+		return err
+	}
+	c.tx = t
+	return nil
+}
+
+// look begins the view, without the lease.
+func (t *tx) look(ctx context.Context) error {
+	if t.view != nil {
+		return nil
+	}
+	c := t.c
+	if c.consistency(ctx) == Linearizable {
+		if err := c.node.linearize(ctx); err != nil {
+			return err
+		}
+	}
+	var err error
+	if t.readOnly {
+		t.view, err = c.node.replica.Read(ctx, t.options())
+	} else {
+		t.view, err = c.node.replica.Speculate(t.options())
+	}
+	return sqlError(err)
+}
+
+func (t *tx) options() statemachine.TransactionOptions {
+	c := t.c
+	return statemachine.TransactionOptions{
+		Seed: rand.Uint64(), MaxSteps: c.node.cfg.MaxSteps, MaxBytes: maxOperation, ForeignKeysOff: c.foreignKeysOff,
+		Changes: c.changes, TotalChanges: c.totalChanges, LastInsertID: c.lastInsertID,
+	}
+}
+
+// lease makes the transaction one that can write.
+func (t *tx) lease(ctx context.Context) error {
+	if t.grant != nil {
+		return nil
+	}
+	n := t.c.node
+	if err := n.diskError(); err != nil {
+		return err
+	}
+	bounded, cancel := n.within(ctx)
+	defer cancel()
+	g, err := n.leases.acquire(bounded, t.c.patience())
+	if err != nil {
+		return err
+	}
+	t.grant = g
+	if err := t.look(context.Background()); err != nil { // the lease was granted by the log: nothing is newer
+		return err
+	}
+	if err := t.view.Lease(g.id, g.base); err != nil {
+		t.grant = nil
+		n.leases.drop(g)
+		if errors.Is(err, statemachine.ErrChanged) {
+			return &Error{Message: "database is locked (517) (SQLITE_BUSY_SNAPSHOT)", ExtendedCode: sqlite.CodeSnapshot,
+				Hint: "rows have changed since the transaction's first read; roll it back and run it again, as RunTx does"}
+		}
+		return t.explain(err)
+	}
+	n.leases.begun(g, func(reason error) { t.expire(reason) })
+	t.arm()
+	return nil
+}
+
+// arm starts the clock that ends a transaction which the program has forgotten.
+func (t *tx) arm() {
+	limit := t.c.cfg.TxTimeout
+	if limit == 0 {
+		limit = DefaultTxTimeout
+	}
+	var callers []uintptr
+	if t.c.cfg.TxTrace {
+		callers = make([]uintptr, 32)
+		callers = callers[:runtime.Callers(2, callers)]
+	}
+	log := t.c.node.cfg.Logger
+	t.timer = time.AfterFunc(limit, func() {
+		if !t.expire(fmt.Errorf("%w: it was open for more than %v (tx_timeout)", ErrTxExpired, limit)) {
+			return
+		}
+		args := []any{"after", limit}
+		if where := origin(callers); where != "" {
+			args = append(args, "begun", where)
+		}
+		log.Warn("hiqlite: a transaction was ended", args...)
+	})
+}
+
+// origin names the place in the user's program.
+func origin(callers []uintptr) string {
+	if len(callers) == 0 {
+		return ""
+	}
+	frames := runtime.CallersFrames(callers)
+	for {
+		f, more := frames.Next()
+		if !strings.HasPrefix(f.Function, "database/sql.") && !strings.HasPrefix(f.Function, "github.com/hiqlite/hiqlite.(*") {
+			return fmt.Sprintf("%s:%d (%s)", f.File, f.Line, f.Function)
+		}
+		if !more {
+			return ""
+		}
+	}
+}
+
+// expire ends the transaction from outside, unless it is ending already.
+func (t *tx) expire(reason error) bool {
+	if !t.stage.CompareAndSwap(txOpen, txEnding) {
+		return false
+	}
+	t.view.End(reason)
+	t.c.node.leases.drop(t.grant)
+	return true
+}
+
+// end gives back what the transaction has.
+func (t *tx) end() {
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	first := t.stage.CompareAndSwap(txOpen, txEnding)
+	if t.view != nil {
+		t.view.Close()
+	}
+	if first && t.grant != nil {
+		t.c.node.leases.drop(t.grant)
+	}
+	if t.c.tx == t {
+		t.c.tx = nil
+	}
+}
+
+// explain turns an error of the view's into one for the program.
+func (t *tx) explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, statemachine.ErrLeaseLost):
+		return fmt.Errorf("%w: %w", ErrTxExpired, err)
+	case errors.Is(err, statemachine.ErrRecordFull):
+		return fmt.Errorf("%w: %w; write in several smaller transactions", ErrTooLarge, err)
+	}
+	return sqlError(err)
+}
+
+var errNoTransaction = misuse("", "cannot commit - no transaction is active (1)")
+
+// Commit has what was written applied. Its errors:
+//   - ErrTxExpired: the lease was lost, nothing is applied.
+//   - ErrOutcomeUnknown: the context of BeginTx ended, or the node was closed,
+//     while it was being applied.
+//   - any other: nothing is applied.
+func (t *tx) Commit() error {
+	if t.c.tx != t {
+		return errNoTransaction
+	}
+	err := t.commit(t.ctx)
+	t.end()
+	return err
+}
+
+// Rollback forgets what was written.
+func (t *tx) Rollback() error {
+	if t.c.tx != t {
+		return misuse("", "cannot rollback - no transaction is active (1)")
+	}
+	t.rollback()
+	return nil
+}
+
+func (t *tx) rollback() { t.end() }
+
+// commit is Commit. If it fails before anything was proposed, the transaction
+// is still open.
+func (t *tx) commit(ctx context.Context) error {
+	if t.view == nil {
+		return nil
+	}
+	if t.grant == nil {
+		return t.explain(t.view.Err())
+	}
+	n := t.c.node
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := n.diskError(); err != nil {
+		return err
+	}
+	op := &wire.Operation{Lease: &wire.Lease{Keep: n.leases.keeps(t.grant, t.began)}}
+	encoded, err := t.view.Record(op)
+	if err != nil || encoded == nil {
+		return t.explain(err)
+	}
+	if !t.stage.CompareAndSwap(txOpen, txEnding) {
+		return t.explain(t.view.Err())
+	}
+	ctx, cancel := n.within(ctx)
+	defer cancel()
+	a, err := n.writes.Load().Do(ctx, encoded)
+	if err != nil {
+		n.leases.drop(t.grant)
+		return n.explain(err)
+	}
+	n.leases.applied(t.grant, a.Lease)
+	switch {
+	case a.Lease.State == wire.LeaseExpired:
+		return fmt.Errorf("%w: this node was not heard of for too long, others have gone on", ErrTxExpired)
+	case a.Err != nil:
+		return sqlError(a.Err)
+	}
+	return nil
+}
+
+// classify finds out what a text does to what the transaction sees.
+func (t *tx) classify(ctx context.Context, text string) (*sqlite.Class, error) {
+	if err := t.look(ctx); err != nil {
+		return nil, err
+	}
+	class, err := t.view.Classify(text)
+	if err != nil {
+		return nil, t.explain(err)
+	}
+	return &class, nil
+}
+
+// read runs a text that only reads.
+func (t *tx) read(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
+	if err := t.look(ctx); err != nil {
+		return nil, err
+	}
+	query := func(text string) (cursor, error) {
+		return t.view.Query(ctx, text, args)
+	}
+	q, err := lastWithRows(query, text, class)
+	if err != nil {
+		return nil, t.explain(readError(ctx, err))
+	}
+	return newLocalRows(ctx, &t.c.cfg, &txCursor{q, t}, q.Close)
+}
+
+// txCursor explains the errors of a transaction's query.
+type txCursor struct {
+	cursor
+	t *tx
+}
+
+func (c *txCursor) Next(row func(*sqlite.Stmt)) (bool, error) {
+	more, err := c.cursor.Next(row)
+	return more, c.t.explain(err)
+}
+
+// write runs a text that writes.
+func (t *tx) write(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (*wire.Result, error) {
+	switch {
+	case t.readOnly || t.c.queryOnly:
+		return nil, errReadOnly()
+	case class.Kind == sqlite.Vacuum:
+		return nil, misuse("", "SQL logic error: cannot VACUUM from within a transaction (1)")
+	}
+	if err := t.lease(ctx); err != nil {
+		return nil, err
+	}
+	if class.Script {
+		return t.script(ctx, text, args)
+	}
+	s, err := t.view.Exec(ctx, text, args)
+	if err != nil {
+		return nil, t.explain(readError(ctx, err))
+	}
+	t.c.remember(class, &s)
+	return &wire.Result{Statements: []wire.StatementResult{s}}, nil
+}
