@@ -96,6 +96,7 @@ func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, erro
 	if err != nil {
 		return nil, err
 	}
+	c.switched(r)
 	results := make([]sql.Result, len(r.Statements))
 	for i := range r.Statements {
 		results[i] = resultOf(classes[i], &r.Statements[i])

@@ -286,10 +286,17 @@ func (c *conn) write(ctx context.Context, text string, class *sqlite.Class, args
 		Statements:     []wire.Statement{{SQL: text, Args: args}},
 	}
 	r, err := c.propose(ctx, op, class)
-	if err == nil && class.Script && r.ForeignKeys != wire.ForeignKeysUntouched {
-		c.foreignKeysOff = r.ForeignKeys == wire.ForeignKeysSwitchedOff
+	if err == nil {
+		c.switched(r)
 	}
 	return r, err
+}
+
+// switched takes over what a script did to PRAGMA foreign_keys.
+func (c *conn) switched(r *wire.Result) {
+	if r.ForeignKeys != wire.ForeignKeysUntouched {
+		c.foreignKeysOff = r.ForeignKeys == wire.ForeignKeysSwitchedOff
+	}
 }
 
 // propose has an operation applied, whose statements are of these classes.

@@ -37,6 +37,8 @@ type Node struct {
 	writes atomic.Pointer[cluster.Combiner[*wire.EncodedOperation, answer]]
 
 	started   chan struct{}   // closed when shard is set
+	migrated  chan struct{}   // closed when Config.Migrations were applied, or failed
+	migration error           // why they failed; read once migrated is closed
 	held      chan struct{}   // capacity 1: a hold was applied
 	ctx       context.Context // ends with the node
 	cancel    context.CancelFunc
@@ -60,13 +62,14 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	n.started, n.held = make(chan struct{}), make(chan struct{}, 1)
+	n.started, n.held, n.migrated = make(chan struct{}), make(chan struct{}, 1), make(chan struct{})
 	n.leases = newLeases(n)
 	if err := n.open(); err != nil {
 		n.Close()
 		return nil, err
 	}
 	n.db = sql.OpenDB(n.Connector())
+	n.work.Go(n.migrate)
 	return n, nil
 }
 
@@ -127,11 +130,49 @@ func (n *Node) open() error {
 	return nil
 }
 
-// Ready returns once a leader is known and this node has applied everything
-// that was acknowledged before the call. The errors are ErrNoLeader, with that
-// of ctx, and ErrClosed.
-// A context without a deadline is bounded by Config.Timeout.
-func (n *Node) Ready(ctx context.Context) error { return n.linearize(ctx) }
+// Ready returns once a leader is known, this node has applied everything that
+// was acknowledged before the call, and Config.Migrations are applied. The
+// errors are ErrNoLeader, with that of ctx, ErrClosed, and that of the
+// migrations. A context without a deadline is bounded by Config.Timeout.
+func (n *Node) Ready(ctx context.Context) error {
+	if err := n.linearize(ctx); err != nil || n.cfg.Migrations == nil {
+		return err
+	}
+	ctx, cancel := n.within(ctx)
+	defer cancel()
+	select {
+	case <-n.migrated:
+		return n.migration
+	case <-ctx.Done():
+		return fmt.Errorf("hiqlite: the migrations are not applied yet: %w", ctx.Err())
+	}
+}
+
+// migrateAgain is how soon migrations are tried again that found no leader.
+const migrateAgain = 100 * time.Millisecond
+
+// migrate applies Config.Migrations, as soon as there is a leader.
+func (n *Node) migrate() {
+	defer close(n.migrated)
+	if n.cfg.Migrations == nil {
+		return
+	}
+	for {
+		err := Migrate(n.ctx, n.db, n.cfg.Migrations)
+		switch {
+		case n.ctx.Err() != nil:
+			n.migration = ErrClosed
+			return
+		case errors.Is(err, ErrNoLeader), errors.Is(err, ErrOutcomeUnknown), repeatable(err):
+			n.sleep(migrateAgain)
+			continue
+		}
+		if n.migration = err; err != nil {
+			n.cfg.Logger.Error("hiqlite: the migrations failed", "node", n.cfg.NodeID, "error", err)
+		}
+		return
+	}
+}
 
 // Close stops the node: it hands leadership over, waits for what runs, and
 // closes the database; a second of time is enough. Writes in flight get

@@ -1,8 +1,15 @@
 package hiqlite_test
 
 import (
+	"context"
 	"database/sql"
+	"errors"
+	"strings"
+	"sync"
 	"testing"
+	"testing/fstest"
+
+	"github.com/hiqlite/hiqlite"
 )
 
 func TestTransactionsReadWhatTheyWrite(t *testing.T) {
@@ -59,4 +66,88 @@ func mustBegin(t testing.TB, db *sql.DB) *sql.Tx {
 		t.Fatal(err)
 	}
 	return tx
+}
+
+// Three nodes come up with migrations, each at its own time: all are ready with
+// the schema in place.
+func TestNodesMigrateAtTheirStart(t *testing.T) {
+	files := fstest.MapFS{
+		"1_accounts.sql": {Data: []byte("CREATE TABLE account(id INTEGER PRIMARY KEY, balance INTEGER)")},
+		"2_first.sql":    {Data: []byte("INSERT INTO account(balance) VALUES(7)")},
+	}
+	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Migrations = files })
+	for i := range c.nodes {
+		var n, sum int
+		if err := c.db(i).QueryRow("SELECT count(*), sum(balance) FROM account").Scan(&n, &sum); err != nil || n != 1 || sum != 7 {
+			t.Errorf("node %d: %d rows, sum %d, %v", i+1, n, sum, err)
+		}
+	}
+	c.equal()
+	c.stop(2)
+	c.configs[2].Migrations = fstest.MapFS{"1_accounts.sql": {Data: []byte("CREATE TABLE other(id)")}, "2_first.sql": files["2_first.sql"]}
+	c.start(2)
+	if err := c.nodes[2].Ready(patient(t)); err == nil || !strings.Contains(err.Error(), "1_accounts.sql") {
+		t.Errorf("an altered migration: %v", err)
+	}
+}
+
+// Transactions that collide are run again, others are not.
+func TestRunTx(t *testing.T) {
+	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Conn.Deferred = true })
+	mustExec(t, c.db(0), "CREATE TABLE counter(n INTEGER)")
+	mustExec(t, c.db(0), "INSERT INTO counter VALUES(0)")
+	for i := range c.nodes {
+		c.ready(i)
+	}
+	const each, workers = 5, 6
+	var work sync.WaitGroup
+	for i := range workers {
+		work.Go(func() {
+			db := c.db(i % 3)
+			for range each {
+				err := hiqlite.RunTx(patient(t), db, nil, func(tx *sql.Tx) error {
+					var n int // read first, so that the write may come too late
+					if err := tx.QueryRow("SELECT n FROM counter").Scan(&n); err != nil {
+						return err
+					}
+					_, err := tx.Exec("UPDATE counter SET n=?", n+1)
+					return err
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	work.Wait()
+	var n int
+	ctx := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
+	if err := c.db(0).QueryRowContext(ctx, "SELECT n FROM counter").Scan(&n); err != nil || n != each*workers {
+		t.Errorf("the counter stands at %d, %v", n, err)
+	}
+	mine := errors.New("mine")
+	runs := 0
+	err := hiqlite.RunTx(patient(t), c.db(0), nil, func(tx *sql.Tx) error {
+		runs++
+		if _, err := tx.Exec("UPDATE counter SET n=0"); err != nil {
+			return err
+		}
+		return mine
+	})
+	if !errors.Is(err, mine) || runs != 1 {
+		t.Errorf("it ran %d times: %v", runs, err)
+	}
+	unknown := func(*sql.Tx) error { runs++; return errors.Join(hiqlite.ErrOutcomeUnknown, hiqlite.ErrTxExpired) }
+	if err := hiqlite.RunTx(patient(t), c.db(0), nil, unknown); !errors.Is(err, hiqlite.ErrOutcomeUnknown) || runs != 2 {
+		t.Errorf("it ran %d times: %v", runs, err)
+	}
+	busy := func(*sql.Tx) error { runs++; return &hiqlite.Error{ExtendedCode: 5} }
+	ctx, cancel := context.WithTimeout(patient(t), 0)
+	defer cancel()
+	if err := hiqlite.RunTx(ctx, c.db(0), nil, busy); err == nil {
+		t.Error("a context that has ended runs nothing")
+	}
+	if err := c.db(0).QueryRow("SELECT n FROM counter").Scan(&n); err != nil || n != each*workers {
+		t.Errorf("the counter stands at %d, %v", n, err)
+	}
 }
