@@ -50,8 +50,8 @@ func benchCommand() *cobra.Command {
 		Short: "Measure a cluster whose nodes all run in this process",
 		Long: `Opens the nodes in this process and in a temporary folder, and measures through
 the *sql.DB of one of them, for each concurrency: single INSERTs, each
-acknowledged when a majority has it on disk; batches of ` + fmt.Sprint(batchRows) + ` INSERTs; and SELECTs
-of one row by its key.
+acknowledged when a majority has it on disk; transactions of one INSERT, and of
+many; batches of ` + fmt.Sprint(batchRows) + ` INSERTs; and SELECTs of one row by its key.
 
 All nodes share this machine's processors and its disk, so a cluster of machines
 does better. --json prints one object a line, one for each concurrency.`,
@@ -118,9 +118,17 @@ type figures struct {
 	InsertsPerS   float64 `json:"inserts_per_s"`
 	InsertP50     float64 `json:"insert_p50_us"`
 	InsertP99     float64 `json:"insert_p99_us"`
+	TxRowsPerS    float64 `json:"tx_rows_per_s"`
+	TxPerS        float64 `json:"tx_per_s"`
 	BatchRowsPerS float64 `json:"batch_rows_per_s"`
 	SelectsPerS   float64 `json:"select_per_s"`
 	SelectP50     float64 `json:"select_p50_us"`
+
+	// Begin, one INSERT and Commit, in plain INSERTs made in the same seconds:
+	// of a transaction alone, and of those that follow each other closely. Only
+	// measured at concurrency 1.
+	TxRatio     float64 `json:"tx_to_insert_ratio,omitempty"`
+	TxKeptRatio float64 `json:"tx_back_to_back_to_insert_ratio,omitempty"`
 }
 
 func (b *bench) run(ctx context.Context, out, notes io.Writer) (err error) {
@@ -259,6 +267,10 @@ func (b *bench) measure(ctx context.Context, nodes []*hiqlite.Node, db *sql.DB, 
 	f.InsertsPerS, f.InsertP50, f.InsertP99 = round(t.perSecond()), t.quantile(0.50), t.quantile(0.99)
 	rows := b.rows + b.rows/warmUp // that SELECTs will find
 
+	if err := b.transactions(ctx, nodes, db, c, &f); err != nil {
+		return f, fmt.Errorf("transactions: %w", err)
+	}
+
 	first := 2 * rows
 	batched := func(n int) error {
 		stmts := make([]hiqlite.Statement, batchRows)
@@ -359,10 +371,14 @@ func (b *bench) printer(out io.Writer) func(i int, f figures) error {
 	return func(i int, f figures) error {
 		if i == 0 {
 			fmt.Fprintf(out, "nodes: %d, in this process and on one disk; writes on the disks of a majority; via the %s\n\n", b.nodes, b.via)
-			fmt.Fprint(w, "concurrency\tinserts/s\tp50\tp99\tbatch rows/s\tselects/s\tp50\t\n")
+			fmt.Fprint(w, "concurrency\tinserts/s\tp50\tp99\ttx/s\ttx rows/s\tbatch rows/s\tselects/s\tp50\t\n")
 		}
-		fmt.Fprintf(w, "%d\t%.0f\t%.0f us\t%.0f us\t%.0f\t%.0f\t%.1f us\t\n",
-			f.Concurrency, f.InsertsPerS, f.InsertP50, f.InsertP99, f.BatchRowsPerS, f.SelectsPerS, f.SelectP50)
-		return w.Flush()
+		fmt.Fprintf(w, "%d\t%.0f\t%.0f us\t%.0f us\t%.0f\t%.0f\t%.0f\t%.0f\t%.1f us\t\n",
+			f.Concurrency, f.InsertsPerS, f.InsertP50, f.InsertP99, f.TxPerS, f.TxRowsPerS, f.BatchRowsPerS, f.SelectsPerS, f.SelectP50)
+		if err := w.Flush(); err != nil || f.TxRatio == 0 {
+			return err
+		}
+		_, err := fmt.Fprintf(out, "begin, one insert and commit take %.2f plain inserts, back to back %.2f\n", f.TxRatio, f.TxKeptRatio)
+		return err
 	}
 }
