@@ -304,6 +304,7 @@ func (c *conn) propose(ctx context.Context, op *wire.Operation, classes ...*sqli
 	if c.queryOnly {
 		return nil, errReadOnly()
 	}
+	delete(c.settings, "defer_foreign_keys") // it lasts until the end of a transaction
 	r, err := c.node.write(ctx, op, c.patience())
 	if err != nil {
 		return nil, err

@@ -85,6 +85,37 @@ func ExampleBatch() {
 	// bob has 0
 }
 
+func ExampleRunTx() {
+	db, closeAll := openExample()
+	defer closeAll()
+	ctx := context.Background()
+	if _, err := db.Exec("CREATE TABLE seats(n INTEGER PRIMARY KEY, who TEXT); INSERT INTO seats(n) VALUES(1),(2)"); err != nil {
+		log.Fatal(err)
+	}
+	for _, who := range []string{"ada", "bob", "eve"} {
+		err := hiqlite.RunTx(ctx, db, nil, func(tx *sql.Tx) error {
+			var seat int
+			if err := tx.QueryRow("SELECT n FROM seats WHERE who IS NULL ORDER BY n").Scan(&seat); err != nil {
+				return err
+			}
+			if _, err := tx.Exec("UPDATE seats SET who=? WHERE n=?", who, seat); err != nil {
+				return err
+			}
+			fmt.Println(who, "takes seat", seat)
+			return nil
+		})
+		if errors.Is(err, sql.ErrNoRows) {
+			fmt.Println("no seat for", who)
+		} else if err != nil {
+			log.Fatal(err)
+		}
+	}
+	// Output:
+	// ada takes seat 1
+	// bob takes seat 2
+	// no seat for eve
+}
+
 func ExampleWithConsistency() {
 	db, closeAll := openExample()
 	defer closeAll()

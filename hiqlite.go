@@ -10,7 +10,7 @@
 //
 // This package is what stands behind it, for programs that want to hold the
 // node in their hands ([Open]), and what database/sql has no name for: [Batch],
-// [WithConsistency] and the errors.
+// [RunTx], [Migrate], [WithConsistency] and the errors.
 //
 // # Guarantees
 //
@@ -24,6 +24,30 @@
 //   - All nodes hold the same rows, whatever SQL was run: random() and
 //     datetime('now') are computed alike everywhere.
 //
+// # Transactions
+//
+// [database/sql.DB.BeginTx] begins a real transaction: reads in it see its
+// writes, errors come where they happen, and it is serializable. Levels other
+// than the default and sql.LevelSerializable are refused. BEGIN, COMMIT,
+// ROLLBACK and savepoints as SQL texts on one connection do the same.
+//
+//   - The cluster has one writer at a time, as SQLite has. Others, plain writes
+//     too, wait for their turn, first in first out over all nodes, and for as
+//     long as busy_timeout; then it is SQLITE_BUSY. So keep transactions short.
+//   - Nobody sees anything of it before Commit has returned or is about to.
+//     Commit is one write: applied once and completely, or not at all.
+//   - It survives the loss of the leader. If its own node is not heard of for
+//     [Config].LeaseTTL while others wait, they go on, and Commit returns
+//     [ErrTxExpired]: nothing was applied. [RunTx] runs it again.
+//   - Commit returns [ErrOutcomeUnknown] only if the context of BeginTx ended, or
+//     the node was closed, while the commit was on its way; the loss of nodes
+//     alone makes it late.
+//   - All that it writes has to fit into about 8 MiB: the statement with which it
+//     does not fails with [ErrTooLarge].
+//   - With sql.TxOptions.ReadOnly it is a snapshot of this node's rows, which
+//     takes no part in this. It holds back SQLite's write-ahead log: if that
+//     grows beyond 1 GiB, the oldest such snapshot is ended.
+//
 // # SQLite
 //
 // Values, types, error texts and codes are those of modernc.org/sqlite, with
@@ -31,13 +55,17 @@
 //
 //   - Foreign keys are enforced unless a connection switches them off.
 //   - A wrong number of arguments is an error, in scripts too.
-//   - A script of several statements is atomic.
+//   - A script of several statements is atomic, unless it says BEGIN or COMMIT
+//     itself; then what it began is rolled back if it fails.
+//   - After OR ROLLBACK, RAISE(ROLLBACK) or an interrupted write a transaction is
+//     over, and its statements fail until ROLLBACK, COMMIT or the end of the
+//     sql.Tx; SQLite would run them one by one.
 //   - An empty blob is not nil.
 //   - LastInsertId and RowsAffected of a statement that changes the schema are 0.
 //   - changes() and last_insert_rowid() keep their values over a statement that
 //     fails.
 //   - PRAGMAs that tune a connection are answered and do nothing: journal_mode is
-//     wal, busy_timeout 5000 unless told otherwise.
+//     wal, busy_timeout 10000 unless told otherwise.
 //   - Refused are ATTACH, TEMP objects, load_extension, PRAGMAs that change what
 //     statements mean, texts with a NUL, the rowid 2^63-1, and writes that read
 //     what is one node's own: dbstat, sqlite_offset(), page counts and the table
@@ -46,9 +74,9 @@
 // Replicas compute alike on one architecture. Clusters that mix amd64 and arm64
 // may differ in the last bit of transcendental functions: do not.
 //
-// Reading the source: config.go, conn.go, stmt.go, rows.go, batch.go and
-// value.go are the nouns of the driver; node.go is what runs behind them, and
-// docs/ARCHITECTURE.md the way through all packages.
+// Reading the source: config.go, conn.go, stmt.go, tx.go, rows.go, batch.go and
+// value.go are the nouns of the driver; node.go and lease.go are what runs behind
+// them, and docs/ARCHITECTURE.md the way through all packages.
 package hiqlite
 
 import (

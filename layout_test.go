@@ -30,6 +30,7 @@ var mayImport = []struct {
 	{"examples/*/*", nil},
 	{"tests/*", []string{".", "driver"}},
 	{"benchmarks", nil},
+	{"tests/*", []string{".", "driver"}},
 	{"driver", []string{"."}},
 	{".", []string{"cluster", "statemachine", "internal/sqlite", "internal/wire"}},
 	{"cluster", nil}, // it moves bytes

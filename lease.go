@@ -329,6 +329,15 @@ func (l *leases) wanted(held wire.HeldLease) {
 	}
 }
 
+// inherited notes that others wait for a lease of this node's incarnation before:
+// the first entry of this one ends it.
+func (l *leases) inherited() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.beat = true
+	l.rouse()
+}
+
 // run gives up what is not needed, and lets the others hear of this node while
 // it has or wants the lease and others wait for it too.
 func (l *leases) run() {

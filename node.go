@@ -302,7 +302,11 @@ func (n *Node) write(ctx context.Context, op *wire.Operation, patience time.Dura
 	op.MaxSteps = n.cfg.MaxSteps
 	began := time.Now()
 	a, err := n.do(ctx, op)
-	if g != nil {
+	switch {
+	case g == nil:
+	case err == nil:
+		n.leases.applied(g, wire.LeaseAnswer{}) // it ended with the operation
+	default:
 		n.leases.drop(g)
 	}
 	if errors.Is(err, ErrTooLarge) {
@@ -366,8 +370,13 @@ func (l listener) Applied(session, sequence uint64, results []wire.Result) {
 func (l listener) Settled(_, id uint64, result wire.Result) { l.n.leases.settled(id, result) }
 
 func (l listener) Wanted(held wire.HeldLease) {
-	if w := l.n.writes.Load(); w != nil && w.Session() == held.Session {
+	w := l.n.writes.Load()
+	switch {
+	case w == nil:
+	case w.Session() == held.Session:
 		l.n.leases.wanted(held)
+	case l.n.replica.LeaseHolder() == l.n.cfg.NodeID:
+		l.n.leases.inherited()
 	}
 }
 

@@ -3,7 +3,6 @@ package hiqlite
 import (
 	"context"
 	"slices"
-	"strings"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -14,7 +13,7 @@ import (
 func (c *conn) control(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
 	var err error
 	switch {
-	case class.Script:
+	case class.Script && (c.tx != nil || class.What == "BEGIN" || class.What == "SAVEPOINT"):
 		return c.steps(ctx, text, args)
 	case class.What == "BEGIN":
 		err = c.begin(ctx, false, c.cfg.Deferred && !class.Immediate)
@@ -26,9 +25,9 @@ func (c *conn) control(ctx context.Context, text string, class *sqlite.Class, ar
 	case c.tx == nil && class.What == "COMMIT":
 		err = errNoTransaction
 	case c.tx == nil && class.What == "ROLLBACK":
-		err = misuse("", "cannot rollback - no transaction is active (1)")
+		err = errNoRollback
 	case c.tx == nil:
-		err = misuse("", "no such savepoint: %s (1)", class.Savepoint)
+		err = misuse("", "SQL logic error: no such savepoint: %s (1)", class.Savepoint)
 	case class.What == "COMMIT":
 		err = c.commit(ctx)
 	case class.What == "ROLLBACK":
@@ -163,8 +162,7 @@ func argumentsOf(params []string, args []wire.Argument) []wire.Argument {
 // script runs a script that writes: all of its statements or, if one fails,
 // none.
 func (t *tx) script(ctx context.Context, script string, args []wire.Argument) (*wire.Result, error) {
-	result := &wire.Result{Statements: make([]wire.StatementResult, 1)}
-	out := &result.Statements[0]
+	var out wire.StatementResult
 	err := t.view.Atomic(func() error {
 		used := make([]bool, len(args))
 		for rest := script; rest != ""; {
@@ -177,9 +175,15 @@ func (t *tx) script(ctx context.Context, script string, args []wire.Argument) (*
 				continue
 			}
 			sqlite.Use(part.Params, args, used)
-			if err := t.part(ctx, &part, argumentsOf(part.Params, args), strings.TrimSpace(rest) == "", out); err != nil {
+			next, err := t.part(ctx, &part, argumentsOf(part.Params, args))
+			if err != nil {
 				return err
 			}
+			if next.Rows == nil && !sqlite.Blank(rest) {
+				next.Rows = out.Rows
+			}
+			next.TotalChanges += out.TotalChanges
+			out = next
 		}
 		if i := slices.Index(used, false); i >= 0 {
 			return unusedArgument(i)
@@ -189,31 +193,31 @@ func (t *tx) script(ctx context.Context, script string, args []wire.Argument) (*
 	if err != nil {
 		return nil, t.explain(err)
 	}
-	return result, nil
+	return &wire.Result{Statements: []wire.StatementResult{out}}, nil
 }
 
-// part runs one statement of a script and adds what it answers to out.
-func (t *tx) part(ctx context.Context, part *sqlite.Part, args []wire.Argument, last bool, out *wire.StatementResult) error {
-	if part.Kind != sqlite.Write {
-		rows, err := t.c.step(ctx, part, args)
-		if err != nil {
-			return err
-		}
-		return rows.Close()
-	}
+// part runs one statement of a script.
+func (t *tx) part(ctx context.Context, part *sqlite.Part, args []wire.Argument) (out wire.StatementResult, err error) {
+	c := t.c
 	if missing := sqlite.Use(part.Params, args, make([]bool, len(args))); missing >= 0 {
-		return misuse("", "missing argument with index %d", missing+1)
+		return out, misuse("", "missing argument with index %d", missing+1)
 	}
-	s, err := t.view.Exec(ctx, part.SQL, args)
-	if err != nil {
-		return t.explain(readError(ctx, err))
+	switch part.Kind {
+	case sqlite.Write:
+		if out, err = t.view.Exec(ctx, part.SQL, args); err != nil {
+			return out, t.explain(readError(ctx, err))
+		}
+		c.remember(&part.Class, &out)
+		return out, nil
+	case sqlite.Read:
+		out.Rows, err = t.view.Rows(ctx, part.SQL, args)
+		err = t.explain(readError(ctx, err))
+	default:
+		var rows seenRows
+		if rows, err = c.answer(ctx, part.SQL, &part.Class, args); err == nil {
+			rows.Close()
+		}
 	}
-	t.c.remember(&part.Class, &s)
-	rows, total := out.Rows, out.TotalChanges
-	if s.Rows == nil && !last {
-		s.Rows = rows
-	}
-	*out = s
-	out.TotalChanges += total
-	return nil
+	out.RowsAffected, out.LastInsertID = c.changes, c.lastInsertID
+	return out, err
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // settings are the PRAGMAs that a connection was told, as it answers them. None
-// has an effect, but busy_timeout.
+// has an effect, but busy_timeout and defer_foreign_keys.
 type settings map[string]int64
 
 func (s *settings) set(name string, value int64) {
@@ -78,7 +78,7 @@ func (k settingKind) read(arg string) (value int64, taken bool) {
 func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
 	if !class.Script {
 		if c.tx != nil && class.Pragma == "defer_foreign_keys" {
-			if _, err := c.tx.write(ctx, text, &sqlite.Class{Kind: sqlite.Write}, nil); err != nil {
+			if err := c.tx.deferForeignKeys(ctx, sqlite.Truth(class.PragmaArg)); err != nil {
 				return nil, err
 			}
 		}

@@ -63,7 +63,7 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 // the write lease.
 func (c *conn) begin(ctx context.Context, readOnly, deferred bool) error {
 	if c.tx != nil {
-		return misuse("", "cannot start a transaction within a transaction (1)")
+		return misuse("", "SQL logic error: cannot start a transaction within a transaction (1)")
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -101,7 +101,10 @@ func (t *tx) look(ctx context.Context) error {
 	} else {
 		t.view, err = c.node.replica.Speculate(t.options())
 	}
-	return sqlError(err)
+	if err != nil {
+		return sqlError(err)
+	}
+	return t.opened()
 }
 
 func (t *tx) options() statemachine.TransactionOptions {
@@ -128,8 +131,13 @@ func (t *tx) lease(ctx context.Context) error {
 		return err
 	}
 	t.grant = g
-	if err := t.look(context.Background()); err != nil { // the lease was granted by the log: nothing is newer
-		return err
+	if t.view == nil { // what the grant comes after is what it sees
+		if t.view, err = n.replica.Speculate(t.options()); err != nil {
+			return sqlError(err)
+		}
+		if err := t.opened(); err != nil {
+			return err
+		}
 	}
 	if err := t.view.Lease(g.id, g.base); err != nil {
 		t.grant = nil
@@ -210,6 +218,7 @@ func (t *tx) end() {
 	}
 	if t.c.tx == t {
 		t.c.tx = nil
+		delete(t.c.settings, "defer_foreign_keys")
 	}
 }
 
@@ -226,7 +235,10 @@ func (t *tx) explain(err error) error {
 	return sqlError(err)
 }
 
-var errNoTransaction = misuse("", "cannot commit - no transaction is active (1)")
+var (
+	errNoTransaction = misuse("", "SQL logic error: cannot commit - no transaction is active (1)")
+	errNoRollback    = misuse("", "SQL logic error: cannot rollback - no transaction is active (1)")
+)
 
 // Commit has what was written applied. Its errors:
 //   - ErrTxExpired: the lease was lost, nothing is applied.
@@ -245,7 +257,7 @@ func (t *tx) Commit() error {
 // Rollback forgets what was written.
 func (t *tx) Rollback() error {
 	if t.c.tx != t {
-		return misuse("", "cannot rollback - no transaction is active (1)")
+		return errNoRollback
 	}
 	t.rollback()
 	return nil
@@ -304,6 +316,23 @@ func (t *tx) classify(ctx context.Context, text string) (*sqlite.Class, error) {
 		return nil, t.explain(err)
 	}
 	return &class, nil
+}
+
+// deferForeignKeys does what PRAGMA defer_foreign_keys does: until the end of the
+// transaction.
+func (t *tx) deferForeignKeys(ctx context.Context, on bool) error {
+	if err := t.look(ctx); err != nil {
+		return err
+	}
+	return t.explain(t.view.DeferForeignKeys(on))
+}
+
+// opened brings over what the connection was told before.
+func (t *tx) opened() error {
+	if t.c.settings["defer_foreign_keys"] == 0 {
+		return nil
+	}
+	return t.explain(t.view.DeferForeignKeys(true))
 }
 
 // read runs a text that only reads.

@@ -38,6 +38,8 @@
 //     a Go duration. Default 30s.
 //   - tick: Raft's unit of time, whole milliseconds as a Go duration, the same on
 //     all nodes. Default 50ms, 20ms for a node alone.
+//   - lease_ttl: when a transaction of a node that is not heard of any more stops
+//     being in the way of others, as a Go duration from 1s on. Default 5s.
 //   - durability: "always", which is the default and as yet the only level: a
 //     write returns when a majority has it on disk.
 //   - secret_file: refused as yet. Encrypted transport comes with a later
@@ -53,7 +55,8 @@
 //     hiqlite.Consistency and hiqlite.WithConsistency.
 //   - _foreign_keys, _fk: PRAGMA foreign_keys, on unless switched off.
 //   - _query_only: PRAGMA query_only.
-//   - _busy_timeout, _timeout: PRAGMA busy_timeout, in milliseconds.
+//   - _busy_timeout, _timeout: PRAGMA busy_timeout, in milliseconds: how long to
+//     wait for transactions of others before SQLITE_BUSY. Default 10000.
 //   - _journal_mode, _journal: DELETE TRUNCATE PERSIST MEMORY WAL OFF.
 //   - _synchronous, _sync: 0 OFF 1 NORMAL 2 FULL 3 EXTRA.
 //   - _auto_vacuum, _vacuum: 0 NONE 1 FULL 2 INCREMENTAL. Like the two above it
@@ -71,8 +74,14 @@
 //   - _inttotime: integers in DATE, DATETIME and TIMESTAMP columns are times.
 //   - _texttotime: the scan type of texts in these columns, and in TIME columns,
 //     is [time.Time]; texts of expressions that look like times are times.
-//   - _txlock: deferred, immediate or exclusive. Checked and kept for later:
-//     transactions come with a later version.
+//   - _txlock: immediate (default) or exclusive: a transaction waits for the
+//     write lease when it begins; or deferred: when it first writes, which fails
+//     with SQLITE_BUSY_SNAPSHOT if rows have changed since its first read. BEGIN
+//     as a text follows it too; BEGIN IMMEDIATE does not.
+//   - tx_timeout: ends a transaction that has the write lease for longer, as a
+//     Go duration. Default 60s.
+//   - tx_trace: makes the log line about such a transaction name the place in
+//     the program where it began.
 //   - _error_rc: accepted, without effect: messages are always SQLite's own.
 //   - _defensive: accepted, without effect: connections are always defensive.
 //   - _dqs: only true, the default: replicas read double-quoted texts alike.

@@ -110,6 +110,9 @@ func same(have, want *hiqlite.Config) error {
 	if have.Timeout != want.Timeout {
 		differ("timeout", have.Timeout, want.Timeout)
 	}
+	if have.LeaseTTL != want.LeaseTTL {
+		differ("lease_ttl", have.LeaseTTL, want.LeaseTTL)
+	}
 	if have.Tick != want.Tick {
 		differ("tick", have.Tick, want.Tick)
 	}

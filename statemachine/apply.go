@@ -190,7 +190,7 @@ func (r *SQL) entry(index uint64, e *wire.Entry) error {
 
 // maxFineTick bounds, in milliseconds, a step of the clock while somebody waits
 // for the lease: a coarse one, that was on its way, would let it lapse at once.
-const maxFineTick = 500
+const maxFineTick = idleTTL / 2
 
 // tick moves the shard's clock if the tick's proposer knew where it stood.
 func (r *SQL) tick(t wire.Tick) error {
@@ -204,7 +204,10 @@ func (r *SQL) tick(t wire.Tick) error {
 	if r.ticks > r.cfg.SessionTTL {
 		r.sessions.expire(r.ticks - r.cfg.SessionTTL)
 	}
-	return errors.Join(r.abandoned(), r.lapse())
+	if err := r.abandoned(); err != nil {
+		return err
+	}
+	return r.lapse()
 }
 
 // operation applies op in the batch's transaction, or, a VACUUM, between two.
@@ -230,7 +233,7 @@ func (r *SQL) replay(first int) error {
 		if run.exclude {
 			continue
 		}
-		*run.result = wire.Result{}
+		*run.result = wire.Result{Lease: run.result.Lease} // what was decided after it ran stays
 		ended, err := r.execute(run.op, run.result)
 		if err != nil {
 			return err

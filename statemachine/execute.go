@@ -103,6 +103,13 @@ func errDiffers(i int) error {
 // transaction executes the statements that a Transaction recorded: each with
 // its own clock and randomness, and to the same end.
 func (x *execution) transaction() error {
+	if x.op.Lease.DeferForeignKeys {
+		x.deferred = true
+		x.programs.clear() // SQLite would prepare them anew
+		if err := x.owner("PRAGMA defer_foreign_keys=ON"); err != nil {
+			return err
+		}
+	}
 	var sum wire.Checksum
 	now, n := x.op.StampMS, uint64(0)
 	for i := range x.op.Statements {

@@ -61,7 +61,7 @@ func folder(t *testing.T) string {
 // emptyMachine returns an open replica that has applied nothing.
 func emptyMachine(t *testing.T) *machine {
 	t.Helper()
-	m := &machine{t: t, dir: filepath.Join(folder(t), "sql"), got: map[[2]uint64][]wire.Result{}, opened: map[uint64]uint64{}, failed: make(chan error, 1)}
+	m := &machine{t: t, dir: filepath.Join(folder(t), "sql"), got: map[[2]uint64][]wire.Result{}, opened: map[uint64]uint64{}, settled: map[uint64]wire.Result{}, failed: make(chan error, 1)}
 	m.start()
 	m.session = 1
 	return m

@@ -60,16 +60,20 @@ func (p *programs) keep(text string, stmt *sqlite.Stmt) *program {
 
 // evict drops the half that was not used for longest.
 func (p *programs) evict() {
-	limit := p.clock - uint64(len(p.byText))/2
+	p.drop(p.clock - uint64(len(p.byText))/2)
+	if len(p.byText) >= maxPrograms || p.bytes > maxProgramBytes {
+		p.drop(p.clock)
+	}
+}
+
+// drop drops those that were last used at limit or before.
+func (p *programs) drop(limit uint64) {
 	for text, found := range p.byText {
 		if found.used <= limit && !found.busy {
 			found.Close()
 			delete(p.byText, text)
 			p.bytes -= len(text)
 		}
-	}
-	if len(p.byText) >= maxPrograms || p.bytes > maxProgramBytes {
-		p.clear()
 	}
 }
 

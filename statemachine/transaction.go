@@ -55,6 +55,7 @@ type Transaction struct {
 	over     error // why it has to end after the statement that runs
 	cursors  map[*Cursor]bool
 	dirty    bool // the connection must not be used again
+	deferred bool // foreign keys were checked later than they are by themselves
 
 	rec        wire.Recorder
 	sum        wire.Checksum
@@ -119,6 +120,8 @@ func (r *SQL) Speculate(opts TransactionOptions) (*Transaction, error) {
 		return nil, err
 	}
 	t := &Transaction{r: r, spec: spec, conn: spec.conn, programs: spec.programs, opts: opts, lent: true, cursors: map[*Cursor]bool{}}
+	t.mu.Lock() // it can be ended from here on
+	defer t.mu.Unlock()
 	r.spare.lend(t)
 	t.conn.Begin(&wire.Operation{MaxSteps: opts.MaxSteps})
 	t.conn.SetState(opts.Changes, opts.TotalChanges, opts.LastInsertID)
@@ -178,6 +181,8 @@ func (t *Transaction) Lease(lease, base uint64) error {
 	if !t.r.writes(t, lease) {
 		return ErrLeaseLost
 	}
+	changes, total, id := t.conn.Changes(), t.conn.TotalChanges(), t.conn.LastInsertID()
+	defer func() { t.conn.SetState(changes, total, id) }()
 	// A write that changes nothing takes SQLite's lock. Waiting for it is not
 	// SQLite's to do, in a transaction that has read.
 	for deadline := time.Now().Add(lockWait); ; time.Sleep(time.Millisecond) {
@@ -189,12 +194,6 @@ func (t *Transaction) Lease(lease, base uint64) error {
 		return err
 	}
 }
-
-// Base returns the last entry that may have changed the rows in view.
-func (t *Transaction) Base() uint64 { return t.changed }
-
-// Writable reports whether the transaction has a lease.
-func (t *Transaction) Writable() bool { return t.lease != 0 }
 
 func (t *Transaction) owner(sql string) error {
 	t.conn.Owner(true)
@@ -277,6 +276,21 @@ func (t *Transaction) finish(reason error) {
 		t.dirty = true
 	}
 	t.r.spare.give(t, !t.dirty && t.ending.Load() == nil)
+}
+
+// DeferForeignKeys does what PRAGMA defer_foreign_keys does.
+func (t *Transaction) DeferForeignKeys(on bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.err(); err != nil {
+		return err
+	}
+	sql := "PRAGMA defer_foreign_keys=OFF"
+	if on {
+		sql = "PRAGMA defer_foreign_keys=ON"
+		t.deferred = true
+	}
+	return t.owner(sql)
 }
 
 // Classify finds out what a text does, to what the transaction sees.
@@ -487,6 +501,7 @@ func (t *Transaction) Record(op *wire.Operation) (*wire.EncodedOperation, error)
 	op.StampMS, op.Seed, op.MaxSteps = t.stamp, t.opts.Seed, t.opts.MaxSteps
 	op.ForeignKeysOff, op.Changes, op.LastInsertID = t.opts.ForeignKeysOff, t.opts.Changes, t.opts.LastInsertID
 	op.Lease.Under, op.Lease.Transaction, op.Lease.Base, op.Lease.Checksum = t.lease, true, t.changed, t.sum
+	op.Lease.DeferForeignKeys = t.deferred
 	return t.rec.Encode(op), nil
 }
 
@@ -600,6 +615,35 @@ func (t *Transaction) Query(ctx context.Context, text string, args []wire.Argume
 	t.conn.Clock(time.Now().UnixMilli(), rand.Uint64())
 	c.columns = stmt.Columns()
 	return c, nil
+}
+
+// Rows returns all rows of a query, which are bounded as those of a write.
+func (t *Transaction) Rows(ctx context.Context, text string, args []wire.Argument) (*wire.Rows, error) {
+	c, err := t.Query(ctx, text, args)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	rows, bytes := &wire.Rows{}, 0
+	for {
+		more, err := c.Next(func(s *sqlite.Stmt) {
+			for i := range s.ColumnCount() {
+				v := s.Value(i)
+				bytes += len(v.Data) + 10
+				rows.Cells = append(rows.Cells, v)
+			}
+		})
+		if err == nil && bytes > maxResult {
+			err = tooManyRows()
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !more {
+			rows.Columns = c.Columns()
+			return rows, nil
+		}
+	}
 }
 
 // Columns returns the query's columns; before the first Next they may be those

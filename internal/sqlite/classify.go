@@ -62,7 +62,7 @@ func (c *Conn) Classify(sql string) (Class, error) {
 		}
 		parts = append(parts, Part{text, one})
 		if one.Kind == Transaction && (len(parts) > 1 || !Blank(rest)) {
-			return Class{Kind: Transaction, Script: true, What: one.What}, nil
+			return Class{Kind: Transaction, Script: true, What: one.What, Savepoint: one.Savepoint}, nil
 		}
 		if one.Kind == Write && !Blank(rest) {
 			// What follows may use what the writes before it make: only the

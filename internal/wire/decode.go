@@ -186,6 +186,8 @@ func (l *Lease) field(f protowire.Number, n uint64, _ []byte) error {
 		l.Keep = n != 0
 	case 9:
 		l.Checksum = Checksum(n)
+	case 10:
+		l.DeferForeignKeys = n != 0
 	}
 	return nil
 }

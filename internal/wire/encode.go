@@ -85,6 +85,7 @@ func appendLease(b []byte, l *Lease) []byte {
 	if l.Checksum != 0 {
 		b = appendFixed(b, 9, uint64(l.Checksum))
 	}
+	b = appendBool(b, 10, l.DeferForeignKeys)
 	return b
 }
 

@@ -105,6 +105,9 @@ type Lease struct {
 	Base        uint64 // the last entry that had changed rows when the lease was granted
 	Keep        bool   // the lease goes on, idle, if nobody waits for it
 	Checksum    Checksum
+	// DeferForeignKeys checks all foreign keys at the transaction's end. Those
+	// that were checked earlier when it ran were not violated.
+	DeferForeignKeys bool
 }
 
 // A Checksum is one of what the statements of a transaction answered: a replica

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jmoiron/sqlx"
 	"github.com/jmoiron/sqlx/types"
+	"golang.org/x/sync/errgroup"
 )
 
 type contact struct {
@@ -144,6 +145,24 @@ func TestSqlx(t *testing.T) {
 			d.count(t, "contacts WHERE note IN ('before', 'after')", 2)
 		})
 
+		t.Run("transactions everywhere at once", func(t *testing.T) {
+			value[sql.Result](t)(db.ExecContext(ctx, "CREATE TABLE counters(n INTEGER)"))
+			value[sql.Result](t)(db.ExecContext(ctx, "INSERT INTO counters VALUES(0)"))
+			var all errgroup.Group
+			for _, pool := range []*sql.DB{d.home, d.home, d.away[0], d.away[1]} {
+				all.Go(func() error {
+					for range 10 {
+						if err := increment(ctx, sqlx.NewDb(pool, "sqlite")); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+			}
+			must(t, all.Wait())
+			d.count(t, "counters WHERE n = 40", 1)
+		})
+
 		t.Run("violations", func(t *testing.T) {
 			unique(t, insertAgain(ctx, db))
 			_, err := db.ExecContext(ctx, "UPDATE contacts SET manager = 99")
@@ -181,4 +200,21 @@ func insertAgain(ctx context.Context, db sqlx.ExtContext) error {
 func unique(t *testing.T, err error) {
 	t.Helper()
 	code(t, err, 2067, "UNIQUE constraint failed: contacts.email")
+}
+
+// increment reads, and then writes what it makes of that.
+func increment(ctx context.Context, db *sqlx.DB) error {
+	tx, err := db.BeginTxx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	var n int
+	if err := tx.GetContext(ctx, &n, "SELECT n FROM counters"); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, "UPDATE counters SET n = ?", n+1); err != nil {
+		return err
+	}
+	return tx.Commit()
 }

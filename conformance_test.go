@@ -1,0 +1,432 @@
+package hiqlite_test
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hiqlite/hiqlite"
+)
+
+// What programs may expect of any driver, and of one for SQLite: the contracts
+// of the public conformance suites (bradfitz/go-sql-test, and what modernc.org's,
+// mattn's and ncruces's drivers test of themselves), in our own words.
+
+// A contract is kept by a database, in tables that are its own.
+type contract struct {
+	name string
+	keep func(t *testing.T, db *sql.DB)
+}
+
+// unhurried makes what is given up show: nothing ends by itself while a test runs.
+func unhurried(cfg *hiqlite.Config) {
+	cfg.LeaseTTL = time.Hour
+	cfg.Conn.BusyTimeout = patience
+	cfg.Conn.TxTimeout = time.Hour
+}
+
+// keepAll checks contracts at one and at three nodes, by way of a node that does
+// not lead where there is one, and that the nodes hold the same in the end.
+func keepAll(t *testing.T, contracts []contract) {
+	for _, size := range []int{1, 3} {
+		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) {
+			c := newCluster(t, size, unhurried)
+			db := c.db((c.leader() + 1) % size)
+			for _, contract := range contracts {
+				t.Run(contract.name, func(t *testing.T) {
+					contract.keep(t, db)
+					if n := db.Stats().InUse; n != 0 {
+						t.Errorf("%d connections are still in use", n)
+					}
+				})
+			}
+			c.equal()
+		})
+	}
+}
+
+// commit fails unless the transaction can be committed.
+func commit(t testing.TB, tx *sql.Tx) {
+	t.Helper()
+	if err := tx.Commit(); err != nil {
+		t.Fatalf("commit: %v", err)
+	}
+}
+
+func rollBack(t testing.TB, tx *sql.Tx) {
+	t.Helper()
+	if err := tx.Rollback(); err != nil {
+		t.Fatalf("roll back: %v", err)
+	}
+}
+
+// an asker is what a query can be asked of.
+type asker interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
+}
+
+// one returns the one value that a query gives.
+func one[T any](t testing.TB, q asker, query string, args ...any) (v T) {
+	t.Helper()
+	if err := q.QueryRowContext(patient(t), query, args...).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return v
+}
+
+func run(t testing.TB, q asker, query string, args ...any) sql.Result {
+	t.Helper()
+	r, err := q.ExecContext(patient(t), query, args...)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return r
+}
+
+// each calls f for every row of a query.
+func each(t testing.TB, q asker, query string, f func(rows *sql.Rows), args ...any) {
+	t.Helper()
+	rows, err := q.QueryContext(patient(t), query, args...)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		f(rows)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+}
+
+// all starts n goroutines and waits for them.
+func all(t testing.TB, n int, f func(i int) error) {
+	t.Helper()
+	var work sync.WaitGroup
+	errs := make([]error, n)
+	for i := range n {
+		work.Go(func() { errs[i] = f(i) })
+	}
+	work.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestContractsOfDrivers(t *testing.T) {
+	keepAll(t, []contract{
+		{"blobs come back as bytes and as text", func(t *testing.T, db *sql.DB) {
+			run(t, db, "CREATE TABLE blobs(id INTEGER PRIMARY KEY, b BLOB)")
+			blob := []byte{0, 1, 2, 255, 254, 'a', 0}
+			tx := mustBegin(t, db)
+			run(t, tx, "INSERT INTO blobs VALUES(1, ?), (2, ?)", blob, []byte{})
+			for _, q := range []asker{tx, db} {
+				if q == db {
+					commit(t, tx)
+				}
+				if got := one[[]byte](t, q, "SELECT b FROM blobs WHERE id=1"); !bytes.Equal(got, blob) {
+					t.Errorf("%x", got)
+				}
+				if got := one[string](t, q, "SELECT b FROM blobs WHERE id=1"); got != string(blob) {
+					t.Errorf("%q", got)
+				}
+				if got := one[[]byte](t, q, "SELECT b FROM blobs WHERE id=2"); got == nil || len(got) > 0 {
+					t.Errorf("the empty blob came back as %#v", got)
+				}
+				each(t, q, "SELECT b FROM blobs WHERE id=1", func(rows *sql.Rows) {
+					var raw sql.RawBytes
+					if err := rows.Scan(&raw); err != nil || !bytes.Equal(raw, blob) {
+						t.Errorf("%x, %v", raw, err)
+					}
+				})
+			}
+		}},
+		{"many rows", func(t *testing.T, db *sql.DB) {
+			run(t, db, "CREATE TABLE many(id INTEGER PRIMARY KEY, name TEXT)")
+			tx := mustBegin(t, db)
+			stmt, err := tx.PrepareContext(patient(t), "INSERT INTO many(name) VALUES(?)")
+			if err != nil {
+				t.Fatal(err)
+			}
+			const rows = 3000
+			for i := range rows {
+				if _, err := stmt.Exec(fmt.Sprint("name ", i)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			commit(t, tx)
+			n := 0
+			each(t, db, "SELECT id, name FROM many ORDER BY id", func(rows *sql.Rows) {
+				var id int
+				var name string
+				if err := rows.Scan(&id, &name); err != nil || id != n+1 || name != fmt.Sprint("name ", n) {
+					t.Fatalf("row %d: %d %q, %v", n, id, name, err)
+				}
+				n++
+			})
+			if n != rows {
+				t.Errorf("%d rows", n)
+			}
+		}},
+		{"a transaction's query", func(t *testing.T, db *sql.DB) {
+			tx := mustBegin(t, db)
+			run(t, tx, "CREATE TABLE made(id INTEGER PRIMARY KEY, name TEXT)")
+			run(t, tx, "INSERT INTO made VALUES(1, 'bob')")
+			each(t, tx, "SELECT name FROM made", func(rows *sql.Rows) {
+				var name string
+				if err := rows.Scan(&name); err != nil || name != "bob" {
+					t.Errorf("%q, %v", name, err)
+				}
+			})
+			rollBack(t, tx)
+			if _, err := db.Exec("INSERT INTO made VALUES(1, 'bob')"); err == nil || !strings.Contains(err.Error(), "no such table") {
+				t.Errorf("a table that was rolled back can be written: %v", err)
+			}
+		}},
+		{"prepared statements", func(t *testing.T, db *sql.DB) {
+			run(t, db, "CREATE TABLE prepared(id INTEGER PRIMARY KEY, n INT)")
+			insert := must(db.PrepareContext(patient(t), "INSERT INTO prepared(n) VALUES(?)"))
+			defer insert.Close()
+			get := must(db.PrepareContext(patient(t), "SELECT n FROM prepared ORDER BY n"))
+			defer get.Close()
+			for i := range 3 {
+				if _, err := insert.Exec(i); err != nil {
+					t.Fatal(err)
+				}
+			}
+			all(t, 10, func(i int) error {
+				var n int
+				for range 10 {
+					if err := get.QueryRow().Scan(&n); err != nil || n != 0 {
+						return fmt.Errorf("%d, %w", n, err)
+					}
+					if _, err := insert.Exec(100 + i); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if n := one[int](t, db, "SELECT count(*) FROM prepared"); n != 103 {
+				t.Errorf("%d rows", n)
+			}
+		}},
+		{"preparing in parallel", func(t *testing.T, db *sql.DB) {
+			run(t, db, "CREATE TABLE parallel(n INT)")
+			all(t, 30, func(i int) error {
+				stmt, err := db.Prepare(fmt.Sprintf("INSERT INTO parallel VALUES(? + %d)", i%3))
+				if err != nil {
+					return err
+				}
+				defer stmt.Close()
+				_, err = stmt.Exec(1)
+				return err
+			})
+			if n := one[int](t, db, "SELECT sum(n) FROM parallel"); n != 60 {
+				t.Error(n)
+			}
+		}},
+		{"a statement of the database in a transaction", func(t *testing.T, db *sql.DB) {
+			run(t, db, "CREATE TABLE stmts(n INT)")
+			insert := must(db.PrepareContext(patient(t), "INSERT INTO stmts VALUES(?)"))
+			defer insert.Close()
+			count := must(db.PrepareContext(patient(t), "SELECT count(*) FROM stmts"))
+			defer count.Close()
+			tx := mustBegin(t, db)
+			var n int
+			for range 2 {
+				if _, err := tx.StmtContext(patient(t), insert).Exec(1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := tx.Stmt(count).QueryRow().Scan(&n); err != nil || n != 2 {
+				t.Errorf("inside %d, %v", n, err)
+			}
+			if err := count.QueryRow().Scan(&n); err != nil || n != 0 {
+				t.Errorf("outside %d, %v", n, err)
+			}
+			rollBack(t, tx)
+			if err := count.QueryRow().Scan(&n); err != nil || n != 0 {
+				t.Errorf("afterwards %d, %v", n, err)
+			}
+			if _, err := insert.Exec(1); err != nil {
+				t.Error(err)
+			}
+		}},
+		{"a statement of a transaction ends with it", func(t *testing.T, db *sql.DB) {
+			run(t, db, "CREATE TABLE ends(n INT)")
+			tx := mustBegin(t, db)
+			stmt := must(tx.PrepareContext(patient(t), "INSERT INTO ends VALUES(1)"))
+			if _, err := stmt.Exec(); err != nil {
+				t.Fatal(err)
+			}
+			commit(t, tx)
+			if _, err := stmt.Exec(); err == nil {
+				t.Error("it still runs")
+			}
+			if n := one[int](t, db, "SELECT count(*) FROM ends"); n != 1 {
+				t.Errorf("%d rows", n)
+			}
+		}},
+		{"goroutines that share a transaction", func(t *testing.T, db *sql.DB) {
+			run(t, db, "CREATE TABLE shared(n INT)")
+			tx := mustBegin(t, db)
+			all(t, 16, func(i int) error {
+				for range 10 {
+					if _, err := tx.Exec("INSERT INTO shared VALUES(?)", i); err != nil {
+						return err
+					}
+					var n int
+					if err := tx.QueryRow("SELECT count(*) FROM shared WHERE n=?", i).Scan(&n); err != nil || n == 0 {
+						return fmt.Errorf("%d, %w", n, err)
+					}
+				}
+				return nil
+			})
+			commit(t, tx)
+			if n := one[int](t, db, "SELECT count(*) FROM shared"); n != 160 {
+				t.Errorf("%d rows", n)
+			}
+		}},
+	})
+}
+
+func TestContractsOfValues(t *testing.T) {
+	at := time.Date(2024, 2, 3, 4, 5, 6, 789000000, time.UTC)
+	keepAll(t, []contract{
+		{"values round trip inside a transaction", func(t *testing.T, db *sql.DB) {
+			tx := mustBegin(t, db)
+			run(t, tx, "CREATE TABLE vals(i INT, f REAL, s TEXT, b BLOB, y BOOLEAN, at DATETIME, n)")
+			run(t, tx, "INSERT INTO vals VALUES(?,?,?,?,?,?,?)", int64(-1<<63), 1.5, "tëxt\x00", []byte{0, 255}, true, at.Format("2006-01-02 15:04:05.999999999-07:00"), nil)
+			for _, q := range []asker{tx, db} {
+				if q == db {
+					commit(t, tx)
+				}
+				var i int64
+				var f float64
+				var s string
+				var b []byte
+				var y bool
+				var when time.Time
+				var n sql.NullString
+				err := q.QueryRowContext(patient(t), "SELECT * FROM vals").Scan(&i, &f, &s, &b, &y, &when, &n)
+				if err != nil || i != -1<<63 || f != 1.5 || s != "tëxt\x00" || !bytes.Equal(b, []byte{0, 255}) || !y || !when.Equal(at) || n.Valid {
+					t.Error(i, f, s, b, y, when, n, err)
+				}
+			}
+		}},
+		{"NULL goes where it may", func(t *testing.T, db *sql.DB) {
+			tx := mustBegin(t, db)
+			defer tx.Rollback()
+			run(t, tx, "CREATE TABLE nulls(a, b)")
+			run(t, tx, "INSERT INTO nulls VALUES(?, ?), (?, ?)", sql.NullInt64{}, sql.NullString{String: "x", Valid: true}, nil, (*string)(nil))
+			var a sql.NullInt64
+			var b *string
+			if err := tx.QueryRow("SELECT a, b FROM nulls WHERE b IS NULL").Scan(&a, &b); err != nil || a.Valid || b != nil {
+				t.Error(a, b, err)
+			}
+			if n := one[int](t, tx, "SELECT count(*) FROM nulls WHERE a IS NULL"); n != 2 {
+				t.Error(n)
+			}
+			var s string
+			if err := tx.QueryRow("SELECT a FROM nulls").Scan(&s); err == nil {
+				t.Error("NULL became a string")
+			}
+		}},
+		{"arguments by name and by number", func(t *testing.T, db *sql.DB) {
+			tx := mustBegin(t, db)
+			defer tx.Rollback()
+			run(t, tx, "CREATE TABLE named(a, b, c)")
+			run(t, tx, "INSERT INTO named VALUES(:a, @b, $c)", sql.Named("c", 3), sql.Named("a", 1), sql.Named("b", 2))
+			run(t, tx, "INSERT INTO named VALUES(?2, ?1, ?2)", "x", "y")
+			if got := one[string](t, tx, "SELECT group_concat(a||b||c) FROM named"); got != "123,yxy" {
+				t.Error(got)
+			}
+			if _, err := tx.Exec("INSERT INTO named VALUES(:a, 1, 2)", sql.Named("z", 1)); err == nil {
+				t.Error("a name that is none was taken")
+			}
+			if _, err := tx.Exec("INSERT INTO named VALUES(?, ?, ?)", 1); err == nil {
+				t.Error("arguments may be missing")
+			}
+			if n := one[int](t, tx, "SELECT count(*) FROM named"); n != 2 {
+				t.Error(n)
+			}
+		}},
+		{"no rows", func(t *testing.T, db *sql.DB) {
+			tx := mustBegin(t, db)
+			defer tx.Rollback()
+			run(t, tx, "CREATE TABLE none(a INT, b TEXT)")
+			if err := tx.QueryRow("SELECT a FROM none").Scan(new(int)); !errors.Is(err, sql.ErrNoRows) {
+				t.Error(err)
+			}
+			rows := must(tx.Query("SELECT a, b FROM none"))
+			if names, err := rows.Columns(); err != nil || !slices.Equal(names, []string{"a", "b"}) {
+				t.Error(names, err)
+			}
+			if rows.Next() || rows.Err() != nil || rows.NextResultSet() {
+				t.Error("there are rows", rows.Err())
+			}
+			rows.Close()
+			if err := tx.QueryRow("UPDATE none SET a=1 RETURNING a").Scan(new(int)); !errors.Is(err, sql.ErrNoRows) {
+				t.Error(err)
+			}
+		}},
+		{"columns and their types are those outside", func(t *testing.T, db *sql.DB) {
+			run(t, db, "CREATE TABLE types(a INTEGER PRIMARY KEY, b VARCHAR(10), c BOOLEAN, d DATETIME, e BLOB, f)")
+			run(t, db, "INSERT INTO types VALUES(1,'x',1,'2024-02-03 04:05:06',x'00',NULL)")
+			tx := mustBegin(t, db)
+			defer tx.Rollback()
+			for _, query := range []string{"SELECT * FROM types", "SELECT a AS x, b||b, count(*) FROM types", "SELECT * FROM types WHERE 0", "PRAGMA table_info(types)", "VALUES(1,2)", "EXPLAIN QUERY PLAN SELECT * FROM types"} {
+				outside := seeRows(db.Query(query))
+				if inside := seeRows(tx.Query(query)); inside != outside {
+					t.Errorf("%s: inside\n%s\noutside\n%s", query, inside, outside)
+				}
+			}
+		}},
+		{"large blobs", func(t *testing.T, db *sql.DB) {
+			blob := bytes.Repeat([]byte("0123456789abcdef"), 5<<20/16)
+			run(t, db, "CREATE TABLE large(id INTEGER PRIMARY KEY, b BLOB)")
+			tx := mustBegin(t, db)
+			run(t, tx, "INSERT INTO large(b) VALUES(?)", blob)
+			if got := one[[]byte](t, tx, "SELECT b FROM large"); !bytes.Equal(got, blob) {
+				t.Errorf("inside, %d bytes come back as %d others", len(blob), len(got))
+			}
+			commit(t, tx)
+			if got := one[[]byte](t, db, "SELECT b FROM large"); !bytes.Equal(got, blob) {
+				t.Errorf("%d bytes come back as %d others", len(blob), len(got))
+			}
+		}},
+		{"very many rows are streamed", func(t *testing.T, db *sql.DB) {
+			tx := mustBegin(t, db)
+			run(t, tx, "CREATE TABLE stream(n INT, s TEXT)")
+			run(t, tx, "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x LIMIT 100000) INSERT INTO stream SELECT n, 'row ' || n FROM x")
+			for _, q := range []asker{tx, db} {
+				if q == db {
+					commit(t, tx)
+				}
+				var n, sum int
+				each(t, q, "SELECT n, s FROM stream", func(rows *sql.Rows) {
+					var v int
+					var s string
+					if err := rows.Scan(&v, &s); err != nil || len(s) < 5 {
+						t.Fatal(s, err)
+					}
+					n++
+					sum += v
+				})
+				if n != 100000 || sum != 5000050000 {
+					t.Errorf("%d rows, sum %d", n, sum)
+				}
+			}
+		}},
+	})
+}
