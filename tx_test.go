@@ -59,6 +59,70 @@ func TestTransactionsReadWhatTheyWrite(t *testing.T) {
 	})
 }
 
+// Tools that empty a database drop all tables that sqlite_master lists.
+func TestDroppingAllTables(t *testing.T) {
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		mustExec(t, c.db(0), "CREATE TABLE a(x); CREATE TABLE b(x); INSERT INTO a VALUES(1)")
+		err := hiqlite.RunTx(patient(t), c.db(0), nil, func(tx *sql.Tx) error {
+			rows, err := tx.Query("SELECT name FROM sqlite_master WHERE type='table'")
+			if err != nil {
+				return err
+			}
+			defer rows.Close()
+			var names []string
+			for rows.Next() {
+				var name string
+				if err := rows.Scan(&name); err != nil {
+					return err
+				}
+				names = append(names, name)
+			}
+			for _, name := range names {
+				if _, err := tx.Exec("DROP TABLE " + name); err != nil {
+					return err
+				}
+			}
+			return rows.Err()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustExec(t, c.db(0), "DROP TABLE _hiqlite")
+		var n int
+		if err := c.db(0).QueryRow("SELECT count(*) FROM sqlite_master WHERE name IN ('a', 'b')").Scan(&n); err != nil || n != 0 {
+			t.Errorf("%d tables are left, %v", n, err)
+		}
+		mustExec(t, c.db(0), "CREATE TABLE a(x)")
+		c.equal()
+		c.stop(0)
+		c.start(0) // what makes writes apply once is still there
+		c.ready(0)
+		c.equal()
+	})
+}
+
+// A node closes at once, too, when it has just kept a lease for a next
+// transaction, or has one to give back.
+func TestCloseAfterTransactions(t *testing.T) {
+	c := newCluster(t, 1)
+	for range 5 {
+		for i := range 3 { // the later ones find a lease that was kept
+			tx := mustBegin(t, c.db(0))
+			if _, err := tx.Exec("CREATE TABLE IF NOT EXISTS t(a)"); err != nil {
+				t.Fatal(err)
+			}
+			if i < 2 {
+				if err := tx.Commit(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		c.stop(0)
+		c.start(0)
+		c.ready(0)
+	}
+}
+
 func mustBegin(t testing.TB, db *sql.DB) *sql.Tx {
 	t.Helper()
 	tx, err := db.BeginTx(patient(t), nil)

@@ -124,7 +124,14 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 		if action == lib.SQLITE_CREATE_VTABLE && !modules[strings.ToLower(b)] {
 			return c.denyModule(b)
 		}
-	case lib.SQLITE_DROP_TABLE, lib.SQLITE_DROP_INDEX, lib.SQLITE_DROP_VIEW, lib.SQLITE_DROP_TRIGGER, lib.SQLITE_DROP_VTABLE, lib.SQLITE_ALTER_TABLE:
+	case lib.SQLITE_DROP_TABLE:
+		if c.mode != Plain && strings.EqualFold(table, MetaTable) && !c.own {
+			// Tools that empty a database drop every table that they find. This
+			// one stays, without a word.
+			return lib.SQLITE_IGNORE
+		}
+		c.actions.Schema = true
+	case lib.SQLITE_DROP_INDEX, lib.SQLITE_DROP_VIEW, lib.SQLITE_DROP_TRIGGER, lib.SQLITE_DROP_VTABLE, lib.SQLITE_ALTER_TABLE:
 		c.actions.Schema = true
 	case lib.SQLITE_INSERT:
 		c.actions.Inserts = append(c.actions.Inserts, table)

@@ -134,7 +134,7 @@ func (b *bunSuite) write(t *testing.T) {
 	same(t, value[int64](t)(r.RowsAffected()), 0)
 
 	var gone []int64
-	value[sql.Result](t)(b.db.NewDelete().Model((*river)(nil)).Where("id IN (?)", bun.In([]int64{rivers[0].ID, rivers[1].ID})).Returning("id").Exec(ctx, &gone))
+	value[sql.Result](t)(b.db.NewDelete().Model((*river)(nil)).Where("id IN (?)", bun.List([]int64{rivers[0].ID, rivers[1].ID})).Returning("id").Exec(ctx, &gone))
 	same(t, len(gone), 2)
 	value[sql.Result](t)(b.db.NewTruncateTable().Model((*river)(nil)).Exec(ctx))
 	b.d.count(t, "rivers", 0)
