@@ -7,6 +7,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"sort"
 	"strings"
 	"testing"
 
@@ -121,6 +122,34 @@ func TestTransactionTooLarge(t *testing.T) {
 	})
 }
 
+// What Exec took, Commit can propose.
+func TestLargestTransactionCanBeCommitted(t *testing.T) {
+	c := newCluster(t, 1, unhurried)
+	db := c.db(0)
+	run(t, db, "CREATE TABLE t(b)")
+	blob := make([]byte, 9<<20)
+	rand.Read(blob)
+	insert := func(size int) (*sql.Tx, error) {
+		tx := mustBegin(t, db)
+		_, err := tx.Exec("INSERT INTO t VALUES(?)", blob[:size])
+		return tx, err
+	}
+	least := sort.Search(1<<20, func(i int) bool {
+		tx, err := insert(8<<20 - 1<<19 + i)
+		tx.Rollback()
+		return err != nil
+	}) + 8<<20 - 1<<19
+	for size := least - 1; size > least-40; size -= 7 {
+		tx, err := insert(size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tx.Commit(); err != nil {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+}
+
 func TestTransactionWithinATransaction(t *testing.T) {
 	c := newCluster(t, 1, unhurried)
 	db := c.db(0)
@@ -232,8 +261,8 @@ func TestDeferredTransactions(t *testing.T) {
 		run(t, own, "INSERT INTO t VALUES(2)")
 	}
 	changes()
-	for name, first := range map[string]string{"Tx": "", "text": "BEGIN", "deferred text": "BEGIN DEFERRED TRANSACTION", "savepoint": "SAVEPOINT a"} {
-		t.Run(name, func(t *testing.T) {
+	for _, first := range []string{"", "BEGIN", "BEGIN DEFERRED TRANSACTION"} {
+		t.Run("begun by "+first, func(t *testing.T) {
 			var q asker
 			begin := func() (end func(how string)) {
 				if first == "" {
@@ -325,6 +354,7 @@ func TestBusyTimeoutBehindATransaction(t *testing.T) {
 			run(t, conn, "INSERT INTO t VALUES(3)")
 		}
 	}
+	c.ready(0)
 	if got := one[string](t, c.db(0), "SELECT group_concat(n) FROM (SELECT count(*) AS n FROM t GROUP BY a)"); got != "3,9" {
 		t.Error(got)
 	}

@@ -20,3 +20,7 @@ func SetCompaction(every time.Duration, from int64) (restore func()) {
 
 // Compact lets a node's log forget all but the last entries.
 func (n *Node) Compact(keep uint64) error { return n.compactTo(keep) }
+
+// Queued returns how many operations of all nodes wait for the write lease, as
+// far as this node has applied.
+func (n *Node) Queued() int { return n.replica.LeaseQueue() }

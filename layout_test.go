@@ -28,7 +28,6 @@ var mayImport = []struct {
 	{"cmd/*", []string{".", "driver"}},
 	{"examples/*", []string{".", "driver"}}, // and what lies below itself
 	{"examples/*/*", nil},
-	{"tests/*", []string{".", "driver"}},
 	{"benchmarks", nil},
 	{"tests/*", []string{".", "driver"}},
 	{"driver", []string{"."}},

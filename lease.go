@@ -75,7 +75,7 @@ func (l *leases) await(ctx context.Context, id uint64, p *place, patience time.D
 	var left error
 	select {
 	case <-p.done:
-		return p.result, p.err
+		return l.came(p)
 	case <-ctx.Done():
 		left = ctx.Err()
 	case <-timer.C:
@@ -93,6 +93,7 @@ func (l *leases) await(ctx context.Context, id uint64, p *place, patience time.D
 		if p.result.Lease.State != wire.LeaseExpired || p.err != nil {
 			return p.result, p.err
 		}
+		err = nil
 	default:
 		if err == nil {
 			err = errUnsettled
@@ -103,6 +104,27 @@ func (l *leases) await(ctx context.Context, id uint64, p *place, patience time.D
 	}
 	return wire.Result{}, l.left(left, holder, patience)
 }
+
+// came returns what came of a place that was not left.
+func (l *leases) came(p *place) (wire.Result, error) {
+	if p.err != nil || p.result.Lease.State != wire.LeaseExpired {
+		return p.result, p.err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return wire.Result{}, ErrClosed
+	}
+	return wire.Result{}, errNotHeard
+}
+
+// errMayCome is the error of a write that waits still when the node closes.
+func errMayCome() error {
+	return fmt.Errorf("%w: it waited for the write lease, and may be applied when its turn comes: %w", ErrOutcomeUnknown, ErrClosed)
+}
+
+// errNotHeard is the error of those whose place lapsed.
+var errNotHeard = &Error{Message: "database is locked (5) (SQLITE_BUSY)", ExtendedCode: 5, Hint: "this node was not heard of for too long; try again"}
 
 // leaveWait bounds how long a write takes to leave the queue.
 const leaveWait = 2 * time.Second
@@ -147,11 +169,14 @@ func (l *leases) acquire(ctx context.Context, patience time.Duration) (*grant, e
 	case result.Err != nil:
 		err = sqlError(result.Err)
 	case result.Lease.State != wire.LeaseGranted:
-		err = &Error{Message: "database is locked (5) (SQLITE_BUSY)", ExtendedCode: 5, Hint: "this node was not heard of for too long; try again"}
+		err = errNotHeard
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.places, id)
+	if l.closed {
+		err = ErrClosed
+	}
 	if err != nil {
 		l.giveUp(id)
 		return nil, notBegun(ctx, err)
@@ -256,7 +281,10 @@ func (l *leases) queued(id uint64) *place {
 	p := l.places[id]
 	if p == nil {
 		p = &place{done: make(chan struct{})}
-		if id&chosen == 0 { // else somebody has left already
+		switch {
+		case l.closed:
+			p.settle(wire.Result{}, errMayCome())
+		case id&chosen == 0: // else somebody has left already
 			l.places[id] = p
 		}
 	}
@@ -412,18 +440,25 @@ func (l *leases) close() {
 		release = append(release, l.kept.id)
 	}
 	for id := range l.places {
-		if id&chosen != 0 {
-			release = append(release, id)
-		}
+		release = append(release, id)
 	}
 	l.mu.Unlock()
 	for _, end := range ends {
 		end(ErrClosed)
 	}
-	if len(release) == 0 || l.n.writes.Load() == nil {
-		return
+	if len(release) > 0 && l.n.writes.Load() != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+		defer cancel()
+		_, _ = l.n.do(ctx, &wire.Operation{Lease: &wire.Lease{Release: release}}) // else they lapse
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
-	defer cancel()
-	_, _ = l.n.do(ctx, &wire.Operation{Lease: &wire.Lease{Release: release}}) // else they lapse
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, p := range l.places {
+		err := ErrClosed
+		if id&chosen == 0 {
+			err = errMayCome()
+		}
+		p.settle(wire.Result{}, err)
+	}
+	clear(l.places)
 }

@@ -3,6 +3,7 @@ package hiqlite
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -58,10 +59,28 @@ var savepoints = map[string]statemachine.Savepoint{
 
 func (c *conn) savepoint(ctx context.Context, text string, class *sqlite.Class) error {
 	t := c.tx
-	if err := t.look(ctx); err != nil {
-		return err
-	}
 	what := savepoints[class.What]
+	if t.view == nil {
+		found := what == statemachine.SetSavepoint
+		if found {
+			t.pending = append(t.pending, class.Savepoint)
+		}
+		for i := len(t.pending) - 1; i >= 0 && !found; i-- {
+			if found = strings.EqualFold(t.pending[i], class.Savepoint); !found {
+				continue
+			}
+			if t.pending = t.pending[:i+1]; what == statemachine.ReleaseSavepoint {
+				t.pending = t.pending[:i]
+			}
+		}
+		switch {
+		case !found:
+			return misuse("", "SQL logic error: no such savepoint: %s (1)", class.Savepoint)
+		case t.bySave && len(t.pending) == 0:
+			t.end()
+		}
+		return nil
+	}
 	if t.bySave && what == statemachine.ReleaseSavepoint && t.view.Outermost(class.Savepoint) {
 		return c.commit(ctx)
 	}

@@ -26,9 +26,11 @@ type tx struct {
 	view     *statemachine.Transaction // nil: a deferred one that has not read yet
 	grant    *grant                    // nil: it has not the lease
 	readOnly bool
-	bySave   bool // begun by a SAVEPOINT, whose RELEASE commits
+	bySave   bool     // begun by a SAVEPOINT, whose RELEASE commits
+	pending  []string // savepoints set while there is no view, which would begin reading
 	began    time.Time
 	timer    *time.Timer
+	limit    time.Time    // when the timer ends it
 	stage    atomic.Int32 // so that the timer ends it only while it is open
 }
 
@@ -68,12 +70,12 @@ func (c *conn) begin(ctx context.Context, readOnly, deferred bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	t := &tx{c: c, ctx: ctx, readOnly: readOnly || c.queryOnly, began: time.Now()}
+	t := &tx{c: c, ctx: ctx, readOnly: readOnly, began: time.Now()}
 	var err error
 	switch {
-	case t.readOnly:
+	case readOnly:
 		err = t.look(ctx)
-	case !deferred:
+	case !deferred && !c.queryOnly:
 		err = t.lease(ctx)
 	}
 	if err != nil {
@@ -165,6 +167,7 @@ func (t *tx) arm() {
 		callers = callers[:runtime.Callers(2, callers)]
 	}
 	log := t.c.node.cfg.Logger
+	t.limit = time.Now().Add(limit)
 	t.timer = time.AfterFunc(limit, func() {
 		if !t.expire(fmt.Errorf("%w: it was open for more than %v (tx_timeout)", ErrTxExpired, limit)) {
 			return
@@ -185,7 +188,7 @@ func origin(callers []uintptr) string {
 	frames := runtime.CallersFrames(callers)
 	for {
 		f, more := frames.Next()
-		if !strings.HasPrefix(f.Function, "database/sql.") && !strings.HasPrefix(f.Function, "github.com/hiqlite/hiqlite.(*") {
+		if !strings.HasPrefix(f.Function, "database/sql.") && !strings.HasPrefix(f.Function, "github.com/hiqlite/hiqlite.") {
 			return fmt.Sprintf("%s:%d (%s)", f.File, f.Line, f.Function)
 		}
 		if !more {
@@ -281,13 +284,15 @@ func (t *tx) commit(ctx context.Context) error {
 	if err := n.diskError(); err != nil {
 		return err
 	}
+	if !t.stage.CompareAndSwap(txOpen, txEnding) {
+		return t.explain(t.view.Err())
+	}
 	op := &wire.Operation{Lease: &wire.Lease{Keep: n.leases.keeps(t.grant, t.began)}}
 	encoded, err := t.view.Record(op)
 	if err != nil || encoded == nil {
+		t.stage.Store(txOpen)
+		t.timer.Reset(max(0, time.Until(t.limit))) // it may have come meanwhile
 		return t.explain(err)
-	}
-	if !t.stage.CompareAndSwap(txOpen, txEnding) {
-		return t.explain(t.view.Err())
 	}
 	ctx, cancel := n.within(ctx)
 	defer cancel()
@@ -329,6 +334,13 @@ func (t *tx) deferForeignKeys(ctx context.Context, on bool) error {
 
 // opened brings over what the connection was told before.
 func (t *tx) opened() error {
+	for _, name := range t.pending {
+		err := t.view.Savepoint(statemachine.SetSavepoint, name, `SAVEPOINT "`+strings.ReplaceAll(name, `"`, `""`)+`"`)
+		if err != nil {
+			return t.explain(err)
+		}
+	}
+	t.pending = nil
 	if t.c.settings["defer_foreign_keys"] == 0 {
 		return nil
 	}

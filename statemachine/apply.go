@@ -28,7 +28,6 @@ type batch struct {
 	decoders []*wire.Decoder // one an entry: replaying needs all of them
 	runs     []run           // operations of the open transaction
 	news     []news
-	settled  []settled
 	wanted   wire.HeldLease // others wait for it
 	entry    entry
 	open     bool // a transaction is open
@@ -58,12 +57,16 @@ type news struct {
 	session, sequence uint64
 	results           []wire.Result
 	holdMS            uint64
+	place             uint64       // of one that was settled
+	settled           *wire.Result // what it came to
 }
 
 func (b *batch) deliver(l Listener) {
 	for i := range b.news {
 		n := &b.news[i]
 		switch {
+		case n.settled != nil:
+			l.Settled(n.session, n.place, *n.settled)
 		case n.holdMS > 0:
 			l.Held(n.holdMS)
 		case n.opened:
@@ -76,11 +79,6 @@ func (b *batch) deliver(l Listener) {
 	}
 	clear(b.news)
 	b.news = b.news[:0]
-	for _, s := range b.settled {
-		l.Settled(s.session, s.id, *s.result)
-	}
-	clear(b.settled)
-	b.settled = b.settled[:0]
 	if b.wanted.ID != 0 {
 		l.Wanted(b.wanted)
 	}
@@ -90,7 +88,7 @@ func (b *batch) deliver(l Listener) {
 // open transaction was applied then.
 func (r *SQL) apply(entries []sm.Entry) error {
 	b := &r.batch
-	b.news, b.runs, b.settled = b.news[:0], b.runs[:0], b.settled[:0]
+	b.news, b.runs = b.news[:0], b.runs[:0]
 	defer b.trim()
 	bytes, decoded, held := 0, 0, 0 // held: decoders in use
 	for i := range entries {
@@ -326,6 +324,7 @@ func (r *SQL) commit() error {
 func (r *SQL) vacuum(op *wire.Operation, result *wire.Result) error {
 	r.programs.clear()
 	r.conn.Begin(op)
+	r.endSpeculation(nil) // see begin
 	if err := r.owner("PRAGMA temp_store=FILE"); err != nil {
 		return err
 	}

@@ -31,6 +31,9 @@ type execution struct {
 	inserts  []string // tables into which it inserts
 	halfway  bool     // it was given up, not by SQLite: which has undone nothing
 	counted  int64    // of total_changes() by the statements before
+	counts   bool     // changes is wanted
+	changes  int64    // that the last statement made itself
+	rowid    int64    // that it gave
 }
 
 // execute executes op and fills in its result. ended says that op must not
@@ -111,6 +114,7 @@ func (x *execution) transaction() error {
 		}
 	}
 	var sum wire.Checksum
+	x.counts = true
 	now, n := x.op.StampMS, uint64(0)
 	for i := range x.op.Statements {
 		s := &x.op.Statements[i]
@@ -118,9 +122,11 @@ func (x *execution) transaction() error {
 		x.conn.Clock(now, wire.SeedOf(x.op.Seed, n))
 		n++
 		if s.State != nil {
+			if err := x.flush(); err != nil {
+				return err
+			}
 			x.conn.SetState(s.State.Changes, s.State.TotalChanges, s.State.LastInsertID)
 		}
-		before := x.conn.TotalChanges()
 		code, err := x.again(s)
 		if err != nil {
 			var e *sqlite.Error
@@ -133,7 +139,7 @@ func (x *execution) transaction() error {
 			x.halfway = true
 			return errDiffers(i)
 		}
-		sum.Add(code, x.conn.TotalChanges()-before, x.conn.LastInsertID())
+		sum.Add(code, x.changes, x.rowid)
 		if x.schema {
 			x.programs.clear() // see programs
 		}
@@ -186,6 +192,10 @@ func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
 	defer s.Reset()
 	s.ResetSteps()
 	x.note(s)
+	if x.counts {
+		n := s.Count()
+		defer func() { x.changes, x.rowid = n.End() }()
+	}
 	var rows *wire.Rows
 	for {
 		row, err := s.Step()
@@ -241,16 +251,20 @@ func (x *execution) note(s *sqlite.Stmt) {
 // other, as modernc.org/sqlite does, each binding from the first argument.
 func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error) {
 	used := make([]bool, len(s.Args))
-	rest, first := s.SQL, true
-	for rest != "" {
-		stmt, tail, err := x.conn.Prepare(rest, first)
+	script, err := x.conn.Script(s.SQL)
+	if err != nil {
+		return out, err
+	}
+	defer script.Close()
+	for first := true; script.Rest() != ""; {
+		stmt, err := script.Next(first)
 		if err != nil {
 			return out, err
 		}
 		if stmt == nil {
-			rest = tail
 			continue
 		}
+		tail := script.Rest()
 		if first && sqlite.Blank(tail) {
 			if stmt.Actions.Pragma == "" {
 				return x.single(x.programs.keep(s.SQL, stmt).Stmt, s.Args)
@@ -261,7 +275,7 @@ func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error
 				return out, err
 			}
 		}
-		first, rest = false, tail
+		first = false
 		out, err = x.scriptStatement(stmt, s.Args, used, tail, out)
 		stmt.Close()
 		if err != nil {
@@ -360,6 +374,8 @@ func (r *SQL) reload() error {
 	return r.owner("PRAGMA writable_schema=RESET")
 }
 
+const flushVirtual = "SAVEPOINT " + savepoint + "; RELEASE " + savepoint
+
 // flush makes virtual tables write what they hold back until a transaction or
 // savepoint ends: FTS5 divides its index as it was flushed, and how operations
 // are grouped into transactions differs from replica to replica.
@@ -367,7 +383,7 @@ func (r *SQL) flush() error {
 	if !r.virtual() {
 		return nil
 	}
-	return r.owner("SAVEPOINT " + savepoint + "; RELEASE " + savepoint)
+	return r.owner(flushVirtual)
 }
 
 // restore takes back what the operation switched for itself.

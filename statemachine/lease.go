@@ -92,12 +92,6 @@ func bytesOf(op *wire.Operation) int {
 	return n
 }
 
-// A settled place has left the queue.
-type settled struct {
-	session, id uint64
-	result      *wire.Result
-}
-
 // turn applies operation i of an entry, or gives it a place in the queue.
 func (r *SQL) turn(i int, op *wire.Operation, result *wire.Result) error {
 	l := op.Lease
@@ -274,7 +268,7 @@ func (r *SQL) settle(p *wire.Place, result *wire.Result) {
 		}
 		return
 	}
-	r.batch.settled = append(r.batch.settled, settled{p.Session, idOf(p), result})
+	r.batch.news = append(r.batch.news, news{session: p.Session, place: idOf(p), settled: result})
 	if s := r.sessions.byID[p.Session]; s != nil && s.Sequence == p.Sequence && p.Index < len(s.Results) {
 		s.Results[p.Index] = kept([]wire.Result{*result})[0]
 		r.sessions.dirty[p.Session] = true
@@ -312,6 +306,13 @@ func (r *SQL) lapse() error {
 		return r.endLease()
 	}
 	return nil
+}
+
+// LeaseQueue returns how many operations wait for the write lease.
+func (r *SQL) LeaseQueue() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.lease.queue)
 }
 
 // LeaseHolder returns the node that holds the write lease; 0: none does, or it

@@ -351,10 +351,10 @@ func (r *SQL) state() *wire.State {
 // Close closes the replica's files. What was not synced is applied again.
 func (r *SQL) Close() error {
 	r.checkpoints.stop()
+	r.spare.close() // from here on nobody begins to write
 	r.endTransactions(ErrReplicaClosed)
 	r.pool.close()
 	r.classifier.close()
-	r.spare.close()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unpin() // their snapshots will not be written any more

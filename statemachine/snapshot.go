@@ -219,8 +219,9 @@ func (r *SQL) recover(src io.Reader, done <-chan struct{}) error {
 	if err := r.storage.switchTo(next); err != nil {
 		return err
 	}
-	r.endTransactions(errSuperseded) // they write on what is replaced
-	if err := r.use(path); err != nil {
+	err = r.use(path)
+	r.endTransactions(errSuperseded) // they write on what was replaced, and none begins to any more
+	if err != nil {
 		return err
 	}
 	r.storage.clean()

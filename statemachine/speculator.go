@@ -28,6 +28,7 @@ type spare struct {
 	mu   sync.Mutex
 	idle []*speculator
 	lent map[*Transaction]bool // whether it may hold SQLite's write lock
+	shut bool                  // none is lent any more
 }
 
 // take returns a connection to the database in use.
@@ -61,14 +62,20 @@ func (s *spare) take(p *pool) (*speculator, error) {
 	return &speculator{conn: conn, programs: newPrograms(conn), epoch: p.epoch}, nil
 }
 
-// lend notes who has a connection.
-func (s *spare) lend(t *Transaction) {
+// lend notes who has a connection. It is closed, and lend returns false, if the
+// replica was meanwhile.
+func (s *spare) lend(t *Transaction) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.shut {
+		t.spec.close()
+		return false
+	}
 	if s.lent == nil {
 		s.lent = map[*Transaction]bool{}
 	}
 	s.lent[t] = false
+	return true
 }
 
 // give takes a transaction's connection back, to be used again if it is good
@@ -77,7 +84,7 @@ func (s *spare) give(t *Transaction, good bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.lent, t)
-	if !good || len(s.idle) >= maxSpare {
+	if !good || s.shut || len(s.idle) >= maxSpare {
 		t.spec.close()
 		return
 	}
@@ -90,6 +97,7 @@ func (s *spare) give(t *Transaction, good bool) {
 func (s *spare) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.shut = true
 	for _, found := range s.idle {
 		found.close()
 	}

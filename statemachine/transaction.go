@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,6 +52,7 @@ type Transaction struct {
 	changed  uint64 // the last entry that may have changed the rows in view
 	ended    error
 	over     error // why it has to end after the statement that runs
+	leaves   bool  // the statement that failed has left what it did
 	cursors  map[*Cursor]bool
 	dirty    bool // the connection must not be used again
 	deferred bool // foreign keys were checked later than they are by themselves
@@ -95,6 +95,7 @@ func (r *SQL) Read(ctx context.Context, opts TransactionOptions) (*Transaction, 
 	if err != nil {
 		return nil, err
 	}
+	reader.conn.CopyArguments(true)
 	t := &Transaction{r: r, reader: reader, conn: reader.conn, programs: reader.programs, opts: opts, lent: true, cursors: map[*Cursor]bool{}}
 	if err := t.owner("BEGIN; SELECT 1 FROM " + sqlite.MetaTable + " LIMIT 1"); err != nil {
 		reader.Discard()
@@ -122,7 +123,9 @@ func (r *SQL) Speculate(opts TransactionOptions) (*Transaction, error) {
 	t := &Transaction{r: r, spec: spec, conn: spec.conn, programs: spec.programs, opts: opts, lent: true, cursors: map[*Cursor]bool{}}
 	t.mu.Lock() // it can be ended from here on
 	defer t.mu.Unlock()
-	r.spare.lend(t)
+	if !r.spare.lend(t) {
+		return nil, ErrReplicaClosed
+	}
 	t.conn.Begin(&wire.Operation{MaxSteps: opts.MaxSteps})
 	t.conn.SetState(opts.Changes, opts.TotalChanges, opts.LastInsertID)
 	if opts.ForeignKeysOff {
@@ -135,6 +138,7 @@ func (r *SQL) Speculate(opts TransactionOptions) (*Transaction, error) {
 		t.changed, err = t.view()
 	}
 	if err != nil {
+		err = t.reason(err)
 		t.dirty = true
 		t.finish(err)
 		return nil, err
@@ -188,17 +192,48 @@ func (t *Transaction) Lease(lease, base uint64) error {
 	for deadline := time.Now().Add(lockWait); ; time.Sleep(time.Millisecond) {
 		err := t.owner("DELETE FROM " + sqlite.MetaTable + " WHERE 0")
 		var e *sqlite.Error
-		if errors.As(err, &e) && e.Code == sqlite.CodeBusy && t.ending.Load() == nil && time.Now().Before(deadline) {
-			continue
+		if !errors.As(err, &e) || t.ending.Load() != nil || time.Now().After(deadline) {
+			return t.reason(err)
 		}
-		return err
+		switch {
+		case e.Code == sqlite.CodeBusy:
+		case e.Code == sqlite.CodeSnapshot && len(t.cursors) == 0 && len(t.savepoints) == 0:
+			// A checkpoint has emptied the write-ahead log since: the rows are the
+			// same, SQLite cannot know. Look again.
+			if err := t.look(); err != nil {
+				return err
+			}
+			if t.changed != base {
+				return ErrChanged
+			}
+		default:
+			return err
+		}
 	}
+}
+
+// look begins the view anew.
+func (t *Transaction) look() (err error) {
+	if err = t.owner("ROLLBACK; BEGIN"); err == nil {
+		t.changed, err = t.view()
+	}
+	return err
 }
 
 func (t *Transaction) owner(sql string) error {
 	t.conn.Owner(true)
 	defer t.conn.Owner(false)
 	return t.conn.Exec(sql)
+}
+
+// reason returns why the transaction has to end, if err only says that a
+// statement was interrupted for it.
+func (t *Transaction) reason(err error) error {
+	var e *sqlite.Error
+	if why := t.ending.Load(); why != nil && errors.As(err, &e) && e.Code == sqlite.CodeInterrupt {
+		return *why
+	}
+	return err
 }
 
 // err returns why the transaction is over. The caller holds mu.
@@ -265,6 +300,7 @@ func (t *Transaction) finish(reason error) {
 		if t.dirty || t.ending.Load() != nil {
 			t.reader.Discard()
 		}
+		t.conn.CopyArguments(false)
 		t.reader.mu.Lock()
 		t.reader.tx = nil
 		t.reader.since.Store(0)
@@ -290,7 +326,7 @@ func (t *Transaction) DeferForeignKeys(on bool) error {
 		sql = "PRAGMA defer_foreign_keys=ON"
 		t.deferred = true
 	}
-	return t.owner(sql)
+	return t.reason(t.owner(sql))
 }
 
 // Classify finds out what a text does, to what the transaction sees.
@@ -300,7 +336,8 @@ func (t *Transaction) Classify(text string) (sqlite.Class, error) {
 	if err := t.err(); err != nil {
 		return sqlite.Class{}, err
 	}
-	return t.conn.Classify(text)
+	class, err := t.conn.Classify(text)
+	return class, t.reason(err)
 }
 
 // First classifies the first statement of a text and returns what is behind it.
@@ -310,7 +347,8 @@ func (t *Transaction) First(text string) (sqlite.Part, string, error) {
 	if err := t.err(); err != nil {
 		return sqlite.Part{}, "", err
 	}
-	return t.conn.First(text)
+	part, rest, err := t.conn.First(text)
+	return part, rest, t.reason(err)
 }
 
 // prepare returns a statement that is alone in its text. keep says whether it
@@ -350,7 +388,7 @@ func (t *Transaction) Exec(ctx context.Context, text string, args []wire.Argumen
 func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argument) (out wire.StatementResult, err error) {
 	stmt, kept, err := t.prepare(text)
 	if err != nil || stmt == nil {
-		return out, err
+		return out, t.reason(err)
 	}
 	if kept != nil {
 		kept.busy = true
@@ -358,7 +396,10 @@ func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argumen
 	} else {
 		defer stmt.Close()
 	}
-	t.dirty = t.dirty || stmt.Actions.Schema || stmt.Actions.Statistics
+	if stmt.Actions.Schema || stmt.Actions.Statistics {
+		t.dirty = true
+		t.programs.drop(t.programs.clock) // what they do may have changed
+	}
 	if err := stmt.Bind(args, nil); err != nil {
 		return out, err
 	}
@@ -370,22 +411,28 @@ func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argumen
 		return out, err
 	}
 	total := t.conn.TotalChanges()
+	count := stmt.Count()
 	rows, failed := t.step(ctx, stmt)
+	changes, rowid := count.End()
 	out = wire.StatementResult{RowsAffected: t.conn.Changes(), LastInsertID: t.conn.LastInsertID(), TotalChanges: t.conn.TotalChanges() - total, Rows: rows}
-	return out, t.after(ctx, before, s, &out, failed)
+	return out, t.after(ctx, before, s, changes, rowid, failed)
 }
 
 // record adds a statement to the record before it runs, with what a replica
 // needs to execute it alike.
 func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argument) (recordMark, *wire.Statement, error) {
 	now := time.Now().UnixMilli()
-	before := t.mark()
 	if t.rec.Len() == 0 {
 		t.stamp, t.last = now, now
 	}
+	before := t.mark()
 	s := &wire.Statement{SQL: text, Args: args, LaterMS: now - t.last, Skipped: t.ordinal - t.next}
 	if s.Skipped > 0 || stmt.Actions.ConnState {
 		s.State = &wire.ConnState{Changes: t.conn.Changes(), TotalChanges: t.conn.TotalChanges(), LastInsertID: t.conn.LastInsertID()}
+		if err := t.owner(flushVirtual); err != nil { // a replica may hold more back, or less
+			return before, nil, t.reason(err)
+		}
+		t.conn.SetState(s.State.Changes, s.State.TotalChanges, s.State.LastInsertID)
 	}
 	t.rec.Add(s)
 	if t.opts.MaxBytes > 0 && t.rec.Size() > t.opts.MaxBytes {
@@ -407,6 +454,7 @@ func (t *Transaction) step(ctx context.Context, stmt *sqlite.Stmt) (rows *wire.R
 	for bytes := 0; ; {
 		row, err := stmt.Step()
 		if err != nil {
+			t.leaves = stmt.KeepsWhatItDid()
 			return nil, err
 		}
 		if rows == nil && stmt.ColumnCount() > 0 {
@@ -428,13 +476,13 @@ func (t *Transaction) step(ctx context.Context, stmt *sqlite.Stmt) (rows *wire.R
 }
 
 // after makes the record say how a statement ended.
-func (t *Transaction) after(ctx context.Context, before recordMark, s *wire.Statement, out *wire.StatementResult, failed error) error {
-	if failed == nil && t.conn.TookMaxRowid() {
+func (t *Transaction) after(ctx context.Context, before recordMark, s *wire.Statement, changes, rowid int64, failed error) error {
+	if t.conn.TookMaxRowid() && (failed == nil || t.leaves) {
 		failed = tookMaxRowid()
 		t.over = failed
 	}
 	if failed == nil {
-		t.sum.Add(0, out.TotalChanges, out.LastInsertID)
+		t.sum.Add(0, changes, rowid)
 		return nil
 	}
 	if t.over != nil {
@@ -445,24 +493,27 @@ func (t *Transaction) after(ctx context.Context, before recordMark, s *wire.Stat
 		failed = t.interrupted(ctx, e)
 	}
 	if t.conn.Autocommit() {
-		t.over = fmt.Errorf("hiqlite: the transaction was rolled back: %w", failed)
+		t.over = rolledBack(failed)
 		return failed
 	}
 	t.back(before)
-	if out.TotalChanges != 0 && e != nil {
-		// OR FAIL and RAISE(FAIL) keep what the statement did before it failed.
+	if t.leaves && e != nil {
 		s.Fails = e.Code
 		t.rec.Add(s)
-		t.sum.Add(e.Code, out.TotalChanges, out.LastInsertID)
+		t.sum.Add(e.Code, changes, rowid)
 		t.next, t.last = t.ordinal, t.last+s.LaterMS
 	}
 	return failed
 }
 
+func rolledBack(by error) error {
+	return fmt.Errorf("hiqlite: the transaction was rolled back: %w", by)
+}
+
 // interrupted is the error of a statement that was given up.
 func (t *Transaction) interrupted(ctx context.Context, e *sqlite.Error) error {
-	if reason := t.ending.Load(); reason != nil {
-		return *reason
+	if why := t.ending.Load(); why != nil {
+		return *why
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -523,19 +574,22 @@ func (t *Transaction) Savepoint(what Savepoint, name, text string) error {
 		return err
 	}
 	if err := t.owner(text); err != nil {
-		return err
+		return t.reason(err)
 	}
 	if what == SetSavepoint {
 		t.savepoints = append(t.savepoints, savepointMark{name, t.mark()})
 		return nil
 	}
 	for i := len(t.savepoints) - 1; i >= 0; i-- {
-		if !strings.EqualFold(t.savepoints[i].name, name) {
+		if !sameName(t.savepoints[i].name, name) {
 			continue
 		}
 		if what == ReleaseSavepoint {
 			t.savepoints = t.savepoints[:i]
 			return nil
+		}
+		if t.dirty {
+			t.programs.drop(t.programs.clock)
 		}
 		t.back(t.savepoints[i].mark)
 		t.savepoints = t.savepoints[:i+1]
@@ -547,11 +601,30 @@ func (t *Transaction) Savepoint(what Savepoint, name, text string) error {
 // Outermost reports that a name is that of the first savepoint, and of no other.
 func (t *Transaction) Outermost(name string) bool {
 	for i := len(t.savepoints) - 1; i >= 0; i-- {
-		if strings.EqualFold(t.savepoints[i].name, name) {
+		if sameName(t.savepoints[i].name, name) {
 			return i == 0
 		}
 	}
 	return false
+}
+
+// sameName compares names as SQLite does: only A to Z have two forms.
+func sameName(a, b string) bool {
+	lower := func(c byte) byte {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		return c
+	}
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		if lower(a[i]) != lower(b[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 const atomicSavepoint = "_hiqlite_script"
@@ -598,7 +671,7 @@ func (t *Transaction) Query(ctx context.Context, text string, args []wire.Argume
 	}
 	stmt, kept, err := t.prepare(text)
 	if err != nil {
-		return nil, err
+		return nil, t.reason(err)
 	}
 	if stmt == nil {
 		return nil, &sqlite.Error{Code: sqlite.CodeError, Message: "the text holds no statement"}
@@ -669,6 +742,9 @@ func (c *Cursor) Next(row func(*sqlite.Stmt)) (bool, error) {
 		var e *sqlite.Error
 		if errors.As(err, &e) && e.Code == sqlite.CodeInterrupt {
 			err = t.interrupted(c.ctx, e)
+		}
+		if t.conn.Autocommit() { // a machine without memory left, say
+			t.finish(rolledBack(err))
 		}
 		return false, err
 	}

@@ -21,6 +21,7 @@ type Actions struct {
 	Pragma      string // the PRAGMA's name, in lower case
 	PragmaArg   string
 	PragmaSet   bool     // it has an argument
+	Rows        bool     // it inserts, updates or deletes
 	Inserts     []string // tables it inserts into
 	Sequence    bool     // it writes sqlite_sequence itself
 	Savepoint   string   // the name of the savepoint that it sets or ends
@@ -135,6 +136,9 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 		c.actions.Schema = true
 	case lib.SQLITE_INSERT:
 		c.actions.Inserts = append(c.actions.Inserts, table)
+		c.actions.Rows = true
+	case lib.SQLITE_UPDATE, lib.SQLITE_DELETE:
+		c.actions.Rows = true
 	case lib.SQLITE_ANALYZE:
 		c.actions.Statistics = true
 		if strings.EqualFold(table, MetaTable) {

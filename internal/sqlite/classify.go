@@ -50,17 +50,22 @@ func (c *Conn) Classify(sql string) (Class, error) {
 	c.asks = true
 	defer func() { c.asks = false }()
 	var parts []Part
+	text, err := c.text(sql)
+	if err != nil {
+		return Class{}, err
+	}
+	defer text.close()
 	for rest := sql; rest != ""; {
-		one, tail, err := c.classifyOne(rest)
+		one, tail, err := c.classifyOne(text, rest)
 		if err != nil {
 			return Class{}, err
 		}
-		text := rest[:len(rest)-len(tail)]
+		part := Part{rest[:len(rest)-len(tail)], one}
 		rest = tail
 		if one.Kind == Empty {
 			continue
 		}
-		parts = append(parts, Part{text, one})
+		parts = append(parts, part)
 		if one.Kind == Transaction && (len(parts) > 1 || !Blank(rest)) {
 			return Class{Kind: Transaction, Script: true, What: one.What, Savepoint: one.Savepoint}, nil
 		}
@@ -83,22 +88,43 @@ func (c *Conn) Classify(sql string) (Class, error) {
 func (c *Conn) First(sql string) (Part, string, error) {
 	c.asks = true
 	defer func() { c.asks = false }()
-	class, tail, err := c.classifyOne(sql)
-	return Part{sql[:len(sql)-len(tail)], class}, tail, err
+	length, _ := statement(sql) // a long script is not copied for each of its statements
+	class, tail, err := c.classifyAlone(sql[:length])
+	if err != nil && length < len(sql) {
+		length = len(sql)
+		class, tail, err = c.classifyAlone(sql)
+	}
+	length -= len(tail)
+	return Part{sql[:length], class}, sql[length:], err
 }
 
+// classifyAlone classifies the first statement of a text, and returns what is
+// behind it.
+func (c *Conn) classifyAlone(sql string) (Class, string, error) {
+	text, err := c.text(sql)
+	if err != nil {
+		return Class{}, "", err
+	}
+	defer text.close()
+	return c.classifyOne(text, sql)
+}
+
+// controls are the first words of statements that begin and end transactions.
+var controls = map[string]bool{"BEGIN": true, "COMMIT": true, "END": true, "ROLLBACK": true, "SAVEPOINT": true, "RELEASE": true}
+
 // scriptOfWrites classifies a script that writes, of which rest is still unknown:
-// does it begin and end transactions of its own?
+// does it begin and end transactions of its own? Most of its statements cannot
+// be prepared yet, perhaps.
 func (c *Conn) scriptOfWrites(rest string) Class {
 	for rest != "" {
-		one, tail, err := c.classifyOne(rest)
-		if err == nil && one.Kind == Transaction {
-			return Class{Kind: Transaction, Script: true, What: one.What}
+		length, word := statement(rest)
+		if controls[word] {
+			one, _, err := c.classifyAlone(rest[:length])
+			if err == nil && one.Kind == Transaction {
+				return Class{Kind: Transaction, Script: true, What: one.What, Savepoint: one.Savepoint}
+			}
 		}
-		if len(tail) == len(rest) {
-			break
-		}
-		rest = tail
+		rest = rest[length:]
 	}
 	return Class{Kind: Write, Script: true}
 }
@@ -142,9 +168,10 @@ func Blank(text string) bool {
 	return true
 }
 
-func (c *Conn) classifyOne(sql string) (class Class, tail string, err error) {
+// classifyOne classifies the first statement of sql, the end of a text.
+func (c *Conn) classifyOne(text *text, sql string) (class Class, tail string, err error) {
 	c.deferred = false
-	s, tail, err := c.Prepare(sql, false)
+	s, tail, err := text.prepare(sql, false)
 	if a := &c.actions; err != nil && c.deferred && a.Denied == nil {
 		class = Class{Kind: Setting, Pragma: a.Pragma, PragmaArg: a.PragmaArg, PragmaSet: a.PragmaSet}
 		if pragmas[a.Pragma] == PragmaWrite {

@@ -93,7 +93,7 @@ func TestRefused(t *testing.T) {
 		"CREATE TEMP VIEW q AS SELECT 1": "TEMP", "SELECT load_extension('x')": "load_extension",
 		"PRAGMA writable_schema=1": "writable_schema", "PRAGMA recursive_triggers=1": "recursive_triggers",
 		"PRAGMA encoding='UTF-16'": "encoding", "PRAGMA case_sensitive_like=1": "case_sensitive_like",
-		"DELETE FROM _hiqlite": "_hiqlite", "DROP TABLE _hiqlite": "_hiqlite", "UPDATE _hiqlite SET state=1": "_hiqlite",
+		"DELETE FROM _hiqlite": "_hiqlite", "UPDATE _hiqlite SET state=1": "_hiqlite",
 		"ALTER TABLE _hiqlite ADD COLUMN x": "_hiqlite", "CREATE INDEX hi ON _hiqlite(state)": "_hiqlite",
 		"CREATE TRIGGER ht AFTER INSERT ON _hiqlite BEGIN SELECT 1; END": "_hiqlite",
 		"VACUUM INTO 'x.db'": "VACUUM INTO", "VACUUM; SELECT 1": "alone", "SELECT 1\x00; DROP TABLE t": "NUL",
@@ -111,5 +111,21 @@ func TestRefused(t *testing.T) {
 		if err := apply.Exec(text); err == nil {
 			t.Errorf("%q: the apply connection let a script decide about the transaction", text)
 		}
+	}
+}
+
+// Tools that empty a database drop every table that they find.
+func TestDroppingTheMetaTableDoesNothing(t *testing.T) {
+	apply, reader := openPair(t)
+	if class, err := reader.Classify("DROP TABLE _hiqlite"); err != nil || class.Kind != Write {
+		t.Errorf("kind %d, %v", class.Kind, err)
+	}
+	for _, text := range []string{"DROP TABLE _hiqlite", "DROP TABLE IF EXISTS main.\"_HIQLITE\"", "INSERT INTO t VALUES(1,1); DROP TABLE _hiqlite; DROP TABLE t"} {
+		if err := apply.Exec(text); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	if err := reader.Exec("SELECT id, state FROM _hiqlite"); err != nil {
+		t.Error(err)
 	}
 }

@@ -59,6 +59,7 @@ type Conn struct {
 	stop      stop
 	frames    int // of the write-ahead log, after the last commit
 	args      arena
+	copies    bool // see CopyArguments
 
 	mu     sync.Mutex // guards closed against Interrupt
 	closed bool
@@ -77,7 +78,7 @@ func Open(path string, mode Mode) (*Conn, error) {
 	if strings.ContainsRune(path, 0) {
 		return nil, fmt.Errorf("hiqlite: the path %q holds a NUL", path)
 	}
-	c := &Conn{tls: libc.NewTLS(), mode: mode}
+	c := &Conn{tls: libc.NewTLS(), mode: mode, copies: mode == Speculate}
 	c.args.tls = c.tls
 	c.scratch = libc.Xmalloc(c.tls, 64)
 	if err := c.open(path); err != nil {
@@ -193,6 +194,10 @@ func (c *Conn) Exec(sql string) error {
 // Owner tells that what is prepared and run from now on comes from the replica
 // itself, which may do what SQL may not: begin and commit, write its table.
 func (c *Conn) Owner(own bool) { c.own = own }
+
+// CopyArguments makes each statement keep what is bound to it until it is bound
+// again: for several that run at the same time. Speculate connections do so.
+func (c *Conn) CopyArguments(on bool) { c.copies = on }
 
 // Autocommit reports that no transaction is open.
 func (c *Conn) Autocommit() bool { return lib.Xsqlite3_get_autocommit(c.tls, c.db) != 0 }

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,14 +30,64 @@ type Stmt struct {
 // after an error too, unless it is one of syntax. The statement is nil if there
 // was only white space or a comment. keep says that it will be used many times.
 func (c *Conn) Prepare(sql string, keep bool) (s *Stmt, tail string, err error) {
+	t, err := c.text(sql)
+	if err != nil {
+		return nil, "", err
+	}
+	defer t.close()
+	return t.prepare(sql, keep)
+}
+
+// A text is one of SQL in the engine's memory: one that holds many statements is
+// copied there once.
+type text struct {
+	c    *Conn
+	size int
+	p    uintptr
+}
+
+func (c *Conn) text(sql string) (*text, error) {
 	if strings.IndexByte(sql, 0) >= 0 {
-		return nil, "", &Error{Code: lib.SQLITE_ERROR, Message: "SQL logic error: the statement's text holds a NUL character (1)", Hint: "bind the value as an argument"}
+		return nil, &Error{Code: lib.SQLITE_ERROR, Message: "SQL logic error: the statement's text holds a NUL character (1)", Hint: "bind the value as an argument"}
 	}
 	if len(sql) > maxLength {
-		return nil, "", &Error{Code: lib.SQLITE_TOOBIG, Message: "string or blob too big: statement too long (18)"}
+		return nil, &Error{Code: lib.SQLITE_TOOBIG, Message: "string or blob too big: statement too long (18)"}
 	}
-	text := c.cstring(sql)
-	defer libc.Xfree(c.tls, text)
+	return &text{c, len(sql), c.cstring(sql)}, nil
+}
+
+func (t *text) close() { libc.Xfree(t.c.tls, t.p) }
+
+// A Script is a text whose statements are prepared one after the other.
+type Script struct {
+	text *text
+	rest string
+}
+
+// Script begins one.
+func (c *Conn) Script(sql string) (*Script, error) {
+	t, err := c.text(sql)
+	if err != nil {
+		return nil, err
+	}
+	return &Script{t, sql}, nil
+}
+
+// Rest returns what is behind the statements that were prepared.
+func (s *Script) Rest() string { return s.rest }
+
+// Next prepares the next statement, as Prepare does.
+func (s *Script) Next(keep bool) (stmt *Stmt, err error) {
+	stmt, s.rest, err = s.text.prepare(s.rest, keep)
+	return stmt, err
+}
+
+// Close ends it.
+func (s *Script) Close() { s.text.close() }
+
+// prepare is Prepare of sql, the end of the text.
+func (t *text) prepare(sql string, keep bool) (s *Stmt, tail string, err error) {
+	c, text := t.c, t.p+uintptr(t.size-len(sql))
 	flags := uint32(0)
 	if keep {
 		flags = lib.SQLITE_PREPARE_PERSISTENT
@@ -100,7 +151,7 @@ func (s *Stmt) Explain() bool { return lib.Xsqlite3_stmt_isexplain(s.c.tls, s.p)
 // goes to the parameters of that name whatever their prefix, ?NNN and $NNN
 // take the argument at that place, a plain ? the one at its own. used, if not
 // nil, is told which arguments went somewhere. What was bound is good until
-// the connection binds again.
+// the connection binds again, see CopyArguments.
 func (s *Stmt) Bind(args []wire.Argument, used []bool) error {
 	s.c.args.reset()
 	for i, name := range s.params {
@@ -175,15 +226,19 @@ func Use(params []string, args []wire.Argument, used []bool) (missing int) {
 
 func (s *Stmt) bind(i int32, v *wire.Value) int32 {
 	tls := s.c.tls
+	kept := uintptr(0) // SQLITE_STATIC
+	if s.c.copies {
+		kept = ^uintptr(0) // SQLITE_TRANSIENT
+	}
 	switch v.Kind {
 	case wire.Integer:
 		return lib.Xsqlite3_bind_int64(tls, s.p, i, v.Int())
 	case wire.Real:
 		return lib.Xsqlite3_bind_double(tls, s.p, i, v.Float())
 	case wire.Text:
-		return lib.Xsqlite3_bind_text(tls, s.p, i, s.c.args.copy(v.Data), int32(len(v.Data)), 0)
+		return lib.Xsqlite3_bind_text(tls, s.p, i, s.c.args.copy(v.Data), int32(len(v.Data)), kept)
 	case wire.Blob:
-		return lib.Xsqlite3_bind_blob(tls, s.p, i, s.c.args.copy(v.Data), int32(len(v.Data)), 0)
+		return lib.Xsqlite3_bind_blob(tls, s.p, i, s.c.args.copy(v.Data), int32(len(v.Data)), kept)
 	}
 	return lib.Xsqlite3_bind_null(tls, s.p, i)
 }
@@ -201,6 +256,52 @@ func (s *Stmt) Step() (bool, error) {
 		}
 		return false, s.c.err(rc)
 	}
+}
+
+// KeepsWhatItDid reports, before Reset, that the statement failed by OR FAIL or
+// RAISE(FAIL), which undo nothing.
+func (s *Stmt) KeepsWhatItDid() bool { return at[lib.TVdbe](s.p).FerrorAction == lib.OE_Fail }
+
+// A Count tells what changes a statement itself has made, and the rowid that it
+// gave. What virtual tables write into tables of their own, whenever they do,
+// is none of it, although it shows in total_changes() and last_insert_rowid().
+type Count struct {
+	s           *Stmt
+	changes, id int64 // before
+	nothing     bool  // it is none that counts
+}
+
+// unset is the rowid of no row, or of one in 2^64.
+const unset = math.MinInt64 + 0x5eed
+
+// Count begins one, before the statement runs.
+func (s *Stmt) Count() Count {
+	a, c := &s.Actions, s.c
+	n := Count{s, c.Changes(), c.LastInsertID(), !a.Rows || a.Schema || a.Statistics || a.Pragma != ""}
+	if !n.nothing && !a.ConnState {
+		c.struct3().FnChange = -1 // stays if it does not count
+		lib.Xsqlite3_set_last_insert_rowid(c.tls, c.db, unset)
+	}
+	return n
+}
+
+// End returns it, once the statement has run.
+func (n Count) End() (changes, id int64) {
+	c := n.s.c
+	if changes = c.Changes(); changes < 0 {
+		c.struct3().FnChange, changes = n.changes, 0
+	}
+	if id = c.LastInsertID(); id == unset {
+		lib.Xsqlite3_set_last_insert_rowid(c.tls, c.db, n.id)
+		id = 0
+	}
+	switch {
+	case n.nothing:
+		return 0, 0
+	case changes == 0 || len(n.s.Actions.Inserts) == 0:
+		return changes, 0
+	}
+	return changes, id
 }
 
 // Reset makes the statement ready to run again. Its arguments stay bound: to

@@ -114,10 +114,12 @@ type Lease struct {
 // that comes to another one applies nothing of it.
 type Checksum uint64
 
-// Add adds what a statement answered.
-func (c *Checksum) Add(code int, totalChanges, lastInsertID int64) {
+// Add adds what a statement answered: the changes that it made and the rowid
+// that it gave, itself. (How often FTS5 writes what it holds back depends on
+// savepoints, and shows in total_changes() and last_insert_rowid().)
+func (c *Checksum) Add(code int, changes, rowid int64) {
 	const prime = 1099511628211 // of FNV-1a
-	for _, n := range [...]uint64{uint64(code), uint64(totalChanges), uint64(lastInsertID)} {
+	for _, n := range [...]uint64{uint64(code), uint64(changes), uint64(rowid)} {
 		*c = (*c ^ Checksum(n)) * prime
 		*c ^= *c >> 32
 	}

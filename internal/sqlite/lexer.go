@@ -1,0 +1,104 @@
+package sqlite
+
+import "strings"
+
+// statement returns how long the first statement of a text is, its semicolon
+// included, and its first word: as sqlite3_complete reads it, which knows
+// strings, comments and the bodies of triggers. SQLite itself tells the end of a
+// statement only if it can prepare it: of one that uses what an earlier one has
+// yet to make, it stops in the middle.
+func statement(text string) (length int, word string) {
+	const (
+		start = iota
+		normal
+		explain
+		create
+		trigger
+		semi // in a trigger's body
+		end
+	)
+	state := start
+	for i := 0; i < len(text); {
+		kind, n := token(text[i:])
+		at := text[i : i+n]
+		i += n
+		if kind == space {
+			continue
+		}
+		if kind == semicolon {
+			switch state {
+			case start:
+				continue
+			case trigger, semi:
+				state = semi
+				continue
+			}
+			return i, word
+		}
+		if state == start && kind == identifier {
+			word = strings.ToUpper(at)
+		}
+		is := func(keyword string) bool { return kind == identifier && strings.EqualFold(at, keyword) }
+		switch {
+		case state == start && is("EXPLAIN"):
+			state = explain
+		case (state == start || state == explain) && is("CREATE"):
+			state = create
+		case state == explain && (is("QUERY") || is("PLAN")), state == create && (is("TEMP") || is("TEMPORARY")):
+		case state == create && is("TRIGGER"):
+			state = trigger
+		case state == semi && is("END"):
+			state = end
+		case state == semi, state == end, state == trigger:
+			state = trigger
+		default:
+			state = normal
+		}
+	}
+	return len(text), word
+}
+
+type tokenKind int
+
+const (
+	other tokenKind = iota
+	space
+	semicolon
+	identifier
+)
+
+// token returns the kind and length of the first token of a text.
+func token(text string) (tokenKind, int) {
+	// until returns the length up to the end of what closes the token.
+	until := func(from int, closing string) int {
+		if i := strings.Index(text[from:], closing); i >= 0 {
+			return from + i + len(closing)
+		}
+		return len(text)
+	}
+	switch c := text[0]; {
+	case c == ';':
+		return semicolon, 1
+	case strings.IndexByte(" \t\n\f\r", c) >= 0:
+		return space, 1
+	case strings.HasPrefix(text, "--"):
+		return space, until(2, "\n")
+	case strings.HasPrefix(text, "/*"):
+		return space, until(2, "*/")
+	case c == '[':
+		return other, until(1, "]")
+	case c == '\'' || c == '"' || c == '`':
+		return other, until(1, text[:1])
+	case idChar(c):
+		n := 1
+		for n < len(text) && idChar(text[n]) {
+			n++
+		}
+		return identifier, n
+	}
+	return other, 1
+}
+
+func idChar(c byte) bool {
+	return c == '_' || c == '$' || c >= 0x80 || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+}

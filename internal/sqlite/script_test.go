@@ -1,0 +1,146 @@
+package sqlite
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"modernc.org/libc"
+	lib "modernc.org/sqlite/lib"
+	"pgregory.net/rapid"
+)
+
+// Which way a script goes does not depend on the schema: it is remembered for
+// ever. What cannot be prepared yet, because a statement before makes it, must
+// not hide, or be taken for, the end of a transaction.
+func TestScriptsThatBeginAndEndTransactions(t *testing.T) {
+	const body = "BEGIN INSERT INTO t(b) VALUES('x;y'); UPDATE t SET b=CASE WHEN a THEN 1 ELSE 2 END; END"
+	for text, want := range map[string]string{
+		"BEGIN; INSERT INTO t(b) VALUES(1); COMMIT":                                                           "BEGIN",
+		"begin immediate; DELETE FROM t; end":                                                                 "BEGIN",
+		"SAVEPOINT a; DELETE FROM t; RELEASE a":                                                               "SAVEPOINT",
+		"SELECT 1; COMMIT":                                                                                    "COMMIT",
+		"DELETE FROM t; COMMIT":                                                                               "COMMIT",
+		"DELETE FROM t; -- really\n /* yes */ ;; COMMIT":                                                      "COMMIT",
+		"DELETE FROM t; END TRANSACTION;":                                                                     "COMMIT",
+		"DELETE FROM t; RoLlBaCk TO SAVEPOINT a":                                                              "ROLLBACK TO",
+		"DELETE FROM t; RELEASE SAVEPOINT a":                                                                  "RELEASE",
+		"CREATE TABLE n(a); INSERT INTO n VALUES(1); COMMIT; BEGIN":                                           "COMMIT",
+		"CREATE TABLE n(a); INSERT INTO n VALUES('; not this'); ROLLBACK":                                     "ROLLBACK",
+		"CREATE TABLE n(a); SELECT * FROM n; SAVEPOINT x":                                                     "SAVEPOINT",
+		"CREATE TABLE n(a); CREATE TRIGGER x AFTER INSERT ON n " + body:                                       "",
+		"CREATE TABLE n(a); CREATE TRIGGER x AFTER INSERT ON n " + body + ";":                                 "",
+		"CREATE TRIGGER x AFTER INSERT ON t " + body + "; DELETE FROM t":                                      "",
+		"DROP TABLE t; CREATE TRIGGER x AFTER INSERT ON t " + body:                                            "",
+		"CREATE TABLE n(a); CREATE TEMP TRIGGER x AFTER INSERT ON n " + body:                                  "",
+		"DELETE FROM t; CREATE TRIGGER IF NOT EXISTS x INSTEAD OF DELETE ON v " + body + "; DELETE FROM v":    "",
+		"CREATE TABLE n(a); CREATE TRIGGER x AFTER INSERT ON n " + body + "; INSERT INTO n VALUES(1); COMMIT": "COMMIT",
+		"DROP TABLE t; CREATE TABLE t(begin, rollback, \"commit\", end); INSERT INTO t VALUES(1,2,3)":         "",
+		"CREATE TABLE t(a); INSERT INTO t VALUES(1)":                                                          "", // it exists: a mistake, but none about transactions
+		"ALTER TABLE n ADD COLUMN x":                                                                          "error",
+		"CREATE TABLE n(a); ALTER TABLE n ADD end; DELETE FROM n":                                             "",
+		"DELETE FROM t; EXPLAIN BEGIN; DELETE FROM t":                                                         "",
+		"DELETE FROM t; INSERT INTO t(b) VALUES('a''; COMMIT;')":                                              "",
+		"DELETE FROM t; INSERT INTO t(b) VALUES(\"b\"), ([;COMMIT;])":                                         "",
+		"DELETE FROM t; -- COMMIT;\nDELETE FROM t /* ; COMMIT; */":                                            "",
+		"DELETE FROM t; SELECT `; COMMIT` FROM t":                                                             "",
+	} {
+		for _, schema := range []string{"", "CREATE TABLE n(a, b, begin, end)", "DROP TABLE t"} {
+			apply, reader := openPair(t)
+			if err := apply.Exec(schema); err != nil {
+				t.Fatal(err)
+			}
+			class, err := reader.Classify(text)
+			switch {
+			case err != nil:
+				continue // what cannot be classified is asked again
+			case want == "" && (class.Kind != Write || !class.Script):
+				t.Errorf("%q (%s): kind %d, %q, want a script of writes", text, schema, class.Kind, class.What)
+			case want != "" && want != "error" && (class.Kind != Transaction || !class.Script || class.What != want):
+				t.Errorf("%q (%s): kind %d, %q, want %s", text, schema, class.Kind, class.What, want)
+			}
+			apply.Close()
+			reader.Close()
+		}
+	}
+}
+
+func TestHowTransactionsBegin(t *testing.T) {
+	_, reader := openPair(t)
+	for text, want := range map[string]Class{
+		"BEGIN":                            {What: "BEGIN"},
+		"begin deferred transaction;":      {What: "BEGIN"},
+		"BEGIN IMMEDIATE":                  {What: "BEGIN", Immediate: true},
+		"/* now */ begin exclusive -- yes": {What: "BEGIN", Immediate: true},
+		"END":                              {What: "COMMIT"},
+		"COMMIT TRANSACTION":               {What: "COMMIT"},
+		"ROLLBACK TRANSACTION":             {What: "ROLLBACK"},
+		"SAVEPOINT a":                      {What: "SAVEPOINT", Savepoint: "a"},
+		`SAVEPOINT "a ""b"" ; c"`:          {What: "SAVEPOINT", Savepoint: `a "b" ; c`},
+		"SAVEPOINT [x y]":                  {What: "SAVEPOINT", Savepoint: "x y"},
+		"SAVEPOINT 'it''s'":                {What: "SAVEPOINT", Savepoint: "it's"},
+		"RELEASE SAVEPOINT `A`":            {What: "RELEASE", Savepoint: "A"},
+		"ROLLBACK TRANSACTION TO \u00e4":   {What: "ROLLBACK TO", Savepoint: "\u00e4"},
+	} {
+		want.Kind = Transaction
+		got, err := reader.Classify(text)
+		if err != nil || fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) {
+			t.Errorf("%q is %+v, %v, want %+v", text, got, err, want)
+		}
+	}
+}
+
+// A script's end is looked at however long it is, and looking costs no more
+// than reading it: not as much again for each of its statements.
+func TestLongScripts(t *testing.T) {
+	_, reader := openPair(t)
+	insert := "INSERT INTO n VALUES('" + strings.Repeat("some; text ", 20) + "');\n"
+	script := "CREATE TABLE n(a);\n" + strings.Repeat(insert, 20_000)
+	for end, kind := range map[string]Kind{"": Write, "COMMIT": Transaction} {
+		if class, err := reader.Classify(script + end); err != nil || class.Kind != kind {
+			t.Errorf("%d bytes that end with %q: kind %d, %v", len(script), end, class.Kind, err)
+		}
+	}
+}
+
+// Where a statement ends is what SQLite takes for its end: nothing shorter is
+// complete, and what is there is.
+func TestStatementsEndWhereSQLiteEndsThem(t *testing.T) {
+	tls := libc.NewTLS()
+	defer tls.Close()
+	complete := func(text string) bool {
+		p, err := libc.CString(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer libc.Xfree(tls, p)
+		return lib.Xsqlite3_complete(tls, p) != 0
+	}
+	parts := []string{";", ";", ";", " ", "\n", "CREATE ", "TEMP ", "temporary ", "TRIGGER ", "END", "end ", "EXPLAIN ", "QUERY PLAN ", "BEGIN ", "SELECT 1", "'a;b'", "'it''s;'", "\"x;\"", "[;]", "`;`",
+		"-- END;\n", "/* ; */", "'open;", "[open;", "x", "end1", ".", "(", ")", "\u00e4;", "-", "/", "*"}
+	rapid.Check(t, func(t *rapid.T) {
+		text := strings.Join(rapid.SliceOfN(rapid.SampledFrom(parts), 1, 25).Draw(t, "parts"), "")
+		length, _ := statement(text)
+		if length < len(text) && !complete(text[:length]) {
+			t.Fatalf("%q ends %q, which SQLite does not take for a statement", text, text[:length])
+		}
+		for i := range length {
+			if text[i] == ';' && i+1 < length && complete(text[:i+1]) && !Blank(text[:i+1]) {
+				t.Fatalf("%q ends %q, SQLite ends it at %d", text, text[:length], i+1)
+			}
+		}
+	})
+}
+
+func FuzzStatement(f *testing.F) {
+	f.Add("CREATE TRIGGER x AFTER INSERT ON t BEGIN SELECT 1; END; COMMIT")
+	f.Fuzz(func(t *testing.T, text string) {
+		for rest := text; rest != ""; {
+			n, word := statement(rest)
+			if n <= 0 || n > len(rest) || len(word) > n {
+				t.Fatalf("%q: %d, %q", rest, n, word)
+			}
+			rest = rest[n:]
+		}
+	})
+}

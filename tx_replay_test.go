@@ -1,0 +1,115 @@
+package hiqlite_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+)
+
+// What a transaction has seen before it is committed is what all nodes hold
+// afterwards: the replicas execute what it recorded as it ran here, with the same
+// clock, random numbers and counters, whatever failed or was taken back between.
+func TestTransactionsAreAppliedAsSeen(t *testing.T) {
+	c := newCluster(t, 3, unhurried)
+	for _, text := range txSchema {
+		run(t, c.db(0), text)
+	}
+	run(t, c.db(0), "CREATE TABLE chance(id INTEGER PRIMARY KEY, a DEFAULT (random()), b DEFAULT (datetime('now', 'subsec')), c DEFAULT CURRENT_TIMESTAMP, d)")
+	run(t, c.db(0), "CREATE TRIGGER chances AFTER INSERT ON p BEGIN INSERT INTO chance(d) VALUES(hex(randomblob(4))); END")
+	run(t, c.db(0), "CREATE VIRTUAL TABLE words USING fts5(w)")
+	committed := 0
+	eachSeed(t, 60, func(t *testing.T, seed uint64) {
+		h := &history{rand.New(rand.NewPCG(seed, 3))}
+		i := h.IntN(3)
+		conn := mustConn(t, c.db(i))
+		defer conn.ExecContext(context.Background(), "ROLLBACK") // fails if there is none
+		run(t, conn, "BEGIN")
+		past := []string{"BEGIN"}
+		var open []*sql.Rows
+		for range 5 + h.IntN(25) {
+			text := h.chance()
+			var err error
+			switch h.IntN(3) {
+			case 0:
+				_, err = conn.ExecContext(patient(t), text)
+			case 1:
+				seen := seeRows(conn.QueryContext(patient(t), text))
+				if strings.Contains(seen, "error") {
+					err = errors.New(seen)
+				}
+			default: // left open for a while
+				rows, failed := conn.QueryContext(patient(t), text)
+				if err = failed; err == nil {
+					rows.Next()
+					open = append(open, rows)
+				}
+			}
+			past = append(past, fmt.Sprintf("%s -- %v", text, err))
+		}
+		for _, rows := range open {
+			rows.Close()
+		}
+		inside, err := look(patient(t), conn)
+		if err != nil {
+			t.Fatalf("seed %d: %v\n%s", seed, err, strings.Join(past, ";\n"))
+		}
+		_, err = conn.ExecContext(patient(t), "COMMIT")
+		if err != nil {
+			if !strings.Contains(err.Error(), "FOREIGN KEY") {
+				t.Fatalf("seed %d: COMMIT: %v\n%s", seed, err, strings.Join(past, ";\n"))
+			}
+			return // deferred
+		}
+		committed++
+		for j := range c.nodes {
+			c.ready(j)
+			outside, err := look(patient(t), c.db(j))
+			if err != nil || outside != inside {
+				t.Fatalf("seed %d: the transaction of node %d saw\n%s\nnode %d holds\n%s\n%v\n%s", seed, i+1, inside, j+1, outside, err, strings.Join(past, ";\n"))
+			}
+		}
+	})
+	if committed < 20 {
+		t.Errorf("only %d transactions were committed: they show little", committed)
+	}
+	c.equal()
+}
+
+// chance is a statement of a transaction, often one whose outcome is random.
+func (h *history) chance() string {
+	switch h.IntN(10) {
+	case 0, 1:
+		return "INSERT INTO chance(d) VALUES(" + h.pick("random()", "hex(randomblob(3))", "changes()", "total_changes()", "last_insert_rowid()", "julianday('now')", "strftime('%f', 'now')") + ")" + h.pick("", " RETURNING *")
+	case 2:
+		return "UPDATE chance SET d = random() WHERE id IN (SELECT id FROM chance ORDER BY random() LIMIT 2)"
+	case 3:
+		return h.pick("SELECT random(), changes()", "SELECT datetime('now')", "SELECT * FROM chance ORDER BY random()", "INSERT INTO words VALUES('some' || random())", "DELETE FROM words WHERE rowid % 2", "INSERT INTO words(words) VALUES('optimize')",
+			"INSERT INTO chance(d) VALUES(random()); UPDATE chance SET a = random(); INSERT INTO nowhere VALUES(1)", "INSERT INTO chance(d) VALUES(random()); UPDATE chance SET a = random()", "ANALYZE", "REINDEX", "PRAGMA defer_foreign_keys = 1", "PRAGMA foreign_keys = 0")
+	case 4, 5:
+		return h.savepoint()
+	case 6:
+		return h.read()
+	}
+	return strings.ReplaceAll(strings.ReplaceAll(h.write(), "OR ROLLBACK", "OR FAIL"), "99", "98")
+}
+
+// look returns all rows, or an error.
+func look(ctx context.Context, q asker) (string, error) {
+	var b strings.Builder
+	for _, query := range append(everything, "SELECT * FROM chance", "SELECT rowid, * FROM words", "SELECT * FROM x1", "SELECT * FROM x2", "SELECT * FROM x3") {
+		if query == "PRAGMA foreign_keys" {
+			continue
+		}
+		rows, err := q.QueryContext(ctx, query)
+		seen := seeRows(rows, err)
+		if strings.Contains(seen, "error") && !strings.Contains(seen, "no such table") {
+			return "", fmt.Errorf("%s: %s", query, seen)
+		}
+		b.WriteString(query + ":\n" + seen + "\n")
+	}
+	return b.String(), nil
+}
