@@ -424,18 +424,25 @@ func (l *leases) tell(release []uint64) {
 	l.n.sleep(l.ttl / 10)
 }
 
-// close ends the transactions of this node and gives their leases back.
+// close ends the transactions of this node and gives their leases back, but for
+// one that is being committed: its commit does.
 func (l *leases) close() {
 	l.mu.Lock()
 	l.closed = true
-	release := l.release
 	var ends []func(error)
 	for id, g := range l.open {
-		release = append(release, id)
-		if g.end != nil {
-			ends = append(ends, g.end)
+		if g.end == nil {
+			l.release = append(l.release, id) // its transaction will not begin
+			continue
 		}
+		ends = append(ends, g.end)
 	}
+	l.mu.Unlock()
+	for _, end := range ends {
+		end(ErrClosed)
+	}
+	l.mu.Lock()
+	release := l.release
 	if l.kept != nil {
 		release = append(release, l.kept.id)
 	}
@@ -443,9 +450,6 @@ func (l *leases) close() {
 		release = append(release, id)
 	}
 	l.mu.Unlock()
-	for _, end := range ends {
-		end(ErrClosed)
-	}
 	if len(release) > 0 && l.n.writes.Load() != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 		defer cancel()

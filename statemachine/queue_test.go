@@ -47,7 +47,9 @@ var leasedTexts = []string{
 	"ANALYZE; INSERT INTO done VALUES(%d, 'c')",
 }
 
-func (l *leased) int(low, high int, what string) int { return rapid.IntRange(low, high).Draw(l.rt, what) }
+func (l *leased) int(low, high int, what string) int {
+	return rapid.IntRange(low, high).Draw(l.rt, what)
+}
 
 // send has the first replica apply an entry.
 func (l *leased) send(cmd []byte) {

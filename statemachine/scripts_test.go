@@ -1,6 +1,8 @@
 package statemachine
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
@@ -180,5 +182,33 @@ func TestAWriteReturnsBoundedRows(t *testing.T) {
 	}
 	if got := m.rows("SELECT count(*) FROM t"); got != "1" {
 		t.Errorf("%s rows", got)
+	}
+}
+
+// A script is copied for the engine once, not once for each of its statements:
+// one of megabytes, as tools dump them, would take minutes.
+func TestALongScript(t *testing.T) {
+	m := newMachine(t)
+	m.must("CREATE TABLE n(a)")
+	const rows = 10_000
+	m.must(strings.Repeat("INSERT INTO n VALUES('"+strings.Repeat("some; text ", 20)+"');\n", rows))
+	if got := m.rows("SELECT count(*) FROM n"); got != fmt.Sprint(rows) {
+		t.Errorf("%s rows", got)
+	}
+	// And one that brings its own transaction is taken apart statement by statement.
+	script := "BEGIN;\n" + strings.Repeat("INSERT INTO n VALUES('"+strings.Repeat("some; text ", 20)+"');\n", rows) + "COMMIT;\n"
+	n := 0
+	for rest := script; rest != ""; n++ {
+		part, tail, err := m.First(rest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := rest[:len(rest)-len(tail)]; part.SQL != want {
+			t.Fatalf("the part %q is not in front of the rest", part.SQL)
+		}
+		rest = tail
+	}
+	if n != rows+3 { // an empty one behind the last semicolon
+		t.Errorf("%d statements", n)
 	}
 }

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -266,40 +265,29 @@ func (s *Stmt) KeepsWhatItDid() bool { return at[lib.TVdbe](s.p).FerrorAction ==
 // gave. What virtual tables write into tables of their own, whenever they do,
 // is none of it, although it shows in total_changes() and last_insert_rowid().
 type Count struct {
-	s           *Stmt
-	changes, id int64 // before
-	nothing     bool  // it is none that counts
+	s       *Stmt
+	id      int64 // last_insert_rowid() before
+	nothing bool  // it is none that counts
 }
-
-// unset is the rowid of no row, or of one in 2^64.
-const unset = math.MinInt64 + 0x5eed
 
 // Count begins one, before the statement runs.
 func (s *Stmt) Count() Count {
-	a, c := &s.Actions, s.c
-	n := Count{s, c.Changes(), c.LastInsertID(), !a.Rows || a.Schema || a.Statistics || a.Pragma != ""}
-	if !n.nothing && !a.ConnState {
-		c.struct3().FnChange = -1 // stays if it does not count
-		lib.Xsqlite3_set_last_insert_rowid(c.tls, c.db, unset)
-	}
-	return n
+	a := &s.Actions
+	return Count{s, s.c.LastInsertID(), !a.Rows || a.Schema || a.Statistics || a.Pragma != ""}
 }
 
-// End returns it, once the statement has run.
+// End returns it, once the statement has run. One that inserts nothing leaves
+// last_insert_rowid() as it was.
 func (n Count) End() (changes, id int64) {
-	c := n.s.c
-	if changes = c.Changes(); changes < 0 {
-		c.struct3().FnChange, changes = n.changes, 0
-	}
-	if id = c.LastInsertID(); id == unset {
-		lib.Xsqlite3_set_last_insert_rowid(c.tls, c.db, n.id)
-		id = 0
-	}
-	switch {
-	case n.nothing:
+	if n.nothing {
 		return 0, 0
-	case changes == 0 || len(n.s.Actions.Inserts) == 0:
-		return changes, 0
+	}
+	changes, id = n.s.c.Changes(), n.s.c.LastInsertID()
+	if len(n.s.Actions.Inserts) == 0 && id != n.id {
+		lib.Xsqlite3_set_last_insert_rowid(n.s.c.tls, n.s.c.db, n.id)
+	}
+	if changes == 0 || len(n.s.Actions.Inserts) == 0 {
+		id = 0
 	}
 	return changes, id
 }

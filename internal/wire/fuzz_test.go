@@ -12,7 +12,9 @@ import (
 
 func FuzzDecode(f *testing.F) {
 	f.Add(encode(12, 345, sample()))
+	f.Add(encode(12, 345, leasedSample()))
 	f.Add(EncodeOpenSession(1, 0, 0))
+	f.Add(EncodeOpenSession(1, 2, 3))
 	f.Add(EncodeTick(Tick{1, 2}))
 	f.Add([]byte{FormatVersion, flagZstd, 0x28, 0xb5, 0x2f, 0xfd})
 	f.Add([]byte{FormatVersion, 0, 0x32, 4, 0x4a, 2, 0x12, 0})
@@ -42,6 +44,7 @@ func FuzzDecode(f *testing.F) {
 
 func FuzzDecodeState(f *testing.F) {
 	f.Add(AppendState(nil, sampleState()))
+	f.Add(AppendState(nil, leasedState()))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := DecodeState(b)
 		if err != nil {
@@ -60,6 +63,25 @@ func FuzzDecodeSession(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if s, err := DecodeSession(b); err == nil {
 			AppendSession(nil, s)
+		}
+	})
+}
+
+func FuzzDecodePlace(f *testing.F) {
+	for _, p := range leasedState().Places {
+		f.Add(AppendPlace(nil, &p))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := DecodePlace(b)
+		if err != nil {
+			return
+		}
+		again, err := DecodePlace(AppendPlace(nil, p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := sameState(&State{Places: []Place{*again}}, &State{Places: []Place{*p}}); err != nil {
+			t.Fatal(err)
 		}
 	})
 }

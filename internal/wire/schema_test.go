@@ -43,6 +43,8 @@ func (m message) list(name string) (out []message) {
 	return out
 }
 
+func (m message) sub(name string) message { return message{m.field(name).Message()} }
+func (m message) bool(name string) bool   { return m.field(name).Bool() }
 func (m message) uint(name string) uint64 { return m.field(name).Uint() }
 func (m message) int(name string) int64   { return m.field(name).Int() }
 func (m message) bytes(name string) []byte {
@@ -97,16 +99,34 @@ func value(m message) Value {
 
 func operationOf(entry, m message) Operation {
 	o := Operation{StampMS: m.int("stamp_ms"), Seed: m.uint("seed"), ForeignKeysOff: m.field("foreign_keys_off").Bool(), LastInsertID: m.int("last_insert_id"),
-		Changes: m.int("changes"), MaxSteps: m.uint("max_steps"), Vacuum: m.field("vacuum").Bool()}
+		Changes: m.int("changes"), MaxSteps: m.uint("max_steps"), Vacuum: m.field("vacuum").Bool(), Lease: leaseOf(m)}
 	texts := entry.field("texts").List()
 	for _, s := range m.list("statements") {
 		statement := Statement{SQL: string(texts.Get(int(m.uint("text_base") + s.uint("text"))).Bytes())}
 		for _, a := range s.list("arguments") {
 			statement.Args = append(statement.Args, Argument{Name: string(a.bytes("name")), Value: value(a)})
 		}
+		statement.LaterMS, statement.Skipped, statement.Fails = s.int("later_ms"), s.uint("skipped"), int(s.uint("fails"))
+		if state := s.sub("state"); s.has("state") {
+			statement.State = &ConnState{state.int("changes"), state.int("total_changes"), state.int("last_insert_id")}
+		}
 		o.Statements = append(o.Statements, statement)
 	}
 	return o
+}
+
+func leaseOf(operation message) *Lease {
+	if !operation.has("lease") {
+		return nil
+	}
+	m := operation.sub("lease")
+	l := &Lease{Acquire: m.uint("acquire"), TTLMS: m.uint("ttl_ms"), InUse: m.bool("in_use"), Under: m.uint("under"), Transaction: m.bool("transaction"),
+		Base: m.uint("base"), Keep: m.bool("keep"), Checksum: Checksum(m.uint("checksum")), DeferForeignKeys: m.bool("defer_foreign_keys")}
+	release := m.field("release").List()
+	for i := range release.Len() {
+		l.Release = append(l.Release, release.Get(i).Uint())
+	}
+	return l
 }
 
 func TestEntriesFollowTheSchema(t *testing.T) {
@@ -151,8 +171,11 @@ func resultOf(m message) Result {
 		e := message{m.field("error").Message()}
 		r.Err = &Error{Code: int(e.uint("code")), Message: string(e.bytes("message")), Statement: int(e.uint("statement")), Hint: string(e.bytes("hint"))}
 	}
+	if l := m.sub("lease"); m.has("lease") {
+		r.Lease = LeaseAnswer{LeaseState(l.uint("state")), l.uint("id"), l.uint("base")}
+	}
 	for _, s := range m.list("statements") {
-		out := StatementResult{RowsAffected: s.int("rows_affected"), LastInsertID: s.int("last_insert_id")}
+		out := StatementResult{RowsAffected: s.int("rows_affected"), LastInsertID: s.int("last_insert_id"), TotalChanges: s.int("total_changes")}
 		for _, c := range s.list("columns") {
 			if out.Rows == nil {
 				out.Rows = &Rows{}
@@ -175,9 +198,15 @@ func TestStatesFollowTheSchema(t *testing.T) {
 		want := genState(t)
 		b := AppendState(nil, want)
 		m := parse(t, messages.ByName("State"), b)
-		got := &State{SQLIndex: m.uint("sql_index"), Applied: m.uint("applied"), Ticks: m.uint("ticks")}
+		got := &State{SQLIndex: m.uint("sql_index"), Applied: m.uint("applied"), Ticks: m.uint("ticks"), Changed: m.uint("changed"), LastPlace: m.uint("place"), Contended: m.uint("contended")}
+		if l := m.sub("lease"); m.has("lease") {
+			got.Lease = HeldLease{l.uint("id"), l.uint("session"), l.uint("base"), l.uint("ttl_ms"), l.bool("idle")}
+		}
+		for _, p := range m.list("places") {
+			got.Places = append(got.Places, Place{p.uint("number"), p.uint("session"), p.uint("sequence"), int(p.uint("index")), operationOf(p, p.sub("operation"))})
+		}
 		for _, s := range m.list("sessions") {
-			session := Session{ID: s.uint("id"), Sequence: s.uint("sequence"), Used: s.uint("used")}
+			session := Session{ID: s.uint("id"), Sequence: s.uint("sequence"), Used: s.uint("used"), Node: s.uint("node"), Incarnation: s.uint("incarnation")}
 			for _, r := range s.list("results") {
 				session.Results = append(session.Results, resultOf(r))
 			}
@@ -200,9 +229,9 @@ func TestStatesFollowTheSchema(t *testing.T) {
 
 func TestOtherEntriesFollowTheSchema(t *testing.T) {
 	desc := schema(t).ByName("Entry")
-	open := parse(t, desc, EncodeOpenSession(1<<63, 0, 0)[2:])
-	if nonce := (message{open.field("open_session").Message()}).uint("nonce"); nonce != 1<<63 {
-		t.Errorf("the nonce is %d", nonce)
+	open := parse(t, desc, EncodeOpenSession(1<<63, 7, 1<<40)[2:]).sub("open_session")
+	if open.uint("nonce") != 1<<63 || open.uint("node") != 7 || open.uint("incarnation") != 1<<40 {
+		t.Errorf("the session is %v", open)
 	}
 	tick := message{parse(t, desc, EncodeTick(Tick{Expected: 4, Next: 1 << 40})[2:]).field("tick").Message()}
 	if tick.uint("expected") != 4 || tick.uint("next") != 1<<40 {

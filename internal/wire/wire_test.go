@@ -81,15 +81,21 @@ func same(e *Entry, session, sequence uint64, ops []*Operation) error {
 	}
 	for i := range ops {
 		got, want := e.Operations[i], *ops[i]
-		if a, b := fmt.Sprintf("%#v", plain(got)), fmt.Sprintf("%#v", plain(want)); a != b {
+		if a, b := plain(got), plain(want); a != b {
 			return fmt.Errorf("operation %d is\n%s, want\n%s", i, a, b)
 		}
 	}
 	return nil
 }
 
-// plain makes an operation comparable: NaN by its bits, no nil slices.
-func plain(o Operation) Operation {
+// plain makes an operation comparable: NaN by its bits, no nil slices, and what
+// pointers point at.
+func plain(o Operation) (out string) {
+	if l := o.Lease; l != nil {
+		lease := *l
+		lease.Release = append([]uint64{}, l.Release...)
+		out, o.Lease = fmt.Sprintf("%#v ", lease), nil
+	}
 	statements := []Statement{}
 	for _, s := range o.Statements {
 		args := []Argument{}
@@ -99,10 +105,14 @@ func plain(o Operation) Operation {
 			}
 			args = append(args, a)
 		}
-		statements = append(statements, Statement{SQL: s.SQL, Args: args})
+		if s.State != nil {
+			out, s.State = out+fmt.Sprintf("%d: %#v ", len(statements), *s.State), nil
+		}
+		s.Args = args
+		statements = append(statements, s)
 	}
 	o.Statements = statements
-	return o
+	return out + fmt.Sprintf("%#v", o)
 }
 
 func TestGoldenEntry(t *testing.T) {
@@ -214,9 +224,24 @@ func genOperation(t *rapid.T) *Operation {
 		for range rapid.IntRange(0, 4).Draw(t, "args") {
 			s.Args = append(s.Args, Argument{Name: rapid.SampledFrom([]string{"", "a", "\xffname"}).Draw(t, "name"), Value: genValue(t)})
 		}
+		if rapid.IntRange(0, 2).Draw(t, "of a transaction") == 0 {
+			s.LaterMS, s.Skipped, s.Fails = rapid.Int64().Draw(t, "later"), rapid.Uint64().Draw(t, "skipped"), int(rapid.Uint32().Draw(t, "fails"))
+			if rapid.Bool().Draw(t, "asks") {
+				s.State = &ConnState{rapid.Int64().Draw(t, "changes"), rapid.Int64().Draw(t, "total"), rapid.Int64().Draw(t, "last")}
+			}
+		}
 		o.Statements = append(o.Statements, s)
 	}
+	if rapid.IntRange(0, 2).Draw(t, "leased") == 0 {
+		o.Lease = genLease(t)
+	}
 	return o
+}
+
+func genLease(t *rapid.T) *Lease {
+	return &Lease{Acquire: rapid.Uint64().Draw(t, "acquire"), TTLMS: rapid.Uint64().Draw(t, "ttl"), Release: rapid.SliceOfN(rapid.Uint64(), 0, 3).Draw(t, "release"),
+		InUse: rapid.Bool().Draw(t, "in use"), Under: rapid.Uint64().Draw(t, "under"), Transaction: rapid.Bool().Draw(t, "transaction"), Base: rapid.Uint64().Draw(t, "base"),
+		Keep: rapid.Bool().Draw(t, "keep"), Checksum: Checksum(rapid.Uint64().Draw(t, "checksum")), DeferForeignKeys: rapid.Bool().Draw(t, "defer")}
 }
 
 func genOperations(t *rapid.T) []*Operation {
@@ -228,8 +253,11 @@ func genResult(t *rapid.T) Result {
 	if rapid.Bool().Draw(t, "failed") {
 		r.Err = &Error{Code: rapid.IntRange(0, 1<<20).Draw(t, "code"), Message: rapid.String().Draw(t, "message"), Statement: rapid.IntRange(0, 99).Draw(t, "statement"), Hint: rapid.String().Draw(t, "hint")}
 	}
+	if state := LeaseState(rapid.IntRange(0, 4).Draw(t, "lease")); state != LeaseNone {
+		r.Lease = LeaseAnswer{state, rapid.Uint64().Draw(t, "id"), rapid.Uint64().Draw(t, "base")}
+	}
 	for range rapid.IntRange(0, 3).Draw(t, "statements") {
-		s := StatementResult{RowsAffected: rapid.Int64().Draw(t, "affected"), LastInsertID: rapid.Int64().Draw(t, "last")}
+		s := StatementResult{RowsAffected: rapid.Int64().Draw(t, "affected"), LastInsertID: rapid.Int64().Draw(t, "last"), TotalChanges: rapid.Int64().Draw(t, "total")}
 		if columns := rapid.IntRange(0, 3).Draw(t, "columns"); columns > 0 {
 			s.Rows = &Rows{}
 			for range columns {
@@ -247,13 +275,40 @@ func genResult(t *rapid.T) Result {
 func genState(t *rapid.T) *State {
 	s := &State{SQLIndex: rapid.Uint64().Draw(t, "sql"), Applied: rapid.Uint64().Draw(t, "applied"), Ticks: rapid.Uint64().Draw(t, "ticks")}
 	for range rapid.IntRange(0, 3).Draw(t, "sessions") {
-		session := Session{ID: rapid.Uint64().Draw(t, "id"), Sequence: rapid.Uint64().Draw(t, "sequence"), Used: rapid.Uint64().Draw(t, "used")}
+		session := Session{ID: rapid.Uint64().Draw(t, "id"), Sequence: rapid.Uint64().Draw(t, "sequence"), Used: rapid.Uint64().Draw(t, "used"),
+			Node: rapid.Uint64().Draw(t, "node"), Incarnation: rapid.Uint64().Draw(t, "incarnation")}
 		for range rapid.IntRange(0, 3).Draw(t, "results") {
 			session.Results = append(session.Results, genResult(t))
 		}
 		s.Sessions = append(s.Sessions, session)
 	}
+	s.Changed, s.LastPlace, s.Contended = rapid.Uint64().Draw(t, "changed"), rapid.Uint64().Draw(t, "last place"), rapid.Uint64().Draw(t, "contended")
+	if id := rapid.Uint64().Draw(t, "lease"); id != 0 {
+		s.Lease = HeldLease{id, rapid.Uint64().Draw(t, "session"), rapid.Uint64().Draw(t, "base"), rapid.Uint64().Draw(t, "ttl"), rapid.Bool().Draw(t, "idle")}
+	}
+	for range rapid.IntRange(0, 3).Draw(t, "places") {
+		s.Places = append(s.Places, Place{rapid.Uint64().Draw(t, "number"), rapid.Uint64().Draw(t, "session"), rapid.Uint64().Draw(t, "sequence"), rapid.IntRange(0, 1<<20).Draw(t, "index"), *genOperation(t)})
+	}
 	return s
+}
+
+// sameState compares states: operations as same does.
+func sameState(got, want *State) error {
+	a, b := *got, *want
+	a.Places, b.Places = nil, nil
+	if !reflect.DeepEqual(a, b) || len(got.Places) != len(want.Places) {
+		return fmt.Errorf("%+v became %+v", want, got)
+	}
+	for i := range got.Places {
+		a, b := got.Places[i], want.Places[i]
+		if plain(a.Operation) != plain(b.Operation) {
+			return fmt.Errorf("operation %d became\n%s, was\n%s", i, plain(a.Operation), plain(b.Operation))
+		}
+		if a.Operation, b.Operation = (Operation{}), (Operation{}); !reflect.DeepEqual(a, b) {
+			return fmt.Errorf("place %d: %+v became %+v", i, b, a)
+		}
+	}
+	return nil
 }
 
 func TestEntriesRoundTrip(t *testing.T) {
@@ -283,8 +338,8 @@ func TestStatesRoundTrip(t *testing.T) {
 			t.Fatal(err)
 		}
 		clear(b) // nothing of it is kept
-		if !reflect.DeepEqual(got, s) {
-			t.Fatalf("%+v became %+v", s, got)
+		if err := sameState(got, s); err != nil {
+			t.Fatal(err)
 		}
 	})
 }

@@ -1,0 +1,187 @@
+package wire
+
+import (
+	"bytes"
+	"math"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// leasedSample has every field that concerns the write lease.
+func leasedSample() []*Operation {
+	return []*Operation{
+		{Lease: &Lease{Acquire: 1<<63 | 5, TTLMS: 2700}},
+		{Lease: &Lease{Release: []uint64{1<<63 | 4, 17}, InUse: true}},
+		{StampMS: 1_700_000_000_123, Seed: 9, Lease: &Lease{Under: 1<<63 | 5, Transaction: true, Base: 300, Keep: true, Checksum: 0xfedcba9876543210, DeferForeignKeys: true},
+			Statements: []Statement{
+				{SQL: "INSERT INTO t VALUES(?)", Args: []Argument{{Value: IntegerValue(1)}}},
+				{SQL: "INSERT INTO t VALUES(?)", Args: []Argument{{Value: IntegerValue(2)}}, LaterMS: -3, Skipped: 2, State: &ConnState{Changes: 1, TotalChanges: 20, LastInsertID: -7}},
+				{SQL: "INSERT OR FAIL INTO t VALUES(1),(1)", LaterMS: 1000, Fails: 2067},
+				{SQL: "SELECT 1", State: &ConnState{}},
+			}},
+		{Lease: &Lease{}},
+	}
+}
+
+func leasedState() *State {
+	ops := leasedSample()
+	return &State{SQLIndex: 300, Applied: 310, Ticks: 5000, Changed: 299, LastPlace: 18, Contended: 4000,
+		Lease: HeldLease{ID: 1<<63 | 5, Session: 7, Base: 299, TTLMS: 2700, Idle: true},
+		Sessions: []Session{{ID: 7, Sequence: 8, Used: 9, Node: 2, Incarnation: 3, Results: []Result{
+			{Lease: LeaseAnswer{State: LeaseQueued, ID: 17}}, {Lease: LeaseAnswer{State: LeaseGranted, ID: 1<<63 | 5, Base: 299}},
+			{Lease: LeaseAnswer{State: LeaseKept, ID: 1, Base: 2}, Statements: []StatementResult{{RowsAffected: 1, TotalChanges: -9}}}, {Lease: LeaseAnswer{State: LeaseExpired}},
+		}}},
+		Places: []Place{{Number: 17, Session: 7, Sequence: 8, Index: 1, Operation: *ops[2]}, {Number: 18, Session: 9, Sequence: 1, Operation: *ops[0]}}}
+}
+
+func TestGoldenLease(t *testing.T) {
+	for name, got := range map[string][]byte{
+		"entry-lease":       encode(12, 345, leasedSample()),
+		"open-session-node": EncodeOpenSession(0x1122334455667788, 3, 1<<40),
+		"state-lease":       AppendState(nil, leasedState()),
+	} {
+		if want := golden(t, name, got); !bytes.Equal(got, want) {
+			t.Errorf("%s is written differently than before:\n%x\n%x", name, got, want)
+		}
+	}
+	var d Decoder
+	if e, err := d.Decode(golden(t, "entry-lease", nil)); err != nil {
+		t.Error(err)
+	} else if err := same(e, 12, 345, leasedSample()); err != nil {
+		t.Error(err)
+	}
+	if e, err := d.Decode(golden(t, "open-session-node", nil)); err != nil || !e.OpenSession || e.Node != 3 || e.Incarnation != 1<<40 {
+		t.Errorf("%+v, %v", e, err)
+	}
+	if s, err := DecodeState(golden(t, "state-lease", nil)); err != nil {
+		t.Error(err)
+	} else if err := sameState(s, leasedState()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A place keeps nothing of what it was decoded from, and does not change when
+// the decoder of its entry is used again.
+func TestPlacesRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		want := Place{rapid.Uint64().Draw(t, "number"), rapid.Uint64().Draw(t, "session"), rapid.Uint64().Draw(t, "sequence"), rapid.IntRange(0, 1<<30).Draw(t, "index"), *genOperation(t)}
+		b := AppendPlace(nil, &want)
+		got, err := DecodePlace(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clear(b)
+		if err := sameState(&State{Places: []Place{*got}}, &State{Places: []Place{want}}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	for name, b := range map[string][]byte{"nothing": nil, "no operation": {8, 1}, "two operations": {6<<3 | 2, 0, 6<<3 | 2, 0}, "half": {6<<3 | 2, 5}} {
+		if p, err := DecodePlace(b); err == nil {
+			t.Errorf("%s is %+v", name, p)
+		}
+	}
+}
+
+// What a recorder has collected is what the statements make when they are
+// encoded at once, whatever was added and forgotten between.
+func TestARecordIsTheOperation(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var r Recorder
+		var statements []Statement
+		type mark struct {
+			Mark
+			n int
+		}
+		marks := []mark{{r.Mark(), 0}}
+		for _, o := range genOperations(t) {
+			switch rapid.IntRange(0, 3).Draw(t, "what") {
+			case 0:
+				marks = append(marks, mark{r.Mark(), len(statements)})
+			case 1:
+				i := rapid.IntRange(0, len(marks)-1).Draw(t, "back to")
+				r.Truncate(marks[i].Mark)
+				marks, statements = marks[:i+1], statements[:marks[i].n]
+			}
+			for i := range o.Statements {
+				s := o.Statements[i]
+				r.Add(&s)
+				statements = append(statements, s)
+			}
+			if r.Len() != len(statements) {
+				t.Fatalf("%d statements, not %d", r.Len(), len(statements))
+			}
+		}
+		op := genOperation(t)
+		op.Vacuum, op.Statements = false, nil
+		got := r.Encode(op)
+		op.Statements = statements
+		for name, e := range map[string]*EncodedOperation{"recorded": got, "encoded": EncodeOperation(op)} {
+			// With others before it, so that its texts are numbered anew.
+			cmd := EncodeEntry(1, 2, []*EncodedOperation{EncodeOperation(sample()[0]), e})
+			var d Decoder
+			entry, err := d.Decode(cmd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := same(entry, 1, 2, []*Operation{sample()[0], op}); err != nil {
+				t.Fatal(name, err)
+			}
+		}
+		seen := map[string]bool{}
+		for _, text := range got.Texts {
+			if seen[text] {
+				t.Fatalf("%q is there twice", text)
+			}
+			seen[text] = true
+		}
+	})
+}
+
+// A transaction is refused by its record's size: no entry may be larger than
+// that said.
+func TestARecordsSizeIsAnUpperBound(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var r Recorder
+		for _, o := range genOperations(t) {
+			for i := range o.Statements {
+				r.Add(&o.Statements[i])
+			}
+		}
+		op := &Operation{StampMS: math.MinInt64, Seed: math.MaxUint64, ForeignKeysOff: true, LastInsertID: math.MinInt64, Changes: math.MinInt64, MaxSteps: math.MaxUint64,
+			Lease: &Lease{Under: math.MaxUint64, Transaction: true, Base: math.MaxUint64, Keep: true, Checksum: math.MaxUint64, DeferForeignKeys: true}}
+		e := r.Encode(op)
+		if e.Size() > r.Size() {
+			t.Fatalf("it takes %d bytes, the recorder said %d", e.Size(), r.Size())
+		}
+		if n := len(EncodeEntry(math.MaxUint64, math.MaxUint64, []*EncodedOperation{e})); n > r.Size()+64 {
+			t.Fatalf("its entry takes %d bytes, the recorder said %d", n, r.Size())
+		}
+	})
+}
+
+func TestSeedsOfStatementsDiffer(t *testing.T) {
+	seen := map[uint64]bool{}
+	for seed := range uint64(100) {
+		for n := range uint64(100) {
+			seen[SeedOf(seed, n)] = true
+		}
+	}
+	if len(seen) != 100*100 {
+		t.Errorf("%d seeds for %d statements", len(seen), 100*100)
+	}
+}
+
+func TestChecksumsTellAnswersApart(t *testing.T) {
+	sums := map[Checksum]bool{}
+	for _, answers := range [][][3]int64{{}, {{0, 0, 0}}, {{0, 0, 0}, {0, 0, 0}}, {{0, 1, 0}}, {{0, 0, 1}}, {{1, 0, 0}}, {{0, 1, 1}, {0, 1, 2}}, {{0, 1, 2}, {0, 1, 1}}, {{19, -1, math.MinInt64}}} {
+		var c Checksum
+		for _, a := range answers {
+			c.Add(int(a[0]), a[1], a[2])
+		}
+		sums[c] = true
+	}
+	if len(sums) != 7 { // those that changed nothing have one
+		t.Errorf("%d sums", len(sums))
+	}
+}
