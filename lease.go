@@ -45,6 +45,7 @@ type leases struct {
 // A place is where an operation of this node waits in the cluster's queue.
 type place struct {
 	done   chan struct{} // closed when it has been left
+	known  bool          // it has been in the queue; guarded by leases.mu
 	result wire.Result
 	err    error
 }
@@ -53,6 +54,7 @@ type place struct {
 type grant struct {
 	id, base uint64
 	again    bool        // it was kept from the transaction before
+	sure     time.Time   // of one that is kept: it was this node's then
 	wanted   bool        // others are known to wait; guarded by leases.mu
 	end      func(error) // ends the transaction; guarded by leases.mu
 }
@@ -136,8 +138,12 @@ func (l *leases) left(reason error, holder uint64, patience time.Duration) error
 	if reason != nil {
 		return fmt.Errorf("hiqlite: not applied, node %d holds the write lease: %w", holder, reason)
 	}
+	who := fmt.Sprintf("a transaction on node %d holds", holder)
+	if holder == 0 {
+		who = "transactions of others held"
+	}
 	return &Error{Message: "database is locked (5) (SQLITE_BUSY)", ExtendedCode: 5,
-		Hint: fmt.Sprintf("a transaction on node %d holds the write lease; waited for %v, as busy_timeout says", holder, patience)}
+		Hint: fmt.Sprintf("%s the write lease; waited for %v, as busy_timeout says", who, patience)}
 }
 
 // chosen marks the ids of leases: their proposers choose them at random. Those
@@ -220,6 +226,10 @@ func (l *leases) take() *grant {
 	}
 	l.kept = nil
 	l.idle.Store(false)
+	if time.Since(g.sure) >= idleLease { // this process was stopped: others may have had it since
+		l.giveUp(g.id)
+		return nil
+	}
 	l.open[g.id] = g
 	return g
 }
@@ -256,7 +266,7 @@ func (l *leases) keeps(g *grant, began time.Time) bool {
 }
 
 // applied takes in what became of the lease when its transaction was applied.
-func (l *leases) applied(g *grant, a wire.LeaseAnswer) {
+func (l *leases) applied(g *grant, a wire.LeaseAnswer, proposed time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.open, g.id)
@@ -268,7 +278,7 @@ func (l *leases) applied(g *grant, a wire.LeaseAnswer) {
 		l.giveUp(g.id)
 		return
 	}
-	l.kept = &grant{id: g.id, base: a.Base, again: true}
+	l.kept = &grant{id: g.id, base: a.Base, again: true, sure: proposed}
 	l.idle.Store(true)
 	l.rouse()
 }
@@ -288,6 +298,7 @@ func (l *leases) queued(id uint64) *place {
 			l.places[id] = p
 		}
 	}
+	p.known = true
 	l.rouse()
 	return p
 }
@@ -326,6 +337,8 @@ func (l *leases) recovered(held wire.HeldLease, waits func(id uint64) bool) {
 		case id&chosen == 0:
 			p.settle(wire.Result{}, fmt.Errorf("%w: a snapshot told this node what the rows are, not how they came about", ErrOutcomeUnknown))
 			delete(l.places, id)
+		case p.known:
+			p.settle(wire.Result{Lease: wire.LeaseAnswer{State: wire.LeaseExpired, ID: id}}, nil)
 		}
 	}
 	if l.kept != nil && l.kept.id != held.ID {
@@ -424,25 +437,18 @@ func (l *leases) tell(release []uint64) {
 	l.n.sleep(l.ttl / 10)
 }
 
-// close ends the transactions of this node and gives their leases back, but for
-// one that is being committed: its commit does.
+// close ends the transactions of this node and gives their leases back.
 func (l *leases) close() {
 	l.mu.Lock()
 	l.closed = true
+	release := l.release
 	var ends []func(error)
 	for id, g := range l.open {
-		if g.end == nil {
-			l.release = append(l.release, id) // its transaction will not begin
-			continue
+		release = append(release, id)
+		if g.end != nil {
+			ends = append(ends, g.end)
 		}
-		ends = append(ends, g.end)
 	}
-	l.mu.Unlock()
-	for _, end := range ends {
-		end(ErrClosed)
-	}
-	l.mu.Lock()
-	release := l.release
 	if l.kept != nil {
 		release = append(release, l.kept.id)
 	}
@@ -450,6 +456,9 @@ func (l *leases) close() {
 		release = append(release, id)
 	}
 	l.mu.Unlock()
+	for _, end := range ends {
+		end(ErrClosed)
+	}
 	if len(release) > 0 && l.n.writes.Load() != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 		defer cancel()

@@ -305,7 +305,7 @@ func (n *Node) write(ctx context.Context, op *wire.Operation, patience time.Dura
 	switch {
 	case g == nil:
 	case err == nil:
-		n.leases.applied(g, wire.LeaseAnswer{}) // it ended with the operation
+		n.leases.applied(g, wire.LeaseAnswer{}, began) // it ended with the operation
 	default:
 		n.leases.drop(g)
 	}

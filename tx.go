@@ -296,13 +296,16 @@ func (t *tx) commit(ctx context.Context) error {
 	}
 	ctx, cancel := n.within(ctx)
 	defer cancel()
+	proposed := time.Now()
 	a, err := n.writes.Load().Do(ctx, encoded)
 	if err != nil {
 		n.leases.drop(t.grant)
 		return n.explain(err)
 	}
-	n.leases.applied(t.grant, a.Lease)
+	n.leases.applied(t.grant, a.Lease, proposed)
 	switch {
+	case a.Lease.State == wire.LeaseExpired && n.ctx.Err() != nil:
+		return ErrClosed // which gave the lease back first
 	case a.Lease.State == wire.LeaseExpired:
 		return fmt.Errorf("%w: this node was not heard of for too long, others have gone on", ErrTxExpired)
 	case a.Err != nil:

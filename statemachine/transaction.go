@@ -180,6 +180,9 @@ func (t *Transaction) Lease(lease, base uint64) error {
 		return err
 	}
 	if t.changed != base {
+		if t.r.holder.Load() != lease {
+			return ErrLeaseLost // and others have written since
+		}
 		return ErrChanged
 	}
 	if !t.r.writes(t, lease) {

@@ -1,0 +1,272 @@
+package consistency_test
+
+import (
+	"context"
+	"database/sql"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/hiqlite/hiqlite"
+)
+
+// nodeVariable makes this test binary a node process: it holds its Config.
+const nodeVariable = "HIQLITE_CONSISTENCY_NODE"
+
+// A request is a line on a node process's standard input. Requests run beside
+// each other; each is answered by one line, when it is done.
+type request struct {
+	ID   uint64
+	Do   string // ready, status, hash, begin, exec, query, batch, commit, rollback
+	Tx   uint64 `json:",omitempty"` // the begin's ID; 0: no transaction
+	SQL  []string
+	Args [][]any
+
+	// Of begin, and of what runs outside of transactions.
+	ReadOnly, Linearizable, Deferred bool
+	Within                           time.Duration // bounds it; a transaction as a whole
+	After                            time.Duration // it waits first
+}
+
+// An answer is a line on a node process's standard output.
+type answer struct {
+	ID       uint64
+	Rows     [][]string
+	Affected []int64 // by statement
+	Status   hiqlite.Status
+	Hash     string
+	Index    uint64 // that Hash stands for
+	Refusal  *refusal
+}
+
+// A refusal is an error of the node's.
+type refusal struct {
+	Text                                         string
+	Unknown, Expired, NoLeader, Context, Overdue bool
+	Code                                         int // SQLite's
+}
+
+func (r *refusal) Error() string { return r.Text }
+
+// server is what a node process runs.
+type server struct {
+	id       uint64
+	node     *hiqlite.Node
+	deferred *sql.DB // begins transactions without the lease
+	write    sync.Mutex
+
+	mu  sync.Mutex
+	txs map[uint64]*openTx
+}
+
+type openTx struct {
+	tx     *sql.Tx
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+// serve is the main function of a node process. It ends with its input.
+func serve(config string) error {
+	var cfg hiqlite.Config
+	if err := json.Unmarshal([]byte(config), &cfg); err != nil {
+		return err
+	}
+	node, err := hiqlite.Open(context.Background(), cfg)
+	if err != nil {
+		return err
+	}
+	conn := cfg.Conn
+	conn.Deferred = true
+	connector, err := node.ConnectorWith(conn)
+	if err != nil {
+		return err
+	}
+	s := &server{id: cfg.NodeID, node: node, deferred: sql.OpenDB(connector), txs: map[uint64]*openTx{}}
+	lines := json.NewDecoder(os.Stdin)
+	lines.UseNumber()
+	for {
+		var r request
+		if err := lines.Decode(&r); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return err
+		}
+		go func() {
+			time.Sleep(r.After)
+			a, err := s.do(&r)
+			a.ID = r.ID
+			a.Refusal = s.refuse(&r, err)
+			s.write.Lock()
+			defer s.write.Unlock()
+			if err := json.NewEncoder(os.Stdout).Encode(a); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
+		}()
+	}
+	s.deferred.Close()
+	return node.Close()
+}
+
+// refuse says of an error what the other side has to know.
+func (s *server) refuse(r *request, err error) *refusal {
+	if err == nil {
+		return nil
+	}
+	out := &refusal{
+		Text:     fmt.Sprintf("node %d, %s %q: %v", s.id, r.Do, r.SQL, err),
+		Unknown:  errors.Is(err, hiqlite.ErrOutcomeUnknown),
+		Expired:  errors.Is(err, hiqlite.ErrTxExpired),
+		NoLeader: errors.Is(err, hiqlite.ErrNoLeader),
+		Context:  errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled),
+	}
+	if t := s.open(r.Tx); t != nil && t.ctx.Err() != nil {
+		out.Overdue = errors.Is(err, sql.ErrTxDone) || out.Context // database/sql has rolled it back
+	}
+	var e *hiqlite.Error
+	if errors.As(err, &e) {
+		out.Code = e.ExtendedCode
+	}
+	return out
+}
+
+func (s *server) open(id uint64) *openTx {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.txs[id]
+}
+
+func (s *server) do(r *request) (answer, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), r.Within)
+	if r.Linearizable {
+		ctx = hiqlite.WithConsistency(ctx, hiqlite.Linearizable)
+	}
+	if r.Do == "begin" {
+		return answer{}, s.begin(ctx, cancel, r)
+	}
+	defer cancel()
+	var queries interface {
+		QueryContext(context.Context, string, ...any) (*sql.Rows, error)
+		ExecContext(context.Context, string, ...any) (sql.Result, error)
+	} = s.node.DB()
+	if r.Tx != 0 {
+		t := s.open(r.Tx)
+		if t == nil {
+			return answer{}, fmt.Errorf("transaction %d is not open", r.Tx)
+		}
+		ctx, queries = t.ctx, t.tx
+		switch r.Do {
+		case "commit":
+			defer t.cancel()
+			return answer{}, t.tx.Commit()
+		case "rollback":
+			defer t.cancel()
+			return answer{}, t.tx.Rollback()
+		}
+	}
+	switch r.Do {
+	case "ready":
+		return answer{}, s.node.Ready(ctx)
+	case "status":
+		status, err := s.node.Status(ctx)
+		return answer{Status: status}, err
+	case "hash":
+		hash, index, err := s.node.Hash(ctx)
+		return answer{Hash: hex.EncodeToString(hash[:]), Index: index}, err
+	case "batch":
+		return s.batch(ctx, r)
+	case "exec":
+		result, err := queries.ExecContext(ctx, r.SQL[0], arguments(r, 0)...)
+		if err != nil {
+			return answer{}, err
+		}
+		n, err := result.RowsAffected()
+		return answer{Affected: []int64{n}}, err
+	case "query":
+		rows, err := queries.QueryContext(ctx, r.SQL[0], arguments(r, 0)...)
+		if err != nil {
+			return answer{}, err
+		}
+		return all(rows)
+	}
+	return answer{}, fmt.Errorf("what is %q?", r.Do)
+}
+
+func (s *server) begin(ctx context.Context, cancel context.CancelFunc, r *request) error {
+	db := s.node.DB()
+	if r.Deferred {
+		db = s.deferred
+	}
+	tx, err := db.BeginTx(ctx, &sql.TxOptions{ReadOnly: r.ReadOnly})
+	if err != nil {
+		cancel()
+		return err
+	}
+	s.mu.Lock()
+	s.txs[r.ID] = &openTx{tx, ctx, cancel}
+	s.mu.Unlock()
+	return nil
+}
+
+func (s *server) batch(ctx context.Context, r *request) (answer, error) {
+	statements := make([]hiqlite.Statement, len(r.SQL))
+	for i := range r.SQL {
+		statements[i] = hiqlite.Statement{SQL: r.SQL[i], Args: arguments(r, i)}
+	}
+	results, err := hiqlite.Batch(ctx, s.node.DB(), statements...)
+	if err != nil {
+		return answer{}, err
+	}
+	var a answer
+	for _, result := range results {
+		n, err := result.RowsAffected()
+		if err != nil {
+			return a, err
+		}
+		a.Affected = append(a.Affected, n)
+	}
+	return a, nil
+}
+
+// arguments returns those of statement i, which are texts and integers.
+func arguments(r *request, i int) []any {
+	if i >= len(r.Args) {
+		return nil
+	}
+	out := make([]any, len(r.Args[i]))
+	for j, arg := range r.Args[i] {
+		out[j] = arg
+		if n, ok := arg.(json.Number); ok {
+			out[j], _ = n.Int64()
+		}
+	}
+	return out
+}
+
+func all(rows *sql.Rows) (a answer, err error) {
+	defer rows.Close()
+	columns, err := rows.Columns()
+	if err != nil {
+		return a, err
+	}
+	for rows.Next() {
+		cells := make([]sql.NullString, len(columns))
+		dest := make([]any, len(columns))
+		for i := range cells {
+			dest[i] = &cells[i]
+		}
+		if err := rows.Scan(dest...); err != nil {
+			return a, err
+		}
+		row := make([]string, len(columns))
+		for i := range cells {
+			row[i] = cells[i].String
+		}
+		a.Rows = append(a.Rows, row)
+	}
+	return a, rows.Err()
+}
