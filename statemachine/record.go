@@ -1,0 +1,271 @@
+package statemachine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// A transaction is recorded as it runs, and executed again from its record by
+// every replica: both sides are here.
+
+// Exec runs a statement that writes, alone in its text, to its end, and records
+// it. A failed one leaves the transaction as it was, mostly: Err tells.
+func (t *Transaction) Exec(ctx context.Context, text string, args []wire.Argument) (wire.StatementResult, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.err(); err != nil {
+		return wire.StatementResult{}, err
+	}
+	out, err := t.exec(ctx, text, args)
+	if t.over != nil {
+		t.finish(t.over)
+	}
+	return out, err
+}
+
+func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argument) (out wire.StatementResult, err error) {
+	stmt, kept, err := t.prepare(text)
+	if err != nil || stmt == nil {
+		return out, t.reason(err)
+	}
+	if kept != nil {
+		kept.busy = true
+		defer func() { kept.busy = false }()
+	} else {
+		defer stmt.Close()
+	}
+	if stmt.Actions.Schema || stmt.Actions.Statistics {
+		t.dirty = true
+		t.programs.drop(t.programs.clock) // what they do may have changed
+	}
+	if err := stmt.Bind(args, nil); err != nil {
+		return out, err
+	}
+	if params := stmt.Params(); len(args) > len(params) {
+		return out, &sqlite.Error{Code: sqlite.CodeError, Message: fmt.Sprintf("too many arguments: the statement has %d parameters, got %d", len(params), len(args))}
+	}
+	before, s, err := t.record(stmt, text, args)
+	if err != nil {
+		return out, err
+	}
+	total := t.conn.TotalChanges()
+	count := stmt.Count()
+	rows, failed := t.step(ctx, stmt)
+	changes, rowid := count.End()
+	out = wire.StatementResult{RowsAffected: t.conn.Changes(), LastInsertID: t.conn.LastInsertID(), TotalChanges: t.conn.TotalChanges() - total, Rows: rows}
+	return out, t.after(ctx, before, s, changes, rowid, failed)
+}
+
+// record adds a statement to the record before it runs, with what a replica
+// needs to execute it alike.
+func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argument) (recordMark, *wire.Statement, error) {
+	now := time.Now().UnixMilli()
+	if t.rec.Len() == 0 {
+		t.stamp, t.last = now, now
+	}
+	before := t.mark()
+	s := &wire.Statement{SQL: text, Args: args, LaterMS: now - t.last, Skipped: t.ordinal - t.next}
+	if s.Skipped > 0 || stmt.Actions.ConnState {
+		s.State = &wire.ConnState{Changes: t.conn.Changes(), TotalChanges: t.conn.TotalChanges(), LastInsertID: t.conn.LastInsertID()}
+		if err := t.owner(flushVirtual); err != nil { // a replica may hold more back, or less
+			return before, nil, t.reason(err)
+		}
+		t.conn.SetState(s.State.Changes, s.State.TotalChanges, s.State.LastInsertID)
+	}
+	t.rec.Add(s)
+	if t.opts.MaxBytes > 0 && t.rec.Size() > t.opts.MaxBytes {
+		size := t.rec.Size()
+		t.back(before)
+		return before, nil, fmt.Errorf("%w: with this statement it takes %d bytes, an entry of the log has at most %d", ErrRecordFull, size, t.opts.MaxBytes)
+	}
+	t.conn.Clock(now, wire.SeedOf(t.opts.Seed, t.ordinal))
+	t.ordinal++
+	t.last, t.next = now, t.ordinal
+	return before, s, nil
+}
+
+// step runs a statement and collects its rows.
+func (t *Transaction) step(ctx context.Context, stmt *sqlite.Stmt) (rows *wire.Rows, err error) {
+	defer stmt.Reset()
+	t.conn.Run(ctx, false)
+	defer t.conn.Run(nil, false)
+	for bytes := 0; ; {
+		row, err := stmt.Step()
+		if err != nil {
+			t.leaves = stmt.KeepsWhatItDid()
+			return nil, err
+		}
+		if rows == nil && stmt.ColumnCount() > 0 {
+			rows = &wire.Rows{Columns: stmt.Columns()}
+		}
+		if !row {
+			return rows, nil
+		}
+		for i := range rows.Columns {
+			v := stmt.Value(i)
+			bytes += len(v.Data) + 10
+			rows.Cells = append(rows.Cells, v)
+		}
+		if bytes > maxResult {
+			t.over = tooManyRows() // what it wrote cannot be undone alone
+			return nil, t.over
+		}
+	}
+}
+
+// after makes the record say how a statement ended.
+func (t *Transaction) after(ctx context.Context, before recordMark, s *wire.Statement, changes, rowid int64, failed error) error {
+	if t.conn.TookMaxRowid() && (failed == nil || t.leaves) {
+		failed = tookMaxRowid()
+		t.over = failed
+	}
+	if failed == nil {
+		t.sum.Add(0, changes, rowid)
+		return nil
+	}
+	if t.over != nil {
+		return failed
+	}
+	var e *sqlite.Error
+	if errors.As(failed, &e) && e.Code == sqlite.CodeInterrupt {
+		failed = t.interrupted(ctx, e)
+	}
+	if t.conn.Autocommit() {
+		t.over = rolledBack(failed)
+		return failed
+	}
+	t.back(before)
+	if t.leaves && e != nil {
+		s.Fails = e.Code
+		t.rec.Add(s)
+		t.sum.Add(e.Code, changes, rowid)
+		t.next, t.last = t.ordinal, t.last+s.LaterMS
+	}
+	return failed
+}
+
+func rolledBack(by error) error {
+	return fmt.Errorf("hiqlite: the transaction was rolled back: %w", by)
+}
+
+// interrupted is the error of a statement that was given up.
+func (t *Transaction) interrupted(ctx context.Context, e *sqlite.Error) error {
+	if why := t.ending.Load(); why != nil {
+		return *why
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if t.conn.OutOfSteps() {
+		outOfSteps(e)
+	}
+	return e
+}
+
+func (t *Transaction) mark() recordMark { return recordMark{t.rec.Mark(), t.sum, t.last, t.next} }
+
+// back forgets what was recorded since m; statements that run later have other
+// random numbers nevertheless.
+func (t *Transaction) back(m recordMark) {
+	t.rec.Truncate(m.rec)
+	t.sum, t.last, t.next = m.sum, m.last, m.next
+}
+
+// Record returns the transaction as an operation, to be applied under its
+// lease, and rolls it back here. It is nil if nothing was written. A violated
+// deferred foreign key is an error, and the transaction goes on.
+func (t *Transaction) Record(op *wire.Operation) (*wire.EncodedOperation, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.err(); err != nil {
+		return nil, err
+	}
+	if t.conn.DeferredViolations() {
+		return nil, violated()
+	}
+	t.finish(errFinished)
+	if t.rec.Len() == 0 {
+		return nil, nil
+	}
+	op.StampMS, op.Seed, op.MaxSteps = t.stamp, t.opts.Seed, t.opts.MaxSteps
+	op.ForeignKeysOff, op.Changes, op.LastInsertID = t.opts.ForeignKeysOff, t.opts.Changes, t.opts.LastInsertID
+	op.Lease.Under, op.Lease.Transaction, op.Lease.Base, op.Lease.Checksum = t.lease, true, t.changed, t.sum
+	op.Lease.DeferForeignKeys = t.deferred
+	return t.rec.Encode(op), nil
+}
+
+// errDiffers is the result of a transaction whose statements answer otherwise
+// than they did when they ran.
+func errDiffers(i int) error {
+	return &sqlite.Error{Code: sqlite.CodeAbort, Statement: i, Message: "query aborted: the transaction came out differently when it was applied; nothing of it was (4)",
+		Hint: "run it again"}
+}
+
+// transaction executes the statements that a Transaction recorded: each with
+// its own clock and randomness, and to the same end.
+func (x *execution) transaction() error {
+	if x.op.Lease.DeferForeignKeys {
+		x.deferred = true
+		x.programs.clear() // SQLite would prepare them anew
+		if err := x.owner("PRAGMA defer_foreign_keys=ON"); err != nil {
+			return err
+		}
+	}
+	var sum wire.Checksum
+	x.counts = true
+	now, n := x.op.StampMS, uint64(0)
+	for i := range x.op.Statements {
+		s := &x.op.Statements[i]
+		now, n = now+s.LaterMS, n+s.Skipped
+		x.conn.Clock(now, wire.SeedOf(x.op.Seed, n))
+		n++
+		if s.State != nil {
+			if err := x.flush(); err != nil {
+				return err
+			}
+			x.conn.SetState(s.State.Changes, s.State.TotalChanges, s.State.LastInsertID)
+		}
+		code, err := x.again(s)
+		if err != nil {
+			var e *sqlite.Error
+			if errors.As(err, &e) {
+				e.Statement = i
+			}
+			return err
+		}
+		if code != s.Fails {
+			x.halfway = true
+			return errDiffers(i)
+		}
+		sum.Add(code, x.changes, x.rowid)
+		if x.schema {
+			x.programs.clear() // see programs
+		}
+	}
+	if sum != x.op.Lease.Checksum {
+		x.halfway = true
+		return errDiffers(len(x.op.Statements) - 1)
+	}
+	return nil
+}
+
+// again executes a statement of a transaction and returns the code with which it
+// failed, if that is how it ended when it ran.
+func (x *execution) again(s *wire.Statement) (code int, err error) {
+	x.bytes = 0
+	if p := x.programs.get(s.SQL); p != nil {
+		_, err = x.single(p.Stmt, s.Args)
+	} else {
+		_, err = x.text(s)
+	}
+	var e *sqlite.Error
+	if s.Fails == 0 || !errors.As(err, &e) || sqlite.Local(e) || x.conn.Autocommit() {
+		return 0, err
+	}
+	return e.Code, nil
+}
