@@ -73,7 +73,7 @@ func (c *conn) patience() time.Duration {
 // Close ends the connection, and rolls back what is open. The node goes on.
 func (c *conn) Close() error {
 	if c.tx != nil {
-		c.tx.rollback()
+		c.tx.end()
 	}
 	c.closed = true
 	return nil

@@ -39,9 +39,9 @@
 //   - It survives the loss of the leader. If its own node is not heard of for
 //     [Config].LeaseTTL while others wait, they go on, and Commit returns
 //     [ErrTxExpired]: nothing was applied. [RunTx] runs it again.
-//   - Commit returns [ErrOutcomeUnknown] only if the context of BeginTx ended, or
-//     the node was closed, while the commit was on its way; the loss of nodes
-//     alone makes it late.
+//   - Commit returns [ErrOutcomeUnknown] only if the context of BeginTx ended, no
+//     majority was there for [Config].Timeout, or the node was closed, while the
+//     commit was on its way; the loss of few nodes makes it late.
 //   - All that it writes has to fit into about 8 MiB: the statement with which it
 //     does not fails with [ErrTooLarge].
 //   - With sql.TxOptions.ReadOnly it is a snapshot of this node's rows, which

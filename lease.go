@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/statemachine"
 )
@@ -26,6 +27,11 @@ const (
 // leases is a node's side of the write lease: who in this process waits for it,
 // and who has it. What it decides is only when to ask and to give up; that a
 // transaction has the lease is decided where it is applied.
+//
+// A transaction acquires the lease, or takes the one that was kept; it ends by
+// applied, if something was proposed under it, or by drop. Others at this node
+// await their turn at a place, which is settled or, when they run out of
+// patience, left. What is given up (giveUp) is released by run.
 type leases struct {
 	n    *Node
 	ttl  time.Duration
@@ -70,9 +76,14 @@ func (l *leases) rouse() {
 	}
 }
 
-// await waits at a place until its turn, until ctx ends, or for patience.
-func (l *leases) await(ctx context.Context, id uint64, p *place, patience time.Duration) (wire.Result, error) {
-	timer := time.NewTimer(patience)
+// await waits at a place until its turn, until ctx ends, or until patience, which
+// began at since, is over.
+func (l *leases) await(ctx context.Context, id uint64, p *place, patience time.Duration, since time.Time) (wire.Result, error) {
+	wait := patience - time.Since(since)
+	if _, idle := l.n.replica.LeaseHolder(); idle {
+		wait = max(wait, keptPatience) // no transaction is in the way
+	}
+	timer := time.NewTimer(max(0, wait))
 	defer timer.Stop()
 	var left error
 	select {
@@ -82,9 +93,9 @@ func (l *leases) await(ctx context.Context, id uint64, p *place, patience time.D
 		left = ctx.Err()
 	case <-timer.C:
 	}
-	holder := l.n.replica.LeaseHolder()
+	holder, _ := l.n.replica.LeaseHolder()
 	if id&chosen != 0 { // it asks for the lease: whether it gets it is of no interest any more
-		return wire.Result{}, l.left(left, holder, patience)
+		return wire.Result{}, l.left("the transaction has not begun", left, holder, patience)
 	}
 	// A write: give the place up, and find out whether it was in time.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWait)
@@ -104,7 +115,7 @@ func (l *leases) await(ctx context.Context, id uint64, p *place, patience time.D
 	if err != nil {
 		return wire.Result{}, errors.Join(fmt.Errorf("%w: it waited for the write lease, and may be applied when its turn comes: %w", ErrOutcomeUnknown, err), left)
 	}
-	return wire.Result{}, l.left(left, holder, patience)
+	return wire.Result{}, l.left("not applied", left, holder, patience)
 }
 
 // came returns what came of a place that was not left.
@@ -126,7 +137,11 @@ func errMayCome() error {
 }
 
 // errNotHeard is the error of those whose place lapsed.
-var errNotHeard = &Error{Message: "database is locked (5) (SQLITE_BUSY)", ExtendedCode: 5, Hint: "this node was not heard of for too long; try again"}
+var errNotHeard = &Error{Message: "database is locked (5) (SQLITE_BUSY)", ExtendedCode: sqlite.CodeBusy, Hint: "this node was not heard of for too long; try again"}
+
+// keptPatience is the least that is waited for a lease that its node only keeps
+// for a next transaction, and gives up when asked.
+const keptPatience = 100 * time.Millisecond
 
 // leaveWait bounds how long a write takes to leave the queue.
 const leaveWait = 2 * time.Second
@@ -134,16 +149,19 @@ const leaveWait = 2 * time.Second
 var errUnsettled = errors.New("hiqlite: its place is not known")
 
 // left is the error of somebody who left the queue.
-func (l *leases) left(reason error, holder uint64, patience time.Duration) error {
+func (l *leases) left(what string, reason error, holder uint64, patience time.Duration) error {
+	who := fmt.Sprintf("a transaction on node %d holds the write lease", holder)
+	switch holder {
+	case 0:
+		who = "transactions of others held the write lease"
+	case l.n.cfg.NodeID:
+		who += " (this node: is it the caller's own? what belongs to it has to be done by its sql.Tx)"
+	}
 	if reason != nil {
-		return fmt.Errorf("hiqlite: not applied, node %d holds the write lease: %w", holder, reason)
+		return fmt.Errorf("hiqlite: %s: %s: %w", what, who, reason)
 	}
-	who := fmt.Sprintf("a transaction on node %d holds", holder)
-	if holder == 0 {
-		who = "transactions of others held"
-	}
-	return &Error{Message: "database is locked (5) (SQLITE_BUSY)", ExtendedCode: 5,
-		Hint: fmt.Sprintf("%s the write lease; waited for %v, as busy_timeout says", who, patience)}
+	return &Error{Message: "database is locked (5) (SQLITE_BUSY)", ExtendedCode: sqlite.CodeBusy,
+		Hint: fmt.Sprintf("%s; waited for %v, as busy_timeout says", who, patience)}
 }
 
 // chosen marks the ids of leases: their proposers choose them at random. Those
@@ -168,7 +186,7 @@ func (l *leases) acquire(ctx context.Context, patience time.Duration) (*grant, e
 	a, err := l.n.do(ctx, &wire.Operation{Lease: &wire.Lease{Acquire: id, TTLMS: uint64(l.ttl.Milliseconds()) * 9 / 10}})
 	result := a.Result
 	if err == nil && result.Lease.State == wire.LeaseQueued {
-		result, err = l.await(ctx, id, p, max(0, patience-time.Since(began)))
+		result, err = l.await(ctx, id, p, patience, began)
 	}
 	switch {
 	case err != nil:
@@ -332,6 +350,7 @@ func (l *leases) recovered(held wire.HeldLease, waits func(id uint64) bool) {
 	for id, p := range l.places {
 		switch {
 		case waits(id):
+		// One that is not known may not have been proposed yet.
 		case id == held.ID:
 			p.settle(wire.Result{Lease: wire.LeaseAnswer{State: wire.LeaseGranted, ID: id, Base: held.Base}}, nil)
 		case id&chosen == 0:

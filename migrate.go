@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 )
@@ -140,7 +141,9 @@ func newMigrator(ctx context.Context, db *sql.DB) (*migrator, error) {
 		if err != nil {
 			return err
 		}
-		m = &migrator{c.node, sql.OpenDB(&connector{c.node, c.cfg})}
+		cfg := c.cfg
+		cfg.BusyTimeout = math.MaxInt32 * time.Millisecond // ctx decides how long to wait for transactions
+		m = &migrator{c.node, sql.OpenDB(&connector{c.node, cfg})}
 		return nil
 	})
 	return m, err

@@ -314,7 +314,7 @@ func (n *Node) write(ctx context.Context, op *wire.Operation, patience time.Dura
 	}
 	result := a.Result
 	if err == nil && result.Lease.State == wire.LeaseQueued {
-		result, err = n.leases.await(ctx, result.Lease.ID, a.place, max(0, patience-time.Since(began)))
+		result, err = n.leases.await(ctx, result.Lease.ID, a.place, patience, began)
 	}
 	if err != nil {
 		return nil, err
@@ -367,6 +367,7 @@ func (l listener) Applied(session, sequence uint64, results []wire.Result) {
 	w.Applied(session, sequence, answers)
 }
 
+// Settled needs no session: nobody else's place has one of these ids.
 func (l listener) Settled(_, id uint64, result wire.Result) { l.n.leases.settled(id, result) }
 
 func (l listener) Wanted(held wire.HeldLease) {
@@ -375,8 +376,10 @@ func (l listener) Wanted(held wire.HeldLease) {
 	case w == nil:
 	case w.Session() == held.Session:
 		l.n.leases.wanted(held)
-	case l.n.replica.LeaseHolder() == l.n.cfg.NodeID:
-		l.n.leases.inherited()
+	default:
+		if node, _ := l.n.replica.LeaseHolder(); node == l.n.cfg.NodeID {
+			l.n.leases.inherited()
+		}
 	}
 }
 

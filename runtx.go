@@ -23,7 +23,8 @@ const (
 // it is rolled back, and the error is RunTx's. It is run again, up to 20 times
 // and while ctx lasts, if it failed for a reason that has to do with others and
 // is known not to have been applied: SQLITE_BUSY, SQLITE_BUSY_SNAPSHOT and
-// ErrTxExpired, from Begin, from fn or from Commit. So fn must do nothing that
+// ErrTxExpired, from Begin, from fn or from Commit; not if it took longer than
+// tx_timeout. So fn must do nothing that
 // cannot be repeated, apart from the transaction, and must not end it itself.
 //
 // An ErrOutcomeUnknown is returned and never repeated: what fn did may be
@@ -63,7 +64,7 @@ func runOnce(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(*sql.
 
 // repeatable reports that an error tells of others, and that nothing was applied.
 func repeatable(err error) bool {
-	if errors.Is(err, ErrOutcomeUnknown) {
+	if errors.Is(err, ErrOutcomeUnknown) || errors.Is(err, errForgotten) {
 		return false
 	}
 	var e *Error

@@ -17,9 +17,9 @@ func (c *conn) control(ctx context.Context, text string, class *sqlite.Class, ar
 	case class.Script && (c.tx != nil || class.What == "BEGIN" || class.What == "SAVEPOINT"):
 		return c.steps(ctx, text, args)
 	case class.What == "BEGIN":
-		err = c.begin(ctx, false, c.cfg.Deferred && !class.Immediate)
+		err = c.begin(ctx, false, c.cfg.Deferred && !class.Immediate, false)
 	case class.What == "SAVEPOINT" && c.tx == nil:
-		if err = c.begin(ctx, false, true); err == nil {
+		if err = c.begin(ctx, false, true, false); err == nil {
 			c.tx.bySave = true
 			err = c.savepoint(ctx, text, class)
 		}
@@ -32,7 +32,7 @@ func (c *conn) control(ctx context.Context, text string, class *sqlite.Class, ar
 	case class.What == "COMMIT":
 		err = c.commit(ctx)
 	case class.What == "ROLLBACK":
-		c.tx.rollback()
+		c.tx.end()
 	default:
 		err = c.savepoint(ctx, text, class)
 	}
@@ -94,7 +94,7 @@ func (c *conn) steps(ctx context.Context, script string, args []wire.Argument) (
 	used := make([]bool, len(args))
 	defer func() {
 		if err != nil && c.tx != nil && c.tx != open {
-			c.tx.rollback()
+			c.tx.end()
 		}
 	}()
 	for rest := script; rest != ""; {
@@ -224,13 +224,13 @@ func (t *tx) part(ctx context.Context, part *sqlite.Part, args []wire.Argument) 
 	switch part.Kind {
 	case sqlite.Write:
 		if out, err = t.view.Exec(ctx, part.SQL, args); err != nil {
-			return out, t.explain(readError(ctx, err))
+			return out, readError(ctx, t.explain(err))
 		}
 		c.remember(&part.Class, &out)
 		return out, nil
 	case sqlite.Read:
 		out.Rows, err = t.view.Rows(ctx, part.SQL, args)
-		err = t.explain(readError(ctx, err))
+		err = readError(ctx, t.explain(err))
 	default:
 		var rows seenRows
 		if rows, err = c.answer(ctx, part.SQL, &part.Class, args); err == nil {

@@ -26,9 +26,11 @@ type tx struct {
 	view     *statemachine.Transaction // nil: a deferred one that has not read yet
 	grant    *grant                    // nil: it has not the lease
 	readOnly bool
+	watched  bool     // it is over when ctx is
 	bySave   bool     // begun by a SAVEPOINT, whose RELEASE commits
 	pending  []string // savepoints set while there is no view, which would begin reading
 	began    time.Time
+	stop     func() bool // ends the watch over ctx; nil: there is none
 	timer    *time.Timer
 	limit    time.Time    // when the timer ends it
 	stage    atomic.Int32 // so that the timer ends it only while it is open
@@ -55,22 +57,22 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 	if level := sql.IsolationLevel(opts.Isolation); level != sql.LevelDefault && level != sql.LevelSerializable {
 		return nil, misuse("transactions are serializable: leave the level out", "isolation level %v is not supported", level)
 	}
-	if err := c.begin(ctx, opts.ReadOnly, c.cfg.Deferred); err != nil {
+	if err := c.begin(ctx, opts.ReadOnly, c.cfg.Deferred, true); err != nil {
 		return nil, err
 	}
 	return c.tx, nil
 }
 
 // begin begins a transaction. Unless it is deferred or only reads it waits for
-// the write lease.
-func (c *conn) begin(ctx context.Context, readOnly, deferred bool) error {
+// the write lease. One that is watched is over when ctx is.
+func (c *conn) begin(ctx context.Context, readOnly, deferred, watched bool) error {
 	if c.tx != nil {
 		return misuse("", "SQL logic error: cannot start a transaction within a transaction (1)")
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	t := &tx{c: c, ctx: ctx, readOnly: readOnly, began: time.Now()}
+	t := &tx{c: c, ctx: ctx, readOnly: readOnly, watched: watched, began: time.Now()}
 	var err error
 	switch {
 	case readOnly:
@@ -132,27 +134,39 @@ func (t *tx) lease(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := t.writeUnder(g); err != nil {
+		n.leases.drop(g)
+		return err
+	}
 	t.grant = g
+	n.leases.begun(g, func(reason error) { t.expire(reason) })
+	t.arm()
+	if t.watched {
+		// database/sql rolls back when ctx ends, but not before a statement
+		// that runs without it has come to its end.
+		t.stop = context.AfterFunc(t.ctx, func() { t.expire(context.Cause(t.ctx)) })
+	}
+	return nil
+}
+
+// writeUnder makes the view, which begins now if it has not, one that writes.
+func (t *tx) writeUnder(g *grant) error {
 	if t.view == nil { // what the grant comes after is what it sees
-		if t.view, err = n.replica.Speculate(t.options()); err != nil {
+		view, err := t.c.node.replica.Speculate(t.options())
+		if err != nil {
 			return sqlError(err)
 		}
+		t.view = view
 		if err := t.opened(); err != nil {
 			return err
 		}
 	}
-	if err := t.view.Lease(g.id, g.base); err != nil {
-		t.grant = nil
-		n.leases.drop(g)
-		if errors.Is(err, statemachine.ErrChanged) {
-			return &Error{Message: "database is locked (517) (SQLITE_BUSY_SNAPSHOT)", ExtendedCode: sqlite.CodeSnapshot,
-				Hint: "rows have changed since the transaction's first read; roll it back and run it again, as RunTx does"}
-		}
-		return t.explain(err)
+	err := t.view.Lease(g.id, g.base)
+	if errors.Is(err, statemachine.ErrChanged) {
+		return &Error{Message: "database is locked (517) (SQLITE_BUSY_SNAPSHOT)", ExtendedCode: sqlite.CodeSnapshot,
+			Hint: "rows have changed since the transaction's first read; roll it back and run it again, as RunTx does"}
 	}
-	n.leases.begun(g, func(reason error) { t.expire(reason) })
-	t.arm()
-	return nil
+	return t.explain(err)
 }
 
 // arm starts the clock that ends a transaction which the program has forgotten.
@@ -169,7 +183,7 @@ func (t *tx) arm() {
 	log := t.c.node.cfg.Logger
 	t.limit = time.Now().Add(limit)
 	t.timer = time.AfterFunc(limit, func() {
-		if !t.expire(fmt.Errorf("%w: it was open for more than %v (tx_timeout)", ErrTxExpired, limit)) {
+		if !t.expire(fmt.Errorf("%w: it was open for more than %v (tx_timeout): %w", ErrTxExpired, limit, errForgotten)) {
 			return
 		}
 		args := []any{"after", limit}
@@ -179,6 +193,9 @@ func (t *tx) arm() {
 		log.Warn("hiqlite: a transaction was ended", args...)
 	})
 }
+
+// errForgotten says that a transaction expired by its own fault.
+var errForgotten = errors.New("keep transactions short, or set a longer one")
 
 // origin names the place in the user's program.
 func origin(callers []uintptr) string {
@@ -209,6 +226,9 @@ func (t *tx) expire(reason error) bool {
 
 // end gives back what the transaction has.
 func (t *tx) end() {
+	if t.stop != nil {
+		t.stop()
+	}
 	if t.timer != nil {
 		t.timer.Stop()
 	}
@@ -232,6 +252,9 @@ func (t *tx) explain(err error) error {
 		return nil
 	case errors.Is(err, statemachine.ErrLeaseLost):
 		return fmt.Errorf("%w: %w", ErrTxExpired, err)
+	case errors.Is(err, statemachine.ErrRolledBack):
+		return &Error{Message: "query aborted: the transaction was rolled back by an earlier statement (516)", ExtendedCode: sqlite.CodeRollback,
+			Hint: fmt.Sprintf("nothing of it will be applied; that statement's error was: %s", strings.TrimPrefix(err.Error(), statemachine.ErrRolledBack.Error()+": "))}
 	case errors.Is(err, statemachine.ErrRecordFull):
 		return fmt.Errorf("%w: %w; write in several smaller transactions", ErrTooLarge, err)
 	}
@@ -245,8 +268,8 @@ var (
 
 // Commit has what was written applied. Its errors:
 //   - ErrTxExpired: the lease was lost, nothing is applied.
-//   - ErrOutcomeUnknown: the context of BeginTx ended, or the node was closed,
-//     while it was being applied.
+//   - ErrOutcomeUnknown: the context of BeginTx or, without a deadline,
+//     Config.Timeout ended, or the node was closed, while it was being applied.
 //   - any other: nothing is applied.
 func (t *tx) Commit() error {
 	if t.c.tx != t {
@@ -262,11 +285,9 @@ func (t *tx) Rollback() error {
 	if t.c.tx != t {
 		return errNoRollback
 	}
-	t.rollback()
+	t.end()
 	return nil
 }
-
-func (t *tx) rollback() { t.end() }
 
 // commit is Commit. If it fails before anything was proposed, the transaction
 // is still open.
@@ -360,7 +381,7 @@ func (t *tx) read(ctx context.Context, text string, class *sqlite.Class, args []
 	}
 	q, err := lastWithRows(query, text, class)
 	if err != nil {
-		return nil, t.explain(readError(ctx, err))
+		return nil, readError(ctx, t.explain(err))
 	}
 	return newLocalRows(ctx, &t.c.cfg, &txCursor{q, t}, q.Close)
 }
@@ -392,7 +413,10 @@ func (t *tx) write(ctx context.Context, text string, class *sqlite.Class, args [
 	}
 	s, err := t.view.Exec(ctx, text, args)
 	if err != nil {
-		return nil, t.explain(readError(ctx, err))
+		if over := t.view.Err(); over != nil {
+			t.expire(over) // others need not wait for ROLLBACK
+		}
+		return nil, readError(ctx, t.explain(err))
 	}
 	t.c.remember(class, &s)
 	return &wire.Result{Statements: []wire.StatementResult{s}}, nil

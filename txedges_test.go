@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/hiqlite/hiqlite"
@@ -157,5 +158,189 @@ func TestScriptsInATransactionAnswer(t *testing.T) {
 		} {
 			p.same(ways[0], s)
 		}
+	}
+}
+
+// What a transaction was told about foreign keys is forgotten with it: the next
+// one's failed statements leave nothing.
+func TestDeferredKeysAreForgotten(t *testing.T) {
+	c := newCluster(t, 1)
+	run(t, c.db(0), "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE k(q REFERENCES p(id)); CREATE TABLE seen(n)")
+	tx := mustBegin(t, c.db(0))
+	run(t, tx, "PRAGMA defer_foreign_keys=ON")
+	run(t, tx, "INSERT INTO k VALUES(?)", 1)
+	rollBack(t, tx)
+	tx = mustBegin(t, c.db(0))
+	if _, err := tx.Exec("INSERT INTO k VALUES(?)", 99); err == nil {
+		t.Error("a key that refers to nothing was taken")
+	}
+	run(t, tx, "INSERT INTO seen SELECT count(*) FROM k")
+	if n := one[int](t, tx, "SELECT count(*) FROM k"); n != 0 {
+		t.Errorf("the failed statement left %d rows", n)
+	}
+	commit(t, tx)
+	if n := one[int](t, c.db(0), "SELECT n FROM seen"); n != 0 {
+		t.Errorf("the transaction is applied as if it had seen %d rows", n)
+	}
+}
+
+// ROLLBACK TO makes SQLite load its statistics anew, which replicas do not
+// execute: they choose the same plan nevertheless.
+func TestPlansAfterRollbackTo(t *testing.T) {
+	c := newCluster(t, 3)
+	run(t, c.db(0), `CREATE TABLE a(x,z); CREATE TABLE b(x,z); CREATE TABLE o(v);
+		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<20) INSERT INTO a SELECT i, i FROM n;
+		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<5000) INSERT INTO b SELECT i, 5001-i FROM n;
+		CREATE INDEX i1 ON a(x); CREATE INDEX ib ON b(x); ANALYZE; CREATE INDEX ca ON a(z); CREATE INDEX cb ON b(z)`)
+	tx := mustBegin(t, c.db(0))
+	for _, q := range []string{"DROP INDEX i1", "SAVEPOINT s", "INSERT INTO o VALUES('undone')", "ROLLBACK TO s", "RELEASE s",
+		"INSERT INTO o SELECT a.x||'-'||b.x FROM a JOIN b ON a.z=b.z LIMIT 5"} {
+		run(t, tx, q)
+	}
+	const all = "SELECT group_concat(v, ' ') FROM o"
+	saw := one[string](t, tx, all)
+	commit(t, tx)
+	for i := range c.nodes {
+		c.ready(i)
+		if got := one[string](t, c.db(i), all); got != saw {
+			t.Errorf("node %d holds %s, the transaction saw %s", i+1, got, saw)
+		}
+	}
+}
+
+// A connection that is used for a second transaction plans as replicas do, though
+// an index was made in between.
+func TestPlansOfAConnectionUsedAgain(t *testing.T) {
+	c := newCluster(t, 3)
+	run(t, c.db(0), `CREATE TABLE a(id INTEGER PRIMARY KEY, x, y); CREATE TABLE o(v); INSERT INTO a VALUES(1,9,0),(2,8,0),(3,7,0),(4,6,0);
+		CREATE INDEX i0 ON a(x,y); ANALYZE`)
+	for i := range c.nodes {
+		c.ready(i)
+		tx := mustBegin(t, c.db(i)) // leaves a connection that has loaded the schema
+		run(t, tx, "DELETE FROM o")
+		commit(t, tx)
+	}
+	run(t, c.db(0), "CREATE INDEX i1 ON a(x,y)")
+	for i := range c.nodes {
+		tx := mustBegin(t, c.db(i))
+		run(t, tx, "DELETE FROM o")
+		run(t, tx, "INSERT INTO o SELECT x FROM a ORDER BY random() LIMIT 2")
+		const all = "SELECT group_concat(v, ' ') FROM o"
+		saw := one[string](t, tx, all)
+		commit(t, tx)
+		if got := one[string](t, c.db(i), all); got != saw {
+			t.Errorf("node %d holds %s, the transaction saw %s", i+1, got, saw)
+		}
+	}
+	c.equal()
+}
+
+// A change of the schema makes virtual tables begin anew, which have not written
+// everything at that point.
+func TestFullTextBesideSchemaChanges(t *testing.T) {
+	c := newCluster(t, 3)
+	run(t, c.db(0), "CREATE VIRTUAL TABLE f USING fts5(x)")
+	for round := range 3 {
+		tx := mustBegin(t, c.db(round))
+		for i := range 5 {
+			run(t, tx, "INSERT INTO f VALUES(?)", fmt.Sprint("word", i))
+			run(t, tx, fmt.Sprintf("CREATE TABLE z%d%d(a)", round, i))
+			run(t, tx, "SAVEPOINT s; UPDATE f SET x=x||' more' WHERE f MATCH 'word2'; RELEASE s")
+			run(t, tx, "INSERT INTO f(f) VALUES('optimize')")
+		}
+		commit(t, tx)
+	}
+	for i := range c.nodes {
+		c.ready(i)
+		if n := one[int](t, c.db(i), "SELECT count(*) FROM f WHERE f MATCH 'word3'"); n != 3 {
+			t.Errorf("node %d finds %d rows", i+1, n)
+		}
+	}
+	run(t, c.db(0), "INSERT INTO f(f) VALUES('integrity-check')")
+	c.equal()
+}
+
+// A transaction that a statement has rolled back says so, and is in nobody's way.
+func TestRolledBackByAStatement(t *testing.T) {
+	c := newCluster(t, 3, unhurried)
+	run(t, c.db(0), "CREATE TABLE t(a UNIQUE)")
+	tx := mustBegin(t, c.db(0))
+	run(t, tx, "INSERT INTO t VALUES(1)")
+	_, err := tx.Exec("INSERT OR ROLLBACK INTO t VALUES(1)")
+	code(t, err, 2067)
+	run(t, c.db(1), "INSERT INTO t VALUES(2)") // the transaction is still to be rolled back
+	_, err = tx.Exec("INSERT INTO t VALUES(3)")
+	code(t, err, 516)
+	err = tx.Commit()
+	code(t, err, 516)
+	if !strings.Contains(err.Error(), "UNIQUE") {
+		t.Errorf("it does not say what was the matter: %v", err)
+	}
+	if n := one[int](t, c.db(1), "SELECT count(*) FROM t"); n != 1 {
+		t.Errorf("%d rows", n)
+	}
+}
+
+// The end of BeginTx's context ends a statement that runs without it.
+func TestContextEndsARunningStatement(t *testing.T) {
+	c := newCluster(t, 3, unhurried)
+	run(t, c.db(0), "CREATE TABLE t(a)")
+	ctx, cancel := context.WithCancel(patient(t))
+	tx, err := c.db(0).BeginTx(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		_, err := tx.Exec("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) INSERT INTO t SELECT i FROM n WHERE i<0")
+		done <- err
+	}()
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) && !errors.Is(err, sql.ErrTxDone) {
+		t.Errorf("the statement returned %v", err)
+	}
+	run(t, c.db(1), "INSERT INTO t VALUES(1)")
+}
+
+// A transaction that takes longer than it may is not run again.
+func TestSlowTransactionsAreNotRepeated(t *testing.T) {
+	c := newCluster(t, 1, func(cfg *hiqlite.Config) {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+		cfg.Conn.TxTimeout = 20 * time.Millisecond
+	})
+	run(t, c.db(0), "CREATE TABLE t(a)")
+	runs := 0
+	err := hiqlite.RunTx(patient(t), c.db(0), nil, func(tx *sql.Tx) error {
+		runs++
+		var err error
+		waitFor(t, "its end", func() bool { _, err = tx.Exec("INSERT INTO t VALUES(1)"); return err != nil })
+		return err
+	})
+	if !errors.Is(err, hiqlite.ErrTxExpired) || runs != 1 {
+		t.Errorf("it ran %d times: %v", runs, err)
+	}
+}
+
+// Migrate waits for transactions as long as its context allows.
+func TestMigrateWaitsForTransactions(t *testing.T) {
+	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Conn.BusyTimeout = time.Millisecond })
+	tx := mustBegin(t, c.db(0))
+	done := make(chan error)
+	go func() {
+		done <- hiqlite.Migrate(patient(t), c.db(1), fstest.MapFS{"1_t.sql": {Data: []byte("CREATE TABLE t(a)")}})
+	}()
+	queued(t, c.nodes[0], 1)
+	commit(t, tx)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// code fails unless err is an *Error with this code.
+func code(t testing.TB, err error, want int) {
+	t.Helper()
+	var e *hiqlite.Error
+	if !errors.As(err, &e) || e.Code() != want {
+		t.Errorf("the error is %v, want code %d", err, want)
 	}
 }

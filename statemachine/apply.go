@@ -311,6 +311,9 @@ func (r *SQL) commit() error {
 	if r.batch.stats {
 		r.pool.refresh()
 	}
+	if r.batch.reloaded {
+		r.spare.discard()
+	}
 	r.sqlIndex = r.applied
 	clear(r.sessions.dirty)
 	r.lease.saved()

@@ -296,8 +296,14 @@ func (x *execution) finish() error {
 // replica does: what it has in memory must be a function of the database alone
 // and not of how it came about. It decides plans, and the order of lists of
 // tables. ANALYZE sqlite_schema would not do: it forgets no row count.
+//
+// Virtual tables begin anew as well: what the old ones hold back has to be
+// written before, or both write.
 func (r *SQL) reload() error {
 	r.programs.clear()
+	if err := r.flush(); err != nil {
+		return err
+	}
 	r.virtualKnown = false
 	r.batch.reloaded = true
 	return r.owner("PRAGMA writable_schema=RESET")

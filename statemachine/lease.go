@@ -107,9 +107,13 @@ func (r *SQL) turn(i int, op *wire.Operation, result *wire.Result) error {
 			return nil
 		}
 		return r.enqueue(i, op, result)
+	case l.Under == 0 && l.Transaction: // it has no lease
+		result.Lease = wire.LeaseAnswer{State: wire.LeaseExpired}
+		return nil
 	case l.Under == 0:
 		if l.InUse && r.lease.held.Session == r.batch.entry.session {
 			r.lease.held.Idle = false
+			r.show()
 		}
 		return r.release(l.Release)
 	}
@@ -125,7 +129,18 @@ func (r *SQL) grant(session uint64, l *wire.Lease, result *wire.Result) {
 
 func (r *SQL) hold(l wire.HeldLease) {
 	r.lease.held = l
+	r.show()
+}
+
+// show tells other goroutines who holds the lease.
+func (r *SQL) show() {
+	l, node := &r.lease.held, uint64(0)
+	if s := r.sessions.byID[l.Session]; s != nil {
+		node = s.Node
+	}
 	r.holder.Store(l.ID)
+	r.holderNode.Store(node)
+	r.holderIdle.Store(l.Idle)
 }
 
 // under applies an operation that carries a lease.
@@ -152,6 +167,7 @@ func (r *SQL) under(i int, op *wire.Operation, result *wire.Result) error {
 		return r.endLease()
 	}
 	held.Idle, held.Base = true, r.changed
+	r.show()
 	result.Lease = wire.LeaseAnswer{State: wire.LeaseKept, ID: held.ID, Base: held.Base}
 	return nil
 }
@@ -315,13 +331,9 @@ func (r *SQL) LeaseQueue() int {
 	return len(r.lease.queue)
 }
 
-// LeaseHolder returns the node that holds the write lease; 0: none does, or it
-// is not known.
-func (r *SQL) LeaseHolder() (node uint64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if s := r.sessions.byID[r.lease.held.Session]; s != nil {
-		return s.Node
-	}
-	return 0
+// LeaseHolder returns the node that holds the write lease, and whether it only
+// keeps it for its next transaction. Node 0: nobody holds it, or it is not known
+// who does.
+func (r *SQL) LeaseHolder() (node uint64, idle bool) {
+	return r.holderNode.Load(), r.holderIdle.Load()
 }

@@ -41,7 +41,7 @@ func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argumen
 	}
 	if stmt.Actions.Schema || stmt.Actions.Statistics {
 		t.dirty = true
-		t.programs.drop(t.programs.clock) // what they do may have changed
+		defer func() { err = errors.Join(err, t.reload()) }()
 	}
 	if err := stmt.Bind(args, nil); err != nil {
 		return out, err
@@ -58,7 +58,25 @@ func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argumen
 	rows, failed := t.step(ctx, stmt)
 	changes, rowid := count.End()
 	out = wire.StatementResult{RowsAffected: t.conn.Changes(), LastInsertID: t.conn.LastInsertID(), TotalChanges: t.conn.TotalChanges() - total, Rows: rows}
-	return out, t.after(ctx, before, s, changes, rowid, failed)
+	return out, t.after(ctx, before, s, &out, changes, rowid, failed)
+}
+
+// reload makes the connection read schema and statistics anew, as replicas do at
+// the same place: after ROLLBACK TO it does so by itself, and plans would differ.
+func (t *Transaction) reload() error {
+	t.programs.drop(t.programs.clock) // what they do may have changed
+	if t.over != nil || t.conn.Autocommit() {
+		return nil
+	}
+	err := t.owner(flushVirtual) // see SQL.reload
+	if err == nil {
+		err = t.owner("PRAGMA writable_schema=RESET")
+	}
+	if err != nil {
+		t.over = err
+		return t.reason(err)
+	}
+	return nil
 }
 
 // record adds a statement to the record before it runs, with what a replica
@@ -119,13 +137,14 @@ func (t *Transaction) step(ctx context.Context, stmt *sqlite.Stmt) (rows *wire.R
 }
 
 // after makes the record say how a statement ended.
-func (t *Transaction) after(ctx context.Context, before recordMark, s *wire.Statement, changes, rowid int64, failed error) error {
+func (t *Transaction) after(ctx context.Context, before recordMark, s *wire.Statement, out *wire.StatementResult, changes, rowid int64, failed error) error {
 	if t.conn.TookMaxRowid() && (failed == nil || t.leaves) {
 		failed = tookMaxRowid()
 		t.over = failed
 	}
 	if failed == nil {
 		t.sum.Add(0, changes, rowid)
+		t.sum.AddRows(out.Rows)
 		return nil
 	}
 	if t.over != nil {
@@ -150,7 +169,7 @@ func (t *Transaction) after(ctx context.Context, before recordMark, s *wire.Stat
 }
 
 func rolledBack(by error) error {
-	return fmt.Errorf("hiqlite: the transaction was rolled back: %w", by)
+	return fmt.Errorf("%w: %w", ErrRolledBack, by)
 }
 
 // interrupted is the error of a statement that was given up.
@@ -230,7 +249,11 @@ func (x *execution) transaction() error {
 			}
 			x.conn.SetState(s.State.Changes, s.State.TotalChanges, s.State.LastInsertID)
 		}
-		code, err := x.again(s)
+		schema, stats := x.schema, x.stats
+		x.schema, x.stats = false, false
+		code, rows, err := x.again(s)
+		reload := x.schema || x.stats
+		x.schema, x.stats = x.schema || schema, x.stats || stats
 		if err != nil {
 			var e *sqlite.Error
 			if errors.As(err, &e) {
@@ -243,8 +266,11 @@ func (x *execution) transaction() error {
 			return errDiffers(i)
 		}
 		sum.Add(code, x.changes, x.rowid)
-		if x.schema {
-			x.programs.clear() // see programs
+		sum.AddRows(rows)
+		if reload {
+			if err := x.reload(); err != nil { // see Transaction.reload
+				return err
+			}
 		}
 	}
 	if sum != x.op.Lease.Checksum {
@@ -254,18 +280,19 @@ func (x *execution) transaction() error {
 	return nil
 }
 
-// again executes a statement of a transaction and returns the code with which it
-// failed, if that is how it ended when it ran.
-func (x *execution) again(s *wire.Statement) (code int, err error) {
+// again executes a statement of a transaction and returns its rows, or the code
+// with which it failed, if that is how it ended when it ran.
+func (x *execution) again(s *wire.Statement) (code int, rows *wire.Rows, err error) {
 	x.bytes = 0
+	var out wire.StatementResult
 	if p := x.programs.get(s.SQL); p != nil {
-		_, err = x.single(p.Stmt, s.Args)
+		out, err = x.single(p.Stmt, s.Args)
 	} else {
-		_, err = x.text(s)
+		out, err = x.text(s)
 	}
 	var e *sqlite.Error
 	if s.Fails == 0 || !errors.As(err, &e) || sqlite.Local(e) || x.conn.Autocommit() {
-		return 0, err
+		return 0, out.Rows, err
 	}
-	return e.Code, nil
+	return e.Code, nil, nil
 }

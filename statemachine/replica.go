@@ -93,11 +93,13 @@ type SQL struct {
 
 	hasVirtual, virtualKnown bool // the database has virtual tables
 
-	visible   atomic.Uint64 // applied, for other goroutines
-	ticksSeen atomic.Uint64
-	pace      atomic.Int32  // see Pace
-	holder    atomic.Uint64 // the lease held, for transactions
-	logBytes  atomic.Uint64
+	visible    atomic.Uint64 // applied, for other goroutines
+	ticksSeen  atomic.Uint64
+	pace       atomic.Int32  // see Pace
+	holder     atomic.Uint64 // the lease held, for transactions
+	holderNode atomic.Uint64 // who holds it; 0: nobody
+	holderIdle atomic.Bool   // it is only kept
+	logBytes   atomic.Uint64
 
 	checkpoints checkpointer
 	spare       spare
@@ -181,7 +183,7 @@ func (r *SQL) use(path string) error {
 	r.changed = state.Changed
 	r.sessions.load(state.Sessions, inSQLite.Sessions)
 	r.lease.load(state, inSQLite)
-	r.holder.Store(r.lease.held.ID)
+	r.show()
 	r.publish()
 	r.pool.use(path)
 	return nil

@@ -32,11 +32,15 @@ func (t *Transaction) Savepoint(what Savepoint, name, text string) error {
 			t.savepoints = t.savepoints[:i]
 			return nil
 		}
-		if t.dirty {
-			t.programs.drop(t.programs.clock)
-		}
 		t.back(t.savepoints[i].mark)
 		t.savepoints = t.savepoints[:i+1]
+		if t.dirty { // SQLite does not know any more that the schema has changed
+			err := t.reload()
+			if t.over != nil {
+				t.finish(t.over)
+			}
+			return err
+		}
 		return nil
 	}
 	return nil

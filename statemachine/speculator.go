@@ -96,8 +96,17 @@ func (s *spare) give(t *Transaction, good bool) {
 
 func (s *spare) close() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.shut = true
+	s.mu.Unlock()
+	s.discard()
+}
+
+// discard closes the connections that are free, because schema or statistics
+// have changed: SQLite would load them anew by itself, but remember some of what
+// it had estimated, and plan otherwise than replicas do.
+func (s *spare) discard() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, found := range s.idle {
 		found.close()
 	}

@@ -21,6 +21,10 @@ var ErrRecordFull = errors.New("hiqlite: the transaction is too large")
 // ErrChanged says that rows have changed since a transaction's first read.
 var ErrChanged = errors.New("hiqlite: rows have changed since the transaction's first read")
 
+// ErrRolledBack says that a statement ended the transaction: by OR ROLLBACK, or
+// because a write was interrupted.
+var ErrRolledBack = errors.New("hiqlite: the transaction was rolled back by an earlier statement")
+
 var errSuperseded = fmt.Errorf("%w: a snapshot took the place of what it worked on", ErrLeaseLost)
 
 // A Transaction is what a caller's transaction works on at this replica: a view
@@ -328,6 +332,10 @@ func (t *Transaction) DeferForeignKeys(on bool) error {
 		sql = "PRAGMA defer_foreign_keys=ON"
 		t.deferred = true
 	}
+	// What was prepared under the other setting does not undo what it should
+	// when it fails, here and in the next transaction.
+	t.programs.drop(t.programs.clock)
+	t.dirty = true
 	return t.reason(t.owner(sql))
 }
 

@@ -45,6 +45,7 @@ func (c *Conn) CanAllocate() bool {
 const (
 	CodeError      = lib.SQLITE_ERROR
 	CodeAbort      = lib.SQLITE_ABORT
+	CodeRollback   = lib.SQLITE_ABORT_ROLLBACK
 	CodeBusy       = lib.SQLITE_BUSY
 	CodeSnapshot   = lib.SQLITE_BUSY_SNAPSHOT
 	CodeReadOnly   = lib.SQLITE_READONLY

@@ -125,6 +125,22 @@ func (c *Checksum) Add(code int, changes, rowid int64) {
 	}
 }
 
+// AddRows adds the rows that a statement returned.
+func (c *Checksum) AddRows(r *Rows) {
+	const prime = 1099511628211
+	if r == nil {
+		return
+	}
+	for i := range r.Cells {
+		v := &r.Cells[i]
+		*c = (*c ^ Checksum(v.Kind) ^ Checksum(v.Num)) * prime
+		for _, b := range v.Data {
+			*c = (*c ^ Checksum(b)) * prime
+		}
+		*c ^= *c >> 32
+	}
+}
+
 // SeedOf returns the seed of the n-th statement of a transaction.
 func SeedOf(seed, n uint64) uint64 {
 	// splitmix64: neighbours have nothing in common.
