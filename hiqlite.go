@@ -44,6 +44,8 @@
 //     commit was on its way; the loss of few nodes makes it late.
 //   - All that it writes has to fit into about 8 MiB: the statement with which it
 //     does not fails with [ErrTooLarge].
+//   - BEGIN as a text belongs to its connection: run it, and what follows, on one
+//     sql.Conn. Left open there it holds the others up until tx_timeout.
 //   - With sql.TxOptions.ReadOnly it is a snapshot of this node's rows, which
 //     takes no part in this. It holds back SQLite's write-ahead log: if that
 //     grows beyond 1 GiB, the oldest such snapshot is ended.
@@ -60,6 +62,7 @@
 //   - After OR ROLLBACK, RAISE(ROLLBACK) or an interrupted write a transaction is
 //     over, and its statements fail until ROLLBACK, COMMIT or the end of the
 //     sql.Tx; SQLite would run them one by one.
+//   - PRAGMA defer_foreign_keys=OFF does not forget what is violated already.
 //   - An empty blob is not nil.
 //   - LastInsertId and RowsAffected of a statement that changes the schema are 0.
 //   - changes() and last_insert_rowid() keep their values over a statement that
