@@ -96,7 +96,7 @@ func (c *Cursor) Next(row func(*sqlite.Stmt)) (bool, error) {
 		return false, nil
 	}
 	t.conn.Run(c.ctx, true)
-	defer t.conn.Run(nil, false)
+	defer t.conn.Run(context.Background(), false)
 	more, err := c.stmt.Step()
 	if err != nil {
 		var e *sqlite.Error

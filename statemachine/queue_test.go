@@ -25,7 +25,6 @@ type leased struct {
 	alive  map[*proposer][2]uint64 // node and incarnation
 	all    [][]byte                // every entry of operations, to be sent again
 	ids    []uint64                // of leases and places, held or gone
-	ticks  uint64
 	n      int
 }
 

@@ -111,7 +111,7 @@ func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argumen
 func (t *Transaction) step(ctx context.Context, stmt *sqlite.Stmt) (rows *wire.Rows, err error) {
 	defer stmt.Reset()
 	t.conn.Run(ctx, false)
-	defer t.conn.Run(nil, false)
+	defer t.conn.Run(context.Background(), false)
 	for bytes := 0; ; {
 		row, err := stmt.Step()
 		if err != nil {

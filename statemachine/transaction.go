@@ -301,7 +301,7 @@ func (t *Transaction) finish(reason error) {
 			t.dirty = true
 		}
 	}
-	t.conn.Run(nil, false)
+	t.conn.Run(context.Background(), false)
 	if t.reader != nil {
 		if t.dirty || t.ending.Load() != nil {
 			t.reader.Discard()
