@@ -68,7 +68,8 @@
 //   - changes() and last_insert_rowid() keep their values over a statement that
 //     fails.
 //   - PRAGMAs that tune a connection are answered and do nothing: journal_mode is
-//     wal, busy_timeout 10000 unless told otherwise.
+//     wal. busy_timeout, 10000 unless told otherwise, bounds the wait for
+//     transactions.
 //   - Refused are ATTACH, TEMP objects, load_extension, PRAGMAs that change what
 //     statements mean, texts with a NUL, the rowid 2^63-1, and writes that read
 //     what is one node's own: dbstat, sqlite_offset(), page counts and the table
