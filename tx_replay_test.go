@@ -88,7 +88,9 @@ func (h *history) chance() string {
 		return "UPDATE chance SET d = random() WHERE id IN (SELECT id FROM chance ORDER BY random() LIMIT 2)"
 	case 3:
 		return h.pick("SELECT random(), changes()", "SELECT datetime('now')", "SELECT * FROM chance ORDER BY random()", "INSERT INTO words VALUES('some' || random())", "DELETE FROM words WHERE rowid % 2", "INSERT INTO words(words) VALUES('optimize')",
-			"INSERT INTO chance(d) VALUES(random()); UPDATE chance SET a = random(); INSERT INTO nowhere VALUES(1)", "INSERT INTO chance(d) VALUES(random()); UPDATE chance SET a = random()", "ANALYZE", "REINDEX", "PRAGMA defer_foreign_keys = 1", "PRAGMA foreign_keys = 0")
+			"INSERT INTO chance(d) VALUES(random()); UPDATE chance SET a = random(); INSERT INTO nowhere VALUES(1)", "INSERT INTO chance(d) VALUES(random()); UPDATE chance SET a = random()", "ANALYZE", "REINDEX", "PRAGMA defer_foreign_keys = 1", "PRAGMA foreign_keys = 0",
+			"CREATE INDEX IF NOT EXISTS chance1 ON chance(d, a)", "CREATE INDEX IF NOT EXISTS chance2 ON chance(d, a)", "DROP INDEX IF EXISTS chance1", "DROP INDEX IF EXISTS chance2",
+			"INSERT INTO words SELECT d FROM chance ORDER BY random() LIMIT 2", "INSERT INTO words SELECT d FROM chance ORDER BY random() LIMIT 3")
 	case 4, 5:
 		return h.savepoint()
 	case 6:
