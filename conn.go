@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -267,10 +266,7 @@ func scriptArguments(class *sqlite.Class, args []wire.Argument) error {
 	for i := range class.Parts {
 		sqlite.Use(class.Parts[i].Params, args, used)
 	}
-	if i := slices.Index(used, false); i >= 0 {
-		return unusedArgument(i)
-	}
-	return nil
+	return allUsed(used)
 }
 
 // write has a text applied and takes over what it did to the connection.

@@ -137,7 +137,11 @@ func errMayCome() error {
 }
 
 // errNotHeard is the error of those whose place lapsed.
-var errNotHeard = &Error{Message: "database is locked (5) (SQLITE_BUSY)", ExtendedCode: sqlite.CodeBusy, Hint: "this node was not heard of for too long; try again"}
+var errNotHeard = locked("this node was not heard of for too long; try again")
+
+func locked(hint string) error {
+	return &Error{Message: "database is locked (5) (SQLITE_BUSY)", ExtendedCode: sqlite.CodeBusy, Hint: hint}
+}
 
 // keptPatience is the least that is waited for a lease that its node only keeps
 // for a next transaction, and gives up when asked.
@@ -160,8 +164,7 @@ func (l *leases) left(what string, reason error, holder uint64, patience time.Du
 	if reason != nil {
 		return fmt.Errorf("hiqlite: %s: %s: %w", what, who, reason)
 	}
-	return &Error{Message: "database is locked (5) (SQLITE_BUSY)", ExtendedCode: sqlite.CodeBusy,
-		Hint: fmt.Sprintf("%s; waited for %v, as busy_timeout says", who, patience)}
+	return locked(fmt.Sprintf("%s; waited for %v, as busy_timeout says", who, patience))
 }
 
 // chosen marks the ids of leases: their proposers choose them at random. Those

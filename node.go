@@ -270,7 +270,11 @@ type answer struct {
 
 // do has an operation applied, or put into the queue for the write lease.
 func (n *Node) do(ctx context.Context, op *wire.Operation) (answer, error) {
-	a, err := n.writes.Load().Do(ctx, wire.EncodeOperation(op))
+	return n.send(ctx, wire.EncodeOperation(op))
+}
+
+func (n *Node) send(ctx context.Context, op *wire.EncodedOperation) (answer, error) {
+	a, err := n.writes.Load().Do(ctx, op)
 	return a, n.explain(err)
 }
 

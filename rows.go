@@ -45,6 +45,21 @@ type seenRows interface {
 func (r *localRows) more() bool  { return r.first != nil }
 func (r *memoryRows) more() bool { return r.rows.Len() > 0 }
 
+// laterRows returns those rows of a script's statements that are the script's:
+// of the last statement that has some, or of the very last, as modernc.org/sqlite
+// has it. It closes the others.
+func laterRows(rows, next seenRows, last bool) seenRows {
+	switch {
+	case rows == nil:
+		return next
+	case next.more() || last:
+		rows.Close()
+		return next
+	}
+	next.Close()
+	return rows
+}
+
 func (r *typedRows) Columns() []string {
 	names := make([]string, len(r.columns))
 	for i := range r.columns {

@@ -3,7 +3,6 @@ package hiqlite
 import (
 	"context"
 	"slices"
-	"strings"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -66,7 +65,7 @@ func (c *conn) savepoint(ctx context.Context, text string, class *sqlite.Class) 
 			t.pending = append(t.pending, class.Savepoint)
 		}
 		for i := len(t.pending) - 1; i >= 0 && !found; i-- {
-			if found = strings.EqualFold(t.pending[i], class.Savepoint); !found {
+			if found = sqlite.SameName(t.pending[i], class.Savepoint); !found {
 				continue
 			}
 			if t.pending = t.pending[:i+1]; what == statemachine.ReleaseSavepoint {
@@ -89,10 +88,14 @@ func (c *conn) savepoint(ctx context.Context, text string, class *sqlite.Class) 
 
 // steps runs a script that begins or ends transactions, one statement after the
 // other. A transaction that it began is rolled back if it fails.
-func (c *conn) steps(ctx context.Context, script string, args []wire.Argument) (rows seenRows, err error) {
+func (c *conn) steps(ctx context.Context, script string, args []wire.Argument) (_ seenRows, err error) {
 	open := c.tx
+	var rows seenRows
 	used := make([]bool, len(args))
 	defer func() {
+		if err != nil && rows != nil {
+			rows.Close()
+		}
 		if err != nil && c.tx != nil && c.tx != open {
 			c.tx.end()
 		}
@@ -105,25 +108,18 @@ func (c *conn) steps(ctx context.Context, script string, args []wire.Argument) (
 		if part.Kind == sqlite.Empty {
 			continue
 		}
-		sqlite.Use(part.Params, args, used)
-		next, err := c.step(ctx, &part, argumentsOf(part.Params, args))
+		own, err := argumentsOf(part.Params, args, used)
 		if err != nil {
-			if rows != nil {
-				rows.Close()
-			}
 			return nil, err
 		}
-		if rows == nil {
-			rows = next
-		} else if next.more() || sqlite.Blank(rest) {
-			rows.Close()
-			rows = next
-		} else {
-			next.Close()
+		next, err := c.step(ctx, &part, own)
+		if err != nil {
+			return nil, err
 		}
+		rows = laterRows(rows, next, sqlite.Blank(rest))
 	}
-	if i := slices.Index(used, false); i >= 0 {
-		return nil, unusedArgument(i)
+	if err := allUsed(used); err != nil {
+		return nil, err
 	}
 	if rows == nil {
 		rows = newMemoryRows(&c.cfg, nil)
@@ -143,9 +139,6 @@ func (c *conn) first(script string) (part sqlite.Part, rest string, err error) {
 
 // step runs one statement of a script.
 func (c *conn) step(ctx context.Context, part *sqlite.Part, args []wire.Argument) (seenRows, error) {
-	if missing := sqlite.Use(part.Params, args, make([]bool, len(args))); missing >= 0 {
-		return nil, misuse("", "missing argument with index %d", missing+1)
-	}
 	switch part.Kind {
 	case sqlite.Write, sqlite.Vacuum:
 		r, err := c.write(ctx, part.SQL, &part.Class, args)
@@ -157,25 +150,35 @@ func (c *conn) step(ctx context.Context, part *sqlite.Part, args []wire.Argument
 	return c.answer(ctx, part.SQL, &part.Class, args)
 }
 
-func unusedArgument(i int) error {
-	return misuse("each statement of a script binds from the first argument", "argument %d is used by no statement of the script", i+1)
+// allUsed reports an argument that no statement of a script uses.
+func allUsed(used []bool) error {
+	if i := slices.Index(used, false); i >= 0 {
+		return misuse("each statement of a script binds from the first argument", "argument %d is used by no statement of the script", i+1)
+	}
+	return nil
 }
 
-// argumentsOf returns those of a script's arguments that a statement of it uses.
-func argumentsOf(params []string, args []wire.Argument) []wire.Argument {
-	named := slices.ContainsFunc(args, func(a wire.Argument) bool { return a.Name != "" })
-	if !named {
-		return args[:min(len(args), len(params))]
-	}
-	used := make([]bool, len(args))
-	sqlite.Use(params, args, used)
-	var out []wire.Argument
-	for i := range args {
-		if used[i] {
-			out = append(out, args[i])
+// argumentsOf returns those of a script's arguments that a statement of it uses,
+// and marks them as used.
+func argumentsOf(params []string, args []wire.Argument, used []bool) ([]wire.Argument, error) {
+	own := make([]bool, len(args))
+	sqlite.Use(params, args, own)
+	out := args[:min(len(args), len(params))]
+	if slices.ContainsFunc(args, func(a wire.Argument) bool { return a.Name != "" }) {
+		out = nil
+		for i := range args {
+			if own[i] {
+				out = append(out, args[i])
+			}
 		}
 	}
-	return out
+	for i := range own {
+		used[i] = used[i] || own[i]
+	}
+	if missing := sqlite.Use(params, out, make([]bool, len(out))); missing >= 0 {
+		return nil, misuse("", "missing argument with index %d", missing+1)
+	}
+	return out, nil
 }
 
 // script runs a script that writes: all of its statements or, if one fails,
@@ -193,8 +196,11 @@ func (t *tx) script(ctx context.Context, script string, args []wire.Argument) (*
 			if part.Kind == sqlite.Empty {
 				continue
 			}
-			sqlite.Use(part.Params, args, used)
-			next, err := t.part(ctx, &part, argumentsOf(part.Params, args))
+			own, err := argumentsOf(part.Params, args, used)
+			if err != nil {
+				return err
+			}
+			next, err := t.part(ctx, &part, own)
 			if err != nil {
 				return err
 			}
@@ -204,10 +210,7 @@ func (t *tx) script(ctx context.Context, script string, args []wire.Argument) (*
 			next.TotalChanges += out.TotalChanges
 			out = next
 		}
-		if i := slices.Index(used, false); i >= 0 {
-			return unusedArgument(i)
-		}
-		return nil
+		return allUsed(used)
 	})
 	if err != nil {
 		return nil, t.explain(err)
@@ -218,9 +221,6 @@ func (t *tx) script(ctx context.Context, script string, args []wire.Argument) (*
 // part runs one statement of a script.
 func (t *tx) part(ctx context.Context, part *sqlite.Part, args []wire.Argument) (out wire.StatementResult, err error) {
 	c := t.c
-	if missing := sqlite.Use(part.Params, args, make([]bool, len(args))); missing >= 0 {
-		return out, misuse("", "missing argument with index %d", missing+1)
-	}
 	switch part.Kind {
 	case sqlite.Write:
 		if out, err = t.view.Exec(ctx, part.SQL, args); err != nil {

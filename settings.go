@@ -100,14 +100,7 @@ func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class, 
 			}
 			return nil, err
 		}
-		if rows == nil {
-			rows = next
-		} else if next.more() || lastPart(text, class.Parts, i) {
-			rows.Close()
-			rows = next
-		} else {
-			next.Close()
-		}
+		rows = laterRows(rows, next, lastPart(text, class.Parts, i))
 	}
 	return rows, nil
 }

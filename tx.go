@@ -318,10 +318,10 @@ func (t *tx) commit(ctx context.Context) error {
 	ctx, cancel := n.within(ctx)
 	defer cancel()
 	proposed := time.Now()
-	a, err := n.writes.Load().Do(ctx, encoded)
+	a, err := n.send(ctx, encoded)
 	if err != nil {
 		n.leases.drop(t.grant)
-		return n.explain(err)
+		return err
 	}
 	n.leases.applied(t.grant, a.Lease, proposed)
 	switch {

@@ -344,3 +344,17 @@ func code(t testing.TB, err error, want int) {
 		t.Errorf("the error is %v, want code %d", err, want)
 	}
 }
+
+// A script that fails gives back the reader of the rows that it had so far.
+func TestFailedScriptsGiveReadersBack(t *testing.T) {
+	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
+	run(t, c.db(0), "CREATE TABLE t(a); INSERT INTO t VALUES(1),(2)")
+	for range 2 {
+		if _, err := c.db(0).QueryContext(patient(t), "SELECT a FROM t; BEGIN; SELEC 1"); err == nil {
+			t.Error("no error")
+		}
+	}
+	if n := one[int](t, c.db(0), "SELECT count(*) FROM t"); n != 2 {
+		t.Errorf("%d rows", n)
+	}
+}

@@ -59,13 +59,7 @@ func (t *Transaction) Rows(ctx context.Context, text string, args []wire.Argumen
 	defer c.Close()
 	rows, bytes := &wire.Rows{}, 0
 	for {
-		more, err := c.Next(func(s *sqlite.Stmt) {
-			for i := range s.ColumnCount() {
-				v := s.Value(i)
-				bytes += len(v.Data) + 10
-				rows.Cells = append(rows.Cells, v)
-			}
-		})
+		more, err := c.Next(func(s *sqlite.Stmt) { bytes += appendRow(rows, s) })
 		if err == nil && bytes > maxResult {
 			err = tooManyRows()
 		}

@@ -98,14 +98,22 @@ func (x *execution) statements() error {
 
 // single executes a statement that stands alone in its text.
 func (x *execution) single(s *sqlite.Stmt, args []wire.Argument) (wire.StatementResult, error) {
-	if err := s.Bind(args, nil); err != nil {
+	if err := bind(s, args); err != nil {
 		return wire.StatementResult{}, err
-	}
-	if params := s.Params(); len(args) > len(params) {
-		return wire.StatementResult{}, &sqlite.Error{Code: sqlite.CodeError, Message: fmt.Sprintf("too many arguments: the statement has %d parameters, got %d", len(params), len(args))}
 	}
 	rows, err := x.step(s)
 	return x.answer(rows), err
+}
+
+// bind binds the arguments of a statement that stands alone in its text.
+func bind(s *sqlite.Stmt, args []wire.Argument) error {
+	if err := s.Bind(args, nil); err != nil {
+		return err
+	}
+	if params := s.Params(); len(args) > len(params) {
+		return &sqlite.Error{Code: sqlite.CodeError, Message: fmt.Sprintf("too many arguments: the statement has %d parameters, got %d", len(params), len(args))}
+	}
+	return nil
 }
 
 // answer is the result of a statement that has just run.
@@ -137,16 +145,23 @@ func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
 		if !row {
 			return rows, nil
 		}
-		for i := range rows.Columns {
-			v := s.Value(i)
-			x.bytes += len(v.Data) + 10
-			rows.Cells = append(rows.Cells, v)
-		}
+		x.bytes += appendRow(rows, s)
 		if x.bytes > maxResult {
 			x.halfway = true
 			return nil, tooManyRows()
 		}
 	}
+}
+
+// appendRow appends the current row of s to rows, and returns about how many
+// bytes it takes.
+func appendRow(rows *wire.Rows, s *sqlite.Stmt) (bytes int) {
+	for i := range s.ColumnCount() {
+		v := s.Value(i)
+		bytes += len(v.Data) + 10
+		rows.Cells = append(rows.Cells, v)
+	}
+	return bytes
 }
 
 func tooManyRows() error {

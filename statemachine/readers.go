@@ -130,8 +130,7 @@ func (p *pool) acquire(ctx context.Context) (*Reader, error) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-deadline:
-			return nil, &sqlite.Error{Code: sqlite.CodeBusy, Message: "database is locked (5) (SQLITE_BUSY)",
-				Hint: fmt.Sprintf("%d queries have been open for %v; close their rows", p.max, p.wait)}
+			return nil, busy(fmt.Sprintf("%d queries have been open for %v; close their rows", p.max, p.wait))
 		}
 	}
 }

@@ -43,11 +43,8 @@ func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argumen
 		t.dirty = true
 		defer func() { err = errors.Join(err, t.reload()) }()
 	}
-	if err := stmt.Bind(args, nil); err != nil {
+	if err := bind(stmt, args); err != nil {
 		return out, err
-	}
-	if params := stmt.Params(); len(args) > len(params) {
-		return out, &sqlite.Error{Code: sqlite.CodeError, Message: fmt.Sprintf("too many arguments: the statement has %d parameters, got %d", len(params), len(args))}
 	}
 	before, s, err := t.record(stmt, text, args)
 	if err != nil {
@@ -124,11 +121,7 @@ func (t *Transaction) step(ctx context.Context, stmt *sqlite.Stmt) (rows *wire.R
 		if !row {
 			return rows, nil
 		}
-		for i := range rows.Columns {
-			v := stmt.Value(i)
-			bytes += len(v.Data) + 10
-			rows.Cells = append(rows.Cells, v)
-		}
+		bytes += appendRow(rows, stmt)
 		if bytes > maxResult {
 			t.over = tooManyRows() // what it wrote cannot be undone alone
 			return nil, t.over

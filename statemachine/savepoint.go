@@ -1,5 +1,7 @@
 package statemachine
 
+import "github.com/hiqlite/hiqlite/internal/sqlite"
+
 // A Savepoint says what becomes of a savepoint.
 type Savepoint int
 
@@ -24,56 +26,38 @@ func (t *Transaction) Savepoint(what Savepoint, name, text string) error {
 		t.savepoints = append(t.savepoints, savepointMark{name, t.mark()})
 		return nil
 	}
-	for i := len(t.savepoints) - 1; i >= 0; i-- {
-		if !sameName(t.savepoints[i].name, name) {
-			continue
-		}
-		if what == ReleaseSavepoint {
-			t.savepoints = t.savepoints[:i]
-			return nil
-		}
-		t.back(t.savepoints[i].mark)
-		t.savepoints = t.savepoints[:i+1]
-		if t.dirty { // SQLite does not know any more that the schema has changed
-			err := t.reload()
-			if t.over != nil {
-				t.finish(t.over)
-			}
-			return err
-		}
+	i := t.find(name)
+	if i < 0 {
+		return nil // SQLite knows none that is not here
+	}
+	if what == ReleaseSavepoint {
+		t.savepoints = t.savepoints[:i]
 		return nil
 	}
-	return nil
+	t.back(t.savepoints[i].mark)
+	t.savepoints = t.savepoints[:i+1]
+	if !t.dirty {
+		return nil
+	}
+	err := t.reload() // SQLite does not know any more that the schema has changed
+	if t.over != nil {
+		t.finish(t.over)
+	}
+	return err
+}
+
+// find returns the place of the latest savepoint of this name, or -1.
+func (t *Transaction) find(name string) int {
+	for i := len(t.savepoints) - 1; i >= 0; i-- {
+		if sqlite.SameName(t.savepoints[i].name, name) {
+			return i
+		}
+	}
+	return -1
 }
 
 // Outermost reports that a name is that of the first savepoint, and of no other.
-func (t *Transaction) Outermost(name string) bool {
-	for i := len(t.savepoints) - 1; i >= 0; i-- {
-		if sameName(t.savepoints[i].name, name) {
-			return i == 0
-		}
-	}
-	return false
-}
-
-// sameName compares names as SQLite does: only A to Z have two forms.
-func sameName(a, b string) bool {
-	lower := func(c byte) byte {
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		return c
-	}
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range len(a) {
-		if lower(a[i]) != lower(b[i]) {
-			return false
-		}
-	}
-	return true
-}
+func (t *Transaction) Outermost(name string) bool { return t.find(name) == 0 }
 
 const atomicSavepoint = "_hiqlite_script"
 

@@ -150,6 +150,25 @@ func join(parts []Part) (Class, error) {
 	return script, nil
 }
 
+// SameName compares names as SQLite does: only A to Z have two forms.
+func SameName(a, b string) bool {
+	lower := func(c byte) byte {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		return c
+	}
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		if lower(a[i]) != lower(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
 // Blank reports that a text holds no statement: white space, comments and
 // semicolons.
 func Blank(text string) bool {

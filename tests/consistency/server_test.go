@@ -97,7 +97,7 @@ func serve(config string) error {
 			return err
 		}
 		go func() {
-			time.Sleep(r.After)
+			time.Sleep(r.After) // so much later, as the test asks
 			a, err := s.do(&r)
 			a.ID = r.ID
 			a.Refusal = s.refuse(&r, err)
