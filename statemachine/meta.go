@@ -134,7 +134,7 @@ func loadState(conn *sqlite.Conn) (*wire.State, error) {
 				places = append(places, *p)
 			}
 		default:
-			var session *wire.Session
+			var session *wire.Session[wire.Result]
 			if session, err = wire.DecodeSession(s.Bytes(1)); err == nil {
 				state.Sessions = append(state.Sessions, *session)
 			}

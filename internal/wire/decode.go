@@ -44,7 +44,7 @@ func (d *Decoder) Decode(cmd []byte) (*Entry, error) {
 		}
 		body = d.buf
 	}
-	d.entry = Entry{Operations: d.entry.Operations[:0]}
+	d.entry = Entry{Operations: d.entry.Operations[:0], Commands: d.entry.Commands[:0]}
 	d.texts, d.statements, d.args = d.texts[:0], d.statements[:0], d.args[:0]
 	// The slices of an operation are cut from the decoder's, so they must not
 	// move while an entry is decoded: count first.
@@ -88,6 +88,9 @@ func (d *Decoder) Decode(cmd []byte) (*Entry, error) {
 			return d.operation(data)
 		case 7:
 			d.entry.HoldMS = n
+		case 8:
+			d.entry.Commands = append(d.entry.Commands, Command{})
+			return fields(data, d.entry.Commands[len(d.entry.Commands)-1].field)
 		}
 		return nil
 	})
@@ -99,7 +102,7 @@ func (d *Decoder) Decode(cmd []byte) (*Entry, error) {
 
 // Size returns about how many bytes the decoder holds.
 func (d *Decoder) Size() int {
-	return cap(d.buf) + cap(d.statements)*int(unsafe.Sizeof(Statement{})) + cap(d.args)*int(unsafe.Sizeof(Argument{}))
+	return cap(d.buf) + cap(d.statements)*int(unsafe.Sizeof(Statement{})) + cap(d.args)*int(unsafe.Sizeof(Argument{})) + cap(d.entry.Commands)*int(unsafe.Sizeof(Command{}))
 }
 
 // reserve makes room for the statements and arguments of an entry.
@@ -338,8 +341,10 @@ func DecodePlace(b []byte) (*Place, error) {
 }
 
 // DecodeSession decodes what AppendSession wrote, keeping nothing of b.
-func DecodeSession(b []byte) (*Session, error) {
-	s := new(Session)
+func DecodeSession(b []byte) (*Session[Result], error) { return decodeSession(b, DecodeResult) }
+
+func decodeSession[R any](b []byte, decodeResult func([]byte) (*R, error)) (*Session[R], error) {
+	s := new(Session[R])
 	err := fields(b, func(f protowire.Number, n uint64, data []byte) error {
 		switch f {
 		case 1:
@@ -349,7 +354,7 @@ func DecodeSession(b []byte) (*Session, error) {
 		case 3:
 			s.Used = n
 		case 4:
-			r, err := DecodeResult(data)
+			r, err := decodeResult(data)
 			if err != nil {
 				return err
 			}

@@ -206,7 +206,7 @@ func TestStatesFollowTheSchema(t *testing.T) {
 			got.Places = append(got.Places, Place{p.uint("number"), p.uint("session"), p.uint("sequence"), int(p.uint("index")), operationOf(p, p.sub("operation"))})
 		}
 		for _, s := range m.list("sessions") {
-			session := Session{ID: s.uint("id"), Sequence: s.uint("sequence"), Used: s.uint("used"), Node: s.uint("node"), Incarnation: s.uint("incarnation")}
+			session := Session[Result]{ID: s.uint("id"), Sequence: s.uint("sequence"), Used: s.uint("used"), Node: s.uint("node"), Incarnation: s.uint("incarnation")}
 			for _, r := range s.list("results") {
 				session.Results = append(session.Results, resultOf(r))
 			}

@@ -163,6 +163,7 @@ type Entry struct {
 	Tick              *Tick
 	HoldMS            uint64 // asks proposers to wait: the leader is about to hand over
 	Operations        []Operation
+	Commands          []Command // of an in-memory shard
 }
 
 // An Error is a statement's failure, as SQLite reported it.
@@ -237,11 +238,12 @@ const (
 	LeaseExpired                   // the lease is not the session's: nothing was applied
 )
 
-// A Session is what makes entries of one proposer apply once.
-type Session struct {
+// A Session is what makes entries of one proposer apply once. R is what an
+// operation of its shard answers.
+type Session[R any] struct {
 	ID, Sequence uint64
 	Used         uint64 // ticks when it was last used
-	Results      []Result
+	Results      []R
 
 	Node, Incarnation uint64 // the proposer's
 }
@@ -268,7 +270,7 @@ type State struct {
 	SQLIndex uint64 // the last entry whose rows SQLite holds
 	Applied  uint64 // the last entry applied
 	Ticks    uint64 // milliseconds
-	Sessions []Session
+	Sessions []Session[Result]
 
 	Changed   uint64 // the last entry that may have changed rows
 	Lease     HeldLease

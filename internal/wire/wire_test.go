@@ -186,7 +186,7 @@ func TestGoldenOthers(t *testing.T) {
 }
 
 func sampleState() *State {
-	return &State{SQLIndex: 1, Applied: 1 << 50, Ticks: 3, Sessions: []Session{
+	return &State{SQLIndex: 1, Applied: 1 << 50, Ticks: 3, Sessions: []Session[Result]{
 		{ID: 7, Sequence: 8, Used: 9, Results: []Result{
 			{Statements: []StatementResult{
 				{RowsAffected: 3, LastInsertID: -4},
@@ -275,7 +275,7 @@ func genResult(t *rapid.T) Result {
 func genState(t *rapid.T) *State {
 	s := &State{SQLIndex: rapid.Uint64().Draw(t, "sql"), Applied: rapid.Uint64().Draw(t, "applied"), Ticks: rapid.Uint64().Draw(t, "ticks")}
 	for range rapid.IntRange(0, 3).Draw(t, "sessions") {
-		session := Session{ID: rapid.Uint64().Draw(t, "id"), Sequence: rapid.Uint64().Draw(t, "sequence"), Used: rapid.Uint64().Draw(t, "used"),
+		session := Session[Result]{ID: rapid.Uint64().Draw(t, "id"), Sequence: rapid.Uint64().Draw(t, "sequence"), Used: rapid.Uint64().Draw(t, "used"),
 			Node: rapid.Uint64().Draw(t, "node"), Incarnation: rapid.Uint64().Draw(t, "incarnation")}
 		for range rapid.IntRange(0, 3).Draw(t, "results") {
 			session.Results = append(session.Results, genResult(t))
