@@ -1,6 +1,7 @@
 package statemachine
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"slices"
@@ -42,7 +43,7 @@ func (m *metaStatements) close() {
 
 // save writes the row of the replica and those of the sessions and places that
 // changed.
-func (m *metaStatements) save(state *wire.State, s *sessions, l *lease) error {
+func (m *metaStatements) save(state *wire.State, s *sessions[wire.Result], l *lease) error {
 	if err := m.prepare(); err != nil {
 		return err
 	}
@@ -142,5 +143,23 @@ func loadState(conn *sqlite.Conn) (*wire.State, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: row %d of the meta table: %w", ErrDamaged, id, err)
 		}
+	}
+}
+
+// unsaved marks the sessions that may be newer than what SQLite holds: the next
+// transaction must write all of them, since afterwards SQLite's count.
+func unsaved(s *sessions[wire.Result], inSQLite []wire.Session[wire.Result]) {
+	written := make(map[uint64][]byte, len(inSQLite))
+	for i := range inSQLite {
+		written[inSQLite[i].ID] = wire.AppendSession(nil, &inSQLite[i])
+	}
+	for id, session := range s.byID {
+		if !bytes.Equal(written[id], wire.AppendSession(nil, session)) {
+			s.dirty[id] = true
+		}
+		delete(written, id)
+	}
+	for id := range written {
+		s.dirty[id] = true // dropped since
 	}
 }

@@ -82,7 +82,7 @@ type SQL struct {
 	programs *programs
 	meta     metaStatements
 	batch    batch
-	sessions sessions
+	sessions sessions[wire.Result]
 	ticks    uint64
 	applied  uint64 // last entry applied
 	sqlIndex uint64 // last entry whose rows SQLite holds, once committed
@@ -106,9 +106,7 @@ type SQL struct {
 
 	compacting atomic.Bool
 
-	failOnce sync.Once
-	failure  atomic.Pointer[error]
-	stopped  chan struct{} // closed when the replica has been stopped after a failure
+	failure
 }
 
 // New returns a replica that is not open yet. Nothing is touched before Open.
@@ -123,14 +121,14 @@ func New(cfg Config) *SQL {
 		cfg.WALLimit = 1 << 30
 	}
 	if cfg.SessionTTL == 0 {
-		cfg.SessionTTL = 3600_000
+		cfg.SessionTTL = defaultSessionTTL
 	}
 	r := &SQL{
 		cfg:     cfg,
 		log:     cfg.Logger,
 		storage: storage{dir: cfg.Dir, marker: cfg.Marker},
 		pins:    map[*view]bool{},
-		stopped: make(chan struct{}),
+		failure: newFailure(cfg.Listener.Failed),
 	}
 	r.pool = newPool(cfg.MaxReaders)
 	return r
@@ -181,7 +179,8 @@ func (r *SQL) use(path string) error {
 	r.applied = state.Applied
 	r.ticks = state.Ticks
 	r.changed = state.Changed
-	r.sessions.load(state.Sessions, inSQLite.Sessions)
+	r.sessions.load(state.Sessions)
+	unsaved(&r.sessions, inSQLite.Sessions)
 	r.lease.load(state, inSQLite)
 	r.show()
 	r.publish()
@@ -264,29 +263,6 @@ func (r *SQL) Size() (database, wal int64) {
 	return fileSize(path), fileSize(path + "-wal")
 }
 
-// Err returns why the replica stopped, or nil.
-func (r *SQL) Err() error {
-	if err := r.failure.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
-
-// Fail stops the replica because this machine cannot go on, and returns when it
-// has been: the entry being applied must not be answered, and must not count as
-// applied.
-func (r *SQL) Fail(err error) {
-	r.failOnce.Do(func() {
-		err = fmt.Errorf("hiqlite: this node's replica stopped: %w", err)
-		r.failure.Store(&err)
-		go func() {
-			r.cfg.Listener.Failed(err)
-			close(r.stopped)
-		}()
-	})
-	<-r.stopped
-}
-
 // Update applies a batch of entries.
 func (r *SQL) Update(entries []sm.Entry) ([]sm.Entry, error) {
 	if r.Err() != nil {
@@ -295,7 +271,7 @@ func (r *SQL) Update(entries []sm.Entry) ([]sm.Entry, error) {
 	r.mu.Lock()
 	err := r.apply(entries)
 	if err != nil {
-		r.failure.CompareAndSwap(nil, &err) // before anybody sees what was half applied
+		r.mark(err) // before anybody sees what was half applied
 	}
 	r.mu.Unlock()
 	if err != nil {

@@ -1,7 +1,6 @@
 package statemachine
 
 import (
-	"bytes"
 	"slices"
 
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -11,6 +10,10 @@ import (
 // longest goes. Far above the number of nodes and clients that write.
 const maxSessions = 8192
 
+// defaultSessionTTL is how long, in milliseconds of ticks, an unused session is
+// kept: far longer than any caller waits.
+const defaultSessionTTL = 3600_000
+
 // keepResult is the size, in bytes, up to which a result is kept, rows and all,
 // to answer an entry that comes again.
 const keepResult = 4 << 10
@@ -18,8 +21,9 @@ const keepResult = 4 << 10
 // sessions makes entries apply once. An entry of a session is applied only if
 // its sequence is higher than the last one's: copies of the last are answered
 // from what is kept, older ones (kept back somewhere, delivered late) dropped.
-type sessions struct {
-	byID  map[uint64]*wire.Session
+// R is what an operation answers.
+type sessions[R any] struct {
+	byID  map[uint64]*wire.Session[R]
 	dirty map[uint64]bool // changed since they were last written to SQLite
 }
 
@@ -32,36 +36,22 @@ const (
 	unknown
 )
 
-// load takes over all, which may be newer than what SQLite holds: then the next
-// transaction must write all of it, since afterwards SQLite's count.
-func (s *sessions) load(all, inSQLite []wire.Session) {
-	s.byID = make(map[uint64]*wire.Session, len(all))
+// load takes over all.
+func (s *sessions[R]) load(all []wire.Session[R]) {
+	s.byID = make(map[uint64]*wire.Session[R], len(all))
 	s.dirty = map[uint64]bool{}
 	for i := range all {
 		s.byID[all[i].ID] = &all[i]
 	}
-	written := make(map[uint64][]byte, len(inSQLite))
-	for i := range inSQLite {
-		written[inSQLite[i].ID] = wire.AppendSession(nil, &inSQLite[i])
-	}
-	for id, session := range s.byID {
-		if !bytes.Equal(written[id], wire.AppendSession(nil, session)) {
-			s.dirty[id] = true
-		}
-		delete(written, id)
-	}
-	for id := range written {
-		s.dirty[id] = true // dropped since
-	}
 }
 
 // all returns copies of the sessions, in order.
-func (s *sessions) all() []wire.Session {
-	out := make([]wire.Session, 0, len(s.byID))
+func (s *sessions[R]) all() []wire.Session[R] {
+	out := make([]wire.Session[R], 0, len(s.byID))
 	for _, session := range s.byID {
 		out = append(out, *session)
 	}
-	slices.SortFunc(out, func(a, b wire.Session) int {
+	slices.SortFunc(out, func(a, b wire.Session[R]) int {
 		if a.ID < b.ID {
 			return -1
 		}
@@ -72,7 +62,7 @@ func (s *sessions) all() []wire.Session {
 
 // open makes the entry at index a session. Those of the node's earlier
 // incarnations end: nobody is left to use them.
-func (s *sessions) open(index, ticks, node, incarnation uint64) {
+func (s *sessions[R]) open(index, ticks, node, incarnation uint64) {
 	if node != 0 {
 		for id, other := range s.byID {
 			if other.Node == node && other.Incarnation < incarnation {
@@ -83,12 +73,12 @@ func (s *sessions) open(index, ticks, node, incarnation uint64) {
 	if len(s.byID) >= maxSessions {
 		s.evict()
 	}
-	s.byID[index] = &wire.Session{ID: index, Used: ticks, Node: node, Incarnation: incarnation}
+	s.byID[index] = &wire.Session[R]{ID: index, Used: ticks, Node: node, Incarnation: incarnation}
 	s.dirty[index] = true
 }
 
-func (s *sessions) evict() {
-	var oldest *wire.Session
+func (s *sessions[R]) evict() {
+	var oldest *wire.Session[R]
 	for _, session := range s.byID {
 		if oldest == nil || session.Used < oldest.Used || session.Used == oldest.Used && session.ID < oldest.ID {
 			oldest = session
@@ -97,13 +87,13 @@ func (s *sessions) evict() {
 	s.drop(oldest.ID)
 }
 
-func (s *sessions) drop(id uint64) {
+func (s *sessions[R]) drop(id uint64) {
 	delete(s.byID, id)
 	s.dirty[id] = true
 }
 
 // expire drops the sessions that were last used before the tick.
-func (s *sessions) expire(before uint64) {
+func (s *sessions[R]) expire(before uint64) {
 	for id, session := range s.byID {
 		if session.Used < before {
 			s.drop(id)
@@ -112,7 +102,7 @@ func (s *sessions) expire(before uint64) {
 }
 
 // admit says what becomes of an entry, and counts it if it is to be applied.
-func (s *sessions) admit(id, sequence, ticks uint64) (*wire.Session, verdict) {
+func (s *sessions[R]) admit(id, sequence, ticks uint64) (*wire.Session[R], verdict) {
 	session := s.byID[id]
 	switch {
 	case session == nil:

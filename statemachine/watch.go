@@ -1,0 +1,163 @@
+package statemachine
+
+import (
+	"errors"
+	"strings"
+	"sync"
+
+	"github.com/hiqlite/hiqlite/internal/table"
+)
+
+// An EventKind says what happened to an entry.
+type EventKind uint8
+
+// The kinds.
+const (
+	Written EventKind = iota
+	Deleted
+	Expired
+	Evicted
+	Cleared // of a whole bucket
+)
+
+// An Event is a change of a bucket.
+type Event struct {
+	Kind     EventKind
+	Item     *table.Item // that was written or removed; nil: of a whole bucket
+	Version  uint64      // of a removal: the change's own
+	SQLIndex uint64      // what has to be applied of the SQL shard before it is told
+}
+
+const (
+	// watchEvents and watchBytes bound what waits for a watcher that is slow,
+	// as events and as bytes of their entries.
+	watchEvents = 4096
+	watchBytes  = 16 << 20
+)
+
+// ErrLagged says that a reader was so slow that what it had not read is gone.
+var ErrLagged = errors.New("hiqlite: lagged")
+
+// A Watcher gets the changes of a bucket, in order.
+type Watcher struct {
+	kv     *KV
+	bucket string
+	match  func(key string) bool
+	ready  chan struct{} // capacity 1: there is something
+
+	mu     sync.Mutex
+	events []Event
+	bytes  int
+	lagged bool
+}
+
+// Watch returns a watcher of the changes from now on to keys that match. The
+// caller must Close it.
+func (k *KV) Watch(bucket string, match func(key string) bool) *Watcher {
+	w := &Watcher{kv: k, bucket: bucket, match: match, ready: make(chan struct{}, 1)}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.watchers[bucket] == nil {
+		k.watchers[bucket] = map[*Watcher]bool{}
+	}
+	k.watchers[bucket][w] = true
+	k.watching++
+	return w
+}
+
+// Close ends the watcher. Idempotent.
+func (w *Watcher) Close() {
+	k := w.kv
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.watchers[w.bucket][w] {
+		return
+	}
+	k.watching--
+	if delete(k.watchers[w.bucket], w); len(k.watchers[w.bucket]) == 0 {
+		delete(k.watchers, w.bucket)
+	}
+}
+
+// emit gives an event to who watches. The caller holds k.mu.
+func (k *KV) emit(bucket string, e Event) {
+	if k.watching == 0 {
+		return
+	}
+	if e.Version == 0 && e.Item != nil {
+		e.Version = e.Item.Version()
+	}
+	e.SQLIndex = k.sqlIndex
+	for w := range k.watchers[bucket] {
+		if e.Item == nil || w.match(e.Item.Key()) {
+			w.push(e)
+		}
+	}
+}
+
+func (w *Watcher) push(e Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.lagged {
+		return
+	}
+	if e.Item != nil {
+		w.bytes += e.Item.Size()
+	}
+	if len(w.events) == watchEvents || w.bytes > watchBytes && len(w.events) > 0 {
+		w.lag()
+		return
+	}
+	w.events = append(w.events, e)
+	w.signal()
+}
+
+// lag gives up what is not read: some of what follows is missing. The caller
+// holds w.mu.
+func (w *Watcher) lag() {
+	w.events, w.bytes, w.lagged = nil, 0, true
+	w.signal()
+}
+
+// fail makes Next return ErrLagged.
+func (w *Watcher) fail() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lag()
+}
+
+func (w *Watcher) signal() {
+	select {
+	case w.ready <- struct{}{}:
+	default:
+	}
+}
+
+// Next returns the next event without waiting, if there is one. Otherwise
+// Ready tells when to call it again. ErrLagged is the last thing it says.
+func (w *Watcher) Next() (e Event, ok bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.lagged {
+		return Event{}, false, ErrLagged
+	}
+	if len(w.events) == 0 {
+		return Event{}, false, nil
+	}
+	e = w.events[0]
+	w.events[0] = Event{}
+	w.events = w.events[1:]
+	if e.Item != nil {
+		w.bytes -= e.Item.Size()
+	}
+	return e, true, nil
+}
+
+// Ready returns a channel that gets a value when there may be something for the
+// one who calls Next.
+func (w *Watcher) Ready() <-chan struct{} { return w.ready }
+
+// Prefixed matches keys that begin with prefix.
+func Prefixed(prefix string) func(string) bool {
+	return func(key string) bool { return strings.HasPrefix(key, prefix) }
+}
