@@ -128,8 +128,8 @@ func New(cfg Config) *SQL {
 		log:     cfg.Logger,
 		storage: storage{dir: cfg.Dir, marker: cfg.Marker},
 		pins:    map[*view]bool{},
-		failure: newFailure(cfg.Listener.Failed),
 	}
+	r.failure = newFailure(func(err error) { r.cfg.Listener.Failed(err) })
 	r.pool = newPool(cfg.MaxReaders)
 	return r
 }
