@@ -3,6 +3,8 @@ package hiqlite
 import (
 	"context"
 	"database/sql"
+
+	"github.com/hiqlite/hiqlite/internal/companion"
 )
 
 // A Client is the cluster behind a database, for what database/sql has no name
@@ -15,6 +17,8 @@ type Client interface {
 	Status(ctx context.Context) (Status, error)
 	// Hash tells whether nodes hold the same.
 	Hash(ctx context.Context) (hash [32]byte, index uint64, err error)
+	// Companions is for the packages kv, lock and pubsub, which are what to use.
+	Companions() companion.Shards
 }
 
 var _ Client = (*Node)(nil)

@@ -395,8 +395,5 @@ func lastPart(script string, parts []sqlite.Part, i int) bool {
 }
 
 func (c *conn) consistency(ctx context.Context) Consistency {
-	if v, ok := ctx.Value(consistencyKey{}).(Consistency); ok {
-		return v
-	}
-	return c.cfg.Consistency
+	return consistencyOf(ctx, c.cfg.Consistency)
 }

@@ -36,7 +36,11 @@ func (n *Node) watchDisk() {
 			n.cfg.Logger.Warn("hiqlite: free disk space", "node", n.cfg.NodeID, "bytes", free, "writes_refused", low)
 		}
 		if free < stopBelow {
-			n.replica.Fail(fmt.Errorf("%w: %d MiB free in %s, a node needs %d", ErrDiskFull, free>>20, n.cfg.DataDir, stopBelow>>20))
+			err := fmt.Errorf("%w: %d MiB free in %s, a node needs %d", ErrDiskFull, free>>20, n.cfg.DataDir, stopBelow>>20)
+			for _, s := range n.memory.all {
+				s.replica.Fail(err)
+			}
+			n.replica.Fail(err)
 			return
 		}
 	}

@@ -129,3 +129,11 @@ type consistencyKey struct{}
 func WithConsistency(ctx context.Context, c Consistency) context.Context {
 	return context.WithValue(ctx, consistencyKey{}, c)
 }
+
+// consistencyOf is that which a context asks for, or other.
+func consistencyOf(ctx context.Context, other Consistency) Consistency {
+	if v, ok := ctx.Value(consistencyKey{}).(Consistency); ok {
+		return v
+	}
+	return other
+}

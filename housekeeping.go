@@ -13,20 +13,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/statemachine"
 )
 
-const (
-	// tickEvery is how often the leader moves the shard's clock while sessions
-	// can expire, after an hour.
-	tickEvery = 10 * time.Second
-	// fineTick is how often it does while somebody waits for the write lease,
-	// and otherwise how often it looks whether somebody does.
-	fineTick = 100 * time.Millisecond
-	// compactTo bounds, in bytes, the log between compactions; see compactFrom.
-	compactTo = 1 << 30
-)
+// compactTo bounds, in bytes, the log between compactions; see compactFrom.
+const compactTo = 1 << 30
 
 // Exchanged by tests.
 var (
@@ -38,59 +29,49 @@ var (
 	compactFrom int64 = 64 << 20
 )
 
-// tick moves the shard's clock, measured on the leader's monotonic one. A new
-// leader starts anew, and one that was paused moves it by one step only: an
-// expiry may come late, never early.
-func (n *Node) tick() {
-	last, looked := time.Now(), time.Now()
-	for n.sleep(fineTick) {
-		now := time.Now()
-		if now.Sub(looked) > 5*fineTick { // paused
-			last = now.Add(-fineTick)
+// A compactor lets a shard's log forget what all need no more.
+type compactor struct {
+	replica interface {
+		LogBytes() uint64
+		Applied() uint64
+	}
+	size    func() int64 // of the state, in bytes
+	compact func(keep uint64) error
+
+	bytes, entries uint64 // as of the last compaction
+}
+
+// compact keeps the logs of all shards short.
+func (n *Node) compact() {
+	all := []*compactor{{replica: n.replica, size: func() int64 { size, _ := n.replica.Size(); return size }, compact: n.compactTo}}
+	for _, s := range n.memory.all {
+		all = append(all, &compactor{replica: s.replica, size: s.replica.Size, compact: func(keep uint64) error { return s.shard.Compact(n.ctx, keep) }})
+	}
+	for n.sleep(compactEvery) {
+		for _, c := range all {
+			if err := c.look(); err != nil && n.ctx.Err() == nil && !errors.Is(err, ErrClosed) {
+				n.cfg.Logger.Warn("hiqlite: compacting the log", "error", err)
+			}
 		}
-		looked = now
-		ticks, pace := n.replica.Ticks()
-		if n.shard.Leader().Node != n.cfg.NodeID {
-			last = now
-			continue
-		}
-		step := now.Sub(last)
-		if pace == statemachine.Still || pace == statemachine.Coarse && step < tickEvery {
-			continue
-		}
-		last = now
-		limit := 2 * tickEvery
-		if pace == statemachine.Fine {
-			limit = 2 * fineTick
-		}
-		next := ticks + uint64(min(step, limit).Milliseconds())
-		// Lost or late, it is of no use: the next one takes its place.
-		_, _ = n.shard.Propose(wire.EncodeTick(wire.Tick{Expected: ticks, Next: next}), tickEvery)
 	}
 }
 
-// compact lets the log forget what all need no more.
-func (n *Node) compact() {
-	var bytes, entries uint64
-	for n.sleep(compactEvery) {
-		size, _ := n.replica.Size()
-		limit := uint64(min(max(size, compactFrom), int64(compactTo)))
-		now, applied := n.replica.LogBytes(), n.replica.Applied()
-		if entries == 0 {
-			entries = applied
-		}
-		if now-bytes < limit {
-			continue
-		}
-		// A quarter stays, for nodes that are a little behind.
-		if err := n.compactTo((applied - entries) / 4); err != nil {
-			if n.ctx.Err() == nil && !errors.Is(err, ErrClosed) {
-				n.cfg.Logger.Warn("hiqlite: compacting the log", "error", err)
-			}
-			continue
-		}
-		bytes, entries = now, applied
+// look compacts the log if what was added since the last time outweighs the
+// state.
+func (c *compactor) look() error {
+	now, applied := c.replica.LogBytes(), c.replica.Applied()
+	if c.entries == 0 {
+		c.entries = applied
 	}
+	if now-c.bytes < uint64(compactFrom) || now-c.bytes < uint64(min(c.size(), compactTo)) {
+		return nil
+	}
+	// A quarter stays, for nodes that are a little behind.
+	if err := c.compact((applied - c.entries) / 4); err != nil {
+		return err
+	}
+	c.bytes, c.entries = now, applied
+	return nil
 }
 
 func (n *Node) compactTo(keep uint64) error {

@@ -33,6 +33,7 @@ type Node struct {
 	lowDisk atomic.Bool
 
 	leases *leases
+	memory *memoryShards
 
 	writes atomic.Pointer[cluster.Combiner[*wire.EncodedOperation, answer]]
 
@@ -64,6 +65,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.started, n.held, n.migrated = make(chan struct{}), make(chan struct{}, 1), make(chan struct{})
 	n.leases = newLeases(n)
+	n.memory = newMemoryShards(n)
 	if err := n.open(); err != nil {
 		n.Close()
 		return nil, err
@@ -123,6 +125,11 @@ func (n *Node) open() error {
 		return err
 	}
 	n.writes.Store(cluster.NewCombiner[*wire.EncodedOperation, answer](n.shard, codec{n.cfg.NodeID, incarnation}, cluster.CombinerConfig{MaxEntryBytes: maxOperation}))
+	for _, s := range n.memory.all {
+		if err := s.start(incarnation); err != nil {
+			return err
+		}
+	}
 	n.work.Go(n.leases.run)
 	n.work.Go(n.tick)
 	n.work.Go(n.compact)
@@ -130,12 +137,13 @@ func (n *Node) open() error {
 	return nil
 }
 
-// Ready returns once a leader is known, this node has applied everything that
-// was acknowledged before the call, and Config.Migrations are applied. The
+// Ready returns once leaders are known, this node has applied everything that
+// was acknowledged before the call (of the companions kv, lock and pubsub too),
+// and Config.Migrations are applied. The
 // errors are ErrNoLeader, with that of ctx, ErrClosed, and that of the
 // migrations. A context without a deadline is bounded by Config.Timeout.
 func (n *Node) Ready(ctx context.Context) error {
-	if err := n.linearize(ctx); err != nil || n.cfg.Migrations == nil {
+	if err := n.caughtUp(ctx); err != nil || n.cfg.Migrations == nil {
 		return err
 	}
 	ctx, cancel := n.within(ctx)
@@ -146,6 +154,24 @@ func (n *Node) Ready(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("hiqlite: the migrations are not applied yet: %w", ctx.Err())
 	}
+}
+
+// caughtUp waits until this node has applied what was acknowledged before, in
+// all shards.
+func (n *Node) caughtUp(ctx context.Context) error {
+	errs := make([]error, 1+len(n.memory.all))
+	var wg sync.WaitGroup
+	wg.Go(func() { errs[0] = n.linearize(ctx) })
+	for i, s := range n.memory.all {
+		wg.Go(func() { errs[i+1] = s.linearize(ctx) })
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // migrateAgain is how soon migrations are tried again that found no leader.
@@ -187,11 +213,16 @@ func (n *Node) Close() error {
 		n.leases.close()
 		if n.host != nil {
 			// Leadership first: writes that wait find the next leader.
-			n.hold()
+			n.holdAll()
 			n.closeErr = errors.Join(n.closeErr, n.host.Close())
 		}
 		if w := n.writes.Load(); w != nil {
 			w.Close()
+		}
+		for _, s := range n.memory.all {
+			if c := s.commands.Load(); c != nil {
+				c.Close()
+			}
 		}
 		if n.replica != nil {
 			n.replica.Close()
@@ -204,23 +235,35 @@ func (n *Node) Close() error {
 // next one leads after some 20 ms, which ends the hold.
 const handoverHold = 250 * time.Millisecond
 
-// hold asks all nodes, this one included, to propose nothing, if this node leads
-// others, and returns when this one has applied that.
-func (n *Node) hold() {
-	if n.shard == nil || len(n.cfg.Nodes) == 1 || n.shard.Leader().Node != n.cfg.NodeID {
+// holdAll asks all nodes, this one included, to propose nothing to the shards
+// that this node leads, and returns when this one has applied that.
+func (n *Node) holdAll() {
+	if len(n.cfg.Nodes) == 1 {
+		return
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { n.hold(n.shard, n.held) })
+	for _, s := range n.memory.all {
+		wg.Go(func() { n.hold(s.shard, s.held) })
+	}
+	wg.Wait()
+}
+
+func (n *Node) hold(shard *cluster.Shard, held chan struct{}) {
+	if shard == nil || shard.Leader().Node != n.cfg.NodeID {
 		return
 	}
 	select {
-	case <-n.held: // of a leader before
+	case <-held: // of a leader before
 	default:
 	}
-	if _, err := n.shard.Propose(wire.EncodeHold(uint64(handoverHold.Milliseconds())), handoverHold); err != nil {
+	if _, err := shard.Propose(wire.EncodeHold(uint64(handoverHold.Milliseconds())), handoverHold); err != nil {
 		return
 	}
 	timer := time.NewTimer(handoverHold / 2)
 	defer timer.Stop()
 	select {
-	case <-n.held:
+	case <-held:
 	case <-timer.C: // no majority: there is nobody to hand over to
 	}
 }

@@ -245,6 +245,26 @@ func (h *Host) Bootstrapped(shard uint64) bool {
 // error that the machine returns from Open, other than sm.ErrOpenStopped, ends
 // the process: check what can fail first.
 func (h *Host) StartShard(id uint64, create func() sm.IOnDiskStateMachine) (*Shard, error) {
+	return h.startShard(id, func(members map[uint64]string, cfg config.Config) error {
+		cfg.WaitReady = true
+		return h.nh.StartOnDiskReplica(members, false, func(uint64, uint64) sm.IOnDiskStateMachine { return create() }, cfg)
+	})
+}
+
+// StartMemoryShard is StartShard for a machine in memory, whose state comes from
+// its own snapshots and log. It does not wait until they are read: ReadIndex does.
+// A machine that cannot read its snapshot must not return another error than
+// sm.ErrSnapshotStopped, and must have the shard stopped first.
+func (h *Host) StartMemoryShard(id uint64, create func() sm.IConcurrentStateMachine) (*Shard, error) {
+	return h.startShard(id, func(members map[uint64]string, cfg config.Config) error {
+		return h.nh.StartConcurrentReplica(members, false, func(uint64, uint64) sm.IConcurrentStateMachine { return create() }, cfg)
+	})
+}
+
+// A starter calls Dragonboat for one kind of machine.
+type starter func(members map[uint64]string, cfg config.Config) error
+
+func (h *Host) startShard(id uint64, start starter) (*Shard, error) {
 	h.gate.RLock()
 	defer h.gate.RUnlock()
 	if h.nh == nil {
@@ -264,7 +284,7 @@ func (h *Host) StartShard(id uint64, create func() sm.IOnDiskStateMachine) (*Sha
 	h.shards[id] = s // before the start: it has leader events to come
 	h.mu.Unlock()
 
-	err := h.start(s, create)
+	err := h.start(s, start)
 	if err != nil {
 		s.end()
 		h.forget(s)
@@ -274,7 +294,7 @@ func (h *Host) StartShard(id uint64, create func() sm.IOnDiskStateMachine) (*Sha
 }
 
 // start calls Dragonboat, without its panics. The caller holds gate.
-func (h *Host) start(s *Shard, create func() sm.IOnDiskStateMachine) (err error) {
+func (h *Host) start(s *Shard, start starter) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("hiqlite: shard %d could not start: %v", s.id, r)
@@ -288,7 +308,6 @@ func (h *Host) start(s *Shard, create func() sm.IOnDiskStateMachine) (err error)
 		CheckQuorum:         true,
 		PreVote:             true,
 		OrderedConfigChange: true,
-		WaitReady:           true,
 		SnapshotEntries:     0, // Compact decides
 	}
 	if len(h.cfg.Members) == 1 {
@@ -301,8 +320,7 @@ func (h *Host) start(s *Shard, create func() sm.IOnDiskStateMachine) (err error)
 			members[replicaID(node)] = nodeTarget(node)
 		}
 	} // else the log knows them, and the Config may have changed since
-	return h.nh.StartOnDiskReplica(members, false,
-		func(uint64, uint64) sm.IOnDiskStateMachine { return create() }, cfg)
+	return start(members, cfg)
 }
 
 func (h *Host) forget(s *Shard) {

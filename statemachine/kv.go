@@ -369,6 +369,16 @@ func (k *KV) tick(now uint64) {
 
 func (k *KV) opened(uint64, uint64) {}
 
+// Size returns the bytes of all keys and values.
+func (k *KV) Size() (n int64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, b := range k.buckets.Load().sorted() {
+		n += int64(b.entries.Size() + b.counters.Size())
+	}
+	return n
+}
+
 func (k *KV) next() (atOnce bool, end uint64, any bool) { return k.expiries.next() }
 
 func (k *KV) freeze() iter.Seq[*wire.Record] {

@@ -234,6 +234,14 @@ func (l *Locks) opened(node, incarnation uint64) {
 
 func (l *Locks) next() (atOnce bool, end uint64, any bool) { return l.renews.next() }
 
+// Size returns about how many bytes of memory the replica takes.
+func (l *Locks) Size() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	const each = 200
+	return int64(each * (len(l.queues) + len(l.owners)))
+}
+
 // A Place says where somebody who wants a lock stands.
 type Place struct {
 	wire.Outcome      // Waits or Done

@@ -57,6 +57,7 @@ type memory struct {
 	mu       sync.Mutex // serializes apply with who looks at the whole; guards what follows
 	sessions sessions[wire.Outcome]
 	ticks    uint64
+	pulse    uint64 // a clock for sessions: ticks, but for what a leader slept
 	sqlIndex uint64 // the highest that a command named
 	decoder  wire.Decoder
 	news     []memoryNews
@@ -151,7 +152,7 @@ func (m *memory) entry(index uint64, cmd []byte) error {
 	}
 	switch {
 	case e.OpenSession:
-		m.sessions.open(index, m.ticks, e.Node, e.Incarnation)
+		m.sessions.open(index, m.pulse, e.Node, e.Incarnation)
 		if e.Node != 0 {
 			m.machine.opened(e.Node, e.Incarnation)
 		}
@@ -164,7 +165,7 @@ func (m *memory) entry(index uint64, cmd []byte) error {
 		m.news = append(m.news, memoryNews{holdMS: e.HoldMS})
 		return nil
 	}
-	session, verdict := m.sessions.admit(e.Session, e.Sequence, m.ticks)
+	session, verdict := m.sessions.admit(e.Session, e.Sequence, m.pulse)
 	n := memoryNews{kind: verdict, session: e.Session, sequence: e.Sequence}
 	switch verdict {
 	case again:
@@ -207,10 +208,11 @@ func (m *memory) tick(t wire.Tick) {
 	if t.Expected != m.ticks || t.Next <= m.ticks {
 		return
 	}
+	m.pulse += min(t.Next-t.Expected, 2*coarse)
 	m.ticks = t.Next
 	m.machine.tick(t.Next)
-	if m.ticks > m.cfg.SessionTTL {
-		m.sessions.expire(m.ticks - m.cfg.SessionTTL)
+	if m.pulse > m.cfg.SessionTTL {
+		m.sessions.expire(m.pulse - m.cfg.SessionTTL)
 	}
 	clear(m.sessions.dirty) // of use where there is a table of them
 }
@@ -283,7 +285,7 @@ func (m *memory) PrepareSnapshot() (any, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	head := []*wire.Record{{Kind: wire.RecordShard, Ticks: m.ticks, SQLIndex: m.sqlIndex, Number: int64(m.applied.Load())}}
+	head := []*wire.Record{{Kind: wire.RecordShard, Ticks: m.ticks, TTLMS: m.pulse, SQLIndex: m.sqlIndex, Number: int64(m.applied.Load())}}
 	for _, s := range m.sessions.all() {
 		head = append(head, &wire.Record{Kind: wire.RecordSession, Session: &s})
 	}
@@ -379,7 +381,7 @@ func (m *memory) recover(r io.Reader) error {
 	err = readRecords(z, func(record *wire.Record) error {
 		switch record.Kind {
 		case wire.RecordShard:
-			m.ticks, m.sqlIndex = record.Ticks, record.SQLIndex
+			m.ticks, m.pulse, m.sqlIndex = record.Ticks, record.TTLMS, record.SQLIndex
 			m.applied.Store(uint64(record.Number))
 			return nil
 		case wire.RecordSession:

@@ -100,6 +100,13 @@ func (m *Messages) tick(uint64) {
 
 func (m *Messages) opened(uint64, uint64) {}
 
+// Size returns the bytes of the messages that are kept.
+func (m *Messages) Size() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return int64(m.bytes)
+}
+
 // next asks for no tick: messages may stay for longer than their age.
 func (m *Messages) next() (atOnce bool, end uint64, any bool) {
 	if len(m.tail) == 0 {

@@ -105,6 +105,7 @@ type SQL struct {
 	spare       spare
 
 	compacting atomic.Bool
+	followers  followers
 
 	failure
 }
@@ -225,6 +226,7 @@ func damaged(err error) error {
 // publish shows other goroutines where the replica is.
 func (r *SQL) publish() {
 	r.visible.Store(r.applied)
+	r.followers.tell()
 	r.ticksSeen.Store(r.ticks)
 	switch {
 	case len(r.lease.queue) > 0:

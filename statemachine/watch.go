@@ -133,24 +133,17 @@ func (w *Watcher) signal() {
 	}
 }
 
-// Next returns the next event without waiting, if there is one. Otherwise
+// Next returns the next events without waiting, or none if there are none yet;
 // Ready tells when to call it again. ErrLagged is the last thing it says.
-func (w *Watcher) Next() (e Event, ok bool, err error) {
+func (w *Watcher) Next() ([]Event, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.lagged {
-		return Event{}, false, ErrLagged
+		return nil, ErrLagged
 	}
-	if len(w.events) == 0 {
-		return Event{}, false, nil
-	}
-	e = w.events[0]
-	w.events[0] = Event{}
-	w.events = w.events[1:]
-	if e.Item != nil {
-		w.bytes -= e.Item.Size()
-	}
-	return e, true, nil
+	events := w.events
+	w.events, w.bytes = nil, 0
+	return events, nil
 }
 
 // Ready returns a channel that gets a value when there may be something for the

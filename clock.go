@@ -1,0 +1,95 @@
+package hiqlite
+
+import (
+	"time"
+
+	"github.com/hiqlite/hiqlite/cluster"
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine"
+)
+
+const (
+	// tickEvery is how often the leader moves the SQL shard's clock while
+	// sessions can expire, after an hour.
+	tickEvery = 10 * time.Second
+	// fineTick is how often the clocks are looked at, and moved at most.
+	fineTick = 100 * time.Millisecond
+	// tickAgain is when a tick that was not applied is taken for lost.
+	tickAgain = 500 * time.Millisecond
+)
+
+// A shardClock moves the clock of a shard, as long as this node leads it. What
+// it counts is measured on this machine's monotonic clock, and no moment is
+// counted twice, by whichever nodes: a tick counts only the time since its
+// proposer saw the clock's present value in the log, or, if that is its own,
+// since it proposed that. timers in package statemachine rely on it.
+type shardClock struct {
+	shard *cluster.Shard
+	// state says where the clock stands and when it has to be moved. most
+	// bounds a step, in milliseconds; 0: nothing does.
+	state func() (c statemachine.Clock, most uint64)
+
+	value    uint64    // of the clock
+	since    time.Time // what follows has not been counted yet
+	proposed wire.Tick
+	at       time.Time // when that was proposed
+}
+
+// next returns the tick that has to be proposed now, if one has. c was read
+// before now was.
+func (s *shardClock) next(c statemachine.Clock, most uint64, now time.Time, leads bool) (wire.Tick, bool) {
+	if c.Now != s.value || s.since.IsZero() {
+		s.value, s.since = c.Now, now
+		if s.proposed.Next == c.Now && !s.at.IsZero() {
+			s.since = s.at
+		}
+	}
+	if !c.Runs {
+		s.since = now // nobody counts
+		return wire.Tick{}, false
+	}
+	step := uint64(now.Sub(s.since).Milliseconds())
+	switch {
+	case !leads, step == 0, step < c.Wait:
+		return wire.Tick{}, false
+	case s.proposed.Expected == c.Now && now.Sub(s.at) < tickAgain:
+		return wire.Tick{}, false // on its way
+	}
+	if most > 0 {
+		step = min(step, most)
+	}
+	s.proposed, s.at = wire.Tick{Expected: c.Now, Next: c.Now + step}, now
+	return s.proposed, true
+}
+
+// tick moves the clocks of all shards.
+func (n *Node) tick() {
+	clocks := []*shardClock{{shard: n.shard, state: n.sqlClock}}
+	for _, s := range n.memory.all {
+		clocks = append(clocks, &shardClock{shard: s.shard, state: func() (statemachine.Clock, uint64) { return s.replica.Clock(), 0 }})
+	}
+	for n.sleep(fineTick) {
+		for _, s := range clocks {
+			c, most := s.state()
+			now := time.Now()
+			if tick, due := s.next(c, most, now, s.shard.Leader().Node == n.cfg.NodeID); due {
+				// Lost or late, it is of no use: the next one takes its place.
+				_, _ = s.shard.Propose(wire.EncodeTick(tick), tickEvery)
+			}
+		}
+	}
+}
+
+// sqlClock is the SQL shard's. Its steps are bounded, since what expires there
+// counts from the tick before.
+func (n *Node) sqlClock() (c statemachine.Clock, most uint64) {
+	now, pace := n.replica.Ticks()
+	switch pace {
+	case statemachine.Fine:
+		return statemachine.Clock{Now: now, Runs: true}, 2 * uint64(fineTick.Milliseconds())
+	case statemachine.Coarse:
+		wait := uint64(tickEvery.Milliseconds())
+		return statemachine.Clock{Now: now, Runs: true, Wait: wait}, 2 * wait
+	}
+	return statemachine.Clock{Now: now}, 0
+}

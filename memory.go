@@ -1,0 +1,411 @@
+package hiqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"sync/atomic"
+	"time"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite/cluster"
+	"github.com/hiqlite/hiqlite/internal/companion"
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine"
+)
+
+// The ids of the shards in memory; see sqlShard.
+const (
+	kvShard     = 2
+	lockShard   = 3
+	pubsubShard = 4
+)
+
+// A memoryReplica is the replica of a shard in memory.
+type memoryReplica interface {
+	sm.IConcurrentStateMachine
+	Clock() statemachine.Clock
+	LogBytes() uint64
+	Applied() uint64
+	Size() int64
+	Err() error
+	Fail(error)
+}
+
+// A memoryShard is a shard in memory: its replica, and how commands get there.
+type memoryShard struct {
+	node     *Node
+	name     string
+	id       uint64
+	replica  memoryReplica
+	shard    *cluster.Shard // set once started is closed
+	started  chan struct{}
+	commands atomic.Pointer[cluster.Combiner[[]byte, wire.Outcome]]
+	held     chan struct{} // capacity 1: a hold was applied
+}
+
+// memoryShards are the node's shards in memory.
+type memoryShards struct {
+	kv     kvClient
+	lock   lockClient
+	pubsub pubsubClient
+	all    []*memoryShard
+}
+
+func newMemoryShards(n *Node) *memoryShards {
+	shard := func(name string, id uint64) *memoryShard {
+		return &memoryShard{node: n, name: name, id: id, started: make(chan struct{}), held: make(chan struct{}, 1)}
+	}
+	config := func(s *memoryShard) statemachine.MemoryConfig {
+		return statemachine.MemoryConfig{Listener: s, Logger: n.cfg.Logger}
+	}
+	kv, lock, pubsub := shard("kv", kvShard), shard("lock", lockShard), shard("pubsub", pubsubShard)
+	m := &memoryShards{all: []*memoryShard{kv, lock, pubsub}}
+	m.kv = kvClient{kv, statemachine.NewKV(config(kv))}
+	m.lock = lockClient{lock, statemachine.NewLocks(config(lock))}
+	m.pubsub = pubsubClient{pubsub, statemachine.NewMessages(config(pubsub), retention)}
+	kv.replica, lock.replica, pubsub.replica = m.kv.machine, m.lock.machine, m.pubsub.machine
+	return m
+}
+
+// retention is exchanged by tests.
+var retention = statemachine.DefaultRetention
+
+// start starts the replica. It is read from its snapshot and log in the
+// background.
+func (s *memoryShard) start(incarnation uint64) (err error) {
+	s.shard, err = s.node.host.StartMemoryShard(s.id, func() sm.IConcurrentStateMachine { return s.replica })
+	if err != nil {
+		return err
+	}
+	close(s.started)
+	s.commands.Store(cluster.NewCombiner[[]byte, wire.Outcome](s.shard, commandCodec{s.node.cfg.NodeID, incarnation}, cluster.CombinerConfig{MaxEntryBytes: maxOperation}))
+	return nil
+}
+
+// commandCodec makes entries of commands.
+type commandCodec struct{ node, incarnation uint64 }
+
+func (c commandCodec) OpenSession(nonce uint64) []byte {
+	return wire.EncodeOpenSession(nonce, c.node, c.incarnation)
+}
+
+func (commandCodec) Encode(session, sequence uint64, commands [][]byte) ([]byte, error) {
+	return wire.EncodeCommands(session, sequence, commands), nil
+}
+
+func (commandCodec) Size(command []byte) int { return len(command) + 6 }
+func (commandCodec) Exclusive([]byte) bool   { return false }
+
+// Do has a command applied.
+func (s *memoryShard) Do(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
+	if err := ctx.Err(); err != nil {
+		return wire.Outcome{}, err
+	}
+	if err := s.node.diskError(); err != nil {
+		return wire.Outcome{}, err
+	}
+	ctx, cancel := s.node.within(ctx)
+	defer cancel()
+	c.SQLIndex = s.node.replica.Applied()
+	o, err := s.commands.Load().Do(ctx, wire.EncodeCommand(c))
+	if err != nil {
+		return o, s.explain(err)
+	}
+	if o.Dropped {
+		return o, fmt.Errorf("%w: it was applied, but its answer came through a node that had to be brought up to date, and was too large to be kept", ErrOutcomeUnknown)
+	}
+	return o, nil
+}
+
+// explain prefers why the replica, or the node, stopped over their being closed.
+func (s *memoryShard) explain(err error) error {
+	if failure := s.replica.Err(); failure != nil && errors.Is(err, ErrClosed) {
+		return fmt.Errorf("%w: %w", err, failure)
+	}
+	return s.node.explain(err)
+}
+
+// linearize waits until this node has applied what was acknowledged before.
+func (s *memoryShard) linearize(ctx context.Context) error {
+	ctx, cancel := s.node.within(ctx)
+	defer cancel()
+	return s.explain(s.shard.ReadIndex(ctx))
+}
+
+// consistent makes what is read afterwards as consistent as the context says.
+func (s *memoryShard) consistent(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if s.node.ctx.Err() != nil {
+		return s.node.explain(ErrClosed)
+	}
+	if err := s.replica.Err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	if consistencyOf(ctx, Local) == Linearizable {
+		return s.linearize(ctx)
+	}
+	return nil
+}
+
+// follow waits until this node has applied the SQL that was written before.
+func (n *Node) follow(ctx context.Context, index uint64) error {
+	if n.replica.Applied() >= index {
+		return nil
+	}
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(n.ctx, cancel)()
+	err := n.replica.WaitApplied(wait, index)
+	if err != nil && ctx.Err() == nil {
+		return n.explain(ErrClosed)
+	}
+	return err
+}
+
+// The machine tells.
+
+func (s *memoryShard) Applied(session, sequence uint64, outcomes []wire.Outcome) {
+	if c := s.commands.Load(); c != nil {
+		c.Applied(session, sequence, outcomes)
+	}
+}
+
+func (s *memoryShard) SessionOpened(nonce, session uint64) {
+	if c := s.commands.Load(); c != nil {
+		c.SessionOpened(nonce, session)
+	}
+}
+
+func (s *memoryShard) SessionUnknown(session, sequence uint64) {
+	if c := s.commands.Load(); c != nil {
+		c.SessionUnknown(session, sequence)
+	}
+}
+
+func (s *memoryShard) Held(ms uint64) {
+	if c := s.commands.Load(); c != nil {
+		c.Hold(time.Duration(ms) * time.Millisecond)
+	}
+	select {
+	case s.held <- struct{}{}:
+	default:
+	}
+}
+
+// Failed stops the replica, whose entry waits for that.
+func (s *memoryShard) Failed(err error) {
+	s.node.cfg.Logger.Error("hiqlite: the node stops taking part in a shard", "node", s.node.cfg.NodeID, "shard", s.name, "error", err)
+	select {
+	case <-s.started:
+	case <-s.node.ctx.Done():
+		return
+	}
+	if err := s.shard.Stop(); err != nil {
+		s.node.cfg.Logger.Error("hiqlite: stopping the replica", "error", err)
+	}
+}
+
+// Companions is for the packages kv, lock and pubsub.
+func (n *Node) Companions() companion.Shards {
+	return companion.Shards{KV: &n.memory.kv, Lock: &n.memory.lock, PubSub: &n.memory.pubsub}
+}
+
+type kvClient struct {
+	*memoryShard
+	machine *statemachine.KV
+}
+
+var _ companion.KV = (*kvClient)(nil)
+
+func (c *kvClient) Get(ctx context.Context, bucket, key string) (value string, version uint64, ok bool, err error) {
+	if err := c.consistent(ctx); err != nil {
+		return "", 0, false, err
+	}
+	value, version, ok = c.machine.Get(bucket, key)
+	return value, version, ok, nil
+}
+
+func (c *kvClient) Counter(ctx context.Context, bucket, key string) (n int64, ok bool, err error) {
+	if err := c.consistent(ctx); err != nil {
+		return 0, false, err
+	}
+	n, ok = c.machine.Counter(bucket, key)
+	return n, ok, nil
+}
+
+func (c *kvClient) Entries(ctx context.Context, bucket, prefix string) (iter.Seq2[string, string], error) {
+	if err := c.consistent(ctx); err != nil {
+		return nil, err
+	}
+	return c.machine.Entries(bucket, prefix), nil
+}
+
+func (c *kvClient) Watch(ctx context.Context, bucket string, match func(string) bool) (companion.Watch, error) {
+	if err := c.linearize(ctx); err != nil {
+		return nil, err
+	}
+	w := c.machine.Watch(bucket, match)
+	return &bucketWatch{reader[statemachine.Event]{
+		shard: c.memoryShard, turn: make(chan struct{}, 1), ready: w.Ready(), close: w.Close,
+		fetch: func() ([]statemachine.Event, error) {
+			events, err := w.Next()
+			if err != nil {
+				return nil, &companion.LaggedError{}
+			}
+			return events, nil
+		},
+		index: func(e statemachine.Event) uint64 { return e.SQLIndex },
+	}}, nil
+}
+
+type bucketWatch struct{ reader[statemachine.Event] }
+
+func (w *bucketWatch) Next(ctx context.Context, ordered bool) (out companion.Event, err error) {
+	e, err := w.next(ctx, ordered)
+	if err != nil {
+		return out, err
+	}
+	out.Kind, out.Version = companion.EventKind(e.Kind), e.Version
+	if e.Item != nil {
+		out.Key = e.Item.Key()
+	}
+	if out.Kind == companion.Written {
+		out.Value = e.Item.Value()
+	}
+	return out, nil
+}
+
+// A reader hands out what a machine tells, one after the other.
+type reader[T any] struct {
+	shard *memoryShard
+	fetch func() ([]T, error) // what there is, without waiting
+	ready <-chan struct{}
+	close func()
+	index func(T) uint64 // what has to be applied of the SQL shard before it is told
+
+	turn   chan struct{} // capacity 1: held by who reads; guards buffer
+	buffer []T
+}
+
+func (r *reader[T]) Close() { r.close() }
+
+// next waits for the next one. One that was not returned, because ctx ended,
+// is so by the next call.
+func (r *reader[T]) next(ctx context.Context, ordered bool) (x T, err error) {
+	if err := ctx.Err(); err != nil {
+		return x, err
+	}
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return x, ctx.Err()
+	}
+	for len(r.buffer) == 0 {
+		if r.buffer, err = r.fetch(); err != nil {
+			return x, err
+		}
+		if len(r.buffer) == 0 {
+			if err := r.shard.wait(ctx, r.ready); err != nil {
+				return x, err
+			}
+		}
+	}
+	if ordered {
+		if err := r.shard.node.follow(ctx, r.index(r.buffer[0])); err != nil {
+			return x, err
+		}
+	}
+	x = r.buffer[0]
+	r.buffer = r.buffer[1:]
+	return x, nil
+}
+
+// wait waits for something to read.
+func (s *memoryShard) wait(ctx context.Context, ready <-chan struct{}) error {
+	select {
+	case <-ready:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.shard.Done():
+		return s.explain(ErrClosed)
+	case <-s.node.ctx.Done():
+		return s.explain(ErrClosed)
+	}
+}
+
+type lockClient struct {
+	*memoryShard
+	machine *statemachine.Locks
+}
+
+var _ companion.Lock = (*lockClient)(nil)
+
+func (c *lockClient) Await(ctx context.Context, owner, id uint64) (o wire.Outcome, ok bool, err error) {
+	now, changed, done := c.machine.Place(owner, id)
+	defer done()
+	for {
+		place := now()
+		if !place.There || place.Code != wire.Waits {
+			return place.Outcome, place.There, nil
+		}
+		if err := c.wait(ctx, changed); err != nil {
+			return wire.Outcome{}, false, err
+		}
+	}
+}
+
+func (c *lockClient) CatchUp(ctx context.Context, granted wire.Outcome) error {
+	if granted.Expired { // who had it before cannot say any more what he wrote
+		return c.node.linearize(ctx)
+	}
+	return c.node.follow(ctx, granted.SQLIndex)
+}
+
+func (c *lockClient) Closed() <-chan struct{} { return c.node.ctx.Done() }
+
+type pubsubClient struct {
+	*memoryShard
+	machine *statemachine.Messages
+}
+
+var _ companion.PubSub = (*pubsubClient)(nil)
+
+func (c *pubsubClient) Listen(ctx context.Context, channel string, prefix bool, after *uint64) (companion.Listen, uint64, error) {
+	if err := c.linearize(ctx); err != nil {
+		return nil, 0, err
+	}
+	s, index, ok := c.machine.Subscribe(channel, prefix, after)
+	if !ok {
+		return nil, index, companion.ErrTooOld
+	}
+	return &channelListen{reader[*statemachine.Message]{
+		shard: c.memoryShard, turn: make(chan struct{}, 1), ready: s.Ready(), close: s.Close,
+		fetch: func() ([]*statemachine.Message, error) {
+			messages, lost, err := s.Next()
+			if err != nil {
+				return nil, &companion.LaggedError{Lost: lost}
+			}
+			return messages, nil
+		},
+		index: func(m *statemachine.Message) uint64 { return m.SQLIndex },
+	}}, index, nil
+}
+
+type channelListen struct {
+	reader[*statemachine.Message]
+}
+
+func (l *channelListen) Next(ctx context.Context, ordered bool) (companion.Message, error) {
+	m, err := l.next(ctx, ordered)
+	if err != nil {
+		return companion.Message{}, err
+	}
+	return companion.Message{Index: m.Index, Channel: m.Channel, Payload: m.Payload, TimeMS: m.TimeMS}, nil
+}
