@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -64,7 +67,7 @@ func newMemoryShards(n *Node) *memoryShards {
 	kv, lock, pubsub := shard("kv", kvShard), shard("lock", lockShard), shard("pubsub", pubsubShard)
 	m := &memoryShards{all: []*memoryShard{kv, lock, pubsub}}
 	m.kv = kvClient{kv, statemachine.NewKV(config(kv))}
-	m.lock = lockClient{lock, statemachine.NewLocks(config(lock))}
+	m.lock = lockClient{memoryShard: lock, machine: statemachine.NewLocks(config(lock)), holders: map[uint64]func(){}}
 	m.pubsub = pubsubClient{pubsub, statemachine.NewMessages(config(pubsub), retention)}
 	kv.replica, lock.replica, pubsub.replica = m.kv.machine, m.lock.machine, m.pubsub.machine
 	return m
@@ -245,11 +248,11 @@ func (c *kvClient) Entries(ctx context.Context, bucket, prefix string) (iter.Seq
 	return c.machine.Entries(bucket, prefix), nil
 }
 
-func (c *kvClient) Watch(ctx context.Context, bucket string, match func(string) bool) (companion.Watch, error) {
+func (c *kvClient) Watch(ctx context.Context, bucket string, m companion.Match) (companion.Watch, error) {
 	if err := c.linearize(ctx); err != nil {
 		return nil, err
 	}
-	w := c.machine.Watch(bucket, match)
+	w := c.machine.Watch(bucket, m.Text, m.Prefix)
 	return &bucketWatch{reader[statemachine.Event]{
 		shard: c.memoryShard, turn: make(chan struct{}, 1), ready: w.Ready(), close: w.Close,
 		fetch: func() ([]statemachine.Event, error) {
@@ -343,6 +346,11 @@ func (s *memoryShard) wait(ctx context.Context, ready <-chan struct{}) error {
 type lockClient struct {
 	*memoryShard
 	machine *statemachine.Locks
+
+	mu      sync.Mutex
+	closed  bool
+	serial  uint64
+	holders map[uint64]func() // see OnClose
 }
 
 var _ companion.Lock = (*lockClient)(nil)
@@ -368,7 +376,42 @@ func (c *lockClient) CatchUp(ctx context.Context, granted wire.Outcome) error {
 	return c.node.follow(ctx, granted.SQLIndex)
 }
 
-func (c *lockClient) Closed() <-chan struct{} { return c.node.ctx.Done() }
+func (c *lockClient) OnClose(f func()) (forget func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		go f()
+		return func() {}
+	}
+	c.serial++
+	id := c.serial
+	c.holders[id] = f
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.holders, id)
+	}
+}
+
+// leaveTimeout bounds how long a node that closes tries to give its locks back.
+const leaveTimeout = 500 * time.Millisecond
+
+// leave gives back all locks that are held through this node, once their
+// holders know it.
+func (c *lockClient) leave() {
+	c.mu.Lock()
+	c.closed = true
+	holders := slices.Collect(maps.Values(c.holders))
+	c.mu.Unlock()
+	for _, f := range holders {
+		f()
+	}
+	if commands := c.commands.Load(); len(holders) > 0 && commands != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+		defer cancel()
+		_, _ = commands.Do(ctx, wire.EncodeCommand(&wire.Command{Kind: wire.LockLeave, SQLIndex: c.node.replica.Applied()}))
+	}
+}
 
 type pubsubClient struct {
 	*memoryShard
@@ -377,11 +420,11 @@ type pubsubClient struct {
 
 var _ companion.PubSub = (*pubsubClient)(nil)
 
-func (c *pubsubClient) Listen(ctx context.Context, channel string, prefix bool, after *uint64) (companion.Listen, uint64, error) {
+func (c *pubsubClient) Listen(ctx context.Context, channels companion.Match, after *uint64) (companion.Listen, uint64, error) {
 	if err := c.linearize(ctx); err != nil {
 		return nil, 0, err
 	}
-	s, index, ok := c.machine.Subscribe(channel, prefix, after)
+	s, index, ok := c.machine.Subscribe(channels.Text, channels.Prefix, after)
 	if !ok {
 		return nil, index, companion.ErrTooOld
 	}

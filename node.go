@@ -211,6 +211,7 @@ func (n *Node) Close() error {
 			n.closeErr = n.db.Close()
 		}
 		n.leases.close()
+		n.memory.lock.leave()
 		if n.host != nil {
 			// Leadership first: writes that wait find the next leader.
 			n.holdAll()

@@ -61,6 +61,12 @@ type owner struct {
 type renewal struct{ owner, renewal uint64 }
 
 func (l *Locks) apply(c *wire.Command, session *wire.Session[wire.Outcome]) wire.Outcome {
+	if c.Kind == wire.LockLeave {
+		if session.Node != 0 {
+			l.opened(session.Node, session.Incarnation+1)
+		}
+		return wire.Outcome{}
+	}
 	if c.Owner == 0 {
 		return wire.Outcome{Code: wire.Foreign}
 	}

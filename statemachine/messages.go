@@ -183,7 +183,7 @@ func (m *Messages) fill(s *Subscription, after uint64) {
 		return
 	}
 	for _, x := range m.tail[after-m.cut:] {
-		if s.channel == x.Channel || s.prefix && strings.HasPrefix(x.Channel, s.channel) {
+		if matches(x.Channel, s.channel, s.prefix) {
 			s.push(x.Index)
 		}
 	}

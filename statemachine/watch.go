@@ -42,7 +42,8 @@ var ErrLagged = errors.New("hiqlite: lagged")
 type Watcher struct {
 	kv     *KV
 	bucket string
-	match  func(key string) bool
+	text   string // of the key, or with which it begins
+	prefix bool
 	ready  chan struct{} // capacity 1: there is something
 
 	mu     sync.Mutex
@@ -51,10 +52,10 @@ type Watcher struct {
 	lagged bool
 }
 
-// Watch returns a watcher of the changes from now on to keys that match. The
-// caller must Close it.
-func (k *KV) Watch(bucket string, match func(key string) bool) *Watcher {
-	w := &Watcher{kv: k, bucket: bucket, match: match, ready: make(chan struct{}, 1)}
+// Watch returns a watcher of the changes from now on to a key, or to those that
+// begin alike. The caller must Close it.
+func (k *KV) Watch(bucket, text string, prefix bool) *Watcher {
+	w := &Watcher{kv: k, bucket: bucket, text: text, prefix: prefix, ready: make(chan struct{}, 1)}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.watchers[bucket] == nil {
@@ -89,7 +90,7 @@ func (k *KV) emit(bucket string, e Event) {
 	}
 	e.SQLIndex = k.sqlIndex
 	for w := range k.watchers[bucket] {
-		if e.Item == nil || w.match(e.Item.Key()) {
+		if e.Item == nil || matches(e.Item.Key(), w.text, w.prefix) {
 			w.push(e)
 		}
 	}
@@ -150,7 +151,7 @@ func (w *Watcher) Next() ([]Event, error) {
 // one who calls Next.
 func (w *Watcher) Ready() <-chan struct{} { return w.ready }
 
-// Prefixed matches keys that begin with prefix.
-func Prefixed(prefix string) func(string) bool {
-	return func(key string) bool { return strings.HasPrefix(key, prefix) }
+// matches reports that name is text, or begins with it.
+func matches(name, text string, prefix bool) bool {
+	return name == text || prefix && strings.HasPrefix(name, text)
 }

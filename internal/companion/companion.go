@@ -31,8 +31,20 @@ type KV interface {
 	// Entries are those of one moment.
 	Entries(ctx context.Context, bucket, prefix string) (iter.Seq2[string, string], error)
 	// Watch begins behind everything acknowledged before the call.
-	Watch(ctx context.Context, bucket string, match func(key string) bool) (Watch, error)
+	Watch(ctx context.Context, bucket string, m Match) (Watch, error)
 }
+
+// A Match says which keys, or channels, are meant: one, or all that begin alike.
+type Match struct {
+	Text   string
+	Prefix bool
+}
+
+// Prefix matches what begins with a text.
+func Prefix(text string) Match { return Match{text, true} }
+
+// Exactly matches a text.
+func Exactly(text string) Match { return Match{text, false} }
 
 // A Watch gets the events of a bucket in their order.
 type Watch interface {
@@ -71,8 +83,9 @@ type Lock interface {
 	// CatchUp waits until this node has applied the SQL that was written before
 	// a grant.
 	CatchUp(ctx context.Context, granted wire.Outcome) error
-	// Closed is closed when the client is.
-	Closed() <-chan struct{}
+	// OnClose has f called before the client gives up what it holds because it
+	// is closed; at once, if it is. forget takes that back.
+	OnClose(f func()) (forget func())
 }
 
 // PubSub is the pubsub shard.
@@ -81,7 +94,7 @@ type PubSub interface {
 	// Listen begins behind everything acknowledged before the call, or behind
 	// the message after. If what follows that is not kept any more it returns
 	// the index of the last message that is gone, and ErrTooOld.
-	Listen(ctx context.Context, channel string, prefix bool, after *uint64) (Listen, uint64, error)
+	Listen(ctx context.Context, channels Match, after *uint64) (Listen, uint64, error)
 }
 
 // A Listen gets the messages of channels in their order.

@@ -25,6 +25,7 @@ const (
 	LockTry     CommandKind = 21
 	LockRelease CommandKind = 22
 	LockRenew   CommandKind = 23
+	LockLeave   CommandKind = 24
 
 	Notify CommandKind = 30
 )

@@ -1,0 +1,44 @@
+package kv
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// Counters stand beside a bucket's entries, under keys of their own: an entry
+// and a counter of the same key have nothing to do with each other. They do not
+// expire, count for no limit and are never evicted.
+
+// Add adds delta to the counter of key, which begins at 0, and returns the sum.
+// It is exact, however many nodes add at once. A sum beyond 64 bits is
+// ErrOverflow, and the counter stays as it is.
+func (b *Bucket[V]) Add(ctx context.Context, key string, delta int64) (int64, error) {
+	o, err := b.keyed(ctx, &wire.Command{Kind: wire.CounterAdd, Key: key, Number: delta})
+	if err == nil && o.Code == wire.Overflow {
+		err = fmt.Errorf("%w: %d and %d, of %q in bucket %q", ErrOverflow, o.Number, delta, key, b.name)
+	}
+	return o.Number, err
+}
+
+// Counter returns the counter of key; ok is false if there is none. It reads as
+// Get does.
+func (b *Bucket[V]) Counter(ctx context.Context, key string) (n int64, ok bool, err error) {
+	if err := b.checkKey(key); err != nil {
+		return 0, false, err
+	}
+	return b.kv.Counter(ctx, b.name, key)
+}
+
+// SetCounter sets the counter of key.
+func (b *Bucket[V]) SetCounter(ctx context.Context, key string, n int64) error {
+	_, err := b.keyed(ctx, &wire.Command{Kind: wire.CounterSet, Key: key, Number: n})
+	return err
+}
+
+// DeleteCounter removes the counter of key, and reports whether there was one.
+func (b *Bucket[V]) DeleteCounter(ctx context.Context, key string) (had bool, err error) {
+	o, err := b.keyed(ctx, &wire.Command{Kind: wire.CounterDelete, Key: key})
+	return o.Had, err
+}

@@ -1,0 +1,111 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hiqlite/hiqlite/internal/companion"
+)
+
+// A WatchOption changes what Watch returns.
+type WatchOption func(*watchOptions)
+
+type watchOptions struct{ unordered bool }
+
+// WithoutOrder tells of changes as soon as they are known here: SQL that was
+// written before a change may not be readable on this node yet.
+func WithoutOrder() WatchOption { return func(o *watchOptions) { o.unordered = true } }
+
+// An EventKind says what happened to an entry.
+type EventKind uint8
+
+// The kinds.
+const (
+	Put     = EventKind(companion.Written)
+	Deleted = EventKind(companion.Deleted)
+	Expired = EventKind(companion.Expired) // its time to live was over
+	Evicted = EventKind(companion.Evicted) // the bucket was at its limits
+	Cleared = EventKind(companion.Cleared) // all entries were removed; there is no key
+)
+
+func (k EventKind) String() string {
+	names := [...]string{"put", "deleted", "expired", "evicted", "cleared"}
+	if int(k) < len(names) {
+		return names[k]
+	}
+	return fmt.Sprintf("EventKind(%d)", k)
+}
+
+// An Event is a change of a bucket. Version is the entry's if it was put, and
+// otherwise the change's: it grows from one event to the next.
+type Event[V any] struct {
+	Kind    EventKind
+	Key     string
+	Value   V // that was put
+	Version uint64
+}
+
+// A Watcher gets the changes of entries, all of them and in their order.
+// Counters are not watched.
+type Watcher[V any] struct {
+	bucket    *Bucket[V]
+	watch     companion.Watch
+	unordered bool
+}
+
+// Watch returns a watcher of the entries whose keys begin with prefix, "" for
+// all. It gets every change behind those that were acknowledged before Watch was
+// called: what Get and Snapshot return after Watch has returned is what events
+// follow on; the first ones may be in there already. The caller must Close it.
+func (b *Bucket[V]) Watch(ctx context.Context, prefix string, opts ...WatchOption) (*Watcher[V], error) {
+	return b.watch(ctx, companion.Prefix(prefix), opts)
+}
+
+// WatchKey is Watch for one key.
+func (b *Bucket[V]) WatchKey(ctx context.Context, key string, opts ...WatchOption) (*Watcher[V], error) {
+	if err := b.checkKey(key); err != nil {
+		return nil, err
+	}
+	return b.watch(ctx, companion.Exactly(key), opts)
+}
+
+func (b *Bucket[V]) watch(ctx context.Context, match companion.Match, opts []WatchOption) (*Watcher[V], error) {
+	var o watchOptions
+	for _, opt := range opts {
+		opt(&o)
+	}
+	w, err := b.kv.Watch(ctx, b.name, match)
+	if err != nil {
+		return nil, err
+	}
+	return &Watcher[V]{b, w, o.unordered}, nil
+}
+
+// Next waits for the next event. When it returns, the SQL that was written
+// before the change, by whoever made it, can be read on this node.
+//
+// A watcher that lets 4096 events, or 16 MiB of them, wait has lagged: Next
+// returns ErrLagged, then and for ever, because some are missing. So it does
+// when this node had to be brought up to date by a snapshot. Make another one,
+// and read the entries anew. It never holds anybody up. A value that cannot be
+// decoded is ErrDecode, and the watcher goes on. Other errors are those of ctx,
+// after which Next can be called again, and hiqlite.ErrClosed.
+func (w *Watcher[V]) Next(ctx context.Context) (Event[V], error) {
+	e, err := w.watch.Next(ctx, !w.unordered)
+	var lagged *companion.LaggedError
+	if errors.As(err, &lagged) {
+		return Event[V]{}, fmt.Errorf("%w: bucket %q: watch it anew, and read its entries", ErrLagged, w.bucket.name)
+	}
+	out := Event[V]{Kind: EventKind(e.Kind), Key: e.Key, Version: e.Version}
+	if err == nil && out.Kind == Put {
+		out.Value, err = w.bucket.decode(e.Key, e.Value)
+	}
+	return out, err
+}
+
+// Close ends the watcher. Next must not be called any more. Idempotent; nil.
+func (w *Watcher[V]) Close() error {
+	w.watch.Close()
+	return nil
+}

@@ -1,0 +1,131 @@
+package lock
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// errClosed is why a lock ends with its node.
+var errClosed = fmt.Errorf("%w: %w", ErrLost, hiqlite.ErrClosed)
+
+// A Held is a lock that is held, until it is unlocked or lost. Its methods may be
+// called from any goroutine.
+type Held struct {
+	tenure *tenure
+	key    string
+	id     uint64 // of its place
+	token  uint64
+	ctx    context.Context // ends with the lock
+	end    context.CancelCauseFunc
+}
+
+// Key returns what was locked.
+func (h *Held) Key() string { return h.key }
+
+// Token returns the fencing token: a number that is higher each time the lock of
+// this key is given. Send it with what is done under the lock, and let the
+// resource refuse lower ones than it has seen; in SQL
+//
+//	UPDATE job SET result=?, token=? WHERE id=? AND token<=?
+//
+// changes no row if the lock was lost and another holder was there.
+func (h *Held) Token() uint64 { return h.token }
+
+// Done returns a channel that is closed when the lock is not held any more: it
+// was unlocked or lost, at least TTL/10 before another can have it.
+func (h *Held) Done() <-chan struct{} { return h.ctx.Done() }
+
+// Context returns a context that ends with Done. It has the values of Lock's
+// context, and does not end with it. context.Cause says why it ended: ErrLost or
+// ErrNotHeld.
+func (h *Held) Context() context.Context { return h.ctx }
+
+// Unlock gives the lock to the next in the queue, and returns when that is
+// certain. It releases the lock even if ctx has ended. Errors are ErrLost, if
+// the lock was lost before; ErrNotHeld, if it was unlocked before; and
+// hiqlite.ErrOutcomeUnknown if ctx ended: then the lock is released soon, or,
+// without a leader, when its time to live is over.
+func (h *Held) Unlock(ctx context.Context) error {
+	l := h.tenure.locker
+	l.mu.Lock()
+	held := h.tenure.remove(h.id)
+	if !held {
+		cause := context.Cause(h.ctx)
+		l.mu.Unlock()
+		return fmt.Errorf("unlock %q: %w", h.key, cause)
+	}
+	h.end(ErrNotHeld)
+	l.mu.Unlock()
+	select {
+	case a := <-h.release(true):
+		if a.err == nil && a.Code == wire.Missing {
+			return fmt.Errorf("unlock %q: %w", h.key, ErrLost)
+		}
+		return a.err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: unlock %q: it is on its way: %w", hiqlite.ErrOutcomeUnknown, h.key, ctx.Err())
+	}
+}
+
+// ask has the place made, and waits until it has the lock; wire.Missing: it was
+// lost meanwhile.
+func (h *Held) ask(ctx context.Context, kind wire.CommandKind) (wire.Outcome, error) {
+	t, l := h.tenure, h.tenure.locker
+	began := time.Now()
+	o, err := l.lock.Do(ctx, &wire.Command{Kind: kind, Key: h.key, Owner: t.owner, ID: h.id, TTLMS: uint64(l.ttl.Milliseconds())})
+	if err != nil || o.Code != wire.Done && o.Code != wire.Waits {
+		return o, err
+	}
+	t.renewed(began)
+	if o.Code == wire.Done {
+		return o, nil
+	}
+	o, there, err := l.lock.Await(ctx, t.owner, h.id)
+	if err == nil && !there {
+		o.Code = wire.Missing
+	}
+	return o, err
+}
+
+// hold makes the place a held lock, unless the time for that is over.
+func (h *Held) hold(ctx context.Context, token uint64) bool {
+	t, l := h.tenure, h.tenure.locker
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t.places[h.id] == nil || !time.Now().Before(t.deadline) {
+		return false
+	}
+	h.token = token
+	h.ctx, h.end = context.WithCancelCause(context.WithoutCancel(ctx))
+	return true
+}
+
+// leave forgets the place here.
+func (h *Held) leave() {
+	l := h.tenure.locker
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h.tenure.remove(h.id)
+}
+
+type answer struct {
+	wire.Outcome
+	err error
+}
+
+// release has the cluster forget the place, in the background, by the time that
+// it ends by itself. used says that the lock was held.
+func (h *Held) release(used bool) <-chan answer {
+	l, done := h.tenure.locker, make(chan answer, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), l.ttl)
+		defer cancel()
+		o, err := l.lock.Do(ctx, &wire.Command{Kind: wire.LockRelease, Owner: h.tenure.owner, ID: h.id, Force: used})
+		done <- answer{o, err}
+	}()
+	return done
+}
