@@ -233,7 +233,17 @@ func found(cfg *Config, dir, path string) error {
 	return nil
 }
 
-// A Status describes a node as it sees itself and the cluster.
+// A ShardStatus describes one of a node's replicated logs.
+type ShardStatus struct {
+	Name    string // sql, kv, lock or pubsub
+	Leader  uint64 // node id; 0: none known
+	Term    uint64
+	Applied uint64 // index of the last entry that this node has applied
+	Error   string // why this node takes no part in it any more
+}
+
+// A Status describes a node as it sees itself and the cluster. Leader, Term,
+// Applied and Commit are of the SQL database.
 type Status struct {
 	NodeID        uint64
 	Leader        uint64 // node id; 0: none known
@@ -243,6 +253,7 @@ type Status struct {
 	Members       []Member
 	DatabaseBytes int64
 	WALBytes      int64 // of SQLite's write-ahead log
+	Shards        []ShardStatus
 }
 
 // Status returns the node's status, without asking others.
@@ -263,6 +274,15 @@ func (n *Node) Status(ctx context.Context) (Status, error) {
 		s.Commit = max(s.Commit, commit)
 	}
 	s.DatabaseBytes, s.WALBytes = n.replica.Size()
+	s.Shards = []ShardStatus{{Name: "sql", Leader: s.Leader, Term: s.Term, Applied: s.Applied}}
+	for _, m := range n.memory.all {
+		leader := m.shard.Leader()
+		shard := ShardStatus{Name: m.name, Leader: leader.Node, Term: leader.Term, Applied: m.replica.Applied()}
+		if err := m.replica.Err(); err != nil {
+			shard.Error = err.Error()
+		}
+		s.Shards = append(s.Shards, shard)
+	}
 	return s, nil
 }
 

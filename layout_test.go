@@ -36,6 +36,7 @@ var mayImport = []struct {
 	{"pubsub", []string{".", "internal/companion", "internal/wire"}},
 	{".", []string{"cluster", "statemachine", "internal/companion", "internal/sqlite", "internal/wire"}},
 	{"cluster", nil}, // it moves bytes
+	{"internal/testcluster", []string{"."}},
 	{"internal/companion", []string{"internal/wire"}},
 	{"statemachine", []string{"internal/sqlite", "internal/table", "internal/wire"}},
 	{"internal/sqlite", []string{"internal/wire"}},

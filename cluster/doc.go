@@ -6,7 +6,7 @@
 // Reading the source: host.go opens and closes the one Dragonboat NodeHost of
 // a node, folder.go checks its folder first, shard.go is one replicated log,
 // combiner.go and flight.go turn many callers' operations into few entries
-// with exactly-once semantics, registry.go maps replicas to addresses,
+// with exactly-once semantics, log.go is the log on disk, registry.go maps replicas to addresses,
 // transport.go is the transport of a node without peers, logger.go sends
 // Dragonboat's logging to slog.
 //

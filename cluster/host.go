@@ -87,7 +87,8 @@ type Host struct {
 	cfg     Config
 	log     *slog.Logger
 	reg     *registry
-	release func() // gives the folder back
+	release func()   // gives the folder back
+	memory  sync.Map // id -> true, of the shards in memory
 
 	// gate is held for reading around every call of nh: a closed NodeHost has
 	// nil fields and would panic. Callers hold it briefly, but for StartShard.
@@ -158,6 +159,7 @@ func (h *Host) open() error {
 			Engine:              config.EngineConfig{ExecShards: 4, CommitShards: 1, ApplyShards: 4, SnapshotShards: 4, CloseShards: 2},
 			LogDB:               config.GetTinyMemLogDBConfig(),
 			NodeRegistryFactory: h.reg,
+			LogDBFactory:        logFactory{&h.memory},
 		},
 	}
 	nhc.Expert.LogDB.Shards = 4
@@ -256,6 +258,7 @@ func (h *Host) StartShard(id uint64, create func() sm.IOnDiskStateMachine) (*Sha
 // A machine that cannot read its snapshot must not return another error than
 // sm.ErrSnapshotStopped, and must have the shard stopped first.
 func (h *Host) StartMemoryShard(id uint64, create func() sm.IConcurrentStateMachine) (*Shard, error) {
+	h.memory.Store(id, true)
 	return h.startShard(id, func(members map[uint64]string, cfg config.Config) error {
 		return h.nh.StartConcurrentReplica(members, false, func(uint64, uint64) sm.IConcurrentStateMachine { return create() }, cfg)
 	})
