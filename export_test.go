@@ -1,6 +1,12 @@
 package hiqlite
 
-import "time"
+import (
+	"time"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite/statemachine"
+)
 
 // SetFreeSpace makes nodes believe in the free space that f tells, until the
 // returned function is called.
@@ -24,3 +30,45 @@ func (n *Node) Compact(keep uint64) error { return n.compactTo(keep) }
 // Queued returns how many operations of all nodes wait for the write lease, as
 // far as this node has applied.
 func (n *Node) Queued() int { return n.replica.LeaseQueue() }
+
+// SetApplyGate makes the SQL shard of each node opened from now on call gate
+// before it applies entries, until the returned function is called.
+func SetApplyGate(gate func(node uint64)) (restore func()) {
+	before := sqlMachine
+	sqlMachine = func(node uint64, replica sm.IOnDiskStateMachine) sm.IOnDiskStateMachine {
+		return gated{replica, func() { gate(node) }}
+	}
+	return func() { sqlMachine = before }
+}
+
+type gated struct {
+	sm.IOnDiskStateMachine
+	gate func()
+}
+
+func (g gated) Update(entries []sm.Entry) ([]sm.Entry, error) {
+	g.gate()
+	return g.IOnDiskStateMachine.Update(entries)
+}
+
+// SetRetention makes nodes opened from now on keep less of what was told, until
+// the returned function is called.
+func SetRetention(r statemachine.Retention) (restore func()) {
+	before := retention
+	retention = r
+	return func() { retention = before }
+}
+
+// Retention is what nodes keep of what was told.
+func Retention() statemachine.Retention { return retention }
+
+// CompactMemory writes snapshots of the shards in memory, and lets their logs
+// forget all but the last entries.
+func (n *Node) CompactMemory(keep uint64) error {
+	for _, s := range n.memory.all {
+		if err := s.shard.Compact(n.ctx, keep); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -376,6 +376,8 @@ func (c *lockClient) CatchUp(ctx context.Context, granted wire.Outcome) error {
 	return c.node.follow(ctx, granted.SQLIndex)
 }
 
+func (c *lockClient) Queue(key string) int { return c.machine.Queue(key) }
+
 func (c *lockClient) OnClose(f func()) (forget func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

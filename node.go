@@ -22,6 +22,9 @@ import (
 // sqlShard is the id of the shard that replicates the SQL database.
 const sqlShard = 1
 
+// sqlMachine is what Raft applies entries to; exchanged by tests.
+var sqlMachine = func(_ uint64, replica sm.IOnDiskStateMachine) sm.IOnDiskStateMachine { return replica }
+
 // A Node is one node of a cluster, running inside this process.
 type Node struct {
 	cfg     Config
@@ -112,7 +115,7 @@ func (n *Node) open() error {
 		return fmt.Errorf("%w: %s holds a database but the Raft log beside it is gone; put the folder back; to start without it would forget whom this node voted for",
 			ErrDamaged, dir)
 	}
-	n.shard, err = n.host.StartShard(sqlShard, func() sm.IOnDiskStateMachine { return n.replica })
+	n.shard, err = n.host.StartShard(sqlShard, func() sm.IOnDiskStateMachine { return sqlMachine(n.cfg.NodeID, n.replica) })
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,15 @@
 package kv_test
 
 import (
+	"bytes"
+	"errors"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -43,6 +51,308 @@ func TestPutThenGet(t *testing.T) {
 				if err != nil || !ok || got != want {
 					t.Errorf("node %d reads %v, %v, %v of what node %d put", j+1, got, ok, err, i+1)
 				}
+			}
+		}
+	})
+}
+
+// All operations, on each node in turn, the others looking.
+func TestOperations(t *testing.T) {
+	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
+		ctx := testcluster.Patient(t)
+		strict := hiqlite.WithConsistency(ctx, hiqlite.Linearizable)
+		for i, n := range c.Nodes {
+			b := bucket[string](t, n, "b")
+			other := bucket[string](t, c.Nodes[(i+1)%len(c.Nodes)], "b")
+			seen := func(key, want string, there bool) {
+				t.Helper()
+				if got, ok, err := other.Get(strict, key); err != nil || ok != there || got != want {
+					t.Errorf("%s is %q, %v, %v elsewhere, want %q, %v", key, got, ok, err, want, there)
+				}
+			}
+			ok := func(err error) {
+				t.Helper()
+				if err != nil {
+					t.Error(err)
+				}
+			}
+
+			put, err := b.PutIfAbsent(ctx, "a", "1")
+			ok(err)
+			again, err := other.PutIfAbsent(ctx, "a", "2")
+			ok(err)
+			if !put || again {
+				t.Errorf("PutIfAbsent: %v, then %v", put, again)
+			}
+			seen("a", "1", true)
+
+			old, had, err := b.Replace(ctx, "a", "2")
+			if ok(err); old != "1" || !had {
+				t.Errorf("Replace: %q, %v", old, had)
+			}
+			old, had, err = b.Replace(ctx, "fresh", "f")
+			if ok(err); old != "" || had {
+				t.Errorf("Replace of nothing: %q, %v", old, had)
+			}
+			seen("a", "2", true)
+			seen("fresh", "f", true)
+
+			v, version, there, err := b.GetVersion(ctx, "a")
+			if ok(err); v != "2" || !there || version == 0 {
+				t.Errorf("GetVersion: %q, %d, %v", v, version, there)
+			}
+			next, swapped, err := b.CompareAndSwap(ctx, "a", version, "3")
+			if ok(err); !swapped || next <= version {
+				t.Errorf("CompareAndSwap: %d, %v", next, swapped)
+			}
+			found, swapped, err := b.CompareAndSwap(ctx, "a", version, "4")
+			if ok(err); swapped || found != next {
+				t.Errorf("CompareAndSwap of an old version: %d, %v, want %d", found, swapped, next)
+			}
+			seen("a", "3", true)
+			if _, swapped, err = b.CompareAndSwap(ctx, "a", 0, "5"); err != nil || swapped {
+				t.Errorf("CompareAndSwap with version 0 of what there is: %v, %v", swapped, err)
+			}
+			if _, swapped, err = b.CompareAndSwap(ctx, "none", 0, "5"); err != nil || !swapped {
+				t.Errorf("CompareAndSwap with version 0: %v, %v", swapped, err)
+			}
+
+			v, had, err = b.GetRemove(ctx, "a")
+			if ok(err); v != "3" || !had {
+				t.Errorf("GetRemove: %q, %v", v, had)
+			}
+			if _, had, err = other.GetRemove(ctx, "a"); err != nil || had {
+				t.Errorf("GetRemove of nothing: %v, %v", had, err)
+			}
+			seen("a", "", false)
+			// A version is never used again: what was read before the removal does
+			// not fit what was put after it.
+			ok(b.Put(ctx, "a", "new"))
+			if _, swapped, err = b.CompareAndSwap(ctx, "a", next, "6"); err != nil || swapped {
+				t.Errorf("CompareAndSwap across a removal: %v, %v", swapped, err)
+			}
+
+			had, err = b.Delete(ctx, "none")
+			if ok(err); !had {
+				t.Error("Delete found nothing")
+			}
+			had, err = b.Delete(ctx, "none")
+			if ok(err); had {
+				t.Error("Delete found something twice")
+			}
+
+			ok(b.Put(ctx, "user:2", "x"))
+			ok(b.Put(ctx, "user:1", ""))
+			keys, err := other.Keys(strict, "user:")
+			if ok(err); !slices.Equal(keys, []string{"user:1", "user:2"}) {
+				t.Errorf("Keys: %v", keys)
+			}
+			all, err := other.Snapshot(strict)
+			if ok(err); !maps.Equal(all, map[string]string{"a": "new", "fresh": "f", "user:1": "", "user:2": "x"}) {
+				t.Errorf("Snapshot: %v", all)
+			}
+
+			ok(bucket[string](t, n, "else").Put(ctx, "k", "stays"))
+			ok(b.SetCounter(ctx, "c", 5))
+			ok(b.Clear(ctx))
+			if keys, err := b.Keys(ctx, ""); err != nil || len(keys) > 0 {
+				t.Errorf("after Clear: %v, %v", keys, err)
+			}
+			if _, there, err := b.Counter(ctx, "c"); err != nil || there {
+				t.Errorf("after Clear there is a counter: %v, %v", there, err)
+			}
+			if v, there, err := bucket[string](t, n, "else").Get(ctx, "k"); err != nil || !there || v != "stays" {
+				t.Errorf("Clear of another bucket: %q, %v, %v", v, there, err)
+			}
+			ok(kv.ClearAll(ctx, n))
+			if _, there, err := bucket[string](t, n, "else").Get(ctx, "k"); err != nil || there {
+				t.Errorf("after ClearAll: %v, %v", there, err)
+			}
+		}
+	})
+}
+
+// What a value is in its codec.
+func TestCodecs(t *testing.T) {
+	c := testcluster.Started(t, 1)
+	ctx := testcluster.Patient(t)
+	raw := bucket[[]byte](t, c.Nodes[0], "raw", kv.WithCodec(kv.Bytes))
+	value := []byte{0, 255, '"'}
+	if err := raw.Put(ctx, "k", value); err != nil {
+		t.Fatal(err)
+	}
+	value[0] = 9
+	got, _, err := raw.Get(ctx, "k")
+	if err != nil || !bytes.Equal(got, []byte{0, 255, '"'}) {
+		t.Errorf("bytes: %v, %v", got, err)
+	}
+	got[0] = 7 // it is the caller's
+	if got, _, _ := raw.Get(ctx, "k"); got[0] != 0 {
+		t.Error("a caller has changed what is kept")
+	}
+	text := bucket[string](t, c.Nodes[0], "raw", kv.WithCodec(kv.String))
+	if got, _, err := text.Get(ctx, "k"); err != nil || got != "\x00\xff\"" {
+		t.Errorf("string: %q, %v", got, err)
+	}
+	own := bucket[time.Duration](t, c.Nodes[0], "own", kv.WithCodec[time.Duration](inWords{}))
+	if err := own.Put(ctx, "k", 90*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := own.Get(ctx, "k"); err != nil || got != 90*time.Second {
+		t.Errorf("a codec of one's own: %v, %v", got, err)
+	}
+	if got, _, err := bucket[string](t, c.Nodes[0], "own", kv.WithCodec(kv.String)).Get(ctx, "k"); err != nil || got != "1m30s" {
+		t.Errorf("what it wrote: %q, %v", got, err)
+	}
+	if err := own.Put(ctx, "k", -1); !errors.Is(err, errNegative) {
+		t.Errorf("a value that cannot be encoded: %v", err)
+	}
+}
+
+type inWords struct{}
+
+var errNegative = errors.New("negative")
+
+func (inWords) Encode(d time.Duration) ([]byte, error) {
+	if d < 0 {
+		return nil, errNegative
+	}
+	return []byte(d.String()), nil
+}
+func (inWords) Decode(b []byte) (time.Duration, error) { return time.ParseDuration(string(b)) }
+
+// Counters are exact, whichever nodes count at once, and one leads no more.
+func TestCountersAreExact(t *testing.T) {
+	const writers, each = 4, 150
+	c := testcluster.Started(t, 3)
+	ctx := testcluster.Patient(t)
+	var wg sync.WaitGroup
+	var sums sync.Map
+	for _, n := range c.Nodes[:2] {
+		for range writers {
+			wg.Go(func() {
+				b := bucket[string](t, n, "b")
+				for range each {
+					sum, err := b.Add(ctx, "hits", 1)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if _, twice := sums.LoadOrStore(sum, true); twice {
+						t.Errorf("two were told %d", sum)
+					}
+				}
+			})
+		}
+	}
+	wg.Go(func() {
+		b := bucket[string](t, c.Nodes[2], "b")
+		for range each {
+			if _, err := b.Add(ctx, "others", 2); err != nil {
+				t.Error(err)
+				return
+			}
+			if _, err := b.Add(ctx, "others", -2); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+		c.Nodes[2].Close()
+	})
+	wg.Wait()
+	for _, n := range c.Nodes[:2] {
+		sum, ok, err := bucket[string](t, n, "b").Counter(hiqlite.WithConsistency(ctx, hiqlite.Linearizable), "hits")
+		if err != nil || !ok || sum != 2*writers*each {
+			t.Errorf("the counter is %d, %v, %v, want %d", sum, ok, err, 2*writers*each)
+		}
+	}
+}
+
+func TestCounters(t *testing.T) {
+	c := testcluster.Started(t, 1)
+	ctx := testcluster.Patient(t)
+	b := bucket[string](t, c.Nodes[0], "b")
+	if err := b.Put(ctx, "k", "an entry"); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := b.Counter(ctx, "k"); err != nil || ok {
+		t.Errorf("an entry is a counter: %v, %v", ok, err)
+	}
+	if err := b.SetCounter(ctx, "k", math.MaxInt64-1); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := b.Add(ctx, "k", 1); err != nil || n != math.MaxInt64 {
+		t.Errorf("Add: %d, %v", n, err)
+	}
+	_, err := b.Add(ctx, "k", 1)
+	if !errors.Is(err, kv.ErrOverflow) || !strings.Contains(err.Error(), "9223372036854775807") || !strings.Contains(err.Error(), `"k"`) {
+		t.Errorf("overflow: %v", err)
+	}
+	if n, ok, err := b.Counter(ctx, "k"); err != nil || !ok || n != math.MaxInt64 {
+		t.Errorf("after the overflow: %d, %v, %v", n, ok, err)
+	}
+	if n, err := b.Add(ctx, "low", math.MinInt64); err != nil || n != math.MinInt64 {
+		t.Errorf("Add: %d, %v", n, err)
+	}
+	if _, err := b.Add(ctx, "low", -1); !errors.Is(err, kv.ErrOverflow) {
+		t.Errorf("overflow downwards: %v", err)
+	}
+	if had, err := b.DeleteCounter(ctx, "k"); err != nil || !had {
+		t.Errorf("DeleteCounter: %v, %v", had, err)
+	}
+	if had, err := b.DeleteCounter(ctx, "k"); err != nil || had {
+		t.Errorf("DeleteCounter of nothing: %v, %v", had, err)
+	}
+	if v, ok, err := b.Get(ctx, "k"); err != nil || !ok || v != "an entry" {
+		t.Errorf("the entry is %q, %v, %v", v, ok, err)
+	}
+}
+
+// An entry is there for its time, measured by somebody else's clock, and then
+// is gone on all nodes; and its time begins anew with each write.
+func TestExpiry(t *testing.T) {
+	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
+		ctx := testcluster.Patient(t)
+		b := bucket[string](t, c.Nodes[0], "b")
+		const ttl = 700 * time.Millisecond
+		if err := b.Put(ctx, "stays", "x"); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.PutTTL(ctx, "kept", "x", ttl); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Put(ctx, "kept", "for good"); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.PutTTL(ctx, "longer", "x", ttl); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.PutTTL(ctx, "longer", "x", time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		w, err := b.Watch(ctx, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		began := time.Now()
+		if err := b.PutTTL(ctx, "goes", "x", ttl); err != nil {
+			t.Fatal(err)
+		}
+		if e, err := w.Next(ctx); err != nil || e.Kind != kv.Put || e.Key != "goes" {
+			t.Fatalf("the first event is %+v, %v", e, err)
+		}
+		e, err := w.Next(ctx)
+		if err != nil || e.Kind != kv.Expired || e.Key != "goes" {
+			t.Fatalf("the second event is %+v, %v", e, err)
+		}
+		if lived := time.Since(began); lived < ttl {
+			t.Errorf("it lived for %v, less than %v", lived, ttl)
+		}
+		for i, n := range c.Nodes {
+			all, err := bucket[string](t, n, "b").Snapshot(hiqlite.WithConsistency(ctx, hiqlite.Linearizable))
+			if err != nil || !maps.Equal(all, map[string]string{"stays": "x", "kept": "for good", "longer": "x"}) {
+				t.Errorf("node %d holds %v, %v", i+1, all, err)
 			}
 		}
 	})

@@ -1,11 +1,17 @@
 package lock_test
 
 import (
+	"context"
 	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/testcluster"
 	"github.com/hiqlite/hiqlite/lock"
 )
@@ -39,4 +45,216 @@ func TestLockAndUnlock(t *testing.T) {
 			}
 		}
 	})
+}
+
+func take(t testing.TB, l *lock.Locker, key string) *lock.Held {
+	t.Helper()
+	h, err := l.Lock(testcluster.Patient(t), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func give(t testing.TB, h *lock.Held) {
+	t.Helper()
+	if err := h.Unlock(testcluster.Patient(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+// waitUntilQueued waits until so many wait for the lock of key or hold it.
+func waitUntilQueued(t testing.TB, n *hiqlite.Node, key string, places int) {
+	t.Helper()
+	testcluster.WaitFor(t, "the queue", func() bool { return n.Companions().Lock.Queue(key) == places })
+}
+
+// First come, first served, whichever nodes they come through, and never two at
+// once.
+func TestFirstComeFirstServed(t *testing.T) {
+	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
+		const waiters = 12
+		first := take(t, lock.New(c.Nodes[0]), "l")
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		var order []int
+		var inside atomic.Int32
+		token := first.Token()
+		for i := range waiters {
+			wg.Go(func() {
+				h := take(t, lock.New(c.Nodes[i%len(c.Nodes)]), "l")
+				if inside.Add(1) != 1 {
+					t.Error("two have the lock")
+				}
+				mu.Lock()
+				order = append(order, i)
+				if h.Token() <= token {
+					t.Errorf("token %d after %d", h.Token(), token)
+				}
+				token = h.Token()
+				mu.Unlock()
+				inside.Add(-1)
+				give(t, h)
+			})
+			waitUntilQueued(t, c.Nodes[0], "l", i+2)
+		}
+		give(t, first)
+		wg.Wait()
+		for i := range waiters {
+			if order[i] != i {
+				t.Fatalf("they were served in the order %v", order)
+			}
+		}
+		waitUntilQueued(t, c.Nodes[0], "l", 0)
+	})
+}
+
+// One who gives up waiting leaves the queue; the next one gets the lock.
+func TestGivingUp(t *testing.T) {
+	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
+		l := lock.New(c.Nodes[0])
+		first := take(t, l, "l")
+		ctx, cancel := context.WithCancel(testcluster.Patient(t))
+		gaveUp := make(chan error, 1)
+		go func() { _, err := l.Lock(ctx, "l"); gaveUp <- err }()
+		waitUntilQueued(t, c.Nodes[0], "l", 2)
+		next := make(chan *lock.Held, 1)
+		go func() { next <- take(t, lock.New(c.Nodes[len(c.Nodes)-1]), "l") }()
+		waitUntilQueued(t, c.Nodes[0], "l", 3)
+		cancel()
+		if err := <-gaveUp; !errors.Is(err, context.Canceled) {
+			t.Errorf("it gave up with %v", err)
+		}
+		waitUntilQueued(t, c.Nodes[0], "l", 2)
+		give(t, first)
+		give(t, <-next)
+	})
+}
+
+// A lock is held for longer than its time to live, as long as it is renewed,
+// over a change of leader too.
+func TestRenewal(t *testing.T) {
+	c := testcluster.Started(t, 3)
+	h := take(t, lock.New(c.Nodes[0], lock.WithTTL(lock.MinTTL)), "l")
+	other := lock.New(c.Nodes[1])
+	began := time.Now()
+	closed := false
+	for time.Since(began) < 3*lock.MinTTL {
+		if _, err := other.TryLock(testcluster.Patient(t), "l"); !errors.Is(err, lock.ErrHeld) {
+			t.Fatalf("after %v another gets it: %v", time.Since(began), err)
+		}
+		if !closed && time.Since(began) > lock.MinTTL {
+			c.Stop(2) // which leads, or does not
+			closed = true
+		}
+	}
+	select {
+	case <-h.Done():
+		t.Error("it was lost")
+	default:
+	}
+	give(t, h)
+	if cause := context.Cause(h.Context()); !errors.Is(cause, lock.ErrNotHeld) {
+		t.Errorf("the context ended because of %v", cause)
+	}
+}
+
+// Whoever is cut off learns that the lock is lost; when he is back he cannot
+// unlock what is another's.
+func TestLoss(t *testing.T) {
+	c := testcluster.Started(t, 3)
+	type key struct{}
+	ctx := context.WithValue(testcluster.Patient(t), key{}, "value")
+	l := lock.New(c.Nodes[0], lock.WithTTL(lock.MinTTL))
+	h, err := l.Lock(ctx, "l")
+	if err != nil {
+		t.Fatal(err)
+	}
+	also := take(t, l, "also")
+	c.Stop(1)
+	c.Stop(2) // a majority: nobody renews anything
+	<-h.Done()
+	<-also.Done()
+	if cause := context.Cause(h.Context()); !errors.Is(cause, lock.ErrLost) {
+		t.Errorf("the context ended because of %v", cause)
+	}
+	if h.Context().Value(key{}) != "value" {
+		t.Error("the context has not the values of Lock's")
+	}
+	if err := h.Unlock(ctx); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock of a lost lock: %v", err)
+	}
+	c.Start(1)
+	c.Start(2)
+	c.Ready(1)
+	next := take(t, lock.New(c.Nodes[1]), "l") // waits until the cluster takes it from the first
+	if next.Token() <= h.Token() {
+		t.Errorf("token %d after %d", next.Token(), h.Token())
+	}
+	if err := h.Unlock(ctx); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock of what is another's: %v", err)
+	}
+	if _, err := l.TryLock(ctx, "l"); !errors.Is(err, lock.ErrHeld) {
+		t.Errorf("TryLock of what is another's: %v", err)
+	}
+	give(t, next)
+	give(t, take(t, l, "l")) // as good as new
+}
+
+// A node that is closed gives its locks back; its holders knew before.
+func TestClosing(t *testing.T) {
+	c := testcluster.Started(t, 3)
+	h := take(t, lock.New(c.Nodes[0], lock.WithTTL(lock.MaxTTL)), "l")
+	next := make(chan *lock.Held, 1)
+	go func() { next <- take(t, lock.New(c.Nodes[1]), "l") }()
+	waitUntilQueued(t, c.Nodes[1], "l", 2)
+	c.Stop(0)
+	select {
+	case <-h.Done():
+		if cause := context.Cause(h.Context()); !errors.Is(cause, lock.ErrLost) || !errors.Is(cause, hiqlite.ErrClosed) {
+			t.Errorf("the context ended because of %v", cause)
+		}
+	default:
+		t.Error("the node is closed and its lock is held")
+	}
+	give(t, <-next) // it does not wait for an hour
+	c.Start(0)
+	c.Ready(0)
+	if err := h.Unlock(testcluster.Patient(t)); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock: %v", err)
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	c := testcluster.Started(t, 1)
+	ctx := testcluster.Patient(t)
+	for _, key := range []string{"", strings.Repeat("k", lock.MaxKey+1)} {
+		if _, err := lock.New(c.Nodes[0]).Lock(ctx, key); !errors.Is(err, lock.ErrKey) {
+			t.Errorf("a key of %d bytes: %v", len(key), err)
+		}
+		if _, err := lock.New(c.Nodes[0]).TryLock(ctx, key); !errors.Is(err, lock.ErrKey) {
+			t.Errorf("a key of %d bytes: %v", len(key), err)
+		}
+	}
+	for _, ttl := range []time.Duration{0, -time.Second, time.Millisecond, 2 * lock.MaxTTL} {
+		if _, err := lock.New(c.Nodes[0], lock.WithTTL(ttl)).Lock(ctx, "l"); err == nil || !strings.Contains(err.Error(), "1s and 1h0m0s") {
+			t.Errorf("a time to live of %v: %v", ttl, err)
+		}
+	}
+	over, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := lock.New(c.Nodes[0]).Lock(over, "l"); !errors.Is(err, context.Canceled) {
+		t.Errorf("a context that has ended: %v", err)
+	}
+	// Unlock releases even then.
+	h := take(t, lock.New(c.Nodes[0]), "l")
+	if err := h.Unlock(over); err != nil && !errors.Is(err, hiqlite.ErrOutcomeUnknown) {
+		t.Errorf("Unlock with a context that has ended: %v", err)
+	}
+	give(t, take(t, lock.New(c.Nodes[0]), "l"))
+	node := c.Nodes[0]
+	c.Stop(0)
+	if _, err := lock.New(node).Lock(ctx, "l"); !errors.Is(err, hiqlite.ErrClosed) {
+		t.Errorf("a closed node: %v", err)
+	}
 }

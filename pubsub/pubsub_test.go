@@ -1,10 +1,18 @@
 package pubsub_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/testcluster"
 	"github.com/hiqlite/hiqlite/pubsub"
 )
@@ -36,4 +44,221 @@ func TestNotifyThenNext(t *testing.T) {
 			}
 		}
 	})
+}
+
+func listen(t testing.TB, n *hiqlite.Node, channel string, opts ...pubsub.Option) *pubsub.Subscription {
+	t.Helper()
+	s, err := pubsub.Listen(testcluster.Patient(t), n, channel, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func notify(t testing.TB, n *hiqlite.Node, channel, payload string) uint64 {
+	t.Helper()
+	index, err := pubsub.Notify(testcluster.Patient(t), n, channel, []byte(payload))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return index
+}
+
+func next(t testing.TB, s *pubsub.Subscription) pubsub.Message {
+	t.Helper()
+	m, err := s.Next(testcluster.Patient(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// All subscribers on all nodes get the same messages, in one order, each once,
+// while all nodes tell at the same time.
+func TestOneOrder(t *testing.T) {
+	const tellers, each = 5, 60
+	c := testcluster.Started(t, 3)
+	var subs []*pubsub.Subscription
+	for _, n := range c.Nodes {
+		subs = append(subs, listen(t, n, "*"), listen(t, n, "c*"))
+	}
+	var wg sync.WaitGroup
+	for i, n := range c.Nodes {
+		for g := range tellers {
+			wg.Go(func() {
+				last := uint64(0)
+				for k := range each {
+					index := notify(t, n, fmt.Sprint("c", g), fmt.Sprint(i, "-", g, "-", k))
+					if index <= last {
+						t.Errorf("message %d after %d", index, last)
+					}
+					last = index
+				}
+			})
+		}
+	}
+	var first []string
+	for i, s := range subs {
+		var got []string
+		seen := map[string]bool{}
+		for range tellers * each * 3 {
+			m := next(t, s)
+			line := fmt.Sprint(m.Index, m.Channel, string(m.Payload))
+			if seen[string(m.Payload)] {
+				t.Fatalf("subscriber %d gets %q twice", i, m.Payload)
+			}
+			seen[string(m.Payload)] = true
+			got = append(got, line)
+		}
+		if first == nil {
+			first = got
+		}
+		if !slices.Equal(got, first) {
+			t.Errorf("subscriber %d was told in another order", i)
+		}
+	}
+	wg.Wait()
+}
+
+// Of several channels one gets those that are meant.
+func TestChannels(t *testing.T) {
+	c := testcluster.Started(t, 1)
+	n := c.Nodes[0]
+	exact, some, all := listen(t, n, "a"), listen(t, n, "a.*"), listen(t, n, "*")
+	began := time.Now().Truncate(time.Millisecond)
+	for _, channel := range []string{"a", "a.b", "ab", "b", "a.", "a"} {
+		notify(t, n, channel, "to "+channel)
+	}
+	for what, s := range map[*pubsub.Subscription][]string{exact: {"a", "a"}, some: {"a.b", "a."}, all: {"a", "a.b", "ab", "b", "a.", "a"}} {
+		for _, want := range s {
+			m := next(t, what)
+			if m.Channel != want || string(m.Payload) != "to "+want {
+				t.Errorf("got %s %q, want %s", m.Channel, m.Payload, want)
+			}
+			if m.Time.Before(began) || time.Since(m.Time) < 0 {
+				t.Errorf("told at %v", m.Time)
+			}
+		}
+	}
+}
+
+// After a restart nothing old is told again, but to those who ask for it.
+func TestRestart(t *testing.T) {
+	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
+		first := notify(t, c.Nodes[0], "c", "first")
+		second := notify(t, c.Nodes[0], "c", "second")
+		for i := range c.Nodes {
+			c.Stop(i)
+		}
+		for i := range c.Nodes {
+			c.Start(i)
+		}
+		var fresh, back []*pubsub.Subscription
+		for i, n := range c.Nodes {
+			c.Ready(i)
+			fresh = append(fresh, listen(t, n, "c"))
+			back = append(back, listen(t, n, "c", pubsub.After(first)))
+			if start := fresh[i].Start(); start != second {
+				t.Errorf("node %d starts behind message %d, the last one was %d", i+1, start, second)
+			}
+		}
+		third := notify(t, c.Nodes[0], "c", "third")
+		for i := range c.Nodes {
+			if m := next(t, fresh[i]); m.Index != third {
+				t.Errorf("node %d is told message %d, %q", i+1, m.Index, m.Payload)
+			}
+			if m := next(t, back[i]); m.Index != second {
+				t.Errorf("node %d goes on with message %d, %q", i+1, m.Index, m.Payload)
+			}
+			if m := next(t, back[i]); m.Index != third {
+				t.Errorf("node %d goes on with message %d, %q", i+1, m.Index, m.Payload)
+			}
+		}
+		whole := listen(t, c.Nodes[0], "c", pubsub.After(0))
+		for _, want := range []uint64{first, second, third} {
+			if m := next(t, whole); m.Index != want {
+				t.Errorf("from the beginning on it is message %d, want %d", m.Index, want)
+			}
+		}
+	})
+}
+
+// Subscribers live on while leaders change: each message once.
+func TestLeadersChange(t *testing.T) {
+	c := testcluster.Started(t, 3)
+	s := listen(t, c.Nodes[0], "c")
+	var want []string
+	for round := range 4 {
+		for k := range 20 {
+			text := fmt.Sprint(round, "-", k)
+			notify(t, c.Nodes[0], "c", text)
+			want = append(want, text)
+		}
+		which := 1 + round%2
+		c.Stop(which)
+		text := fmt.Sprint(round, " without ", which)
+		notify(t, c.Nodes[0], "c", text)
+		want = append(want, text)
+		c.Start(which)
+		c.Ready(which)
+	}
+	for _, w := range want {
+		if m := next(t, s); string(m.Payload) != w {
+			t.Fatalf("told %q, want %q", m.Payload, w)
+		}
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	c := testcluster.Started(t, 1)
+	ctx, n := testcluster.Patient(t), c.Nodes[0]
+	for _, channel := range []string{"", strings.Repeat("c", pubsub.MaxChannel+1), "a*b", "**"} {
+		if _, err := pubsub.Notify(ctx, n, channel, nil); !errors.Is(err, pubsub.ErrChannel) {
+			t.Errorf("Notify to %q: %v", channel, err)
+		}
+		if _, err := pubsub.Listen(ctx, n, channel); !errors.Is(err, pubsub.ErrChannel) {
+			t.Errorf("Listen to %q: %v", channel, err)
+		}
+	}
+	if _, err := pubsub.Notify(ctx, n, "c*", nil); !errors.Is(err, pubsub.ErrChannel) {
+		t.Errorf("Notify to many: %v", err)
+	}
+	s := listen(t, n, "c")
+	_, err := pubsub.Notify(ctx, n, "c", make([]byte, pubsub.MaxPayload+1))
+	if !errors.Is(err, hiqlite.ErrTooLarge) || !strings.Contains(err.Error(), "1048577") || !strings.Contains(err.Error(), `"c"`) {
+		t.Errorf("a large payload: %v", err)
+	}
+	if index, err := pubsub.Notify(ctx, n, "c", make([]byte, pubsub.MaxPayload)); err != nil {
+		t.Errorf("the largest payload: %v", err)
+	} else if m := next(t, s); m.Index != index || len(m.Payload) != pubsub.MaxPayload {
+		t.Errorf("the largest payload comes as %d bytes", len(m.Payload))
+	}
+	over, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { _, err := s.Next(over); done <- err }()
+	cancel()
+	if err := <-done; err != context.Canceled {
+		t.Errorf("Next with a context that ended: %v", err)
+	}
+	if _, err := pubsub.Notify(over, n, "c", nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("Notify with a context that has ended: %v", err)
+	}
+	index := notify(t, n, "c", "still here")
+	if m := next(t, s); m.Index != index {
+		t.Errorf("then it is told message %d, want %d", m.Index, index)
+	}
+	go func() { _, err := s.Next(ctx); done <- err }()
+	c.Stop(0)
+	if err := <-done; !errors.Is(err, hiqlite.ErrClosed) {
+		t.Errorf("Next on a closed node: %v", err)
+	}
+	if _, err := pubsub.Notify(ctx, n, "c", nil); !errors.Is(err, hiqlite.ErrClosed) {
+		t.Errorf("Notify on a closed node: %v", err)
+	}
+	if _, err := pubsub.Listen(ctx, n, "c"); !errors.Is(err, hiqlite.ErrClosed) {
+		t.Errorf("Listen on a closed node: %v", err)
+	}
+	s.Close()
+	s.Close()
 }

@@ -248,6 +248,16 @@ func (l *Locks) Size() int64 {
 	return int64(each * (len(l.queues) + len(l.owners)))
 }
 
+// Queue returns how many wait for the lock of key or hold it.
+func (l *Locks) Queue(key string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if q := l.queues[key]; q != nil {
+		return len(q.places)
+	}
+	return 0
+}
+
 // A Place says where somebody who wants a lock stands.
 type Place struct {
 	wire.Outcome      // Waits or Done

@@ -83,6 +83,8 @@ type Lock interface {
 	// CatchUp waits until this node has applied the SQL that was written before
 	// a grant.
 	CatchUp(ctx context.Context, granted wire.Outcome) error
+	// Queue returns how many wait for a lock or hold it, as this node knows it.
+	Queue(key string) int
 	// OnClose has f called before the client gives up what it holds because it
 	// is closed; at once, if it is. forget takes that back.
 	OnClose(f func()) (forget func())

@@ -1,0 +1,180 @@
+package kv_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testcluster"
+	"github.com/hiqlite/hiqlite/kv"
+)
+
+func watch[V any](t testing.TB, b *kv.Bucket[V], prefix string) *kv.Watcher[V] {
+	t.Helper()
+	w, err := b.Watch(testcluster.Patient(t), prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close() })
+	return w
+}
+
+// events reads so many.
+func events[V any](t testing.TB, w *kv.Watcher[V], n int) (out []string) {
+	t.Helper()
+	last := uint64(0)
+	for range n {
+		e, err := w.Next(testcluster.Patient(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Version <= last {
+			t.Errorf("version %d after %d", e.Version, last)
+		}
+		last = e.Version
+		out = append(out, strings.TrimSpace(fmt.Sprint(e.Kind, " ", e.Key, " ", e.Value)))
+	}
+	return out
+}
+
+// A watcher gets what happens to its keys, in order, on every node.
+func TestWatch(t *testing.T) {
+	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
+		ctx := testcluster.Patient(t)
+		b := bucket[string](t, c.Nodes[0], "b")
+		if err := b.Put(ctx, "a1", "before"); err != nil {
+			t.Fatal(err)
+		}
+		var all, some []*kv.Watcher[string]
+		for _, n := range c.Nodes {
+			all = append(all, watch(t, bucket[string](t, n, "b"), ""))
+			some = append(some, watch(t, bucket[string](t, n, "b"), "a"))
+		}
+		one, err := b.WatchKey(ctx, "a1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer one.Close()
+		ok := func(_ any, err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		ok(nil, bucket[string](t, c.Nodes[0], "another").Put(ctx, "a1", "x"))
+		ok(nil, b.Put(ctx, "a1", "1"))
+		ok(nil, b.Put(ctx, "b1", "2"))
+		ok(b.PutIfAbsent(ctx, "b1", "not put"))
+		ok(b.Delete(ctx, "none"))
+		ok(b.Add(ctx, "a-counter", 1))
+		ok(nil, b.PutTTL(ctx, "a2", "3", time.Millisecond))
+		if got := events(t, one, 1); !slices.Equal(got, []string{"put a1 1"}) {
+			t.Errorf("the watcher of a key is told %v", got)
+		}
+		want := []string{"put a1 1", "put b1 2", "put a2 3", "expired a2"}
+		if got := events(t, all[0], 4); !slices.Equal(got, want) {
+			t.Errorf("node 1 is told %v", got)
+		}
+		_, _, err = b.GetRemove(ctx, "a1")
+		ok(nil, err)
+		ok(nil, b.Clear(ctx))
+		if got := events(t, one, 2); !slices.Equal(got, []string{"deleted a1", "cleared"}) {
+			t.Errorf("the watcher of a key is told %v", got)
+		}
+		for i := range c.Nodes {
+			n := 6
+			if i == 0 {
+				n = 2
+			}
+			if got := events(t, all[i], n); !slices.Equal(got, append(want, "deleted a1", "cleared")[6-n:]) {
+				t.Errorf("node %d is told %v", i+1, got)
+			}
+			if got := events(t, some[i], 5); !slices.Equal(got, []string{"put a1 1", "put a2 3", "expired a2", "deleted a1", "cleared"}) {
+				t.Errorf("node %d is told %v of what begins with a", i+1, got)
+			}
+		}
+	})
+}
+
+// A slow watcher holds nobody up, and learns that it has missed something.
+func TestSlowWatcher(t *testing.T) {
+	c := testcluster.Started(t, 1)
+	ctx := testcluster.Patient(t)
+	b := bucket[string](t, c.Nodes[0], "b")
+	slow, quick := watch(t, b, ""), watch(t, b, "last")
+	var wg sync.WaitGroup
+	for g := range 50 {
+		wg.Go(func() {
+			for i := range 100 {
+				if err := b.Put(ctx, fmt.Sprint(g, "-", i), "x"); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := b.Put(ctx, "last", "x"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := slow.Next(ctx); !errors.Is(err, kv.ErrLagged) || !strings.Contains(err.Error(), `"b"`) {
+			t.Fatalf("a slow watcher is told %v", err)
+		}
+	}
+	if got := events(t, quick, 1); !slices.Equal(got, []string{"put last x"}) {
+		t.Errorf("the other is told %v", got)
+	}
+}
+
+// A value that is none is an error of its own, and the watcher goes on.
+func TestWatchingWhatDoesNotDecode(t *testing.T) {
+	c := testcluster.Started(t, 1)
+	ctx := testcluster.Patient(t)
+	w := watch(t, bucket[int](t, c.Nodes[0], "b"), "")
+	if err := bucket[string](t, c.Nodes[0], "b").Put(ctx, "k", "no number"); err != nil {
+		t.Fatal(err)
+	}
+	if err := bucket[int](t, c.Nodes[0], "b").Put(ctx, "k", 7); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := w.Next(ctx); !errors.Is(err, kv.ErrDecode) || e.Key != "k" {
+		t.Errorf("%+v, %v", e, err)
+	}
+	if e, err := w.Next(ctx); err != nil || e.Value != 7 {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+// Next ends with its context, and loses nothing; and with the node.
+func TestWatchingEnds(t *testing.T) {
+	c := testcluster.Started(t, 1)
+	b := bucket[string](t, c.Nodes[0], "b")
+	w := watch(t, b, "")
+	ctx, cancel := context.WithCancel(testcluster.Patient(t))
+	done := make(chan error, 1)
+	go func() { _, err := w.Next(ctx); done <- err }()
+	cancel()
+	if err := <-done; err != context.Canceled {
+		t.Errorf("Next: %v", err)
+	}
+	if err := b.Put(testcluster.Patient(t), "k", "v"); err != nil {
+		t.Fatal(err)
+	}
+	if got := events(t, w, 1); got[0] != "put k v" {
+		t.Errorf("then it is told %v", got)
+	}
+	go func() { _, err := w.Next(testcluster.Patient(t)); done <- err }()
+	c.Stop(0)
+	if err := <-done; !errors.Is(err, hiqlite.ErrClosed) {
+		t.Errorf("Next on a closed node: %v", err)
+	}
+	w.Close()
+	w.Close()
+}

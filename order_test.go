@@ -1,0 +1,240 @@
+package hiqlite_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/kv"
+	"github.com/hiqlite/hiqlite/lock"
+	"github.com/hiqlite/hiqlite/pubsub"
+)
+
+// A door is what one node's SQL shard has to pass before it applies entries.
+type door struct {
+	mu     sync.Mutex
+	closed chan struct{} // closed when it opens; nil: it is open
+}
+
+func (d *door) pass() {
+	d.mu.Lock()
+	closed := d.closed
+	d.mu.Unlock()
+	if closed != nil {
+		<-closed
+	}
+}
+
+func (d *door) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = make(chan struct{})
+}
+
+func (d *door) open() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed != nil {
+		close(d.closed)
+		d.closed = nil
+	}
+}
+
+// slowCluster is three nodes, of which the last can be made slow to apply SQL.
+// It never leads: the others would have to wait for it.
+func slowCluster(t *testing.T) (*testCluster, *door) {
+	t.Helper()
+	d := &door{}
+	t.Cleanup(hiqlite.SetApplyGate(func(node uint64) {
+		if node == 3 {
+			d.pass()
+		}
+	}))
+	c := newCluster(t, 3)
+	t.Cleanup(d.open) // before the nodes are stopped
+	for c.leader() == 2 {
+		c.stop(2)
+		c.ready(0)
+		c.start(2)
+		c.ready(2)
+	}
+	mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
+	c.ready(2)
+	return c, d
+}
+
+// told runs f, which waits for being told on the slow node, and counts the rows
+// that can be read there the moment it returns.
+func (c *testCluster) told(f func(ctx context.Context) error) <-chan int {
+	ctx, rows := patient(c.t), make(chan int, 1)
+	go func() {
+		n := -1
+		if err := f(ctx); err != nil {
+			c.t.Error(err)
+		} else if err := c.db(2).QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(&n); err != nil {
+			c.t.Error(err)
+		}
+		rows <- n
+	}()
+	return rows
+}
+
+// Whoever is told of a change can read what was written before it, on a node
+// that is behind with SQL.
+func TestWhoIsToldCanRead(t *testing.T) {
+	c, d := slowCluster(t)
+	ctx := patient(t)
+	near, far := c.nodes[0], c.nodes[2]
+
+	nearKV, err := kv.New[string](near, "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	farKV, err := kv.New[string](far, "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ordered, err := farKV.Watch(ctx, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ordered.Close()
+	unordered, err := farKV.Watch(ctx, "", kv.WithoutOrder())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unordered.Close()
+	sub, err := pubsub.Listen(ctx, far, "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	eager, err := pubsub.Listen(ctx, far, "c", pubsub.WithoutOrder())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer eager.Close()
+	held, err := lock.New(near).Lock(ctx, "l")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	d.close()
+	mustExec(t, c.db(0), "INSERT INTO t DEFAULT VALUES")
+	if err := nearKV.Put(ctx, "k", "v"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pubsub.Notify(ctx, near, "c", nil); err != nil {
+		t.Fatal(err)
+	}
+	waiting := []<-chan int{
+		c.told(func(ctx context.Context) error { _, err := ordered.Next(ctx); return err }),
+		c.told(func(ctx context.Context) error { _, err := sub.Next(ctx); return err }),
+		c.told(func(ctx context.Context) error {
+			held, err := lock.New(far).Lock(ctx, "l")
+			if err == nil {
+				err = held.Unlock(ctx)
+			}
+			return err
+		}),
+	}
+	if err := held.Unlock(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// They are known on the slow node, which tells only who does not mind.
+	if _, err := unordered.Next(ctx); err != nil {
+		t.Error(err)
+	}
+	if _, err := eager.Next(ctx); err != nil {
+		t.Error(err)
+	}
+	if e, err := lock.New(far, lock.WithoutOrder()).Lock(ctx, "other"); err != nil {
+		t.Error(err)
+	} else if err := e.Unlock(ctx); err != nil {
+		t.Error(err)
+	}
+	if v, ok, err := farKV.Get(ctx, "k"); err != nil || !ok || v != "v" {
+		t.Errorf("the slow node has %q, %v, %v", v, ok, err)
+	}
+	var n int
+	if err := c.db(2).QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(&n); err != nil || n != 0 {
+		t.Fatalf("the slow node reads %d rows, %v: it is not slow", n, err)
+	}
+	d.open()
+	for i, rows := range waiting {
+		if n := <-rows; n != 1 {
+			t.Errorf("reader %d was told and read %d rows", i, n)
+		}
+	}
+}
+
+// The next holder reads what one wrote who did not come to unlock.
+func TestWhoTakesALockOverCanRead(t *testing.T) {
+	c, d := slowCluster(t)
+	ctx := patient(t)
+	holder := 0
+	if c.leader() == 0 {
+		holder = 1 // the leader stays
+	}
+	held, err := lock.New(c.nodes[holder]).Lock(ctx, "l")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.close()
+	mustExec(t, c.db(holder), "INSERT INTO t DEFAULT VALUES")
+	rows := c.told(func(ctx context.Context) error {
+		held, err := lock.New(c.nodes[2]).Lock(ctx, "l")
+		if err == nil {
+			err = held.Unlock(ctx)
+		}
+		return err
+	})
+	c.stop(holder)
+	select {
+	case <-held.Done():
+	case <-ctx.Done():
+		t.Error("the node was closed and its lock is held")
+	}
+	if e, err := lock.New(c.nodes[2], lock.WithoutOrder()).Lock(ctx, "other"); err != nil {
+		t.Error(err)
+	} else if err := e.Unlock(ctx); err != nil {
+		t.Error(err)
+	}
+	d.open()
+	if n := <-rows; n != 1 {
+		t.Errorf("the next holder reads %d rows", n)
+	}
+}
+
+// What waits for a node's SQL ends with its context, and with the node, and is
+// told later.
+func TestWaitingForSQLEnds(t *testing.T) {
+	c, d := slowCluster(t)
+	ctx := patient(t)
+	sub, err := pubsub.Listen(ctx, c.nodes[2], "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	d.close()
+	mustExec(t, c.db(0), "INSERT INTO t DEFAULT VALUES")
+	index, err := pubsub.Notify(ctx, c.nodes[0], "c", []byte("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { _, err := sub.Next(short); done <- err }()
+	cancel()
+	if err := <-done; err != context.Canceled {
+		t.Errorf("Next: %v", err)
+	}
+	if _, err := lock.New(c.nodes[2]).Lock(short, "l"); err == nil {
+		t.Error("Lock took a lock with a context that has ended")
+	}
+	d.open()
+	if m, err := sub.Next(ctx); err != nil || m.Index != index {
+		t.Errorf("Next: %+v, %v, want message %d", m, err, index)
+	}
+}
