@@ -1,6 +1,7 @@
 package hiqlite
 
 import (
+	"math/rand/v2"
 	"time"
 
 	"github.com/hiqlite/hiqlite/cluster"
@@ -9,11 +10,10 @@ import (
 )
 
 const (
-	// tickEvery is how often the leader moves the SQL shard's clock while
-	// sessions can expire, after an hour.
-	tickEvery = 10 * time.Second
 	// fineTick is how often the clocks are looked at, and moved at most.
 	fineTick = 100 * time.Millisecond
+	// tickLives is when Raft forgets a tick.
+	tickLives = 10 * time.Second
 	// tickAgain is when a tick that was not applied is taken for lost.
 	tickAgain = 500 * time.Millisecond
 )
@@ -40,8 +40,8 @@ type shardClock struct {
 func (s *shardClock) next(c statemachine.Clock, most uint64, now time.Time, leads bool) (wire.Tick, bool) {
 	if c.Now != s.value || s.since.IsZero() {
 		s.value, s.since = c.Now, now
-		if s.proposed.Next == c.Now && !s.at.IsZero() {
-			s.since = s.at
+		if c.Tick != 0 && c.Tick == s.proposed.Nonce {
+			s.since = s.at // it is its own
 		}
 	}
 	if !c.Runs {
@@ -52,13 +52,13 @@ func (s *shardClock) next(c statemachine.Clock, most uint64, now time.Time, lead
 	switch {
 	case !leads, step == 0, step < c.Wait:
 		return wire.Tick{}, false
-	case s.proposed.Expected == c.Now && now.Sub(s.at) < tickAgain:
+	case s.proposed.Expected == c.Now && !s.at.IsZero() && now.Sub(s.at) < tickAgain:
 		return wire.Tick{}, false // on its way
 	}
 	if most > 0 {
 		step = min(step, most)
 	}
-	s.proposed, s.at = wire.Tick{Expected: c.Now, Next: c.Now + step}, now
+	s.proposed, s.at = wire.Tick{Expected: c.Now, Next: c.Now + step, Nonce: rand.Uint64()}, now
 	return s.proposed, true
 }
 
@@ -74,7 +74,7 @@ func (n *Node) tick() {
 			now := time.Now()
 			if tick, due := s.next(c, most, now, s.shard.Leader().Node == n.cfg.NodeID); due {
 				// Lost or late, it is of no use: the next one takes its place.
-				_, _ = s.shard.Propose(wire.EncodeTick(tick), tickEvery)
+				_, _ = s.shard.Propose(wire.EncodeTick(tick), tickLives)
 			}
 		}
 	}
@@ -83,13 +83,6 @@ func (n *Node) tick() {
 // sqlClock is the SQL shard's. Its steps are bounded, since what expires there
 // counts from the tick before.
 func (n *Node) sqlClock() (c statemachine.Clock, most uint64) {
-	now, pace := n.replica.Ticks()
-	switch pace {
-	case statemachine.Fine:
-		return statemachine.Clock{Now: now, Runs: true}, 2 * uint64(fineTick.Milliseconds())
-	case statemachine.Coarse:
-		wait := uint64(tickEvery.Milliseconds())
-		return statemachine.Clock{Now: now, Runs: true, Wait: wait}, 2 * wait
-	}
-	return statemachine.Clock{Now: now}, 0
+	c = n.replica.Clock()
+	return c, 2 * max(c.Wait, uint64(fineTick.Milliseconds()))
 }

@@ -29,34 +29,44 @@ type look struct {
 	c     statemachine.Clock
 	leads bool
 	want  *wire.Tick
+
+	others bool // another's tick has moved the clock there
 }
 
 func TestWhenAClockIsMoved(t *testing.T) {
 	still := func(now uint64) statemachine.Clock { return statemachine.Clock{Now: now} }
 	for name, looks := range map[string][]look{
-		"nothing runs": {{0, still(0), true, nil}, {5000, still(0), true, nil}},
+		"nothing runs": {{0, still(0), true, nil, false}, {5000, still(0), true, nil, false}},
 		"it counts from when something runs": {
-			{0, still(0), true, nil}, {5000, still(0), true, nil}, {5100, runs(0, 0), true, &wire.Tick{Next: 100}}},
-		"it follows":                    {{0, runs(0, 0), false, nil}, {5000, runs(0, 0), false, nil}},
-		"a new leader counts its watch": {{0, runs(0, 0), false, nil}, {700, runs(0, 0), true, &wire.Tick{Next: 700}}},
+			{0, still(0), true, nil, false}, {5000, still(0), true, nil, false}, {5100, runs(0, 0), true, &wire.Tick{Next: 100}, false}},
+		"it follows":                    {{0, runs(0, 0), false, nil, false}, {5000, runs(0, 0), false, nil, false}},
+		"a new leader counts its watch": {{0, runs(0, 0), false, nil, false}, {700, runs(0, 0), true, &wire.Tick{Next: 700}, false}},
 		"not before it has to be": {
-			{0, runs(0, 1000), true, nil}, {999, runs(0, 1000), true, nil}, {1000, runs(0, 1000), true, &wire.Tick{Next: 1000}}},
+			{0, runs(0, 1000), true, nil, false}, {999, runs(0, 1000), true, nil, false}, {1000, runs(0, 1000), true, &wire.Tick{Next: 1000}, false}},
 		"its own tick: since it proposed that": {
-			{0, runs(0, 0), true, nil}, {100, runs(0, 0), true, &wire.Tick{Next: 100}}, {180, runs(0, 0), true, nil}, {250, runs(100, 0), true, &wire.Tick{Expected: 100, Next: 250}}},
+			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.Tick{Next: 100}, false}, {180, runs(0, 0), true, nil, false}, {250, runs(100, 0), true, &wire.Tick{Expected: 100, Next: 250}, false}},
 		"another's tick: since it saw that": {
-			{0, runs(0, 0), true, nil}, {100, runs(0, 0), true, &wire.Tick{Next: 100}}, {250, runs(90, 0), true, nil}, {300, runs(90, 0), true, &wire.Tick{Expected: 90, Next: 140}}},
+			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.Tick{Next: 100}, false}, {250, runs(90, 0), true, nil, true}, {300, runs(90, 0), true, &wire.Tick{Expected: 90, Next: 140}, true}},
 		"not twice while it is on its way, again when it is lost": {
-			{0, runs(0, 0), true, nil}, {100, runs(0, 0), true, &wire.Tick{Next: 100}}, {599, runs(0, 0), true, nil},
-			{600, runs(0, 0), true, &wire.Tick{Next: 600}}, {1000, runs(0, 0), true, nil}, {1100, runs(0, 0), true, &wire.Tick{Next: 1100}}},
+			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.Tick{Next: 100}, false}, {599, runs(0, 0), true, nil, false},
+			{600, runs(0, 0), true, &wire.Tick{Next: 600}, false}, {1000, runs(0, 0), true, nil, false}, {1100, runs(0, 0), true, &wire.Tick{Next: 1100}, false}},
 		"the first of two is applied after all": {
-			{0, runs(0, 0), true, nil}, {100, runs(0, 0), true, &wire.Tick{Next: 100}}, {600, runs(0, 0), true, &wire.Tick{Next: 600}},
-			{650, runs(100, 0), true, nil}, {700, runs(100, 0), true, &wire.Tick{Expected: 100, Next: 150}}},
+			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.Tick{Next: 100}, false}, {600, runs(0, 0), true, &wire.Tick{Next: 600}, false},
+			{650, runs(100, 0), true, nil, false}, {700, runs(100, 0), true, &wire.Tick{Expected: 100, Next: 150}, false}},
 		"what it cannot count yet it counts later": {
-			{0, runs(0, 0), true, nil}, {100, runs(0, 0), true, &wire.Tick{Next: 100}}, {150, runs(100, 0), false, nil}, {900, runs(100, 0), true, &wire.Tick{Expected: 100, Next: 900}}},
+			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.Tick{Next: 100}, false}, {150, runs(100, 0), false, nil, false}, {900, runs(100, 0), true, &wire.Tick{Expected: 100, Next: 900}, false}},
 	} {
 		var s shardClock
+		nonces := map[uint64]uint64{} // of its ticks, by where they move the clock
 		for i, l := range looks {
+			if !l.others {
+				l.c.Tick = nonces[l.c.Now]
+			}
 			tick, due := s.next(l.c, 0, after(l.ms), l.leads)
+			if due {
+				nonces[tick.Next] = tick.Nonce
+				tick.Nonce = 0
+			}
 			if due != (l.want != nil) || due && tick != *l.want {
 				t.Errorf("%s: look %d proposes %v, %v, want %v", name, i, tick, due, l.want)
 			}
@@ -68,10 +78,13 @@ func TestWhenAClockIsMoved(t *testing.T) {
 func TestAStepIsBounded(t *testing.T) {
 	var s shardClock
 	s.next(runs(0, 0), 200, after(0), true)
-	if tick, due := s.next(runs(0, 0), 200, after(5000), true); !due || tick != (wire.Tick{Next: 200}) {
-		t.Errorf("it proposes %v, %v", tick, due)
+	first, due := s.next(runs(0, 0), 200, after(5000), true)
+	if !due || first.Next != 200 {
+		t.Errorf("it proposes %v, %v", first, due)
 	}
-	if tick, due := s.next(runs(200, 0), 200, after(5150), true); !due || tick != (wire.Tick{Expected: 200, Next: 350}) {
+	c := runs(200, 0)
+	c.Tick = first.Nonce
+	if tick, due := s.next(c, 200, after(5150), true); !due || tick.Expected != 200 || tick.Next != 350 {
 		t.Errorf("then it proposes %v, %v", tick, due)
 	}
 }
@@ -81,15 +94,15 @@ func TestStepsAreRoundedDown(t *testing.T) {
 	var s shardClock
 	now := clockStart
 	s.next(runs(0, 0), 0, now, true)
-	clock := uint64(0)
+	c := runs(0, 0)
 	for range 1000 {
 		now = now.Add(1900 * time.Microsecond)
-		if tick, due := s.next(runs(clock, 0), 0, now, true); due {
-			clock = tick.Next
+		if tick, due := s.next(c, 0, now, true); due {
+			c.Now, c.Tick = tick.Next, tick.Nonce
 		}
 	}
-	if passed := uint64(now.Sub(clockStart).Milliseconds()); clock == 0 || clock > passed {
-		t.Errorf("it counted %d ms of %d", clock, passed)
+	if passed := uint64(now.Sub(clockStart).Milliseconds()); c.Now == 0 || c.Now > passed {
+		t.Errorf("it counted %d ms of %d", c.Now, passed)
 	}
 }
 
@@ -105,11 +118,13 @@ func TestALostTickIsNotTakenForAnothers(t *testing.T) {
 	a = shardClock{}
 	a.next(runs(0, 0), 0, after(300), true)
 	applied, due := a.next(runs(0, 0), 0, after(400), true)
-	if !due || applied != lost {
+	if !due || applied.Expected != lost.Expected || applied.Next != lost.Next {
 		t.Fatalf("the ticks are %v and %v", lost, applied)
 	}
 	// b leads again: at 400 a had counted what was before.
-	tick, due := b.next(runs(100, 0), 0, after(450), true)
+	c := runs(100, 0)
+	c.Tick = applied.Nonce
+	tick, due := b.next(c, 0, after(450), true)
 	if due && tick.Next-tick.Expected > 50 {
 		t.Errorf("at 450 it moves the clock by %d ms, of which others had counted all before 400", tick.Next-tick.Expected)
 	}
@@ -124,7 +139,7 @@ type clockNode struct {
 
 	phase    int // of the loop: it may rest between any two
 	read     statemachine.Clock
-	now      time.Time
+	now      int64
 	proposal wire.Tick
 }
 
@@ -135,9 +150,16 @@ type clockWorld struct {
 	log     []sm.Entry
 	first   *statemachine.KV // applies at once
 	nodes   []*clockNode
-	flight  []wire.Tick // on their way to the log
+	flight  []measured // on their way to the log
+	counted int64      // until when the clock has counted
 	seq     uint64
 	waiting map[string][2]int64 // keys that expire: when they came to the log, and their time to live
+}
+
+// measured is a tick with the moment until which it counts.
+type measured struct {
+	wire.Tick
+	until int64
 }
 
 type nobody struct{ t *rapid.T }
@@ -197,26 +219,34 @@ func (w *clockWorld) step(n *clockNode, leads bool) {
 	case 0:
 		n.read = n.kv.Clock()
 	case 1:
-		n.now = after(w.ms)
+		n.now = w.ms
 	case 2:
 		var due bool
-		if n.proposal, due = n.clock.next(n.read, 0, n.now, leads); !due {
+		if n.proposal, due = n.clock.next(n.read, 0, after(n.now), leads); !due {
 			n.phase = -1
 		}
 	case 3:
-		w.flight = append(w.flight, n.proposal)
+		w.flight = append(w.flight, measured{n.proposal, n.now})
 		n.phase = -1
 	}
 	n.phase++
 }
 
-// arrive takes a tick from the way, into the log or not.
+// arrive takes a tick from the way, into the log or not. It fails if the tick
+// counts what was counted before.
 func (w *clockWorld) arrive(i int, lost bool) {
 	tick := w.flight[i]
 	w.flight = slices.Delete(w.flight, i, i+1)
-	if !lost {
-		w.append(wire.EncodeTick(tick))
+	if lost {
+		return
 	}
+	if w.first.Clock().Now == tick.Expected {
+		if step := int64(tick.Next - tick.Expected); tick.until-step < w.counted {
+			w.t.Fatalf("a tick counts from %d to %d: what was before %d has been counted", tick.until-step, tick.until, w.counted)
+		}
+		w.counted = tick.until
+	}
+	w.append(wire.EncodeTick(tick.Tick))
 }
 
 // jump has a node take over another's snapshot.

@@ -10,7 +10,8 @@
 //
 // This package is what stands behind it, for programs that want to hold the
 // node in their hands ([Open]), and what database/sql has no name for: [Batch],
-// [RunTx], [Migrate], [WithConsistency] and the errors.
+// [RunTx], [Migrate], [WithConsistency] and the errors. The packages kv, lock
+// and pubsub, beside it, work on what [From] and [Open] return.
 //
 // # Guarantees
 //
@@ -80,7 +81,7 @@
 //
 // Reading the source: config.go, conn.go, stmt.go, tx.go, rows.go, batch.go and
 // value.go are the nouns of the driver; node.go and lease.go are what runs behind
-// them, and docs/ARCHITECTURE.md the way through all packages.
+// them, memory.go what kv, lock and pubsub run on, and docs/ARCHITECTURE.md the way through all packages.
 package hiqlite
 
 import (

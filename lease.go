@@ -11,7 +11,6 @@ import (
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
-	"github.com/hiqlite/hiqlite/statemachine"
 )
 
 const (
@@ -435,7 +434,7 @@ func (l *leases) run() {
 			return
 		case <-l.wake:
 		case <-timer.C:
-			if _, pace := l.n.replica.Ticks(); active && pace == statemachine.Fine {
+			if c := l.n.replica.Clock(); active && c.Runs && c.Wait == 0 { // somebody waits
 				l.tell(nil)
 			}
 		}

@@ -1,4 +1,5 @@
-// Package benchmarks measures what a program sees through database/sql:
+// Package benchmarks measures what a program sees through database/sql, and of
+// the packages kv, lock and pubsub:
 //
 //	go test -bench . ./benchmarks
 //
@@ -44,11 +45,10 @@ func loopback(b *testing.B, size int) (members []hiqlite.Member) {
 	return members
 }
 
-// open starts a cluster and returns the database of its leader.
-func open(b *testing.B, size int) *sql.DB {
+// start starts a cluster.
+func start(b *testing.B, size int) (nodes []*hiqlite.Node) {
 	b.Helper()
 	dir, members := b.TempDir(), loopback(b, size)
-	var nodes []*hiqlite.Node
 	for _, m := range members {
 		n, err := hiqlite.Open(b.Context(), hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(m.ID)), NodeID: m.ID, Nodes: members})
 		if err != nil {
@@ -66,6 +66,13 @@ func open(b *testing.B, size int) *sql.DB {
 			b.Fatal(err)
 		}
 	}
+	return nodes
+}
+
+// open starts a cluster and returns the database of its leader.
+func open(b *testing.B, size int) *sql.DB {
+	b.Helper()
+	nodes := start(b, size)
 	s, err := nodes[0].Status(b.Context())
 	if err != nil {
 		b.Fatal(err)

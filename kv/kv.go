@@ -23,7 +23,8 @@
 //     every change acknowledged anywhere before.
 //   - Keys, values and counters have no order with the SQL database: an entry
 //     can be seen before rows that were written before it. What [Bucket.Watch]
-//     tells has: who is told can read the SQL that was written before.
+//     tells has: who is told can read all SQL that could be read on the node on
+//     which the change was made, at the time.
 //
 // # Expiry
 //
@@ -169,7 +170,10 @@ func (b *Bucket[V]) PutTTL(ctx context.Context, key string, v V, ttl time.Durati
 	if ttl <= 0 {
 		return fmt.Errorf("%w %v for %q in bucket %q: use Put for an entry that stays", ErrTTL, ttl, key, b.name)
 	}
-	ms := uint64((ttl + time.Millisecond - 1) / time.Millisecond)
+	ms := uint64(ttl / time.Millisecond)
+	if ttl%time.Millisecond > 0 {
+		ms++
+	}
 	_, err := b.put(ctx, &wire.Command{Kind: wire.KVPut, Key: key, TTLMS: ms}, v)
 	return err
 }

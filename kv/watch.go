@@ -55,9 +55,10 @@ type Watcher[V any] struct {
 }
 
 // Watch returns a watcher of the entries whose keys begin with prefix, "" for
-// all. It gets every change behind those that were acknowledged before Watch was
-// called: what Get and Snapshot return after Watch has returned is what events
-// follow on; the first ones may be in there already. The caller must Close it.
+// all. Changes that were acknowledged before Watch was called it does not get;
+// any that it does not get are there for Get and Snapshot when Watch returns. So
+// who watches first and reads then misses nothing, and may see the first changes
+// twice. The caller must Close it.
 func (b *Bucket[V]) Watch(ctx context.Context, prefix string, opts ...WatchOption) (*Watcher[V], error) {
 	return b.watch(ctx, companion.Prefix(prefix), opts)
 }
@@ -82,8 +83,8 @@ func (b *Bucket[V]) watch(ctx context.Context, match companion.Match, opts []Wat
 	return &Watcher[V]{b, w, o.unordered}, nil
 }
 
-// Next waits for the next event. When it returns, the SQL that was written
-// before the change, by whoever made it, can be read on this node.
+// Next waits for the next event. When it returns, the SQL that could be read on
+// the node on which the change was made can be read on this one.
 //
 // A watcher that lets 4096 events, or 16 MiB of them, wait has lagged: Next
 // returns ErrLagged, then and for ever, because some are missing. So it does

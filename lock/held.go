@@ -9,6 +9,9 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
+// unlockGrace bounds an Unlock whose context has ended before.
+const unlockGrace = 2 * time.Second
+
 // errClosed is why a lock ends with its node.
 var errClosed = fmt.Errorf("%w: %w", ErrLost, hiqlite.ErrClosed)
 
@@ -32,23 +35,24 @@ func (h *Held) Key() string { return h.key }
 //
 //	UPDATE job SET result=?, token=? WHERE id=? AND token<=?
 //
-// changes no row if the lock was lost and another holder was there.
+// with int64(held.Token()), which it always fits into, changes no row if the lock was lost and another holder was there.
 func (h *Held) Token() uint64 { return h.token }
 
 // Done returns a channel that is closed when the lock is not held any more: it
 // was unlocked or lost, at least TTL/10 before another can have it.
 func (h *Held) Done() <-chan struct{} { return h.ctx.Done() }
 
-// Context returns a context that ends with Done. It has the values of Lock's
-// context, and does not end with it. context.Cause says why it ended: ErrLost or
-// ErrNotHeld.
+// Context returns a context that ends with Done, for what is done under the lock.
+// It has the values of Lock's context and does not end with it, since that often
+// only bounds the wait; what has to end with both can be had by
+// context.AfterFunc. context.Cause says why it ended: ErrLost or ErrNotHeld.
 func (h *Held) Context() context.Context { return h.ctx }
 
 // Unlock gives the lock to the next in the queue, and returns when that is
-// certain. It releases the lock even if ctx has ended. Errors are ErrLost, if
-// the lock was lost before; ErrNotHeld, if it was unlocked before; and
-// hiqlite.ErrOutcomeUnknown if ctx ended: then the lock is released soon, or,
-// without a leader, when its time to live is over.
+// certain. If ctx has ended before, it takes up to two seconds for that all the
+// same. Errors are ErrLost, if the lock was lost before; ErrNotHeld, if it was
+// unlocked before; and hiqlite.ErrOutcomeUnknown if ctx ended meanwhile: then the
+// lock is released soon, or, without a leader, when its time to live is over.
 func (h *Held) Unlock(ctx context.Context) error {
 	l := h.tenure.locker
 	l.mu.Lock()
@@ -60,6 +64,11 @@ func (h *Held) Unlock(ctx context.Context) error {
 	}
 	h.end(ErrNotHeld)
 	l.mu.Unlock()
+	if ctx.Err() != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), unlockGrace)
+		defer cancel()
+	}
 	select {
 	case a := <-h.release(true):
 		if a.err == nil && a.Code == wire.Missing {

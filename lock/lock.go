@@ -21,7 +21,7 @@
 //     [Held.Context] ends, before anybody else can get it; see below.
 //   - A change of leader loses no lock and gives none twice.
 //   - Whoever gets a lock can read, on its own node, the SQL that was written
-//     under it before.
+//     under it before (through the nodes on which it was held).
 //
 // # Why the holder learns first
 //

@@ -21,8 +21,8 @@
 //   - A subscription gets each message of its channels that was told after
 //     Listen returned, exactly once, whichever nodes die, as long as its own
 //     lives; and none whose Notify had returned before Listen was called.
-//   - When Next returns a message, the SQL that was written before it, by
-//     whoever told it, can be read on this node.
+//   - When Next returns a message, all SQL that could be read on the node on
+//     which it was told, at the time, can be read on this node.
 //   - A slow subscriber holds nobody up. What he may be behind is bounded by
 //     what is kept: then he gets [ErrLagged].
 //   - What was told is kept for a while: the last [KeptMessages] messages, at

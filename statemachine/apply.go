@@ -198,7 +198,7 @@ func (r *SQL) tick(t wire.Tick) error {
 	if len(r.lease.queue) > 0 {
 		t.Next = min(t.Next, r.ticks+maxFineTick)
 	}
-	r.ticks = t.Next
+	r.ticks, r.lastTick = t.Next, t.Nonce
 	if r.ticks > r.cfg.SessionTTL {
 		r.sessions.expire(r.ticks - r.cfg.SessionTTL)
 	}

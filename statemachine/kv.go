@@ -33,6 +33,7 @@ type KV struct {
 // NewKV returns an empty replica.
 func NewKV(cfg MemoryConfig) *KV {
 	k := &KV{watchers: map[string]map[*Watcher]bool{}}
+	k.buckets.Store(newBuckets())
 	k.start(cfg, k)
 	return k
 }
@@ -422,17 +423,18 @@ func (k *KV) freeze() iter.Seq[*wire.Record] {
 	}
 }
 
-// restoration is what is known while a snapshot is read.
+// restoration is what is known while a snapshot is read. Readers see what was
+// there before until all of it is.
 type restoration struct {
-	in     *bucket
-	mortal map[uint64]expiry // by version
+	buckets *buckets
+	in      *bucket
+	mortal  map[uint64]expiry // by version
 }
 
 func (k *KV) begin() {
-	k.buckets.Store(newBuckets())
 	k.revision, k.mortal = 0, 0
 	k.expiries = timers[expiry]{}
-	k.restoring = &restoration{mortal: map[uint64]expiry{}}
+	k.restoring = &restoration{buckets: newBuckets(), mortal: map[uint64]expiry{}}
 }
 
 func (k *KV) restore(r *wire.Record) error {
@@ -444,8 +446,9 @@ func (k *KV) restore(r *wire.Record) error {
 	case wire.RecordBucket:
 		k.revision = r.Version
 		if r.Name != "" {
-			b = k.made(r.Name)
+			b = newBucket(r.Name)
 			b.limits = limits{r.MaxEntries, r.MaxBytes}
+			k.restoring.buckets.set(b.name, b)
 			k.restoring.in = b
 		}
 	case wire.RecordEntry:
@@ -470,9 +473,10 @@ func (k *KV) restore(r *wire.Record) error {
 }
 
 func (k *KV) restored() error {
-	for _, b := range k.buckets.Load().sorted() {
+	for _, b := range k.restoring.buckets.sorted() {
 		slices.SortFunc(b.order, func(x, y table.Ref) int { return cmp.Compare(x.Version(), y.Version()) })
 	}
+	k.buckets.Store(k.restoring.buckets)
 	k.restoring = nil
 	for _, name := range slices.Sorted(maps.Keys(k.watchers)) {
 		for w := range k.watchers[name] {

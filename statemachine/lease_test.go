@@ -57,7 +57,7 @@ func inserting(lease, base uint64, keep bool, id int) *wire.Operation {
 
 func (m *machine) tick(by uint64) {
 	m.t.Helper()
-	now, _ := m.Ticks()
+	now := m.Clock().Now
 	m.update(wire.EncodeTick(wire.Tick{Expected: now, Next: now + by}))
 }
 

@@ -30,6 +30,7 @@ type Locks struct {
 // NewLocks returns an empty replica.
 func NewLocks(cfg MemoryConfig) *Locks {
 	l := &Locks{waiters: map[placeID]chan struct{}{}}
+	l.begin()
 	l.start(cfg, l)
 	return l
 }

@@ -57,12 +57,13 @@ type memory struct {
 	mu       sync.Mutex // serializes apply with who looks at the whole; guards what follows
 	sessions sessions[wire.Outcome]
 	ticks    uint64
+	lastTick uint64 // nonce of the last one since the start
 	pulse    uint64 // a clock for sessions: ticks, but for what a leader slept
 	sqlIndex uint64 // the highest that a command named
 	decoder  wire.Decoder
 	news     []memoryNews
 
-	clock    atomic.Pointer[Clock]
+	face
 	applied  atomic.Uint64 // index of the last entry
 	logBytes atomic.Uint64
 }
@@ -94,9 +95,22 @@ type memoryNews struct {
 // A Clock says where a shard's clock stands and when it has to be moved.
 type Clock struct {
 	Now  uint64 // milliseconds
+	Tick uint64 // nonce of the tick that moved it there; 0: not known
 	Runs bool   // something is counted
 	Wait uint64 // milliseconds until it has to be moved
 }
+
+// A face shows a clock to other goroutines.
+type face struct{ shown atomic.Pointer[Clock] }
+
+func (f *face) show(c Clock) {
+	if old := f.shown.Load(); old == nil || *old != c {
+		f.shown.Store(&c)
+	}
+}
+
+// Clock returns where the shard's clock stands and when it has to be moved.
+func (f *face) Clock() Clock { return *f.shown.Load() }
 
 var _ sm.IConcurrentStateMachine = (*memory)(nil)
 
@@ -111,7 +125,6 @@ func (m *memory) start(cfg MemoryConfig, machine memoryMachine) {
 	m.cfg, m.machine = cfg, machine
 	m.failure = newFailure(cfg.Listener.Failed)
 	m.sessions.load(nil)
-	m.machine.begin()
 	m.publish()
 }
 
@@ -209,7 +222,7 @@ func (m *memory) tick(t wire.Tick) {
 		return
 	}
 	m.pulse += min(t.Next-t.Expected, 2*coarse)
-	m.ticks = t.Next
+	m.ticks, m.lastTick = t.Next, t.Nonce
 	m.machine.tick(t.Next)
 	if m.pulse > m.cfg.SessionTTL {
 		m.sessions.expire(m.pulse - m.cfg.SessionTTL)
@@ -219,7 +232,7 @@ func (m *memory) tick(t wire.Tick) {
 
 // publish shows the node when the clock has to be moved.
 func (m *memory) publish() {
-	c := Clock{Now: m.ticks, Wait: coarse}
+	c := Clock{Now: m.ticks, Tick: m.lastTick, Wait: coarse}
 	atOnce, end, any := m.machine.next()
 	switch {
 	case atOnce:
@@ -229,13 +242,8 @@ func (m *memory) publish() {
 	default:
 		c.Runs = len(m.sessions.byID) > 0
 	}
-	if old := m.clock.Load(); old == nil || *old != c {
-		m.clock.Store(&c)
-	}
+	m.show(c)
 }
-
-// Clock returns where the shard's clock stands and when it has to be moved.
-func (m *memory) Clock() Clock { return *m.clock.Load() }
 
 // Applied returns the index of the last entry that was applied.
 func (m *memory) Applied() uint64 { return m.applied.Load() }
@@ -381,6 +389,7 @@ func (m *memory) recover(r io.Reader) error {
 	err = readRecords(z, func(record *wire.Record) error {
 		switch record.Kind {
 		case wire.RecordShard:
+			m.lastTick = 0
 			m.ticks, m.pulse, m.sqlIndex = record.Ticks, record.TTLMS, record.SQLIndex
 			m.applied.Store(uint64(record.Number))
 			return nil

@@ -33,6 +33,8 @@ type Messages struct {
 	last  uint64
 	bytes int
 
+	before uint64 // the last message, before a snapshot was taken over
+
 	exact    map[string]map[*Subscription]bool
 	prefixes map[*Subscription]bool
 }
@@ -57,7 +59,7 @@ func NewMessages(cfg MemoryConfig, r Retention) *Messages {
 }
 
 func (m *Messages) apply(c *wire.Command, _ *wire.Session[wire.Outcome]) wire.Outcome {
-	if c.Kind != wire.Notify {
+	if c.Kind != wire.Notify || c.Name == "" {
 		return wire.Outcome{Code: wire.Foreign}
 	}
 	m.last++
@@ -130,7 +132,10 @@ func (m *Messages) freeze() iter.Seq[*wire.Record] {
 	}
 }
 
-func (m *Messages) begin() { m.tail, m.cut, m.last, m.bytes = nil, 0, 0, 0 }
+func (m *Messages) begin() {
+	m.before = m.last
+	m.tail, m.cut, m.last, m.bytes = nil, 0, 0, 0
+}
 
 func (m *Messages) restore(r *wire.Record) error {
 	if r.Kind != wire.RecordMessage {
@@ -150,7 +155,7 @@ func (m *Messages) restored() error {
 	if want := m.last - m.cut; uint64(len(m.tail)) != want || want > 0 && m.tail[0].Index != m.cut+1 {
 		return fmt.Errorf("the snapshot has %d messages instead of %d", len(m.tail), want)
 	}
-	// Subscribers go on behind what they were told of.
+	// Subscribers go on behind what they could have been told of.
 	all := m.prefixed()
 	for _, channel := range m.exact {
 		for s := range channel {
@@ -159,7 +164,7 @@ func (m *Messages) restored() error {
 	}
 	for _, s := range all {
 		s.mu.Lock()
-		after := s.seen
+		after := max(s.seen, m.before)
 		s.mu.Unlock()
 		m.fill(s, after)
 	}

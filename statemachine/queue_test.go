@@ -177,7 +177,7 @@ func (l *leased) step() {
 		was := l.alive[p]
 		l.open(was[0], was[1]+uint64(l.int(0, 2, "incarnation"))-1)
 	case 1, 2:
-		now, _ := l.m.Ticks()
+		now := l.m.Clock().Now
 		if l.int(0, 5, "late") == 0 {
 			now--
 		}

@@ -84,6 +84,7 @@ type SQL struct {
 	batch    batch
 	sessions sessions[wire.Result]
 	ticks    uint64
+	lastTick uint64 // nonce of the last one since the start
 	applied  uint64 // last entry applied
 	sqlIndex uint64 // last entry whose rows SQLite holds, once committed
 	index    uint64 // of the entry being applied
@@ -93,9 +94,8 @@ type SQL struct {
 
 	hasVirtual, virtualKnown bool // the database has virtual tables
 
-	visible    atomic.Uint64 // applied, for other goroutines
-	ticksSeen  atomic.Uint64
-	pace       atomic.Int32  // see Pace
+	visible atomic.Uint64 // applied, for other goroutines
+	face
 	holder     atomic.Uint64 // the lease held, for transactions
 	holderNode atomic.Uint64 // who holds it; 0: nobody
 	holderIdle atomic.Bool   // it is only kept
@@ -227,33 +227,19 @@ func damaged(err error) error {
 func (r *SQL) publish() {
 	r.visible.Store(r.applied)
 	r.followers.tell()
-	r.ticksSeen.Store(r.ticks)
+	c := Clock{Now: r.ticks, Tick: r.lastTick, Runs: true}
 	switch {
 	case len(r.lease.queue) > 0:
-		r.pace.Store(int32(Fine))
 	case len(r.sessions.byID) > 0:
-		r.pace.Store(int32(Coarse))
+		c.Wait = coarse
 	default:
-		r.pace.Store(int32(Still))
+		c.Runs, c.Wait = false, coarse
 	}
+	r.face.show(c)
 }
 
 // Applied returns the index of the last entry that reads can see.
 func (r *SQL) Applied() uint64 { return r.visible.Load() }
-
-// A Pace says how often the shard's clock has to be moved.
-type Pace int32
-
-// The paces.
-const (
-	Still  Pace = iota // nothing can expire
-	Coarse             // sessions can, which are kept for long
-	Fine               // somebody waits for the write lease
-)
-
-// Ticks returns the shard's clock, in milliseconds, and how often it has to be
-// moved.
-func (r *SQL) Ticks() (now uint64, pace Pace) { return r.ticksSeen.Load(), Pace(r.pace.Load()) }
 
 // LogBytes returns how many bytes of entries this replica has applied since it
 // was opened: what tells when the log is worth compacting.

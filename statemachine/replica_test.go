@@ -208,7 +208,7 @@ func TestReopen(t *testing.T) {
 	if applied := m.start(); applied != m.index {
 		t.Fatalf("after Sync the replica is at %d, not %d", applied, m.index)
 	}
-	if now, _ := m.Ticks(); now != 500 {
+	if now := m.Clock().Now; now != 500 {
 		t.Errorf("the clock stands at %d", now)
 	}
 	m.must("INSERT INTO t VALUES(100)")

@@ -246,8 +246,8 @@ func TestSessionsExpireByTicksOnly(t *testing.T) {
 	m.must("CREATE TABLE applied(n INTEGER)")
 	for _, tick := range []wire.Tick{{Expected: 5, Next: 1 << 40}, {Expected: 0, Next: 0}} {
 		m.update(wire.EncodeTick(tick)) // by a proposer that is behind
-		if now, pace := m.Ticks(); now != 0 || pace != Coarse {
-			t.Errorf("the clock stands at %d, %v", now, pace)
+		if c := m.Clock(); c.Now != 0 || !c.Runs || c.Wait != coarse {
+			t.Errorf("the clock is %+v", c)
 		}
 	}
 	m.update(wire.EncodeTick(wire.Tick{Expected: 0, Next: 3600_000}))
@@ -259,7 +259,7 @@ func TestSessionsExpireByTicksOnly(t *testing.T) {
 	if len(m.unknown) != 1 {
 		t.Error("the session did not expire")
 	}
-	if _, pace := m.Ticks(); pace != Still {
+	if m.Clock().Runs {
 		t.Error("there is nothing left to expire, but ticks are wanted")
 	}
 }

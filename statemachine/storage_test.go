@@ -256,7 +256,7 @@ func TestTheSideFileHoldsWhatIsNotRows(t *testing.T) {
 	if applied := m.start(); applied != 5 {
 		t.Errorf("after rows it is at %d", applied)
 	}
-	if now, _ := m.Ticks(); now != 40 || len(m.sessions.byID) != 2 {
+	if now := m.Clock().Now; now != 40 || len(m.sessions.byID) != 2 {
 		t.Errorf("the clock stands at %d, %d sessions", now, len(m.sessions.byID))
 	}
 }

@@ -3,6 +3,7 @@ package statemachine
 import (
 	"cmp"
 	"container/heap"
+	"math"
 	"slices"
 )
 
@@ -43,7 +44,9 @@ func (t *timers[T]) tick(now uint64) (due []timer[T]) {
 		due = append(due, heap.Pop(&t.heap).(timer[T]))
 	}
 	for _, o := range t.older {
-		o.end += now
+		if o.end += now; o.end < now {
+			o.end = math.MaxUint64 // beyond what can be counted
+		}
 		heap.Push(&t.heap, o)
 	}
 	clear(t.older)

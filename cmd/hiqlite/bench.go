@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,6 +51,8 @@ func benchCommand() *cobra.Command {
 the *sql.DB of one of them, for each concurrency: single INSERTs, each
 acknowledged when a majority has it on disk; transactions of one INSERT, and of
 many; batches of ` + fmt.Sprint(batchRows) + ` INSERTs; and SELECTs of one row by its key.
+
+` + memoryHelp + `
 
 All nodes share this machine's processors and its disk, so a cluster of machines
 does better. --json prints one object a line, one for each concurrency.`,
@@ -129,6 +130,8 @@ type figures struct {
 	// measured at concurrency 1.
 	TxRatio     float64 `json:"tx_to_insert_ratio,omitempty"`
 	TxKeptRatio float64 `json:"tx_back_to_back_to_insert_ratio,omitempty"`
+
+	memoryFigures
 }
 
 func (b *bench) run(ctx context.Context, out, notes io.Writer) (err error) {
@@ -156,14 +159,14 @@ func (b *bench) run(ctx context.Context, out, notes io.Writer) (err error) {
 		if err != nil {
 			return err
 		}
-		f, err := b.measure(ctx, nodes, node.DB(), c)
+		f, err := b.measure(ctx, nodes, node, c)
 		if err != nil {
 			return err
 		}
 		if after, err := node.Status(ctx); err != nil {
 			return err
-		} else if after.Term != before.Term {
-			fmt.Fprintf(notes, "there was an election during the measurement at concurrency %d\n", c)
+		} else {
+			remark(notes, c, before, after)
 		}
 		if err := print(i, f); err != nil {
 			return err
@@ -172,7 +175,30 @@ func (b *bench) run(ctx context.Context, out, notes io.Writer) (err error) {
 	return nil
 }
 
+// remark says what makes figures less comparable.
+func remark(notes io.Writer, c int, before, after hiqlite.Status) {
+	elected := after.Term != before.Term
+	apart := after.Leader == 0
+	for i, s := range after.Shards {
+		elected = elected || s.Term != before.Shards[i].Term
+		apart = apart || s.Leader != after.Leader
+	}
+	if elected {
+		fmt.Fprintf(notes, "there was an election during the measurement at concurrency %d\n", c)
+	}
+	if apart {
+		fmt.Fprintf(notes, "SQL, kv, lock and pubsub were not led by one node at concurrency %d\n", c)
+	}
+}
+
+// slowTick is that of the nodes that are not to lead: they would stand for
+// election after 4 s or more, and the first node does after 1 to 2 s.
+const slowTick = 200 * time.Millisecond
+
 // openNodes opens a cluster in dir and waits until all of its nodes are ready.
+// SQL, kv, lock and pubsub have a leader each, and it is the first node of all
+// of them, so that they can be compared; until there is an election. (With two
+// it may be any: one alone, while the other is started again, is no majority.)
 // What it opened it returns, with an error too.
 func openNodes(ctx context.Context, dir string, size int) ([]*hiqlite.Node, error) {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
@@ -182,15 +208,34 @@ func openNodes(ctx context.Context, dir string, size int) ([]*hiqlite.Node, erro
 		return nil, err
 	}
 	var nodes []*hiqlite.Node
-	for _, m := range members {
-		n, err := hiqlite.Open(ctx, hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(m.ID)), NodeID: m.ID, Nodes: members})
+	open := func(id uint64, tick time.Duration) (*hiqlite.Node, error) {
+		return hiqlite.Open(ctx, hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(id)), NodeID: id, Nodes: members, Tick: tick})
+	}
+	for i, m := range members {
+		tick := slowTick
+		if i == 0 || size == 2 {
+			tick = 0 // the default
+		}
+		n, err := open(m.ID, tick)
 		if err != nil {
 			return nodes, err
 		}
 		nodes = append(nodes, n)
 	}
-	for _, n := range nodes {
-		if err := n.Ready(ctx); err != nil {
+	if err := ready(ctx, nodes); err != nil || size == 2 {
+		return nodes, err
+	}
+	// One after the other, so that the leader keeps its majority.
+	for i, m := range members[1:] {
+		if err := nodes[i+1].Close(); err != nil {
+			return nodes, err
+		}
+		n, err := open(m.ID, 0)
+		if err != nil {
+			return nodes, err
+		}
+		nodes[i+1] = n
+		if err := ready(ctx, nodes); err != nil {
 			return nodes, err
 		}
 	}
@@ -236,8 +281,9 @@ func row(id int) []any { return []any{id, time.Now().Unix(), fmt.Sprint("Name ",
 // measure measures at one concurrency. The operations run without a deadline
 // and without a way to cancel them, as most programs have it: what a context
 // costs is not hiqlite's; ctx only ends the whole.
-func (b *bench) measure(ctx context.Context, nodes []*hiqlite.Node, db *sql.DB, c int) (f figures, err error) {
+func (b *bench) measure(ctx context.Context, nodes []*hiqlite.Node, node *hiqlite.Node, c int) (f figures, err error) {
 	f = figures{Nodes: b.nodes, Concurrency: c}
+	db := node.DB()
 	// A connection for each goroutine, kept: two are database/sql's default.
 	db.SetMaxIdleConns(c)
 	if _, err := db.ExecContext(ctx, schema); err != nil {
@@ -267,11 +313,17 @@ func (b *bench) measure(ctx context.Context, nodes []*hiqlite.Node, db *sql.DB, 
 	f.InsertsPerS, f.InsertP50, f.InsertP99 = round(t.perSecond()), t.quantile(0.50), t.quantile(0.99)
 	rows := b.rows + b.rows/warmUp // that SELECTs will find
 
+	m := inMemory{node: node, nodes: nodes, concurrency: c, insert: inserted, next: rows}
+	m.operations = min(b.rows, max(c, int(f.InsertsPerS*memorySlice.Seconds())))
+	if err := m.measure(ctx, &f.memoryFigures); err != nil {
+		return f, err
+	}
+
 	if err := b.transactions(ctx, nodes, db, c, &f); err != nil {
 		return f, fmt.Errorf("transactions: %w", err)
 	}
 
-	first := 2 * rows
+	first := m.next + rows
 	batched := func(n int) error {
 		stmts := make([]hiqlite.Statement, batchRows)
 		for i := range stmts {
@@ -326,19 +378,29 @@ func round(x float64) float64 { return float64(int64(10*x+0.5)) / 10 }
 // not count. All numbers together are those from 0 to below n+n/warmUp. No node
 // is still busy with what was before.
 func repeat(ctx context.Context, nodes []*hiqlite.Node, c, n int, f func(i int) error) (*times, error) {
-	if _, err := split(ctx, c, n, n/warmUp, f); err != nil {
+	one := func(_, i int) error { return f(i) }
+	if _, err := split(ctx, c, n, n/warmUp, one); err != nil {
 		return nil, err
 	}
-	for _, n := range nodes {
-		if err := n.Ready(ctx); err != nil {
-			return nil, err
-		}
+	if err := ready(ctx, nodes); err != nil {
+		return nil, err
 	}
-	return split(ctx, c, 0, n, f)
+	return split(ctx, c, 0, n, one)
 }
 
-// split calls f for the n numbers from first on from c goroutines.
-func split(ctx context.Context, c, first, n int, f func(i int) error) (*times, error) {
+// ready waits until no node is busy with what was before.
+func ready(ctx context.Context, nodes []*hiqlite.Node) error {
+	for _, n := range nodes {
+		if err := n.Ready(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// split calls f for the n numbers from first on from c goroutines. f is told
+// which of them, from 0 on, calls it.
+func split(ctx context.Context, c, first, n int, f func(g, i int) error) (*times, error) {
 	t := &times{count: n, each: make([]time.Duration, n)}
 	errs := make([]error, c)
 	var wg sync.WaitGroup
@@ -350,7 +412,7 @@ func split(ctx context.Context, c, first, n int, f func(i int) error) (*times, e
 					return
 				}
 				began := time.Now()
-				errs[g] = f(first + i)
+				errs[g] = f(g, first+i)
 				t.each[i] = time.Since(began)
 			}
 		})
@@ -368,6 +430,7 @@ func (b *bench) printer(out io.Writer) func(i int, f figures) error {
 		return func(_ int, f figures) error { return enc.Encode(f) }
 	}
 	w := tabwriter.NewWriter(out, 14, 0, 2, ' ', tabwriter.AlignRight)
+	var all []figures
 	return func(i int, f figures) error {
 		if i == 0 {
 			fmt.Fprintf(out, "nodes: %d, in this process and on one disk; writes on the disks of a majority; via the %s\n\n", b.nodes, b.via)
@@ -375,10 +438,15 @@ func (b *bench) printer(out io.Writer) func(i int, f figures) error {
 		}
 		fmt.Fprintf(w, "%d\t%.0f\t%.0f us\t%.0f us\t%.0f\t%.0f\t%.0f\t%.0f\t%.1f us\t\n",
 			f.Concurrency, f.InsertsPerS, f.InsertP50, f.InsertP99, f.TxPerS, f.TxRowsPerS, f.BatchRowsPerS, f.SelectsPerS, f.SelectP50)
-		if err := w.Flush(); err != nil || f.TxRatio == 0 {
+		if err := w.Flush(); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(out, "begin, one insert and commit take %.2f plain inserts, back to back %.2f\n", f.TxRatio, f.TxKeptRatio)
-		return err
+		if f.TxRatio != 0 {
+			fmt.Fprintf(out, "begin, one insert and commit take %.2f plain inserts, back to back %.2f\n", f.TxRatio, f.TxKeptRatio)
+		}
+		if all = append(all, f); len(all) < len(b.concurrency) {
+			return nil
+		}
+		return printMemory(out, all)
 	}
 }

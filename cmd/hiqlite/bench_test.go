@@ -43,7 +43,9 @@ func TestBenchJSON(t *testing.T) {
 			if f["concurrency"] != c || f["nodes"] != 2 {
 				t.Errorf("measured %v nodes at concurrency %v, want 2 and %v", f["nodes"], f["concurrency"], c)
 			}
-			for _, key := range []string{"inserts_per_s", "insert_p50_us", "insert_p99_us", "batch_rows_per_s", "select_per_s", "select_p50_us"} {
+			for _, key := range []string{"inserts_per_s", "insert_p50_us", "insert_p99_us", "batch_rows_per_s", "select_per_s", "select_p50_us",
+				"kv_put_per_s", "kv_put_p50_us", "kv_get_ns", "lock_per_s", "lock_p50_us", "notify_per_s", "notify_p50_us",
+				"kv_put_to_insert_ratio", "lock_to_insert_ratio", "notify_to_insert_ratio"} {
 				if f[key] <= 0 {
 					t.Errorf("%s is %v", key, f[key])
 				}
@@ -62,6 +64,25 @@ func TestBenchRefuses(t *testing.T) {
 	} {
 		if _, err := run(t, strings.Fields(args)...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: the error is %v, want one with %q", args, err, want)
+		}
+	}
+}
+
+// The table has a row for each concurrency in both of its parts.
+func TestBenchTable(t *testing.T) {
+	out, err := run(t, "--nodes=1", "--concurrency=2,3", "--rows=30", "--keys=scattered")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []string{"2", "3"} {
+		count := 0
+		for line := range strings.Lines(out) {
+			if fields := strings.Fields(line); len(fields) > 0 && fields[0] == row {
+				count++
+			}
+		}
+		if count != 2 {
+			t.Errorf("concurrency %s has %d rows, want 2:\n%s", row, count, out)
 		}
 	}
 }

@@ -79,6 +79,8 @@ func (d *Decoder) Decode(cmd []byte) (*Entry, error) {
 					d.tick.Expected = n
 				case 2:
 					d.tick.Next = n
+				case 3:
+					d.tick.Nonce = n
 				}
 				return nil
 			})

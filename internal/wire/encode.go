@@ -171,6 +171,9 @@ func EncodeTick(t Tick) []byte {
 	b, at := openMessage(b, 4)
 	b = appendUint(b, 1, t.Expected)
 	b = appendUint(b, 2, t.Next)
+	if t.Nonce != 0 {
+		b = appendFixed(b, 3, t.Nonce)
+	}
 	return closeMessage(b, at)
 }
 

@@ -13,9 +13,10 @@ import (
 func FuzzDecode(f *testing.F) {
 	f.Add(encode(12, 345, sample()))
 	f.Add(encode(12, 345, leasedSample()))
+	f.Add(encodeCommands(12, 345, sampleCommands()))
 	f.Add(EncodeOpenSession(1, 0, 0))
 	f.Add(EncodeOpenSession(1, 2, 3))
-	f.Add(EncodeTick(Tick{1, 2}))
+	f.Add(EncodeTick(Tick{Expected: 1, Next: 2}))
 	f.Add([]byte{FormatVersion, flagZstd, 0x28, 0xb5, 0x2f, 0xfd})
 	f.Add([]byte{FormatVersion, 0, 0x32, 4, 0x4a, 2, 0x12, 0})
 	var d, again Decoder
@@ -141,6 +142,8 @@ func TestDecodingIsBounded(t *testing.T) {
 		"a length beyond the end":        {frame([]byte{6<<3 | 2, 0xff, 0xff, 0xff, 0xff, 0x0f}), true},
 		"many operations":                {frame(empties(6, 1<<20)), false},
 		"many texts":                     {frame(empties(5, 1<<20)), false},
+		"many commands":                  {frame(empties(8, 1<<20)), false},
+		"many ids":                       {frame(message(8, bytes.Repeat([]byte{11 << 3, 1}, 1<<20))), false},
 		"many statements":                {frame(append(bytes.Clone(text), message(6, empties(9, 1<<20))...)), false},
 		"many arguments":                 {frame(append(bytes.Clone(text), message(6, message(9, empties(2, 1<<20)))...)), false},
 		"deep groups":                    {frame(bytes.Repeat([]byte{7<<3 | 3}, 1<<20)), true},
@@ -163,6 +166,10 @@ func TestDecodingIsBounded(t *testing.T) {
 		if n := allocated(func() { DecodeState(b) }); n > uint64(400*len(b)) {
 			t.Errorf("%s: %d bytes became %d MB", name, len(b), n>>20)
 		}
+	}
+	b := message(15, empties(4, 1<<20))
+	if n := allocated(func() { DecodeRecord(b) }); n > uint64(400*len(b)) {
+		t.Errorf("many outcomes: %d bytes became %d MB", len(b), n>>20)
 	}
 }
 

@@ -75,7 +75,9 @@ func DecodeRecord(b []byte) (*Record, error) {
 	return r, fields(b, func(f protowire.Number, n uint64, data []byte) (err error) {
 		switch f {
 		case 1:
-			r.Kind = RecordKind(n)
+			if n <= 0xff { // otherwise it is of a later build, and none that this one knows
+				r.Kind = RecordKind(n)
+			}
 		case 2:
 			r.Name = string(data)
 		case 3:

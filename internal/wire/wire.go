@@ -150,8 +150,9 @@ func SeedOf(seed, n uint64) uint64 {
 	return z ^ z>>31
 }
 
-// A Tick moves the shard's clock from Expected to Next, in milliseconds.
-type Tick struct{ Expected, Next uint64 }
+// A Tick moves the shard's clock from Expected to Next, in milliseconds. By the
+// Nonce its proposer knows it again: another's may come to the same Next.
+type Tick struct{ Expected, Next, Nonce uint64 }
 
 // An Entry is one entry of the Raft log: operations of a session, or one of the
 // others.

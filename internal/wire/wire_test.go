@@ -171,7 +171,7 @@ func TestGoldenOthers(t *testing.T) {
 	if e, err := d.Decode(golden(t, "open-session", nil)); err != nil || !e.OpenSession || e.Nonce != 0x1122334455667788 {
 		t.Errorf("%+v, %v", e, err)
 	}
-	if e, err := d.Decode(golden(t, "tick", nil)); err != nil || e.Tick == nil || *e.Tick != (Tick{5, 300}) {
+	if e, err := d.Decode(golden(t, "tick", nil)); err != nil || e.Tick == nil || *e.Tick != (Tick{Expected: 5, Next: 300}) {
 		t.Errorf("%+v, %v", e, err)
 	}
 	if e, err := d.Decode(golden(t, "hold", nil)); err != nil || e.HoldMS != 250 {

@@ -1,0 +1,255 @@
+// Nightly runs a job once a night, though three nodes in this process all try
+// to, and the one that does it is closed in the middle of the second night:
+//
+//	go run ./examples/nightly
+//
+// A lock lets one of them work. Its fencing token, which is a higher number each
+// time the lock is given, is written into SQL: what is left of a holder that
+// lost the lock can write nothing any more.
+//
+// A real cluster has one node in each process: what is a worker here.
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/lock"
+)
+
+const schema = `
+	CREATE TABLE sales(night INTEGER NOT NULL, shop INTEGER NOT NULL, cents INTEGER NOT NULL);
+	CREATE TABLE totals(night INTEGER NOT NULL, cents INTEGER NOT NULL, node INTEGER NOT NULL, token INTEGER NOT NULL);
+	CREATE TABLE job(name TEXT PRIMARY KEY, token INTEGER NOT NULL); -- the highest token that was seen
+	INSERT INTO job VALUES('nightly', 0);
+	WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i+1 FROM n WHERE i < 2999)
+		INSERT INTO sales SELECT 1 + i/1000, i%10, 100 + i%7 FROM n`
+
+const (
+	shops  = 10
+	nights = 3
+
+	// write adds a total, unless a higher token was seen: then another has the
+	// lock, or had it.
+	write = `INSERT INTO totals SELECT ?1, ?2, ?3, ?4 WHERE ?4 >= (SELECT token FROM job WHERE name = 'nightly')`
+)
+
+// A worker is what each program of a cluster has.
+type worker struct {
+	id    uint64
+	node  *hiqlite.Node
+	locks *lock.Locker
+	half  func(held *lock.Held) // is called in the middle of the work
+	lost  *lock.Held            // what it had when this example closed its node
+}
+
+// errFenced says that another holder came between.
+var errFenced = errors.New("the lock was lost before the total was written")
+
+// nightly does the job of a night, unless it is done.
+func (w *worker) nightly(ctx context.Context, night int) (err error) {
+	held, err := w.locks.Lock(ctx, "nightly")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, held.Unlock(ctx)) }()
+
+	// The work ends with the lock, and as before with ctx.
+	work, cancel := context.WithCancel(held.Context())
+	defer cancel()
+	defer context.AfterFunc(ctx, cancel)()
+
+	// Whoever has the lock can read what was written under it before.
+	var done bool
+	db := w.node.DB()
+	if err := db.QueryRowContext(work, "SELECT count(*) > 0 FROM totals WHERE night = ?", night).Scan(&done); err != nil || done {
+		return err
+	}
+	// From now on, nothing is written with a lower token.
+	if _, err := db.ExecContext(work, "UPDATE job SET token = ?1 WHERE name = 'nightly' AND token < ?1", int64(held.Token())); err != nil {
+		return err
+	}
+	fmt.Printf("night %d: node %d has the lock\n", night, w.id)
+	total, err := w.total(work, night, held)
+	if err != nil {
+		return err
+	}
+	result, err := db.ExecContext(work, write, night, total, w.id, int64(held.Token()))
+	if err != nil {
+		return err
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 0 {
+		return errors.Join(err, errFenced)
+	}
+	fmt.Printf("night %d: node %d has written %d cents\n", night, w.id, total)
+	return nil
+}
+
+// total adds up the sales of a night, one shop after the other.
+func (w *worker) total(ctx context.Context, night int, held *lock.Held) (total int, err error) {
+	for shop := range shops {
+		if shop == shops/2 {
+			w.half(held)
+		}
+		var cents int
+		err := w.node.DB().QueryRowContext(ctx, "SELECT sum(cents) FROM sales WHERE night = ? AND shop = ?", night, shop).Scan(&cents)
+		if err != nil {
+			return 0, err
+		}
+		total += cents
+	}
+	return total, nil
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "nightly:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "nightly-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	nodes, err := openThree(ctx, dir)
+	defer func() {
+		for _, n := range nodes {
+			err = errors.Join(err, n.Close())
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	if _, err := nodes[0].DB().ExecContext(ctx, schema); err != nil {
+		return err
+	}
+	var workers []*worker
+	for i, n := range nodes {
+		workers = append(workers, &worker{id: uint64(i + 1), node: n, locks: lock.New(n)})
+	}
+	for night := 1; night <= nights; night++ {
+		if err := tryAll(ctx, workers, night); err != nil {
+			return fmt.Errorf("night %d: %w", night, err)
+		}
+	}
+	return check(ctx, workers)
+}
+
+// tryAll has all workers try at the same time. In the second night the node of
+// the one that works is closed in the middle.
+func tryAll(ctx context.Context, workers []*worker, night int) error {
+	group, ctx := errgroup.WithContext(ctx)
+	var closed atomic.Bool
+	for _, w := range workers {
+		if w.lost != nil {
+			continue
+		}
+		w.half = func(held *lock.Held) {
+			if night != 2 || closed.Swap(true) {
+				return
+			}
+			fmt.Printf("night %d: closing node %d in the middle of its work\n", night, w.id)
+			w.lost = held
+			group.Go(w.node.Close)
+			<-held.Done() // only so that the example does the same each time
+		}
+		group.Go(func() error {
+			err := w.nightly(ctx, night)
+			if w.lost != nil && errors.Is(err, lock.ErrLost) {
+				fmt.Printf("night %d: node %d stops: %v\n", night, w.id, context.Cause(w.lost.Context()))
+				return nil
+			}
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// check looks at what was written, and what happens to a late write.
+func check(ctx context.Context, workers []*worker) error {
+	for _, w := range workers {
+		if w.lost == nil {
+			continue
+		}
+		// As if it had been sent before the lock was lost, and come later.
+		db := workers[w.id%3].node.DB()
+		result, err := db.ExecContext(ctx, write, 2, 0, w.id, int64(w.lost.Token()))
+		if err != nil {
+			return err
+		}
+		n, err := result.RowsAffected()
+		if err != nil || n != 0 {
+			return fmt.Errorf("a late write of node %d changed %d rows: %w", w.id, n, err)
+		}
+		fmt.Printf("a late write with the token of node %d changes no row\n", w.id)
+		return compare(ctx, db)
+	}
+	return errors.New("no node was closed")
+}
+
+// compare checks that each night has one total, and the right one.
+func compare(ctx context.Context, db *sql.DB) error {
+	var good, all int
+	err := db.QueryRowContext(ctx, `
+		SELECT count(*), (SELECT count(*) FROM totals) FROM totals
+		JOIN (SELECT night, sum(cents) AS cents FROM sales GROUP BY night) USING(night, cents)`).Scan(&good, &all)
+	if err == nil && (good != nights || all != nights) {
+		err = fmt.Errorf("of %d totals %d are right, for %d nights", all, good, nights)
+	}
+	if err == nil {
+		fmt.Printf("%d nights, %d totals, all right\n", nights, all)
+	}
+	return err
+}
+
+// openThree opens three nodes on free ports of this machine. What it opened it
+// returns, with an error too.
+func openThree(ctx context.Context, dir string) (nodes []*hiqlite.Node, err error) {
+	members, err := freePorts(3)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range members {
+		n, err := hiqlite.Open(ctx, hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(m.ID)), NodeID: m.ID, Nodes: members})
+		if err != nil {
+			return nodes, err
+		}
+		nodes = append(nodes, n)
+	}
+	for _, n := range nodes {
+		if err := n.Ready(ctx); err != nil {
+			return nodes, err
+		}
+	}
+	return nodes, nil
+}
+
+func freePorts(n int) (members []hiqlite.Member, err error) {
+	for id := range n {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close() // not before all are taken
+		members = append(members, hiqlite.Member{ID: uint64(id + 1), RaftAddr: l.Addr().String()})
+	}
+	return members, nil
+}

@@ -1,0 +1,563 @@
+package statemachine
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+func newKVShard(t rapid.TB) (*shard, *KV) {
+	s := newShard(t, shardKinds["kv"])
+	return s, s.machine.(*KV)
+}
+
+func put(bucket, key, value string) *wire.Command {
+	return &wire.Command{Kind: wire.KVPut, Name: bucket, Key: key, Value: []byte(value)}
+}
+
+// A model of the kv shard: maps and lists.
+type kvModel struct {
+	revision, now uint64
+	buckets       map[string]*kvBucket
+	events        map[string][]string // of each bucket
+}
+
+type kvBucket struct {
+	entries  map[string]*kvEntry
+	counters map[string]int64
+	limits   limits
+}
+
+type kvEntry struct {
+	key, value string
+	version    uint64
+	ttl, end   uint64
+	ticks      int // since it was written
+}
+
+func (m *kvModel) bucket(name string) *kvBucket {
+	if m.buckets[name] == nil {
+		m.buckets[name] = &kvBucket{entries: map[string]*kvEntry{}, counters: map[string]int64{}}
+	}
+	return m.buckets[name]
+}
+
+func (m *kvModel) tidy() {
+	maps.DeleteFunc(m.buckets, func(_ string, b *kvBucket) bool {
+		return len(b.entries)+len(b.counters) == 0 && b.limits == limits{}
+	})
+}
+
+func (m *kvModel) event(bucket string, kind EventKind, key, value string) {
+	m.events[bucket] = append(m.events[bucket], fmt.Sprintf("%d %q=%q at %d", kind, key, value, m.revision))
+}
+
+func (m *kvModel) lose(bucket string, e *kvEntry, why EventKind) {
+	m.revision++
+	delete(m.buckets[bucket].entries, e.key)
+	m.event(bucket, why, e.key, e.value)
+}
+
+func (b *kvBucket) size() (n uint64) {
+	for _, e := range b.entries {
+		n += uint64(len(e.key) + len(e.value))
+	}
+	return n
+}
+
+// evict lets go what was written longest ago.
+func (m *kvModel) evict(bucket string) {
+	b := m.buckets[bucket]
+	for l := b.limits; l.entries > 0 && uint64(len(b.entries)) > l.entries || l.bytes > 0 && b.size() > l.bytes; {
+		m.lose(bucket, slices.MinFunc(slices.Collect(maps.Values(b.entries)), func(x, y *kvEntry) int { return cmp.Compare(x.version, y.version) }), Evicted)
+	}
+}
+
+func (m *kvModel) tick(now uint64) {
+	m.now = now
+	type expiring struct {
+		bucket string
+		*kvEntry
+	}
+	var due []expiring
+	for name, b := range m.buckets {
+		for _, e := range b.entries {
+			if e.ttl == 0 {
+				continue
+			}
+			e.ticks++
+			switch {
+			case e.ticks == 2:
+				e.end = now + e.ttl
+			case e.ticks > 2 && e.end <= now:
+				due = append(due, expiring{name, e})
+			}
+		}
+	}
+	slices.SortFunc(due, func(x, y expiring) int { return cmp.Or(cmp.Compare(x.end, y.end), cmp.Compare(x.version, y.version)) })
+	for _, e := range due {
+		m.lose(e.bucket, e.kvEntry, Expired)
+	}
+	m.tidy()
+}
+
+func (m *kvModel) apply(c *wire.Command) wire.Outcome {
+	defer m.tidy()
+	if c.Kind == wire.KVClearAll {
+		for _, name := range slices.Sorted(maps.Keys(m.buckets)) {
+			m.clear(name)
+		}
+		return wire.Outcome{}
+	}
+	if c.Name == "" {
+		return wire.Outcome{Code: wire.Foreign}
+	}
+	there := m.buckets[c.Name] != nil
+	b := m.bucket(c.Name)
+	e, n := b.entries[c.Key], b.counters[c.Key]
+	_, counts := b.counters[c.Key]
+	switch c.Kind {
+	case wire.KVPut, wire.KVPutIfAbsent, wire.KVReplace, wire.KVCompareAndSwap:
+		return m.put(c, b, e)
+	case wire.KVDelete, wire.KVGetRemove:
+		if e == nil {
+			return wire.Outcome{Code: wire.Missing}
+		}
+		m.lose(c.Name, e, Deleted)
+		o := wire.Outcome{Index: e.version, Had: true}
+		if c.Kind == wire.KVGetRemove {
+			o.Value = e.value
+		}
+		return o
+	case wire.KVClear:
+		if there {
+			m.clear(c.Name)
+		}
+		return wire.Outcome{}
+	case wire.KVLimits:
+		want := limits{c.MaxEntries, c.MaxBytes}
+		if b.limits != (limits{}) && b.limits != want && !c.Force {
+			return wire.Outcome{Code: wire.Differs, Index: b.limits.entries, Number: int64(b.limits.bytes)}
+		}
+		b.limits = want
+		m.evict(c.Name)
+		return wire.Outcome{Index: want.entries, Number: int64(want.bytes)}
+	case wire.CounterAdd:
+		sum := n + c.Number
+		if (sum > n) != (c.Number > 0) && c.Number != 0 {
+			return wire.Outcome{Code: wire.Overflow, Number: n, Had: counts}
+		}
+		b.counters[c.Key] = sum
+		m.revision++
+		return wire.Outcome{Number: sum, Had: counts}
+	case wire.CounterSet:
+		b.counters[c.Key] = c.Number
+		m.revision++
+		return wire.Outcome{Number: c.Number, Had: counts}
+	case wire.CounterDelete:
+		if !counts {
+			return wire.Outcome{Code: wire.Missing}
+		}
+		delete(b.counters, c.Key)
+		return wire.Outcome{Number: n, Had: true}
+	}
+	return wire.Outcome{Code: wire.Foreign}
+}
+
+func (m *kvModel) clear(bucket string) {
+	m.revision++
+	b := m.buckets[bucket]
+	clear(b.entries)
+	clear(b.counters)
+	m.event(bucket, Cleared, "", "")
+}
+
+func (m *kvModel) put(c *wire.Command, b *kvBucket, e *kvEntry) wire.Outcome {
+	version := uint64(0)
+	if e != nil {
+		version = e.version
+	}
+	switch {
+	case b.limits.bytes > 0 && uint64(len(c.Key)+len(c.Value)) > b.limits.bytes:
+		return wire.Outcome{Code: wire.TooLarge, Number: int64(b.limits.bytes)}
+	case c.Kind == wire.KVPutIfAbsent && e != nil:
+		return wire.Outcome{Code: wire.Present, Index: version}
+	case c.Kind == wire.KVCompareAndSwap && c.Version != version:
+		return wire.Outcome{Code: wire.Changed, Index: version}
+	}
+	m.revision++
+	o := wire.Outcome{Index: m.revision, Had: e != nil}
+	if e != nil && c.Kind == wire.KVReplace {
+		o.Value = e.value
+	}
+	b.entries[c.Key] = &kvEntry{key: c.Key, value: string(c.Value), version: m.revision, ttl: c.TTLMS}
+	m.event(c.Name, Written, c.Key, string(c.Value))
+	m.evict(c.Name)
+	return o
+}
+
+func eventText(e Event) string {
+	if e.Item == nil {
+		return fmt.Sprintf("%d \"\"=\"\" at %d", e.Kind, e.Version)
+	}
+	return fmt.Sprintf("%d %q=%q at %d", e.Kind, e.Item.Key(), e.Item.Value(), e.Version)
+}
+
+// The kv shard does what maps with times to live would, and tells who watches.
+func TestKVIsAMap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s, kv := newKVShard(t)
+		m := &kvModel{buckets: map[string]*kvBucket{}, events: map[string][]string{}}
+		watchers := map[string]*Watcher{}
+		for _, name := range []string{"a", "b"} {
+			watchers[name] = kv.Watch(name, "", true)
+		}
+		seen := map[string]int{}
+		for range rapid.IntRange(1, 80).Draw(t, "steps") {
+			if rapid.IntRange(0, 4).Draw(t, "step") == 0 {
+				step := rapid.SampledFrom([]uint64{1, 100, 1000, 3000}).Draw(t, "tick")
+				s.tick(step)
+				m.tick(m.now + step)
+			} else {
+				var commands []*wire.Command
+				var want []wire.Outcome
+				for range rapid.IntRange(1, 3).Draw(t, "commands") {
+					c := kvCommand(t)
+					if rapid.IntRange(0, 3).Draw(t, "now") == 0 { // the right version, now and then
+						_, c.Version, _ = kv.Get(c.Name, c.Key)
+					}
+					commands, want = append(commands, c), append(want, m.apply(c))
+				}
+				if got := s.do(commands...); !slices.Equal(got, want) {
+					t.Fatalf("%+v came to\n%+v, want\n%+v", commands, got, want)
+				}
+			}
+			for name, w := range watchers {
+				events, err := w.Next()
+				if err != nil {
+					t.Fatal(err)
+				}
+				var got []string
+				for _, e := range events {
+					got = append(got, eventText(e))
+				}
+				if want := m.events[name][seen[name]:]; !slices.Equal(got, want) {
+					t.Fatalf("%s was told %q, want %q", name, got, want)
+				}
+				seen[name] = len(m.events[name])
+			}
+		}
+		size := int64(0)
+		for name, b := range m.buckets {
+			got := maps.Collect(kv.Entries(name, ""))
+			if len(got) != len(b.entries) {
+				t.Fatalf("%s holds %v, want %d entries", name, got, len(b.entries))
+			}
+			for key, e := range b.entries {
+				if value, version, ok := kv.Get(name, key); !ok || value != e.value || version != e.version || got[key] != value {
+					t.Fatalf("%s of %s is %q, %d, %v, want %+v", key, name, value, version, ok, e)
+				}
+			}
+			for key, want := range b.counters {
+				if n, ok := kv.Counter(name, key); !ok || n != want {
+					t.Fatalf("%s of %s is %d, %v, want %d", key, name, n, ok, want)
+				}
+				size += int64(len(key)) + 8
+			}
+			size += int64(b.size())
+		}
+		var names []string
+		for _, b := range kv.buckets.Load().sorted() {
+			names = append(names, b.name)
+		}
+		if want := slices.Sorted(maps.Keys(m.buckets)); !slices.Equal(names, want) {
+			t.Fatalf("the buckets are %q, want %q", names, want)
+		}
+		if got := kv.Size(); got != size {
+			t.Fatalf("it says that it has %d bytes, want %d", got, size)
+		}
+	})
+}
+
+// What is written again is the youngest, and what was deleted leaves its place,
+// also among more than are looked at between two tidyings.
+func TestTheOldestWrittenGoesFirst(t *testing.T) {
+	s, kv := newKVShard(t)
+	const limit = 100
+	s.do(&wire.Command{Kind: wire.KVLimits, Name: "b", MaxEntries: limit})
+	var order []string // as they were written
+	write := func(key string) {
+		order = append(slices.DeleteFunc(order, func(k string) bool { return k == key }), key)
+		if len(order) > limit {
+			order = order[1:]
+		}
+	}
+	for i := range 400 {
+		var commands []*wire.Command
+		for j := range 20 {
+			key := fmt.Sprint("k", (i*7+j*j)%150)
+			if (i+j)%11 == 0 {
+				commands = append(commands, &wire.Command{Kind: wire.KVDelete, Name: "b", Key: key})
+				order = slices.DeleteFunc(order, func(k string) bool { return k == key })
+				continue
+			}
+			commands = append(commands, put("b", key, "v"))
+			write(key)
+		}
+		if i == 200 {
+			s.restore(s.snapshot())
+		}
+		s.do(commands...)
+		if got := slices.Sorted(maps.Keys(maps.Collect(kv.Entries("b", "")))); !slices.Equal(got, slices.Sorted(slices.Values(order))) {
+			t.Fatalf("round %d holds %q, want %q", i, got, order)
+		}
+	}
+	if n := len(kv.bucket("b").order); n > 3*limit+1024 {
+		t.Errorf("%d places for %d entries", n, limit)
+	}
+}
+
+// A bucket's limits hold for all that is in it when they are set.
+func TestLimitsAreSetOnceOrByForce(t *testing.T) {
+	s, kv := newKVShard(t)
+	s.do(put("b", "1", "aaaa"), put("b", "2", "bbbb"), put("b", "3", "cccc"), put("b", "1", "dddd"))
+	set := func(entries, size uint64, force bool) wire.Outcome {
+		return s.do(&wire.Command{Kind: wire.KVLimits, Name: "b", MaxEntries: entries, MaxBytes: size, Force: force})[0]
+	}
+	expect := func(want string) {
+		t.Helper()
+		if got := strings.Join(slices.Sorted(maps.Keys(maps.Collect(kv.Entries("b", "")))), ""); got != want {
+			t.Errorf("it holds %q, want %q", got, want)
+		}
+	}
+	if o := set(0, 11, false); o.Code != wire.Done {
+		t.Errorf("%+v", o)
+	}
+	expect("13")
+	if o := set(5, 0, false); o.Code != wire.Differs || o.Number != 11 {
+		t.Errorf("%+v", o)
+	}
+	if o := set(0, 11, false); o.Code != wire.Done {
+		t.Errorf("the same once more: %+v", o)
+	}
+	if o := s.do(put("b", "4", strings.Repeat("x", 11)))[0]; o.Code != wire.TooLarge || o.Number != 11 {
+		t.Errorf("an entry that does not fit: %+v", o)
+	}
+	expect("13")
+	s.do(put("b", "4", strings.Repeat("x", 10)))
+	expect("4")
+	if o := set(0, 0, true); o.Code != wire.Done {
+		t.Errorf("%+v", o)
+	}
+	s.do(put("b", "5", strings.Repeat("x", 100)))
+	expect("45")
+}
+
+func TestCountersDoNotOverflow(t *testing.T) {
+	s, kv := newKVShard(t)
+	count := func(kind wire.CommandKind, n int64) wire.Outcome {
+		return s.do(&wire.Command{Kind: kind, Name: "b", Key: "n", Number: n})[0]
+	}
+	for _, sign := range []int64{1, -1} {
+		limit := int64(math.MaxInt64)
+		if sign < 0 {
+			limit = math.MinInt64
+		}
+		count(wire.CounterSet, limit-sign)
+		if o := count(wire.CounterAdd, 2*sign); o.Code != wire.Overflow || o.Number != limit-sign || !o.Had {
+			t.Errorf("beyond %d it comes to %+v", limit, o)
+		}
+		if o := count(wire.CounterAdd, sign); o.Code != wire.Done || o.Number != limit {
+			t.Errorf("to %d it comes to %+v", limit, o)
+		}
+		if o := count(wire.CounterAdd, 0); o.Code != wire.Done || o.Number != limit {
+			t.Errorf("at %d it comes to %+v", limit, o)
+		}
+	}
+	if n, ok := kv.Counter("b", "n"); !ok || n != math.MinInt64 {
+		t.Errorf("it is %d, %v", n, ok)
+	}
+}
+
+// An entry with the longest time to live does not expire at once.
+func TestALongTimeToLiveDoesNotEndAtOnce(t *testing.T) {
+	s, kv := newKVShard(t)
+	c := put("b", "k", "v")
+	c.TTLMS = math.MaxUint64
+	s.do(c)
+	s.tick(100, 100, 100, 100)
+	if _, _, ok := kv.Get("b", "k"); !ok {
+		t.Error("it expired")
+	}
+}
+
+// A name that was forgotten and is used again has nothing to do with what was
+// written under it before.
+func TestABucketThatComesAgain(t *testing.T) {
+	s, kv := newKVShard(t)
+	c := put("b", "k", "first")
+	c.TTLMS = 100
+	s.do(c)
+	s.tick(1, 1)
+	s.do(&wire.Command{Kind: wire.KVDelete, Name: "b", Key: "k"})
+	if kv.bucket("b") != nil {
+		t.Error("the empty bucket is kept")
+	}
+	s.do(put("b", "k", "second"))
+	s.tick(200, 200)
+	if v, _, ok := kv.Get("b", "k"); !ok || v != "second" {
+		t.Errorf("it is %q, %v", v, ok)
+	}
+}
+
+// One that was written again has the time to live of its last value alone.
+func TestAWriteRenewsTheTimeToLive(t *testing.T) {
+	s, kv := newKVShard(t)
+	short := put("b", "k", "v")
+	short.TTLMS = 100
+	s.do(short)
+	s.tick(1, 1, 99)
+	s.do(short)
+	s.tick(1, 50)
+	if _, _, ok := kv.Get("b", "k"); !ok {
+		t.Fatal("it expired with its first value")
+	}
+	s.do(put("b", "k", "v"))
+	s.tick(1000, 1000, 1000)
+	if _, _, ok := kv.Get("b", "k"); !ok {
+		t.Error("one without a time to live expired")
+	}
+}
+
+// Readers see what is there all the time, also while a snapshot that has it
+// takes the place of what there was.
+func TestReadsBesideARestore(t *testing.T) {
+	s, kv := newKVShard(t)
+	var all []*wire.Command
+	for i := range 3000 {
+		all = append(all, put("b", fmt.Sprint("k", i), "v"))
+	}
+	s.do(append(all, &wire.Command{Kind: wire.CounterSet, Name: "b", Key: "n", Number: 7})...)
+	b := s.snapshot()
+	stop := make(chan struct{})
+	var missing error
+	var readers sync.WaitGroup
+	readers.Go(func() {
+		for missing == nil {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if v, _, ok := kv.Get("b", "k1500"); !ok || v != "v" {
+				missing = fmt.Errorf("the entry is %q, %v", v, ok)
+			}
+			if n, ok := kv.Counter("b", "n"); !ok || n != 7 {
+				missing = fmt.Errorf("the counter is %d, %v", n, ok)
+			}
+		}
+	})
+	for range 20 {
+		s.restore(b)
+	}
+	close(stop)
+	if readers.Wait(); missing != nil {
+		t.Error(missing)
+	}
+}
+
+// Entries are of one moment, while others are written.
+func TestEntriesAreOfOneMoment(t *testing.T) {
+	s, kv := newKVShard(t)
+	s.do(put("b", "x1", "0"), put("b", "x2", "0"), put("b", "y", "0"))
+	entries := kv.Entries("b", "x")
+	s.do(put("b", "x1", "1"), put("b", "x3", "1"), &wire.Command{Kind: wire.KVDelete, Name: "b", Key: "x2"})
+	if got := maps.Collect(entries); !maps.Equal(got, map[string]string{"x1": "0", "x2": "0"}) {
+		t.Errorf("they are %v", got)
+	}
+	if got := maps.Collect(kv.Entries("none", "")); len(got) != 0 {
+		t.Errorf("of none they are %v", got)
+	}
+	for range kv.Entries("b", "") {
+		break
+	}
+}
+
+// A snapshot of more than one block, beside writes.
+func TestALargeSnapshotBesideWrites(t *testing.T) {
+	s, kv := newKVShard(t)
+	value := strings.Repeat("value ", 20)
+	var all []*wire.Command
+	for i := range 5000 {
+		all = append(all, put(fmt.Sprint("b", i%3), fmt.Sprint("k", i), value))
+	}
+	s.do(all...)
+	want := s.state()
+	prepared, err := s.PrepareSnapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	written := make(chan error, 1)
+	go func() { written <- s.SaveSnapshot(prepared, &b, nil, nil) }()
+	for i := range 300 {
+		s.do(put("b1", fmt.Sprint("k", i), "after"), &wire.Command{Kind: wire.KVDelete, Name: "b2", Key: fmt.Sprint("k", 3*i+2)}, &wire.Command{Kind: wire.KVClear, Name: fmt.Sprint("b", i/299)})
+	}
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+	if v, _, ok := kv.Get("b0", "k0"); ok {
+		t.Errorf("what was cleared is %q", v)
+	}
+	other := emptyShard(t, shardKinds["kv"])
+	other.restore(b.Bytes())
+	if !slices.Equal(other.state(), want) {
+		t.Error("the snapshot holds something else than there was")
+	}
+}
+
+// The sum that tells whether a snapshot is whole stands behind its last record:
+// it is looked at wherever that ends.
+func TestDamageAtTheEndOfASnapshotIsSeen(t *testing.T) {
+	const block = 64 << 10 // what is read at once
+	size := func(b []byte) (n int) {
+		for _, r := range records(t, b) {
+			one := len(wire.AppendRecord(nil, r))
+			n += one + 1
+			for ; one >= 0x80; one >>= 7 {
+				n++
+			}
+		}
+		return n
+	}
+	with := func(n int) []byte {
+		s, _ := newKVShard(t)
+		s.do(put("b", "k", strings.Repeat("v", n)))
+		return s.snapshot()
+	}
+	b := with(2*block - 200 - size(with(block-200)))
+	if n := size(b); n != block {
+		t.Fatalf("it has %d bytes", n)
+	}
+	other := emptyShard(t, shardKinds["kv"])
+	for n := len(b) - 4; n < len(b); n++ {
+		damaged := bytes.Clone(b)
+		damaged[n] ^= 1
+		if !other.broken(damaged) {
+			t.Errorf("another sum in byte %d of %d is not seen", n, len(b))
+		}
+	}
+	if !other.broken(append(bytes.Clone(b), "more"...)) {
+		t.Error("it goes on behind its end, which is not seen")
+	}
+}
