@@ -84,7 +84,8 @@ func (s *memoryShard) start(incarnation uint64) (err error) {
 		return err
 	}
 	close(s.started)
-	s.commands.Store(cluster.NewCombiner[[]byte, wire.Outcome](s.shard, commandCodec{s.node.cfg.NodeID, incarnation}, cluster.CombinerConfig{MaxEntryBytes: maxOperation}))
+	s.commands.Store(cluster.NewCombiner[[]byte, wire.Outcome](s.shard, commandCodec{s.node.cfg.NodeID, incarnation},
+		cluster.CombinerConfig{MaxEntryBytes: maxOperation, Eager: s.id == lockShard})) // the locks of the node's earlier incarnations end with the new one's session
 	return nil
 }
 

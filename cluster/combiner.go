@@ -29,6 +29,7 @@ type CombinerConfig struct {
 	MaxEntryBytes int           // sum of Size over an entry; 0: 8 MiB
 	MaxOperations int           // of an entry; 0: 1024
 	Yields        int           // how often the processor is yielded in vain, between entries, to callers who may come again; 0: 4, negative: never
+	Eager         bool          // opens a session at once, not with the first operation: what an earlier incarnation of the node has left ends with it
 	Resubmit      time.Duration // an entry without an answer is proposed again after this, doubling up to 8 times it; 0: 400 ms
 }
 
@@ -289,7 +290,7 @@ var errUnanswered = errors.New("hiqlite: the machine did not keep the results")
 func (c *Combiner[O, R]) run() {
 	defer close(c.done)
 	defer c.timer.Stop()
-	for c.work() && c.led() {
+	for (c.cfg.Eager && c.session == 0 || c.work()) && c.led() {
 		if c.session == 0 {
 			if !c.openSession() {
 				break

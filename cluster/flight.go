@@ -218,7 +218,9 @@ func (c *Combiner[O, R]) openSession() bool {
 			if again, after := f.outcome(r); again {
 				c.timer.Reset(after)
 			}
-		case leaderChanged, timedOut:
+		case leaderChanged:
+			due, f.wait = true, 0 // not as patient as with the one before
+		case timedOut:
 			due = true
 		}
 	}
@@ -350,7 +352,9 @@ func (c *Combiner[O, R]) fly() bool {
 			if again {
 				c.timer.Reset(after)
 			}
-		case leaderChanged, timedOut:
+		case leaderChanged:
+			due, f.wait = true, 0 // as in openSession
+		case timedOut:
 			due = true
 		}
 	}

@@ -52,7 +52,9 @@ func (h *Held) Context() context.Context { return h.ctx }
 // certain. If ctx has ended before, it takes up to two seconds for that all the
 // same. Errors are ErrLost, if the lock was lost before; ErrNotHeld, if it was
 // unlocked before; and hiqlite.ErrOutcomeUnknown if ctx ended meanwhile: then the
-// lock is released soon, or, without a leader, when its time to live is over.
+// lock is released soon, or, without a leader, when its time to live is over. By
+// any other error, of package hiqlite, it is not released, but ends with its time
+// to live.
 func (h *Held) Unlock(ctx context.Context) error {
 	l := h.tenure.locker
 	l.mu.Lock()
@@ -72,7 +74,10 @@ func (h *Held) Unlock(ctx context.Context) error {
 	select {
 	case a := <-h.release(true):
 		if a.err == nil && a.Code == wire.Missing {
-			return fmt.Errorf("unlock %q: %w", h.key, ErrLost)
+			a.err = ErrLost
+		}
+		if a.err != nil {
+			a.err = fmt.Errorf("unlock %q: %w", h.key, a.err)
 		}
 		return a.err
 	case <-ctx.Done():

@@ -117,6 +117,18 @@ func TestDamagedMemorySnapshots(t *testing.T) {
 	})
 }
 
+// One that ends before its last record is not whole, though its bytes are.
+func TestASnapshotHasAllItsRecords(t *testing.T) {
+	eachShard(t, func(t *testing.T, made func(MemoryConfig) *memory) {
+		s := filled(t, made)
+		all := records(t, s.snapshot())
+		short := append(slices.Clone(all[:len(all)-2]), all[len(all)-1])
+		if !s.broken(snapshotOf(t, short)) || !strings.Contains(s.Err().Error(), "instead of") {
+			t.Errorf("without its last record it says %v", s.Err())
+		}
+	})
+}
+
 // snapshotOf writes records as they are.
 func snapshotOf(t rapid.TB, all []*wire.Record) []byte {
 	var b bytes.Buffer

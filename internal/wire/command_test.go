@@ -125,6 +125,19 @@ func TestGoldenCompressedCommands(t *testing.T) {
 	}
 }
 
+func TestGoldenTick(t *testing.T) {
+	tick := Tick{Expected: 5, Next: 300, Nonce: 0x1122334455667788}
+	got := EncodeTick(tick)
+	want := golden(t, "tick-nonce", got)
+	if !bytes.Equal(got, want) {
+		t.Errorf("a tick is written differently than before:\n%x\n%x", got, want)
+	}
+	var d Decoder
+	if e, err := d.Decode(want); err != nil || e.Tick == nil || *e.Tick != tick {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
 // The records stand one behind the other, as in a snapshot.
 func TestGoldenRecords(t *testing.T) {
 	var got []byte

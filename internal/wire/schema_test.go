@@ -233,8 +233,8 @@ func TestOtherEntriesFollowTheSchema(t *testing.T) {
 	if open.uint("nonce") != 1<<63 || open.uint("node") != 7 || open.uint("incarnation") != 1<<40 {
 		t.Errorf("the session is %v", open)
 	}
-	tick := message{parse(t, desc, EncodeTick(Tick{Expected: 4, Next: 1 << 40})[2:]).field("tick").Message()}
-	if tick.uint("expected") != 4 || tick.uint("next") != 1<<40 {
+	tick := message{parse(t, desc, EncodeTick(Tick{Expected: 4, Next: 1 << 40, Nonce: 1 << 63})[2:]).field("tick").Message()}
+	if tick.uint("expected") != 4 || tick.uint("next") != 1<<40 || tick.uint("nonce") != 1<<63 {
 		t.Errorf("the tick is %v", tick)
 	}
 	var d Decoder

@@ -9,6 +9,11 @@
 //     serializability) and registermodel_test.go (porcupine's) judge what was
 //     written down, and nothing else. models_test.go shows that they find what
 //     they are for.
+//   - locks: fence_test.go takes locks on all nodes and writes what they guard,
+//     through the faults of fencefaults_test.go and the cuts of
+//     partition_test.go; fencemodel_test.go judges it, and fencecheck_test.go
+//     the model. lockends_test.go asks when the locks of nodes that have ended
+//     are free, and lockserver_test.go is what a node process does with them.
 //   - lease_test.go measures what dead and paused holders of the write lease
 //     cost the others.
 //

@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/lock"
 )
 
 // nodeVariable makes this test binary a node process: it holds its Config.
@@ -22,10 +24,11 @@ const nodeVariable = "HIQLITE_CONSISTENCY_NODE"
 // each other; each is answered by one line, when it is done.
 type request struct {
 	ID   uint64
-	Do   string // ready, status, hash, begin, exec, query, batch, commit, rollback
+	Do   string // ready, status, hash, begin, exec, query, batch, commit, rollback, close; see lockServer too
 	Tx   uint64 `json:",omitempty"` // the begin's ID; 0: no transaction
 	SQL  []string
 	Args [][]any
+	Lock *lockOrder `json:",omitempty"`
 
 	// Of begin, and of what runs outside of transactions.
 	ReadOnly, Linearizable, Deferred bool
@@ -41,6 +44,7 @@ type answer struct {
 	Status   hiqlite.Status
 	Hash     string
 	Index    uint64 // that Hash stands for
+	Lock     *lockReport
 	Refusal  *refusal
 }
 
@@ -48,7 +52,8 @@ type answer struct {
 type refusal struct {
 	Text                                         string
 	Unknown, Expired, NoLeader, Context, Overdue bool
-	Code                                         int // SQLite's
+	Lost, Held, Closed                           bool // of locks
+	Code                                         int  // SQLite's
 }
 
 func (r *refusal) Error() string { return r.Text }
@@ -58,6 +63,7 @@ type server struct {
 	id       uint64
 	node     *hiqlite.Node
 	deferred *sql.DB // begins transactions without the lease
+	locks    *lockServer
 	write    sync.Mutex
 
 	mu  sync.Mutex
@@ -86,7 +92,10 @@ func serve(config string) error {
 	if err != nil {
 		return err
 	}
-	s := &server{id: cfg.NodeID, node: node, deferred: sql.OpenDB(connector), txs: map[uint64]*openTx{}}
+	s := &server{
+		id: cfg.NodeID, node: node, deferred: sql.OpenDB(connector), txs: map[uint64]*openTx{},
+		locks: newLockServer(node),
+	}
 	lines := json.NewDecoder(os.Stdin)
 	lines.UseNumber()
 	for {
@@ -123,6 +132,9 @@ func (s *server) refuse(r *request, err error) *refusal {
 		Expired:  errors.Is(err, hiqlite.ErrTxExpired),
 		NoLeader: errors.Is(err, hiqlite.ErrNoLeader),
 		Context:  errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled),
+		Lost:     errors.Is(err, lock.ErrLost),
+		Held:     errors.Is(err, lock.ErrHeld),
+		Closed:   errors.Is(err, hiqlite.ErrClosed) || strings.HasSuffix(err.Error(), "sql: database is closed"),
 	}
 	if t := s.open(r.Tx); t != nil && t.ctx.Err() != nil {
 		out.Overdue = errors.Is(err, sql.ErrTxDone) || out.Context // database/sql has rolled it back
@@ -179,6 +191,10 @@ func (s *server) do(r *request) (answer, error) {
 		return answer{Hash: hex.EncodeToString(hash[:]), Index: index}, err
 	case "batch":
 		return s.batch(ctx, r)
+	case "close":
+		return answer{}, s.node.Close()
+	case "lock", "trylock", "fence", "held", "unlock":
+		return s.locks.do(ctx, r, s.batch)
 	case "exec":
 		result, err := queries.ExecContext(ctx, r.SQL[0], arguments(r, 0)...)
 		if err != nil {
