@@ -555,6 +555,20 @@ func TestSessionIsAskedForUntilItComes(t *testing.T) {
 	call.ok(t)
 }
 
+// An eager combiner has a session before anybody asks for something, and opens
+// no other for the first who does.
+func TestAnEagerOneOpensItsSessionAtOnce(t *testing.T) {
+	f := begin(t, CombinerConfig{Eager: true})
+	f.open(7)
+	call := f.do("a")
+	p := f.next()
+	if p.Session != 7 {
+		t.Fatalf("got %s", p.cmd)
+	}
+	f.answer(p)
+	call.ok(t)
+}
+
 func TestResultsNotKept(t *testing.T) {
 	f := begin(t, CombinerConfig{})
 	call := f.do("a")
