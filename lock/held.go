@@ -132,13 +132,14 @@ type answer struct {
 }
 
 // release has the cluster forget the place, in the background, by the time that
-// it ends by itself. used says that the lock was held.
+// it ends by itself. used says that the lock was held, and that this node had
+// caught up with SQL by then.
 func (h *Held) release(used bool) <-chan answer {
 	l, done := h.tenure.locker, make(chan answer, 1)
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), l.ttl)
 		defer cancel()
-		o, err := l.lock.Do(ctx, &wire.Command{Kind: wire.LockRelease, Owner: h.tenure.owner, ID: h.id, Force: used})
+		o, err := l.lock.Do(ctx, &wire.Command{Kind: wire.LockRelease, Owner: h.tenure.owner, ID: h.id, Force: used && !l.unordered})
 		done <- answer{o, err}
 	}()
 	return done

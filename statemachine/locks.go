@@ -22,7 +22,14 @@ type Locks struct {
 	queues map[string]*queue
 	owners map[uint64]*owner
 	renews timers[renewal]
-	token  uint64 // the last one given
+
+	token    uint64 // the last one given
+	renewals uint64 // counts those of all owners: a timer of one who is gone ends nobody who comes after him under his id
+	// unsure is the last token that was given when somebody who had a lock fell
+	// silent; 0: nobody did. What he had written through SQL he could not say, so
+	// whoever gets a lock from then on must ask (see wire.Outcome.Expired), until
+	// one of those has released his: by that all know.
+	unsure uint64
 
 	waiters map[placeID]chan struct{} // on this node
 }
@@ -44,7 +51,7 @@ type place struct {
 	placeID
 	token    uint64 // 0: waits
 	sqlIndex uint64 // see wire.Outcome; of a grant
-	expired  bool   // see wire.Outcome; of a grant
+	unsure   bool   // see Locks; of a grant
 }
 
 // A placeID names a place, for ever.
@@ -53,7 +60,7 @@ type placeID struct{ owner, id uint64 }
 type owner struct {
 	id                uint64
 	ttl               uint64
-	renewal           uint64 // counts
+	renewal           uint64 // the last one
 	places            map[uint64]*queue
 	node, incarnation uint64 // through which he came
 }
@@ -63,9 +70,7 @@ type renewal struct{ owner, renewal uint64 }
 
 func (l *Locks) apply(c *wire.Command, session *wire.Session[wire.Outcome]) wire.Outcome {
 	if c.Kind == wire.LockLeave {
-		if session.Node != 0 {
-			l.opened(session.Node, session.Incarnation+1)
-		}
+		l.end(session.Node, session.Incarnation)
 		return wire.Outcome{}
 	}
 	if c.Owner == 0 {
@@ -107,7 +112,7 @@ func (l *Locks) acquire(c *wire.Command, session *wire.Session[wire.Outcome]) wi
 	q.places = append(q.places, place{placeID: placeID{o.id, c.ID}})
 	o.places[c.ID] = q
 	if len(q.places) == 1 {
-		l.grant(q, false)
+		l.grant(q)
 	}
 	return q.places[len(q.places)-1].outcome()
 }
@@ -125,19 +130,20 @@ func (p *place) outcome() wire.Outcome {
 	if p.token == 0 {
 		return wire.Outcome{Code: wire.Waits}
 	}
-	return wire.Outcome{Index: p.token, SQLIndex: p.sqlIndex, Expired: p.expired}
+	return wire.Outcome{Index: p.token, SQLIndex: p.sqlIndex, Expired: p.unsure}
 }
 
 // grant gives the lock to the first in the queue.
-func (l *Locks) grant(q *queue, expired bool) {
+func (l *Locks) grant(q *queue) {
 	l.token++
 	p := &q.places[0]
-	p.token, p.sqlIndex, p.expired = l.token, l.sqlIndex, expired
+	p.token, p.sqlIndex, p.unsure = l.token, l.sqlIndex, l.unsure > 0
 	l.wake(p.placeID)
 }
 
 func (l *Locks) renewed(o *owner) {
-	o.renewal++
+	l.renewals++
+	o.renewal = l.renewals
 	l.renews.start(o.ttl, renewal{o.id, o.renewal})
 }
 
@@ -170,13 +176,18 @@ func (l *Locks) leave(o *owner, id uint64, how ending) {
 	delete(o.places, id)
 	l.wake(placeID{o.id, id})
 	at := slices.IndexFunc(q.places, func(p place) bool { return p.placeID == placeID{o.id, id} })
-	expired := how == silent || how == given && q.places[at].expired
+	switch p := &q.places[at]; {
+	case how == silent && p.token > 0:
+		l.unsure = l.token
+	case how == used && p.unsure && p.token > l.unsure:
+		l.unsure = 0
+	}
 	q.places = slices.Delete(q.places, at, at+1)
 	switch {
 	case len(q.places) == 0:
 		delete(l.queues, q.key)
 	case at == 0:
-		l.grant(q, expired)
+		l.grant(q)
 	}
 }
 
@@ -232,8 +243,18 @@ func (l *Locks) tick(now uint64) {
 // opened drops the owners of a node's earlier incarnations: their process is
 // gone.
 func (l *Locks) opened(node, incarnation uint64) {
+	if incarnation > 0 {
+		l.end(node, incarnation-1)
+	}
+}
+
+// end drops the owners of a node's incarnations up to one.
+func (l *Locks) end(node, incarnation uint64) {
+	if node == 0 { // of no node
+		return
+	}
 	for _, id := range slices.Sorted(maps.Keys(l.owners)) {
-		if o := l.owners[id]; o != nil && o.node == node && o.incarnation < incarnation {
+		if o := l.owners[id]; o != nil && o.node == node && o.incarnation <= incarnation {
 			l.drop(o)
 		}
 	}
@@ -302,14 +323,14 @@ func (l *Locks) wake(p placeID) {
 }
 
 func (l *Locks) freeze() iter.Seq[*wire.Record] {
-	records := []*wire.Record{{Kind: wire.RecordOwner, Version: l.token}} // no owner has this id
+	records := []*wire.Record{{Kind: wire.RecordOwner, Version: l.token, ID: l.renewals, Unsure: l.unsure}} // no owner has this id
 	for _, id := range slices.Sorted(maps.Keys(l.owners)) {
 		o := l.owners[id]
-		records = append(records, &wire.Record{Kind: wire.RecordOwner, Version: l.token, Owner: id, TTLMS: o.ttl, ID: o.renewal, Node: o.node, Incarnation: o.incarnation})
+		records = append(records, &wire.Record{Kind: wire.RecordOwner, Owner: id, TTLMS: o.ttl, ID: o.renewal, Node: o.node, Incarnation: o.incarnation})
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(l.queues), cmp.Compare[string]) {
 		for _, p := range l.queues[key].places {
-			records = append(records, &wire.Record{Kind: wire.RecordPlace, Key: key, Owner: p.owner, ID: p.id, Version: p.token, SQLIndex: p.sqlIndex, Expired: p.expired})
+			records = append(records, &wire.Record{Kind: wire.RecordPlace, Key: key, Owner: p.owner, ID: p.id, Version: p.token, SQLIndex: p.sqlIndex, Expired: p.unsure})
 		}
 	}
 	renews, phases := l.renews.all()
@@ -321,14 +342,16 @@ func (l *Locks) freeze() iter.Seq[*wire.Record] {
 
 func (l *Locks) begin() {
 	l.queues, l.owners = map[string]*queue{}, map[uint64]*owner{}
-	l.renews, l.token = timers[renewal]{}, 0
+	l.renews = timers[renewal]{}
+	l.token, l.renewals, l.unsure = 0, 0, 0
 }
 
 func (l *Locks) restore(r *wire.Record) error {
 	switch r.Kind {
 	case wire.RecordOwner:
-		l.token = r.Version
-		if r.Owner != 0 {
+		if r.Owner == 0 {
+			l.token, l.renewals, l.unsure = r.Version, r.ID, r.Unsure
+		} else {
 			l.owners[r.Owner] = &owner{id: r.Owner, ttl: r.TTLMS, renewal: r.ID, places: map[uint64]*queue{}, node: r.Node, incarnation: r.Incarnation}
 		}
 	case wire.RecordPlace:

@@ -2,6 +2,7 @@ package statemachine
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -431,6 +432,9 @@ func readRecords(src io.Reader, take func(*wire.Record) error) error {
 		if r.Kind == wire.RecordEnd {
 			if r.Number != count {
 				return fmt.Errorf("the snapshot has %d records instead of %d", count, r.Number)
+			}
+			if _, err := in.ReadByte(); err != io.EOF { // zstd checks its sum only here
+				return fmt.Errorf("the snapshot is damaged at its end: %w", cmp.Or(err, errors.New("there is more")))
 			}
 			return nil
 		}

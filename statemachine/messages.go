@@ -109,7 +109,8 @@ func (m *Messages) Size() int64 {
 	return int64(m.bytes)
 }
 
-// next asks for no tick: messages may stay for longer than their age.
+// next asks for a tick when the first message gets too old. Its age counts from
+// the tick before it, so it may go some seconds early.
 func (m *Messages) next() (atOnce bool, end uint64, any bool) {
 	if len(m.tail) == 0 {
 		return false, 0, false

@@ -70,7 +70,7 @@ type Outcome struct {
 	Code     OutcomeCode
 	Had      bool   // there was a value
 	Dropped  bool   // the value was too large to be kept for a repeated entry
-	Expired  bool   // of a lock: the one before did not release it
+	Expired  bool   // of a lock: somebody did not release one, and so could not say what he had written
 	Index    uint64 // version, fencing token or index of the message
 	Number   int64  // of a counter
 	SQLIndex uint64 // of a lock: what has to be applied of the SQL shard before it is used

@@ -71,7 +71,8 @@ func sampleRecords() []*Record {
 		{Kind: RecordEntry, Key: "key\xff\x00", Value: "value\x00\xff", Version: 8, Expired: true},
 		{Kind: RecordCounter, Key: "n", Number: math.MinInt64, Version: 7},
 		{Kind: RecordExpiry, Version: 8, Ticks: 1500, Phase: 2},
-		{Kind: RecordOwner, Version: 12, Owner: 1<<63 | 5, TTLMS: 10_000, ID: 3, Node: 2, Incarnation: 1 << 40},
+		{Kind: RecordOwner, Version: 12, ID: 4, Unsure: 11},
+		{Kind: RecordOwner, Owner: 1<<63 | 5, TTLMS: 10_000, ID: 3, Node: 2, Incarnation: 1 << 40},
 		{Kind: RecordPlace, Key: "lock", Owner: 1<<63 | 5, ID: 7, Version: 12, SQLIndex: 300, Expired: true},
 		{Kind: RecordRenewal, Owner: 1<<63 | 5, ID: 3, Ticks: 10_000, Phase: 1},
 		{Kind: RecordMessage, Name: "channel", Value: "payload", Version: 6, Number: 1_700_000_000_123, SQLIndex: 299, Ticks: 4900},
@@ -191,7 +192,7 @@ func genOutcome(t *rapid.T) Outcome {
 func genRecord(t *rapid.T) *Record {
 	r := &Record{Kind: RecordKind(rapid.Byte().Draw(t, "kind")), Name: string(genBytes(t, "name")), Key: string(genBytes(t, "key")), Value: string(genBytes(t, "value")),
 		Version: some(t, "version"), Number: int64(some(t, "number")), Ticks: some(t, "ticks"), TTLMS: some(t, "ttl"), Phase: rapid.Byte().Draw(t, "phase"), SQLIndex: some(t, "sql"),
-		Owner: some(t, "owner"), ID: some(t, "id"), MaxEntries: some(t, "entries"), MaxBytes: some(t, "bytes"), Node: some(t, "node"), Incarnation: some(t, "incarnation"), Expired: rapid.Bool().Draw(t, "expired")}
+		Owner: some(t, "owner"), ID: some(t, "id"), MaxEntries: some(t, "entries"), MaxBytes: some(t, "bytes"), Node: some(t, "node"), Incarnation: some(t, "incarnation"), Expired: rapid.Bool().Draw(t, "expired"), Unsure: some(t, "unsure")}
 	if rapid.Bool().Draw(t, "of a session") {
 		r.Session = &Session[Outcome]{ID: some(t, "session"), Sequence: some(t, "sequence"), Used: some(t, "used"), Node: some(t, "node"), Incarnation: some(t, "incarnation")}
 		for range rapid.IntRange(0, 3).Draw(t, "outcomes") {
@@ -252,7 +253,7 @@ func outcomeOf(m message) Outcome {
 func recordOf(m message) *Record {
 	r := &Record{Kind: RecordKind(m.uint("kind")), Name: string(m.bytes("name")), Key: string(m.bytes("key")), Value: string(m.bytes("value")), Version: m.uint("version"),
 		Number: m.int("number"), Ticks: m.uint("ticks"), TTLMS: m.uint("ttl_ms"), Phase: uint8(m.uint("phase")), SQLIndex: m.uint("sql_index"), Owner: m.uint("owner"), ID: m.uint("id"),
-		MaxEntries: m.uint("max_entries"), MaxBytes: m.uint("max_bytes"), Node: m.uint("node"), Incarnation: m.uint("incarnation"), Expired: m.bool("expired")}
+		MaxEntries: m.uint("max_entries"), MaxBytes: m.uint("max_bytes"), Node: m.uint("node"), Incarnation: m.uint("incarnation"), Expired: m.bool("expired"), Unsure: m.uint("unsure")}
 	if s := m.sub("session"); m.has("session") {
 		r.Session = &Session[Outcome]{ID: s.uint("id"), Sequence: s.uint("sequence"), Used: s.uint("used"), Node: s.uint("node"), Incarnation: s.uint("incarnation")}
 		for _, o := range s.list("results") {

@@ -107,10 +107,13 @@ func (d *Decoder) Size() int {
 	return cap(d.buf) + cap(d.statements)*int(unsafe.Sizeof(Statement{})) + cap(d.args)*int(unsafe.Sizeof(Argument{})) + cap(d.entry.Commands)*int(unsafe.Sizeof(Command{}))
 }
 
-// reserve makes room for the statements and arguments of an entry.
+// reserve makes room for the statements, arguments and commands of an entry.
 func (d *Decoder) reserve(body []byte) error {
-	statements, args := 0, 0
+	statements, args, commands := 0, 0, 0
 	err := fields(body, func(f protowire.Number, _ uint64, data []byte) error {
+		if f == 8 {
+			commands++
+		}
 		if f != 6 {
 			return nil
 		}
@@ -129,6 +132,9 @@ func (d *Decoder) reserve(body []byte) error {
 	})
 	if cap(d.statements) < statements {
 		d.statements = make([]Statement, 0, statements)
+	}
+	if cap(d.entry.Commands) < commands {
+		d.entry.Commands = make([]Command, 0, commands)
 	}
 	if cap(d.args) < args {
 		d.args = make([]Argument, 0, args)

@@ -39,6 +39,7 @@ type Record struct {
 	Session           *Session[Outcome]
 	Node, Incarnation uint64
 	Expired           bool
+	Unsure            uint64
 }
 
 // AppendRecord appends the encoding of r to b.
@@ -66,7 +67,8 @@ func AppendRecord(b []byte, r *Record) []byte {
 	}
 	b = appendUint(b, 16, r.Node)
 	b = appendUint(b, 17, r.Incarnation)
-	return appendBool(b, 18, r.Expired)
+	b = appendBool(b, 18, r.Expired)
+	return appendUint(b, 19, r.Unsure)
 }
 
 // DecodeRecord decodes what AppendRecord wrote, keeping nothing of b.
@@ -112,6 +114,8 @@ func DecodeRecord(b []byte) (*Record, error) {
 			r.Incarnation = n
 		case 18:
 			r.Expired = n != 0
+		case 19:
+			r.Unsure = n
 		}
 		return err
 	})
