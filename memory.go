@@ -47,6 +47,7 @@ type memoryShard struct {
 	started  chan struct{}
 	commands atomic.Pointer[cluster.Combiner[[]byte, wire.Outcome]]
 	held     chan struct{} // capacity 1: a hold was applied
+	caughtUp atomic.Bool   // with what was acknowledged before the start
 }
 
 // memoryShards are the node's shards in memory.
@@ -108,7 +109,7 @@ func (s *memoryShard) Do(ctx context.Context, c *wire.Command) (wire.Outcome, er
 	if err := ctx.Err(); err != nil {
 		return wire.Outcome{}, err
 	}
-	if err := s.node.diskError(); err != nil {
+	if err := s.node.diskError(); err != nil && grows(c.Kind) {
 		return wire.Outcome{}, err
 	}
 	ctx, cancel := s.node.within(ctx)
@@ -124,6 +125,16 @@ func (s *memoryShard) Do(ctx context.Context, c *wire.Command) (wire.Outcome, er
 	return o, nil
 }
 
+// grows reports whether a command takes space. What gives some back, or renews a
+// lock, is not refused while the disk is nearly full.
+func grows(kind wire.CommandKind) bool {
+	switch kind {
+	case wire.KVDelete, wire.KVGetRemove, wire.KVClear, wire.KVClearAll, wire.KVLimits, wire.CounterDelete, wire.LockRelease, wire.LockRenew, wire.LockLeave:
+		return false
+	}
+	return true
+}
+
 // explain prefers why the replica, or the node, stopped over their being closed.
 func (s *memoryShard) explain(err error) error {
 	if failure := s.replica.Err(); failure != nil && errors.Is(err, ErrClosed) {
@@ -136,7 +147,11 @@ func (s *memoryShard) explain(err error) error {
 func (s *memoryShard) linearize(ctx context.Context) error {
 	ctx, cancel := s.node.within(ctx)
 	defer cancel()
-	return s.explain(s.shard.ReadIndex(ctx))
+	err := s.explain(s.shard.ReadIndex(ctx))
+	if err == nil {
+		s.caughtUp.Store(true)
+	}
+	return err
 }
 
 // consistent makes what is read afterwards as consistent as the context says.
@@ -150,7 +165,9 @@ func (s *memoryShard) consistent(ctx context.Context) error {
 	if err := s.replica.Err(); err != nil {
 		return fmt.Errorf("%w: %w", ErrClosed, err)
 	}
-	if consistencyOf(ctx, Local) == Linearizable {
+	// What is in memory comes back with the log, some time after the start:
+	// until then there would be nothing, which is no answer.
+	if consistencyOf(ctx, Local) == Linearizable || !s.caughtUp.Load() {
 		return s.linearize(ctx)
 	}
 	return nil
@@ -207,7 +224,11 @@ func (s *memoryShard) Failed(err error) {
 	select {
 	case <-s.started:
 	case <-s.node.ctx.Done():
-		return
+		select {
+		case <-s.started:
+		default:
+			return // there is nothing to stop
+		}
 	}
 	if err := s.shard.Stop(); err != nil {
 		s.node.cfg.Logger.Error("hiqlite: stopping the replica", "error", err)
@@ -254,8 +275,8 @@ func (c *kvClient) Watch(ctx context.Context, bucket string, m companion.Match) 
 		return nil, err
 	}
 	w := c.machine.Watch(bucket, m.Text, m.Prefix)
-	return &bucketWatch{reader[statemachine.Event]{
-		shard: c.memoryShard, turn: make(chan struct{}, 1), ready: w.Ready(), close: w.Close,
+	return &bucketWatch{&reader[statemachine.Event]{
+		shard: c.memoryShard, turn: make(chan struct{}, 1), over: make(chan struct{}), ready: w.Ready(), close: w.Close,
 		fetch: func() ([]statemachine.Event, error) {
 			events, err := w.Next()
 			if err != nil {
@@ -267,7 +288,7 @@ func (c *kvClient) Watch(ctx context.Context, bucket string, m companion.Match) 
 	}}, nil
 }
 
-type bucketWatch struct{ reader[statemachine.Event] }
+type bucketWatch struct{ *reader[statemachine.Event] }
 
 func (w *bucketWatch) Next(ctx context.Context, ordered bool) (out companion.Event, err error) {
 	e, err := w.next(ctx, ordered)
@@ -292,11 +313,16 @@ type reader[T any] struct {
 	close func()
 	index func(T) uint64 // what has to be applied of the SQL shard before it is told
 
+	once   sync.Once
+	over   chan struct{} // closed by Close
 	turn   chan struct{} // capacity 1: held by who reads; guards buffer
 	buffer []T
 }
 
-func (r *reader[T]) Close() { r.close() }
+func (r *reader[T]) Close() {
+	r.once.Do(func() { close(r.over) })
+	r.close()
+}
 
 // next waits for the next one. One that was not returned, because ctx ended,
 // is so by the next call.
@@ -309,13 +335,20 @@ func (r *reader[T]) next(ctx context.Context, ordered bool) (x T, err error) {
 		defer func() { <-r.turn }()
 	case <-ctx.Done():
 		return x, ctx.Err()
+	case <-r.over:
+		return x, errReaderClosed
 	}
 	for len(r.buffer) == 0 {
 		if r.buffer, err = r.fetch(); err != nil {
 			return x, err
 		}
 		if len(r.buffer) == 0 {
-			if err := r.shard.wait(ctx, r.ready); err != nil {
+			select {
+			case <-r.over:
+				return x, errReaderClosed
+			default:
+			}
+			if err := r.shard.wait(ctx, r.ready, r.over); err != nil {
 				return x, err
 			}
 		}
@@ -330,10 +363,14 @@ func (r *reader[T]) next(ctx context.Context, ordered bool) (x T, err error) {
 	return x, nil
 }
 
-// wait waits for something to read.
-func (s *memoryShard) wait(ctx context.Context, ready <-chan struct{}) error {
+var errReaderClosed = fmt.Errorf("%w: the watcher or subscription", ErrClosed)
+
+// wait waits for something to read, or until that is over.
+func (s *memoryShard) wait(ctx context.Context, ready, over <-chan struct{}) error {
 	select {
 	case <-ready:
+		return nil
+	case <-over:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -352,6 +389,7 @@ type lockClient struct {
 	closed  bool
 	serial  uint64
 	holders map[uint64]func() // see OnClose
+	asking  sync.WaitGroup    // calls of Do that may make places; none begins once it is closed
 }
 
 var _ companion.Lock = (*lockClient)(nil)
@@ -364,7 +402,7 @@ func (c *lockClient) Await(ctx context.Context, owner, id uint64) (o wire.Outcom
 		if !place.There || place.Code != wire.Waits {
 			return place.Outcome, place.There, nil
 		}
-		if err := c.wait(ctx, changed); err != nil {
+		if err := c.wait(ctx, changed, nil); err != nil {
 			return wire.Outcome{}, false, err
 		}
 	}
@@ -375,6 +413,21 @@ func (c *lockClient) CatchUp(ctx context.Context, granted wire.Outcome) error {
 		return c.node.linearize(ctx)
 	}
 	return c.node.follow(ctx, granted.SQLIndex)
+}
+
+// Do refuses to make places once the node gives back what there is.
+func (c *lockClient) Do(ctx context.Context, cmd *wire.Command) (wire.Outcome, error) {
+	if cmd.Kind == wire.LockAcquire || cmd.Kind == wire.LockTry {
+		c.mu.Lock()
+		if c.closed {
+			c.mu.Unlock()
+			return wire.Outcome{}, c.explain(ErrClosed)
+		}
+		c.asking.Add(1)
+		c.mu.Unlock()
+		defer c.asking.Done()
+	}
+	return c.memoryShard.Do(ctx, cmd)
 }
 
 func (c *lockClient) Queue(key string) int { return c.machine.Queue(key) }
@@ -409,9 +462,18 @@ func (c *lockClient) leave() {
 	for _, f := range holders {
 		f()
 	}
-	if commands := c.commands.Load(); len(holders) > 0 && commands != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
-		defer cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	asked := make(chan struct{})
+	go func() { // at the latest when the combiner is closed
+		c.asking.Wait()
+		close(asked)
+	}()
+	select {
+	case <-asked: // all places that were asked for are there, or never will be
+	case <-ctx.Done():
+	}
+	if commands := c.commands.Load(); commands != nil && c.machine.Owned(c.node.cfg.NodeID) {
 		_, _ = commands.Do(ctx, wire.EncodeCommand(&wire.Command{Kind: wire.LockLeave, SQLIndex: c.node.replica.Applied()}))
 	}
 }
@@ -428,11 +490,15 @@ func (c *pubsubClient) Listen(ctx context.Context, channels companion.Match, aft
 		return nil, 0, err
 	}
 	s, index, ok := c.machine.Subscribe(channels.Text, channels.Prefix, after)
-	if !ok {
+	switch {
+	case ok:
+	case index < *after:
+		return nil, index, companion.ErrAhead
+	default:
 		return nil, index, companion.ErrTooOld
 	}
-	return &channelListen{reader[*statemachine.Message]{
-		shard: c.memoryShard, turn: make(chan struct{}, 1), ready: s.Ready(), close: s.Close,
+	return &channelListen{&reader[*statemachine.Message]{
+		shard: c.memoryShard, turn: make(chan struct{}, 1), over: make(chan struct{}), ready: s.Ready(), close: s.Close,
 		fetch: func() ([]*statemachine.Message, error) {
 			messages, lost, err := s.Next()
 			if err != nil {
@@ -444,9 +510,7 @@ func (c *pubsubClient) Listen(ctx context.Context, channels companion.Match, aft
 	}}, index, nil
 }
 
-type channelListen struct {
-	reader[*statemachine.Message]
-}
+type channelListen struct{ *reader[*statemachine.Message] }
 
 func (l *channelListen) Next(ctx context.Context, ordered bool) (companion.Message, error) {
 	m, err := l.next(ctx, ordered)

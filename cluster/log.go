@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"errors"
+	"slices"
 	"sync"
 	_ "unsafe" // for go:linkname
 
@@ -19,22 +21,32 @@ func newDefaultLog(config.NodeHostConfig, config.LogDBCallback, []string, []stri
 const defaultLogName = "sharded-pebble"
 
 // raftLog is Dragonboat's default log, but for shards in memory it does not
-// write, and sync, that nothing has changed but the commit index. Dragonboat
-// does so once for each entry, and the next one waits for it.
+// write, and sync, that nothing has changed but the commit index: that goes with
+// the next entry. Dragonboat does so for each entry, and the next one waits for
+// it.
 //
 // Raft needs an entry, the term and the vote on disk before they are told, and
 // these are. The commit index it learns again from the next leader. What is
-// committed is not forgotten by that: it is in the logs of a majority. Two things
-// rely on the one on disk: a log that was compacted must not be reloaded with one
-// before its snapshot, which ReadRaftState sees to, as a snapshot holds nothing
-// that is not committed; and a machine on disk must not have applied more than
-// its log says is committed, so such shards are left alone.
+// committed is not forgotten by that: it is in the logs of a majority. Three
+// things rely on the one on disk:
+//   - A log that was compacted must not be reloaded with one before its snapshot.
+//     ReadRaftState sees to that: a snapshot holds nothing that is not committed.
+//   - A node must not campaign with a change of members that is committed but not
+//     applied. So with one among what is committed the index is written.
+//   - A machine on disk must not have applied more than its log says is
+//     committed. Such shards are left alone.
 type raftLog struct {
 	raftio.ILogDB
 	memory *sync.Map // shard id -> true
 
-	mu    sync.Mutex
-	saved map[raftio.NodeInfo]raftpb.State // as of the last write since the start
+	mu     sync.Mutex
+	states map[raftio.NodeInfo]*hardState // since the start
+}
+
+// A hardState is what Raft keeps beside its entries.
+type hardState struct {
+	saved  raftpb.State // as it was last written
+	latest raftpb.State // as it is
 }
 
 // logFactory makes a raftLog; it knows which shards are in memory.
@@ -47,7 +59,17 @@ func (f logFactory) Create(cfg config.NodeHostConfig, cb config.LogDBCallback, d
 	if err != nil {
 		return nil, err
 	}
-	return &raftLog{ILogDB: log, memory: f.memory, saved: map[raftio.NodeInfo]raftpb.State{}}, nil
+	// Dragonboat does this with its own type only.
+	if check, ok := log.(interface{ SelfCheckFailed() (bool, error) }); ok {
+		failed, err := check.SelfCheckFailed()
+		if err == nil && failed {
+			err = errors.New("the log was written by an incompatible version")
+		}
+		if err != nil {
+			return nil, errors.Join(err, log.Close())
+		}
+	}
+	return &raftLog{ILogDB: log, memory: f.memory, states: map[raftio.NodeInfo]*hardState{}}, nil
 }
 
 // SaveRaftState implements raftio.ILogDB.
@@ -55,7 +77,7 @@ func (l *raftLog) SaveRaftState(updates []raftpb.Update, worker uint64) error {
 	needed := make([]raftpb.Update, 0, len(updates))
 	l.mu.Lock()
 	for _, u := range updates {
-		if l.needed(u) {
+		if _, ok := l.memory.Load(u.ShardID); !ok || l.needed(&u) {
 			needed = append(needed, u)
 		}
 	}
@@ -66,27 +88,34 @@ func (l *raftLog) SaveRaftState(updates []raftpb.Update, worker uint64) error {
 	return l.ILogDB.SaveRaftState(needed, worker)
 }
 
-// needed reports whether an update has more than a commit index.
-func (l *raftLog) needed(u raftpb.Update) bool {
-	if _, ok := l.memory.Load(u.ShardID); !ok {
-		return true
-	}
+// needed reports whether an update of a shard in memory has more than a commit
+// index. One that does gets the commit indexes that were left out before it.
+func (l *raftLog) needed(u *raftpb.Update) bool {
 	replica := raftio.GetNodeInfo(u.ShardID, u.ReplicaID)
-	last, known := l.saved[replica]
-	sameState := raftpb.IsEmptyState(u.State) || known && u.State.Term == last.Term && u.State.Vote == last.Vote
-	if sameState && len(u.EntriesToSave) == 0 && raftpb.IsEmptySnapshot(u.Snapshot) {
-		return false
+	s := l.states[replica]
+	if s == nil {
+		s = new(hardState)
+		l.states[replica] = s
 	}
 	if !raftpb.IsEmptyState(u.State) {
-		l.saved[replica] = u.State
+		s.latest = u.State
 	}
+	if s.latest.Term == s.saved.Term && s.latest.Vote == s.saved.Vote &&
+		len(u.EntriesToSave) == 0 && raftpb.IsEmptySnapshot(u.Snapshot) && !changesMembers(u.CommittedEntries) {
+		return false
+	}
+	u.State, s.saved = s.latest, s.latest
 	return true
+}
+
+func changesMembers(entries []raftpb.Entry) bool {
+	return slices.ContainsFunc(entries, func(e raftpb.Entry) bool { return e.Type == raftpb.ConfigChangeEntry })
 }
 
 // ReadRaftState implements raftio.ILogDB.
 func (l *raftLog) ReadRaftState(shard, replica, snapshot uint64) (raftio.RaftState, error) {
 	s, err := l.ILogDB.ReadRaftState(shard, replica, snapshot)
-	if err == nil {
+	if _, ok := l.memory.Load(shard); ok && err == nil {
 		s.State.Commit = max(s.State.Commit, snapshot)
 	}
 	return s, err

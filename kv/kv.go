@@ -13,13 +13,15 @@
 //     disk, and was applied exactly once. Buckets are in memory, and survive the
 //     restart of nodes and of the whole cluster.
 //   - A change that returned an error was not applied and never will be, unless
-//     the error is hiqlite.ErrOutcomeUnknown.
+//     the error is hiqlite.ErrOutcomeUnknown (or ErrDecode, of an old value).
 //   - All changes of all buckets have one order, the same on all nodes. Each is
 //     atomic: [Bucket.CompareAndSwap], [Bucket.GetRemove], [Bucket.Replace] and
 //     [Bucket.Add] are exact, whoever competes.
 //   - Reads are reads of this node's memory, without a lock or the network. They
 //     see every change that was made through this node, and others' a moment
-//     later; with hiqlite.WithConsistency(ctx, hiqlite.Linearizable) they see
+//     later. After a start they wait until the node has caught up, as
+//     hiqlite.Node.Ready does, and are hiqlite.ErrNoLeader if there is no
+//     majority; with hiqlite.WithConsistency(ctx, hiqlite.Linearizable) they see
 //     every change acknowledged anywhere before.
 //   - Keys, values and counters have no order with the SQL database: an entry
 //     can be seen before rows that were written before it. What [Bucket.Watch]
@@ -30,7 +32,8 @@
 //
 // An entry put with [Bucket.PutTTL] is removed on all nodes by the same entry of
 // the log: never before its time, whatever clocks say, and mostly within 0.5 s
-// after it; later while there is no leader. Its memory is given back then,
+// after it; later while there is no leader. (Monotonic clocks have to run at one
+// speed.) Its memory is given back then,
 // without a read. Every write of an entry sets its time to live anew, and all
 // but PutTTL to none.
 //
@@ -62,9 +65,12 @@ const (
 	MaxValue  = 1 << 20 // as encoded
 )
 
+var errUpgrade = errors.New("kv: the cluster does not know this command: upgrade all nodes")
+
 // Errors to test for with errors.Is, beside those of package hiqlite, of which
 // ErrTooLarge says that a value is larger than MaxValue, or an entry than its
-// bucket may be. None of them changes anything.
+// bucket may be. With any of them nothing was changed, but for ErrDecode of
+// Replace and GetRemove, which says so.
 var (
 	// ErrKey: a key is empty or too long.
 	ErrKey = errors.New("kv: bad key")
@@ -244,7 +250,7 @@ func (b *Bucket[V]) do(ctx context.Context, c *wire.Command) (wire.Outcome, erro
 	c.Name = b.name
 	o, err := b.kv.Do(ctx, c)
 	if err == nil && o.Code == wire.Foreign {
-		err = fmt.Errorf("kv: the cluster does not know this command (%d): upgrade all nodes", c.Kind)
+		err = errUpgrade
 	}
 	return o, err
 }

@@ -2,6 +2,7 @@ package kv_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"maps"
 	"math"
@@ -354,6 +355,40 @@ func TestExpiry(t *testing.T) {
 			if err != nil || !maps.Equal(all, map[string]string{"stays": "x", "kept": "for good", "longer": "x"}) {
 				t.Errorf("node %d holds %v, %v", i+1, all, err)
 			}
+		}
+	})
+}
+
+// A node that was just started waits until it knows what there is, instead of
+// saying that there is nothing; without a majority it says so.
+func TestReadsAfterAStart(t *testing.T) {
+	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
+		ctx := testcluster.Patient(t)
+		b := bucket[string](t, c.Nodes[0], "b")
+		if err := b.Put(ctx, "k", "v"); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.SetCounter(ctx, "n", 7); err != nil {
+			t.Fatal(err)
+		}
+		for i := range c.Nodes {
+			c.Stop(i)
+		}
+		c.Start(0)
+		b = bucket[string](t, c.Nodes[0], "b")
+		if len(c.Nodes) > 1 {
+			short, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			if v, ok, err := b.Get(short, "k"); !errors.Is(err, hiqlite.ErrNoLeader) {
+				t.Errorf("without a majority: %q, %v, %v", v, ok, err)
+			}
+			c.Start(1)
+		}
+		if v, ok, err := b.Get(ctx, "k"); err != nil || !ok || v != "v" {
+			t.Errorf("Get: %q, %v, %v", v, ok, err)
+		}
+		if n, ok, err := b.Counter(ctx, "n"); err != nil || !ok || n != 7 {
+			t.Errorf("Counter: %d, %v, %v", n, ok, err)
 		}
 	})
 }

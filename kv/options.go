@@ -39,9 +39,10 @@ func (l limits) validate() error {
 // known to the cluster, so it is not those that were read longest ago.)
 //
 // The limits are the cluster's. They are set by the first write of the first
-// program that has any; writes of one that asks for others return ErrLimits
-// until it is changed or calls SetLimits. A program that asks for none takes
-// what there is.
+// program that has any. Each Bucket compares its own before its first write: if
+// the cluster has others, that and all further writes return ErrLimits, until the
+// program is changed or calls SetLimits. A program that asks for none takes what
+// there is. A bucket with limits stays known when it is empty.
 func WithLimits(entries, bytes int64) Option {
 	return func(o *options) error {
 		o.limits = &limits{entries, bytes}
@@ -66,6 +67,9 @@ func (b *Bucket[V]) SetLimits(ctx context.Context, entries, bytes int64) error {
 
 func (b *Bucket[V]) limit(ctx context.Context, l limits, force bool) error {
 	o, err := b.kv.Do(ctx, &wire.Command{Kind: wire.KVLimits, Name: b.name, MaxEntries: uint64(l.entries), MaxBytes: uint64(l.bytes), Force: force})
+	if err == nil && o.Code == wire.Foreign {
+		err = errUpgrade
+	}
 	if err == nil && o.Code == wire.Differs {
 		err = fmt.Errorf("%w: %q is bounded to %d entries and %d bytes (0: unbounded), this program asks for %d and %d: make programs agree, or use SetLimits",
 			ErrLimits, b.name, o.Index, o.Number, l.entries, l.bytes)

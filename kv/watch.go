@@ -105,7 +105,8 @@ func (w *Watcher[V]) Next(ctx context.Context) (Event[V], error) {
 	return out, err
 }
 
-// Close ends the watcher. Next must not be called any more. Idempotent; nil.
+// Close ends the watcher, and a Next that waits with hiqlite.ErrClosed.
+// Idempotent; nil.
 func (w *Watcher[V]) Close() error {
 	w.watch.Close()
 	return nil

@@ -177,4 +177,7 @@ func TestWatchingEnds(t *testing.T) {
 	}
 	w.Close()
 	w.Close()
+	if _, err := w.Next(testcluster.Patient(t)); !errors.Is(err, hiqlite.ErrClosed) {
+		t.Errorf("Next of a closed watcher: %v", err)
+	}
 }

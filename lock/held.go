@@ -58,8 +58,8 @@ func (h *Held) Context() context.Context { return h.ctx }
 func (h *Held) Unlock(ctx context.Context) error {
 	l := h.tenure.locker
 	l.mu.Lock()
-	held := h.tenure.remove(h.id)
-	if !held {
+	lost := h.tenure.expired(time.Now())
+	if !h.tenure.remove(h.id) {
 		cause := context.Cause(h.ctx)
 		l.mu.Unlock()
 		return fmt.Errorf("unlock %q: %w", h.key, cause)
@@ -73,7 +73,7 @@ func (h *Held) Unlock(ctx context.Context) error {
 	}
 	select {
 	case a := <-h.release(true):
-		if a.err == nil && a.Code == wire.Missing {
+		if a.err == nil && a.Code == wire.Missing && lost { // otherwise a renewal has released it: it was held until now
 			a.err = ErrLost
 		}
 		if a.err != nil {
@@ -90,7 +90,13 @@ func (h *Held) Unlock(ctx context.Context) error {
 func (h *Held) ask(ctx context.Context, kind wire.CommandKind) (wire.Outcome, error) {
 	t, l := h.tenure, h.tenure.locker
 	began := time.Now()
-	o, err := l.lock.Do(ctx, &wire.Command{Kind: kind, Key: h.key, Owner: t.owner, ID: h.id, TTLMS: uint64(l.ttl.Milliseconds())})
+	l.mu.Lock()
+	joins := !t.deadline.IsZero() // the cluster knows the owner, or all of his is lost
+	l.mu.Unlock()
+	o, err := l.lock.Do(ctx, &wire.Command{Kind: kind, Key: h.key, Owner: t.owner, ID: h.id, TTLMS: uint64(l.ttl.Milliseconds()), Force: joins})
+	if err == nil && o.Code == wire.Missing {
+		t.vanished()
+	}
 	if err != nil || o.Code != wire.Done && o.Code != wire.Waits {
 		return o, err
 	}
@@ -110,7 +116,7 @@ func (h *Held) hold(ctx context.Context, token uint64) bool {
 	t, l := h.tenure, h.tenure.locker
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if t.places[h.id] == nil || !time.Now().Before(t.deadline) {
+	if t.places[h.id] == nil || t.expired(time.Now()) {
 		return false
 	}
 	h.token = token

@@ -35,8 +35,10 @@
 // two may fail.
 //
 // A program that is stopped as a whole (SIGSTOP, a paused machine) cannot learn
-// anything in time: when it goes on it holds, for a moment, what it has lost. The
-// same holds for what it had sent before. Only the fencing token covers this.
+// anything in time: when it goes on it holds, for a moment, what it has lost; and
+// on a machine that was suspended, whose monotonic clock does not count that,
+// until its next renewal. The same holds for what it had sent before. Only the
+// fencing token covers this.
 package lock
 
 import (
@@ -110,8 +112,10 @@ func New(c hiqlite.Client, opts ...Option) *Locker {
 	return l
 }
 
-// Lock waits for the lock of key and returns it, until ctx ends. Whoever has it
-// already waits for himself: locks are not reentrant. The caller must Unlock it.
+// Lock waits for the lock of key and returns it, until ctx ends; with a context
+// without a deadline it gives up when there was no leader for
+// hiqlite.Config.Timeout. Whoever has it already waits for himself: locks are not
+// reentrant. The caller must Unlock it.
 //
 // When it returns, the SQL that was written under the lock before can be read on
 // this node. If ctx ends first, its error is in the chain, and the place in the
@@ -162,6 +166,9 @@ func (l *Locker) acquire(ctx context.Context, kind wire.CommandKind, key string)
 func (l *Locker) place(key string) *Held {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.current != nil && l.current.expired(time.Now()) {
+		l.current.loseLocked(ErrLost)
+	}
 	if l.current == nil {
 		l.current = newTenure(l)
 	}

@@ -20,11 +20,17 @@ type tenure struct {
 	running  bool             // the goroutine is started
 	over     bool             // it is lost, or has nothing any more
 	wake     chan struct{}    // capacity 1: see whether it is over
+	forget   func()           // see companion.Lock.OnClose
 }
 
 func newTenure(l *Locker) *tenure {
-	return &tenure{locker: l, owner: rand.Uint64() | 1, places: map[uint64]*Held{}, wake: make(chan struct{}, 1)}
+	t := &tenure{locker: l, owner: rand.Uint64() | 1, places: map[uint64]*Held{}, wake: make(chan struct{}, 1)}
+	t.forget = l.lock.OnClose(func() { t.lose(errClosed) })
+	return t
 }
+
+// expired reports whether what it has may be another's.
+func (t *tenure) expired(now time.Time) bool { return !t.deadline.IsZero() && !now.Before(t.deadline) }
 
 func (t *tenure) place(key string) *Held {
 	t.last++
@@ -46,7 +52,10 @@ func (t *tenure) remove(id uint64) bool {
 }
 
 func (t *tenure) end() {
-	t.over = true
+	if !t.over {
+		t.over = true
+		t.forget()
+	}
 	if t.locker.current == t {
 		t.locker.current = nil
 	}
@@ -61,6 +70,11 @@ func (t *tenure) lose(cause error) {
 	l := t.locker
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	t.loseLocked(cause)
+}
+
+// loseLocked is lose for one who holds the Locker's mu.
+func (t *tenure) loseLocked(cause error) {
 	for _, h := range t.places {
 		if h.end != nil {
 			h.end(cause)
@@ -70,12 +84,21 @@ func (t *tenure) lose(cause error) {
 	t.end()
 }
 
+// vanished says that the cluster does not know the owner: what he had is lost.
+// If he only had released all of it, nothing is.
+func (t *tenure) vanished() { t.lose(ErrLost) }
+
 // renewed says that all is its own for a time behind began, when a command that
-// the cluster has answered was about to be sent.
+// the cluster has answered was about to be sent. One that was sent too late says
+// nothing of what there was before.
 func (t *tenure) renewed(began time.Time) {
 	l := t.locker
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if t.expired(began) {
+		t.loseLocked(ErrLost)
+		return
+	}
 	if until := began.Add(l.ttl / 10 * 9); until.After(t.deadline) {
 		t.deadline = until
 	}
@@ -88,8 +111,6 @@ func (t *tenure) renewed(began time.Time) {
 // run renews until there is nothing left.
 func (t *tenure) run() {
 	l := t.locker
-	forget := l.lock.OnClose(func() { t.lose(errClosed) })
-	defer forget()
 	timer := time.NewTimer(l.ttl / 3)
 	defer timer.Stop()
 	for {
@@ -104,7 +125,7 @@ func (t *tenure) run() {
 			timer.Reset(max(next, 0))
 		}
 		l.mu.Lock()
-		over, late := t.over, !time.Now().Before(t.deadline)
+		over, late := t.over, t.expired(time.Now())
 		l.mu.Unlock()
 		if over {
 			return
@@ -121,6 +142,10 @@ func (t *tenure) run() {
 func (t *tenure) renew(began time.Time) bool {
 	l := t.locker
 	l.mu.Lock()
+	if t.over {
+		l.mu.Unlock()
+		return false
+	}
 	c := &wire.Command{Kind: wire.LockRenew, Owner: t.owner, ID: t.last}
 	for id := range t.places {
 		c.IDs = append(c.IDs, id)
@@ -134,7 +159,7 @@ func (t *tenure) renew(began time.Time) bool {
 		return false
 	}
 	if o.Code != wire.Done {
-		t.lose(ErrLost)
+		t.vanished()
 		return false
 	}
 	t.renewed(began)

@@ -69,12 +69,16 @@ var (
 	// ErrTooOld: of the messages behind the one given to After some are
 	// forgotten.
 	ErrTooOld = errors.New("pubsub: too old")
+	// ErrAhead: the message given to After was never told: its index is of
+	// another cluster.
+	ErrAhead = errors.New("pubsub: beyond the last message")
 )
 
 // A LaggedError says what a subscription has missed.
 type LaggedError struct {
-	// Resume is the index of the last message that is forgotten. The
-	// subscription goes on with those behind it, and so would After(Resume).
+	// Resume is the index of the last message that is forgotten, of all
+	// channels. The subscription goes on with those behind it, and so would one
+	// with After(Resume).
 	Resume uint64
 }
 
@@ -130,7 +134,7 @@ type options struct {
 
 // After begins behind the message with this index, as if the subscription had
 // been there since; 0 stands for all that were ever told. If some of these are
-// forgotten, Listen returns ErrTooOld.
+// forgotten, Listen returns ErrTooOld; if it was never told, ErrAhead.
 func After(index uint64) Option { return func(o *options) { o.after = &index } }
 
 // WithoutOrder returns messages as soon as they are known here: SQL that was
@@ -167,6 +171,9 @@ func Listen(ctx context.Context, c hiqlite.Client, channel string, opts ...Optio
 	if errors.Is(err, companion.ErrTooOld) {
 		return nil, fmt.Errorf("%w: messages up to %d are forgotten, the last one seen was %d: read anew what they were about, and listen without After", ErrTooOld, index, *o.after)
 	}
+	if errors.Is(err, companion.ErrAhead) {
+		return nil, fmt.Errorf("%w: the last message is %d, the last one seen was %d: it is of another cluster, listen without After", ErrAhead, index, *o.after)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +200,8 @@ func (s *Subscription) Next(ctx context.Context) (Message, error) {
 	return Message{m.Index, m.Channel, []byte(m.Payload), time.UnixMilli(m.TimeMS)}, nil
 }
 
-// Close ends the subscription. Next must not be called any more. Idempotent; nil.
+// Close ends the subscription, and a Next that waits with hiqlite.ErrClosed.
+// Idempotent; nil.
 func (s *Subscription) Close() error {
 	s.listen.Close()
 	return nil

@@ -259,6 +259,22 @@ func TestBadInput(t *testing.T) {
 	if _, err := pubsub.Listen(ctx, n, "c"); !errors.Is(err, hiqlite.ErrClosed) {
 		t.Errorf("Listen on a closed node: %v", err)
 	}
+}
+
+// Close ends a Next that waits. An index of another cluster is refused.
+func TestClosingASubscription(t *testing.T) {
+	c := testcluster.Started(t, 1)
+	s := listen(t, c.Nodes[0], "c")
+	done := make(chan error, 1)
+	go func() { _, err := s.Next(testcluster.Patient(t)); done <- err }()
 	s.Close()
+	if err := <-done; !errors.Is(err, hiqlite.ErrClosed) {
+		t.Errorf("Next: %v", err)
+	}
 	s.Close()
+	last := notify(t, c.Nodes[0], "c", "x")
+	_, err := pubsub.Listen(testcluster.Patient(t), c.Nodes[0], "c", pubsub.After(last+1))
+	if !errors.Is(err, pubsub.ErrAhead) || !strings.Contains(err.Error(), fmt.Sprint("the last message is ", last)) {
+		t.Errorf("After a message that was never told: %v", err)
+	}
 }

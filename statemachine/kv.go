@@ -395,7 +395,7 @@ func (k *KV) freeze() iter.Seq[*wire.Record] {
 		})
 	}
 	revision := k.revision
-	expiries, phases := k.expiries.all()
+	timers := k.expiries.clone()
 	return func(yield func(*wire.Record) bool) {
 		if !yield(&wire.Record{Kind: wire.RecordBucket, Version: revision}) { // no bucket has this name
 			return
@@ -415,6 +415,7 @@ func (k *KV) freeze() iter.Seq[*wire.Record] {
 				}
 			}
 		}
+		expiries, phases := timers.all()
 		for n, t := range expiries {
 			if !yield(&wire.Record{Kind: wire.RecordExpiry, Version: t.of.ref.Version(), Ticks: t.end, Phase: uint8(phases[n])}) {
 				return
@@ -426,36 +427,36 @@ func (k *KV) freeze() iter.Seq[*wire.Record] {
 // restoration is what is known while a snapshot is read. Readers see what was
 // there before until all of it is.
 type restoration struct {
-	buckets *buckets
-	in      *bucket
-	mortal  map[uint64]expiry // by version
+	buckets  *buckets
+	in       *bucket
+	revision uint64
+	expiries timers[expiry]
+	mortal   map[uint64]expiry // by version
 }
 
 func (k *KV) begin() {
-	k.revision, k.mortal = 0, 0
-	k.expiries = timers[expiry]{}
 	k.restoring = &restoration{buckets: newBuckets(), mortal: map[uint64]expiry{}}
 }
 
 func (k *KV) restore(r *wire.Record) error {
-	b := k.restoring.in
+	x := k.restoring
+	b := x.in
 	if b == nil && r.Kind != wire.RecordBucket && r.Kind != wire.RecordExpiry {
 		return fmt.Errorf("a record of kind %d before a bucket", r.Kind)
 	}
 	switch r.Kind {
 	case wire.RecordBucket:
-		k.revision = r.Version
+		x.revision = r.Version
 		if r.Name != "" {
 			b = newBucket(r.Name)
 			b.limits = limits{r.MaxEntries, r.MaxBytes}
-			k.restoring.buckets.set(b.name, b)
-			k.restoring.in = b
+			x.buckets.set(b.name, b)
+			x.in = b
 		}
 	case wire.RecordEntry:
 		item, _ := b.entries.Put(r.Key, []byte(r.Value), r.Version, r.Expired)
 		if r.Expired {
-			k.mortal++
-			k.restoring.mortal[r.Version] = expiry{b, item.Ref()}
+			x.mortal[r.Version] = expiry{b, item.Ref()}
 		}
 		if b.limits != (limits{}) {
 			b.order = append(b.order, item.Ref())
@@ -463,8 +464,8 @@ func (k *KV) restore(r *wire.Record) error {
 	case wire.RecordCounter:
 		b.counters.Put(r.Key, binary.LittleEndian.AppendUint64(nil, uint64(r.Number)), r.Version, false)
 	case wire.RecordExpiry:
-		if e, ok := k.restoring.mortal[r.Version]; ok {
-			k.expiries.restore(r.Ticks, phase(r.Phase), e)
+		if e, ok := x.mortal[r.Version]; ok {
+			x.expiries.restore(r.Ticks, phase(r.Phase), e)
 		}
 	default:
 		return fmt.Errorf("a record of kind %d", r.Kind)
@@ -473,10 +474,12 @@ func (k *KV) restore(r *wire.Record) error {
 }
 
 func (k *KV) restored() error {
-	for _, b := range k.restoring.buckets.sorted() {
+	x := k.restoring
+	for _, b := range x.buckets.sorted() {
 		slices.SortFunc(b.order, func(x, y table.Ref) int { return cmp.Compare(x.Version(), y.Version()) })
 	}
-	k.buckets.Store(k.restoring.buckets)
+	k.buckets.Store(x.buckets)
+	k.revision, k.expiries, k.mortal = x.revision, x.expiries, len(x.mortal)
 	k.restoring = nil
 	for _, name := range slices.Sorted(maps.Keys(k.watchers)) {
 		for w := range k.watchers[name] {

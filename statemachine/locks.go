@@ -19,6 +19,13 @@ const maxLockPlaces = 10_000
 // he has a place, in the queue of its key. The first in a queue has the lock.
 type Locks struct {
 	memory
+	lockState
+	restoring *lockState
+	waiters   map[placeID]chan struct{} // on this node
+}
+
+// lockState is what the replicas share.
+type lockState struct {
 	queues map[string]*queue
 	owners map[uint64]*owner
 	renews timers[renewal]
@@ -30,14 +37,15 @@ type Locks struct {
 	// whoever gets a lock from then on must ask (see wire.Outcome.Expired), until
 	// one of those has released his: by that all know.
 	unsure uint64
+}
 
-	waiters map[placeID]chan struct{} // on this node
+func newLockState() lockState {
+	return lockState{queues: map[string]*queue{}, owners: map[uint64]*owner{}}
 }
 
 // NewLocks returns an empty replica.
 func NewLocks(cfg MemoryConfig) *Locks {
-	l := &Locks{waiters: map[placeID]chan struct{}{}}
-	l.begin()
+	l := &Locks{lockState: newLockState(), waiters: map[placeID]chan struct{}{}}
 	l.start(cfg, l)
 	return l
 }
@@ -90,6 +98,9 @@ func (l *Locks) apply(c *wire.Command, session *wire.Session[wire.Outcome]) wire
 func (l *Locks) acquire(c *wire.Command, session *wire.Session[wire.Outcome]) wire.Outcome {
 	o := l.owners[c.Owner]
 	if o == nil {
+		if c.Force { // he has more than this, he thinks: all of that is gone
+			return wire.Outcome{Code: wire.Missing}
+		}
 		o = &owner{id: c.Owner, places: map[uint64]*queue{}}
 	}
 	if q := o.places[c.ID]; q != nil {
@@ -270,6 +281,18 @@ func (l *Locks) Size() int64 {
 	return int64(each * (len(l.queues) + len(l.owners)))
 }
 
+// Owned reports whether somebody who came through a node has or wants a lock.
+func (l *Locks) Owned(node uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, o := range l.owners {
+		if o.node == node {
+			return true
+		}
+	}
+	return false
+}
+
 // Queue returns how many wait for the lock of key or hold it.
 func (l *Locks) Queue(key string) int {
 	l.mu.Lock()
@@ -341,12 +364,13 @@ func (l *Locks) freeze() iter.Seq[*wire.Record] {
 }
 
 func (l *Locks) begin() {
-	l.queues, l.owners = map[string]*queue{}, map[uint64]*owner{}
-	l.renews = timers[renewal]{}
-	l.token, l.renewals, l.unsure = 0, 0, 0
+	s := newLockState()
+	l.restoring = &s
 }
 
-func (l *Locks) restore(r *wire.Record) error {
+func (l *Locks) restore(r *wire.Record) error { return l.restoring.restore(r) }
+
+func (l *lockState) restore(r *wire.Record) error {
 	switch r.Kind {
 	case wire.RecordOwner:
 		if r.Owner == 0 {
@@ -374,6 +398,7 @@ func (l *Locks) restore(r *wire.Record) error {
 }
 
 func (l *Locks) restored() error {
+	l.lockState, l.restoring = *l.restoring, nil
 	for p := range l.waiters { // all may have changed
 		l.wake(p)
 	}

@@ -156,6 +156,9 @@ func (m *lockModel) apply(c *wire.Command, node, incarnation uint64) wire.Outcom
 		if at >= 0 {
 			return m.queues[key][at].outcome()
 		}
+		if o == nil && c.Force {
+			return wire.Outcome{Code: wire.Missing}
+		}
 		if q := m.queues[c.Key]; c.Kind == wire.LockTry && len(q) > 0 {
 			return wire.Outcome{Code: wire.Held, Index: q[0].token}
 		}
@@ -349,6 +352,24 @@ func TestAnOwnerWhoComesAgainLivesAsLong(t *testing.T) {
 	s.tick(1)
 	if locks.owners[1] != nil {
 		t.Error("he did not end")
+	}
+}
+
+// One who has lost all cannot go on as if he had it: he is not made anew by what
+// he asks for behind it.
+func TestAnOwnerIsNotMadeAnew(t *testing.T) {
+	s, locks := newLocksShard(t)
+	s.do(lock(1, 1, "x", 1000), lock(2, 1, "x", 1<<40))
+	s.tick(1, 1, 1000)
+	if locks.owners[1] != nil {
+		t.Fatal("he is there still")
+	}
+	joins := lock(1, 2, "y", 1000)
+	joins.Force = true
+	for i, o := range s.do(joins, &wire.Command{Kind: wire.LockRenew, Owner: 1, ID: 2, IDs: []uint64{1, 2}}) {
+		if o.Code != wire.Missing {
+			t.Errorf("command %d: %+v", i, o)
+		}
 	}
 }
 

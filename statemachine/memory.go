@@ -78,9 +78,9 @@ type memoryMachine interface {
 	opened(node, incarnation uint64)                                         // a node has a session of a new incarnation
 	next() (atOnce bool, end uint64, any bool)                               // see timers.next
 	freeze() iter.Seq[*wire.Record]                                          // what it holds now, to be read later
-	begin()                                                                  // forget all, for restore
+	begin()                                                                  // records come, of what will take the place of all
 	restore(r *wire.Record) error
-	restored() error // there are no more records
+	restored() error // there are no more: now it does
 }
 
 // memoryNews is what the listener is told of an entry.
@@ -287,10 +287,11 @@ const memoryMagic = "hiqlite memory snapshot 1\n"
 // maxRecord bounds, in bytes, a record that is believed.
 const maxRecord = 64 << 20
 
-// PrepareSnapshot fixes what SaveSnapshot will write.
+// PrepareSnapshot fixes what SaveSnapshot will write. It returns no error, at
+// which Dragonboat would panic: a replica that has stopped has nothing to write.
 func (m *memory) PrepareSnapshot() (any, error) {
 	if m.Err() != nil {
-		return nil, sm.ErrSnapshotStopped
+		return nil, nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -311,9 +312,16 @@ func (m *memory) PrepareSnapshot() (any, error) {
 
 // SaveSnapshot writes what PrepareSnapshot fixed, beside apply.
 func (m *memory) SaveSnapshot(prepared any, w io.Writer, _ sm.ISnapshotFileCollection, done <-chan struct{}) error {
-	err := writeRecords(w, prepared.(iter.Seq[*wire.Record]), done)
-	if err == nil || errors.Is(err, sm.ErrSnapshotStopped) {
-		return err
+	records, ok := prepared.(iter.Seq[*wire.Record])
+	if !ok {
+		return sm.ErrSnapshotStopped
+	}
+	err := writeRecords(w, records, done)
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, sm.ErrSnapshotStopped) {
+		return sm.ErrSnapshotStopped // itself: Dragonboat compares
 	}
 	// Dragonboat panics at any other error.
 	m.cfg.Logger.Warn("hiqlite: a snapshot was not written; it will be tried again", "error", err)
@@ -365,19 +373,21 @@ func (m *memory) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, done <-ch
 	err := m.recover(&stoppable{r, done})
 	m.publish()
 	m.mu.Unlock()
-	if err != nil && !errors.Is(err, sm.ErrSnapshotStopped) {
-		m.Fail(fmt.Errorf("recover from a snapshot: %w", err))
-		err = sm.ErrSnapshotStopped
+	if err == nil {
+		return nil
 	}
-	return err
+	if !errors.Is(err, sm.ErrSnapshotStopped) {
+		m.Fail(fmt.Errorf("recover from a snapshot: %w", err))
+	}
+	return sm.ErrSnapshotStopped // itself: Dragonboat compares
 }
 
 func (m *memory) recover(r io.Reader) error {
-	head := make([]byte, len(memoryMagic))
-	if _, err := io.ReadFull(r, head); err != nil {
+	magic := make([]byte, len(memoryMagic))
+	if _, err := io.ReadFull(r, magic); err != nil {
 		return err
 	}
-	if string(head) != memoryMagic {
+	if string(magic) != memoryMagic {
 		return errors.New("not a snapshot that this version reads; upgrade this node")
 	}
 	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20))
@@ -386,13 +396,12 @@ func (m *memory) recover(r io.Reader) error {
 	}
 	defer z.Close()
 	var sessions []wire.Session[wire.Outcome]
+	var head *wire.Record
 	m.machine.begin()
 	err = readRecords(z, func(record *wire.Record) error {
 		switch record.Kind {
 		case wire.RecordShard:
-			m.lastTick = 0
-			m.ticks, m.pulse, m.sqlIndex = record.Ticks, record.TTLMS, record.SQLIndex
-			m.applied.Store(uint64(record.Number))
+			head = record
 			return nil
 		case wire.RecordSession:
 			if record.Session == nil {
@@ -403,11 +412,20 @@ func (m *memory) recover(r io.Reader) error {
 		}
 		return m.machine.restore(record)
 	})
+	if err == nil && head == nil {
+		err = errors.New("the snapshot does not say what it is of")
+	}
 	if err != nil {
 		return err
 	}
+	// Until here nothing has changed: readers see what was there before.
+	if err := m.machine.restored(); err != nil {
+		return err
+	}
+	m.ticks, m.pulse, m.sqlIndex, m.lastTick = head.Ticks, head.TTLMS, head.SQLIndex, 0
+	m.applied.Store(uint64(head.Number))
 	m.sessions.load(sessions)
-	return m.machine.restored()
+	return nil
 }
 
 func readRecords(src io.Reader, take func(*wire.Record) error) error {

@@ -28,15 +28,19 @@ type Messages struct {
 	memory
 	retention Retention
 
+	told
+	restoring *told
+
+	exact    map[string]map[*Subscription]bool
+	prefixes map[*Subscription]bool
+}
+
+// told is what the replicas share.
+type told struct {
 	tail  []*Message // from index cut+1 on, without gaps
 	cut   uint64     // the last message that was forgotten
 	last  uint64
 	bytes int
-
-	before uint64 // the last message, before a snapshot was taken over
-
-	exact    map[string]map[*Subscription]bool
-	prefixes map[*Subscription]bool
 }
 
 // A Message is one that was told to a channel. It does not change.
@@ -133,12 +137,11 @@ func (m *Messages) freeze() iter.Seq[*wire.Record] {
 	}
 }
 
-func (m *Messages) begin() {
-	m.before = m.last
-	m.tail, m.cut, m.last, m.bytes = nil, 0, 0, 0
-}
+func (m *Messages) begin() { m.restoring = new(told) }
 
-func (m *Messages) restore(r *wire.Record) error {
+func (m *Messages) restore(r *wire.Record) error { return m.restoring.restore(r) }
+
+func (m *told) restore(r *wire.Record) error {
 	if r.Kind != wire.RecordMessage {
 		return fmt.Errorf("a record of kind %d", r.Kind)
 	}
@@ -153,9 +156,17 @@ func (m *Messages) restore(r *wire.Record) error {
 }
 
 func (m *Messages) restored() error {
-	if want := m.last - m.cut; uint64(len(m.tail)) != want || want > 0 && m.tail[0].Index != m.cut+1 {
-		return fmt.Errorf("the snapshot has %d messages instead of %d", len(m.tail), want)
+	next, before := m.restoring, m.last
+	m.restoring = nil
+	for i, x := range next.tail {
+		if x.Index != next.cut+1+uint64(i) {
+			return fmt.Errorf("the snapshot has message %d behind message %d", x.Index, next.cut+uint64(i))
+		}
 	}
+	if uint64(len(next.tail)) != next.last-next.cut {
+		return fmt.Errorf("the snapshot has %d messages instead of %d", len(next.tail), next.last-next.cut)
+	}
+	m.told = *next
 	// Subscribers go on behind what they could have been told of.
 	all := m.prefixed()
 	for _, channel := range m.exact {
@@ -165,7 +176,7 @@ func (m *Messages) restored() error {
 	}
 	for _, s := range all {
 		s.mu.Lock()
-		after := max(s.seen, m.before)
+		after := max(s.seen, before)
 		s.mu.Unlock()
 		m.fill(s, after)
 	}
@@ -210,16 +221,21 @@ type Subscription struct {
 }
 
 // Subscribe returns a subscription to the messages behind one, or, if after is
-// nil, to those from now on. It returns false if some behind it are forgotten.
-// The caller must Close it.
-func (m *Messages) Subscribe(channel string, prefix bool, after *uint64) (*Subscription, uint64, bool) {
-	s := &Subscription{messages: m, channel: channel, prefix: prefix, ready: make(chan struct{}, 1)}
+// nil, to those from now on, and the message behind which it begins. ok is false
+// if messages behind after are forgotten, up to the one that it returns then, or
+// if after is beyond the last one, which it returns then. The caller must Close
+// it.
+func (m *Messages) Subscribe(channel string, prefix bool, after *uint64) (s *Subscription, index uint64, ok bool) {
+	s = &Subscription{messages: m, channel: channel, prefix: prefix, ready: make(chan struct{}, 1)}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	from := m.last
 	if after != nil {
 		if *after < m.cut {
 			return nil, m.cut, false
+		}
+		if *after > m.last {
+			return nil, m.last, false
 		}
 		from = *after
 	}
@@ -250,7 +266,7 @@ func (s *Subscription) Close() {
 func (s *Subscription) push(index uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if index <= s.seen { // told again: a snapshot, or an After that lies ahead
+	if index <= s.seen { // told again, by a snapshot
 		return
 	}
 	s.seen = index
@@ -267,7 +283,7 @@ func (s *Subscription) push(index uint64) {
 func (s *Subscription) drop() {
 	n, _ := slices.BinarySearch(s.pending, s.messages.cut+1)
 	if n > 0 {
-		s.lost = s.pending[n-1]
+		s.lost = s.messages.cut
 		s.pending = s.pending[n:]
 	}
 }
@@ -292,7 +308,8 @@ const atOnce = 128
 
 // Next returns the next messages without waiting, or none if there are none yet;
 // Ready tells when to call it again. If messages were forgotten before they were
-// read, the error is ErrLagged, once, and lost is the last of them.
+// read, the error is ErrLagged, once, and lost is the last one that is forgotten
+// of all channels: what is behind it is there.
 func (s *Subscription) Next() (messages []*Message, lost uint64, err error) {
 	m := s.messages
 	m.mu.Lock()
@@ -301,8 +318,8 @@ func (s *Subscription) Next() (messages []*Message, lost uint64, err error) {
 	defer s.mu.Unlock()
 	s.drop()
 	if s.lost > 0 {
-		lost, s.lost = s.lost, 0
-		return nil, lost, ErrLagged
+		s.lost = 0
+		return nil, m.cut, ErrLagged
 	}
 	n := min(len(s.pending), atOnce)
 	for _, index := range s.pending[:n] {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"slices"
 	"strings"
@@ -188,8 +189,13 @@ func TestANewerEntryStopsAMemoryShard(t *testing.T) {
 			if _, err := s.Update(entries[2:]); err != nil || len(s.told) != told || !slices.Equal(s.state(), state) {
 				t.Errorf("%s: it goes on: %v", name, err)
 			}
-			if _, err := s.PrepareSnapshot(); err != sm.ErrSnapshotStopped {
-				t.Errorf("%s: a snapshot is prepared: %v", name, err)
+			// At an error of PrepareSnapshot Dragonboat would end the process.
+			prepared, err := s.PrepareSnapshot()
+			if err != nil {
+				t.Errorf("%s: a snapshot cannot be prepared: %v", name, err)
+			}
+			if err := s.SaveSnapshot(prepared, io.Discard, nil, nil); err != sm.ErrSnapshotStopped {
+				t.Errorf("%s: a snapshot is written: %v", name, err)
 			}
 			if err := s.RecoverFromSnapshot(bytes.NewReader(newShard(t, made).snapshot()), nil, nil); err != sm.ErrSnapshotStopped {
 				t.Errorf("%s: a snapshot is read: %v", name, err)

@@ -91,6 +91,11 @@ const (
 	isOlder
 )
 
+// clone returns a copy, of which all can be asked beside the original.
+func (t *timers[T]) clone() *timers[T] {
+	return &timers[T]{young: slices.Clone(t.young), older: slices.Clone(t.older), heap: slices.Clone(t.heap)}
+}
+
 // all returns all timers: of two with the same end, the one that was asked for
 // first comes first.
 func (t *timers[T]) all() (out []timer[T], phases []phase) {

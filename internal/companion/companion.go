@@ -52,7 +52,7 @@ type Watch interface {
 	// applied the SQL that was written before it. A *LaggedError is the last
 	// thing that it returns.
 	Next(ctx context.Context, ordered bool) (Event, error)
-	Close()
+	Close() // Next returns ErrClosed
 }
 
 // An EventKind says what happened to an entry.
@@ -95,7 +95,8 @@ type PubSub interface {
 	Do(ctx context.Context, c *wire.Command) (wire.Outcome, error)
 	// Listen begins behind everything acknowledged before the call, or behind
 	// the message after. If what follows that is not kept any more it returns
-	// the index of the last message that is gone, and ErrTooOld.
+	// the index of the last message that is gone, and ErrTooOld; if after is
+	// beyond the last message there is, the index of that, and ErrAhead.
 	Listen(ctx context.Context, channels Match, after *uint64) (Listen, uint64, error)
 }
 
@@ -105,7 +106,7 @@ type Listen interface {
 	// has applied the SQL that was written before it. A *LaggedError comes once,
 	// in the place of the messages that were missed.
 	Next(ctx context.Context, ordered bool) (Message, error)
-	Close()
+	Close() // Next returns ErrClosed
 }
 
 // A Message is one that was told to a channel.
@@ -123,5 +124,9 @@ type LaggedError struct {
 
 func (e *LaggedError) Error() string { return "hiqlite: lagged" }
 
-// ErrTooOld: what follows the message that was named is not kept any more.
-var ErrTooOld = errors.New("hiqlite: too old")
+var (
+	// ErrTooOld: what follows the message that was named is not kept any more.
+	ErrTooOld = errors.New("hiqlite: too old")
+	// ErrAhead: the message that was named was never told.
+	ErrAhead = errors.New("hiqlite: ahead")
+)
