@@ -81,7 +81,8 @@
 //
 // Reading the source: config.go, conn.go, stmt.go, tx.go, rows.go, batch.go and
 // value.go are the nouns of the driver; node.go and lease.go are what runs behind
-// them, memory.go what kv, lock and pubsub run on, and docs/ARCHITECTURE.md the way through all packages.
+// them, memory.go and companions.go what kv, lock and pubsub run on, and
+// docs/ARCHITECTURE.md the way through all packages.
 package hiqlite
 
 import (

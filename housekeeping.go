@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hiqlite/hiqlite/statemachine"
@@ -47,13 +48,17 @@ func (n *Node) compact() {
 	for _, s := range n.memory.all {
 		all = append(all, &compactor{replica: s.replica, size: s.replica.Size, compact: func(keep uint64) error { return s.shard.Compact(n.ctx, keep) }})
 	}
-	for n.sleep(compactEvery) {
-		for _, c := range all {
-			if err := c.look(); err != nil && n.ctx.Err() == nil && !errors.Is(err, ErrClosed) {
-				n.cfg.Logger.Warn("hiqlite: compacting the log", "error", err)
+	var wg sync.WaitGroup
+	for _, c := range all { // beside each other: a large cache takes its time
+		wg.Go(func() {
+			for n.sleep(compactEvery) {
+				if err := c.look(); err != nil && n.ctx.Err() == nil && !errors.Is(err, ErrClosed) {
+					n.cfg.Logger.Warn("hiqlite: compacting the log", "error", err)
+				}
 			}
-		}
+		})
 	}
+	wg.Wait()
 }
 
 // look compacts the log if what was added since the last time outweighs the

@@ -1,0 +1,300 @@
+package hiqlite
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hiqlite/hiqlite/internal/companion"
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine"
+)
+
+// Companions is for the packages kv, lock and pubsub.
+func (n *Node) Companions() companion.Shards {
+	return companion.Shards{KV: &n.memory.kv, Lock: &n.memory.lock, PubSub: &n.memory.pubsub}
+}
+
+type kvClient struct {
+	*memoryShard
+	machine *statemachine.KV
+}
+
+var _ companion.KV = (*kvClient)(nil)
+
+func (c *kvClient) Get(ctx context.Context, bucket, key string) (value string, version uint64, ok bool, err error) {
+	if err := c.consistent(ctx); err != nil {
+		return "", 0, false, err
+	}
+	value, version, ok = c.machine.Get(bucket, key)
+	return value, version, ok, nil
+}
+
+func (c *kvClient) Counter(ctx context.Context, bucket, key string) (n int64, ok bool, err error) {
+	if err := c.consistent(ctx); err != nil {
+		return 0, false, err
+	}
+	n, ok = c.machine.Counter(bucket, key)
+	return n, ok, nil
+}
+
+func (c *kvClient) Entries(ctx context.Context, bucket, prefix string) (iter.Seq2[string, string], error) {
+	if err := c.consistent(ctx); err != nil {
+		return nil, err
+	}
+	return c.machine.Entries(bucket, prefix), nil
+}
+
+func (c *kvClient) Watch(ctx context.Context, bucket string, m companion.Match) (companion.Watch, error) {
+	if err := c.linearize(ctx); err != nil {
+		return nil, err
+	}
+	w := c.machine.Watch(bucket, m.Text, m.Prefix)
+	return &bucketWatch{&reader[statemachine.Event]{
+		shard: c.memoryShard, turn: make(chan struct{}, 1), over: make(chan struct{}), ready: w.Ready(), close: w.Close,
+		fetch: func() ([]statemachine.Event, error) {
+			events, err := w.Next()
+			if err != nil {
+				return nil, &companion.LaggedError{}
+			}
+			return events, nil
+		},
+		index: func(e statemachine.Event) uint64 { return e.SQLIndex },
+	}}, nil
+}
+
+type bucketWatch struct{ *reader[statemachine.Event] }
+
+func (w *bucketWatch) Next(ctx context.Context, ordered bool) (out companion.Event, err error) {
+	e, err := w.next(ctx, ordered)
+	if err != nil {
+		return out, err
+	}
+	out.Kind, out.Version = companion.EventKind(e.Kind), e.Version
+	if e.Item != nil {
+		out.Key = e.Item.Key()
+	}
+	if out.Kind == companion.Written {
+		out.Value = e.Item.Value()
+	}
+	return out, nil
+}
+
+// A reader hands out what a machine tells, one after the other.
+type reader[T any] struct {
+	shard *memoryShard
+	fetch func() ([]T, error) // what there is, without waiting
+	ready <-chan struct{}
+	close func()
+	index func(T) uint64 // what has to be applied of the SQL shard before it is told
+
+	once   sync.Once
+	over   chan struct{} // closed by Close
+	turn   chan struct{} // capacity 1: held by who reads; guards buffer
+	buffer []T
+}
+
+func (r *reader[T]) Close() {
+	r.once.Do(func() { close(r.over) })
+	r.close()
+}
+
+// next waits for the next one. One that was not returned, because ctx ended,
+// is so by the next call.
+func (r *reader[T]) next(ctx context.Context, ordered bool) (x T, err error) {
+	if err := ctx.Err(); err != nil {
+		return x, err
+	}
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return x, ctx.Err()
+	case <-r.over:
+		return x, errReaderClosed
+	}
+	for len(r.buffer) == 0 {
+		if r.buffer, err = r.fetch(); err != nil {
+			return x, err
+		}
+		if len(r.buffer) == 0 {
+			select {
+			case <-r.over:
+				return x, errReaderClosed
+			default:
+			}
+			if err := r.shard.wait(ctx, r.ready, r.over); err != nil {
+				return x, err
+			}
+		}
+	}
+	if ordered {
+		if err := r.shard.node.follow(ctx, r.index(r.buffer[0])); err != nil {
+			return x, err
+		}
+	}
+	x = r.buffer[0]
+	r.buffer = r.buffer[1:]
+	return x, nil
+}
+
+var errReaderClosed = fmt.Errorf("%w: the watcher or subscription", ErrClosed)
+
+// wait waits for something to read, or until that is over.
+func (s *memoryShard) wait(ctx context.Context, ready, over <-chan struct{}) error {
+	select {
+	case <-ready:
+		return nil
+	case <-over:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.shard.Done():
+		return s.explain(ErrClosed)
+	case <-s.node.ctx.Done():
+		return s.explain(ErrClosed)
+	}
+}
+
+type lockClient struct {
+	*memoryShard
+	machine *statemachine.Locks
+
+	mu      sync.Mutex
+	closed  bool
+	serial  uint64
+	holders map[uint64]func() // see OnClose
+	asking  sync.WaitGroup    // calls of Do that may make places; none begins once it is closed
+}
+
+var _ companion.Lock = (*lockClient)(nil)
+
+func (c *lockClient) Await(ctx context.Context, owner, id uint64) (o wire.Outcome, ok bool, err error) {
+	now, changed, done := c.machine.Place(owner, id)
+	defer done()
+	for {
+		place := now()
+		if !place.There || place.Code != wire.Waits {
+			return place.Outcome, place.There, nil
+		}
+		if err := c.wait(ctx, changed, nil); err != nil {
+			return wire.Outcome{}, false, err
+		}
+	}
+}
+
+func (c *lockClient) CatchUp(ctx context.Context, granted wire.Outcome) error {
+	if granted.Expired { // who had it before cannot say any more what he wrote
+		return c.node.linearize(ctx)
+	}
+	return c.node.follow(ctx, granted.SQLIndex)
+}
+
+// Do refuses to make places once the node gives back what there is.
+func (c *lockClient) Do(ctx context.Context, cmd *wire.Command) (wire.Outcome, error) {
+	if cmd.Kind == wire.LockAcquire || cmd.Kind == wire.LockTry {
+		c.mu.Lock()
+		if c.closed {
+			c.mu.Unlock()
+			return wire.Outcome{}, c.explain(ErrClosed)
+		}
+		c.asking.Add(1)
+		c.mu.Unlock()
+		defer c.asking.Done()
+	}
+	return c.memoryShard.Do(ctx, cmd)
+}
+
+func (c *lockClient) Queue(key string) int { return c.machine.Queue(key) }
+
+func (c *lockClient) OnClose(f func()) (forget func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		go f()
+		return func() {}
+	}
+	c.serial++
+	id := c.serial
+	c.holders[id] = f
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.holders, id)
+	}
+}
+
+// leaveTimeout bounds how long a node that closes tries to give its locks back.
+const leaveTimeout = 500 * time.Millisecond
+
+// leave gives back all locks that are held through this node, once their
+// holders know it.
+func (c *lockClient) leave() {
+	c.mu.Lock()
+	c.closed = true
+	holders := slices.Collect(maps.Values(c.holders))
+	c.mu.Unlock()
+	for _, f := range holders {
+		f()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	asked := make(chan struct{})
+	go func() { // at the latest when the combiner is closed
+		c.asking.Wait()
+		close(asked)
+	}()
+	select {
+	case <-asked: // all places that were asked for are there, or never will be
+	case <-ctx.Done():
+	}
+	if commands := c.commands.Load(); commands != nil && c.machine.Owned(c.node.cfg.NodeID) {
+		_, _ = commands.Do(ctx, wire.EncodeCommand(&wire.Command{Kind: wire.LockLeave, SQLIndex: c.node.replica.Applied()}))
+	}
+}
+
+type pubsubClient struct {
+	*memoryShard
+	machine *statemachine.Messages
+}
+
+var _ companion.PubSub = (*pubsubClient)(nil)
+
+func (c *pubsubClient) Listen(ctx context.Context, channels companion.Match, after *uint64) (companion.Listen, uint64, error) {
+	if err := c.linearize(ctx); err != nil {
+		return nil, 0, err
+	}
+	s, index, ok := c.machine.Subscribe(channels.Text, channels.Prefix, after)
+	switch {
+	case ok:
+	case index < *after:
+		return nil, index, companion.ErrAhead
+	default:
+		return nil, index, companion.ErrTooOld
+	}
+	return &channelListen{&reader[*statemachine.Message]{
+		shard: c.memoryShard, turn: make(chan struct{}, 1), over: make(chan struct{}), ready: s.Ready(), close: s.Close,
+		fetch: func() ([]*statemachine.Message, error) {
+			messages, lost, err := s.Next()
+			if err != nil {
+				return nil, &companion.LaggedError{Lost: lost}
+			}
+			return messages, nil
+		},
+		index: func(m *statemachine.Message) uint64 { return m.SQLIndex },
+	}}, index, nil
+}
+
+type channelListen struct{ *reader[*statemachine.Message] }
+
+func (l *channelListen) Next(ctx context.Context, ordered bool) (companion.Message, error) {
+	m, err := l.next(ctx, ordered)
+	if err != nil {
+		return companion.Message{}, err
+	}
+	return companion.Message{Index: m.Index, Channel: m.Channel, Payload: m.Payload, TimeMS: m.TimeMS}, nil
+}
