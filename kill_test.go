@@ -2,6 +2,7 @@ package hiqlite_test
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"os"
 	"syscall"
@@ -177,4 +178,59 @@ func checkAcks(t *testing.T, all []*process) {
 	if acked == 0 {
 		t.Error("nothing was acknowledged")
 	}
+}
+
+// Nodes are killed while all count and tell, their snapshots being written: no
+// writer on a survivor sees an error, and each count and message is there once.
+func TestKilledNodesCountOnce(t *testing.T) {
+	const writers, kills = 4, 6
+	all := processes(t, 3, writers)
+	for _, p := range all {
+		p.ask("count")
+	}
+	acked := int64(0) // by processes that were killed
+	lines := func(p *process) (n int64) {
+		data, err := os.ReadFile(p.acks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return int64(bytes.Count(data, []byte("\n")))
+	}
+	for i := range kills {
+		victim := all[i%len(all)]
+		victim.kill()
+		for _, p := range all {
+			if p == victim {
+				continue
+			}
+			before := p.ask("status").Acked
+			waitFor(t, "every writer of a survivor to go on", func() bool {
+				for i, n := range p.ask("status").Acked {
+					if n < before[i]+2 {
+						return false
+					}
+				}
+				return true
+			})
+			p.ask("compact")
+		}
+		victim.start(writers)
+		victim.ask("ready")
+		victim.ask("count")
+	}
+	for _, p := range all {
+		p.ask("stop")
+	}
+	for _, p := range all {
+		acked += lines(p)
+	}
+	for _, p := range all {
+		p.ask("ready")
+		r := p.ask("counted")
+		// What a killed process had in flight may be there or not.
+		if most := acked + kills*writers; r.Count < acked || r.Count > most || r.Told < acked || r.Told > most {
+			t.Errorf("node %d counts %d, and was told of %d: %d were acknowledged, up to %d may be there", p.cfg.NodeID, r.Count, r.Told, acked, most)
+		}
+	}
+	t.Logf("%d acknowledged", acked)
 }

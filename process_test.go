@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/kv"
+	"github.com/hiqlite/hiqlite/pubsub"
 )
 
 // A process is a node in a process of its own, to be killed: this test binary,
@@ -44,6 +46,8 @@ type report struct {
 	Status hiqlite.Status
 	Hash   string
 	Acked  []int64 // writes acknowledged so far, by writer
+	Count  int64   // what they have counted, all together
+	Told   int64   // messages that all have told, as this node keeps them
 	Errors []string
 }
 
@@ -70,7 +74,17 @@ func runNode(order string) error {
 				w.fail(err)
 			}
 		case "write":
-			w.start(o.Config.NodeID)
+			w.start(o.Config.NodeID, w.insert)
+		case "count":
+			w.start(o.Config.NodeID, w.count)
+		case "counted":
+			if r.Count, r.Told, err = counted(node); err != nil {
+				w.fail(err)
+			}
+		case "compact":
+			if err := node.CompactMemory(0); err != nil {
+				w.fail(err)
+			}
 		case "stop":
 			w.stop()
 		case "ready":
@@ -112,18 +126,55 @@ type writers struct {
 	errors []string
 }
 
-func (w *writers) start(node uint64) {
+func (w *writers) start(node uint64, write func(ctx context.Context, name string, n int) error) {
 	incarnation := time.Now().UnixNano()
 	for i := range w.acked {
 		name := fmt.Sprintf("%d-%d-%d", node, incarnation, i)
-		w.wait.Go(func() { w.write(name, &w.acked[i]) })
+		w.wait.Go(func() { w.run(name, &w.acked[i], write) })
 	}
 }
 
-func (w *writers) write(name string, acked *atomic.Int64) {
+func (w *writers) insert(ctx context.Context, name string, n int) error {
+	_, err := w.node.DB().ExecContext(ctx, "INSERT INTO w(writer, n, r) VALUES(?,?,random())", name, n)
+	return err
+}
+
+// count counts one, and tells so.
+func (w *writers) count(ctx context.Context, name string, n int) error {
+	b, err := kv.New[string](w.node, "w")
+	if err != nil {
+		return err
+	}
+	if _, err := b.Add(ctx, "all", 1); err != nil {
+		return err
+	}
+	_, err = pubsub.Notify(ctx, w.node, "w", fmt.Append(nil, name, " ", n))
+	return err
+}
+
+// counted returns what was counted and told, linearizably.
+func counted(node *hiqlite.Node) (count, told int64, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	b, err := kv.New[string](node, "w")
+	if err != nil {
+		return 0, 0, err
+	}
+	if count, _, err = b.Counter(hiqlite.WithConsistency(ctx, hiqlite.Linearizable), "all"); err != nil {
+		return 0, 0, err
+	}
+	s, err := pubsub.Listen(ctx, node, "w")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer s.Close()
+	return count, int64(s.Start()), nil
+}
+
+func (w *writers) run(name string, acked *atomic.Int64, write func(ctx context.Context, name string, n int) error) {
 	for n := 0; !w.quit.Load(); n++ {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-		_, err := w.node.DB().ExecContext(ctx, "INSERT INTO w(writer, n, r) VALUES(?,?,random())", name, n)
+		err := write(ctx, name, n)
 		cancel()
 		if err != nil {
 			w.fail(fmt.Errorf("writer %s, write %d: %w", name, n, err))
