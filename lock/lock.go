@@ -19,7 +19,9 @@
 //   - A holder renews the lock without being asked. If it cannot, because it is
 //     cut off or its node was killed, the lock is lost: [Held.Done] is closed and
 //     [Held.Context] ends, before anybody else can get it; see below.
-//   - A change of leader loses no lock and gives none twice.
+//   - A change of leader gives no lock twice, and loses none whose TTL is 4 s or
+//     more: an election takes 1 to 2 s, with the default hiqlite.Config.Tick, and
+//     a renewal that begins with it has a bit more than half of TTL.
 //   - Whoever gets a lock can read, on its own node, the SQL that was written
 //     under it before (through the nodes on which it was held).
 //
@@ -82,8 +84,9 @@ var (
 type Option func(*Locker)
 
 // WithTTL sets when a lock is taken from a holder that is not heard of, from
-// MinTTL to MaxTTL. It also bounds how long others wait for the lock of a node
-// that was killed; if that is started again, they get it at once.
+// MinTTL to MaxTTL. With less than 4 s an election may cost the lock. It also
+// bounds how long others wait for the lock of a node that was killed; if that is
+// started again, they get it at once.
 func WithTTL(ttl time.Duration) Option { return func(l *Locker) { l.ttl = ttl } }
 
 // WithoutOrder makes Lock return as soon as the lock is given: SQL that was
