@@ -75,6 +75,9 @@ var retention = statemachine.DefaultRetention
 // start starts the replica. It is read from its snapshot and log in the
 // background.
 func (s *memoryShard) start(incarnation uint64) (err error) {
+	if err := s.node.host.CheckSnapshot(s.id); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrDamaged, s.name, err)
+	}
 	s.shard, err = s.node.host.StartMemoryShard(s.id, func() sm.IConcurrentStateMachine { return s.replica })
 	if err != nil {
 		return err

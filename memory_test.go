@@ -1,10 +1,16 @@
 package hiqlite_test
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -205,5 +211,68 @@ func TestRetention(t *testing.T) {
 	}
 	if m, err := quiet.Next(ctx); err != nil || m.Index != index {
 		t.Errorf("the quiet channel's subscriber is told %+v, %v", m, err)
+	}
+}
+
+// Status names the leaders of all shards.
+func TestStatusOfShards(t *testing.T) {
+	c := newCluster(t, 3)
+	for i, n := range c.nodes {
+		s, err := n.Status(patient(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, shard := range s.Shards {
+			names = append(names, shard.Name)
+			if shard.Leader == 0 || shard.Term == 0 || shard.Error != "" {
+				t.Errorf("node %d: %+v", i+1, shard)
+			}
+		}
+		if !slices.Equal(names, []string{"sql", "kv", "lock", "pubsub"}) {
+			t.Errorf("node %d has the shards %v", i+1, names)
+		}
+	}
+}
+
+// A snapshot of a shard in memory that cannot be read is found before Raft reads
+// it, which would end the program.
+func TestADamagedSnapshotOfABucket(t *testing.T) {
+	c := newCluster(t, 1)
+	ctx := patient(t)
+	b := bucketOf(t, c.nodes[0], "b")
+	for i := range 40 { // several blocks of the file: what is random stays as long as it is
+		value := make([]byte, 100_000)
+		rand.Read(value)
+		if err := b.Put(ctx, fmt.Sprint(i), hex.EncodeToString(value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.nodes[0].CompactMemory(0); err != nil {
+		t.Fatal(err)
+	}
+	c.stop(0)
+	c.start(0)
+	c.ready(0) // it is read as it is
+	c.stop(0)
+	damaged := 0
+	err := filepath.WalkDir(c.configs[0].DataDir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".gbsnap") || !strings.Contains(path, "snapshot-2-1") {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		data[len(data)*3/4] ^= 1
+		damaged++
+		return os.WriteFile(path, data, 0o600)
+	})
+	if err != nil || damaged == 0 {
+		t.Fatalf("%d snapshots are damaged, %v", damaged, err)
+	}
+	_, err = hiqlite.Open(ctx, c.configs[0])
+	if !errors.Is(err, hiqlite.ErrDamaged) || !strings.Contains(err.Error(), ".gbsnap") {
+		t.Errorf("Open: %v", err)
 	}
 }

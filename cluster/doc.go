@@ -6,9 +6,10 @@
 // Reading the source: host.go opens and closes the one Dragonboat NodeHost of
 // a node, folder.go checks its folder first, shard.go is one replicated log,
 // combiner.go and flight.go turn many callers' operations into few entries
-// with exactly-once semantics, log.go is the log on disk, registry.go maps replicas to addresses,
-// transport.go is the transport of a node without peers, logger.go sends
-// Dragonboat's logging to slog.
+// with exactly-once semantics, log.go is the log on disk, snapshots.go checks
+// snapshot files, registry.go maps replicas to addresses, transport.go is the
+// transport of a node without peers, logger.go sends Dragonboat's logging to
+// slog.
 //
 // Dragonboat is fail-stop: it panics in its own goroutines, which ends the
 // process. What can be found out before (a bad folder, a taken port, a folder

@@ -1,0 +1,86 @@
+package cluster
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// The form of Dragonboat's snapshot files: a header of its length (8 bytes,
+// little-endian), itself, and its CRC-32, zero if it has none, padded to
+// snapshotHeader bytes; blocks of snapshotBlock bytes, the last one may have
+// less, each with its CRC-32 behind it; and a tail.
+const (
+	snapshotHeader = 1024
+	snapshotBlock  = 2 << 20
+	snapshotTail   = 16
+)
+
+// CheckSnapshot reports whether the newest snapshot of this node's replica of a
+// shard in memory can be read: Dragonboat would end the process if it cannot.
+// None is no error. It reads all of it.
+func (h *Host) CheckSnapshot(shard uint64) error {
+	pattern := filepath.Join(h.cfg.Dir, "*", "*", "snapshot-part-*",
+		fmt.Sprintf("snapshot-%d-%d", shard, replicaID(h.cfg.Node)), "snapshot-????????????????", "snapshot-*.gbsnap")
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		return err
+	}
+	// The folder is named after the index, in 16 digits.
+	newest := slices.MaxFunc(files, func(a, b string) int {
+		return bytes.Compare([]byte(filepath.Base(filepath.Dir(a))), []byte(filepath.Base(filepath.Dir(b))))
+	})
+	if err := checkSnapshotFile(newest); err != nil {
+		return fmt.Errorf("the snapshot %s: %w", newest, err)
+	}
+	return nil
+}
+
+var errBadSum = errors.New("its checksum differs")
+
+func checkSnapshotFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	left := info.Size() - snapshotHeader - snapshotTail
+	if left < 0 {
+		return io.ErrUnexpectedEOF
+	}
+	in := bufio.NewReaderSize(f, 1<<20)
+	head := make([]byte, snapshotHeader)
+	if _, err := io.ReadFull(in, head); err != nil {
+		return err
+	}
+	n := binary.LittleEndian.Uint64(head)
+	if n > snapshotHeader-12 {
+		return errors.New("its header is too long")
+	}
+	if sum := binary.BigEndian.Uint32(head[8+n:]); sum != 0 && sum != crc32.ChecksumIEEE(head[8:8+n]) {
+		return errBadSum
+	}
+	block := make([]byte, snapshotBlock+4)
+	for left > 0 {
+		b := block[:min(left, int64(len(block)))]
+		if _, err := io.ReadFull(in, b); err != nil {
+			return err
+		}
+		left -= int64(len(b))
+		if len(b) <= 4 || binary.BigEndian.Uint32(b[len(b)-4:]) != crc32.ChecksumIEEE(b[:len(b)-4]) {
+			return errBadSum
+		}
+	}
+	return nil
+}
