@@ -76,7 +76,7 @@ var retention = statemachine.DefaultRetention
 // background.
 func (s *memoryShard) start(incarnation uint64) (err error) {
 	if err := s.node.host.CheckSnapshot(s.id); err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrDamaged, s.name, err)
+		return fmt.Errorf("%w: of %s, %w; put back what was there, from a copy of the data folder", ErrDamaged, s.name, err)
 	}
 	s.shard, err = s.node.host.StartMemoryShard(s.id, func() sm.IConcurrentStateMachine { return s.replica })
 	if err != nil {
