@@ -54,17 +54,15 @@ func (c *kvClient) Watch(ctx context.Context, bucket string, m companion.Match) 
 		return nil, err
 	}
 	w := c.machine.Watch(bucket, m.Text, m.Prefix)
-	return &bucketWatch{&reader[statemachine.Event]{
-		shard: c.memoryShard, turn: make(chan struct{}, 1), over: make(chan struct{}), ready: w.Ready(), close: w.Close,
-		fetch: func() ([]statemachine.Event, error) {
-			events, err := w.Next()
-			if err != nil {
-				return nil, &companion.LaggedError{}
-			}
-			return events, nil
-		},
-		index: func(e statemachine.Event) uint64 { return e.SQLIndex },
-	}}, nil
+	r := newReader(c.memoryShard, w, func(e statemachine.Event) uint64 { return e.SQLIndex })
+	r.fetch = func() ([]statemachine.Event, error) {
+		events, err := w.Next()
+		if err != nil {
+			return nil, &companion.LaggedError{}
+		}
+		return events, nil
+	}
+	return &bucketWatch{r}, nil
 }
 
 type bucketWatch struct{ *reader[statemachine.Event] }
@@ -86,11 +84,10 @@ func (w *bucketWatch) Next(ctx context.Context, ordered bool) (out companion.Eve
 
 // A reader hands out what a machine tells, one after the other.
 type reader[T any] struct {
-	shard *memoryShard
-	fetch func() ([]T, error) // what there is, without waiting
-	ready <-chan struct{}
-	close func()
-	index func(T) uint64 // what has to be applied of the SQL shard before it is told
+	shard  *memoryShard
+	source source
+	fetch  func() ([]T, error) // what there is, without waiting
+	index  func(T) uint64      // what has to be applied of the SQL shard before it is told
 
 	once   sync.Once
 	over   chan struct{} // closed by Close
@@ -98,9 +95,19 @@ type reader[T any] struct {
 	buffer []T
 }
 
+// A source is where a machine leaves what it tells.
+type source interface {
+	Ready() <-chan struct{} // gets a value when there is something
+	Close()
+}
+
+func newReader[T any](s *memoryShard, from source, index func(T) uint64) *reader[T] {
+	return &reader[T]{shard: s, source: from, index: index, over: make(chan struct{}), turn: make(chan struct{}, 1)}
+}
+
 func (r *reader[T]) Close() {
 	r.once.Do(func() { close(r.over) })
-	r.close()
+	r.source.Close()
 }
 
 // next waits for the next one. One that was not returned, because ctx ended,
@@ -127,7 +134,7 @@ func (r *reader[T]) next(ctx context.Context, ordered bool) (x T, err error) {
 				return x, errReaderClosed
 			default:
 			}
-			if err := r.shard.wait(ctx, r.ready, r.over); err != nil {
+			if err := r.shard.wait(ctx, r.source.Ready(), r.over); err != nil {
 				return x, err
 			}
 		}
@@ -276,17 +283,15 @@ func (c *pubsubClient) Listen(ctx context.Context, channels companion.Match, aft
 	default:
 		return nil, index, companion.ErrTooOld
 	}
-	return &channelListen{&reader[*statemachine.Message]{
-		shard: c.memoryShard, turn: make(chan struct{}, 1), over: make(chan struct{}), ready: s.Ready(), close: s.Close,
-		fetch: func() ([]*statemachine.Message, error) {
-			messages, lost, err := s.Next()
-			if err != nil {
-				return nil, &companion.LaggedError{Lost: lost}
-			}
-			return messages, nil
-		},
-		index: func(m *statemachine.Message) uint64 { return m.SQLIndex },
-	}}, index, nil
+	r := newReader(c.memoryShard, s, func(m *statemachine.Message) uint64 { return m.SQLIndex })
+	r.fetch = func() ([]*statemachine.Message, error) {
+		messages, lost, err := s.Next()
+		if err != nil {
+			return nil, &companion.LaggedError{Lost: lost}
+		}
+		return messages, nil
+	}
+	return &channelListen{r}, index, nil
 }
 
 type channelListen struct{ *reader[*statemachine.Message] }

@@ -219,16 +219,5 @@ func (s *memoryShard) Held(ms uint64) {
 // Failed stops the replica, whose entry waits for that.
 func (s *memoryShard) Failed(err error) {
 	s.node.cfg.Logger.Error("hiqlite: the node stops taking part in a shard", "node", s.node.cfg.NodeID, "shard", s.name, "error", err)
-	select {
-	case <-s.started:
-	case <-s.node.ctx.Done():
-		select {
-		case <-s.started:
-		default:
-			return // there is nothing to stop
-		}
-	}
-	if err := s.shard.Stop(); err != nil {
-		s.node.cfg.Logger.Error("hiqlite: stopping the replica", "error", err)
-	}
+	s.node.stopOnceStarted(s.started, &s.shard)
 }

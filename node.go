@@ -463,12 +463,22 @@ func (l listener) Held(ms uint64) {
 // Failed stops the replica, whose entry waits for that.
 func (l listener) Failed(err error) {
 	l.n.cfg.Logger.Error("hiqlite: the node stops taking part", "node", l.n.cfg.NodeID, "error", err)
+	l.n.stopOnceStarted(l.n.started, &l.n.shard)
+}
+
+// stopOnceStarted stops a shard, which is set once started is closed, if it ever
+// is: also while the node closes, or Raft would go on with a replica that cannot.
+func (n *Node) stopOnceStarted(started <-chan struct{}, shard **cluster.Shard) {
 	select {
-	case <-l.n.started:
-	case <-l.n.ctx.Done():
-		return
+	case <-started:
+	case <-n.ctx.Done():
+		select {
+		case <-started:
+		default:
+			return // there is nothing to stop
+		}
 	}
-	if err := l.n.shard.Stop(); err != nil {
-		l.n.cfg.Logger.Error("hiqlite: stopping the replica", "error", err)
+	if err := (*shard).Stop(); err != nil {
+		n.cfg.Logger.Error("hiqlite: stopping the replica", "error", err)
 	}
 }

@@ -94,8 +94,8 @@ func (h *Held) ask(ctx context.Context, kind wire.CommandKind) (wire.Outcome, er
 	joins := !t.deadline.IsZero() // the cluster knows the owner, or all of his is lost
 	l.mu.Unlock()
 	o, err := l.lock.Do(ctx, &wire.Command{Kind: kind, Key: h.key, Owner: t.owner, ID: h.id, TTLMS: uint64(l.ttl.Milliseconds()), Force: joins})
-	if err == nil && o.Code == wire.Missing {
-		t.vanished()
+	if err == nil && o.Code == wire.Missing { // he is unknown: what he had is lost, if he had not released it all
+		t.lose(ErrLost)
 	}
 	if err != nil || o.Code != wire.Done && o.Code != wire.Waits {
 		return o, err

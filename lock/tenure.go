@@ -84,10 +84,6 @@ func (t *tenure) loseLocked(cause error) {
 	t.end()
 }
 
-// vanished says that the cluster does not know the owner: what he had is lost.
-// If he only had released all of it, nothing is.
-func (t *tenure) vanished() { t.lose(ErrLost) }
-
 // renewed says that all is its own for a time behind began, when a command that
 // the cluster has answered was about to be sent. One that was sent too late says
 // nothing of what there was before.
@@ -158,8 +154,8 @@ func (t *tenure) renew(began time.Time) bool {
 	if err != nil {
 		return false
 	}
-	if o.Code != wire.Done {
-		t.vanished()
+	if o.Code != wire.Done { // the cluster does not know the owner
+		t.lose(ErrLost)
 		return false
 	}
 	t.renewed(began)

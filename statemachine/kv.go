@@ -304,10 +304,15 @@ func (k *KV) limit(c *wire.Command) wire.Outcome {
 		for i := range b.entries.Freeze().All() {
 			b.order = append(b.order, i.Ref())
 		}
-		slices.SortFunc(b.order, func(x, y table.Ref) int { return cmp.Compare(x.Version(), y.Version()) })
+		b.sortOrder()
 		k.evict(b)
 	}
 	return wire.Outcome{Index: want.entries, Number: int64(want.bytes)}
+}
+
+// sortOrder puts what was written first to the front.
+func (b *bucket) sortOrder() {
+	slices.SortFunc(b.order, func(x, y table.Ref) int { return cmp.Compare(x.Version(), y.Version()) })
 }
 
 // evict removes the entries that were written longest ago, until the bucket is
@@ -390,7 +395,7 @@ func (k *KV) freeze() iter.Seq[*wire.Record] {
 	var all []frozen
 	for _, b := range k.buckets.Load().sorted() {
 		all = append(all, frozen{
-			wire.Record{Kind: wire.RecordBucket, Name: b.name, MaxEntries: b.limits.entries, MaxBytes: b.limits.bytes, Version: k.revision},
+			wire.Record{Kind: wire.RecordBucket, Name: b.name, MaxEntries: b.limits.entries, MaxBytes: b.limits.bytes},
 			b.entries.Freeze(), b.counters.Freeze(),
 		})
 	}
@@ -446,13 +451,14 @@ func (k *KV) restore(r *wire.Record) error {
 	}
 	switch r.Kind {
 	case wire.RecordBucket:
-		x.revision = r.Version
-		if r.Name != "" {
-			b = newBucket(r.Name)
-			b.limits = limits{r.MaxEntries, r.MaxBytes}
-			x.buckets.set(b.name, b)
-			x.in = b
+		if r.Name == "" {
+			x.revision = r.Version
+			break
 		}
+		b = newBucket(r.Name)
+		b.limits = limits{r.MaxEntries, r.MaxBytes}
+		x.buckets.set(b.name, b)
+		x.in = b
 	case wire.RecordEntry:
 		item, _ := b.entries.Put(r.Key, []byte(r.Value), r.Version, r.Expired)
 		if r.Expired {
@@ -476,7 +482,7 @@ func (k *KV) restore(r *wire.Record) error {
 func (k *KV) restored() error {
 	x := k.restoring
 	for _, b := range x.buckets.sorted() {
-		slices.SortFunc(b.order, func(x, y table.Ref) int { return cmp.Compare(x.Version(), y.Version()) })
+		b.sortOrder()
 	}
 	k.buckets.Store(x.buckets)
 	k.revision, k.expiries, k.mortal = x.revision, x.expiries, len(x.mortal)

@@ -71,7 +71,7 @@ type memory struct {
 
 // A memoryMachine applies the commands of one in-memory shard. What it holds is a
 // function of them, but what its own readers registered. The caller holds
-// memory.mu, but for restored.
+// memory.mu.
 type memoryMachine interface {
 	apply(c *wire.Command, session *wire.Session[wire.Outcome]) wire.Outcome // the command's texts and bytes are good until it returns
 	tick(now uint64)                                                         // the clock moved
