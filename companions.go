@@ -72,7 +72,7 @@ func (w *bucketWatch) Next(ctx context.Context, ordered bool) (out companion.Eve
 	if err != nil {
 		return out, err
 	}
-	out.Kind, out.Version = companion.EventKind(e.Kind), e.Version
+	out.Kind, out.Version = e.Kind, e.Version
 	if e.Item != nil {
 		out.Key = e.Item.Key()
 	}

@@ -34,11 +34,11 @@ var mayImport = []struct {
 	{"kv", []string{".", "internal/companion", "internal/wire"}},
 	{"lock", []string{".", "internal/companion", "internal/wire"}},
 	{"pubsub", []string{".", "internal/companion", "internal/wire"}},
+	{"internal/testcluster", []string{"."}},
 	{".", []string{"cluster", "statemachine", "internal/companion", "internal/sqlite", "internal/wire"}},
 	{"cluster", nil}, // it moves bytes
-	{"internal/testcluster", []string{"."}},
+	{"statemachine", []string{"internal/companion", "internal/sqlite", "internal/table", "internal/wire"}},
 	{"internal/companion", []string{"internal/wire"}},
-	{"statemachine", []string{"internal/sqlite", "internal/table", "internal/wire"}},
 	{"internal/sqlite", []string{"internal/wire"}},
 	{"internal/table", nil},
 	{"internal/wire", nil},

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/hiqlite/hiqlite/internal/companion"
 	"github.com/hiqlite/hiqlite/internal/table"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
@@ -236,7 +237,7 @@ func (k *KV) put(c *wire.Command) wire.Outcome {
 		k.mortal++
 		k.expiries.start(c.TTLMS, expiry{b, item.Ref()})
 	}
-	k.emit(b.name, Event{Kind: Written, Item: item})
+	k.emit(b.name, Event{Kind: companion.Written, Item: item})
 	if b.limits != (limits{}) {
 		b.order = append(b.order, item.Ref())
 		k.evict(b)
@@ -260,7 +261,7 @@ func (k *KV) delete(c *wire.Command) wire.Outcome {
 	if old == nil {
 		return wire.Outcome{Code: wire.Missing}
 	}
-	k.lost(b, old, Deleted)
+	k.lost(b, old, companion.Deleted)
 	k.tidy(b)
 	o := wire.Outcome{Index: old.Version(), Had: true}
 	if c.Kind == wire.KVGetRemove {
@@ -270,7 +271,7 @@ func (k *KV) delete(c *wire.Command) wire.Outcome {
 }
 
 // lost tells of an entry that was removed.
-func (k *KV) lost(b *bucket, i *table.Item, why EventKind) {
+func (k *KV) lost(b *bucket, i *table.Item, why companion.EventKind) {
 	k.revision++
 	k.gone(i)
 	k.emit(b.name, Event{Kind: why, Item: i, Version: k.revision})
@@ -287,7 +288,7 @@ func (k *KV) clear(b *bucket) {
 	b.entries.Clear()
 	b.counters.Clear()
 	b.order, b.first = nil, 0
-	k.emit(b.name, Event{Kind: Cleared, Version: k.revision})
+	k.emit(b.name, Event{Kind: companion.Cleared, Version: k.revision})
 	k.tidy(b)
 }
 
@@ -323,7 +324,7 @@ func (k *KV) evict(b *bucket) {
 	}
 	for over() && b.first < len(b.order) {
 		if i := b.entries.Remove(b.order[b.first]); i != nil {
-			k.lost(b, i, Evicted)
+			k.lost(b, i, companion.Evicted)
 		}
 		b.first++
 	}
@@ -366,7 +367,7 @@ func (k *KV) tick(now uint64) {
 	for _, t := range k.expiries.tick(now) {
 		b := t.of.of
 		if i := b.entries.Remove(t.of.ref); i != nil {
-			k.lost(b, i, Expired)
+			k.lost(b, i, companion.Expired)
 			k.tidy(b)
 		}
 	}

@@ -5,24 +5,13 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/hiqlite/hiqlite/internal/companion"
 	"github.com/hiqlite/hiqlite/internal/table"
-)
-
-// An EventKind says what happened to an entry.
-type EventKind uint8
-
-// The kinds.
-const (
-	Written EventKind = iota
-	Deleted
-	Expired
-	Evicted
-	Cleared // of a whole bucket
 )
 
 // An Event is a change of a bucket.
 type Event struct {
-	Kind     EventKind
+	Kind     companion.EventKind
 	Item     *table.Item // that was written or removed; nil: of a whole bucket
 	Version  uint64      // of a removal: the change's own
 	SQLIndex uint64      // what has to be applied of the SQL shard before it is told
