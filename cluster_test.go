@@ -148,26 +148,34 @@ func mustExec(t testing.TB, db *sql.DB, query string, args ...any) sql.Result {
 	return r
 }
 
-// equal fails unless all running nodes come to hold the same.
+// equal waits until all nodes hold the same, and fails if two ever hold
+// different things at one index. An entry whose writer gave up may still be on
+// its way: until it is everywhere, nodes differ at different indexes.
 func (c *testCluster) equal() {
 	c.t.Helper()
-	var want [32]byte
 	for i, n := range c.nodes {
-		if n == nil {
-			continue
-		}
-		c.ready(i)
-		hash, index, err := n.Hash(patient(c.t))
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		if want == [32]byte{} {
-			want = hash
-		}
-		if hash != want {
-			c.t.Errorf("node %d holds something else at index %d", i+1, index)
+		if n != nil {
+			c.ready(i)
 		}
 	}
+	at := map[uint64][32]byte{}
+	waitFor(c.t, "the nodes to hold the same", func() bool {
+		now := map[[32]byte]bool{}
+		for i, n := range c.nodes {
+			if n == nil {
+				continue
+			}
+			hash, index, err := n.Hash(patient(c.t))
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			if other, ok := at[index]; ok && other != hash {
+				c.t.Fatalf("node %d holds something else than another node at index %d", i+1, index)
+			}
+			at[index], now[hash] = hash, true
+		}
+		return len(now) <= 1
+	})
 }
 
 // Every promise holds on one node as on three.
