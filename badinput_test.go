@@ -387,11 +387,12 @@ func TestWrongMembers(t *testing.T) {
 }
 
 func TestTakenPort(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports := freePorts(t, 2)
+	l, err := net.Listen("tcp", ports[0])
 	if err != nil {
 		t.Fatal(err)
 	}
-	members := []hiqlite.Member{{ID: 1, RaftAddr: l.Addr().String()}, {ID: 2, RaftAddr: freePorts(t, 1)[0]}}
+	members := []hiqlite.Member{{ID: 1, RaftAddr: ports[0]}, {ID: 2, RaftAddr: ports[1]}}
 	cfg := hiqlite.Config{DataDir: filepath.Join(t.TempDir(), "data"), Nodes: members}
 	node, err := hiqlite.Open(patient(t), cfg)
 	if err == nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -13,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/loopback"
 )
 
 func TestMain(m *testing.M) {
@@ -43,19 +43,14 @@ type testCluster struct {
 	nodes   []*hiqlite.Node // nil: stopped
 }
 
-// freePorts returns addresses on loopback that were free a moment ago.
+// freePorts returns addresses of this machine for n nodes.
 func freePorts(t testing.TB, n int) []string {
 	t.Helper()
-	var out []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		out = append(out, l.Addr().String())
+	addresses, err := loopback.Addresses(n)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return out
+	return addresses
 }
 
 // newCluster starts a cluster and waits until every node is ready.

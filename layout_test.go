@@ -25,7 +25,7 @@ var mayImport = []struct {
 	packages string // a path.Match pattern
 	imports  []string
 }{
-	{"cmd/*", []string{".", "driver", "kv", "lock", "pubsub"}},
+	{"cmd/*", []string{".", "driver", "kv", "lock", "pubsub", "internal/loopback"}},
 	{"examples/*", []string{".", "driver", "kv", "lock", "pubsub"}}, // and what lies below itself
 	{"examples/*/*", nil},
 	{"benchmarks", nil},
@@ -34,12 +34,13 @@ var mayImport = []struct {
 	{"kv", []string{".", "internal/companion", "internal/wire"}},
 	{"lock", []string{".", "internal/companion", "internal/wire"}},
 	{"pubsub", []string{".", "internal/companion", "internal/wire"}},
-	{"internal/testcluster", []string{"."}},
+	{"internal/testcluster", []string{".", "internal/loopback"}},
 	{".", []string{"cluster", "statemachine", "internal/companion", "internal/sqlite", "internal/wire"}},
 	{"cluster", nil}, // it moves bytes
 	{"statemachine", []string{"internal/companion", "internal/sqlite", "internal/table", "internal/wire"}},
 	{"internal/companion", []string{"internal/wire"}},
 	{"internal/sqlite", []string{"internal/wire"}},
+	{"internal/loopback", nil},
 	{"internal/table", nil},
 	{"internal/wire", nil},
 }

@@ -10,7 +10,6 @@ package benchmarks
 import (
 	"database/sql"
 	"fmt"
-	"net"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -19,6 +18,7 @@ import (
 	_ "modernc.org/sqlite" // the yardstick
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/loopback"
 )
 
 var (
@@ -31,24 +31,18 @@ const (
 	insert = "INSERT INTO bench(ts, name) VALUES(?, ?)"
 )
 
-// loopback returns members on ports of loopback that were free a moment ago.
-func loopback(b *testing.B, size int) (members []hiqlite.Member) {
-	b.Helper()
-	for i := range size {
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer l.Close() // not before all ports are taken
-		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: l.Addr().String()})
-	}
-	return members
-}
-
 // start starts a cluster.
 func start(b *testing.B, size int) (nodes []*hiqlite.Node) {
 	b.Helper()
-	dir, members := b.TempDir(), loopback(b, size)
+	dir := b.TempDir()
+	addresses, err := loopback.Addresses(size)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var members []hiqlite.Member
+	for i, address := range addresses {
+		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
+	}
 	for _, m := range members {
 		n, err := hiqlite.Open(b.Context(), hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(m.ID)), NodeID: m.ID, Nodes: members})
 		if err != nil {

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite/internal/loopback"
 )
 
 // disk is what a test machine has "on disk": it survives a restart.
@@ -110,21 +112,21 @@ type testNode struct {
 	c     *Combiner[string, string]
 }
 
-func freePort(t testing.TB) string {
+func newMembers(t testing.TB, n int) map[uint64]string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addresses, err := loopback.Addresses(n)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	members := map[uint64]string{}
+	for i, address := range addresses {
+		members[uint64(i+1)] = address
+	}
+	return members
 }
 
 func newNodes(t testing.TB, n int) map[uint64]*testNode {
-	members := map[uint64]string{}
-	for i := range n {
-		members[uint64(i+1)] = freePort(t)
-	}
+	members := newMembers(t, n)
 	nodes := map[uint64]*testNode{}
 	for id := range members {
 		nodes[id] = &testNode{
@@ -291,11 +293,10 @@ func TestAllRestartAtOtherAddresses(t *testing.T) {
 	for _, n := range nodes {
 		n.add()
 	}
-	moved := map[uint64]string{}
-	for id, n := range nodes {
+	for _, n := range nodes {
 		n.stop()
-		moved[id] = freePort(t)
 	}
+	moved := newMembers(t, len(nodes))
 	for _, n := range nodes {
 		n.cfg.Members = moved
 		n.start()

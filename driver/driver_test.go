@@ -6,7 +6,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/hiqlite/hiqlite"
 	hiqlitedriver "github.com/hiqlite/hiqlite/driver"
+	"github.com/hiqlite/hiqlite/internal/loopback"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -58,24 +58,13 @@ func one[T any](t testing.TB, db *sql.DB, query string, args ...any) (v T) {
 	return v
 }
 
-// addresses returns n addresses on loopback that were free a moment ago.
-func addresses(t testing.TB, n int) []string {
-	t.Helper()
-	var out []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		out = append(out, l.Addr().String())
-	}
-	return out
-}
-
 func TestThreeOpensFormACluster(t *testing.T) {
+	addresses, err := loopback.Addresses(3)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var nodes []string
-	for i, a := range addresses(t, 3) {
+	for i, a := range addresses {
 		nodes = append(nodes, fmt.Sprintf("%d=%s", i+1, a))
 	}
 	var dbs []*sql.DB

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/loopback"
 )
 
 const (
@@ -203,9 +203,13 @@ const slowTick = 200 * time.Millisecond
 func openNodes(ctx context.Context, dir string, size int) ([]*hiqlite.Node, error) {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	members, err := loopback(size)
+	addresses, err := loopback.Addresses(size)
 	if err != nil {
 		return nil, err
+	}
+	var members []hiqlite.Member
+	for i, address := range addresses {
+		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
 	}
 	var nodes []*hiqlite.Node
 	open := func(id uint64, tick time.Duration) (*hiqlite.Node, error) {
@@ -240,20 +244,6 @@ func openNodes(ctx context.Context, dir string, size int) ([]*hiqlite.Node, erro
 		}
 	}
 	return nodes, nil
-}
-
-// loopback returns members on ports of loopback that were free a moment ago.
-func loopback(size int) ([]hiqlite.Member, error) {
-	var members []hiqlite.Member
-	for i := range size {
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close() // not before all ports are taken
-		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: l.Addr().String()})
-	}
-	return members, nil
 }
 
 // choose returns the node to measure through.

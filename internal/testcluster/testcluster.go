@@ -5,12 +5,12 @@ package testcluster
 import (
 	"context"
 	"fmt"
-	"net"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/loopback"
 )
 
 // patience bounds what a test waits for.
@@ -47,14 +47,13 @@ func New(t testing.TB, size int, change ...func(*hiqlite.Config)) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, Nodes: make([]*hiqlite.Node, size)}
 	dir := t.TempDir()
+	addresses, err := loopback.Addresses(size)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var members []hiqlite.Member
-	for i := range size {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close() // not before all ports are taken
-		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: l.Addr().String()})
+	for i, address := range addresses {
+		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
 	}
 	for i := range size {
 		cfg := hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(i+1)), NodeID: uint64(i + 1), Nodes: members, Tick: 10 * time.Millisecond}

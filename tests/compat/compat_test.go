@@ -7,7 +7,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"path/filepath"
 	"reflect"
@@ -19,6 +18,7 @@ import (
 	_ "modernc.org/sqlite"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/loopback"
 )
 
 func TestMain(m *testing.M) {
@@ -61,8 +61,10 @@ func newCluster(t *testing.T) *database {
 	t.Helper()
 	d := &database{}
 	dir := t.TempDir()
+	addresses, err := loopback.Addresses(3)
+	must(t, err)
 	var members []hiqlite.Member
-	for i, address := range freePorts(t, 3) {
+	for i, address := range addresses {
 		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
 	}
 	for _, m := range members {
@@ -106,18 +108,6 @@ func newFile(t *testing.T) *database {
 func closed(t *testing.T, db *sql.DB) *sql.DB {
 	t.Cleanup(func() { must(t, db.Close()) })
 	return db
-}
-
-// freePorts returns addresses on loopback that were free a moment ago.
-func freePorts(t *testing.T, n int) (addresses []string) {
-	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		must(t, err)
-		defer l.Close() // not before all are taken
-		addresses = append(addresses, l.Addr().String())
-	}
-	return addresses
 }
 
 // equal fails unless all nodes come to hold the same.

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/loopback"
 )
 
 const (
@@ -79,8 +79,12 @@ func newCluster(t testing.TB, size int, change func(*hiqlite.Config)) *cluster {
 	t.Helper()
 	dir := t.TempDir()
 	c := &cluster{t: t}
+	addresses, err := loopback.Addresses(size)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var members []hiqlite.Member
-	for i, address := range freePorts(t, size) {
+	for i, address := range addresses {
 		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
 	}
 	for i := range size {
@@ -128,20 +132,6 @@ func (c *cluster) printLogs() {
 			c.t.Logf("node %d said:\n%s", n.cfg.NodeID, text[max(0, len(text)-16<<10):])
 		}
 	}
-}
-
-func freePorts(t testing.TB, n int) []string {
-	t.Helper()
-	var out []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		out = append(out, l.Addr().String())
-	}
-	return out
 }
 
 // start starts a process of the node's.
