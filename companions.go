@@ -72,14 +72,7 @@ func (w *bucketWatch) Next(ctx context.Context, ordered bool) (out companion.Eve
 	if err != nil {
 		return out, err
 	}
-	out.Kind, out.Version = e.Kind, e.Version
-	if e.Item != nil {
-		out.Key = e.Item.Key()
-	}
-	if out.Kind == companion.Written {
-		out.Value = e.Item.Value()
-	}
-	return out, nil
+	return companion.Event{Kind: e.Kind, Key: e.Key, Value: e.Value, Version: e.Version}, nil
 }
 
 // A reader hands out what a machine tells, one after the other.
@@ -89,8 +82,8 @@ type reader[T any] struct {
 	fetch  func() ([]T, error) // what there is, without waiting
 	index  func(T) uint64      // what has to be applied of the SQL shard before it is told
 
-	once   sync.Once
-	over   chan struct{} // closed by Close
+	closed context.Context
+	close  context.CancelFunc
 	turn   chan struct{} // capacity 1: held by who reads; guards buffer
 	buffer []T
 }
@@ -102,12 +95,25 @@ type source interface {
 }
 
 func newReader[T any](s *memoryShard, from source, index func(T) uint64) *reader[T] {
-	return &reader[T]{shard: s, source: from, index: index, over: make(chan struct{}), turn: make(chan struct{}, 1)}
+	r := &reader[T]{shard: s, source: from, index: index, turn: make(chan struct{}, 1)}
+	r.closed, r.close = context.WithCancel(context.Background())
+	return r
 }
 
 func (r *reader[T]) Close() {
-	r.once.Do(func() { close(r.over) })
+	r.close()
 	r.source.Close()
+}
+
+// over returns why there is nothing to read any more, or nil.
+func (r *reader[T]) over() error {
+	switch {
+	case r.closed.Err() != nil:
+		return errReaderClosed
+	case r.shard.node.ctx.Err() != nil:
+		return r.shard.explain(ErrClosed)
+	}
+	return nil
 }
 
 // next waits for the next one. One that was not returned, because ctx ended,
@@ -121,32 +127,49 @@ func (r *reader[T]) next(ctx context.Context, ordered bool) (x T, err error) {
 		defer func() { <-r.turn }()
 	case <-ctx.Done():
 		return x, ctx.Err()
-	case <-r.over:
+	case <-r.closed.Done():
 		return x, errReaderClosed
+	}
+	if err := r.over(); err != nil {
+		return x, err
 	}
 	for len(r.buffer) == 0 {
 		if r.buffer, err = r.fetch(); err != nil {
 			return x, err
 		}
 		if len(r.buffer) == 0 {
-			select {
-			case <-r.over:
-				return x, errReaderClosed
-			default:
+			if err := r.shard.wait(ctx, r.source.Ready(), r.closed.Done()); err != nil {
+				return x, err
 			}
-			if err := r.shard.wait(ctx, r.source.Ready(), r.over); err != nil {
+			if err := r.over(); err != nil {
 				return x, err
 			}
 		}
 	}
 	if ordered {
-		if err := r.shard.node.follow(ctx, r.index(r.buffer[0])); err != nil {
+		if err := r.follow(ctx, r.index(r.buffer[0])); err != nil {
 			return x, err
 		}
 	}
 	x = r.buffer[0]
 	r.buffer = r.buffer[1:]
 	return x, nil
+}
+
+// follow waits until this node has applied the SQL that was written before.
+func (r *reader[T]) follow(ctx context.Context, index uint64) error {
+	n := r.shard.node
+	if n.replica.Applied() >= index {
+		return nil
+	}
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.closed, cancel)()
+	err := n.follow(wait, index)
+	if err != nil && ctx.Err() == nil && r.closed.Err() != nil {
+		return errReaderClosed
+	}
+	return err
 }
 
 var errReaderClosed = fmt.Errorf("%w: the watcher or subscription", ErrClosed)

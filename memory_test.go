@@ -236,9 +236,9 @@ func TestStatusOfShards(t *testing.T) {
 }
 
 // A snapshot of a shard in memory that cannot be read is found before Raft reads
-// it, which would end the program.
+// it, which would end the program; whatever the folder is called.
 func TestADamagedSnapshotOfABucket(t *testing.T) {
-	c := newCluster(t, 1)
+	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.DataDir = filepath.Join(filepath.Dir(cfg.DataDir), "[1] a[b") })
 	ctx := patient(t)
 	b := bucketOf(t, c.nodes[0], "b")
 	for i := range 40 { // several blocks of the file: what is random stays as long as it is

@@ -305,8 +305,30 @@ func (n *Node) within(ctx context.Context) (context.Context, context.CancelFunc)
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
-	return context.WithTimeout(ctx, n.cfg.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeout)
+	return &bounded{ctx, n.cfg.Timeout}, cancel
 }
+
+// bounded is a context that says whose bound was reached: the caller has set none.
+type bounded struct {
+	context.Context
+	timeout time.Duration
+}
+
+func (b *bounded) Err() error {
+	if err := b.Context.Err(); err != context.DeadlineExceeded {
+		return err
+	}
+	return boundError(b.timeout)
+}
+
+type boundError time.Duration
+
+func (e boundError) Error() string {
+	return fmt.Sprintf("the %v of hiqlite.Config.Timeout are over", time.Duration(e))
+}
+
+func (boundError) Is(target error) bool { return target == context.DeadlineExceeded }
 
 // An answer is what the combiner hands out: a result, and where the operation
 // waits if it does.

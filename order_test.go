@@ -2,6 +2,7 @@ package hiqlite_test
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 
@@ -236,5 +237,75 @@ func TestWaitingForSQLEnds(t *testing.T) {
 	d.open()
 	if m, err := sub.Next(ctx); err != nil || m.Index != index {
 		t.Errorf("Next: %+v, %v, want message %d", m, err, index)
+	}
+}
+
+// Close ends a Next that waits for SQL, too.
+func TestCloseEndsWaitingForSQL(t *testing.T) {
+	c, d := slowCluster(t)
+	ctx := patient(t)
+	near, far := c.nodes[0], c.nodes[2]
+	messages, err := pubsub.Listen(ctx, far, "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := pubsub.Listen(ctx, far, "c", pubsub.WithoutOrder())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	d.close()
+	mustExec(t, near.DB(), "INSERT INTO t DEFAULT VALUES")
+	if _, err := pubsub.Notify(ctx, near, "c", nil); err != nil {
+		t.Fatal(err)
+	}
+	next := make(chan error, 1)
+	go func() { _, err := messages.Next(ctx); next <- err }()
+	if _, err := first.Next(ctx); err != nil { // it has come
+		t.Fatal(err)
+	}
+	messages.Close()
+	select {
+	case err := <-next:
+		if !errors.Is(err, hiqlite.ErrClosed) {
+			t.Errorf("Next: %v", err)
+		}
+	case <-ctx.Done():
+		t.Error("Next waits still")
+	}
+	d.open()
+}
+
+// After Close, of the subscription or the node, Next returns nothing any more,
+// also of what has come before.
+func TestNextAfterClose(t *testing.T) {
+	c := newCluster(t, 1)
+	ctx := patient(t)
+	listen := func() *pubsub.Subscription {
+		s, err := pubsub.Listen(ctx, c.nodes[0], "c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if _, err := pubsub.Notify(ctx, c.nodes[0], "c", nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.Next(ctx); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	for range 50 {
+		s := listen()
+		s.Close()
+		if m, err := s.Next(ctx); !errors.Is(err, hiqlite.ErrClosed) {
+			t.Fatalf("Next returned %+v, %v", m, err)
+		}
+	}
+	s := listen()
+	c.stop(0)
+	if m, err := s.Next(ctx); !errors.Is(err, hiqlite.ErrClosed) {
+		t.Errorf("Next of a closed node's returned %+v, %v", m, err)
 	}
 }

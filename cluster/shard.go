@@ -123,13 +123,22 @@ func (s *Shard) WaitLeader(ctx context.Context) error {
 		case <-changed:
 		case <-s.Done():
 		case <-ctx.Done():
-			return noLeader("wait for a leader", ctx)
+			return s.noLeader(ctx)
 		}
 	}
 }
 
-func noLeader(what string, ctx context.Context) error {
-	return fmt.Errorf("%w: %s: %w", ErrNoLeader, what, ctx.Err())
+// noLeader is why something that a leader has to answer was not answered before
+// ctx ended. To cancel it is the caller's business, as long as there is a leader.
+func (s *Shard) noLeader(ctx context.Context) error {
+	err, leader := ctx.Err(), s.Leader().Node
+	switch {
+	case leader == 0:
+		return fmt.Errorf("%w: %w", ErrNoLeader, err)
+	case errors.Is(err, context.Canceled):
+		return err
+	}
+	return fmt.Errorf("%w: node %d led and did not answer: %w", ErrNoLeader, leader, err)
 }
 
 // call runs f with the NodeHost, which cannot be closed meanwhile: f must not
@@ -169,12 +178,15 @@ func (s *Shard) Propose(cmd []byte, timeout time.Duration) (*dragonboat.RequestS
 // ReadIndex returns once this replica has applied everything that was committed
 // anywhere before the call. It is retried, within a second or at once when the
 // leader changes, until ctx ends: the error is then ErrNoLeader, wrapping that
-// of ctx. Without a leader it waits for one, as each try would just be dropped.
+// of ctx, unless ctx was cancelled while there was a leader. Without one it waits
+// for one, as each try would just be dropped.
 func (s *Shard) ReadIndex(ctx context.Context) error {
-	const what = "read index"
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	for patience := firstAttempt; ; patience = min(2*patience, attempt) {
 		if ctx.Err() != nil {
-			return noLeader(what, ctx)
+			return s.noLeader(ctx)
 		}
 		if err := s.WaitLeader(ctx); err != nil {
 			return err
@@ -203,11 +215,11 @@ func (s *Shard) ReadIndex(ctx context.Context) error {
 			case <-s.Done():
 				return ErrClosed
 			case <-ctx.Done():
-				return noLeader(what, ctx)
+				return s.noLeader(ctx)
 			}
 		}
 		if err := s.sleep(ctx, changed, pause); err != nil && ctx.Err() != nil {
-			return noLeader(what, ctx)
+			return s.noLeader(ctx)
 		}
 	}
 }
@@ -294,7 +306,7 @@ func (s *Shard) Members(ctx context.Context) (map[uint64]string, error) {
 		case s.ctx.Err() != nil:
 			return nil, ErrClosed
 		case ctx.Err() != nil:
-			return nil, noLeader("members", ctx)
+			return nil, s.noLeader(ctx)
 		}
 		_ = s.sleep(ctx, s.LeaderChanged(), pause)
 	}

@@ -2,13 +2,15 @@ package cluster
 
 import (
 	"bufio"
-	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 )
@@ -27,16 +29,16 @@ const (
 // shard in memory can be read: Dragonboat would end the process if it cannot.
 // None is no error. It reads all of it.
 func (h *Host) CheckSnapshot(shard uint64) error {
-	pattern := filepath.Join(h.cfg.Dir, "*", "*", "snapshot-part-*",
+	pattern := path.Join("*", "*", "snapshot-part-*",
 		fmt.Sprintf("snapshot-%d-%d", shard, replicaID(h.cfg.Node)), "snapshot-????????????????", "snapshot-*.gbsnap")
-	files, err := filepath.Glob(pattern)
+	files, err := fs.Glob(os.DirFS(h.cfg.Dir), pattern) // the folder's own name is no pattern
 	if err != nil || len(files) == 0 {
 		return err
 	}
 	// The folder is named after the index, in 16 digits.
-	newest := slices.MaxFunc(files, func(a, b string) int {
-		return bytes.Compare([]byte(filepath.Base(filepath.Dir(a))), []byte(filepath.Base(filepath.Dir(b))))
-	})
+	newest := filepath.Join(h.cfg.Dir, filepath.FromSlash(slices.MaxFunc(files, func(a, b string) int {
+		return cmp.Compare(path.Base(path.Dir(a)), path.Base(path.Dir(b)))
+	})))
 	if err := checkSnapshotFile(newest); err != nil {
 		return fmt.Errorf("the snapshot %s: %w", newest, err)
 	}
@@ -45,8 +47,8 @@ func (h *Host) CheckSnapshot(shard uint64) error {
 
 var errBadSum = errors.New("its checksum differs")
 
-func checkSnapshotFile(path string) error {
-	f, err := os.Open(path)
+func checkSnapshotFile(name string) error {
+	f, err := os.Open(name)
 	if err != nil {
 		return err
 	}

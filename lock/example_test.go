@@ -226,5 +226,5 @@ func ExampleHeld_Unlock() {
 	fmt.Println(held.Unlock(ctx))
 	// Output:
 	// <nil>
-	// unlock "job": lock: not held
+	// lock: not held: "job"
 }

@@ -2,6 +2,7 @@ package lock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -62,7 +63,7 @@ func (h *Held) Unlock(ctx context.Context) error {
 	if !h.tenure.remove(h.id) {
 		cause := context.Cause(h.ctx)
 		l.mu.Unlock()
-		return fmt.Errorf("unlock %q: %w", h.key, cause)
+		return fmt.Errorf("%w: %q", cause, h.key)
 	}
 	h.end(ErrNotHeld)
 	l.mu.Unlock()
@@ -77,38 +78,52 @@ func (h *Held) Unlock(ctx context.Context) error {
 			a.err = ErrLost
 		}
 		if a.err != nil {
-			a.err = fmt.Errorf("unlock %q: %w", h.key, a.err)
+			a.err = fmt.Errorf("%w: %q", a.err, h.key)
 		}
 		return a.err
 	case <-ctx.Done():
-		return fmt.Errorf("%w: unlock %q: it is on its way: %w", hiqlite.ErrOutcomeUnknown, h.key, ctx.Err())
+		return fmt.Errorf("%w: the release of lock %q is on its way: %w", hiqlite.ErrOutcomeUnknown, h.key, ctx.Err())
 	}
 }
 
 // ask has the place made, and waits until it has the lock; wire.Missing: it was
-// lost meanwhile.
-func (h *Held) ask(ctx context.Context, kind wire.CommandKind) (wire.Outcome, error) {
+// lost meanwhile. known says that the cluster may know the place.
+func (h *Held) ask(ctx context.Context, kind wire.CommandKind) (o wire.Outcome, known bool, err error) {
 	t, l := h.tenure, h.tenure.locker
-	began := time.Now()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(t.ctx, stop)() // what has been lost meanwhile is not worth waiting for
+	if o, known, err = h.propose(ctx, kind); err == nil && o.Code == wire.Waits {
+		var there bool
+		if o, there, err = l.lock.Await(ctx, t.owner, h.id); err == nil && !there {
+			o.Code = wire.Missing
+		}
+	}
+	if err != nil && t.ctx.Err() != nil && !errors.Is(err, hiqlite.ErrClosed) {
+		return wire.Outcome{Code: wire.Missing}, known, nil
+	}
+	return o, known, err
+}
+
+// propose has the place made.
+func (h *Held) propose(ctx context.Context, kind wire.CommandKind) (o wire.Outcome, known bool, err error) {
+	t, l := h.tenure, h.tenure.locker
 	l.mu.Lock()
 	joins := !t.deadline.IsZero() // the cluster knows the owner, or all of his is lost
 	l.mu.Unlock()
-	o, err := l.lock.Do(ctx, &wire.Command{Kind: kind, Key: h.key, Owner: t.owner, ID: h.id, TTLMS: uint64(l.ttl.Milliseconds()), Force: joins})
-	if err == nil && o.Code == wire.Missing { // he is unknown: what he had is lost, if he had not released it all
+	began := time.Now()
+	o, err = l.lock.Do(ctx, &wire.Command{Kind: kind, Key: h.key, Owner: t.owner, ID: h.id, TTLMS: uint64(l.ttl.Milliseconds()), Force: joins})
+	switch {
+	case err != nil:
+		return o, errors.Is(err, hiqlite.ErrOutcomeUnknown), err
+	case o.Code == wire.Missing: // he is unknown: what he had is lost
 		t.lose(ErrLost)
+		return o, false, nil
+	case o.Code != wire.Done && o.Code != wire.Waits:
+		return o, false, nil
 	}
-	if err != nil || o.Code != wire.Done && o.Code != wire.Waits {
-		return o, err
-	}
-	t.renewed(began)
-	if o.Code == wire.Done {
-		return o, nil
-	}
-	o, there, err := l.lock.Await(ctx, t.owner, h.id)
-	if err == nil && !there {
-		o.Code = wire.Missing
-	}
-	return o, err
+	t.renewed(began, o)
+	return o, true, nil
 }
 
 // hold makes the place a held lock, unless the time for that is over.
@@ -141,11 +156,18 @@ type answer struct {
 // it ends by itself. used says that the lock was held, and that this node had
 // caught up with SQL by then.
 func (h *Held) release(used bool) <-chan answer {
-	l, done := h.tenure.locker, make(chan answer, 1)
+	t, l, done := h.tenure, h.tenure.locker, make(chan answer, 1)
+	l.mu.Lock()
+	c := &wire.Command{Kind: wire.LockRelease, Owner: t.owner, ID: h.id, Force: used && !l.unordered}
+	for id := range t.places {
+		c.IDs = []uint64{id} // one says it
+		break
+	}
+	l.mu.Unlock()
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), l.ttl)
 		defer cancel()
-		o, err := l.lock.Do(ctx, &wire.Command{Kind: wire.LockRelease, Owner: h.tenure.owner, ID: h.id, Force: used && !l.unordered})
+		o, err := l.lock.Do(ctx, c)
 		done <- answer{o, err}
 	}()
 	return done

@@ -115,14 +115,15 @@ func New(c hiqlite.Client, opts ...Option) *Locker {
 	return l
 }
 
-// Lock waits for the lock of key and returns it, until ctx ends; with a context
-// without a deadline it gives up when there was no leader for
-// hiqlite.Config.Timeout. Whoever has it already waits for himself: locks are not
-// reentrant. The caller must Unlock it.
+// Lock waits for the lock of key and returns it, until ctx ends. Whoever has it
+// already waits for himself: locks are not reentrant. The caller must Unlock it.
 //
 // When it returns, the SQL that was written under the lock before can be read on
-// this node. If ctx ends first, its error is in the chain, and the place in the
-// queue is given up.
+// this node. If it returns an error the lock is not had, and the place in the
+// queue is given up. The error is that of ctx; hiqlite.ErrNoLeader, with a context
+// without a deadline, if there was none for hiqlite.Config.Timeout (a waiter that
+// is in the queue learns of that within TTL); hiqlite.ErrClosed,
+// hiqlite.ErrDiskFull, ErrKey or ErrFull; or says that the TTL is out of bounds.
 func (l *Locker) Lock(ctx context.Context, key string) (*Held, error) {
 	return l.acquire(ctx, wire.LockAcquire, key)
 }
@@ -141,28 +142,46 @@ func (l *Locker) acquire(ctx context.Context, kind wire.CommandKind, key string)
 	}
 	for {
 		h := l.place(key)
-		o, err := h.ask(ctx, kind)
-		if err == nil && o.Code == wire.Missing {
-			h.leave()
-			continue // this program was cut off while it waited: once more, from the end
-		}
-		if err == nil {
+		o, known, err := h.ask(ctx, kind)
+		lost := err == nil && o.Code == wire.Missing // this program was cut off while it waited
+		if err == nil && !lost {
 			err = refused(o, key)
 		}
-		if err == nil && !l.unordered {
+		if err == nil && !lost && !l.unordered {
 			err = l.lock.CatchUp(ctx, o)
 		}
-		if err == nil && h.hold(ctx, o.Index) {
+		if err == nil && !lost && h.hold(ctx, o.Index) {
 			return h, nil
 		}
 		h.leave()
-		if !errors.Is(err, ErrHeld) && !errors.Is(err, ErrFull) {
-			h.release(false) // the cluster may know the place
+		if known {
+			h.release(false)
 		}
 		if err != nil {
-			return nil, err
+			return nil, notHad(ctx, key, err)
+		}
+		// Once more, from the end.
+	}
+}
+
+// notHad is the error of one who has not got the lock. Whether he had a place is
+// nobody's concern: it is given up.
+func notHad(ctx context.Context, key string, err error) error {
+	switch {
+	case errors.Is(err, ErrHeld), errors.Is(err, ErrFull):
+		return err
+	case errors.Is(err, hiqlite.ErrOutcomeUnknown):
+		known := []error{ctx.Err()}
+		for _, e := range []error{hiqlite.ErrClosed, hiqlite.ErrNoLeader} {
+			if errors.Is(err, e) {
+				known = append(known, e)
+			}
+		}
+		if err = errors.Join(known...); err == nil {
+			err = hiqlite.ErrNoLeader // that answered, for hiqlite.Config.Timeout
 		}
 	}
+	return fmt.Errorf("lock: %q was not had: %w", key, err)
 }
 
 // place registers a place that is about to be asked for.

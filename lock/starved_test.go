@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/companion"
@@ -109,4 +110,63 @@ func TestClosingLeavesNoLocks(t *testing.T) {
 	for i := range lockers {
 		give(t, take(t, lock.New(c.Nodes[1]), fmt.Sprint(i))) // not in an hour
 	}
+}
+
+// First come, first served, also if a program gives back its last lock while it
+// asks for another.
+func TestGivingBackWhileAskingKeepsTheOrder(t *testing.T) {
+	c := testcluster.Started(t, 3)
+	ctx := testcluster.Patient(t)
+	var a *lock.Held
+	asked := make(chan struct{}, 1)
+	other := make(chan *lock.Held, 1)
+	n := &altered{c.Nodes[0], func(ctx context.Context, cmd *wire.Command, next companion.Lock) (wire.Outcome, error) {
+		if cmd.Kind != wire.LockAcquire || cmd.Key != "b" || len(asked) > 0 {
+			return next.Do(ctx, cmd)
+		}
+		asked <- struct{}{}
+		give(t, a) // before the cluster hears of the other
+		o, err := next.Do(ctx, cmd)
+		go func() { other <- take(t, lock.New(c.Nodes[1]), "b") }()
+		waitUntilQueued(t, c.Nodes[0], "b", 2)
+		return o, err
+	}}
+	l := lock.New(n)
+	a = take(t, l, "a")
+	b, err := l.Lock(ctx, "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-other:
+		t.Error("who came second has the lock")
+	default:
+	}
+	give(t, b)
+	give(t, <-other)
+}
+
+// Who waits in the queue, with a context without a deadline, gives up when there
+// is no leader.
+func TestWaitingWithoutLeader(t *testing.T) {
+	c := testcluster.Started(t, 3, func(cfg *hiqlite.Config) { cfg.Timeout = 2 * time.Second })
+	n := c.Nodes[0]
+	held := take(t, lock.New(n, lock.WithTTL(lock.MinTTL)), "a")
+	gaveUp := make(chan error, 1)
+	go func() {
+		_, err := lock.New(n, lock.WithTTL(lock.MinTTL)).Lock(context.Background(), "a")
+		gaveUp <- err
+	}()
+	waitUntilQueued(t, n, "a", 2)
+	c.Stop(1)
+	c.Stop(2)
+	select {
+	case err := <-gaveUp:
+		if !errors.Is(err, hiqlite.ErrNoLeader) || errors.Is(err, hiqlite.ErrOutcomeUnknown) {
+			t.Errorf("it gave up with %v", err)
+		}
+	case <-testcluster.Patient(t).Done():
+		t.Error("it waits still")
+	}
+	<-held.Done()
 }

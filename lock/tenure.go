@@ -2,7 +2,9 @@ package lock
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -17,14 +19,17 @@ type tenure struct {
 	last     uint64           // id of the last place
 	places   map[uint64]*Held // what it holds or waits for
 	deadline time.Time        // until when that is its own; zero: the cluster has not answered yet
+	made     int64            // which of the owners of this id the cluster knows, see wire.Outcome
 	running  bool             // the goroutine is started
-	over     bool             // it is lost, or has nothing any more
-	wake     chan struct{}    // capacity 1: see whether it is over
 	forget   func()           // see companion.Lock.OnClose
+
+	ctx context.Context // ends when it is lost, or has nothing any more
+	end context.CancelFunc
 }
 
 func newTenure(l *Locker) *tenure {
-	t := &tenure{locker: l, owner: rand.Uint64() | 1, places: map[uint64]*Held{}, wake: make(chan struct{}, 1)}
+	t := &tenure{locker: l, owner: rand.Uint64() | 1, places: map[uint64]*Held{}}
+	t.ctx, t.end = context.WithCancel(context.Background())
 	t.forget = l.lock.OnClose(func() { t.lose(errClosed) })
 	return t
 }
@@ -46,22 +51,17 @@ func (t *tenure) remove(id uint64) bool {
 		return false
 	}
 	if delete(t.places, id); len(t.places) == 0 {
-		t.end()
+		t.over()
 	}
 	return true
 }
 
-func (t *tenure) end() {
-	if !t.over {
-		t.over = true
-		t.forget()
-	}
+// over ends the tenure.
+func (t *tenure) over() {
+	t.end()
+	t.forget()
 	if t.locker.current == t {
 		t.locker.current = nil
-	}
-	select {
-	case t.wake <- struct{}{}:
-	default:
 	}
 }
 
@@ -81,75 +81,74 @@ func (t *tenure) loseLocked(cause error) {
 		}
 	}
 	clear(t.places)
-	t.end()
+	t.over()
 }
 
 // renewed says that all is its own for a time behind began, when a command that
 // the cluster has answered was about to be sent. One that was sent too late says
-// nothing of what there was before.
-func (t *tenure) renewed(began time.Time) {
+// nothing of what there was before; and if it met another owner than those
+// before, that was lost.
+func (t *tenure) renewed(began time.Time, answer wire.Outcome) {
 	l := t.locker
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if t.expired(began) {
+	if t.made == 0 {
+		t.made = answer.Number
+	}
+	if t.made != answer.Number || t.expired(began) {
 		t.loseLocked(ErrLost)
 		return
 	}
 	if until := began.Add(l.ttl / 10 * 9); until.After(t.deadline) {
 		t.deadline = until
 	}
-	if !t.running && !t.over {
+	if !t.running && t.ctx.Err() == nil {
 		t.running = true
 		go t.run()
 	}
 }
 
-// run renews until there is nothing left.
+// run renews until there is nothing left, or it is lost. Nobody else looks at the
+// deadline, so it does, whatever becomes of renewals.
 func (t *tenure) run() {
 	l := t.locker
-	timer := time.NewTimer(l.ttl / 3)
+	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for {
-		select {
-		case <-t.wake:
-		case <-timer.C:
-			began := time.Now()
-			next := l.ttl / 30
-			if t.renew(began) {
-				next = time.Until(began.Add(l.ttl / 3))
-			}
-			timer.Reset(max(next, 0))
-		}
+	for failed := false; ; {
 		l.mu.Lock()
-		over, late := t.over, t.expired(time.Now())
+		deadline := t.deadline
 		l.mu.Unlock()
-		if over {
-			return
-		}
-		if late {
+		if !time.Now().Before(deadline) {
 			t.lose(ErrLost)
 			return
+		}
+		next := deadline.Add(l.ttl/3 - l.ttl/10*9) // TTL/3 behind what was answered last
+		if failed {
+			next = time.Now().Add(l.ttl / 30)
+		}
+		if next.After(deadline) {
+			next = deadline
+		}
+		timer.Reset(time.Until(next))
+		select {
+		case <-t.ctx.Done():
+			return
+		case <-timer.C:
+			failed = !t.renew(deadline)
 		}
 	}
 }
 
-// renew has the cluster renew what there is, until it is too late. It is sent
-// again as long as there is no answer, so there is no second one beside it.
-func (t *tenure) renew(began time.Time) bool {
-	l := t.locker
-	l.mu.Lock()
-	if t.over {
-		l.mu.Unlock()
-		return false
-	}
-	c := &wire.Command{Kind: wire.LockRenew, Owner: t.owner, ID: t.last}
-	for id := range t.places {
-		c.IDs = append(c.IDs, id)
-	}
-	deadline := t.deadline
-	l.mu.Unlock()
-	ctx, cancel := context.WithDeadline(context.Background(), deadline)
+// renew has the cluster renew what there is, until the deadline. It is sent again
+// as long as there is no answer, so there is no second one beside it.
+func (t *tenure) renew(deadline time.Time) bool {
+	ctx, cancel := context.WithDeadline(t.ctx, deadline)
 	defer cancel()
+	l, began := t.locker, time.Now()
+	c := &wire.Command{Kind: wire.LockRenew, Owner: t.owner}
+	l.mu.Lock()
+	c.ID, c.IDs = t.last, t.ids()
+	l.mu.Unlock()
 	o, err := l.lock.Do(ctx, c)
 	if err != nil {
 		return false
@@ -158,6 +157,9 @@ func (t *tenure) renew(began time.Time) bool {
 		t.lose(ErrLost)
 		return false
 	}
-	t.renewed(began)
+	t.renewed(began, o)
 	return true
 }
+
+// ids returns the places, in their order.
+func (t *tenure) ids() []uint64 { return slices.Sorted(maps.Keys(t.places)) }

@@ -28,6 +28,16 @@ func (f *failure) Err() error {
 	return nil
 }
 
+// over reports whether the replica has failed, once it has been stopped: what an
+// Update leaves out before that counts as applied.
+func (f *failure) over() bool {
+	if f.Err() == nil {
+		return false
+	}
+	<-f.stopped
+	return true
+}
+
 // mark makes Err return err at once, unless there is an error already.
 func (f *failure) mark(err error) { f.why.CompareAndSwap(nil, &err) }
 

@@ -1,7 +1,9 @@
 package statemachine
 
 import (
+	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -180,5 +182,45 @@ func TestTheLargestRowidIsRefusedWhateverTakesIt(t *testing.T) {
 		if e := m.got[[2]uint64{1, 5}][0].Err; e != nil {
 			t.Errorf("after %s: %v", text, e)
 		}
+	}
+}
+
+// A replica that others have found unable to go on leaves nothing out before it
+// has been stopped: Raft would take it for applied.
+func TestUpdateWaitsForTheStop(t *testing.T) {
+	disk := errors.New("the disk is nearly full")
+	for name, start := range map[string]func(t *testing.T, failed func(error)) (fail func(error), update func() error){
+		"SQL": func(t *testing.T, failed func(error)) (func(error), func() error) {
+			m := emptyMachine(t)
+			m.SQL.failure = newFailure(failed)
+			return m.SQL.Fail, func() error { _, err := m.SQL.Update([]sm.Entry{{Index: 1}}); return err }
+		},
+		"in memory": func(t *testing.T, failed func(error)) (func(error), func() error) {
+			kv := NewKV(MemoryConfig{Listener: &shard{}})
+			kv.failure = newFailure(failed)
+			return kv.Fail, func() error { _, err := kv.Update([]sm.Entry{{Index: 1}}); return err }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			stopping, stopped := make(chan struct{}), make(chan struct{})
+			fail, update := start(t, func(error) { close(stopping); <-stopped })
+			failed, updated := make(chan struct{}), make(chan error, 1)
+			go func() { fail(disk); close(failed) }()
+			<-stopping
+			go func() { updated <- update() }()
+			for range 100 {
+				runtime.Gosched()
+				select {
+				case <-updated:
+					t.Fatal("Update returned before the replica was stopped")
+				default:
+				}
+			}
+			close(stopped)
+			<-failed
+			if err := <-updated; err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

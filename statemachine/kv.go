@@ -26,7 +26,6 @@ type KV struct {
 	mortal   int // entries that expire
 
 	watchers map[string]map[*Watcher]bool // by bucket
-	watching int
 
 	restoring *restoration
 }
@@ -237,7 +236,7 @@ func (k *KV) put(c *wire.Command) wire.Outcome {
 		k.mortal++
 		k.expiries.start(c.TTLMS, expiry{b, item.Ref()})
 	}
-	k.emit(b.name, Event{Kind: companion.Written, Item: item})
+	k.emit(b.name, companion.Written, item, item.Version())
 	if b.limits != (limits{}) {
 		b.order = append(b.order, item.Ref())
 		k.evict(b)
@@ -274,7 +273,7 @@ func (k *KV) delete(c *wire.Command) wire.Outcome {
 func (k *KV) lost(b *bucket, i *table.Item, why companion.EventKind) {
 	k.revision++
 	k.gone(i)
-	k.emit(b.name, Event{Kind: why, Item: i, Version: k.revision})
+	k.emit(b.name, why, i, k.revision)
 }
 
 // clear removes the entries and counters of a bucket; its limits stay.
@@ -288,7 +287,7 @@ func (k *KV) clear(b *bucket) {
 	b.entries.Clear()
 	b.counters.Clear()
 	b.order, b.first = nil, 0
-	k.emit(b.name, Event{Kind: companion.Cleared, Version: k.revision})
+	k.emit(b.name, companion.Cleared, nil, k.revision)
 	k.tidy(b)
 }
 

@@ -25,10 +25,7 @@ func put(bucket, key, value string) *wire.Command {
 }
 
 func eventText(e Event) string {
-	if e.Item == nil {
-		return fmt.Sprintf("%d \"\"=\"\" at %d", e.Kind, e.Version)
-	}
-	return fmt.Sprintf("%d %q=%q at %d", e.Kind, e.Item.Key(), e.Item.Value(), e.Version)
+	return fmt.Sprintf("%d %q=%q at %d", e.Kind, e.Key, e.Value, e.Version)
 }
 
 // The kv shard does what maps with times to live would, and tells who watches.

@@ -44,6 +44,9 @@ func (m *kvModel) tidy() {
 }
 
 func (m *kvModel) event(bucket string, kind companion.EventKind, key, value string) {
+	if kind != companion.Written {
+		value = ""
+	}
 	m.events[bucket] = append(m.events[bucket], fmt.Sprintf("%d %q=%q at %d", kind, key, value, m.revision))
 }
 

@@ -67,6 +67,7 @@ type placeID struct{ owner, id uint64 }
 
 type owner struct {
 	id                uint64
+	made              uint64 // his first renewal: tells him from those who had his id before
 	ttl               uint64
 	renewal           uint64 // the last one
 	places            map[uint64]*queue
@@ -101,10 +102,10 @@ func (l *Locks) acquire(c *wire.Command, session *wire.Session[wire.Outcome]) wi
 		if c.Force { // he has more than this, he thinks: all of that is gone
 			return wire.Outcome{Code: wire.Missing}
 		}
-		o = &owner{id: c.Owner, places: map[uint64]*queue{}}
+		o = &owner{id: c.Owner, made: l.renewals + 1, places: map[uint64]*queue{}}
 	}
 	if q := o.places[c.ID]; q != nil {
-		return q.at(placeID{c.Owner, c.ID}).outcome()
+		return o.answer(q.at(placeID{c.Owner, c.ID}))
 	}
 	q := l.queues[c.Key]
 	switch {
@@ -125,7 +126,14 @@ func (l *Locks) acquire(c *wire.Command, session *wire.Session[wire.Outcome]) wi
 	if len(q.places) == 1 {
 		l.grant(q)
 	}
-	return q.places[len(q.places)-1].outcome()
+	return o.answer(&q.places[len(q.places)-1])
+}
+
+// answer is what an owner is told who asks for a place.
+func (o *owner) answer(p *place) wire.Outcome {
+	out := p.outcome()
+	out.Number = int64(o.made)
+	return out
 }
 
 func (q *queue) at(id placeID) *place {
@@ -168,7 +176,9 @@ func (l *Locks) release(c *wire.Command) wire.Outcome {
 		how = used
 	}
 	l.leave(o, c.ID, how)
-	l.dismiss(o)
+	if len(c.IDs) == 0 { // otherwise he has asked for more, which may be on its way
+		l.dismiss(o)
+	}
 	return wire.Outcome{}
 }
 
@@ -226,8 +236,10 @@ func (l *Locks) renew(c *wire.Command) wire.Outcome {
 		}
 	}
 	l.renewed(o)
-	l.dismiss(o)
-	return wire.Outcome{}
+	if len(c.IDs) == 0 {
+		l.dismiss(o)
+	}
+	return wire.Outcome{Number: int64(o.made)}
 }
 
 // drop ends all that an owner has.
@@ -349,7 +361,7 @@ func (l *Locks) freeze() iter.Seq[*wire.Record] {
 	records := []*wire.Record{{Kind: wire.RecordOwner, Version: l.token, ID: l.renewals, Unsure: l.unsure}} // no owner has this id
 	for _, id := range slices.Sorted(maps.Keys(l.owners)) {
 		o := l.owners[id]
-		records = append(records, &wire.Record{Kind: wire.RecordOwner, Owner: id, TTLMS: o.ttl, ID: o.renewal, Node: o.node, Incarnation: o.incarnation})
+		records = append(records, &wire.Record{Kind: wire.RecordOwner, Owner: id, Version: o.made, TTLMS: o.ttl, ID: o.renewal, Node: o.node, Incarnation: o.incarnation})
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(l.queues), cmp.Compare[string]) {
 		for _, p := range l.queues[key].places {
@@ -376,7 +388,7 @@ func (l *lockState) restore(r *wire.Record) error {
 		if r.Owner == 0 {
 			l.token, l.renewals, l.unsure = r.Version, r.ID, r.Unsure
 		} else {
-			l.owners[r.Owner] = &owner{id: r.Owner, ttl: r.TTLMS, renewal: r.ID, places: map[uint64]*queue{}, node: r.Node, incarnation: r.Incarnation}
+			l.owners[r.Owner] = &owner{id: r.Owner, made: r.Version, ttl: r.TTLMS, renewal: r.ID, places: map[uint64]*queue{}, node: r.Node, incarnation: r.Incarnation}
 		}
 	case wire.RecordPlace:
 		o, q := l.owners[r.Owner], l.queues[r.Key]

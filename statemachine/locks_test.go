@@ -39,7 +39,7 @@ type lockPlace struct {
 }
 
 type lockOwner struct {
-	ttl, end          uint64
+	made, ttl, end    uint64
 	ticks             int // since he renewed himself
 	renewal           uint64
 	node, incarnation uint64
@@ -74,6 +74,12 @@ func (p *lockPlace) outcome() wire.Outcome {
 	return wire.Outcome{Index: p.token, SQLIndex: p.sqlIndex, Expired: p.expired}
 }
 
+func (o *lockOwner) answer(p *lockPlace) wire.Outcome {
+	out := p.outcome()
+	out.Number = int64(o.made)
+	return out
+}
+
 func (m *lockModel) grant(key string) {
 	m.token++
 	p := m.queues[key][0]
@@ -82,7 +88,7 @@ func (m *lockModel) grant(key string) {
 
 // leave ends a place. Those who get a lock learn whether somebody fell silent
 // with one, until one of them has said, when he left, that he had caught up.
-func (m *lockModel) leave(owner, id uint64, silent, used bool) {
+func (m *lockModel) leave(owner, id uint64, silent, used, stays bool) {
 	key, at := m.find(owner, id)
 	switch p := m.queues[key][at]; {
 	case silent && p.token > 0:
@@ -96,14 +102,14 @@ func (m *lockModel) leave(owner, id uint64, silent, used bool) {
 	} else if at == 0 {
 		m.grant(key)
 	}
-	if len(m.ids(owner)) == 0 {
+	if len(m.ids(owner)) == 0 && !stays {
 		delete(m.owners, owner)
 	}
 }
 
 func (m *lockModel) drop(owner uint64) {
 	for _, id := range m.ids(owner) {
-		m.leave(owner, id, true, false)
+		m.leave(owner, id, true, false, false)
 	}
 	delete(m.owners, owner)
 }
@@ -154,7 +160,7 @@ func (m *lockModel) apply(c *wire.Command, node, incarnation uint64) wire.Outcom
 	case c.Owner == 0:
 	case c.Kind == wire.LockAcquire, c.Kind == wire.LockTry:
 		if at >= 0 {
-			return m.queues[key][at].outcome()
+			return o.answer(m.queues[key][at])
 		}
 		if o == nil && c.Force {
 			return wire.Outcome{Code: wire.Missing}
@@ -163,7 +169,7 @@ func (m *lockModel) apply(c *wire.Command, node, incarnation uint64) wire.Outcom
 			return wire.Outcome{Code: wire.Held, Index: q[0].token}
 		}
 		if o == nil {
-			o = &lockOwner{}
+			o = &lockOwner{made: m.renewals + 1}
 			m.owners[c.Owner] = o
 		}
 		o.ttl, o.node, o.incarnation = c.TTLMS, node, incarnation
@@ -173,12 +179,12 @@ func (m *lockModel) apply(c *wire.Command, node, incarnation uint64) wire.Outcom
 		if len(m.queues[c.Key]) == 1 {
 			m.grant(c.Key)
 		}
-		return p.outcome()
+		return o.answer(p)
 	case c.Kind == wire.LockRelease:
 		if at < 0 {
 			return wire.Outcome{Code: wire.Missing}
 		}
-		m.leave(c.Owner, c.ID, false, c.Force)
+		m.leave(c.Owner, c.ID, false, c.Force, len(c.IDs) > 0) // he stays who says that he wants more
 		return wire.Outcome{}
 	case c.Kind == wire.LockRenew:
 		if o == nil {
@@ -187,10 +193,13 @@ func (m *lockModel) apply(c *wire.Command, node, incarnation uint64) wire.Outcom
 		m.renewed(o)
 		for _, id := range m.ids(c.Owner) {
 			if id <= c.ID && !slices.Contains(c.IDs, id) {
-				m.leave(c.Owner, id, false, false)
+				m.leave(c.Owner, id, false, false, len(c.IDs) > 0)
 			}
 		}
-		return wire.Outcome{}
+		if len(c.IDs) == 0 && len(m.ids(c.Owner)) == 0 {
+			delete(m.owners, c.Owner)
+		}
+		return wire.Outcome{Number: int64(o.made)}
 	}
 	return wire.Outcome{Code: wire.Foreign}
 }

@@ -131,7 +131,7 @@ func (m *memory) start(cfg MemoryConfig, machine memoryMachine) {
 
 // Update applies a batch of entries.
 func (m *memory) Update(entries []sm.Entry) ([]sm.Entry, error) {
-	if m.Err() != nil {
+	if m.over() {
 		return entries, nil
 	}
 	m.mu.Lock()

@@ -50,7 +50,7 @@ type Message struct {
 	Payload  string
 	TimeMS   int64  // the sender's clock
 	SQLIndex uint64 // what has to be applied of the SQL shard before it is told
-	ticks    uint64 // when it came
+	pulse    uint64 // when it came
 }
 
 func (m *Message) size() int { return len(m.Channel) + len(m.Payload) }
@@ -67,7 +67,7 @@ func (m *Messages) apply(c *wire.Command, _ *wire.Session[wire.Outcome]) wire.Ou
 		return wire.Outcome{Code: wire.Foreign}
 	}
 	m.last++
-	msg := &Message{Index: m.last, Channel: strings.Clone(c.Name), Payload: string(c.Value), TimeMS: c.Number, SQLIndex: m.sqlIndex, ticks: m.ticks}
+	msg := &Message{Index: m.last, Channel: strings.Clone(c.Name), Payload: string(c.Value), TimeMS: c.Number, SQLIndex: m.sqlIndex, pulse: m.pulse}
 	m.tail = append(m.tail, msg)
 	m.bytes += msg.size()
 	m.forget()
@@ -87,7 +87,7 @@ func (m *Messages) forget() {
 	n := 0
 	for ; n < len(m.tail)-1; n++ {
 		old := m.tail[n]
-		if len(m.tail)-n <= m.retention.Messages && m.bytes <= m.retention.Bytes && m.ticks-old.ticks < m.retention.AgeMS {
+		if len(m.tail)-n <= m.retention.Messages && m.bytes <= m.retention.Bytes && m.pulse-old.pulse < m.retention.AgeMS {
 			break
 		}
 		m.bytes -= old.size()
@@ -99,7 +99,7 @@ func (m *Messages) forget() {
 
 func (m *Messages) tick(uint64) {
 	m.forget()
-	if n := len(m.tail); n == 1 && m.ticks-m.tail[0].ticks >= m.retention.AgeMS {
+	if n := len(m.tail); n == 1 && m.pulse-m.tail[0].pulse >= m.retention.AgeMS {
 		m.cut, m.bytes, m.tail = m.last, 0, nil
 	}
 }
@@ -114,12 +114,13 @@ func (m *Messages) Size() int64 {
 }
 
 // next asks for a tick when the first message gets too old. Its age counts from
-// the tick before it, so it may go some seconds early.
+// the tick before it, so it may go early, by 2*coarse at most: the pulse does not
+// count for how long there was no leader.
 func (m *Messages) next() (atOnce bool, end uint64, any bool) {
 	if len(m.tail) == 0 {
 		return false, 0, false
 	}
-	return false, m.tail[0].ticks + m.retention.AgeMS, true
+	return false, m.ticks + max(m.tail[0].pulse+m.retention.AgeMS, m.pulse) - m.pulse, true
 }
 
 func (m *Messages) freeze() iter.Seq[*wire.Record] {
@@ -130,7 +131,7 @@ func (m *Messages) freeze() iter.Seq[*wire.Record] {
 			return
 		}
 		for _, x := range tail {
-			if !yield(&wire.Record{Kind: wire.RecordMessage, Name: x.Channel, Value: x.Payload, Version: x.Index, Number: x.TimeMS, SQLIndex: x.SQLIndex, Ticks: x.ticks}) {
+			if !yield(&wire.Record{Kind: wire.RecordMessage, Name: x.Channel, Value: x.Payload, Version: x.Index, Number: x.TimeMS, SQLIndex: x.SQLIndex, Ticks: x.pulse}) {
 				return
 			}
 		}

@@ -50,8 +50,8 @@ func drain(t rapid.TB, s *Subscription) (indexes []uint64, lost uint64) {
 // A messageModel is all that was ever told, and what is kept of it.
 type messageModel struct {
 	all []*Message
-	cut int // so many are forgotten
-	now uint64
+	cut int    // so many are forgotten
+	now uint64 // but for what a leader slept
 }
 
 func (m *messageModel) forget(all bool) {
@@ -61,7 +61,7 @@ func (m *messageModel) forget(all bool) {
 	}
 	for ; m.cut < len(m.all); m.cut++ {
 		x, left := m.all[m.cut], len(m.all)-m.cut
-		aged := m.now-x.ticks >= smallRetention.AgeMS
+		aged := m.now-x.pulse >= smallRetention.AgeMS
 		if !aged && left <= smallRetention.Messages && bytes <= smallRetention.Bytes || left == 1 && !(aged && all) {
 			return
 		}
@@ -104,9 +104,9 @@ func TestMessagesAreARow(t *testing.T) {
 		for range rapid.IntRange(1, 120).Draw(t, "steps") {
 			switch rapid.IntRange(0, 11).Draw(t, "step") {
 			case 0, 1:
-				step := rapid.SampledFrom([]uint64{1, 100, 999, 1000, 5000}).Draw(t, "tick")
+				step := rapid.SampledFrom([]uint64{1, 100, 999, 1000, 5000, 60_000}).Draw(t, "tick")
 				s.tick(step)
-				m.now += step
+				m.now += min(step, 2*coarse)
 				m.forget(true)
 			case 2:
 				from := uint64(len(m.all))
@@ -135,7 +135,7 @@ func TestMessagesAreARow(t *testing.T) {
 					c := messageCommand(t)
 					commands = append(commands, c)
 					if c.Kind == wire.Notify {
-						m.all = append(m.all, &Message{Index: uint64(len(m.all)) + 1, Channel: c.Name, Payload: string(c.Value), TimeMS: c.Number, ticks: m.now})
+						m.all = append(m.all, &Message{Index: uint64(len(m.all)) + 1, Channel: c.Name, Payload: string(c.Value), TimeMS: c.Number, pulse: m.now})
 						m.forget(false)
 					}
 				}
@@ -345,5 +345,23 @@ func TestAnUnfinishedRestoreChangesNothing(t *testing.T) {
 	}
 	if got, lost := drain(t, x); lost != 0 || !slices.Equal(got, []uint64{1, 2}) {
 		t.Errorf("the subscription gets %v, lost %d", got, lost)
+	}
+}
+
+// What was told behind a long time without a leader, and before the tick that
+// counts that time, is kept as long as any other.
+func TestMessagesOutliveATimeWithoutLeader(t *testing.T) {
+	s, m := newMessagesShard(t, DefaultRetention)
+	s.tick(10_000)
+	s.do(notify("c", "hello"))
+	s.tick(16 * 60_000)
+	if _, upTo, ok := m.Subscribe("c", false, new(uint64)); !ok {
+		t.Fatalf("message %d is forgotten", upTo)
+	}
+	for range 15 * 6 {
+		s.tick(10_000)
+	}
+	if _, _, ok := m.Subscribe("c", false, new(uint64)); ok {
+		t.Error("it is kept for ever")
 	}
 }

@@ -253,7 +253,7 @@ func (r *SQL) Size() (database, wal int64) {
 
 // Update applies a batch of entries.
 func (r *SQL) Update(entries []sm.Entry) ([]sm.Entry, error) {
-	if r.Err() != nil {
+	if r.over() {
 		return entries, nil
 	}
 	r.mu.Lock()

@@ -83,12 +83,12 @@ func (s *storage) open() (string, error) {
 // noData makes sure that a folder without CURRENT never held data: at most the
 // empty database of a first start that was cut short.
 func (s *storage) noData() error {
-	found, err := filepath.Glob(filepath.Join(s.dir, generationPrefix+"*", databaseFile+"*"))
+	found, err := fs.Glob(os.DirFS(s.dir), generationPrefix+"*/"+databaseFile+"*") // the folder's own name is no pattern
 	if err != nil {
 		return err
 	}
-	for _, path := range found {
-		if fileSize(path) > 0 {
+	for _, name := range found {
+		if path := filepath.Join(s.dir, filepath.FromSlash(name)); fileSize(path) > 0 {
 			return fmt.Errorf("%w: %s exists, but %s is missing", ErrDamaged, path, currentFile)
 		}
 	}

@@ -12,9 +12,10 @@ import (
 // An Event is a change of a bucket.
 type Event struct {
 	Kind     companion.EventKind
-	Item     *table.Item // that was written or removed; nil: of a whole bucket
-	Version  uint64      // of a removal: the change's own
-	SQLIndex uint64      // what has to be applied of the SQL shard before it is told
+	Key      string // "": of a whole bucket
+	Value    string // that was written
+	Version  uint64 // of a removal: the change's own
+	SQLIndex uint64 // what has to be applied of the SQL shard before it is told
 }
 
 const (
@@ -51,7 +52,6 @@ func (k *KV) Watch(bucket, text string, prefix bool) *Watcher {
 		k.watchers[bucket] = map[*Watcher]bool{}
 	}
 	k.watchers[bucket][w] = true
-	k.watching++
 	return w
 }
 
@@ -63,23 +63,28 @@ func (w *Watcher) Close() {
 	if !k.watchers[w.bucket][w] {
 		return
 	}
-	k.watching--
 	if delete(k.watchers[w.bucket], w); len(k.watchers[w.bucket]) == 0 {
 		delete(k.watchers, w.bucket)
 	}
 }
 
-// emit gives an event to who watches. The caller holds k.mu.
-func (k *KV) emit(bucket string, e Event) {
-	if k.watching == 0 {
+// emit tells who watches of an item that was written or removed; nil: all of the
+// bucket were. The caller holds k.mu.
+func (k *KV) emit(bucket string, kind companion.EventKind, i *table.Item, version uint64) {
+	if len(k.watchers) == 0 || k.watchers[bucket] == nil {
 		return
 	}
-	if e.Version == 0 && e.Item != nil {
-		e.Version = e.Item.Version()
+	e := Event{Kind: kind, Version: version, SQLIndex: k.sqlIndex}
+	if i != nil {
+		// Not the item, which would keep its neighbours in the table, nor a part
+		// of its value, which a program that keeps the key would keep.
+		e.Key = strings.Clone(i.Key())
+		if kind == companion.Written {
+			e.Value = i.Value()
+		}
 	}
-	e.SQLIndex = k.sqlIndex
 	for w := range k.watchers[bucket] {
-		if e.Item == nil || matches(e.Item.Key(), w.text, w.prefix) {
+		if i == nil || matches(e.Key, w.text, w.prefix) {
 			w.push(e)
 		}
 	}
@@ -91,9 +96,7 @@ func (w *Watcher) push(e Event) {
 	if w.lagged {
 		return
 	}
-	if e.Item != nil {
-		w.bytes += e.Item.Size()
-	}
+	w.bytes += len(e.Key) + len(e.Value)
 	if len(w.events) == watchEvents || w.bytes > watchBytes && len(w.events) > 0 {
 		w.lag()
 		return

@@ -2,10 +2,14 @@ package statemachine
 
 import (
 	"errors"
+	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"weak"
 
+	"github.com/hiqlite/hiqlite/internal/table"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
@@ -30,8 +34,8 @@ func TestWatchersAreToldOfTheirKeys(t *testing.T) {
 	s.do(&wire.Command{Kind: wire.KVDelete, Name: "b", Key: "ab"}, &wire.Command{Kind: wire.KVClear, Name: "b"})
 	for w, want := range map[*Watcher][]string{
 		key:    {`0 "a"="1" at 2`, `4 ""="" at 7`},
-		prefix: {`0 "a"="1" at 2`, `0 "ab"="2" at 3`, `1 "ab"="2" at 6`, `4 ""="" at 7`},
-		all:    {`0 "a"="1" at 2`, `0 "ab"="2" at 3`, `0 "b"="3" at 4`, `0 ""="4" at 5`, `1 "ab"="2" at 6`, `4 ""="" at 7`},
+		prefix: {`0 "a"="1" at 2`, `0 "ab"="2" at 3`, `1 "ab"="" at 6`, `4 ""="" at 7`},
+		all:    {`0 "a"="1" at 2`, `0 "ab"="2" at 3`, `0 "b"="3" at 4`, `0 ""="4" at 5`, `1 "ab"="" at 6`, `4 ""="" at 7`},
 		other:  nil,
 	} {
 		select {
@@ -54,8 +58,8 @@ func TestWatchersAreToldOfTheirKeys(t *testing.T) {
 	if got := toldOf(t, all); got != nil {
 		t.Errorf("a closed one was told %q", got)
 	}
-	if kv.watching != 0 || len(kv.watchers) != 0 {
-		t.Errorf("%d watch, %v", kv.watching, kv.watchers)
+	if len(kv.watchers) != 0 {
+		t.Errorf("there are %v", kv.watchers)
 	}
 }
 
@@ -123,4 +127,61 @@ func TestASlowWatcherLags(t *testing.T) {
 	if events, err := w.Next(); err != nil || len(events) != 1 {
 		t.Errorf("a huge one is %d events, %v", len(events), err)
 	}
+}
+
+// What waits for a watcher keeps itself in memory, and no other entries that
+// were written meanwhile; nor does a key that a program keeps keep its value.
+func TestEventsKeepNothingElseInMemory(t *testing.T) {
+	s, kv := newKVShard(t)
+	key := func(i int) string { return fmt.Sprint("k", i) }
+	const keys, rounds = 8, 16 // few keys: several in each chain of the table
+	w := kv.Watch("b", "k", true)
+	big := strings.Repeat("x", 1<<20)
+	var gone []weak.Pointer[table.Item]
+	for range rounds {
+		for i := range keys {
+			s.do(put("b", key(i), "small"))
+			s.do(put("b", "other", big))
+			gone = append(gone, weak.Make(kv.bucket("b").entries.Get("other")))
+		}
+	}
+	runtime.GC()
+	held := 0
+	for _, p := range gone[:len(gone)-1] { // the last one is there
+		if p.Value() != nil {
+			held++
+		}
+	}
+	if held > 0 {
+		t.Errorf("%d of %d entries that were written over are held", held, len(gone)-1)
+	}
+	events, err := w.Next()
+	if err != nil || len(events) != rounds*keys {
+		t.Fatalf("%d events, %v", len(events), err)
+	}
+
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	var kept []string
+	for i := range 64 {
+		s.do(put("b", key(i), big))
+		s.do(&wire.Command{Kind: wire.KVDelete, Name: "b", Key: key(i)})
+		events, err := w.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			kept = append(kept, e.Key)
+		}
+	}
+	if more := heap() - before; more > 32<<20 {
+		t.Errorf("%d keys keep %d MiB", len(kept), more>>20)
+	}
+	runtime.KeepAlive(kept)
+	runtime.KeepAlive(kv)
 }

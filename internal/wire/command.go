@@ -72,7 +72,7 @@ type Outcome struct {
 	Dropped  bool   // the value was too large to be kept for a repeated entry
 	Expired  bool   // of a lock: somebody did not release one, and so could not say what he had written
 	Index    uint64 // version, fencing token or index of the message
-	Number   int64  // of a counter
+	Number   int64  // of a counter; of a lock: tells the owner from others of the same id, before and after him
 	SQLIndex uint64 // of a lock: what has to be applied of the SQL shard before it is used
 	Value    string // that was replaced or removed
 }

@@ -1,0 +1,163 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// A script is a cluster that does what a test says: to what it says nothing, Done.
+type script struct {
+	do       func(ctx context.Context, c *wire.Command) (wire.Outcome, error)
+	commands []wire.CommandKind
+}
+
+func (s *script) Do(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
+	s.commands = append(s.commands, c.Kind)
+	if s.do != nil {
+		return s.do(ctx, c)
+	}
+	return wire.Outcome{Index: 1, Number: 1}, nil
+}
+
+func (*script) Await(ctx context.Context, _, _ uint64) (wire.Outcome, bool, error) {
+	<-ctx.Done()
+	return wire.Outcome{}, false, ctx.Err()
+}
+func (*script) CatchUp(context.Context, wire.Outcome) error { return nil }
+func (*script) Queue(string) int                            { return 0 }
+func (*script) OnClose(func()) func()                       { return func() {} }
+
+// scripted runs f in a bubble, with a clock of its own.
+func scripted(t *testing.T, do func(ctx context.Context, c *wire.Command) (wire.Outcome, error), f func(t *testing.T, l *Locker, s *script)) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{do: do}
+		f(t, &Locker{lock: s, ttl: DefaultTTL}, s)
+	})
+}
+
+// A lock that was given late is renewed at once: its time counts from when it
+// was asked for.
+func TestALateAnswerIsRenewedAtOnce(t *testing.T) {
+	scripted(t, func(_ context.Context, c *wire.Command) (wire.Outcome, error) {
+		if c.Kind == wire.LockAcquire {
+			time.Sleep(DefaultTTL * 6 / 10)
+		}
+		return wire.Outcome{Number: 1}, nil
+	}, func(t *testing.T, l *Locker, s *script) {
+		h, err := l.Lock(t.Context(), "k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * DefaultTTL)
+		if err := h.Unlock(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// However late the lock was given and whatever becomes of its renewals, the
+// holder knows when he promised to.
+func TestTheHolderKnowsInTime(t *testing.T) {
+	for late := range time.Duration(9) {
+		for _, how := range []string{"fail", "take long"} {
+			scripted(t, func(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
+				switch {
+				case c.Kind == wire.LockAcquire:
+					time.Sleep(late * DefaultTTL / 10)
+				case c.Kind == wire.LockRenew && how == "fail":
+					return wire.Outcome{}, hiqlite.ErrNoLeader
+				case c.Kind == wire.LockRenew:
+					<-ctx.Done()
+					return wire.Outcome{}, ctx.Err()
+				}
+				return wire.Outcome{Number: 1}, nil
+			}, func(t *testing.T, l *Locker, s *script) {
+				began := time.Now()
+				h, err := l.Lock(t.Context(), "k")
+				if err != nil {
+					t.Fatal(err)
+				}
+				<-h.Done()
+				if known := time.Since(began); known != DefaultTTL/10*9 {
+					t.Errorf("answered after %d tenths, where renewals %s, the holder knew after %v", late, how, known)
+				}
+			})
+		}
+	}
+}
+
+// A renewal that meets an owner of the same id, made anew by a command that was
+// on its way for long, says nothing of what there was before; nor does a lock
+// that is given to such a one.
+func TestAnotherOwnerOfTheSameID(t *testing.T) {
+	for _, kind := range []wire.CommandKind{wire.LockRenew, wire.LockTry} {
+		scripted(t, func(_ context.Context, c *wire.Command) (wire.Outcome, error) {
+			if c.Kind == kind {
+				return wire.Outcome{Number: 2}, nil
+			}
+			return wire.Outcome{Number: 1}, nil
+		}, func(t *testing.T, l *Locker, s *script) {
+			h, err := l.Lock(t.Context(), "k")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if kind == wire.LockTry {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				other, err := l.TryLock(ctx, "other")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer other.Unlock(ctx)
+			} else {
+				time.Sleep(DefaultTTL / 2)
+			}
+			if err := h.Unlock(t.Context()); !errors.Is(err, ErrLost) {
+				t.Errorf("by command %d: unlocked with %v", kind, err)
+			}
+		})
+	}
+}
+
+// Of a lock that was certainly not asked for, nothing is left.
+func TestNothingIsLeftOfWhatWasNotProposed(t *testing.T) {
+	scripted(t, func(context.Context, *wire.Command) (wire.Outcome, error) {
+		return wire.Outcome{}, hiqlite.ErrNoLeader
+	}, func(t *testing.T, l *Locker, s *script) {
+		if _, err := l.Lock(t.Context(), "k"); !errors.Is(err, hiqlite.ErrNoLeader) {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if len(s.commands) != 1 {
+			t.Errorf("%d commands were sent", len(s.commands))
+		}
+	})
+}
+
+// Whether a place was made is nobody's concern: it is given up, and the error
+// says that the lock is not had.
+func TestUnknownPlacesAreGivenUp(t *testing.T) {
+	scripted(t, func(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
+		if c.Kind == wire.LockAcquire {
+			<-ctx.Done()
+			return wire.Outcome{}, errors.Join(hiqlite.ErrOutcomeUnknown, ctx.Err())
+		}
+		return wire.Outcome{}, nil
+	}, func(t *testing.T, l *Locker, s *script) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := l.Lock(ctx, "k"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, hiqlite.ErrOutcomeUnknown) {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if len(s.commands) != 2 || s.commands[1] != wire.LockRelease {
+			t.Errorf("the commands %d were sent", s.commands)
+		}
+	})
+}
