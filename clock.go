@@ -1,6 +1,7 @@
 package hiqlite
 
 import (
+	"context"
 	"math/rand/v2"
 	"time"
 
@@ -16,6 +17,8 @@ const (
 	tickLives = 10 * time.Second
 	// tickAgain is when a tick that was not applied is taken for lost.
 	tickAgain = 500 * time.Millisecond
+	// lastTick bounds how long a node that closes waits for its last ticks.
+	lastTick = 250 * time.Millisecond
 )
 
 // A shardClock moves the clock of a shard, as long as this node leads it. What
@@ -62,7 +65,9 @@ func (s *shardClock) next(c statemachine.Clock, most uint64, now time.Time, lead
 	return s.proposed, true
 }
 
-// tick moves the clocks of all shards.
+// tick moves the clocks of all shards, until the node closes: what it has counted
+// by then it tells at last, since it is not known to the next leader if that
+// starts later.
 func (n *Node) tick() {
 	clocks := []*shardClock{{shard: n.shard, state: n.sqlClock}}
 	for _, s := range n.memory.all {
@@ -76,6 +81,24 @@ func (n *Node) tick() {
 				// Lost or late, it is of no use: the next one takes its place.
 				_, _ = s.shard.Propose(wire.EncodeTick(tick), tickLives)
 			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lastTick)
+	defer cancel()
+	for _, s := range clocks {
+		c, most := s.state()
+		c.Wait = 0
+		tick, due := s.next(c, most, time.Now(), s.shard.Leader().Node == n.cfg.NodeID)
+		if !due {
+			continue
+		}
+		if rs, err := s.shard.Propose(wire.EncodeTick(tick), lastTick); err == nil {
+			defer func() { // all are on their way by then
+				select {
+				case <-rs.AppliedC():
+				case <-ctx.Done():
+				}
+			}()
 		}
 	}
 }

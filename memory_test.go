@@ -98,6 +98,35 @@ func TestBucketsSurviveRestarts(t *testing.T) {
 	}
 }
 
+// An entry's time goes on over restarts, however often there are some.
+func TestTimesToLiveOutliveRestarts(t *testing.T) {
+	const ttl = 2 * time.Second
+	c := newCluster(t, 1)
+	began := time.Now()
+	if err := bucketOf(t, c.nodes[0], "b").PutTTL(patient(t), "k", "x", ttl); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the entry to expire", func() bool {
+		c.stop(0)
+		c.start(0)
+		c.ready(0)
+		for up := time.Now(); time.Since(up) < ttl/6; {
+			_, there, err := bucketOf(t, c.nodes[0], "b").Get(patient(t), "k")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !there {
+				return true
+			}
+			time.Sleep(10 * time.Millisecond) // between looks
+		}
+		return false
+	})
+	if lived := time.Since(began); lived < ttl {
+		t.Errorf("it lived for %v instead of %v", lived, ttl)
+	}
+}
+
 // A node that was away while the others' logs forgot what it has missed is
 // brought up to date by a snapshot, and what its subscribers and watchers missed
 // they are told or told of.
