@@ -24,7 +24,8 @@ type Client interface {
 var _ Client = (*Node)(nil)
 
 // From returns the client behind a database that was opened with this driver.
-// It is good as long as the database is open.
+// It is good as long as the database is open. It takes a connection of db's pool
+// for a moment, and waits for one if all are in use.
 func From(ctx context.Context, db *sql.DB) (Client, error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {

@@ -202,7 +202,7 @@ func claim(cfg *Config) error {
 		return fmt.Errorf("hiqlite: %s belongs to node %d, not to node %d: check the node id and the folder", dir, id.NodeID, cfg.NodeID)
 	}
 	if ids := memberIDs(cfg.Nodes); !slices.Equal(ids, id.Nodes) {
-		return fmt.Errorf("hiqlite: %s belongs to a cluster of the nodes %v, the configuration lists %v", dir, id.Nodes, ids)
+		return fmt.Errorf("hiqlite: %s belongs to a cluster of the nodes %v, the configuration lists %v: list the same ones", dir, id.Nodes, ids)
 	}
 	return nil
 }

@@ -49,7 +49,7 @@ func claimFolder(dir string) (string, func(), error) {
 	opened.Lock()
 	defer opened.Unlock()
 	if opened.dirs[path] {
-		return "", nil, fmt.Errorf("hiqlite: Raft folder %s is already open in this process: share that host, or close it first", path)
+		return "", nil, fmt.Errorf("hiqlite: Raft folder %s is already open in this process: share that node, or close it first", path)
 	}
 	opened.dirs[path] = true
 	return path, func() {

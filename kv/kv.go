@@ -23,19 +23,24 @@
 //     hiqlite.Node.Ready does, and are hiqlite.ErrNoLeader if there is no
 //     majority; with hiqlite.WithConsistency(ctx, hiqlite.Linearizable) they see
 //     every change acknowledged anywhere before.
-//   - Keys, values and counters have no order with the SQL database: an entry
-//     can be seen before rows that were written before it. What [Bucket.Watch]
-//     tells has: who is told can read all SQL that could be read on the node on
-//     which the change was made, at the time.
+//   - Keys, values and counters have no order with the SQL database, locks and
+//     messages: on another node, who is given a lock or a message can read an
+//     entry as it was before. Where that matters, read linearizably, or use
+//     [Bucket.CompareAndSwap]. What [Bucket.Watch] tells has an order with SQL:
+//     who is told can read all SQL that could be read on the node on which the
+//     change was made, at the time.
+//   - Buckets are no part of SQL transactions: a change within one stands, also
+//     if that is rolled back.
 //
 // # Expiry
 //
 // An entry put with [Bucket.PutTTL] is removed on all nodes by the same entry of
 // the log: never before its time, whatever clocks say, and mostly within 0.5 s
-// after it; later while there is no leader. (Monotonic clocks have to run at one
-// speed.) Its memory is given back then,
-// without a read. Every write of an entry sets its time to live anew, and all
-// but PutTTL to none.
+// after it. (Monotonic clocks have to run at one speed.) Time counts while there
+// is a leader: not while all nodes are down, and when the leader's process or
+// machine dies, up to ten seconds may count twice. Memory is given back then,
+// without a read. Every write of an entry sets its time to live anew, and all but
+// PutTTL to none.
 //
 // # Limits
 //
@@ -80,7 +85,8 @@ var (
 	ErrOverflow = errors.New("kv: counter overflow")
 	// ErrLimits: the bucket has other limits than this program asks for.
 	ErrLimits = errors.New("kv: the bucket has other limits")
-	// ErrDecode: a value is not one of the bucket's type. It stays as it is.
+	// ErrDecode: the bucket's codec refuses a value, which stays as it is. JSON
+	// refuses little: another struct's value becomes one with its fields unset.
 	ErrDecode = errors.New("kv: cannot decode")
 	// ErrLagged: a watcher was too slow, see Watcher.Next.
 	ErrLagged = errors.New("kv: watcher lagged")
@@ -101,6 +107,9 @@ type Bucket[V any] struct {
 // in it. Values are encoded as JSON, unless WithCodec says otherwise; all who
 // use a bucket must agree on that.
 func New[V any](c hiqlite.Client, bucket string, opts ...Option) (*Bucket[V], error) {
+	if c == nil {
+		return nil, fmt.Errorf("kv: bucket %q: the client is nil: give a *hiqlite.Node, or what hiqlite.From returns", bucket)
+	}
 	b := &Bucket[V]{kv: c.Companions().KV, name: bucket, codec: jsonCodec[V]{}}
 	if bucket == "" || len(bucket) > MaxBucket {
 		return nil, fmt.Errorf("kv: the bucket's name has %d bytes: give it 1 to %d", len(bucket), MaxBucket)
@@ -135,8 +144,9 @@ func (b *Bucket[V]) checkKey(key string) error {
 	return nil
 }
 
-// Get returns the value of key; ok is false if there is none. The error is
-// ErrDecode, and for linearizable reads hiqlite.ErrNoLeader.
+// Get returns the value of key; ok is false if there is none. Errors are ErrKey,
+// ErrDecode, that of ctx, hiqlite.ErrClosed, and hiqlite.ErrNoLeader of
+// linearizable reads and until the node has caught up after its start.
 func (b *Bucket[V]) Get(ctx context.Context, key string) (v V, ok bool, err error) {
 	v, _, ok, err = b.GetVersion(ctx, key)
 	return v, ok, err
@@ -170,8 +180,8 @@ func (b *Bucket[V]) Put(ctx context.Context, key string, v V) error {
 	return err
 }
 
-// PutTTL sets the value of key, which is removed after ttl, at least a
-// millisecond; see Expiry.
+// PutTTL sets the value of key, which is removed after ttl, rounded up to
+// milliseconds; see Expiry.
 func (b *Bucket[V]) PutTTL(ctx context.Context, key string, v V, ttl time.Duration) error {
 	if ttl <= 0 {
 		return fmt.Errorf("%w %v for %q in bucket %q: use Put for an entry that stays", ErrTTL, ttl, key, b.name)

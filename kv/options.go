@@ -2,6 +2,7 @@ package kv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -18,6 +19,9 @@ type options struct {
 // WithCodec encodes values by c, such as Bytes or String.
 func WithCodec[V any](c Codec[V]) Option {
 	return func(o *options) error {
+		if c == nil {
+			return errors.New("the codec is nil: leave WithCodec out for JSON")
+		}
 		o.codec = c
 		return nil
 	}
@@ -27,8 +31,11 @@ func WithCodec[V any](c Codec[V]) Option {
 type limits struct{ entries, bytes int64 }
 
 func (l limits) validate() error {
-	if l.entries < 0 || l.bytes < 0 || l == (limits{}) {
-		return fmt.Errorf("limits of %d entries and %d bytes: give at least one, and 0 for none", l.entries, l.bytes)
+	switch {
+	case l.entries < 0 || l.bytes < 0:
+		return fmt.Errorf("limits of %d entries and %d bytes: neither may be negative, and 0 is no bound", l.entries, l.bytes)
+	case l == limits{}:
+		return errors.New("limits of 0 entries and 0 bytes bound nothing: leave WithLimits out, or use SetLimits to take limits away")
 	}
 	return nil
 }
@@ -36,7 +43,8 @@ func (l limits) validate() error {
 // WithLimits bounds the bucket to so many entries, and to so many bytes of keys
 // and encoded values; 0 is no bound. When a write goes beyond, the entries that
 // were written longest ago are removed, the same on all nodes. (Reads are not
-// known to the cluster, so it is not those that were read longest ago.)
+// known to the cluster, so it is not those that were read longest ago.) Counters
+// are not bounded.
 //
 // The limits are the cluster's. They are set by the first write of the first
 // program that has any. Each Bucket compares its own before its first write: if
@@ -50,8 +58,9 @@ func WithLimits(entries, bytes int64) Option {
 	}
 }
 
-// SetLimits sets the limits of the bucket, whatever they were. They are in force
-// when it returns, and those of WithLimits are not asked for any more.
+// SetLimits sets the limits of the bucket, whatever they were; 0 and 0 take them
+// away. They are in force when it returns, and those of WithLimits are not asked
+// for any more.
 func (b *Bucket[V]) SetLimits(ctx context.Context, entries, bytes int64) error {
 	if entries != 0 || bytes != 0 {
 		if err := (limits{entries, bytes}).validate(); err != nil {

@@ -22,11 +22,11 @@ type EventKind uint8
 
 // The kinds.
 const (
-	Put     = EventKind(companion.Written)
-	Deleted = EventKind(companion.Deleted)
-	Expired = EventKind(companion.Expired) // its time to live was over
-	Evicted = EventKind(companion.Evicted) // the bucket was at its limits
-	Cleared = EventKind(companion.Cleared) // all entries were removed; there is no key
+	Put     EventKind = EventKind(companion.Written)
+	Deleted EventKind = EventKind(companion.Deleted)
+	Expired EventKind = EventKind(companion.Expired) // its time to live was over
+	Evicted EventKind = EventKind(companion.Evicted) // the bucket was at its limits
+	Cleared EventKind = EventKind(companion.Cleared) // all entries were removed; there is no key
 )
 
 func (k EventKind) String() string {
@@ -86,12 +86,14 @@ func (b *Bucket[V]) watch(ctx context.Context, match companion.Match, opts []Wat
 // Next waits for the next event. When it returns, the SQL that could be read on
 // the node on which the change was made can be read on this one.
 //
-// A watcher that lets 4096 events, or 16 MiB of them, wait has lagged: Next
-// returns ErrLagged, then and for ever, because some are missing. So it does
-// when this node had to be brought up to date by a snapshot. Make another one,
-// and read the entries anew. It never holds anybody up. A value that cannot be
-// decoded is ErrDecode, and the watcher goes on. Other errors are those of ctx,
-// after which Next can be called again, and hiqlite.ErrClosed.
+// A watcher that lets 4096 events, or 16 MiB of them, wait has lagged: what waits
+// is given up, and Next returns ErrLagged, then and for ever. So it does when
+// this node had to be brought up to date by a snapshot. Make another one, and
+// read the entries anew. It never holds anybody up. A value that cannot be
+// decoded is ErrDecode, beside the rest of the event, and the watcher goes on.
+// Other errors are those of ctx, after which Next can be called again, and
+// hiqlite.ErrClosed. It may be called from several goroutines, each of which
+// gets another event.
 func (w *Watcher[V]) Next(ctx context.Context) (Event[V], error) {
 	e, err := w.watch.Next(ctx, !w.unordered)
 	var lagged *companion.LaggedError

@@ -6,7 +6,10 @@
 //		return err
 //	}
 //	defer held.Unlock(ctx)
-//	err = work(held.Context()) // which ends if the lock is lost
+//	ctx, cancel := context.WithCancel(ctx)
+//	defer cancel()
+//	defer context.AfterFunc(held.Context(), cancel)()
+//	err = work(ctx) // which ends if the lock is lost, too
 //
 // The client is a *hiqlite.Node, or what hiqlite.From returns for a database.
 //
@@ -23,7 +26,12 @@
 //     more: an election takes 1 to 2 s, with the default hiqlite.Config.Tick, and
 //     a renewal that begins with it has a bit more than half of TTL.
 //   - Whoever gets a lock can read, on its own node, the SQL that was written
-//     under it before (through the nodes on which it was held).
+//     under it before (through the nodes on which it was held). That is SQL only:
+//     buckets of package kv are read with hiqlite.WithConsistency(ctx,
+//     hiqlite.Linearizable) where it matters.
+//   - A lock ends with the node through which it was taken: when that is closed,
+//     or started again after it was killed, the next one in the queue gets it.
+//     To hold a lock has no part in SQL transactions.
 //
 // # Why the holder learns first
 //

@@ -22,15 +22,18 @@
 //     Listen returned, exactly once, whichever nodes die, as long as its own
 //     lives; and none whose Notify had returned before Listen was called.
 //   - When Next returns a message, all SQL that could be read on the node on
-//     which it was told, at the time, can be read on this node.
+//     which it was told, at the time, can be read on this node. That is SQL only:
+//     buckets of package kv are read with hiqlite.WithConsistency(ctx,
+//     hiqlite.Linearizable) where it matters.
 //   - A slow subscriber holds nobody up. What he may be behind is bounded by
 //     what is kept: then he gets [ErrLagged].
 //   - What was told is kept for a while: the last [KeptMessages] messages, at
-//     most [KeptBytes], for [KeptFor]. A program that was away goes on where it
-//     was with [After].
+//     most [KeptBytes], for [KeptFor] or up to 20 s less. A program that was away
+//     goes on where it was with [After].
 //
 // It is not a queue: a message is told to all who listen, and to nobody if none
-// does.
+// does. Nor has it a part in SQL transactions: what is told within one is told,
+// also if that is rolled back.
 package pubsub
 
 import (
@@ -186,7 +189,8 @@ func (s *Subscription) Start() uint64 { return s.start }
 
 // Next waits for the next message and returns it. Errors are those of ctx, after
 // which Next can be called again and nothing is lost; a *LaggedError, once, in
-// the place of messages that were missed; and hiqlite.ErrClosed. It may be called
+// the place of messages that were missed (or may have been, if this node had to
+// be brought up to date by a snapshot); and hiqlite.ErrClosed. It may be called
 // from several goroutines, each of which gets another message.
 func (s *Subscription) Next(ctx context.Context) (Message, error) {
 	m, err := s.listen.Next(ctx, !s.unordered)
