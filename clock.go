@@ -1,7 +1,6 @@
 package hiqlite
 
 import (
-	"context"
 	"math/rand/v2"
 	"time"
 
@@ -83,8 +82,6 @@ func (n *Node) tick() {
 			}
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), lastTick)
-	defer cancel()
 	for _, s := range clocks {
 		c, most := s.state()
 		c.Wait = 0
@@ -93,12 +90,14 @@ func (n *Node) tick() {
 			continue
 		}
 		if rs, err := s.shard.Propose(wire.EncodeTick(tick), lastTick); err == nil {
-			defer func() { // all are on their way by then
+			n.lastTicks.Go(func() {
+				timer := time.NewTimer(lastTick)
+				defer timer.Stop()
 				select {
 				case <-rs.AppliedC():
-				case <-ctx.Done():
+				case <-timer.C:
 				}
-			}()
+			})
 		}
 	}
 }

@@ -47,6 +47,7 @@ type Node struct {
 	ctx       context.Context // ends with the node
 	cancel    context.CancelFunc
 	work      sync.WaitGroup
+	lastTicks sync.WaitGroup // see tick
 	closeOnce sync.Once
 	closeErr  error
 }
@@ -215,6 +216,7 @@ func (n *Node) Close() error {
 		}
 		n.leases.close()
 		n.memory.lock.leave()
+		n.lastTicks.Wait()
 		if n.host != nil {
 			// Leadership first: writes that wait find the next leader.
 			n.holdAll()

@@ -641,3 +641,20 @@ func BenchmarkThreeNodes(b *testing.B) {
 		})
 	}
 }
+
+// Who cancels, or asks too late, does so of his own accord: that is no lack of a
+// leader.
+func TestEndedContextsAreNoLackOfALeader(t *testing.T) {
+	n := newNodes(t, 1)[1]
+	n.start()
+	n.leader()
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	late, cancel := context.WithDeadline(t.Context(), time.Now())
+	defer cancel()
+	for _, ctx := range []context.Context{cancelled, late} {
+		if err := n.shard.ReadIndex(ctx); err != ctx.Err() {
+			t.Errorf("%v, want %v", err, ctx.Err())
+		}
+	}
+}

@@ -181,8 +181,8 @@ func (s *Shard) Propose(cmd []byte, timeout time.Duration) (*dragonboat.RequestS
 // of ctx, unless ctx was cancelled while there was a leader. Without one it waits
 // for one, as each try would just be dropped.
 func (s *Shard) ReadIndex(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
+	if err := ctx.Err(); err != nil && s.Leader().Node != 0 {
+		return err // nobody was asked
 	}
 	for patience := firstAttempt; ; patience = min(2*patience, attempt) {
 		if ctx.Err() != nil {
@@ -313,12 +313,14 @@ func (s *Shard) Members(ctx context.Context) (map[uint64]string, error) {
 }
 
 func (s *Shard) members(ctx context.Context) (map[uint64]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, attempt)
+	// Not a child of ctx: Dragonboat panics at errors of a context that are not the usual ones.
+	asked, cancel := context.WithTimeout(context.Background(), attempt)
 	defer cancel()
+	defer context.AfterFunc(ctx, cancel)()
 	defer context.AfterFunc(s.ctx, cancel)() // so that Close need not wait
 	var members map[uint64]string
 	err := s.call(func(nh *dragonboat.NodeHost) error {
-		m, err := nh.SyncGetShardMembership(ctx, s.id)
+		m, err := nh.SyncGetShardMembership(asked, s.id)
 		if err != nil {
 			return err
 		}

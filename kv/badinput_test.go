@@ -22,7 +22,9 @@ func TestBadBuckets(t *testing.T) {
 		{"no name", func() error { _, err := kv.New[int](c.Nodes[0], ""); return err }, "1 to 255"},
 		{"a long name", func() error { _, err := kv.New[int](c.Nodes[0], strings.Repeat("b", 256)); return err }, "256 bytes"},
 		{"a codec of another type", func() error { _, err := kv.New[int](c.Nodes[0], "b", kv.WithCodec(kv.Bytes)); return err }, "int"},
-		{"no limits", func() error { _, err := kv.New[int](c.Nodes[0], "b", kv.WithLimits(0, 0)); return err }, "at least one"},
+		{"no limits", func() error { _, err := kv.New[int](c.Nodes[0], "b", kv.WithLimits(0, 0)); return err }, "SetLimits"},
+		{"no client", func() error { _, err := kv.New[int](nil, "b"); return err }, "hiqlite.From"},
+		{"no codec", func() error { _, err := kv.New[int](c.Nodes[0], "b", kv.WithCodec[int](nil)); return err }, "JSON"},
 		{"negative limits", func() error { _, err := kv.New[int](c.Nodes[0], "b", kv.WithLimits(-1, 0)); return err }, "-1 entries"},
 		{"negative limits set", func() error {
 			return bucket[int](t, c.Nodes[0], "b").SetLimits(testcluster.Patient(t), 0, -5)

@@ -122,7 +122,9 @@ func (h *Held) propose(ctx context.Context, kind wire.CommandKind) (o wire.Outco
 	case o.Code != wire.Done && o.Code != wire.Waits:
 		return o, false, nil
 	}
-	t.renewed(began, o)
+	if !t.renewed(began, o) {
+		o.Code = wire.Missing
+	}
 	return o, true, nil
 }
 

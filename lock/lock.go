@@ -166,28 +166,35 @@ func (l *Locker) acquire(ctx context.Context, kind wire.CommandKind, key string)
 			h.release(false)
 		}
 		if err != nil {
-			return nil, notHad(ctx, key, err)
+			if err = notHad(err, key); err != nil {
+				return nil, err
+			}
 		}
 		// Once more, from the end.
 	}
 }
 
-// notHad is the error of one who has not got the lock. Whether he had a place is
-// nobody's concern: it is given up.
-func notHad(ctx context.Context, key string, err error) error {
-	switch {
-	case errors.Is(err, ErrHeld), errors.Is(err, ErrFull):
+// notHad is the error of one who has not got the lock; nil: he can ask once more.
+// Whether he had a place is nobody's concern: it is given up.
+func notHad(err error, key string) error {
+	if errors.Is(err, ErrHeld) || errors.Is(err, ErrFull) {
 		return err
-	case errors.Is(err, hiqlite.ErrOutcomeUnknown):
-		known := []error{ctx.Err()}
-		for _, e := range []error{hiqlite.ErrClosed, hiqlite.ErrNoLeader} {
-			if errors.Is(err, e) {
-				known = append(known, e)
+	}
+	if errors.Is(err, hiqlite.ErrOutcomeUnknown) {
+		var why error
+		for _, known := range []error{hiqlite.ErrClosed, hiqlite.ErrDiskFull, hiqlite.ErrNoLeader, context.Canceled, context.DeadlineExceeded} {
+			switch {
+			case !errors.Is(err, known):
+			case why == nil:
+				why = known
+			default:
+				why = fmt.Errorf("%w: %w", why, known)
 			}
 		}
-		if err = errors.Join(known...); err == nil {
-			err = hiqlite.ErrNoLeader // that answered, for hiqlite.Config.Timeout
+		if why == nil {
+			return nil // such as that the session had expired
 		}
+		err = why
 	}
 	return fmt.Errorf("lock: %q was not had: %w", key, err)
 }

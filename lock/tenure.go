@@ -86,18 +86,22 @@ func (t *tenure) loseLocked(cause error) {
 
 // renewed says that all is its own for a time behind began, when a command that
 // the cluster has answered was about to be sent. One that was sent too late says
-// nothing of what there was before; and if it met another owner than those
-// before, that was lost.
-func (t *tenure) renewed(began time.Time, answer wire.Outcome) {
+// nothing of what there was before; and if it met a later owner than those
+// before, all that they had was lost. It reports whether it has met the present
+// one.
+func (t *tenure) renewed(began time.Time, answer wire.Outcome) bool {
 	l := t.locker
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if t.made == 0 {
 		t.made = answer.Number
 	}
-	if t.made != answer.Number || t.expired(began) {
+	if answer.Number < t.made {
+		return false
+	}
+	if answer.Number > t.made || t.expired(began) {
 		t.loseLocked(ErrLost)
-		return
+		return false
 	}
 	if until := began.Add(l.ttl / 10 * 9); until.After(t.deadline) {
 		t.deadline = until
@@ -106,6 +110,7 @@ func (t *tenure) renewed(began time.Time, answer wire.Outcome) {
 		t.running = true
 		go t.run()
 	}
+	return true
 }
 
 // run renews until there is nothing left, or it is lost. Nobody else looks at the
@@ -157,8 +162,7 @@ func (t *tenure) renew(deadline time.Time) bool {
 		t.lose(ErrLost)
 		return false
 	}
-	t.renewed(began, o)
-	return true
+	return t.renewed(began, o)
 }
 
 // ids returns the places, in their order.

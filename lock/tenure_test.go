@@ -3,6 +3,7 @@ package lock
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,12 +14,16 @@ import (
 
 // A script is a cluster that does what a test says: to what it says nothing, Done.
 type script struct {
-	do       func(ctx context.Context, c *wire.Command) (wire.Outcome, error)
+	do func(ctx context.Context, c *wire.Command) (wire.Outcome, error)
+
+	mu       sync.Mutex
 	commands []wire.CommandKind
 }
 
 func (s *script) Do(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
+	s.mu.Lock()
 	s.commands = append(s.commands, c.Kind)
+	s.mu.Unlock()
 	if s.do != nil {
 		return s.do(ctx, c)
 	}
@@ -158,6 +163,70 @@ func TestUnknownPlacesAreGivenUp(t *testing.T) {
 		synctest.Wait()
 		if len(s.commands) != 2 || s.commands[1] != wire.LockRelease {
 			t.Errorf("the commands %d were sent", s.commands)
+		}
+	})
+}
+
+// An outcome that is not known for no reason of the caller's is asked for once
+// more; one that ended his call says why.
+func TestReasonsOfUnknownOutcomes(t *testing.T) {
+	unknown := func(why ...error) error { return errors.Join(append(why, hiqlite.ErrOutcomeUnknown)...) }
+	for name, test := range map[string]struct{ is, want error }{
+		"session":   {unknown(errors.New("the session has expired")), nil},
+		"closed":    {unknown(hiqlite.ErrClosed), hiqlite.ErrClosed},
+		"disk full": {unknown(hiqlite.ErrClosed, hiqlite.ErrDiskFull), hiqlite.ErrDiskFull},
+		"no leader": {unknown(hiqlite.ErrNoLeader, context.DeadlineExceeded), hiqlite.ErrNoLeader},
+	} {
+		asked := false
+		scripted(t, func(_ context.Context, c *wire.Command) (wire.Outcome, error) {
+			if c.Kind != wire.LockAcquire || asked {
+				return wire.Outcome{Number: 1}, nil
+			}
+			asked = true
+			return wire.Outcome{}, test.is
+		}, func(t *testing.T, l *Locker, s *script) {
+			h, err := l.Lock(t.Context(), "k")
+			if !errors.Is(err, test.want) || errors.Is(err, hiqlite.ErrOutcomeUnknown) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if err == nil {
+				if err := h.Unlock(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
+// An old answer, of an owner before, takes nothing from the present one.
+func TestAnAnswerOfTheOwnerBefore(t *testing.T) {
+	asked := 0
+	scripted(t, func(_ context.Context, c *wire.Command) (wire.Outcome, error) {
+		if c.Kind == wire.LockAcquire {
+			if asked++; asked == 1 {
+				time.Sleep(time.Second)
+				return wire.Outcome{Number: 1}, nil
+			}
+		}
+		return wire.Outcome{Number: 2}, nil
+	}, func(t *testing.T, l *Locker, s *script) {
+		first := make(chan *Held)
+		go func() {
+			h, err := l.Lock(t.Context(), "first")
+			if err != nil {
+				t.Error(err)
+			}
+			first <- h
+		}()
+		synctest.Wait()
+		second, err := l.Lock(t.Context(), "second")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range []*Held{<-first, second} {
+			if err := h.Unlock(t.Context()); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 }

@@ -120,7 +120,7 @@ func (l *Locks) acquire(c *wire.Command, session *wire.Session[wire.Outcome]) wi
 	l.owners[o.id] = o
 	o.node, o.incarnation = session.Node, session.Incarnation
 	o.ttl = c.TTLMS
-	l.renewed(o)
+	l.renewed(o, o.ttl)
 	q.places = append(q.places, place{placeID: placeID{o.id, c.ID}})
 	o.places[c.ID] = q
 	if len(q.places) == 1 {
@@ -160,10 +160,11 @@ func (l *Locks) grant(q *queue) {
 	l.wake(p.placeID)
 }
 
-func (l *Locks) renewed(o *owner) {
+// renewed keeps an owner for ttl.
+func (l *Locks) renewed(o *owner, ttl uint64) {
 	l.renewals++
 	o.renewal = l.renewals
-	l.renews.start(o.ttl, renewal{o.id, o.renewal})
+	l.renews.start(ttl, renewal{o.id, o.renewal})
 }
 
 func (l *Locks) release(c *wire.Command) wire.Outcome {
@@ -176,9 +177,7 @@ func (l *Locks) release(c *wire.Command) wire.Outcome {
 		how = used
 	}
 	l.leave(o, c.ID, how)
-	if len(c.IDs) == 0 { // otherwise he has asked for more, which may be on its way
-		l.dismiss(o)
-	}
+	l.settle(o, len(c.IDs) > 0)
 	return wire.Outcome{}
 }
 
@@ -212,9 +211,18 @@ func (l *Locks) leave(o *owner, id uint64, how ending) {
 	}
 }
 
-// dismiss forgets an owner who has nothing.
-func (l *Locks) dismiss(o *owner) {
-	if len(o.places) == 0 {
+// linger is for how long, in milliseconds, an owner stays who has nothing, and
+// has asked for more: it may be on its way.
+const linger = 1000
+
+// settle forgets an owner who has nothing, at once or, if he has asked for more,
+// after a while.
+func (l *Locks) settle(o *owner, asked bool) {
+	switch {
+	case len(o.places) > 0:
+	case asked:
+		l.renewed(o, min(o.ttl, linger))
+	default:
 		delete(l.owners, o.id)
 	}
 }
@@ -235,10 +243,8 @@ func (l *Locks) renew(c *wire.Command) wire.Outcome {
 			l.leave(o, id, given)
 		}
 	}
-	l.renewed(o)
-	if len(c.IDs) == 0 {
-		l.dismiss(o)
-	}
+	l.renewed(o, o.ttl)
+	l.settle(o, len(c.IDs) > 0)
 	return wire.Outcome{Number: int64(o.made)}
 }
 
@@ -247,7 +253,7 @@ func (l *Locks) drop(o *owner) {
 	for _, id := range slices.Sorted(maps.Keys(o.places)) {
 		l.leave(o, id, silent)
 	}
-	l.dismiss(o)
+	l.settle(o, false)
 }
 
 // tick drops the owners who were silent for their time to live.

@@ -39,8 +39,9 @@ type lockPlace struct {
 }
 
 type lockOwner struct {
-	made, ttl, end    uint64
-	ticks             int // since he renewed himself
+	made, ttl         uint64
+	time, end         uint64 // how long he stays, and when that is over
+	ticks             int    // since he renewed himself
 	renewal           uint64
 	node, incarnation uint64
 }
@@ -88,7 +89,7 @@ func (m *lockModel) grant(key string) {
 
 // leave ends a place. Those who get a lock learn whether somebody fell silent
 // with one, until one of them has said, when he left, that he had caught up.
-func (m *lockModel) leave(owner, id uint64, silent, used, stays bool) {
+func (m *lockModel) leave(owner, id uint64, silent, used bool) {
 	key, at := m.find(owner, id)
 	switch p := m.queues[key][at]; {
 	case silent && p.token > 0:
@@ -102,21 +103,31 @@ func (m *lockModel) leave(owner, id uint64, silent, used, stays bool) {
 	} else if at == 0 {
 		m.grant(key)
 	}
-	if len(m.ids(owner)) == 0 && !stays {
+}
+
+// settle forgets an owner who has nothing, unless he may come back.
+func (m *lockModel) settle(owner uint64, stays bool) {
+	if len(m.ids(owner)) > 0 {
+		return
+	}
+	if o := m.owners[owner]; stays {
+		m.renewed(o)
+		o.time = min(o.ttl, linger)
+	} else {
 		delete(m.owners, owner)
 	}
 }
 
 func (m *lockModel) drop(owner uint64) {
 	for _, id := range m.ids(owner) {
-		m.leave(owner, id, true, false, false)
+		m.leave(owner, id, true, false)
 	}
 	delete(m.owners, owner)
 }
 
 func (m *lockModel) renewed(o *lockOwner) {
 	m.renewals++
-	o.ticks, o.renewal = 0, m.renewals
+	o.ticks, o.renewal, o.time = 0, m.renewals, o.ttl
 }
 
 func (m *lockModel) tick(now uint64) {
@@ -126,7 +137,7 @@ func (m *lockModel) tick(now uint64) {
 		o.ticks++
 		switch {
 		case o.ticks == 2:
-			o.end = now + o.ttl
+			o.end = now + o.time
 		case o.ticks > 2 && o.end <= now:
 			due[id] = *o
 		}
@@ -184,21 +195,20 @@ func (m *lockModel) apply(c *wire.Command, node, incarnation uint64) wire.Outcom
 		if at < 0 {
 			return wire.Outcome{Code: wire.Missing}
 		}
-		m.leave(c.Owner, c.ID, false, c.Force, len(c.IDs) > 0) // he stays who says that he wants more
+		m.leave(c.Owner, c.ID, false, c.Force)
+		m.settle(c.Owner, len(c.IDs) > 0)
 		return wire.Outcome{}
 	case c.Kind == wire.LockRenew:
 		if o == nil {
 			return wire.Outcome{Code: wire.Missing}
 		}
-		m.renewed(o)
 		for _, id := range m.ids(c.Owner) {
 			if id <= c.ID && !slices.Contains(c.IDs, id) {
-				m.leave(c.Owner, id, false, false, len(c.IDs) > 0)
+				m.leave(c.Owner, id, false, false)
 			}
 		}
-		if len(c.IDs) == 0 && len(m.ids(c.Owner)) == 0 {
-			delete(m.owners, c.Owner)
-		}
+		m.renewed(o)
+		m.settle(c.Owner, len(c.IDs) > 0)
 		return wire.Outcome{Number: int64(o.made)}
 	}
 	return wire.Outcome{Code: wire.Foreign}
@@ -493,5 +503,33 @@ func TestOwnersGoWithTheirNode(t *testing.T) {
 	s.tick(1, 1, 1000)
 	if len(locks.owners) != 0 || len(locks.queues) != 0 || locks.Size() != 0 {
 		t.Errorf("left: %v, %v", locks.owners, locks.queues)
+	}
+}
+
+// An owner who gives up all that he has, and has asked for more, stays for as
+// long as that may be on its way, and no longer.
+func TestAnOwnerOfNothingGoes(t *testing.T) {
+	const hour = 3_600_000
+	more := func(c *wire.Command) *wire.Command { c.IDs = []uint64{9}; return c }
+	for name, last := range map[string]*wire.Command{
+		"by a release": more(unlock(1, 1, true)),
+		"by a renewal": more(&wire.Command{Kind: wire.LockRenew, Owner: 1, ID: 1}),
+	} {
+		s, locks := newLocksShard(t)
+		made := s.do(lock(1, 1, "a", hour))[0].Number
+		s.do(last)
+		join := lock(1, 9, "b", hour)
+		join.Force = true
+		if o := s.do(join)[0]; o.Code != wire.Done || o.Number != made {
+			t.Errorf("%s: what was on its way came to %+v", name, o)
+		}
+		last = more(unlock(1, 9, true))
+		s.do(last)
+		for range 3 {
+			s.tick(linger)
+		}
+		if len(locks.owners) > 0 {
+			t.Errorf("%s: an owner of nothing stays", name)
+		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/companion"
+	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/lock"
 )
 
@@ -193,7 +195,7 @@ func (s *lockServer) lock(ctx context.Context, do string, o *lockOrder) (*lockRe
 	}
 	locker := s.lockers[who]
 	if locker == nil {
-		locker = lock.New(s.node, lock.WithTTL(o.TTL))
+		locker = lock.New(queueClient{s.node}, lock.WithTTL(o.TTL))
 		s.lockers[who] = locker
 	}
 	s.mu.Unlock()
@@ -201,27 +203,33 @@ func (s *lockServer) lock(ctx context.Context, do string, o *lockOrder) (*lockRe
 	if do == "trylock" {
 		take = locker.TryLock
 	}
-	q := &queueContext{Context: ctx}
-	held, err := take(q, o.Key)
+	var queued atomic.Int64
+	held, err := take(context.WithValue(ctx, queuedKey{}, &queued), o.Key)
 	if err != nil {
 		return &lockReport{At: clock()}, err
 	}
-	r := &lockReport{Token: held.Token(), Queued: q.queued.Load()}
+	r := &lockReport{Token: held.Token(), Queued: queued.Load()}
 	r.Hold, r.At, r.Until = s.enter(held)
 	return r, nil
 }
 
-// A queueContext notes when Lock begins to wait for the second time: the first
-// time is for the answer to its command, which gives it a place in the queue.
-type queueContext struct {
-	context.Context
-	waits  atomic.Int32
-	queued atomic.Int64
+// A queueClient notes when those who want a lock begin to wait in its queue: they
+// have a place there.
+type queueClient struct{ *hiqlite.Node }
+
+type queueLock struct{ companion.Lock }
+
+type queuedKey struct{} // in a context: where to note it, *atomic.Int64
+
+func (c queueClient) Companions() companion.Shards {
+	all := c.Node.Companions()
+	all.Lock = queueLock{all.Lock}
+	return all
 }
 
-func (c *queueContext) Done() <-chan struct{} {
-	if c.waits.Add(1) == 2 {
-		c.queued.Store(clock())
+func (l queueLock) Await(ctx context.Context, owner, id uint64) (wire.Outcome, bool, error) {
+	if queued, ok := ctx.Value(queuedKey{}).(*atomic.Int64); ok {
+		queued.CompareAndSwap(0, clock())
 	}
-	return c.Context.Done()
+	return l.Lock.Await(ctx, owner, id)
 }

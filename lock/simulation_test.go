@@ -1,0 +1,237 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine"
+)
+
+var (
+	firstSeed = flag.Uint64("seed", 0, "the first seed of simulations; 0: a random one")
+	seeds     = flag.Uint64("seeds", 40, "how many simulations are made")
+)
+
+// simulated is a cluster in a bubble: the replica of the lock shard, its clock, and
+// nodes whose commands and answers take their time.
+type simulated struct {
+	mu       sync.Mutex // one entry after the other
+	random   *rand.Rand
+	locks    *statemachine.Locks
+	index    uint64
+	session  uint64 // the last one opened
+	outcomes []wire.Outcome
+}
+
+func (s *simulated) Applied(_, _ uint64, outcomes []wire.Outcome) { s.outcomes = outcomes }
+func (s *simulated) SessionOpened(_, session uint64)              { s.session = session }
+func (*simulated) SessionUnknown(uint64, uint64)                  { panic("an unknown session") }
+func (*simulated) Held(uint64)                                    {}
+func (*simulated) Failed(err error)                               { panic(err) }
+
+// apply applies an entry. The caller holds mu.
+func (s *simulated) apply(entry []byte) {
+	s.index++
+	if _, err := s.locks.Update([]sm.Entry{{Index: s.index, Cmd: entry}}); err != nil {
+		panic(err)
+	}
+}
+
+// below returns a random number of milliseconds.
+func (s *simulated) below(ms int64) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Duration(s.random.Int64N(ms)) * time.Millisecond
+}
+
+// tick moves the clock until ctx ends.
+func (s *simulated) tick(ctx context.Context) {
+	for at, now := time.Now(), uint64(0); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+		step := uint64(time.Since(at).Milliseconds())
+		at = time.Now()
+		s.mu.Lock()
+		s.apply(wire.EncodeTick(wire.Tick{Expected: now, Next: now + step, Nonce: 1}))
+		s.mu.Unlock()
+		now += step
+	}
+}
+
+// A simulatedNode has commands applied in the order in which they come.
+type simulatedNode struct {
+	*simulated
+	session uint64
+	queue   chan *simulatedCommand
+	// rarely, so long a command, or an answer, is on its way; 0: never
+	slow, slowAnswers time.Duration
+}
+
+type simulatedCommand struct {
+	encoded []byte
+	answer  chan wire.Outcome // capacity 1
+}
+
+func (n *simulatedNode) run() {
+	sequence := uint64(0)
+	for c := range n.queue {
+		time.Sleep(n.delay(n.slow))
+		sequence++
+		n.mu.Lock()
+		n.apply(wire.EncodeCommands(n.session, sequence, [][]byte{c.encoded}))
+		o := n.outcomes[0]
+		n.mu.Unlock()
+		time.AfterFunc(n.delay(n.slowAnswers), func() { c.answer <- o })
+	}
+}
+
+func (n *simulatedNode) delay(slow time.Duration) time.Duration {
+	d := n.below(20)
+	if slow > 0 && n.below(50) == 0 {
+		d += n.below(slow.Milliseconds())
+	}
+	return d
+}
+
+func (n *simulatedNode) Do(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
+	if err := ctx.Err(); err != nil {
+		return wire.Outcome{}, err
+	}
+	sent := &simulatedCommand{wire.EncodeCommand(c), make(chan wire.Outcome, 1)}
+	n.queue <- sent
+	select {
+	case o := <-sent.answer:
+		return o, nil
+	case <-ctx.Done():
+		return wire.Outcome{}, fmt.Errorf("%w: %w", hiqlite.ErrOutcomeUnknown, ctx.Err())
+	}
+}
+
+func (n *simulatedNode) Await(ctx context.Context, owner, id uint64) (wire.Outcome, bool, error) {
+	now, changed, done := n.locks.Place(owner, id)
+	defer done()
+	for {
+		p := now()
+		if !p.There || p.Code != wire.Waits {
+			return p.Outcome, p.There, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return wire.Outcome{}, false, ctx.Err()
+		}
+	}
+}
+
+func (*simulatedNode) CatchUp(context.Context, wire.Outcome) error { return nil }
+func (n *simulatedNode) Queue(key string) int                      { return n.locks.Queue(key) }
+func (*simulatedNode) OnClose(func()) func()                       { return func() {} }
+
+// Nine programs on three nodes want three locks for two minutes, of a clock that the
+// test moves. A command is on its way for up to 20 ms, or now and then for
+// seconds, its answer too; callers give up. No two ever believe to hold a lock,
+// none loses one unless something was slow, and nothing is left in the end.
+func TestSimulation(t *testing.T) {
+	first := *firstSeed
+	if first == 0 {
+		first = rand.Uint64()>>1 + 1
+	}
+	t.Logf("from seed %d", first)
+	for seed := first; seed < first+*seeds; seed++ {
+		synctest.Test(t, func(t *testing.T) { simulate(t, seed) })
+	}
+}
+
+func simulate(t *testing.T, seed uint64) {
+	const ttl = DefaultTTL
+	s := &simulated{random: rand.New(rand.NewPCG(seed, 0))}
+	s.locks = statemachine.NewLocks(statemachine.MemoryConfig{Listener: s})
+	ctx, stop := context.WithCancel(t.Context())
+	go s.tick(ctx)
+	var slow, slowAnswers time.Duration
+	switch seed % 3 {
+	case 1:
+		slow = ttl * 3 / 2
+	case 2:
+		slow, slowAnswers = ttl*3/2, ttl*3/2
+	}
+
+	var mu sync.Mutex
+	holders := map[string]*Held{}
+	var programs sync.WaitGroup
+	var nodes []*simulatedNode
+	end := time.Now().Add(2 * time.Minute)
+	for id := range uint64(3) {
+		s.mu.Lock()
+		s.apply(wire.EncodeOpenSession(id+1, id+1, 1))
+		n := &simulatedNode{s, s.session, make(chan *simulatedCommand, 1000), slow, slowAnswers}
+		s.mu.Unlock()
+		nodes = append(nodes, n)
+		go n.run()
+		l := &Locker{lock: n, ttl: ttl}
+		for i := range 3 {
+			take := l.Lock
+			switch i {
+			case 1:
+				take = (&Locker{lock: n, ttl: ttl}).Lock
+			case 2:
+				take = l.TryLock
+			}
+			programs.Go(func() {
+				for time.Now().Before(end) {
+					key := s.below(3).String()
+					ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond+s.below(20_000))
+					h, err := take(ctx, key)
+					cancel()
+					if err != nil {
+						if !errors.Is(err, ErrHeld) && !errors.Is(err, context.DeadlineExceeded) {
+							t.Errorf("seed %d: %v", seed, err)
+						}
+						time.Sleep(s.below(20))
+						continue
+					}
+					mu.Lock()
+					if other := holders[key]; other != nil && other.ctx.Err() == nil {
+						t.Errorf("seed %d: two have the lock, with the tokens %d and %d", seed, other.token, h.token)
+					}
+					holders[key] = h
+					mu.Unlock()
+					time.Sleep(s.below([]int64{100, 1500, 15_000}[s.below(3)/time.Millisecond]))
+					mu.Lock()
+					if holders[key] == h {
+						delete(holders, key)
+					}
+					mu.Unlock()
+					if err := h.Unlock(context.Background()); err != nil && slow == 0 {
+						t.Errorf("seed %d: unlocked what was %v", seed, err)
+					}
+					time.Sleep(s.below(100))
+				}
+			})
+		}
+	}
+	programs.Wait()
+	time.Sleep(5 * ttl)
+	if left := s.locks.Size(); left > 0 {
+		t.Errorf("seed %d: %d bytes are left", seed, left)
+	}
+	stop()
+	for _, n := range nodes {
+		close(n.queue)
+	}
+	synctest.Wait()
+}
