@@ -55,7 +55,7 @@ var confined = []struct {
 	{"modernc.org/sqlite/lib", []string{"internal/sqlite"}, false},
 	{"modernc.org/libc", []string{"internal/sqlite"}, false},
 	{"modernc.org/sqlite", nil, true}, // registers a driver that would clash in users' programs
-	{"github.com/lni/dragonboat/v4/statemachine", []string{"cluster", "statemachine", "."}, false},
+	{"github.com/lni/dragonboat/v4/statemachine", []string{"cluster", "statemachine", "."}, true},
 	{"github.com/lni/dragonboat", []string{"cluster"}, false},
 }
 
