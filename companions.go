@@ -1,6 +1,7 @@
 package hiqlite
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -54,7 +55,7 @@ func (c *kvClient) Watch(ctx context.Context, bucket string, m companion.Match) 
 		return nil, err
 	}
 	w := c.machine.Watch(bucket, m.Text, m.Prefix)
-	r := newReader(c.memoryShard, w, func(e statemachine.Event) uint64 { return e.SQLIndex })
+	r := newReader(c.memoryShard, w, func(e statemachine.Event) wire.Seen { return e.Seen })
 	r.fetch = func() ([]statemachine.Event, error) {
 		events, err := w.Next()
 		if err != nil {
@@ -80,7 +81,7 @@ type reader[T any] struct {
 	shard  *memoryShard
 	source source
 	fetch  func() ([]T, error) // what there is, without waiting
-	index  func(T) uint64      // what has to be applied of the SQL shard before it is told
+	seen   func(T) wire.Seen   // what has to be applied before it is told
 
 	closed context.Context
 	close  context.CancelFunc
@@ -94,8 +95,8 @@ type source interface {
 	Close()
 }
 
-func newReader[T any](s *memoryShard, from source, index func(T) uint64) *reader[T] {
-	r := &reader[T]{shard: s, source: from, index: index, turn: make(chan struct{}, 1)}
+func newReader[T any](s *memoryShard, from source, seen func(T) wire.Seen) *reader[T] {
+	r := &reader[T]{shard: s, source: from, seen: seen, turn: make(chan struct{}, 1)}
 	r.closed, r.close = context.WithCancel(context.Background())
 	return r
 }
@@ -147,7 +148,7 @@ func (r *reader[T]) next(ctx context.Context, ordered bool) (x T, err error) {
 		}
 	}
 	if ordered {
-		if err := r.follow(ctx, r.index(r.buffer[0])); err != nil {
+		if err := r.follow(ctx, r.seen(r.buffer[0])); err != nil {
 			return x, err
 		}
 	}
@@ -156,16 +157,16 @@ func (r *reader[T]) next(ctx context.Context, ordered bool) (x T, err error) {
 	return x, nil
 }
 
-// follow waits until this node has applied the SQL that was written before.
-func (r *reader[T]) follow(ctx context.Context, index uint64) error {
+// follow waits until this node has applied what was written before.
+func (r *reader[T]) follow(ctx context.Context, s wire.Seen) error {
 	n := r.shard.node
-	if n.replica.Applied() >= index {
+	if n.hasSeen(s) {
 		return nil
 	}
 	wait, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(r.closed, cancel)()
-	err := n.follow(wait, index)
+	err := n.follow(wait, s)
 	if err != nil && ctx.Err() == nil && r.closed.Err() != nil {
 		return errReaderClosed
 	}
@@ -218,10 +219,16 @@ func (c *lockClient) Await(ctx context.Context, owner, id uint64) (o wire.Outcom
 }
 
 func (c *lockClient) CatchUp(ctx context.Context, granted wire.Outcome) error {
-	if granted.Expired { // who had it before cannot say any more what he wrote
-		return c.node.linearize(ctx)
+	if !granted.Expired {
+		return c.node.follow(ctx, granted.Seen)
 	}
-	return c.node.follow(ctx, granted.SQLIndex)
+	// Who had it before cannot say any more what he wrote.
+	var sql, kv error
+	var wg sync.WaitGroup
+	wg.Go(func() { sql = c.node.linearize(ctx) })
+	wg.Go(func() { kv = c.node.memory.kv.linearize(ctx) })
+	wg.Wait()
+	return cmp.Or(sql, kv)
 }
 
 // Do refuses to make places once the node gives back what there is.
@@ -283,7 +290,7 @@ func (c *lockClient) leave() {
 	case <-ctx.Done():
 	}
 	if commands := c.commands.Load(); commands != nil && c.machine.Owned(c.node.cfg.NodeID) {
-		_, _ = commands.Do(ctx, wire.EncodeCommand(&wire.Command{Kind: wire.LockLeave, SQLIndex: c.node.replica.Applied()}))
+		_, _ = commands.Do(ctx, wire.EncodeCommand(&wire.Command{Kind: wire.LockLeave, Seen: c.node.seen()}))
 	}
 }
 
@@ -306,7 +313,7 @@ func (c *pubsubClient) Listen(ctx context.Context, channels companion.Match, aft
 	default:
 		return nil, index, companion.ErrTooOld
 	}
-	r := newReader(c.memoryShard, s, func(m *statemachine.Message) uint64 { return m.SQLIndex })
+	r := newReader(c.memoryShard, s, func(m *statemachine.Message) wire.Seen { return m.Seen })
 	r.fetch = func() ([]*statemachine.Message, error) {
 		messages, lost, err := s.Next()
 		if err != nil {

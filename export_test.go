@@ -51,6 +51,25 @@ func (g gated) Update(entries []sm.Entry) ([]sm.Entry, error) {
 	return g.IOnDiskStateMachine.Update(entries)
 }
 
+// SetKVGate is SetApplyGate for the kv shard.
+func SetKVGate(gate func(node uint64)) (restore func()) {
+	before := kvMachine
+	kvMachine = func(node uint64, replica sm.IConcurrentStateMachine) sm.IConcurrentStateMachine {
+		return gatedKV{replica, func() { gate(node) }}
+	}
+	return func() { kvMachine = before }
+}
+
+type gatedKV struct {
+	sm.IConcurrentStateMachine
+	gate func()
+}
+
+func (g gatedKV) Update(entries []sm.Entry) ([]sm.Entry, error) {
+	g.gate()
+	return g.IConcurrentStateMachine.Update(entries)
+}
+
 // SetRetention makes nodes opened from now on keep less of what was told, until
 // the returned function is called.
 func SetRetention(r statemachine.Retention) (restore func()) {

@@ -72,13 +72,20 @@ func newMemoryShards(n *Node) *memoryShards {
 // retention is exchanged by tests.
 var retention = statemachine.DefaultRetention
 
+// kvMachine is what Raft applies entries of the kv shard to; exchanged by tests.
+var kvMachine = func(_ uint64, replica sm.IConcurrentStateMachine) sm.IConcurrentStateMachine { return replica }
+
 // start starts the replica. It is read from its snapshot and log in the
 // background.
 func (s *memoryShard) start(incarnation uint64) (err error) {
 	if err := s.node.host.CheckSnapshot(s.id); err != nil {
 		return fmt.Errorf("%w: of %s, %w; put back what was there, from a copy of the data folder", ErrDamaged, s.name, err)
 	}
-	s.shard, err = s.node.host.StartMemoryShard(s.id, func() sm.IConcurrentStateMachine { return s.replica })
+	var machine sm.IConcurrentStateMachine = s.replica
+	if s.id == kvShard {
+		machine = kvMachine(s.node.cfg.NodeID, machine)
+	}
+	s.shard, err = s.node.host.StartMemoryShard(s.id, func() sm.IConcurrentStateMachine { return machine })
 	if err != nil {
 		return err
 	}
@@ -112,7 +119,7 @@ func (s *memoryShard) Do(ctx context.Context, c *wire.Command) (wire.Outcome, er
 	}
 	ctx, cancel := s.node.within(ctx)
 	defer cancel()
-	c.SQLIndex = s.node.replica.Applied()
+	c.Seen = s.node.seen()
 	o, err := s.commands.Load().Do(ctx, wire.EncodeCommand(c))
 	if err != nil {
 		return o, s.explain(err)
@@ -171,17 +178,30 @@ func (s *memoryShard) consistent(ctx context.Context) error {
 	return nil
 }
 
-// follow waits until this node has applied the SQL that was written before.
-func (n *Node) follow(ctx context.Context, index uint64) error {
-	if n.replica.Applied() >= index {
+// seen is what can be read on this node.
+func (n *Node) seen() wire.Seen {
+	return wire.Seen{SQL: n.replica.Applied(), KV: n.memory.kv.machine.Applied()}
+}
+
+// hasSeen reports whether all of it can be read on this node.
+func (n *Node) hasSeen(s wire.Seen) bool {
+	return n.replica.Applied() >= s.SQL && n.memory.kv.machine.Applied() >= s.KV
+}
+
+// follow waits until this node has applied what was written before.
+func (n *Node) follow(ctx context.Context, s wire.Seen) error {
+	if n.hasSeen(s) {
 		return nil
 	}
 	wait, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(n.ctx, cancel)()
-	err := n.replica.WaitApplied(wait, index)
+	err := n.replica.WaitApplied(wait, s.SQL)
+	if err == nil {
+		err = n.memory.kv.machine.WaitApplied(wait, s.KV)
+	}
 	if err != nil && ctx.Err() == nil {
-		return n.explain(ErrClosed)
+		return n.memory.kv.explain(ErrClosed)
 	}
 	return err
 }

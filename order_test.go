@@ -65,6 +65,21 @@ func slowCluster(t *testing.T) (*testCluster, *door) {
 	return c, d
 }
 
+// slowBuckets is three nodes, of which the last can be made slow to apply what is
+// put into buckets.
+func slowBuckets(t *testing.T) (*testCluster, *door) {
+	t.Helper()
+	d := &door{}
+	t.Cleanup(hiqlite.SetKVGate(func(node uint64) {
+		if node == 3 {
+			d.pass()
+		}
+	}))
+	c := newCluster(t, 3)
+	t.Cleanup(d.open) // before the nodes are stopped
+	return c, d
+}
+
 // told runs f, which waits for being told on the slow node, and counts the rows
 // that can be read there the moment it returns.
 func (c *testCluster) told(f func(ctx context.Context) error) <-chan int {
@@ -170,6 +185,84 @@ func TestWhoIsToldCanRead(t *testing.T) {
 	}
 }
 
+// Who is given a lock or gets a message reads the buckets as they were before, on
+// a node that is behind with them.
+func TestWhoIsToldCanReadBuckets(t *testing.T) {
+	c, d := slowBuckets(t)
+	ctx := patient(t)
+	near, far := c.nodes[0], c.nodes[2]
+	nearKV, farKV := bucketOf(t, near, "b"), bucketOf(t, far, "b")
+	if _, _, err := farKV.Get(ctx, "k"); err != nil {
+		t.Fatal(err)
+	}
+	sub, err := pubsub.Listen(ctx, far, "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	eager, err := pubsub.Listen(ctx, far, "c", pubsub.WithoutOrder())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer eager.Close()
+	held, err := lock.New(near).Lock(ctx, "l")
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := func(f func() error) <-chan string {
+		got := make(chan string, 1)
+		go func() {
+			if err := f(); err != nil {
+				t.Error(err)
+			}
+			v, _, err := farKV.Get(ctx, "k")
+			if err != nil {
+				t.Error(err)
+			}
+			got <- v
+		}()
+		return got
+	}
+
+	d.close()
+	if err := nearKV.Put(ctx, "k", "v"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pubsub.Notify(ctx, near, "c", nil); err != nil {
+		t.Fatal(err)
+	}
+	waiting := []<-chan string{
+		told(func() error { _, err := sub.Next(ctx); return err }),
+		told(func() error {
+			held, err := lock.New(far).Lock(ctx, "l")
+			if err == nil {
+				err = held.Unlock(ctx)
+			}
+			return err
+		}),
+	}
+	if err := held.Unlock(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := eager.Next(ctx); err != nil {
+		t.Error(err)
+	}
+	if e, err := lock.New(far, lock.WithoutOrder()).Lock(ctx, "other"); err != nil {
+		t.Error(err)
+	} else if err := e.Unlock(ctx); err != nil {
+		t.Error(err)
+	}
+	if v, ok, err := farKV.Get(ctx, "k"); err != nil || ok {
+		t.Fatalf("the slow node has %q, %v: it is not slow", v, err)
+	}
+	d.open()
+	for i, got := range waiting {
+		if v := <-got; v != "v" {
+			t.Errorf("reader %d was told and read %q", i, v)
+		}
+	}
+}
+
 // The next holder reads what one wrote who did not come to unlock.
 func TestWhoTakesALockOverCanRead(t *testing.T) {
 	c, d := slowCluster(t)
@@ -205,6 +298,44 @@ func TestWhoTakesALockOverCanRead(t *testing.T) {
 	d.open()
 	if n := <-rows; n != 1 {
 		t.Errorf("the next holder reads %d rows", n)
+	}
+}
+
+// The next holder reads what one put into buckets who did not come to unlock.
+func TestWhoTakesALockOverCanReadBuckets(t *testing.T) {
+	c, d := slowBuckets(t)
+	ctx := patient(t)
+	far := bucketOf(t, c.nodes[2], "b")
+	held, err := lock.New(c.nodes[0]).Lock(ctx, "l")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.close()
+	if err := bucketOf(t, c.nodes[0], "b").Put(ctx, "k", "v"); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan string, 1)
+	go func() {
+		held, err := lock.New(c.nodes[2]).Lock(ctx, "l")
+		if err != nil {
+			t.Error(err)
+		}
+		v, _, err := far.Get(ctx, "k")
+		if err = errors.Join(err, held.Unlock(ctx)); err != nil {
+			t.Error(err)
+		}
+		got <- v
+	}()
+	c.stop(0)
+	<-held.Done()
+	if e, err := lock.New(c.nodes[2], lock.WithoutOrder()).Lock(ctx, "other"); err != nil {
+		t.Error(err)
+	} else if err := e.Unlock(ctx); err != nil {
+		t.Error(err)
+	}
+	d.open()
+	if v := <-got; v != "v" {
+		t.Errorf("the next holder reads %q", v)
 	}
 }
 

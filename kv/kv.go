@@ -23,12 +23,12 @@
 //     hiqlite.Node.Ready does, and are hiqlite.ErrNoLeader if there is no
 //     majority; with hiqlite.WithConsistency(ctx, hiqlite.Linearizable) they see
 //     every change acknowledged anywhere before.
-//   - Keys, values and counters have no order with the SQL database, locks and
-//     messages: on another node, who is given a lock or a message can read an
-//     entry as it was before. Where that matters, read linearizably, or use
-//     [Bucket.CompareAndSwap]. What [Bucket.Watch] tells has an order with SQL:
-//     who is told can read all SQL that could be read on the node on which the
-//     change was made, at the time.
+//   - Who is given a lock of package lock, or gets a message of package pubsub,
+//     reads buckets as they were there when it was given or told, or later. What
+//     [Bucket.Watch] tells has an order with SQL: who is told can read all SQL
+//     that could be read on the node on which the change was made, at the time.
+//     Entries that are just read have none: one can be seen before rows that
+//     were written before it.
 //   - Buckets are no part of SQL transactions: a change within one stands, also
 //     if that is rolled back.
 //

@@ -25,10 +25,9 @@
 //   - A change of leader gives no lock twice, and loses none whose TTL is 4 s or
 //     more: an election takes 1 to 2 s, with the default hiqlite.Config.Tick, and
 //     a renewal that begins with it has a bit more than half of TTL.
-//   - Whoever gets a lock can read, on its own node, the SQL that was written
-//     under it before (through the nodes on which it was held). That is SQL only:
-//     buckets of package kv are read with hiqlite.WithConsistency(ctx,
-//     hiqlite.Linearizable) where it matters.
+//   - Whoever gets a lock can read, on its own node, what was written under it
+//     before, through the nodes on which it was held: SQL, and buckets of package
+//     kv.
 //   - A lock ends with the node through which it was taken: when that is closed,
 //     or started again after it was killed, the next one in the queue gets it.
 //     To hold a lock has no part in SQL transactions.
@@ -97,8 +96,8 @@ type Option func(*Locker)
 // started again, they get it at once.
 func WithTTL(ttl time.Duration) Option { return func(l *Locker) { l.ttl = ttl } }
 
-// WithoutOrder makes Lock return as soon as the lock is given: SQL that was
-// written under it before may not be readable on this node yet.
+// WithoutOrder makes Lock return as soon as the lock is given: what was written
+// under it before may not be readable on this node yet.
 func WithoutOrder() Option { return func(l *Locker) { l.unordered = true } }
 
 // A Locker takes locks. Its methods may be called from any goroutine. It renews
@@ -126,8 +125,8 @@ func New(c hiqlite.Client, opts ...Option) *Locker {
 // Lock waits for the lock of key and returns it, until ctx ends. Whoever has it
 // already waits for himself: locks are not reentrant. The caller must Unlock it.
 //
-// When it returns, the SQL that was written under the lock before can be read on
-// this node. If it returns an error the lock is not had, and the place in the
+// When it returns, what was written under the lock before can be read on this
+// node. If it returns an error the lock is not had, and the place in the
 // queue is given up. The error is that of ctx; hiqlite.ErrNoLeader, with a context
 // without a deadline, if there was none for hiqlite.Config.Timeout (a waiter that
 // is in the queue learns of that within TTL); hiqlite.ErrClosed,

@@ -21,10 +21,9 @@
 //   - A subscription gets each message of its channels that was told after
 //     Listen returned, exactly once, whichever nodes die, as long as its own
 //     lives; and none whose Notify had returned before Listen was called.
-//   - When Next returns a message, all SQL that could be read on the node on
-//     which it was told, at the time, can be read on this node. That is SQL only:
-//     buckets of package kv are read with hiqlite.WithConsistency(ctx,
-//     hiqlite.Linearizable) where it matters.
+//   - When Next returns a message, all that could be read on the node on which
+//     it was told, at the time, can be read on this node: SQL, and buckets of
+//     package kv.
 //   - A slow subscriber holds nobody up. What he may be behind is bounded by
 //     what is kept: then he gets [ErrLagged].
 //   - What was told is kept for a while: the last [KeptMessages] messages, at
@@ -140,8 +139,8 @@ type options struct {
 // forgotten, Listen returns ErrTooOld; if it was never told, ErrAhead.
 func After(index uint64) Option { return func(o *options) { o.after = &index } }
 
-// WithoutOrder returns messages as soon as they are known here: SQL that was
-// written before one may not be readable on this node yet.
+// WithoutOrder returns messages as soon as they are known here: what was written
+// before one may not be readable on this node yet.
 func WithoutOrder() Option { return func(o *options) { o.unordered = true } }
 
 // A Subscription gets the messages of one or several channels.

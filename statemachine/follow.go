@@ -17,10 +17,14 @@ type followers struct {
 // WaitApplied returns once reads on this replica see the entry at index. The
 // error is that of ctx, or why the replica stopped.
 func (r *SQL) WaitApplied(ctx context.Context, index uint64) error {
-	if r.visible.Load() >= index {
+	return r.followers.wait(ctx, &r.visible, index, &r.failure)
+}
+
+// wait waits until visible has come to index.
+func (f *followers) wait(ctx context.Context, visible *atomic.Uint64, index uint64, replica *failure) error {
+	if visible.Load() >= index {
 		return nil
 	}
-	f := &r.followers
 	f.waiting.Add(1)
 	defer f.waiting.Add(-1)
 	for {
@@ -30,13 +34,13 @@ func (r *SQL) WaitApplied(ctx context.Context, index uint64) error {
 		}
 		applied := f.applied
 		f.mu.Unlock()
-		if r.visible.Load() >= index { // before the channel was there
+		if visible.Load() >= index { // before the channel was there
 			return nil
 		}
 		select {
 		case <-applied:
-		case <-r.stopped:
-			return r.Err()
+		case <-replica.stopped:
+			return replica.Err()
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -57,9 +57,9 @@ type queue struct {
 
 type place struct {
 	placeID
-	token    uint64 // 0: waits
-	sqlIndex uint64 // see wire.Outcome; of a grant
-	unsure   bool   // see Locks; of a grant
+	token  uint64    // 0: waits
+	seen   wire.Seen // see wire.Outcome; of a grant
+	unsure bool      // see Locks; of a grant
 }
 
 // A placeID names a place, for ever.
@@ -149,14 +149,14 @@ func (p *place) outcome() wire.Outcome {
 	if p.token == 0 {
 		return wire.Outcome{Code: wire.Waits}
 	}
-	return wire.Outcome{Index: p.token, SQLIndex: p.sqlIndex, Expired: p.unsure}
+	return wire.Outcome{Index: p.token, Seen: p.seen, Expired: p.unsure}
 }
 
 // grant gives the lock to the first in the queue.
 func (l *Locks) grant(q *queue) {
 	l.token++
 	p := &q.places[0]
-	p.token, p.sqlIndex, p.unsure = l.token, l.sqlIndex, l.unsure > 0
+	p.token, p.seen, p.unsure = l.token, l.seen, l.unsure > 0
 	l.wake(p.placeID)
 }
 
@@ -371,7 +371,7 @@ func (l *Locks) freeze() iter.Seq[*wire.Record] {
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(l.queues), cmp.Compare[string]) {
 		for _, p := range l.queues[key].places {
-			records = append(records, &wire.Record{Kind: wire.RecordPlace, Key: key, Owner: p.owner, ID: p.id, Version: p.token, SQLIndex: p.sqlIndex, Expired: p.unsure})
+			records = append(records, &wire.Record{Kind: wire.RecordPlace, Key: key, Owner: p.owner, ID: p.id, Version: p.token, Seen: p.seen, Expired: p.unsure})
 		}
 	}
 	renews, phases := l.renews.all()
@@ -405,7 +405,7 @@ func (l *lockState) restore(r *wire.Record) error {
 			q = &queue{key: r.Key}
 			l.queues[r.Key] = q
 		}
-		q.places = append(q.places, place{placeID{r.Owner, r.ID}, r.Version, r.SQLIndex, r.Expired})
+		q.places = append(q.places, place{placeID{r.Owner, r.ID}, r.Version, r.Seen, r.Expired})
 		o.places[r.ID] = q
 	case wire.RecordRenewal:
 		l.renews.restore(r.Ticks, phase(r.Phase), renewal{r.Owner, r.ID})

@@ -28,14 +28,16 @@ func unlock(owner, id uint64, used bool) *wire.Command {
 
 // A model of the lock shard: one list of places for each key, and the owners.
 type lockModel struct {
-	now, token, sqlIndex, renewals, unsure uint64
-	queues                                 map[string][]*lockPlace
-	owners                                 map[uint64]*lockOwner
+	now, token, renewals, unsure uint64
+	seen                         wire.Seen
+	queues                       map[string][]*lockPlace
+	owners                       map[uint64]*lockOwner
 }
 
 type lockPlace struct {
-	owner, id, token, sqlIndex uint64
-	expired                    bool
+	owner, id, token uint64
+	seen             wire.Seen
+	expired          bool
 }
 
 type lockOwner struct {
@@ -72,7 +74,7 @@ func (p *lockPlace) outcome() wire.Outcome {
 	if p.token == 0 {
 		return wire.Outcome{Code: wire.Waits}
 	}
-	return wire.Outcome{Index: p.token, SQLIndex: p.sqlIndex, Expired: p.expired}
+	return wire.Outcome{Index: p.token, Seen: p.seen, Expired: p.expired}
 }
 
 func (o *lockOwner) answer(p *lockPlace) wire.Outcome {
@@ -84,7 +86,7 @@ func (o *lockOwner) answer(p *lockPlace) wire.Outcome {
 func (m *lockModel) grant(key string) {
 	m.token++
 	p := m.queues[key][0]
-	p.token, p.sqlIndex, p.expired = m.token, m.sqlIndex, m.unsure > 0
+	p.token, p.seen, p.expired = m.token, m.seen, m.unsure > 0
 }
 
 // leave ends a place. Those who get a lock learn whether somebody fell silent
@@ -159,7 +161,7 @@ func (m *lockModel) opened(node uint64, earlier func(incarnation uint64) bool) {
 }
 
 func (m *lockModel) apply(c *wire.Command, node, incarnation uint64) wire.Outcome {
-	m.sqlIndex = max(m.sqlIndex, c.SQLIndex)
+	m.seen = wire.Seen{SQL: max(m.seen.SQL, c.Seen.SQL), KV: max(m.seen.KV, c.Seen.KV)}
 	o := m.owners[c.Owner]
 	key, at := m.find(c.Owner, c.ID)
 	switch {
@@ -250,7 +252,7 @@ func TestLocksAreLists(t *testing.T) {
 			for key, q := range locks.queues {
 				last := uint64(0)
 				for i, p := range q.places {
-					queues[key] = append(queues[key], &lockPlace{p.owner, p.id, p.token, p.sqlIndex, p.unsure})
+					queues[key] = append(queues[key], &lockPlace{p.owner, p.id, p.token, p.seen, p.unsure})
 					if (p.token > 0) != (i == 0) || p.token > locks.token || p.token > 0 && p.token <= last {
 						t.Fatalf("place %d for %q is %+v", i, key, p)
 					}
@@ -298,9 +300,9 @@ func TestTokensGrow(t *testing.T) {
 func TestAskingTwiceTakesOnePlace(t *testing.T) {
 	s, locks := newLocksShard(t)
 	a := lock(1, 1, "x", 1000)
-	a.SQLIndex = 40
+	a.Seen = wire.Seen{SQL: 40, KV: 4}
 	first := s.do(a)[0]
-	if again := s.do(a)[0]; again != first || first.SQLIndex != 40 {
+	if again := s.do(a)[0]; again != first || first.Seen != a.Seen {
 		t.Errorf("%+v, then %+v", first, again)
 	}
 	s.do(lock(2, 1, "x", 1000))

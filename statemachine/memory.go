@@ -3,6 +3,7 @@ package statemachine
 import (
 	"bufio"
 	"cmp"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -58,15 +59,16 @@ type memory struct {
 	mu       sync.Mutex // serializes apply with who looks at the whole; guards what follows
 	sessions sessions[wire.Outcome]
 	ticks    uint64
-	lastTick uint64 // nonce of the last one since the start
-	pulse    uint64 // a clock for sessions: ticks, but for what a leader slept
-	sqlIndex uint64 // the highest that a command named
+	lastTick uint64    // nonce of the last one since the start
+	pulse    uint64    // a clock for sessions: ticks, but for what a leader slept
+	seen     wire.Seen // what commands have named
 	decoder  wire.Decoder
 	news     []memoryNews
 
 	face
-	applied  atomic.Uint64 // index of the last entry
-	logBytes atomic.Uint64
+	followers followers
+	applied   atomic.Uint64 // index of the last entry
+	logBytes  atomic.Uint64
 }
 
 // A memoryMachine applies the commands of one in-memory shard. What it holds is a
@@ -146,6 +148,7 @@ func (m *memory) Update(entries []sm.Entry) ([]sm.Entry, error) {
 	}
 	m.publish()
 	m.mu.Unlock()
+	m.followers.tell()
 	if err != nil {
 		m.Fail(err)
 		return entries, nil
@@ -188,7 +191,7 @@ func (m *memory) entry(index uint64, cmd []byte) error {
 		n.outcomes = make([]wire.Outcome, len(e.Commands))
 		for i := range e.Commands {
 			c := &e.Commands[i]
-			m.sqlIndex = max(m.sqlIndex, c.SQLIndex)
+			m.seen = m.seen.Max(c.Seen)
 			n.outcomes[i] = m.machine.apply(c, session)
 		}
 		session.Results = keptOutcomes(n.outcomes)
@@ -249,6 +252,12 @@ func (m *memory) publish() {
 // Applied returns the index of the last entry that was applied.
 func (m *memory) Applied() uint64 { return m.applied.Load() }
 
+// WaitApplied returns once reads on this replica see the entry at index. The
+// error is that of ctx, or why the replica stopped.
+func (m *memory) WaitApplied(ctx context.Context, index uint64) error {
+	return m.followers.wait(ctx, &m.applied, index, &m.failure)
+}
+
 // LogBytes returns how many bytes of entries this replica has applied since it
 // was opened.
 func (m *memory) LogBytes() uint64 { return m.logBytes.Load() }
@@ -295,7 +304,7 @@ func (m *memory) PrepareSnapshot() (any, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	head := []*wire.Record{{Kind: wire.RecordShard, Ticks: m.ticks, TTLMS: m.pulse, SQLIndex: m.sqlIndex, Number: int64(m.applied.Load())}}
+	head := []*wire.Record{{Kind: wire.RecordShard, Ticks: m.ticks, TTLMS: m.pulse, Seen: m.seen, Number: int64(m.applied.Load())}}
 	for _, s := range m.sessions.all() {
 		head = append(head, &wire.Record{Kind: wire.RecordSession, Session: &s})
 	}
@@ -373,6 +382,7 @@ func (m *memory) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, done <-ch
 	err := m.recover(&stoppable{r, done})
 	m.publish()
 	m.mu.Unlock()
+	m.followers.tell()
 	if err == nil {
 		return nil
 	}
@@ -422,7 +432,7 @@ func (m *memory) recover(r io.Reader) error {
 	if err := m.machine.restored(); err != nil {
 		return err
 	}
-	m.ticks, m.pulse, m.sqlIndex, m.lastTick = head.Ticks, head.TTLMS, head.SQLIndex, 0
+	m.ticks, m.pulse, m.seen, m.lastTick = head.Ticks, head.TTLMS, head.Seen, 0
 	m.applied.Store(uint64(head.Number))
 	m.sessions.load(sessions)
 	return nil

@@ -45,12 +45,12 @@ type told struct {
 
 // A Message is one that was told to a channel. It does not change.
 type Message struct {
-	Index    uint64
-	Channel  string
-	Payload  string
-	TimeMS   int64  // the sender's clock
-	SQLIndex uint64 // what has to be applied of the SQL shard before it is told
-	pulse    uint64 // when it came
+	Index   uint64
+	Channel string
+	Payload string
+	TimeMS  int64     // the sender's clock
+	Seen    wire.Seen // what has to be applied before it is told
+	pulse   uint64    // when it came
 }
 
 func (m *Message) size() int { return len(m.Channel) + len(m.Payload) }
@@ -67,7 +67,7 @@ func (m *Messages) apply(c *wire.Command, _ *wire.Session[wire.Outcome]) wire.Ou
 		return wire.Outcome{Code: wire.Foreign}
 	}
 	m.last++
-	msg := &Message{Index: m.last, Channel: strings.Clone(c.Name), Payload: string(c.Value), TimeMS: c.Number, SQLIndex: m.sqlIndex, pulse: m.pulse}
+	msg := &Message{Index: m.last, Channel: strings.Clone(c.Name), Payload: string(c.Value), TimeMS: c.Number, Seen: m.seen, pulse: m.pulse}
 	m.tail = append(m.tail, msg)
 	m.bytes += msg.size()
 	m.forget()
@@ -131,7 +131,7 @@ func (m *Messages) freeze() iter.Seq[*wire.Record] {
 			return
 		}
 		for _, x := range tail {
-			if !yield(&wire.Record{Kind: wire.RecordMessage, Name: x.Channel, Value: x.Payload, Version: x.Index, Number: x.TimeMS, SQLIndex: x.SQLIndex, Ticks: x.pulse}) {
+			if !yield(&wire.Record{Kind: wire.RecordMessage, Name: x.Channel, Value: x.Payload, Version: x.Index, Number: x.TimeMS, Seen: x.Seen, Ticks: x.pulse}) {
 				return
 			}
 		}
@@ -150,7 +150,7 @@ func (m *told) restore(r *wire.Record) error {
 		m.last, m.cut = r.Version, r.ID
 		return nil
 	}
-	x := &Message{r.Version, r.Name, r.Value, r.Number, r.SQLIndex, r.Ticks}
+	x := &Message{r.Version, r.Name, r.Value, r.Number, r.Seen, r.Ticks}
 	m.tail = append(m.tail, x)
 	m.bytes += x.size()
 	return nil

@@ -147,7 +147,7 @@ func TestMessagesAreARow(t *testing.T) {
 			size := 0
 			for i, x := range messages.tail {
 				want := *m.all[m.cut+i]
-				want.SQLIndex = x.SQLIndex
+				want.Seen = x.Seen
 				size += x.size()
 				if *x != want {
 					t.Fatalf("message %d is %+v, want %+v", i, x, want)
@@ -285,7 +285,7 @@ func TestManyMessagesAreReadInParts(t *testing.T) {
 	x, _, _ := messages.Subscribe("c", false, nil)
 	for i := range 3 * atOnce / 2 {
 		c := notify("c", fmt.Sprint(i))
-		c.SQLIndex, c.Number = uint64(i), int64(-i)
+		c.Seen, c.Number = wire.Seen{SQL: uint64(i), KV: uint64(i) / 2}, int64(-i)
 		s.do(c)
 	}
 	first, _, err := x.Next()
@@ -294,7 +294,7 @@ func TestManyMessagesAreReadInParts(t *testing.T) {
 		t.Fatalf("%d and %d, %v, %v", len(first), len(second), err, err2)
 	}
 	for i, m := range append(first, second...) {
-		if m.Payload != fmt.Sprint(i) || m.SQLIndex != uint64(i) || m.TimeMS != int64(-i) || m.Index != uint64(i)+1 {
+		if m.Payload != fmt.Sprint(i) || (m.Seen != wire.Seen{SQL: uint64(i), KV: uint64(i) / 2}) || m.TimeMS != int64(-i) || m.Index != uint64(i)+1 {
 			t.Errorf("message %d is %+v", i, m)
 		}
 	}

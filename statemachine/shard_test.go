@@ -203,7 +203,7 @@ func (s *shard) state() []string {
 	s.t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := []string{fmt.Sprintf("ticks %d, pulse %d, sql %d, at %d", s.ticks, s.pulse, s.sqlIndex, s.at())}
+	out := []string{fmt.Sprintf("ticks %d, pulse %d, seen %d, at %d", s.ticks, s.pulse, s.seen, s.at())}
 	for _, session := range s.sessions.all() {
 		if len(session.Results) == 0 {
 			session.Results = nil
@@ -250,7 +250,7 @@ func alike(t rapid.TB, what string, a, b *shard) {
 func kvCommand(t *rapid.T) *wire.Command {
 	return &wire.Command{
 		Kind:       wire.CommandKind(rapid.IntRange(0, 14).Draw(t, "kind")),
-		SQLIndex:   rapid.SampledFrom([]uint64{0, 5, 7, math.MaxUint64}).Draw(t, "sql"),
+		Seen:       wire.Seen{SQL: rapid.SampledFrom([]uint64{0, 5, 7, math.MaxUint64}).Draw(t, "sql")},
 		Name:       rapid.SampledFrom([]string{"", "a", "a", "b", "c\xff"}).Draw(t, "bucket"),
 		Key:        rapid.SampledFrom([]string{"", "k1", "k2", "k3", "other"}).Draw(t, "key"),
 		Value:      rapid.SliceOfN(rapid.Byte(), 0, 20).Draw(t, "value"),
@@ -267,13 +267,13 @@ func kvCommand(t *rapid.T) *wire.Command {
 func lockCommand(t *rapid.T) *wire.Command {
 	id := func(what string) uint64 { return rapid.SampledFrom([]uint64{0, 1, 2, 3, math.MaxUint64}).Draw(t, what) }
 	c := &wire.Command{
-		Kind:     wire.CommandKind(rapid.IntRange(int(wire.LockAcquire)-1, int(wire.LockLeave)+1).Draw(t, "kind")),
-		SQLIndex: rapid.Uint64Range(0, 9).Draw(t, "sql"),
-		Key:      rapid.SampledFrom([]string{"", "x", "x", "y"}).Draw(t, "key"),
-		TTLMS:    rapid.SampledFrom([]uint64{0, 100, 1000, 3000}).Draw(t, "ttl"),
-		Owner:    rapid.SampledFrom([]uint64{0, 1, 2, 3, math.MaxUint64}).Draw(t, "owner"),
-		ID:       id("id"),
-		Force:    rapid.Bool().Draw(t, "force"),
+		Kind:  wire.CommandKind(rapid.IntRange(int(wire.LockAcquire)-1, int(wire.LockLeave)+1).Draw(t, "kind")),
+		Seen:  wire.Seen{SQL: rapid.Uint64Range(0, 9).Draw(t, "sql"), KV: rapid.Uint64Range(0, 9).Draw(t, "kv")},
+		Key:   rapid.SampledFrom([]string{"", "x", "x", "y"}).Draw(t, "key"),
+		TTLMS: rapid.SampledFrom([]uint64{0, 100, 1000, 3000}).Draw(t, "ttl"),
+		Owner: rapid.SampledFrom([]uint64{0, 1, 2, 3, math.MaxUint64}).Draw(t, "owner"),
+		ID:    id("id"),
+		Force: rapid.Bool().Draw(t, "force"),
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "ids") {
 		c.IDs = append(c.IDs, id("has"))
@@ -284,11 +284,11 @@ func lockCommand(t *rapid.T) *wire.Command {
 // messageCommand returns a random command of the pubsub shard.
 func messageCommand(t *rapid.T) *wire.Command {
 	return &wire.Command{
-		Kind:     rapid.SampledFrom([]wire.CommandKind{wire.Notify, wire.Notify, wire.Notify, wire.KVPut}).Draw(t, "kind"),
-		SQLIndex: rapid.Uint64Range(0, 9).Draw(t, "sql"),
-		Name:     rapid.SampledFrom([]string{"a", "ab", "b", "\xff"}).Draw(t, "channel"),
-		Value:    rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "payload"),
-		Number:   rapid.Int64().Draw(t, "clock"),
+		Kind:   rapid.SampledFrom([]wire.CommandKind{wire.Notify, wire.Notify, wire.Notify, wire.KVPut}).Draw(t, "kind"),
+		Seen:   wire.Seen{SQL: rapid.Uint64Range(0, 9).Draw(t, "sql"), KV: rapid.Uint64Range(0, 9).Draw(t, "kv")},
+		Name:   rapid.SampledFrom([]string{"a", "ab", "b", "\xff"}).Draw(t, "channel"),
+		Value:  rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "payload"),
+		Number: rapid.Int64().Draw(t, "clock"),
 	}
 }
 

@@ -57,7 +57,7 @@ func filled(t rapid.TB, made func(MemoryConfig) *memory) *shard {
 			&wire.Command{Kind: wire.KVPut, Name: "plain", Key: key, Value: []byte(strings.Repeat("value", 3)), TTLMS: uint64(500 + 100*i)},
 			&wire.Command{Kind: wire.CounterAdd, Name: "plain", Key: key, Number: int64(i)},
 			&wire.Command{Kind: wire.Notify, Name: "channel", Value: []byte("payload"), Number: 99})
-		s.by(session, uint64(i)+1, &wire.Command{Kind: wire.LockAcquire, Key: "lock", Owner: uint64(10 + i), ID: 1, TTLMS: 1000, SQLIndex: 30},
+		s.by(session, uint64(i)+1, &wire.Command{Kind: wire.LockAcquire, Key: "lock", Owner: uint64(10 + i), ID: 1, TTLMS: 1000, Seen: wire.Seen{SQL: 30, KV: 3}},
 			&wire.Command{Kind: wire.LockAcquire, Key: key, Owner: uint64(10 + i), ID: 2, TTLMS: 1000},
 			&wire.Command{Kind: wire.KVGetRemove, Name: "plain", Key: "key0"})
 		s.tick(100)

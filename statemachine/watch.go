@@ -7,15 +7,16 @@ import (
 
 	"github.com/hiqlite/hiqlite/internal/companion"
 	"github.com/hiqlite/hiqlite/internal/table"
+	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
 // An Event is a change of a bucket.
 type Event struct {
-	Kind     companion.EventKind
-	Key      string // "": of a whole bucket
-	Value    string // that was written
-	Version  uint64 // of a removal: the change's own
-	SQLIndex uint64 // what has to be applied of the SQL shard before it is told
+	Kind    companion.EventKind
+	Key     string    // "": of a whole bucket
+	Value   string    // that was written
+	Version uint64    // of a removal: the change's own
+	Seen    wire.Seen // what has to be applied before it is told
 }
 
 const (
@@ -74,7 +75,7 @@ func (k *KV) emit(bucket string, kind companion.EventKind, i *table.Item, versio
 	if len(k.watchers) == 0 || k.watchers[bucket] == nil {
 		return
 	}
-	e := Event{Kind: kind, Version: version, SQLIndex: k.sqlIndex}
+	e := Event{Kind: kind, Version: version, Seen: k.seen}
 	if i != nil {
 		// Not the item, which would keep its neighbours in the table, nor a part
 		// of its value, which a program that keeps the key would keep.

@@ -69,13 +69,13 @@ func TestEventsFollowTheSQL(t *testing.T) {
 	w := kv.Watch("b", "", true)
 	defer w.Close()
 	first, second := put("b", "k", "1"), put("b", "k", "2")
-	first.SQLIndex, second.SQLIndex = 30, 20
+	first.Seen, second.Seen = wire.Seen{SQL: 30, KV: 1}, wire.Seen{SQL: 20, KV: 2}
 	s.do(first)
 	s.restore(s.snapshot()) // which tells w that it lagged
 	w2 := kv.Watch("b", "", true)
 	defer w2.Close()
 	s.do(second)
-	if events, err := w2.Next(); err != nil || len(events) != 1 || events[0].SQLIndex != 30 {
+	if events, err := w2.Next(); err != nil || len(events) != 1 || (events[0].Seen != wire.Seen{SQL: 30, KV: 2}) {
 		t.Errorf("%+v, %v", events, err)
 	}
 	if _, err := w.Next(); !errors.Is(err, ErrLagged) {

@@ -80,8 +80,7 @@ type Lock interface {
 	// Await waits until a place that was queued has the lock. ok is false if
 	// there is no such place any more.
 	Await(ctx context.Context, owner, id uint64) (o wire.Outcome, ok bool, err error)
-	// CatchUp waits until this node has applied the SQL that was written before
-	// a grant.
+	// CatchUp waits until this node has applied what was written before a grant.
 	CatchUp(ctx context.Context, granted wire.Outcome) error
 	// Queue returns how many wait for a lock or hold it, as this node knows it.
 	Queue(key string) int
@@ -103,7 +102,7 @@ type PubSub interface {
 // A Listen gets the messages of channels in their order.
 type Listen interface {
 	// Next waits for the next message, and then, if ordered, until this node
-	// has applied the SQL that was written before it. A *LaggedError comes once,
+	// has applied what was written before it. A *LaggedError comes once,
 	// in the place of the messages that were missed.
 	Next(ctx context.Context, ordered bool) (Message, error)
 	Close() // Next returns ErrClosed

@@ -30,11 +30,18 @@ const (
 	Notify CommandKind = 30
 )
 
+// Seen is how far a node has come with the shards that hold what others tell of:
+// the indexes of the last entries that it has applied.
+type Seen struct{ SQL, KV uint64 }
+
+// Max returns what has seen all that either has.
+func (s Seen) Max(o Seen) Seen { return Seen{max(s.SQL, o.SQL), max(s.KV, o.KV)} }
+
 // A Command is what one caller asks of an in-memory shard. Which fields it has
 // depends on its kind; hiqlite.proto says what they mean.
 type Command struct {
 	Kind       CommandKind
-	SQLIndex   uint64 // what the proposer had applied of the SQL shard
+	Seen       Seen // what the proposer had applied
 	Name, Key  string
 	Value      []byte
 	TTLMS      uint64
@@ -67,21 +74,21 @@ const (
 
 // An Outcome is what a Command came to.
 type Outcome struct {
-	Code     OutcomeCode
-	Had      bool   // there was a value
-	Dropped  bool   // the value was too large to be kept for a repeated entry
-	Expired  bool   // of a lock: somebody did not release one, and so could not say what he had written
-	Index    uint64 // version, fencing token or index of the message
-	Number   int64  // of a counter; of a lock: tells the owner from others of the same id, before and after him
-	SQLIndex uint64 // of a lock: what has to be applied of the SQL shard before it is used
-	Value    string // that was replaced or removed
+	Code    OutcomeCode
+	Had     bool   // there was a value
+	Dropped bool   // the value was too large to be kept for a repeated entry
+	Expired bool   // of a lock: somebody did not release one, and so could not say what he had written
+	Index   uint64 // version, fencing token or index of the message
+	Number  int64  // of a counter; of a lock: tells the owner from others of the same id, before and after him
+	Seen    Seen   // of a lock: what has to be applied before it is used
+	Value   string // that was replaced or removed
 }
 
 // EncodeCommand encodes c, to be combined with others into an entry.
 func EncodeCommand(c *Command) []byte {
 	b := make([]byte, 0, 48+len(c.Name)+len(c.Key)+len(c.Value)+10*len(c.IDs))
 	b = appendUint(b, 1, uint64(c.Kind))
-	b = appendUint(b, 2, c.SQLIndex)
+	b = appendUint(b, 2, c.Seen.SQL)
 	b = appendString(b, 3, c.Name)
 	b = appendString(b, 4, c.Key)
 	if len(c.Value) > 0 {
@@ -101,7 +108,8 @@ func EncodeCommand(c *Command) []byte {
 	}
 	b = appendUint(b, 12, c.MaxEntries)
 	b = appendUint(b, 13, c.MaxBytes)
-	return appendBool(b, 14, c.Force)
+	b = appendBool(b, 14, c.Force)
+	return appendUint(b, 15, c.Seen.KV)
 }
 
 // EncodeCommands encodes an entry of commands that their callers have encoded.
@@ -129,7 +137,7 @@ func (c *Command) field(f protowire.Number, n uint64, data []byte) error {
 			c.Kind = CommandKind(n)
 		}
 	case 2:
-		c.SQLIndex = n
+		c.Seen.SQL = n
 	case 3:
 		c.Name = view(data)
 	case 4:
@@ -154,6 +162,8 @@ func (c *Command) field(f protowire.Number, n uint64, data []byte) error {
 		c.MaxBytes = n
 	case 14:
 		c.Force = n != 0
+	case 15:
+		c.Seen.KV = n
 	}
 	return nil
 }
@@ -162,11 +172,12 @@ func appendOutcome(b []byte, o *Outcome) []byte {
 	b = appendUint(b, 1, uint64(o.Code))
 	b = appendUint(b, 2, o.Index)
 	b = appendInt(b, 3, o.Number)
-	b = appendUint(b, 4, o.SQLIndex)
+	b = appendUint(b, 4, o.Seen.SQL)
 	b = appendBool(b, 5, o.Dropped)
 	b = appendBool(b, 6, o.Had)
 	b = appendString(b, 7, o.Value)
-	return appendBool(b, 8, o.Expired)
+	b = appendBool(b, 8, o.Expired)
+	return appendUint(b, 9, o.Seen.KV)
 }
 
 func decodeOutcome(b []byte) (*Outcome, error) {
@@ -180,7 +191,7 @@ func decodeOutcome(b []byte) (*Outcome, error) {
 		case 3:
 			o.Number = protowire.DecodeZigZag(n)
 		case 4:
-			o.SQLIndex = n
+			o.Seen.SQL = n
 		case 5:
 			o.Dropped = n != 0
 		case 6:
@@ -189,6 +200,8 @@ func decodeOutcome(b []byte) (*Outcome, error) {
 			o.Value = string(data)
 		case 8:
 			o.Expired = n != 0
+		case 9:
+			o.Seen.KV = n
 		}
 		return nil
 	})

@@ -16,12 +16,12 @@ import (
 // sampleCommands have every field.
 func sampleCommands() []*Command {
 	return []*Command{
-		{Kind: KVCompareAndSwap, SQLIndex: 300, Name: "bucket", Key: "key\xff\x00", Value: []byte{0, 1, 255}, TTLMS: 1500, Version: 1 << 40},
+		{Kind: KVCompareAndSwap, Seen: Seen{SQL: 300, KV: 70}, Name: "bucket", Key: "key\xff\x00", Value: []byte{0, 1, 255}, TTLMS: 1500, Version: 1 << 40},
 		{Kind: CounterAdd, Name: "bucket", Key: "n", Number: math.MinInt64},
 		{Kind: KVLimits, Name: "bucket", MaxEntries: 10, MaxBytes: math.MaxUint64, Force: true},
 		{Kind: LockAcquire, Key: "lock", TTLMS: 10_000, Owner: 1<<63 | 5, ID: 7},
 		{Kind: LockRenew, Owner: 1<<63 | 5, ID: 9, IDs: []uint64{7, 0, math.MaxUint64}},
-		{Kind: Notify, SQLIndex: 1 << 50, Name: "channel", Value: []byte("payload"), Number: 1_700_000_000_123},
+		{Kind: Notify, Seen: Seen{SQL: 1 << 50, KV: 70}, Name: "channel", Value: []byte("payload"), Number: 1_700_000_000_123},
 		{Kind: KVClearAll},
 		{},
 	}
@@ -65,7 +65,7 @@ func plainCommand(c Command) Command {
 // sampleRecords are one of each kind, and have every field.
 func sampleRecords() []*Record {
 	return []*Record{
-		{Kind: RecordShard, Ticks: 5000, TTLMS: 4000, SQLIndex: 300, Number: 1 << 50},
+		{Kind: RecordShard, Ticks: 5000, TTLMS: 4000, Seen: Seen{SQL: 300, KV: 70}, Number: 1 << 50},
 		{Kind: RecordSession, Session: sampleMemorySession()},
 		{Kind: RecordBucket, Name: "bucket", Version: 9, MaxEntries: 10, MaxBytes: math.MaxUint64},
 		{Kind: RecordEntry, Key: "key\xff\x00", Value: "value\x00\xff", Version: 8, Expired: true},
@@ -73,9 +73,9 @@ func sampleRecords() []*Record {
 		{Kind: RecordExpiry, Version: 8, Ticks: 1500, Phase: 2},
 		{Kind: RecordOwner, Version: 12, ID: 4, Unsure: 11},
 		{Kind: RecordOwner, Owner: 1<<63 | 5, TTLMS: 10_000, ID: 3, Node: 2, Incarnation: 1 << 40},
-		{Kind: RecordPlace, Key: "lock", Owner: 1<<63 | 5, ID: 7, Version: 12, SQLIndex: 300, Expired: true},
+		{Kind: RecordPlace, Key: "lock", Owner: 1<<63 | 5, ID: 7, Version: 12, Seen: Seen{SQL: 300, KV: 70}, Expired: true},
 		{Kind: RecordRenewal, Owner: 1<<63 | 5, ID: 3, Ticks: 10_000, Phase: 1},
-		{Kind: RecordMessage, Name: "channel", Value: "payload", Version: 6, Number: 1_700_000_000_123, SQLIndex: 299, Ticks: 4900},
+		{Kind: RecordMessage, Name: "channel", Value: "payload", Version: 6, Number: 1_700_000_000_123, Seen: Seen{SQL: 299, KV: 70}, Ticks: 4900},
 		{Kind: RecordEnd, Number: 10},
 	}
 }
@@ -87,7 +87,7 @@ func sampleMemorySession() *Session[Outcome] {
 		{Had: true, Index: 5, Value: "before\x00\xff"},
 		{Had: true, Dropped: true},
 		{Number: math.MinInt64},
-		{Index: 12, SQLIndex: 300, Expired: true},
+		{Index: 12, Seen: Seen{SQL: 300, KV: 70}, Expired: true},
 		{Code: Foreign},
 	}}
 }
@@ -179,19 +179,19 @@ func some(t *rapid.T, what string) uint64 {
 }
 
 func genCommand(t *rapid.T) *Command {
-	return &Command{Kind: CommandKind(rapid.Byte().Draw(t, "kind")), SQLIndex: some(t, "sql"), Name: string(genBytes(t, "name")), Key: string(genBytes(t, "key")),
+	return &Command{Kind: CommandKind(rapid.Byte().Draw(t, "kind")), Seen: Seen{some(t, "sql"), some(t, "kv")}, Name: string(genBytes(t, "name")), Key: string(genBytes(t, "key")),
 		Value: genBytes(t, "value"), TTLMS: some(t, "ttl"), Version: some(t, "version"), Number: int64(some(t, "number")), Owner: some(t, "owner"), ID: some(t, "id"),
 		IDs: rapid.SliceOfN(rapid.Uint64(), 0, 4).Draw(t, "ids"), MaxEntries: some(t, "entries"), MaxBytes: some(t, "bytes"), Force: rapid.Bool().Draw(t, "force")}
 }
 
 func genOutcome(t *rapid.T) Outcome {
 	return Outcome{Code: OutcomeCode(rapid.Byte().Draw(t, "code")), Had: rapid.Bool().Draw(t, "had"), Dropped: rapid.Bool().Draw(t, "dropped"), Expired: rapid.Bool().Draw(t, "expired"),
-		Index: some(t, "index"), Number: int64(some(t, "number")), SQLIndex: some(t, "sql"), Value: string(genBytes(t, "value"))}
+		Index: some(t, "index"), Number: int64(some(t, "number")), Seen: Seen{some(t, "sql"), some(t, "kv")}, Value: string(genBytes(t, "value"))}
 }
 
 func genRecord(t *rapid.T) *Record {
 	r := &Record{Kind: RecordKind(rapid.Byte().Draw(t, "kind")), Name: string(genBytes(t, "name")), Key: string(genBytes(t, "key")), Value: string(genBytes(t, "value")),
-		Version: some(t, "version"), Number: int64(some(t, "number")), Ticks: some(t, "ticks"), TTLMS: some(t, "ttl"), Phase: rapid.Byte().Draw(t, "phase"), SQLIndex: some(t, "sql"),
+		Version: some(t, "version"), Number: int64(some(t, "number")), Ticks: some(t, "ticks"), TTLMS: some(t, "ttl"), Phase: rapid.Byte().Draw(t, "phase"), Seen: Seen{some(t, "sql"), some(t, "kv")},
 		Owner: some(t, "owner"), ID: some(t, "id"), MaxEntries: some(t, "entries"), MaxBytes: some(t, "bytes"), Node: some(t, "node"), Incarnation: some(t, "incarnation"), Expired: rapid.Bool().Draw(t, "expired"), Unsure: some(t, "unsure")}
 	if rapid.Bool().Draw(t, "of a session") {
 		r.Session = &Session[Outcome]{ID: some(t, "session"), Sequence: some(t, "sequence"), Used: some(t, "used"), Node: some(t, "node"), Incarnation: some(t, "incarnation")}
@@ -235,7 +235,7 @@ func TestCommandsRoundTrip(t *testing.T) {
 }
 
 func commandOf(m message) *Command {
-	c := &Command{Kind: CommandKind(m.uint("kind")), SQLIndex: m.uint("sql_index"), Name: string(m.bytes("name")), Key: string(m.bytes("key")), Value: m.bytes("value"),
+	c := &Command{Kind: CommandKind(m.uint("kind")), Seen: Seen{m.uint("sql_index"), m.uint("kv_index")}, Name: string(m.bytes("name")), Key: string(m.bytes("key")), Value: m.bytes("value"),
 		TTLMS: m.uint("ttl_ms"), Version: m.uint("version"), Number: m.int("number"), Owner: m.uint("owner"), ID: m.uint("id"),
 		MaxEntries: m.uint("max_entries"), MaxBytes: m.uint("max_bytes"), Force: m.bool("force")}
 	ids := m.field("ids").List()
@@ -246,13 +246,13 @@ func commandOf(m message) *Command {
 }
 
 func outcomeOf(m message) Outcome {
-	return Outcome{Code: OutcomeCode(m.uint("code")), Index: m.uint("index"), Number: m.int("number"), SQLIndex: m.uint("sql_index"), Dropped: m.bool("dropped"),
+	return Outcome{Code: OutcomeCode(m.uint("code")), Index: m.uint("index"), Number: m.int("number"), Seen: Seen{m.uint("sql_index"), m.uint("kv_index")}, Dropped: m.bool("dropped"),
 		Had: m.bool("had"), Value: string(m.bytes("value")), Expired: m.bool("expired")}
 }
 
 func recordOf(m message) *Record {
 	r := &Record{Kind: RecordKind(m.uint("kind")), Name: string(m.bytes("name")), Key: string(m.bytes("key")), Value: string(m.bytes("value")), Version: m.uint("version"),
-		Number: m.int("number"), Ticks: m.uint("ticks"), TTLMS: m.uint("ttl_ms"), Phase: uint8(m.uint("phase")), SQLIndex: m.uint("sql_index"), Owner: m.uint("owner"), ID: m.uint("id"),
+		Number: m.int("number"), Ticks: m.uint("ticks"), TTLMS: m.uint("ttl_ms"), Phase: uint8(m.uint("phase")), Seen: Seen{m.uint("sql_index"), m.uint("kv_index")}, Owner: m.uint("owner"), ID: m.uint("id"),
 		MaxEntries: m.uint("max_entries"), MaxBytes: m.uint("max_bytes"), Node: m.uint("node"), Incarnation: m.uint("incarnation"), Expired: m.bool("expired"), Unsure: m.uint("unsure")}
 	if s := m.sub("session"); m.has("session") {
 		r.Session = &Session[Outcome]{ID: s.uint("id"), Sequence: s.uint("sequence"), Used: s.uint("used"), Node: s.uint("node"), Incarnation: s.uint("incarnation")}

@@ -32,7 +32,7 @@ type Record struct {
 	Number            int64
 	Ticks, TTLMS      uint64
 	Phase             uint8
-	SQLIndex          uint64
+	Seen              Seen
 	Owner, ID         uint64
 	MaxEntries        uint64
 	MaxBytes          uint64
@@ -53,7 +53,7 @@ func AppendRecord(b []byte, r *Record) []byte {
 	b = appendUint(b, 7, r.Ticks)
 	b = appendUint(b, 8, r.TTLMS)
 	b = appendUint(b, 9, uint64(r.Phase))
-	b = appendUint(b, 10, r.SQLIndex)
+	b = appendUint(b, 10, r.Seen.SQL)
 	if r.Owner != 0 {
 		b = appendFixed(b, 11, r.Owner)
 	}
@@ -68,7 +68,8 @@ func AppendRecord(b []byte, r *Record) []byte {
 	b = appendUint(b, 16, r.Node)
 	b = appendUint(b, 17, r.Incarnation)
 	b = appendBool(b, 18, r.Expired)
-	return appendUint(b, 19, r.Unsure)
+	b = appendUint(b, 19, r.Unsure)
+	return appendUint(b, 20, r.Seen.KV)
 }
 
 // DecodeRecord decodes what AppendRecord wrote, keeping nothing of b.
@@ -97,7 +98,7 @@ func DecodeRecord(b []byte) (*Record, error) {
 		case 9:
 			r.Phase = uint8(n)
 		case 10:
-			r.SQLIndex = n
+			r.Seen.SQL = n
 		case 11:
 			r.Owner = n
 		case 12:
@@ -116,6 +117,8 @@ func DecodeRecord(b []byte) (*Record, error) {
 			r.Expired = n != 0
 		case 19:
 			r.Unsure = n
+		case 20:
+			r.Seen.KV = n
 		}
 		return err
 	})
