@@ -64,6 +64,16 @@ func (s *shardClock) next(c statemachine.Clock, most uint64, now time.Time, lead
 	return s.proposed, true
 }
 
+// due returns the tick that this node has to propose now, if one has to be; last
+// says that it will propose no other.
+func (s *shardClock) due(node uint64, last bool) (wire.Tick, bool) {
+	c, most := s.state()
+	if last {
+		c.Wait = 0
+	}
+	return s.next(c, most, time.Now(), s.shard.Leader().Node == node)
+}
+
 // tick moves the clocks of all shards, until the node closes: what it has counted
 // by then it tells at last, since it is not known to the next leader if that
 // starts later.
@@ -74,18 +84,14 @@ func (n *Node) tick() {
 	}
 	for n.sleep(fineTick) {
 		for _, s := range clocks {
-			c, most := s.state()
-			now := time.Now()
-			if tick, due := s.next(c, most, now, s.shard.Leader().Node == n.cfg.NodeID); due {
+			if tick, due := s.due(n.cfg.NodeID, false); due {
 				// Lost or late, it is of no use: the next one takes its place.
 				_, _ = s.shard.Propose(wire.EncodeTick(tick), tickLives)
 			}
 		}
 	}
 	for _, s := range clocks {
-		c, most := s.state()
-		c.Wait = 0
-		tick, due := s.next(c, most, time.Now(), s.shard.Leader().Node == n.cfg.NodeID)
+		tick, due := s.due(n.cfg.NodeID, true)
 		if !due {
 			continue
 		}

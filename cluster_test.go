@@ -13,6 +13,7 @@ import (
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/loopback"
+	"github.com/hiqlite/hiqlite/internal/testcluster"
 )
 
 func TestMain(m *testing.M) {
@@ -58,10 +59,7 @@ func newCluster(t testing.TB, size int, change ...func(*hiqlite.Config)) *testCl
 	t.Helper()
 	c := &testCluster{t: t, nodes: make([]*hiqlite.Node, size)}
 	dir := t.TempDir()
-	var members []hiqlite.Member
-	for i, address := range freePorts(t, size) {
-		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
-	}
+	members := testcluster.Members(t, size)
 	for i := range size {
 		cfg := hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(i+1)), NodeID: uint64(i + 1), Nodes: members, Tick: 10 * time.Millisecond}
 		for _, f := range change {

@@ -148,29 +148,17 @@ func (r *reader[T]) next(ctx context.Context, ordered bool) (x T, err error) {
 		}
 	}
 	if ordered {
-		if err := r.follow(ctx, r.seen(r.buffer[0])); err != nil {
+		err := r.shard.node.follow(ctx, r.seen(r.buffer[0]), r.closed)
+		if err != nil && ctx.Err() == nil && r.closed.Err() != nil {
+			err = errReaderClosed
+		}
+		if err != nil {
 			return x, err
 		}
 	}
 	x = r.buffer[0]
 	r.buffer = r.buffer[1:]
 	return x, nil
-}
-
-// follow waits until this node has applied what was written before.
-func (r *reader[T]) follow(ctx context.Context, s wire.Seen) error {
-	n := r.shard.node
-	if n.hasSeen(s) {
-		return nil
-	}
-	wait, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(r.closed, cancel)()
-	err := n.follow(wait, s)
-	if err != nil && ctx.Err() == nil && r.closed.Err() != nil {
-		return errReaderClosed
-	}
-	return err
 }
 
 var errReaderClosed = fmt.Errorf("%w: the watcher or subscription", ErrClosed)

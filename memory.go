@@ -188,14 +188,17 @@ func (n *Node) hasSeen(s wire.Seen) bool {
 	return n.replica.Applied() >= s.SQL && n.memory.kv.machine.Applied() >= s.KV
 }
 
-// follow waits until this node has applied what was written before.
-func (n *Node) follow(ctx context.Context, s wire.Seen) error {
+// follow waits until this node has applied what was written before. The error is
+// that of ctx, or ErrClosed if the node, or one of ends, has ended.
+func (n *Node) follow(ctx context.Context, s wire.Seen, ends ...context.Context) error {
 	if n.hasSeen(s) {
 		return nil
 	}
 	wait, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(n.ctx, cancel)()
+	for _, end := range append(ends, n.ctx) {
+		defer context.AfterFunc(end, cancel)()
+	}
 	err := n.replica.WaitApplied(wait, s.SQL)
 	if err == nil {
 		err = n.memory.kv.machine.WaitApplied(wait, s.KV)

@@ -42,18 +42,35 @@ func (d *door) open() {
 	}
 }
 
-// slowCluster is three nodes, of which the last can be made slow to apply SQL.
-// It never leads: the others would have to wait for it.
-func slowCluster(t *testing.T) (*testCluster, *door) {
+// behindDoor is three nodes, of which the last has to pass a door to apply
+// entries of the shard whose gate set sets.
+func behindDoor(t *testing.T, set func(gate func(node uint64)) (restore func())) (*testCluster, *door) {
 	t.Helper()
 	d := &door{}
-	t.Cleanup(hiqlite.SetApplyGate(func(node uint64) {
+	t.Cleanup(set(func(node uint64) {
 		if node == 3 {
 			d.pass()
 		}
 	}))
 	c := newCluster(t, 3)
 	t.Cleanup(d.open) // before the nodes are stopped
+	return c, d
+}
+
+// lockAndUnlock takes a lock on a node and gives it back.
+func lockAndUnlock(ctx context.Context, n *hiqlite.Node, key string, opts ...lock.Option) error {
+	held, err := lock.New(n, opts...).Lock(ctx, key)
+	if err == nil {
+		err = held.Unlock(ctx)
+	}
+	return err
+}
+
+// slowCluster is three nodes, of which the last can be made slow to apply SQL.
+// It never leads: the others would have to wait for it.
+func slowCluster(t *testing.T) (*testCluster, *door) {
+	t.Helper()
+	c, d := behindDoor(t, hiqlite.SetApplyGate)
 	for c.leader() == 2 {
 		c.stop(2)
 		c.ready(0)
@@ -69,15 +86,7 @@ func slowCluster(t *testing.T) (*testCluster, *door) {
 // put into buckets.
 func slowBuckets(t *testing.T) (*testCluster, *door) {
 	t.Helper()
-	d := &door{}
-	t.Cleanup(hiqlite.SetKVGate(func(node uint64) {
-		if node == 3 {
-			d.pass()
-		}
-	}))
-	c := newCluster(t, 3)
-	t.Cleanup(d.open) // before the nodes are stopped
-	return c, d
+	return behindDoor(t, hiqlite.SetKVGate)
 }
 
 // told runs f, which waits for being told on the slow node, and counts the rows
@@ -147,13 +156,7 @@ func TestWhoIsToldCanRead(t *testing.T) {
 	waiting := []<-chan int{
 		c.told(func(ctx context.Context) error { _, err := ordered.Next(ctx); return err }),
 		c.told(func(ctx context.Context) error { _, err := sub.Next(ctx); return err }),
-		c.told(func(ctx context.Context) error {
-			held, err := lock.New(far).Lock(ctx, "l")
-			if err == nil {
-				err = held.Unlock(ctx)
-			}
-			return err
-		}),
+		c.told(func(ctx context.Context) error { return lockAndUnlock(ctx, far, "l") }),
 	}
 	if err := held.Unlock(ctx); err != nil {
 		t.Fatal(err)
@@ -165,9 +168,7 @@ func TestWhoIsToldCanRead(t *testing.T) {
 	if _, err := eager.Next(ctx); err != nil {
 		t.Error(err)
 	}
-	if e, err := lock.New(far, lock.WithoutOrder()).Lock(ctx, "other"); err != nil {
-		t.Error(err)
-	} else if err := e.Unlock(ctx); err != nil {
+	if err := lockAndUnlock(ctx, far, "other", lock.WithoutOrder()); err != nil {
 		t.Error(err)
 	}
 	if v, ok, err := farKV.Get(ctx, "k"); err != nil || !ok || v != "v" {
@@ -233,13 +234,7 @@ func TestWhoIsToldCanReadBuckets(t *testing.T) {
 	}
 	waiting := []<-chan string{
 		told(func() error { _, err := sub.Next(ctx); return err }),
-		told(func() error {
-			held, err := lock.New(far).Lock(ctx, "l")
-			if err == nil {
-				err = held.Unlock(ctx)
-			}
-			return err
-		}),
+		told(func() error { return lockAndUnlock(ctx, far, "l") }),
 	}
 	if err := held.Unlock(ctx); err != nil {
 		t.Fatal(err)
@@ -247,9 +242,7 @@ func TestWhoIsToldCanReadBuckets(t *testing.T) {
 	if _, err := eager.Next(ctx); err != nil {
 		t.Error(err)
 	}
-	if e, err := lock.New(far, lock.WithoutOrder()).Lock(ctx, "other"); err != nil {
-		t.Error(err)
-	} else if err := e.Unlock(ctx); err != nil {
+	if err := lockAndUnlock(ctx, far, "other", lock.WithoutOrder()); err != nil {
 		t.Error(err)
 	}
 	if v, ok, err := farKV.Get(ctx, "k"); err != nil || ok {
@@ -277,22 +270,14 @@ func TestWhoTakesALockOverCanRead(t *testing.T) {
 	}
 	d.close()
 	mustExec(t, c.db(holder), "INSERT INTO t DEFAULT VALUES")
-	rows := c.told(func(ctx context.Context) error {
-		held, err := lock.New(c.nodes[2]).Lock(ctx, "l")
-		if err == nil {
-			err = held.Unlock(ctx)
-		}
-		return err
-	})
+	rows := c.told(func(ctx context.Context) error { return lockAndUnlock(ctx, c.nodes[2], "l") })
 	c.stop(holder)
 	select {
 	case <-held.Done():
 	case <-ctx.Done():
 		t.Error("the node was closed and its lock is held")
 	}
-	if e, err := lock.New(c.nodes[2], lock.WithoutOrder()).Lock(ctx, "other"); err != nil {
-		t.Error(err)
-	} else if err := e.Unlock(ctx); err != nil {
+	if err := lockAndUnlock(ctx, c.nodes[2], "other", lock.WithoutOrder()); err != nil {
 		t.Error(err)
 	}
 	d.open()
@@ -328,9 +313,7 @@ func TestWhoTakesALockOverCanReadBuckets(t *testing.T) {
 	}()
 	c.stop(0)
 	<-held.Done()
-	if e, err := lock.New(c.nodes[2], lock.WithoutOrder()).Lock(ctx, "other"); err != nil {
-		t.Error(err)
-	} else if err := e.Unlock(ctx); err != nil {
+	if err := lockAndUnlock(ctx, c.nodes[2], "other", lock.WithoutOrder()); err != nil {
 		t.Error(err)
 	}
 	d.open()

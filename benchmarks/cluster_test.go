@@ -18,7 +18,7 @@ import (
 	_ "modernc.org/sqlite" // the yardstick
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/loopback"
+	"github.com/hiqlite/hiqlite/internal/testcluster"
 )
 
 var (
@@ -35,14 +35,7 @@ const (
 func start(b *testing.B, size int) (nodes []*hiqlite.Node) {
 	b.Helper()
 	dir := b.TempDir()
-	addresses, err := loopback.Addresses(size)
-	if err != nil {
-		b.Fatal(err)
-	}
-	var members []hiqlite.Member
-	for i, address := range addresses {
-		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
-	}
+	members := testcluster.Members(b, size)
 	for _, m := range members {
 		n, err := hiqlite.Open(b.Context(), hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(m.ID)), NodeID: m.ID, Nodes: members})
 		if err != nil {

@@ -128,6 +128,24 @@ func (h *Held) propose(ctx context.Context, kind wire.CommandKind) (o wire.Outco
 	return o, true, nil
 }
 
+// take makes the place that came to o a held lock. It reports false, and no
+// error, if all was lost meanwhile: this program was cut off while it waited.
+func (h *Held) take(ctx context.Context, o wire.Outcome) (bool, error) {
+	l := h.tenure.locker
+	if o.Code == wire.Missing {
+		return false, nil
+	}
+	if err := refused(o, h.key); err != nil {
+		return false, err
+	}
+	if !l.unordered {
+		if err := l.lock.CatchUp(ctx, o); err != nil {
+			return false, err
+		}
+	}
+	return h.hold(ctx, o.Index), nil
+}
+
 // hold makes the place a held lock, unless the time for that is over.
 func (h *Held) hold(ctx context.Context, token uint64) bool {
 	t, l := h.tenure, h.tenure.locker
@@ -156,7 +174,7 @@ type answer struct {
 
 // release has the cluster forget the place, in the background, by the time that
 // it ends by itself. used says that the lock was held, and that this node had
-// caught up with SQL by then.
+// caught up with what was written under it before.
 func (h *Held) release(used bool) <-chan answer {
 	t, l, done := h.tenure, h.tenure.locker, make(chan answer, 1)
 	l.mu.Lock()

@@ -150,15 +150,11 @@ func (l *Locker) acquire(ctx context.Context, kind wire.CommandKind, key string)
 	for {
 		h := l.place(key)
 		o, known, err := h.ask(ctx, kind)
-		lost := err == nil && o.Code == wire.Missing // this program was cut off while it waited
-		if err == nil && !lost {
-			err = refused(o, key)
-		}
-		if err == nil && !lost && !l.unordered {
-			err = l.lock.CatchUp(ctx, o)
-		}
-		if err == nil && !lost && h.hold(ctx, o.Index) {
-			return h, nil
+		if err == nil {
+			var had bool
+			if had, err = h.take(ctx, o); had {
+				return h, nil
+			}
 		}
 		h.leave()
 		if known {

@@ -89,7 +89,7 @@ type simulatedCommand struct {
 func (n *simulatedNode) run() {
 	sequence := uint64(0)
 	for c := range n.queue {
-		time.Sleep(n.delay(n.slow))
+		time.Sleep(n.delay(n.slow)) // the command is on its way
 		sequence++
 		n.mu.Lock()
 		n.apply(wire.EncodeCommands(n.session, sequence, [][]byte{c.encoded}))
@@ -201,7 +201,7 @@ func simulate(t *testing.T, seed uint64) {
 						if !errors.Is(err, ErrHeld) && !errors.Is(err, context.DeadlineExceeded) {
 							t.Errorf("seed %d: %v", seed, err)
 						}
-						time.Sleep(s.below(20))
+						time.Sleep(s.below(20)) // before it tries again
 						continue
 					}
 					mu.Lock()
@@ -210,7 +210,7 @@ func simulate(t *testing.T, seed uint64) {
 					}
 					holders[key] = h
 					mu.Unlock()
-					time.Sleep(s.below([]int64{100, 1500, 15_000}[s.below(3)/time.Millisecond]))
+					time.Sleep(s.below([]int64{100, 1500, 15_000}[s.below(3)/time.Millisecond])) // it works
 					mu.Lock()
 					if holders[key] == h {
 						delete(holders, key)
@@ -219,13 +219,13 @@ func simulate(t *testing.T, seed uint64) {
 					if err := h.Unlock(context.Background()); err != nil && slow == 0 {
 						t.Errorf("seed %d: unlocked what was %v", seed, err)
 					}
-					time.Sleep(s.below(100))
+					time.Sleep(s.below(100)) // it does something else
 				}
 			})
 		}
 	}
 	programs.Wait()
-	time.Sleep(5 * ttl)
+	time.Sleep(5 * ttl) // until all times to live are over, on the bubble's clock
 	if left := s.locks.Size(); left > 0 {
 		t.Errorf("seed %d: %d bytes are left", seed, left)
 	}

@@ -51,7 +51,7 @@ func scripted(t *testing.T, do func(ctx context.Context, c *wire.Command) (wire.
 func TestALateAnswerIsRenewedAtOnce(t *testing.T) {
 	scripted(t, func(_ context.Context, c *wire.Command) (wire.Outcome, error) {
 		if c.Kind == wire.LockAcquire {
-			time.Sleep(DefaultTTL * 6 / 10)
+			time.Sleep(DefaultTTL * 6 / 10) // the answer is late
 		}
 		return wire.Outcome{Number: 1}, nil
 	}, func(t *testing.T, l *Locker, s *script) {
@@ -59,7 +59,7 @@ func TestALateAnswerIsRenewedAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * DefaultTTL)
+		time.Sleep(10 * DefaultTTL) // it is renewed meanwhile
 		if err := h.Unlock(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -74,7 +74,7 @@ func TestTheHolderKnowsInTime(t *testing.T) {
 			scripted(t, func(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
 				switch {
 				case c.Kind == wire.LockAcquire:
-					time.Sleep(late * DefaultTTL / 10)
+					time.Sleep(late * DefaultTTL / 10) // the answer is late
 				case c.Kind == wire.LockRenew && how == "fail":
 					return wire.Outcome{}, hiqlite.ErrNoLeader
 				case c.Kind == wire.LockRenew:
@@ -121,7 +121,7 @@ func TestAnotherOwnerOfTheSameID(t *testing.T) {
 				}
 				defer other.Unlock(ctx)
 			} else {
-				time.Sleep(DefaultTTL / 2)
+				time.Sleep(DefaultTTL / 2) // for the first renewal
 			}
 			if err := h.Unlock(t.Context()); !errors.Is(err, ErrLost) {
 				t.Errorf("by command %d: unlocked with %v", kind, err)
@@ -204,7 +204,7 @@ func TestAnAnswerOfTheOwnerBefore(t *testing.T) {
 	scripted(t, func(_ context.Context, c *wire.Command) (wire.Outcome, error) {
 		if c.Kind == wire.LockAcquire {
 			if asked++; asked == 1 {
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // the answer comes behind those to others
 				return wire.Outcome{Number: 1}, nil
 			}
 		}

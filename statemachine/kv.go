@@ -236,7 +236,7 @@ func (k *KV) put(c *wire.Command) wire.Outcome {
 		k.mortal++
 		k.expiries.start(c.TTLMS, expiry{b, item.Ref()})
 	}
-	k.emit(b.name, companion.Written, item, item.Version())
+	k.emit(b.name, companion.Written, item)
 	if b.limits != (limits{}) {
 		b.order = append(b.order, item.Ref())
 		k.evict(b)
@@ -273,7 +273,7 @@ func (k *KV) delete(c *wire.Command) wire.Outcome {
 func (k *KV) lost(b *bucket, i *table.Item, why companion.EventKind) {
 	k.revision++
 	k.gone(i)
-	k.emit(b.name, why, i, k.revision)
+	k.emit(b.name, why, i)
 }
 
 // clear removes the entries and counters of a bucket; its limits stay.
@@ -287,7 +287,7 @@ func (k *KV) clear(b *bucket) {
 	b.entries.Clear()
 	b.counters.Clear()
 	b.order, b.first = nil, 0
-	k.emit(b.name, companion.Cleared, nil, k.revision)
+	k.emit(b.name, companion.Cleared, nil)
 	k.tidy(b)
 }
 

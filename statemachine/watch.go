@@ -15,7 +15,7 @@ type Event struct {
 	Kind    companion.EventKind
 	Key     string    // "": of a whole bucket
 	Value   string    // that was written
-	Version uint64    // of a removal: the change's own
+	Version uint64    // of the change: if something was written, the entry's
 	Seen    wire.Seen // what has to be applied before it is told
 }
 
@@ -71,11 +71,12 @@ func (w *Watcher) Close() {
 
 // emit tells who watches of an item that was written or removed; nil: all of the
 // bucket were. The caller holds k.mu.
-func (k *KV) emit(bucket string, kind companion.EventKind, i *table.Item, version uint64) {
-	if len(k.watchers) == 0 || k.watchers[bucket] == nil {
+func (k *KV) emit(bucket string, kind companion.EventKind, i *table.Item) {
+	watchers := k.watchers[bucket]
+	if len(watchers) == 0 {
 		return
 	}
-	e := Event{Kind: kind, Version: version, Seen: k.seen}
+	e := Event{Kind: kind, Version: k.revision, Seen: k.seen}
 	if i != nil {
 		// Not the item, which would keep its neighbours in the table, nor a part
 		// of its value, which a program that keeps the key would keep.
@@ -84,7 +85,7 @@ func (k *KV) emit(bucket string, kind companion.EventKind, i *table.Item, versio
 			e.Value = i.Value()
 		}
 	}
-	for w := range k.watchers[bucket] {
+	for w := range watchers {
 		if i == nil || matches(e.Key, w.text, w.prefix) {
 			w.push(e)
 		}

@@ -42,19 +42,25 @@ type Cluster struct {
 	Nodes   []*hiqlite.Node // nil: stopped
 }
 
+// Members returns nodes on this machine.
+func Members(t testing.TB, size int) (members []hiqlite.Member) {
+	t.Helper()
+	addresses, err := loopback.Addresses(size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, address := range addresses {
+		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
+	}
+	return members
+}
+
 // New prepares a cluster whose nodes are not started yet.
 func New(t testing.TB, size int, change ...func(*hiqlite.Config)) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, Nodes: make([]*hiqlite.Node, size)}
 	dir := t.TempDir()
-	addresses, err := loopback.Addresses(size)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var members []hiqlite.Member
-	for i, address := range addresses {
-		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
-	}
+	members := Members(t, size)
 	for i := range size {
 		cfg := hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(i+1)), NodeID: uint64(i + 1), Nodes: members, Tick: 10 * time.Millisecond}
 		for _, f := range change {

@@ -18,7 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/loopback"
+	"github.com/hiqlite/hiqlite/internal/testcluster"
 )
 
 const (
@@ -79,14 +79,7 @@ func newCluster(t testing.TB, size int, change func(*hiqlite.Config)) *cluster {
 	t.Helper()
 	dir := t.TempDir()
 	c := &cluster{t: t}
-	addresses, err := loopback.Addresses(size)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var members []hiqlite.Member
-	for i, address := range addresses {
-		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
-	}
+	members := testcluster.Members(t, size)
 	for i := range size {
 		cfg := hiqlite.Config{
 			DataDir: filepath.Join(dir, fmt.Sprint(i+1)), NodeID: uint64(i + 1), Nodes: members,
