@@ -159,8 +159,8 @@ func (a *appends) interactive(w *worker, l *life, x *appendTxn, r request) (err 
 		if err != nil {
 			return err
 		}
-		if tx.writes {
-			w.node.reach(writing)
+		if x.writes() && !rollback { // else it may end without being told that its lease expired
+			w.wrote(r.Within)
 		}
 		if w.random.IntN(10) == 0 {
 			time.Sleep(time.Duration(w.random.IntN(4)) * time.Millisecond) // it thinks

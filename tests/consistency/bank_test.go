@@ -87,7 +87,8 @@ func (b *bank) transfer(w *worker, l *life) {
 // computed, so that it shows if somebody else wrote meanwhile.
 func (t *transfer) thinking(w *worker, l *life) (err error) {
 	rollback := w.random.IntN(20) == 0
-	tx, err := l.begin(request{Within: w.within()})
+	within := w.within()
+	tx, err := l.begin(request{Within: within})
 	if err != nil {
 		return err
 	}
@@ -112,7 +113,7 @@ func (t *transfer) thinking(w *worker, l *life) (err error) {
 		if _, err := tx.exec("UPDATE account SET balance=? WHERE id=?", balances[i]+change, []int{t.src, t.dst}[i]); err != nil {
 			return err
 		}
-		w.node.reach(writing)
+		w.wrote(within)
 	}
 	if _, err := tx.exec("INSERT INTO journal VALUES(?,?,?,?)", t.id, t.src, t.dst, t.amount); err != nil {
 		return err

@@ -116,7 +116,8 @@ func (op *registerOp) swapAtOnce(w *worker, l *life) error {
 // swap swaps in a transaction, whatever it finds: what it compared with is what
 // it has read there.
 func (op *registerOp) swap(w *worker, l *life) (err error) {
-	tx, err := l.begin(request{Within: w.within()})
+	within := w.within()
+	tx, err := l.begin(request{Within: within})
 	if err != nil {
 		return err
 	}
@@ -138,7 +139,7 @@ func (op *registerOp) swap(w *worker, l *life) (err error) {
 	if err != nil {
 		return err
 	}
-	w.node.reach(writing)
+	w.wrote(within)
 	op.swapped = true
 	return tx.commit()
 }

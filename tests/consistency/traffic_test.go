@@ -114,6 +114,15 @@ func (w *worker) within() time.Duration {
 	return operationTimeout
 }
 
+// wrote is a point of a transaction that has the lease and has written. One that
+// gives up early does not count: when it is paused, its deadline ends it, and not
+// the lease.
+func (w *worker) wrote(within time.Duration) {
+	if within == operationTimeout {
+		w.node.reach(writing)
+	}
+}
+
 // tally counts.
 type tally struct {
 	mu     sync.Mutex
