@@ -235,6 +235,7 @@ func TestNothingUncommittedIsRead(t *testing.T) {
 	c := newCluster(t, 3, unhurried)
 	run(t, c.db(0), "CREATE TABLE t(a)")
 	run(t, c.db(0), "INSERT INTO t VALUES(1)")
+	c.equal() // local reads find it on all nodes
 	for i := range c.nodes {
 		tx := mustBegin(t, c.db(i))
 		run(t, tx, "UPDATE t SET a = 2")

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/hiqlite/hiqlite/internal/companion"
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -253,12 +252,9 @@ func (c *lockClient) OnClose(f func()) (forget func()) {
 	}
 }
 
-// leaveTimeout bounds how long a node that closes tries to give its locks back.
-const leaveTimeout = 500 * time.Millisecond
-
 // leave gives back all locks that are held through this node, once their
 // holders know it.
-func (c *lockClient) leave() {
+func (c *lockClient) leave(ctx context.Context) {
 	c.mu.Lock()
 	c.closed = true
 	holders := slices.Collect(maps.Values(c.holders))
@@ -266,8 +262,6 @@ func (c *lockClient) leave() {
 	for _, f := range holders {
 		f()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
-	defer cancel()
 	asked := make(chan struct{})
 	go func() { // at the latest when the combiner is closed
 		c.asking.Wait()

@@ -19,8 +19,9 @@ const (
 	// backToBack is how soon after one another transactions begin for which a
 	// lease is kept.
 	backToBack = 20 * time.Millisecond
-	// closeWait bounds the release of leases when the node closes.
-	closeWait = 500 * time.Millisecond
+	// closeWait bounds how long a node that closes tries to give back its leases
+	// and locks. An election, at the defaults, takes less.
+	closeWait = 3 * time.Second
 )
 
 // leases is a node's side of the write lease: who in this process waits for it,
@@ -459,7 +460,7 @@ func (l *leases) tell(release []uint64) {
 }
 
 // close ends the transactions of this node and gives their leases back.
-func (l *leases) close() {
+func (l *leases) close(ctx context.Context) {
 	l.mu.Lock()
 	l.closed = true
 	release := l.release
@@ -481,8 +482,6 @@ func (l *leases) close() {
 		end(ErrClosed)
 	}
 	if len(release) > 0 && l.n.writes.Load() != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), closeWait)
-		defer cancel()
 		_, _ = l.n.do(ctx, &wire.Operation{Lease: &wire.Lease{Release: release}}) // else they lapse
 	}
 	l.mu.Lock()

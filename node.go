@@ -205,7 +205,8 @@ func (n *Node) migrate() {
 }
 
 // Close stops the node: it hands leadership over, waits for what runs, and
-// closes the database; a second of time is enough. Writes in flight get
+// closes the database. A second of time is enough, or four if there is no leader
+// when it gives back locks, or the lease of a transaction. Writes in flight get
 // ErrOutcomeUnknown or ErrClosed. It is idempotent.
 func (n *Node) Close() error {
 	n.closeOnce.Do(func() {
@@ -214,8 +215,10 @@ func (n *Node) Close() error {
 		if n.db != nil {
 			n.closeErr = n.db.Close()
 		}
-		n.leases.close()
-		n.memory.lock.leave()
+		ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+		defer cancel()
+		n.leases.close(ctx)
+		n.memory.lock.leave(ctx)
 		n.lastTicks.Wait()
 		if n.host != nil {
 			// Leadership first: writes that wait find the next leader.
