@@ -146,11 +146,11 @@ func TestCrowdOfTransactions(t *testing.T) {
 	c := newCluster(t, 3, unhurried)
 	run(t, c.db(0), "CREATE TABLE sums(id INTEGER PRIMARY KEY, n INT)")
 	run(t, c.db(0), "INSERT INTO sums VALUES(1, 0), (2, 0)")
-	ctx := patient(t)
 	const clients, each = 30, 34 // more than a thousand
 	all(t, clients, func(i int) error {
 		db := c.db(i % 3)
 		for range each {
+			ctx := patient(t)
 			tx, err := db.BeginTx(ctx, nil)
 			if err != nil {
 				return fmt.Errorf("begin: %w", err)

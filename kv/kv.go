@@ -13,7 +13,7 @@
 //     disk, and was applied exactly once. Buckets are in memory, and survive the
 //     restart of nodes and of the whole cluster.
 //   - A change that returned an error was not applied and never will be, unless
-//     the error is hiqlite.ErrOutcomeUnknown (or ErrDecode, of an old value).
+//     the error is hiqlite.ErrOutcomeUnknown (or an [ErrDecode] that says so).
 //   - All changes of all buckets have one order, the same on all nodes. Each is
 //     atomic: [Bucket.CompareAndSwap], [Bucket.GetRemove], [Bucket.Replace] and
 //     [Bucket.Add] are exact, whoever competes.
@@ -38,15 +38,18 @@
 // the log: never before its time, whatever clocks say, and mostly within 0.5 s
 // after it. (Monotonic clocks have to run at one speed.) Time counts while there
 // is a leader: not while all nodes are down, and when the leader's process or
-// machine dies, up to ten seconds may count twice. Memory is given back then,
-// without a read. Every write of an entry sets its time to live anew, and all but
+// machine dies, up to ten seconds may count twice. A node that is cut off from
+// the others hears of no end, so a plain Get there may return what has expired;
+// a linearizable one does not. Memory is given back at the end, without a read.
+// Every write of an entry sets its time to live anew, and all but
 // PutTTL to none.
 //
 // # Limits
 //
 // Keys have 1 to [MaxKey] bytes, names of buckets 1 to [MaxBucket], encoded
 // values up to [MaxValue]. A bucket takes what memory there is, unless it is
-// bounded: see [WithLimits]. A million entries of 100 bytes take about 200 MB.
+// bounded: see [WithLimits]. A million entries of 100 bytes take about 200 MB, and
+// 240 MB if all of them expire.
 package kv
 
 import (
@@ -74,8 +77,8 @@ var errUpgrade = errors.New("kv: the cluster does not know this command: upgrade
 
 // Errors to test for with errors.Is, beside those of package hiqlite, of which
 // ErrTooLarge says that a value is larger than MaxValue, or an entry than its
-// bucket may be. With any of them nothing was changed, but for ErrDecode of
-// Replace and GetRemove, which says so.
+// bucket may be. With any of them nothing was changed, but for an ErrDecode that
+// says so.
 var (
 	// ErrKey: a key is empty or too long.
 	ErrKey = errors.New("kv: bad key")
@@ -85,8 +88,11 @@ var (
 	ErrOverflow = errors.New("kv: counter overflow")
 	// ErrLimits: the bucket has other limits than this program asks for.
 	ErrLimits = errors.New("kv: the bucket has other limits")
-	// ErrDecode: the bucket's codec refuses a value, which stays as it is. JSON
-	// refuses little: another struct's value becomes one with its fields unset.
+	// ErrDecode: the bucket's codec refuses a value, which stays as it is. (When
+	// another program puts such a value in the instant of a Replace or GetRemove,
+	// it is not seen in time: then it was changed, and the error says so and has
+	// the beginning of the value.) JSON refuses little: another struct's value
+	// becomes one with its fields unset.
 	ErrDecode = errors.New("kv: cannot decode")
 	// ErrLagged: a watcher was too slow, see Watcher.Next.
 	ErrLagged = errors.New("kv: watcher lagged")
@@ -105,7 +111,8 @@ type Bucket[V any] struct {
 
 // New returns a bucket. It asks nobody: the bucket is there once something is
 // in it. Values are encoded as JSON, unless WithCodec says otherwise; all who
-// use a bucket must agree on that.
+// use a bucket must agree on that. (JSON is UTF-8: what is not, in a string, is
+// replaced; the codec String keeps every byte.)
 func New[V any](c hiqlite.Client, bucket string, opts ...Option) (*Bucket[V], error) {
 	if c == nil {
 		return nil, fmt.Errorf("kv: bucket %q: the client is nil: give a *hiqlite.Node, or what hiqlite.From returns", bucket)
@@ -202,9 +209,12 @@ func (b *Bucket[V]) PutIfAbsent(ctx context.Context, key string, v V) (put bool,
 }
 
 // Replace sets the value of key and returns the one before; had is false if
-// there was none. If the old value cannot be decoded, the error is ErrDecode,
-// and the new one is set.
+// there was none. An old value that cannot be decoded is ErrDecode, and stays;
+// see ErrDecode.
 func (b *Bucket[V]) Replace(ctx context.Context, key string, v V) (old V, had bool, err error) {
+	if _, _, err := b.Get(ctx, key); err != nil {
+		return old, false, err
+	}
 	o, err := b.put(ctx, &wire.Command{Kind: wire.KVReplace, Key: key}, v)
 	return b.before(key, o, err)
 }
@@ -216,7 +226,7 @@ func (b *Bucket[V]) before(key string, o wire.Outcome, err error) (old V, had bo
 	}
 	old, err = b.codec.Decode([]byte(o.Value))
 	if err != nil {
-		return old, true, fmt.Errorf("%w what was the value of %q in bucket %q as %T (it was changed as asked): %w", ErrDecode, key, b.name, old, err)
+		return old, true, fmt.Errorf("%w what was the value of %q in bucket %q as %T (it came meanwhile, and was changed as asked; it was %q): %w", ErrDecode, key, b.name, old, o.Value[:min(len(o.Value), 1<<10)], err)
 	}
 	return old, true, nil
 }
@@ -272,9 +282,11 @@ func (b *Bucket[V]) Delete(ctx context.Context, key string) (had bool, err error
 }
 
 // GetRemove removes the entry of key and returns its value; of all who try, one
-// gets it. If the value cannot be decoded, the error is ErrDecode, and the entry
-// is gone.
+// gets it. A value that cannot be decoded is ErrDecode, and stays; see ErrDecode.
 func (b *Bucket[V]) GetRemove(ctx context.Context, key string) (v V, had bool, err error) {
+	if _, _, err := b.Get(ctx, key); err != nil {
+		return v, false, err
+	}
 	o, err := b.keyed(ctx, &wire.Command{Kind: wire.KVGetRemove, Key: key})
 	return b.before(key, o, err)
 }

@@ -52,10 +52,10 @@ func (h *Held) Context() context.Context { return h.ctx }
 // Unlock gives the lock to the next in the queue, and returns when that is
 // certain. If ctx has ended before, it takes up to two seconds for that all the
 // same. Errors are ErrLost, if the lock was lost before; ErrNotHeld, if it was
-// unlocked before; and hiqlite.ErrOutcomeUnknown if ctx ended meanwhile: then the
-// lock is released soon, or, without a leader, when its time to live is over. By
-// any other error, of package hiqlite, it is not released, but ends with its time
-// to live.
+// unlocked before; and hiqlite.ErrOutcomeUnknown if ctx ended meanwhile, or TTL
+// passed: then the lock is released soon, or, without a leader, when its time to
+// live is over. By any other error, of package hiqlite (ErrNoLeader, after TTL),
+// it is not released, but ends with its time to live.
 func (h *Held) Unlock(ctx context.Context) error {
 	l := h.tenure.locker
 	l.mu.Lock()
@@ -188,6 +188,13 @@ func (h *Held) release(used bool) <-chan answer {
 		ctx, cancel := context.WithTimeout(context.Background(), l.ttl)
 		defer cancel()
 		o, err := l.lock.Do(ctx, c)
+		if err != nil && ctx.Err() != nil { // the deadline is none of the caller's
+			why := hiqlite.ErrNoLeader
+			if errors.Is(err, hiqlite.ErrOutcomeUnknown) {
+				why = hiqlite.ErrOutcomeUnknown
+			}
+			err = fmt.Errorf("%w: the release was not acknowledged in %v; the lock ends with its time to live", why, l.ttl)
+		}
 		done <- answer{o, err}
 	}()
 	return done

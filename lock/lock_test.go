@@ -134,16 +134,17 @@ func TestGivingUp(t *testing.T) {
 // A lock is held for longer than its time to live, as long as it is renewed,
 // over a change of leader too.
 func TestRenewal(t *testing.T) {
+	const ttl = 4 * time.Second // the least that outlives an election
 	c := testcluster.Started(t, 3)
-	h := take(t, lock.New(c.Nodes[0], lock.WithTTL(lock.MinTTL)), "l")
+	h := take(t, lock.New(c.Nodes[0], lock.WithTTL(ttl)), "l")
 	other := lock.New(c.Nodes[1])
 	began := time.Now()
 	closed := false
-	for time.Since(began) < 3*lock.MinTTL {
+	for time.Since(began) < 3*ttl/2 {
 		if _, err := other.TryLock(testcluster.Patient(t), "l"); !errors.Is(err, lock.ErrHeld) {
 			t.Fatalf("after %v another gets it: %v", time.Since(began), err)
 		}
-		if !closed && time.Since(began) > lock.MinTTL {
+		if !closed && time.Since(began) > ttl/4 {
 			c.Stop(2) // which leads, or does not
 			closed = true
 		}

@@ -3,6 +3,7 @@ package lock
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -229,4 +230,30 @@ func TestAnAnswerOfTheOwnerBefore(t *testing.T) {
 			}
 		}
 	})
+}
+
+// An Unlock that gives up when TTL has passed says so, and not that a deadline of
+// its caller's has passed.
+func TestUnlockWithoutLeader(t *testing.T) {
+	for _, proposed := range []bool{false, true} {
+		scripted(t, func(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
+			if c.Kind == wire.LockRelease {
+				<-ctx.Done()
+				if proposed {
+					return wire.Outcome{}, fmt.Errorf("%w: %w", hiqlite.ErrOutcomeUnknown, ctx.Err())
+				}
+				return wire.Outcome{}, ctx.Err()
+			}
+			return wire.Outcome{Number: 1}, nil
+		}, func(t *testing.T, l *Locker, s *script) {
+			h, err := l.Lock(t.Context(), "k")
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = h.Unlock(t.Context())
+			if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, hiqlite.ErrOutcomeUnknown) != proposed || errors.Is(err, hiqlite.ErrNoLeader) == proposed {
+				t.Errorf("proposed: %v: %v", proposed, err)
+			}
+		})
+	}
 }

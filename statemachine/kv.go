@@ -65,46 +65,90 @@ func newBucket(name string) *bucket {
 }
 
 // buckets finds buckets by name, for any number of readers while apply adds and
-// removes some: it copies the small part that it changes.
+// removes some: it copies the part that it changes, of some four buckets.
 type buckets struct {
 	seed  maphash.Seed
-	parts [256]atomic.Pointer[map[string]*bucket]
+	parts atomic.Pointer[[]bucketPart]
+	n     int // of apply
 }
 
-func newBuckets() *buckets { return &buckets{seed: maphash.MakeSeed()} }
+type bucketPart = atomic.Pointer[[]*bucket]
 
-func (s *buckets) part(name string) *atomic.Pointer[map[string]*bucket] {
-	return &s.parts[maphash.String(s.seed, name)%uint64(len(s.parts))]
+// leastParts are as many as there are at least.
+const leastParts = 64
+
+func newBuckets() *buckets {
+	s := &buckets{seed: maphash.MakeSeed()}
+	s.arrange(leastParts, nil)
+	return s
+}
+
+// arrange makes all the buckets, in so many parts.
+func (s *buckets) arrange(parts int, all []*bucket) {
+	next, of := make([]bucketPart, parts), make([][]*bucket, parts)
+	for _, b := range all {
+		i := s.index(b.name, parts)
+		of[i] = append(of[i], b)
+	}
+	for i := range next {
+		next[i].Store(&of[i])
+	}
+	s.parts.Store(&next)
+}
+
+func (s *buckets) index(name string, parts int) int {
+	return int(maphash.String(s.seed, name) % uint64(parts))
+}
+
+func (s *buckets) part(name string) *bucketPart {
+	parts := *s.parts.Load()
+	return &parts[s.index(name, len(parts))]
 }
 
 // find returns a bucket, or nil.
 func (s *buckets) find(name string) *bucket {
-	if m := s.part(name).Load(); m != nil {
-		return (*m)[name]
+	for _, b := range *s.part(name).Load() {
+		if b.name == name {
+			return b
+		}
 	}
 	return nil
 }
 
-// set makes b the bucket of a name; nil: there is none.
-func (s *buckets) set(name string, b *bucket) {
-	part, next := s.part(name), map[string]*bucket{}
-	if old := part.Load(); old != nil {
-		maps.Copy(next, *old)
-	}
-	if next[name] = b; b == nil {
-		delete(next, name)
-	}
+// add adds a bucket that is not there.
+func (s *buckets) add(b *bucket) {
+	part := s.part(b.name)
+	next := append(slices.Clip(*part.Load()), b)
 	part.Store(&next)
+	s.n++
+	if parts := len(*s.parts.Load()); s.n > 4*parts {
+		s.arrange(4*parts, s.all())
+	}
+}
+
+// remove removes a bucket that is there.
+func (s *buckets) remove(b *bucket) {
+	part := s.part(b.name)
+	next := slices.DeleteFunc(slices.Clone(*part.Load()), func(other *bucket) bool { return other == b })
+	part.Store(&next)
+	s.n--
+	if parts := len(*s.parts.Load()); parts > leastParts && s.n < parts/4 {
+		s.arrange(parts/4, s.all())
+	}
+}
+
+func (s *buckets) all() []*bucket {
+	all := make([]*bucket, 0, s.n)
+	parts := *s.parts.Load()
+	for i := range parts {
+		all = append(all, *parts[i].Load()...)
+	}
+	return all
 }
 
 // sorted returns the buckets in an order that all replicas share.
 func (s *buckets) sorted() []*bucket {
-	var all []*bucket
-	for i := range s.parts {
-		if m := s.parts[i].Load(); m != nil {
-			all = slices.AppendSeq(all, maps.Values(*m))
-		}
-	}
+	all := s.all()
 	slices.SortFunc(all, func(a, b *bucket) int { return cmp.Compare(a.name, b.name) })
 	return all
 }
@@ -118,14 +162,14 @@ func (k *KV) made(name string) *bucket {
 		return b
 	}
 	b := newBucket(name)
-	k.buckets.Load().set(b.name, b)
+	k.buckets.Load().add(b)
 	return b
 }
 
 // tidy forgets a bucket that holds nothing.
 func (k *KV) tidy(b *bucket) {
 	if b.entries.Len() == 0 && b.counters.Len() == 0 && b.limits == (limits{}) {
-		k.buckets.Load().set(b.name, nil)
+		k.buckets.Load().remove(b)
 	}
 }
 
@@ -457,7 +501,7 @@ func (k *KV) restore(r *wire.Record) error {
 		}
 		b = newBucket(r.Name)
 		b.limits = limits{r.MaxEntries, r.MaxBytes}
-		x.buckets.set(b.name, b)
+		x.buckets.add(b)
 		x.in = b
 	case wire.RecordEntry:
 		item, _ := b.entries.Put(r.Key, []byte(r.Value), r.Version, r.Expired)

@@ -382,3 +382,32 @@ func TestDamageAtTheEndOfASnapshotIsSeen(t *testing.T) {
 		t.Error("it goes on behind its end, which is not seen")
 	}
 }
+
+// However many buckets there are, a write copies the names of few: with a fixed
+// number of parts, the end of 100,000 buckets took seconds in one entry.
+func TestAWriteCopiesFewNames(t *testing.T) {
+	s, kv := newKVShard(t)
+	const n = 20_000
+	for i := range n {
+		s.do(put(fmt.Sprint("bucket ", i), "k", "v"))
+	}
+	all := kv.buckets.Load()
+	if len(all.all()) != n || all.n != n {
+		t.Errorf("%d buckets, counted as %d", len(all.all()), all.n)
+	}
+	parts := *all.parts.Load()
+	for i := range parts {
+		if names := len(*parts[i].Load()); names > 64 {
+			t.Fatalf("%d buckets in one of %d parts", names, len(parts))
+		}
+	}
+	for i := range n {
+		if _, _, ok := kv.Get(fmt.Sprint("bucket ", i), "k"); !ok {
+			t.Fatalf("bucket %d is not found", i)
+		}
+	}
+	s.do(&wire.Command{Kind: wire.KVClearAll})
+	if parts := len(*all.parts.Load()); parts != leastParts || all.n != 0 || len(all.all()) != 0 {
+		t.Errorf("of none, %d are left, in %d parts", all.n, parts)
+	}
+}

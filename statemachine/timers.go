@@ -50,7 +50,8 @@ func (t *timers[T]) tick(now uint64) (due []timer[T]) {
 		heap.Push(&t.heap, o)
 	}
 	clear(t.older)
-	t.older, t.young = t.young, t.older[:0]
+	t.older, t.young = t.young, trimmed(t.older[:0])
+	t.heap = trimmed(t.heap)
 	return due
 }
 
@@ -78,6 +79,15 @@ func (t *timers[T]) prune(live int, stale func(T) bool) {
 	t.older = slices.DeleteFunc(t.older, gone)
 	t.heap = slices.DeleteFunc(t.heap, gone)
 	heap.Init(&t.heap)
+}
+
+// trimmed returns s in less memory, if it takes far more than it needs.
+func trimmed[S ~[]E, E any](s S) S {
+	const slack = 1024
+	if cap(s) <= 4*len(s)+slack {
+		return s
+	}
+	return append(S(nil), s...)
 }
 
 func (t *timers[T]) len() int { return len(t.young) + len(t.older) + len(t.heap) }

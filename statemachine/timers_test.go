@@ -171,3 +171,17 @@ func TestTimersOfNothingArePruned(t *testing.T) {
 		}
 	}
 }
+
+// What timers took is given back when they have ended.
+func TestTimersGiveTheirMemoryBack(t *testing.T) {
+	var x timers[int]
+	for i := range 100_000 {
+		x.start(10, i)
+	}
+	for now := range uint64(5) {
+		x.tick(100 * now)
+	}
+	if room := cap(x.young) + cap(x.older) + cap(x.heap); x.len() != 0 || room > 4096 {
+		t.Errorf("%d timers, room for %d", x.len(), room)
+	}
+}

@@ -303,7 +303,7 @@ func TestLeadersDieUnderTransactions(t *testing.T) {
 
 // With a TTL that nobody wants to wait for.
 func TestLeasesThatEndEarly(t *testing.T) {
-	const ttl = 12 * time.Second
+	const ttl = 30 * time.Second
 	c := leaseCluster(t, ttl)
 
 	// A lease that is kept for the next of transactions in a row.
