@@ -300,7 +300,7 @@ func (h *fenceHistory) checkErrors() (wrong []string) {
 		switch lockKindOf(x.err) {
 		case "killed", "closed":
 			ok = h.harmed(x.node, x.at, x.ended)
-		case "lost", "timed out":
+		case "lost", "timed out", "not released":
 			// If it is short, others may be harmed: who leads, or who shares
 			// the processor.
 			ok = h.harmed(x.node, x.at, x.ended) || x.ttl <= shortTTL && h.harm(x.at, x.ended) != nil
@@ -338,6 +338,8 @@ func lockKindOf(err error) string {
 		return "lost"
 	case r.Context: // with ErrNoLeader and ErrOutcomeUnknown, or without
 		return "timed out"
+	case r.Unknown, r.NoLeader: // of an Unlock that gave up when TTL had passed
+		return "not released"
 	}
 	return ""
 }
