@@ -41,8 +41,7 @@
 // machine dies, up to ten seconds may count twice. A node that is cut off from
 // the others hears of no end, so a plain Get there may return what has expired;
 // a linearizable one does not. Memory is given back at the end, without a read.
-// Every write of an entry sets its time to live anew, and all but
-// PutTTL to none.
+// Every write of an entry sets its time to live anew, and all but PutTTL to none.
 //
 // # Limits
 //
@@ -212,7 +211,7 @@ func (b *Bucket[V]) PutIfAbsent(ctx context.Context, key string, v V) (put bool,
 // there was none. An old value that cannot be decoded is ErrDecode, and stays;
 // see ErrDecode.
 func (b *Bucket[V]) Replace(ctx context.Context, key string, v V) (old V, had bool, err error) {
-	if _, _, err := b.Get(ctx, key); err != nil {
+	if _, _, err := b.Get(ctx, key); err != nil { // what cannot be decoded is not replaced
 		return old, false, err
 	}
 	o, err := b.put(ctx, &wire.Command{Kind: wire.KVReplace, Key: key}, v)
