@@ -24,6 +24,11 @@
 //     rows before the failing one, as SQLite defines them.)
 //   - All nodes hold the same rows, whatever SQL was run: random() and
 //     datetime('now') are computed alike everywhere.
+//   - random() and randomblob() in a write cannot be guessed from other values,
+//     but whoever reads the log, or a backup of it, can compute them: its seed, of
+//     256 bits, stands there. Make secrets, as tokens of sessions, in the program
+//     by crypto/rand and bind them, instead of hex(randomblob(16)). In reads the
+//     numbers stand nowhere.
 //
 // # Transactions
 //

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -376,7 +375,7 @@ func (n *Node) write(ctx context.Context, op *wire.Operation, patience time.Dura
 		op.Lease = &wire.Lease{Under: g.id}
 	}
 	op.StampMS = time.Now().UnixMilli()
-	op.Seed = rand.Uint64()
+	op.Seed = wire.NewSeed()
 	op.MaxSteps = n.cfg.MaxSteps
 	began := time.Now()
 	a, err := n.do(ctx, op)

@@ -6,7 +6,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -114,7 +113,7 @@ func (t *tx) look(ctx context.Context) error {
 func (t *tx) options() statemachine.TransactionOptions {
 	c := t.c
 	return statemachine.TransactionOptions{
-		Seed: rand.Uint64(), MaxSteps: c.node.cfg.MaxSteps, MaxBytes: maxOperation, ForeignKeysOff: c.foreignKeysOff,
+		Seed: wire.NewSeed(), MaxSteps: c.node.cfg.MaxSteps, MaxBytes: maxOperation, ForeignKeysOff: c.foreignKeysOff,
 		Changes: c.changes, TotalChanges: c.totalChanges, LastInsertID: c.lastInsertID,
 	}
 }

@@ -3,7 +3,6 @@ package statemachine
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
@@ -45,7 +44,7 @@ func (t *Transaction) Query(ctx context.Context, text string, args []wire.Argume
 		c.close()
 		return nil, err
 	}
-	t.conn.Clock(time.Now().UnixMilli(), rand.Uint64())
+	t.conn.Clock(time.Now().UnixMilli(), nil)
 	c.columns = stmt.Columns()
 	return c, nil
 }

@@ -19,7 +19,7 @@ const long = "INSERT INTO t(v) WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT
 func running(m *machine, p *proposer, id uint64) (*Transaction, <-chan error) {
 	m.t.Helper()
 	base := m.grantTo(p, id, 1000)
-	tx, err := m.Speculate(TransactionOptions{Seed: 1, MaxSteps: 1 << 60})
+	tx, err := m.Speculate(TransactionOptions{Seed: wire.Seed{1}, MaxSteps: 1 << 60})
 	if err == nil {
 		err = tx.Lease(id, base)
 	}
@@ -225,7 +225,7 @@ func TestEndBesideEverything(t *testing.T) {
 	reason := errors.New("enough")
 	for i := range uint64(60) {
 		base := m.grantTo(other, 100+i, 1000)
-		tx, err := m.Speculate(TransactionOptions{Seed: i, MaxSteps: 1 << 60})
+		tx, err := m.Speculate(TransactionOptions{Seed: wire.Seed{byte(i), byte(i >> 8)}, MaxSteps: 1 << 60})
 		if err != nil {
 			t.Fatal(err)
 		}

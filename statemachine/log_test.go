@@ -41,7 +41,7 @@ func (h *history) sql(texts ...string) {
 	for _, text := range texts {
 		o := op(text)
 		o.StampMS += int64(h.seq) * 1000
-		o.Seed = h.seq
+		o.Seed = seedOf(h.seq)
 		h.do(o)
 	}
 }

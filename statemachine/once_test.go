@@ -59,7 +59,7 @@ func randomLog(t *rapid.T) *history {
 		for range rapid.IntRange(1, 4).Draw(t, "operations") {
 			n++
 			o := op(fmt.Sprintf(rapid.SampledFrom(operations).Draw(t, "text"), n))
-			o.Seed, o.StampMS = uint64(n), o.StampMS+int64(n)
+			o.Seed, o.StampMS = seedOf(uint64(n)), o.StampMS+int64(n)
 			ops = append(ops, o)
 		}
 		p.seq += rapid.Uint64Range(1, 3).Draw(t, "gap")

@@ -80,7 +80,7 @@ func (l *leased) open(node, incarnation uint64) *proposer {
 func (l *leased) text() *wire.Operation {
 	l.n++
 	o := op(fmt.Sprintf(rapid.SampledFrom(leasedTexts).Draw(l.rt, "text"), l.n))
-	o.Seed, o.StampMS = uint64(l.n), o.StampMS+int64(l.n)*1000
+	o.Seed, o.StampMS = seedOf(uint64(l.n)), o.StampMS+int64(l.n)*1000
 	return o
 }
 
@@ -123,7 +123,7 @@ func (l *leased) operation() *wire.Operation {
 func (l *leased) transaction() *wire.EncodedOperation {
 	held := l.m.lease.held
 	keep := l.int(0, 2, "keep") > 0
-	tx, err := l.m.Speculate(TransactionOptions{Seed: uint64(l.n)})
+	tx, err := l.m.Speculate(TransactionOptions{Seed: seedOf(uint64(l.n))})
 	if err != nil {
 		l.rt.Fatal(err)
 	}

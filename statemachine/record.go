@@ -98,7 +98,7 @@ func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argumen
 		t.back(before)
 		return before, nil, fmt.Errorf("%w: with this statement it takes %d bytes, an entry of the log has at most %d", ErrRecordFull, size, t.opts.MaxBytes)
 	}
-	t.conn.Clock(now, wire.SeedOf(t.opts.Seed, t.ordinal))
+	t.conn.ClockOf(now, &t.opts.Seed, t.ordinal)
 	t.ordinal++
 	t.last, t.next = now, t.ordinal
 	return before, s, nil
@@ -234,7 +234,7 @@ func (x *execution) transaction() error {
 	for i := range x.op.Statements {
 		s := &x.op.Statements[i]
 		now, n = now+s.LaterMS, n+s.Skipped
-		x.conn.Clock(now, wire.SeedOf(x.op.Seed, n))
+		x.conn.ClockOf(now, &x.op.Seed, n)
 		n++
 		if s.State != nil {
 			if err := x.flush(); err != nil {

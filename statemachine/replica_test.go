@@ -2,6 +2,7 @@ package statemachine
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -86,8 +87,13 @@ func (m *machine) update(cmds ...[]byte) {
 }
 
 // op makes an operation of texts without arguments.
+func seedOf(n uint64) (s wire.Seed) {
+	binary.LittleEndian.PutUint64(s[:], n)
+	return s
+}
+
 func op(texts ...string) *wire.Operation {
-	o := &wire.Operation{StampMS: 1_700_000_000_000, Seed: 42}
+	o := &wire.Operation{StampMS: 1_700_000_000_000, Seed: wire.Seed{42}}
 	for _, text := range texts {
 		o.Statements = append(o.Statements, wire.Statement{SQL: text})
 	}

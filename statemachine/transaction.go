@@ -84,7 +84,7 @@ type recordMark struct {
 
 // TransactionOptions are what a transaction begins with.
 type TransactionOptions struct {
-	Seed           uint64 // of its randomness
+	Seed           wire.Seed // of its randomness
 	MaxSteps       uint64
 	MaxBytes       int // of the record
 	ForeignKeysOff bool

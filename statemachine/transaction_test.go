@@ -61,11 +61,11 @@ func TestATransactionIsAppliedAsItRan(t *testing.T) {
 		"REINDEX":                                         {"INSERT INTO t(u) VALUES(1)", "REINDEX", "INSERT INTO t(u) VALUES(2)", "INSERT INTO ft VALUES('w')", "SAVEPOINT s", "REINDEX", "DELETE FROM ft WHERE rowid=1"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			x := newTrial(t, t, trialSchema...).begin(TransactionOptions{Seed: 7, Changes: 3, TotalChanges: 40, LastInsertID: 5})
+			x := newTrial(t, t, trialSchema...).begin(TransactionOptions{Seed: wire.Seed{7}, Changes: 3, TotalChanges: 40, LastInsertID: 5})
 			x.must(texts...)
 			x.commit()
 			// The connection is as good as new for the next one.
-			x.begin(TransactionOptions{Seed: 8}).must("INSERT INTO t(u) VALUES(random())", "INSERT INTO t(v) VALUES(changes()||' '||total_changes())")
+			x.begin(TransactionOptions{Seed: wire.Seed{8}}).must("INSERT INTO t(u) VALUES(random())", "INSERT INTO t(v) VALUES(changes()||' '||total_changes())")
 			x.commit()
 		})
 	}
@@ -77,7 +77,7 @@ func TestCursorsOfATransaction(t *testing.T) {
 	for name, readOnly := range map[string]bool{"that writes": false, "that reads": true} {
 		t.Run(name, func(t *testing.T) {
 			x := newTrial(t, t, "CREATE TABLE t(k TEXT, n INTEGER)", "INSERT INTO t VALUES('a',1),('a',2),('a',3),('b',4),('b',5),('b',6)")
-			x.begin(TransactionOptions{Seed: 7})
+			x.begin(TransactionOptions{Seed: wire.Seed{7}})
 			if readOnly {
 				x.Close()
 				tx, err := x.a.Read(context.Background(), TransactionOptions{})
@@ -136,7 +136,7 @@ func TestStatementsThatEndTheTransaction(t *testing.T) {
 		"INSERT OR FAIL INTO t(id,u) VALUES(9223372036854775807,1),(3,'taken')":                          "largest rowid",
 		"INSERT INTO t(u) WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x) SELECT n FROM x": "more steps",
 	} {
-		x := newTrial(t, t, schema...).begin(TransactionOptions{Seed: 7, MaxSteps: 100_000})
+		x := newTrial(t, t, schema...).begin(TransactionOptions{Seed: wire.Seed{7}, MaxSteps: 100_000})
 		before := everything(t, x.a.query)
 		x.must("INSERT INTO p VALUES(1)", "SAVEPOINT a")
 		_, err := x.run(text)
@@ -160,7 +160,7 @@ func TestStatementsThatEndTheTransaction(t *testing.T) {
 // AUTOINCREMENT at its end is an error like others.
 func TestAnExhaustedAutoincrementInATransaction(t *testing.T) {
 	x := newTrial(t, t, "CREATE TABLE s(id INTEGER PRIMARY KEY AUTOINCREMENT, v)", "INSERT INTO s(v) VALUES(1)", "UPDATE sqlite_sequence SET seq=9223372036854775807")
-	x.begin(TransactionOptions{Seed: 7})
+	x.begin(TransactionOptions{Seed: wire.Seed{7}})
 	x.must("UPDATE s SET v=2")
 	_, err := x.run("INSERT INTO s(v) VALUES(3)")
 	var e *sqlite.Error
@@ -181,7 +181,7 @@ func TestAnExhaustedAutoincrementInATransaction(t *testing.T) {
 // A context that ends in the middle of a write ends the transaction; one that
 // ends in the middle of a read does not.
 func TestAContextEndsAWriteAndATransaction(t *testing.T) {
-	x := newTrial(t, t, trialSchema...).begin(TransactionOptions{Seed: 7})
+	x := newTrial(t, t, trialSchema...).begin(TransactionOptions{Seed: wire.Seed{7}})
 	x.must("INSERT INTO t(u) VALUES(1)")
 	const forever = "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x) SELECT count(*) FROM x"
 	ctx, cancel := context.WithCancel(context.Background())
@@ -202,14 +202,14 @@ func TestAContextEndsAWriteAndATransaction(t *testing.T) {
 		t.Errorf("the transaction answers %v", err)
 	}
 	x.send(wire.EncodeOperation(release(x.id)))
-	x.begin(TransactionOptions{Seed: 8}).must("INSERT INTO t(u) VALUES(3)") // on the same connection, or a new one
+	x.begin(TransactionOptions{Seed: wire.Seed{8}}).must("INSERT INTO t(u) VALUES(3)") // on the same connection, or a new one
 	x.commit()
 }
 
 // The statement that does not fit into the record any more fails; what is there
 // can be committed.
 func TestTheRecordIsBounded(t *testing.T) {
-	x := newTrial(t, t, trialSchema...).begin(TransactionOptions{Seed: 7, MaxBytes: 2000})
+	x := newTrial(t, t, trialSchema...).begin(TransactionOptions{Seed: wire.Seed{7}, MaxBytes: 2000})
 	large := []wire.Argument{{Value: wire.BlobValue(make([]byte, 1500))}}
 	exec := func(text string, args []wire.Argument) error {
 		_, err := x.Exec(context.Background(), text, args)
@@ -232,7 +232,7 @@ func TestTheRecordIsBounded(t *testing.T) {
 
 func TestForeignKeysOfATransaction(t *testing.T) {
 	t.Run("violated at the end", func(t *testing.T) {
-		x := newTrial(t, t, trialSchema...).begin(TransactionOptions{Seed: 7})
+		x := newTrial(t, t, trialSchema...).begin(TransactionOptions{Seed: wire.Seed{7}})
 		x.must("INSERT INTO c VALUES(5)")
 		var e *sqlite.Error
 		if _, err := x.Record(&wire.Operation{Lease: &wire.Lease{}}); !errors.As(err, &e) || e.Code != sqlite.CodeForeignKey || x.Err() != nil {
@@ -242,10 +242,10 @@ func TestForeignKeysOfATransaction(t *testing.T) {
 		x.commit()
 	})
 	t.Run("off", func(t *testing.T) {
-		x := newTrial(t, t, trialSchema...).begin(TransactionOptions{Seed: 7, ForeignKeysOff: true})
+		x := newTrial(t, t, trialSchema...).begin(TransactionOptions{Seed: wire.Seed{7}, ForeignKeysOff: true})
 		x.must("INSERT INTO now VALUES(5)", "CREATE TABLE p2(id INTEGER PRIMARY KEY)", "DROP TABLE p", "ALTER TABLE p2 RENAME TO p")
 		x.commit()
-		x.begin(TransactionOptions{Seed: 8}).must("!INSERT INTO now VALUES(6)") // on again
+		x.begin(TransactionOptions{Seed: wire.Seed{8}}).must("!INSERT INTO now VALUES(6)") // on again
 		x.apply()
 	})
 }
@@ -253,12 +253,12 @@ func TestForeignKeysOfATransaction(t *testing.T) {
 // Whatever else a record brings about, it is applied as it ran or not at all.
 func TestARecordThatComesOutDifferentlyIsNotApplied(t *testing.T) {
 	for name, change := range map[string]func(op *wire.Operation){
-		"another random number": func(op *wire.Operation) { op.Seed++ },
+		"another random number": func(op *wire.Operation) { op.Seed[31]++ },
 		"another time":          func(op *wire.Operation) { op.StampMS += 1 << 40 },
 		"another checksum":      func(op *wire.Operation) { op.Lease.Checksum++ },
 	} {
 		t.Run(name, func(t *testing.T) {
-			x := newTrial(t, t, trialSchema...).begin(TransactionOptions{Seed: 7})
+			x := newTrial(t, t, trialSchema...).begin(TransactionOptions{Seed: wire.Seed{7}})
 			before := everything(t, x.a.query)
 			x.must("INSERT INTO p VALUES(1)", "INSERT INTO p SELECT abs(random()%1000000)+5", "INSERT INTO p SELECT 1e9+n FROM (WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x WHERE n<50) SELECT n FROM x) WHERE n<unixepoch('now')%40")
 			o := &wire.Operation{Lease: &wire.Lease{}}

@@ -27,7 +27,7 @@ const stepsPerCheck = 1000
 // computes the same: the clock, the random numbers and the bound.
 type deterministic struct {
 	now      int64 // julian day, milliseconds
-	random   rand.PCG
+	random   random
 	checks   uint64 // progress callbacks left
 	maxRowid bool   // a row took the largest rowid
 }
@@ -35,7 +35,7 @@ type deterministic struct {
 // Begin makes the connection answer as op asks: its clock, its random numbers,
 // its bound, and what changes() and last_insert_rowid() say at its beginning.
 func (c *Conn) Begin(op *wire.Operation) {
-	c.Clock(op.StampMS, op.Seed)
+	c.Clock(op.StampMS, &op.Seed)
 	steps := op.MaxSteps
 	if steps == 0 {
 		steps = defaultMaxSteps
@@ -46,11 +46,50 @@ func (c *Conn) Begin(op *wire.Operation) {
 }
 
 // Clock sets what the next statement takes for now, in Unix milliseconds, and
-// where its random numbers begin.
-func (c *Conn) Clock(stampMS int64, seed uint64) {
+// where its random numbers begin; nil: they are any.
+func (c *Conn) Clock(stampMS int64, seed *wire.Seed) {
 	const unixEpoch = 210866760000000 // julian day of 1970-01-01, milliseconds
 	c.op.now = unixEpoch + stampMS
-	c.op.random.Seed(seed, 0x9e3779b97f4a7c15)
+	c.op.random.begin(seed)
+}
+
+// ClockOf is Clock for the n-th statement of a transaction that has this seed.
+func (c *Conn) ClockOf(stampMS int64, seed *wire.Seed, n uint64) {
+	c.Clock(stampMS, seed)
+	c.op.random.statement, c.op.random.ordinal = true, n
+}
+
+// random gives out an operation's random numbers. Most operations want none, so
+// its generator is made when the first one is asked for.
+type random struct {
+	generator rand.ChaCha8
+	ready     bool
+	seeded    bool
+	seed      wire.Seed
+	statement bool // the numbers are those of a transaction's statement, ordinal
+	ordinal   uint64
+}
+
+func (r *random) begin(seed *wire.Seed) {
+	r.ready, r.seeded, r.statement = false, seed != nil, false
+	if seed != nil {
+		r.seed = *seed
+	}
+}
+
+func (r *random) Uint64() uint64 {
+	if !r.ready {
+		seed := r.seed
+		switch {
+		case !r.seeded:
+			seed = wire.NewSeed()
+		case r.statement:
+			seed = seed.Of(r.ordinal)
+		}
+		r.generator.Seed(seed)
+		r.ready = true
+	}
+	return r.generator.Uint64()
 }
 
 // TookMaxRowid reports, and forgets, that a row took rowid 2^63-1: behind it

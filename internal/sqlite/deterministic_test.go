@@ -56,7 +56,7 @@ func TestReplicasComputeTheSame(t *testing.T) {
 			c.SetState(99, 98, 97) // what another history would have left
 		}
 		for n, sql := range script {
-			c.Begin(&wire.Operation{StampMS: 1_700_000_000_123 + int64(n), Seed: uint64(n)})
+			c.Begin(&wire.Operation{StampMS: 1_700_000_000_123 + int64(n), Seed: wire.Seed{byte(n)}})
 			if err := c.Exec(sql); err != nil {
 				t.Fatal(err)
 			}
@@ -147,5 +147,31 @@ func TestCopyIsTheViewOfTheTransaction(t *testing.T) {
 	defer copied.Close()
 	if got := query(t, copied, "SELECT a, b FROM t"); got != "1|old" {
 		t.Errorf("the copy holds %q", got)
+	}
+}
+
+// What random() answers is part of what an entry means: replicas of another
+// build must come to the same numbers.
+func TestRandomNumbersOfASeed(t *testing.T) {
+	c, err := Open(filepath.Join(t.TempDir(), "data.db"), Apply)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	seed := wire.Seed{1, 2, 3, 31: 255}
+	numbers := func(n uint64) string {
+		c.ClockOf(0, &seed, n)
+		return query(t, c, "SELECT random(), hex(randomblob(3)), random()")
+	}
+	c.Begin(&wire.Operation{Seed: seed})
+	got := query(t, c, "SELECT random(), hex(randomblob(3)), random()") + "\n" + numbers(0) + "\n" + numbers(1)
+	if want := "3217475920152506943|637682|-7758643783683145544\n3478268339163286243|CAEE7F|3405452484611050176\n3733403872684785104|8DFCE1|4484586171358818316"; got != want {
+		t.Errorf("the numbers are\n%s\nand were\n%s", got, want)
+	}
+	c.Clock(0, nil)
+	a := query(t, c, "SELECT random(), random()")
+	c.Clock(0, nil)
+	if b := query(t, c, "SELECT random(), random()"); a == b {
+		t.Errorf("without a seed it answers %s twice", a)
 	}
 }

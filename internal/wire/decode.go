@@ -153,7 +153,10 @@ func (d *Decoder) operation(b []byte) error {
 		case 2:
 			op.StampMS = protowire.DecodeZigZag(n)
 		case 3:
-			op.Seed = n
+			if len(data) != len(op.Seed) {
+				return fmt.Errorf("%w: a seed of %d bytes", errMalformed, len(data))
+			}
+			op.Seed = Seed(data)
 		case 4:
 			op.ForeignKeysOff = n != 0
 		case 5:

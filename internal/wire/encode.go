@@ -53,7 +53,10 @@ func EncodeOperation(op *Operation) *EncodedOperation {
 // appendHead appends the fields of an operation, but for its statements.
 func appendHead(b []byte, op *Operation) []byte {
 	b = appendInt(b, 2, op.StampMS)
-	b = appendFixed(b, 3, op.Seed)
+	if op.Seed != (Seed{}) {
+		b = protowire.AppendTag(b, 3, protowire.BytesType)
+		b = protowire.AppendBytes(b, op.Seed[:])
+	}
 	b = appendBool(b, 4, op.ForeignKeysOff)
 	b = appendInt(b, 5, op.LastInsertID)
 	b = appendInt(b, 6, op.Changes)

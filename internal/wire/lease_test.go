@@ -13,7 +13,7 @@ func leasedSample() []*Operation {
 	return []*Operation{
 		{Lease: &Lease{Acquire: 1<<63 | 5, TTLMS: 2700}},
 		{Lease: &Lease{Release: []uint64{1<<63 | 4, 17}, InUse: true}},
-		{StampMS: 1_700_000_000_123, Seed: 9, Lease: &Lease{Under: 1<<63 | 5, Transaction: true, Base: 300, Keep: true, Checksum: 0xfedcba9876543210, DeferForeignKeys: true},
+		{StampMS: 1_700_000_000_123, Seed: Seed{9}, Lease: &Lease{Under: 1<<63 | 5, Transaction: true, Base: 300, Keep: true, Checksum: 0xfedcba9876543210, DeferForeignKeys: true},
 			Statements: []Statement{
 				{SQL: "INSERT INTO t VALUES(?)", Args: []Argument{{Value: IntegerValue(1)}}},
 				{SQL: "INSERT INTO t VALUES(?)", Args: []Argument{{Value: IntegerValue(2)}}, LaterMS: -3, Skipped: 2, State: &ConnState{Changes: 1, TotalChanges: 20, LastInsertID: -7}},
@@ -148,7 +148,7 @@ func TestARecordsSizeIsAnUpperBound(t *testing.T) {
 				r.Add(&o.Statements[i])
 			}
 		}
-		op := &Operation{StampMS: math.MinInt64, Seed: math.MaxUint64, ForeignKeysOff: true, LastInsertID: math.MinInt64, Changes: math.MinInt64, MaxSteps: math.MaxUint64,
+		op := &Operation{StampMS: math.MinInt64, Seed: Seed{0: 255, 31: 255}, ForeignKeysOff: true, LastInsertID: math.MinInt64, Changes: math.MinInt64, MaxSteps: math.MaxUint64,
 			Lease: &Lease{Under: math.MaxUint64, Transaction: true, Base: math.MaxUint64, Keep: true, Checksum: math.MaxUint64, DeferForeignKeys: true}}
 		e := r.Encode(op)
 		if e.Size() > r.Size() {
@@ -161,10 +161,11 @@ func TestARecordsSizeIsAnUpperBound(t *testing.T) {
 }
 
 func TestSeedsOfStatementsDiffer(t *testing.T) {
-	seen := map[uint64]bool{}
-	for seed := range uint64(100) {
+	seen := map[Seed]bool{}
+	for i := range 100 {
+		seed := Seed{byte(i)}
 		for n := range uint64(100) {
-			seen[SeedOf(seed, n)] = true
+			seen[seed.Of(n)] = true
 		}
 	}
 	if len(seen) != 100*100 {

@@ -42,10 +42,13 @@ func (r *Recorder) Add(s *Statement) {
 // Len returns the number of statements.
 func (r *Recorder) Len() int { return r.count }
 
+// maxHead is more than the bytes of an operation's fields beside its statements.
+const maxHead = 160
+
 // Size returns about how many bytes they take in an entry.
-func (r *Recorder) Size() int { return len(r.body) + r.size + 128 }
+func (r *Recorder) Size() int { return len(r.body) + r.size + maxHead }
 
 // Encode returns an operation of the statements; op brings the rest.
 func (r *Recorder) Encode(op *Operation) *EncodedOperation {
-	return &EncodedOperation{Texts: r.texts, Body: append(appendHead(make([]byte, 0, len(r.body)+128), op), r.body...)}
+	return &EncodedOperation{Texts: r.texts, Body: append(appendHead(make([]byte, 0, len(r.body)+maxHead), op), r.body...)}
 }

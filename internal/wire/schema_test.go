@@ -98,7 +98,7 @@ func value(m message) Value {
 }
 
 func operationOf(entry, m message) Operation {
-	o := Operation{StampMS: m.int("stamp_ms"), Seed: m.uint("seed"), ForeignKeysOff: m.field("foreign_keys_off").Bool(), LastInsertID: m.int("last_insert_id"),
+	o := Operation{StampMS: m.int("stamp_ms"), Seed: seedOf(m), ForeignKeysOff: m.field("foreign_keys_off").Bool(), LastInsertID: m.int("last_insert_id"),
 		Changes: m.int("changes"), MaxSteps: m.uint("max_steps"), Vacuum: m.field("vacuum").Bool(), Lease: leaseOf(m)}
 	texts := entry.field("texts").List()
 	for _, s := range m.list("statements") {
@@ -113,6 +113,11 @@ func operationOf(entry, m message) Operation {
 		o.Statements = append(o.Statements, statement)
 	}
 	return o
+}
+
+func seedOf(operation message) (s Seed) {
+	copy(s[:], operation.bytes("seed"))
+	return s
 }
 
 func leaseOf(operation message) *Lease {

@@ -7,6 +7,9 @@
 package wire
 
 import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"math"
 )
@@ -79,10 +82,29 @@ type Statement struct {
 // last_insert_rowid().
 type ConnState struct{ Changes, TotalChanges, LastInsertID int64 }
 
+// A Seed is where the random numbers of an operation begin: 256 bits that its
+// proposer takes from the operating system, so that nobody can guess the numbers
+// from others. Who can read the log, or a backup, can compute them.
+type Seed [32]byte
+
+// NewSeed returns a random seed.
+func NewSeed() (s Seed) {
+	rand.Read(s[:]) // never fails: it ends the process if the system has none
+	return s
+}
+
+// Of returns the seed of the n-th statement of a transaction.
+func (s *Seed) Of(n uint64) Seed {
+	var b [len(s) + 8]byte
+	copy(b[:], s[:])
+	binary.LittleEndian.PutUint64(b[len(s):], n)
+	return sha256.Sum256(b[:])
+}
+
 // An Operation is atomic: all of its statements are applied, or none.
 type Operation struct {
 	StampMS        int64  // what SQL's clock shows, Unix milliseconds
-	Seed           uint64 // of random() and randomblob()
+	Seed           Seed   // of random() and randomblob()
 	ForeignKeysOff bool   // the connection said PRAGMA foreign_keys=OFF
 	LastInsertID   int64  // the connection's last_insert_rowid() before
 	Changes        int64  // the connection's changes() before
@@ -139,15 +161,6 @@ func (c *Checksum) AddRows(r *Rows) {
 		}
 		*c ^= *c >> 32
 	}
-}
-
-// SeedOf returns the seed of the n-th statement of a transaction.
-func SeedOf(seed, n uint64) uint64 {
-	// splitmix64: neighbours have nothing in common.
-	z := seed + (n+1)*0x9e3779b97f4a7c15
-	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
-	z = (z ^ z>>27) * 0x94d049bb133111eb
-	return z ^ z>>31
 }
 
 // A Tick moves the shard's clock from Expected to Next, in milliseconds. By the

@@ -50,7 +50,7 @@ func split(s string) string {
 func sample() []*Operation {
 	return []*Operation{
 		{
-			StampMS: 1_700_000_000_123, Seed: 0xfedcba9876543210, ForeignKeysOff: true, LastInsertID: -5, Changes: 7, MaxSteps: 1 << 40,
+			StampMS: 1_700_000_000_123, Seed: Seed{0xfe, 0xdc, 31: 1}, ForeignKeysOff: true, LastInsertID: -5, Changes: 7, MaxSteps: 1 << 40,
 			Statements: []Statement{
 				{SQL: "INSERT INTO t VALUES(?,?,?,?,:e)", Args: []Argument{
 					{}, {Value: IntegerValue(math.MinInt64)}, {Value: RealValue(math.Inf(-1))}, {Value: TextValue("a\x00\xff")}, {Name: "e", Value: BlobValue([]byte{0, 255})},
@@ -60,7 +60,7 @@ func sample() []*Operation {
 			},
 		},
 		{StampMS: -1, Statements: []Statement{{SQL: "DELETE FROM t"}}},
-		{StampMS: 1, Seed: 2, Statements: []Statement{{SQL: "DELETE FROM t"}}},
+		{StampMS: 1, Seed: Seed{31: 2}, Statements: []Statement{{SQL: "DELETE FROM t"}}},
 		{Vacuum: true, Statements: []Statement{{SQL: ""}}},
 	}
 }
@@ -136,7 +136,7 @@ func TestGoldenEntry(t *testing.T) {
 func TestGoldenCompressedEntry(t *testing.T) {
 	var ops []*Operation
 	for i := range 300 {
-		ops = append(ops, &Operation{StampMS: int64(i), Seed: uint64(i), Statements: []Statement{{SQL: "INSERT INTO t VALUES(?,?)",
+		ops = append(ops, &Operation{StampMS: int64(i), Seed: Seed{byte(i), byte(i >> 8)}, Statements: []Statement{{SQL: "INSERT INTO t VALUES(?,?)",
 			Args: []Argument{{Value: IntegerValue(int64(i))}, {Value: TextValue(strings.Repeat("text", i%9))}}}}})
 	}
 	got := encode(1, 2, ops)
@@ -217,7 +217,7 @@ func genValue(t *rapid.T) Value {
 }
 
 func genOperation(t *rapid.T) *Operation {
-	o := &Operation{StampMS: rapid.Int64().Draw(t, "stamp"), Seed: rapid.Uint64().Draw(t, "seed"), ForeignKeysOff: rapid.Bool().Draw(t, "fk"), LastInsertID: rapid.Int64().Draw(t, "last"),
+	o := &Operation{StampMS: rapid.Int64().Draw(t, "stamp"), Seed: Seed(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "seed")), ForeignKeysOff: rapid.Bool().Draw(t, "fk"), LastInsertID: rapid.Int64().Draw(t, "last"),
 		Changes: rapid.Int64().Draw(t, "changes"), MaxSteps: rapid.Uint64().Draw(t, "steps"), Vacuum: rapid.Bool().Draw(t, "vacuum")}
 	for range rapid.IntRange(0, 5).Draw(t, "statements") {
 		s := Statement{SQL: rapid.SampledFrom([]string{"", "A", "B", "C\xff", strings.Repeat("long ", 50), rapid.String().Draw(t, "sql")}).Draw(t, "text")}
