@@ -286,6 +286,9 @@ func (x *execution) check() error {
 	if x.conn.TookMaxRowid() {
 		return tookMaxRowid()
 	}
+	if x.schema {
+		return x.leftTemp()
+	}
 	return nil
 }
 

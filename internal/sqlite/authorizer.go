@@ -46,7 +46,7 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, _ uintptr) int3
 	case lib.SQLITE_FUNCTION:
 		return c.authorizeFunction(libc.GoString(b))
 	case lib.SQLITE_PRAGMA:
-		return c.authorizePragma(strings.ToLower(libc.GoString(a)), libc.GoString(b), b != 0)
+		return c.authorizePragma(strings.ToLower(libc.GoString(a)), libc.GoString(b), b != 0, libc.GoString(db))
 	case lib.SQLITE_ATTACH, lib.SQLITE_DETACH:
 		if c.own {
 			return lib.SQLITE_OK // VACUUM attaches its own file
@@ -61,6 +61,9 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, _ uintptr) int3
 	}
 	return c.authorizeWrite(action, libc.GoString(a), libc.GoString(b), libc.GoString(db))
 }
+
+// tempSchema is SQLite's name for the schema of TEMP objects.
+const tempSchema = "temp"
 
 // private are tables whose content is a replica's own: how it lies in this
 // file, or when what was written to it. A write that read them would write
@@ -118,7 +121,7 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 	}
 	switch action {
 	case lib.SQLITE_CREATE_TABLE, lib.SQLITE_CREATE_INDEX, lib.SQLITE_CREATE_VIEW, lib.SQLITE_CREATE_TRIGGER, lib.SQLITE_CREATE_VTABLE:
-		if db == "temp" {
+		if db == tempSchema {
 			return c.denyTemp()
 		}
 		c.actions.Schema = true
@@ -135,6 +138,11 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 	case lib.SQLITE_DROP_INDEX, lib.SQLITE_DROP_VIEW, lib.SQLITE_DROP_TRIGGER, lib.SQLITE_DROP_VTABLE, lib.SQLITE_ALTER_TABLE:
 		c.actions.Schema = true
 	case lib.SQLITE_INSERT:
+		// However it is spelled, what is made there begins as a row of
+		// sqlite_temp_schema: CREATE TRIGGER temp.x ON main.t tells of main else.
+		if db == tempSchema && !c.own {
+			return c.denyTemp()
+		}
 		c.actions.Inserts = append(c.actions.Inserts, table)
 		c.actions.Rows = true
 	case lib.SQLITE_UPDATE, lib.SQLITE_DELETE:

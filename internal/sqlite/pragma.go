@@ -107,7 +107,7 @@ func Truth(arg string) bool {
 
 // authorizePragma records a PRAGMA. Preparing one executes it, so whatever is
 // not to be executed here is denied or ignored here.
-func (c *Conn) authorizePragma(name, arg string, hasArg bool) int32 {
+func (c *Conn) authorizePragma(name, arg string, hasArg bool, schema string) int32 {
 	if c.own {
 		return lib.SQLITE_OK
 	}
@@ -120,6 +120,8 @@ func (c *Conn) authorizePragma(name, arg string, hasArg bool) int32 {
 	}
 	c.actions.Pragma, c.actions.PragmaArg, c.actions.PragmaSet = name, arg, hasArg
 	switch {
+	case kind == PragmaWrite && schema == tempSchema:
+		return c.deny("PRAGMA temp."+name+" is not supported", "it would exist on one connection of one node only; leave temp out")
 	case kind == PragmaRefused:
 		return c.deny("PRAGMA "+name+" would change what statements mean", "replicas must agree on it; it keeps SQLite's default")
 	case c.mode == ReadOnly || c.asks:
