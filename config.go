@@ -85,6 +85,9 @@ type Config struct {
 	LeaseTTL time.Duration
 	// Migrations are applied by Migrate before Ready returns; see there.
 	Migrations fs.FS `json:"-"`
+	// Functions and Collations are added to SQL's: see Function.
+	Functions  []Function  `json:"-"`
+	Collations []Collation `json:"-"`
 	// Logger takes what concerns no caller; nil: slog.Default().
 	Logger *slog.Logger
 
@@ -176,6 +179,9 @@ func (c Config) Validate() error {
 	}
 	if c.Tick < 0 || c.Tick%time.Millisecond != 0 {
 		fault("Tick %v is not a whole number of milliseconds", c.Tick)
+	}
+	if _, err := c.functions(); err != nil {
+		fault("%w", err)
 	}
 	if err := c.Conn.validate(); err != nil {
 		faults = append(faults, err)

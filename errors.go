@@ -30,6 +30,10 @@ var (
 	ErrTxExpired = errors.New("hiqlite: the transaction has expired, nothing of it was applied")
 	// ErrDiskFull: this node's disk is full; it has stopped to lose nothing.
 	ErrDiskFull = errors.New("hiqlite: disk full")
+	// ErrFunctionMissing: the log or the schema needs a Function or Collation
+	// that this program's Config does not have in that version. The node goes on
+	// once it is started by a program that has it.
+	ErrFunctionMissing = statemachine.ErrFunctionMissing
 	// ErrDamaged: files of the data folder are missing, unreadable or older
 	// than they were.
 	ErrDamaged = statemachine.ErrDamaged

@@ -81,6 +81,10 @@
 //     what is one node's own: dbstat, sqlite_offset(), page counts and the table
 //     _hiqlite, in which the replica keeps its index.
 //
+// X REGEXP Y is Go's package regexp. A program's own functions, aggregates, window
+// functions and collations are given by [Config].Functions and Collations: see
+// [Function].
+//
 // Replicas compute alike on one architecture. Clusters that mix amd64 and arm64
 // may differ in the last bit of transcendental functions: do not.
 //

@@ -14,6 +14,7 @@ import (
 	sm "github.com/lni/dragonboat/v4/statemachine"
 
 	"github.com/hiqlite/hiqlite/cluster"
+	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/statemachine"
 )
@@ -26,13 +27,14 @@ var sqlMachine = func(_ uint64, replica sm.IOnDiskStateMachine) sm.IOnDiskStateM
 
 // A Node is one node of a cluster, running inside this process.
 type Node struct {
-	cfg     Config
-	host    *cluster.Host
-	shard   *cluster.Shard // set before Open returns
-	replica *statemachine.SQL
-	classes classes
-	db      *sql.DB
-	lowDisk atomic.Bool
+	cfg       Config
+	host      *cluster.Host
+	shard     *cluster.Shard // set before Open returns
+	replica   *statemachine.SQL
+	classes   classes
+	db        *sql.DB
+	lowDisk   atomic.Bool
+	functions *sqlite.Functions // of the program
 
 	leases *leases
 	memory *memoryShards
@@ -99,10 +101,13 @@ func (n *Node) open() error {
 	if err != nil {
 		return err
 	}
+	if n.functions, err = n.cfg.functions(); err != nil {
+		return err
+	}
 	dir := filepath.Join(n.cfg.DataDir, "sql")
 	n.replica = statemachine.New(statemachine.Config{
 		Dir: dir, Marker: filepath.Join(n.cfg.DataDir, "synced"),
-		Listener: listener{n}, Logger: n.cfg.Logger, MaxReaders: n.cfg.MaxReaders,
+		Listener: listener{n}, Logger: n.cfg.Logger, MaxReaders: n.cfg.MaxReaders, Functions: n.functions,
 	})
 	applied, err := n.replica.Open(nil)
 	if err != nil {
@@ -377,6 +382,7 @@ func (n *Node) write(ctx context.Context, op *wire.Operation, patience time.Dura
 	op.StampMS = time.Now().UnixMilli()
 	op.Seed = wire.NewSeed()
 	op.MaxSteps = n.cfg.MaxSteps
+	op.Functions = n.functionsUsed(op)
 	began := time.Now()
 	a, err := n.do(ctx, op)
 	switch {

@@ -24,6 +24,7 @@ type source struct {
 func parse(name string) (*source, error) {
 	path, query, _ := strings.Cut(name, "?")
 	s := &source{node: hiqlite.Config{NodeID: 1, Timeout: hiqlite.DefaultTimeout}}
+	addRegistered(&s.node)
 	var faults []error
 	fault := func(err error) { faults = append(faults, fmt.Errorf("hiqlite: %w", err)) }
 

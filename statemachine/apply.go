@@ -25,15 +25,16 @@ const (
 // A batch is what one call of Update applies: entries, their operations in one
 // SQLite transaction, and what to tell the listener once it is committed.
 type batch struct {
-	decoders []*wire.Decoder // one an entry: replaying needs all of them
-	runs     []run           // operations of the open transaction
-	news     []news
-	wanted   wire.HeldLease // others wait for it
-	entry    entry
-	open     bool // a transaction is open
-	sequence bool // it wrote sqlite_sequence
-	stats    bool // it changed the statistics
-	reloaded bool // it loaded the schema anew: ROLLBACK will not know that it must be again
+	decoders  []*wire.Decoder // one an entry: replaying needs all of them
+	runs      []run           // operations of the open transaction
+	news      []news
+	wanted    wire.HeldLease // others wait for it
+	entry     entry
+	open      bool            // a transaction is open
+	functions []wire.Function // that the schema needed when it began
+	sequence  bool            // it wrote sqlite_sequence
+	stats     bool            // it changed the statistics
+	reloaded  bool            // it loaded the schema anew: ROLLBACK will not know that it must be again
 }
 
 // entry is the one being applied.
@@ -268,6 +269,7 @@ func (r *SQL) begin() error {
 	if err := r.owner("BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
+	r.batch.functions = r.functions
 	r.batch.open, r.batch.sequence, r.batch.stats, r.batch.reloaded = true, false, false, false
 	return nil
 }
@@ -276,6 +278,9 @@ func (r *SQL) begin() error {
 // in one that is gone now.
 func (r *SQL) rollback() error {
 	reload := r.batch.open && (r.batch.stats || r.batch.reloaded)
+	if r.batch.open {
+		r.functions = r.batch.functions
+	}
 	r.batch.open = false
 	r.programs.clear()
 	r.virtualKnown = false
@@ -297,7 +302,7 @@ func (r *SQL) commit() error {
 	}
 	r.conn.Owner(true)
 	defer r.conn.Owner(false)
-	state := &wire.State{SQLIndex: r.applied, Applied: r.applied, Ticks: r.ticks, Changed: r.changed}
+	state := &wire.State{SQLIndex: r.applied, Applied: r.applied, Ticks: r.ticks, Changed: r.changed, Functions: r.functions}
 	r.lease.describe(state)
 	if err := r.meta.save(state, &r.sessions, &r.lease); err != nil {
 		return err

@@ -78,7 +78,7 @@ func (c *classifier) connect(p *pool) error {
 	if file == "" {
 		return ErrReplicaClosed
 	}
-	conn, err := sqlite.Open(file, sqlite.ReadOnly)
+	conn, err := p.connect(file, sqlite.ReadOnly)
 	if err != nil {
 		return err
 	}

@@ -40,6 +40,9 @@ type execution struct {
 // have happened but cannot be undone alone: the transaction has to be rolled
 // back and the others executed again. An error is this machine's.
 func (r *SQL) execute(op *wire.Operation, result *wire.Result) (ended bool, err error) {
+	if err := r.checkFunctions(op.Functions); err != nil {
+		return false, err
+	}
 	x := &execution{SQL: r, op: op, result: result}
 	r.conn.Begin(op)
 	if r.virtual() {
@@ -301,6 +304,11 @@ func (x *execution) finish() error {
 	}
 	if x.schema || x.stats {
 		if err := x.reload(); err != nil {
+			return err
+		}
+	}
+	if x.schema {
+		if err := x.noteFunctions(x.op); err != nil {
 			return err
 		}
 	}

@@ -29,8 +29,9 @@ var ErrReplicaClosed = errors.New("hiqlite: the replica is closed")
 // A pool holds connections that read. They are lent for one query each, so that
 // no read transaction outlives it.
 type pool struct {
-	max  int
-	wait time.Duration // for one of the readers
+	max       int
+	functions *sqlite.Functions
+	wait      time.Duration // for one of the readers
 
 	mu     sync.Mutex
 	file   string // of the generation in use; "" while closed
@@ -41,7 +42,22 @@ type pool struct {
 	gate   chan struct{} // not nil while readers are held back
 }
 
-func newPool(max int) *pool { return &pool{max: max, wait: readerWait, active: map[*Reader]bool{}} }
+func newPool(max int, functions *sqlite.Functions) *pool {
+	return &pool{max: max, functions: functions, wait: readerWait, active: map[*Reader]bool{}}
+}
+
+// connect opens a connection that knows the program's functions.
+func (p *pool) connect(file string, mode sqlite.Mode) (*sqlite.Conn, error) {
+	conn, err := sqlite.Open(file, mode)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.Define(p.functions); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
 
 // A Reader is a connection that reads, lent from the pool.
 type Reader struct {
@@ -153,7 +169,7 @@ func (p *pool) take() (*Reader, error) {
 // open opens the database at file. The pool is locked: file is the generation
 // in use until the connection has it, and its write-ahead log, open.
 func (r *Reader) open(file string, epoch uint64) error {
-	conn, err := sqlite.Open(file, sqlite.ReadOnly)
+	conn, err := r.pool.connect(file, sqlite.ReadOnly)
 	if err != nil {
 		return err
 	}

@@ -208,6 +208,7 @@ func (t *Transaction) Record(op *wire.Operation) (*wire.EncodedOperation, error)
 	op.ForeignKeysOff, op.Changes, op.LastInsertID = t.opts.ForeignKeysOff, t.opts.Changes, t.opts.LastInsertID
 	op.Lease.Under, op.Lease.Transaction, op.Lease.Base, op.Lease.Checksum = t.lease, true, t.changed, t.sum
 	op.Lease.DeferForeignKeys = t.deferred
+	op.Functions = t.r.cfg.Functions.Used(t.rec.Texts()...)
 	return t.rec.Encode(op), nil
 }
 

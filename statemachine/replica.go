@@ -62,6 +62,8 @@ type Config struct {
 	// WALLimit is the size, in bytes, of SQLite's write-ahead log beyond which
 	// the oldest read is ended with an error, since reads hold it back; 0: 1 GiB.
 	WALLimit int64
+	// Functions are those of the program; nil: none.
+	Functions *sqlite.Functions
 	// SessionTTL is how long, in milliseconds of the shard's ticks, an unused
 	// session is kept; 0: one hour. All replicas must agree on it.
 	SessionTTL uint64
@@ -77,20 +79,21 @@ type SQL struct {
 
 	classifier classifier
 
-	mu       sync.Mutex // serializes apply with checkpoints; guards what follows
-	conn     *sqlite.Conn
-	programs *programs
-	meta     metaStatements
-	batch    batch
-	sessions sessions[wire.Result]
-	ticks    uint64
-	lastTick uint64 // nonce of the last one since the start
-	applied  uint64 // last entry applied
-	sqlIndex uint64 // last entry whose rows SQLite holds, once committed
-	index    uint64 // of the entry being applied
-	changed  uint64 // last entry that may have changed rows
-	lease    lease
-	pins     map[*view]bool
+	mu        sync.Mutex // serializes apply with checkpoints; guards what follows
+	conn      *sqlite.Conn
+	programs  *programs
+	meta      metaStatements
+	batch     batch
+	sessions  sessions[wire.Result]
+	ticks     uint64
+	lastTick  uint64 // nonce of the last one since the start
+	applied   uint64 // last entry applied
+	sqlIndex  uint64 // last entry whose rows SQLite holds, once committed
+	index     uint64 // of the entry being applied
+	changed   uint64 // last entry that may have changed rows
+	lease     lease
+	functions []wire.Function // that the schema needs
+	pins      map[*view]bool
 
 	hasVirtual, virtualKnown bool // the database has virtual tables
 
@@ -131,7 +134,7 @@ func New(cfg Config) *SQL {
 		pins:    map[*view]bool{},
 	}
 	r.failure = newFailure(func(err error) { r.cfg.Listener.Failed(err) })
-	r.pool = newPool(cfg.MaxReaders)
+	r.pool = newPool(cfg.MaxReaders, cfg.Functions)
 	return r
 }
 
@@ -183,6 +186,11 @@ func (r *SQL) use(path string) error {
 	r.sessions.load(state.Sessions)
 	unsaved(&r.sessions, inSQLite.Sessions)
 	r.lease.load(state, inSQLite)
+	r.functions = state.Functions
+	if err := r.checkFunctions(r.functions); err != nil {
+		r.closeConn()
+		return err
+	}
 	r.show()
 	r.publish()
 	r.pool.use(path)
@@ -192,7 +200,7 @@ func (r *SQL) use(path string) error {
 // connect opens the apply connection, anew if it is open.
 func (r *SQL) connect(path string) error {
 	r.closeConn()
-	conn, err := sqlite.Open(path, sqlite.Apply)
+	conn, err := r.pool.connect(path, sqlite.Apply)
 	if err != nil {
 		return damaged(fmt.Errorf("hiqlite: open %s: %w", path, err))
 	}
@@ -309,7 +317,7 @@ func (r *SQL) Compacting() (done func()) {
 
 // state returns what the replica keeps in memory.
 func (r *SQL) state() *wire.State {
-	s := &wire.State{SQLIndex: r.sqlIndex, Applied: r.applied, Ticks: r.ticks, Changed: r.changed, Sessions: r.sessions.all(), Places: r.lease.queue}
+	s := &wire.State{SQLIndex: r.sqlIndex, Applied: r.applied, Ticks: r.ticks, Changed: r.changed, Sessions: r.sessions.all(), Places: r.lease.queue, Functions: r.functions}
 	r.lease.describe(s)
 	return s
 }

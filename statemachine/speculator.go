@@ -48,7 +48,7 @@ func (s *spare) take(p *pool) (*speculator, error) {
 		}
 		found.close()
 	}
-	conn, err := sqlite.Open(p.file, sqlite.Speculate)
+	conn, err := p.connect(p.file, sqlite.Speculate)
 	if err != nil {
 		return nil, err
 	}

@@ -100,7 +100,11 @@ func (c *Conn) authorizeRead(table, column string) int32 {
 }
 
 func (c *Conn) authorizeFunction(name string) int32 {
-	switch strings.ToLower(name) {
+	name = strings.ToLower(name)
+	if c.functions != nil && c.functions.readsOnly[name] && !c.own {
+		return c.denyWrite("a write cannot use the function "+name+"()", "it is not Deterministic, so each replica could compute something else: compute the value first, and write that")
+	}
+	switch name {
 	case "load_extension":
 		return c.deny("load_extension() is not supported", "every replica must compute the same; register nothing outside of SQL")
 	case "changes", "total_changes", "last_insert_rowid":

@@ -59,7 +59,8 @@ type Conn struct {
 	stop      stop
 	frames    int // of the write-ahead log, after the last commit
 	args      arena
-	copies    bool // see CopyArguments
+	copies    bool       // see CopyArguments
+	functions *Functions // that the program has; see Define
 
 	mu     sync.Mutex // guards closed against Interrupt
 	closed bool
@@ -106,6 +107,9 @@ func (c *Conn) open(path string) error {
 	lib.Xsqlite3_extended_result_codes(c.tls, c.db, 1)
 	lib.Xsqlite3_busy_timeout(c.tls, c.db, busyTimeout)
 	lib.Xsqlite3_limit(c.tls, c.db, lib.SQLITE_LIMIT_LENGTH, maxLength)
+	if err := c.defineRegexp(); err != nil {
+		return err
+	}
 	if c.mode == Plain {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"unsafe"
@@ -172,6 +173,9 @@ func (d *Decoder) operation(b []byte) error {
 		case 10:
 			op.Lease = new(Lease)
 			return fields(data, op.Lease.field)
+		case 12:
+			op.Functions = append(op.Functions, Function{})
+			return fields(data, op.Functions[len(op.Functions)-1].field)
 		}
 		return nil
 	})
@@ -304,10 +308,25 @@ func DecodeState(b []byte) (*State, error) {
 			s.LastPlace = n
 		case 9:
 			s.Contended = n
+		case 10:
+			s.Functions = append(s.Functions, Function{})
+			return fields(bytes.Clone(data), s.Functions[len(s.Functions)-1].field)
 		}
 		return nil
 	})
 	return s, err
+}
+
+func (f *Function) field(field protowire.Number, n uint64, data []byte) error {
+	switch field {
+	case 1:
+		f.Name = view(data)
+	case 2:
+		f.Version = n
+	case 3:
+		f.Collation = n != 0
+	}
+	return nil
 }
 
 func (l *HeldLease) field(f protowire.Number, n uint64, _ []byte) error {

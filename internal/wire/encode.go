@@ -67,6 +67,18 @@ func appendHead(b []byte, op *Operation) []byte {
 		b, at = openMessage(b, 10)
 		b = closeMessage(appendLease(b, l), at)
 	}
+	return appendFunctions(b, 12, op.Functions)
+}
+
+func appendFunctions(b []byte, field protowire.Number, functions []Function) []byte {
+	for _, f := range functions {
+		var at int
+		b, at = openMessage(b, field)
+		b = appendString(b, 1, f.Name)
+		b = appendUint(b, 2, f.Version)
+		b = appendBool(b, 3, f.Collation)
+		b = closeMessage(b, at)
+	}
 	return b
 }
 
@@ -315,7 +327,8 @@ func AppendState(b []byte, s *State) []byte {
 		b = closeMessage(b, at)
 	}
 	b = appendUint(b, 8, s.LastPlace)
-	return appendUint(b, 9, s.Contended)
+	b = appendUint(b, 9, s.Contended)
+	return appendFunctions(b, 10, s.Functions)
 }
 
 func appendValue(b []byte, v Value) []byte {

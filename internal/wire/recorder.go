@@ -48,6 +48,9 @@ const maxHead = 160
 // Size returns about how many bytes they take in an entry.
 func (r *Recorder) Size() int { return len(r.body) + r.size + maxHead }
 
+// Texts returns the statements' texts, each once.
+func (r *Recorder) Texts() []string { return r.texts }
+
 // Encode returns an operation of the statements; op brings the rest.
 func (r *Recorder) Encode(op *Operation) *EncodedOperation {
 	return &EncodedOperation{Texts: r.texts, Body: append(appendHead(make([]byte, 0, len(r.body)+maxHead), op), r.body...)}

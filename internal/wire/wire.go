@@ -7,10 +7,12 @@
 package wire
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
 )
 
@@ -111,7 +113,36 @@ type Operation struct {
 	MaxSteps       uint64 // bound of virtual machine steps; 0: the format's own
 	Vacuum         bool   // runs outside the transaction, alone in its entry
 	Statements     []Statement
-	Lease          *Lease // what it has to do with the write lease, if anything
+	Lease          *Lease     // what it has to do with the write lease, if anything
+	Functions      []Function // of programs: a replica without them must not execute it
+}
+
+// A Function, or collation, that programs bring along.
+type Function struct {
+	Name      string // in lower case
+	Version   uint64 // of what it computes
+	Collation bool
+}
+
+// Compare orders functions.
+func (f Function) Compare(other Function) int {
+	order := cmp.Compare(f.Name, other.Name)
+	if order == 0 && f.Collation != other.Collation {
+		order = 1
+		if other.Collation {
+			order = -1
+		}
+	}
+	return cmp.Or(order, cmp.Compare(f.Version, other.Version))
+}
+
+// String names the function for people.
+func (f Function) String() string {
+	kind := "function"
+	if f.Collation {
+		kind = "collation"
+	}
+	return fmt.Sprintf("%s %s, version %d", kind, f.Name, f.Version)
 }
 
 // Lease says what an operation has to do with the write lease. One that has
@@ -291,4 +322,6 @@ type State struct {
 	Places    []Place // the queue for the lease
 	LastPlace uint64  // the number of the last place
 	Contended uint64  // ticks since which somebody waits
+
+	Functions []Function // that the schema needs
 }

@@ -62,6 +62,7 @@ func sample() []*Operation {
 		{StampMS: -1, Statements: []Statement{{SQL: "DELETE FROM t"}}},
 		{StampMS: 1, Seed: Seed{31: 2}, Statements: []Statement{{SQL: "DELETE FROM t"}}},
 		{Vacuum: true, Statements: []Statement{{SQL: ""}}},
+		{Functions: []Function{{Name: "f", Version: 3}, {Name: "order", Collation: true}}, Statements: []Statement{{SQL: "DELETE FROM t"}}},
 	}
 }
 

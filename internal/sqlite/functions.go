@@ -1,0 +1,457 @@
+package sqlite
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"modernc.org/libc"
+	lib "modernc.org/sqlite/lib"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// A Function is an SQL function that the program brings along.
+type Function struct {
+	Name string
+	// Args is the number of its arguments; -1: any.
+	Args int
+	// Version is that of what it computes. Replicas that execute a write
+	// must have the same one.
+	Version uint64
+	// Deterministic says that it computes the same everywhere and always.
+	// Writes may use such functions alone.
+	Deterministic bool
+
+	// Scalar is set for a scalar function, Aggregate for an aggregate.
+	Scalar    func(args []wire.Value) (wire.Value, error)
+	Aggregate func() Aggregate
+	// Window says that its Aggregates are WindowAggregates.
+	Window bool
+}
+
+// An Aggregate collects the rows of one group.
+type Aggregate interface {
+	Step(args []wire.Value) error
+	Final() (wire.Value, error)
+}
+
+// A WindowAggregate can also be asked between rows, and forget the oldest.
+type WindowAggregate interface {
+	Aggregate
+	Inverse(args []wire.Value) error
+	Value() (wire.Value, error)
+}
+
+// A Collation is an order of texts that the program brings along. All are taken
+// to be deterministic.
+type Collation struct {
+	Name    string
+	Version uint64
+	Compare func(a, b string) int
+}
+
+// Functions are a program's functions and collations, ready to be defined on
+// connections. A nil *Functions has none.
+type Functions struct {
+	functions  []Function
+	collations []Collation
+	uses       []wire.Function // what writes may use
+	readsOnly  map[string]bool
+}
+
+// NewFunctions checks functions and collations. The error names all faults.
+func NewFunctions(functions []Function, collations []Collation) (*Functions, error) {
+	f := &Functions{functions: functions, collations: collations, readsOnly: map[string]bool{}}
+	builtIn, err := builtInNames()
+	if err != nil {
+		return nil, err
+	}
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	versions := map[string]Function{}
+	for i := range functions {
+		fn := &functions[i]
+		name := strings.ToLower(fn.Name)
+		first, known := versions[name]
+		switch {
+		case name == "" || len(name) > 255 || strings.ContainsRune(name, 0):
+			fault("the function name %q is not 1 to 255 bytes without NUL", fn.Name)
+		case builtIn[name]:
+			fault("the function %s is SQLite's own: choose another name, since a node without yours would compute with SQLite's", fn.Name)
+		case (fn.Scalar == nil) == (fn.Aggregate == nil):
+			fault("the function %s must be either a scalar function or an aggregate", fn.Name)
+		case fn.Args < -1 || fn.Args > 127:
+			fault("the function %s takes %d arguments: -1 (any) to 127 are possible", fn.Name, fn.Args)
+		case known && (first.Version != fn.Version || first.Deterministic != fn.Deterministic):
+			fault("the function %s is given twice, with other versions or another determinism", fn.Name)
+		}
+		if !known && fn.Deterministic {
+			f.uses = append(f.uses, wire.Function{Name: name, Version: fn.Version})
+		}
+		if !fn.Deterministic {
+			f.readsOnly[name] = true
+		}
+		versions[name] = *fn
+	}
+	orders := map[string]bool{"binary": true, "nocase": true, "rtrim": true}
+	for i := range collations {
+		c := &collations[i]
+		name := strings.ToLower(c.Name)
+		switch {
+		case name == "" || len(name) > 255 || strings.ContainsRune(name, 0):
+			fault("the collation name %q is not 1 to 255 bytes without NUL", c.Name)
+		case orders[name]:
+			fault("the collation %s is given twice, or SQLite's own: choose another name", c.Name)
+		case c.Compare == nil:
+			fault("the collation %s has no Compare", c.Name)
+		}
+		orders[name] = true
+		f.uses = append(f.uses, wire.Function{Name: name, Version: c.Version, Collation: true})
+	}
+	slices.SortFunc(f.uses, wire.Function.Compare)
+	return f, errors.Join(faults...)
+}
+
+// Used returns which functions and collations the texts may use. It looks for
+// their names wherever they stand: one too many costs nothing but that other
+// nodes must have it too.
+func (f *Functions) Used(texts ...string) (used []wire.Function) {
+	if f == nil || len(f.uses) == 0 {
+		return nil
+	}
+	missing := slices.Clone(f.uses)
+	for i, text := range texts {
+		if i > 0 && text == texts[i-1] {
+			continue
+		}
+		text = lower(text)
+		missing = slices.DeleteFunc(missing, func(u wire.Function) bool {
+			if !strings.Contains(text, u.Name) {
+				return false
+			}
+			used = append(used, u)
+			return true
+		})
+	}
+	slices.SortFunc(used, wire.Function.Compare)
+	return used
+}
+
+// Missing returns the first of the wanted functions that this program does not
+// have, or not in that version.
+func (f *Functions) Missing(wanted []wire.Function) (wire.Function, bool) {
+	for _, w := range wanted {
+		if f == nil || !slices.Contains(f.uses, w) {
+			return w, true
+		}
+	}
+	return wire.Function{}, false
+}
+
+// Mentioned returns those of the functions whose names stand in the texts.
+func Mentioned(functions []wire.Function, texts []string) (found []wire.Function) {
+	for _, f := range functions {
+		if slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(lower(text), f.Name) }) {
+			found = append(found, f)
+		}
+	}
+	return found
+}
+
+// lower returns text with A to Z in lower case, as SQLite compares names.
+func lower(text string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return r
+	}, text)
+}
+
+// builtInNames returns the names of SQLite's functions, and of hiqlite's.
+var builtInNames = sync.OnceValues(func() (map[string]bool, error) {
+	c, err := Open(":memory:", Plain)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	s, _, err := c.Prepare("SELECT lower(name) FROM pragma_function_list", false)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	names := map[string]bool{}
+	for {
+		row, err := s.Step()
+		if err != nil || !row {
+			return names, err
+		}
+		names[string(s.Bytes(0))] = true
+	}
+})
+
+// Define makes the functions known on the connection. On Apply connections only
+// the deterministic ones are.
+func (c *Conn) Define(f *Functions) error {
+	if f == nil {
+		return nil
+	}
+	c.functions = f
+	for i := range f.functions {
+		fn := &f.functions[i]
+		if c.mode == Apply && !fn.Deterministic {
+			continue
+		}
+		if err := c.defineFunction(fn); err != nil {
+			return err
+		}
+	}
+	for i := range f.collations {
+		name := c.cstring(f.collations[i].Name)
+		rc := lib.Xsqlite3_create_collation_v2(c.tls, c.db, name, lib.SQLITE_UTF8, handle(&f.collations[i]), callback(collate), 0)
+		libc.Xfree(c.tls, name)
+		if rc != lib.SQLITE_OK {
+			return c.err(rc)
+		}
+	}
+	return nil
+}
+
+func (c *Conn) defineFunction(fn *Function) error {
+	flags := int32(lib.SQLITE_UTF8)
+	if fn.Deterministic {
+		flags |= lib.SQLITE_DETERMINISTIC
+	}
+	name, id := c.cstring(fn.Name), handle(fn)
+	defer libc.Xfree(c.tls, name)
+	var rc int32
+	switch {
+	case fn.Scalar != nil:
+		rc = lib.Xsqlite3_create_function_v2(c.tls, c.db, name, int32(fn.Args), flags, id, callback(scalarFunction), 0, 0, 0)
+	case fn.Window:
+		rc = lib.Xsqlite3_create_window_function(c.tls, c.db, name, int32(fn.Args), flags, id, callback(aggregateStep), callback(aggregateFinal), callback(aggregateValue), callback(aggregateInverse), 0)
+	default:
+		rc = lib.Xsqlite3_create_function_v2(c.tls, c.db, name, int32(fn.Args), flags, id, 0, callback(aggregateStep), callback(aggregateFinal), 0)
+	}
+	if rc != lib.SQLITE_OK {
+		return c.err(rc)
+	}
+	return nil
+}
+
+// handles gives the engine, which cannot hold Go pointers, a number for each
+// function. There is one for each function of a program, so none is taken back.
+var handles struct {
+	mu    sync.RWMutex
+	all   []any
+	byPtr map[any]uintptr
+}
+
+func handle(p any) uintptr {
+	handles.mu.Lock()
+	defer handles.mu.Unlock()
+	if id, ok := handles.byPtr[p]; ok {
+		return id
+	}
+	if handles.byPtr == nil {
+		handles.byPtr = map[any]uintptr{}
+	}
+	handles.all = append(handles.all, p)
+	id := uintptr(len(handles.all))
+	handles.byPtr[p] = id
+	return id
+}
+
+func handled(id uintptr) any {
+	handles.mu.RLock()
+	defer handles.mu.RUnlock()
+	return handles.all[id-1]
+}
+
+func functionOf(tls *libc.TLS, ctx uintptr) *Function {
+	return handled(lib.Xsqlite3_user_data(tls, ctx)).(*Function)
+}
+
+func scalarFunction(tls *libc.TLS, ctx uintptr, argc int32, argv uintptr) {
+	fn := functionOf(tls, ctx)
+	setResult(tls, ctx, fn.Name, func() (wire.Value, error) { return fn.Scalar(arguments(tls, argc, argv)) })
+}
+
+// groups holds the aggregates at work. The engine keeps their numbers.
+var groups struct {
+	mu   sync.Mutex
+	last uint64
+	byID map[uint64]Aggregate
+}
+
+// group returns the aggregate of the group at hand, a new one with its first
+// row. It is nil if SQLite has no memory for it.
+func group(tls *libc.TLS, ctx uintptr, fn *Function) (a Aggregate, slot *uint64) {
+	p := lib.Xsqlite3_aggregate_context(tls, ctx, 8)
+	if p == 0 {
+		return nil, nil
+	}
+	slot = at[uint64](p)
+	groups.mu.Lock()
+	a = groups.byID[*slot]
+	groups.mu.Unlock()
+	if a != nil {
+		return a, slot
+	}
+	a = fn.Aggregate()
+	groups.mu.Lock()
+	defer groups.mu.Unlock()
+	if groups.byID == nil {
+		groups.byID = map[uint64]Aggregate{}
+	}
+	groups.last++
+	*slot = groups.last
+	groups.byID[*slot] = a
+	return a, slot
+}
+
+func aggregateStep(tls *libc.TLS, ctx uintptr, argc int32, argv uintptr) {
+	fn := functionOf(tls, ctx)
+	checked(tls, ctx, fn.Name, func() error {
+		a, _ := group(tls, ctx, fn)
+		if a == nil {
+			return errNoMemory
+		}
+		return a.Step(arguments(tls, argc, argv))
+	})
+}
+
+func aggregateInverse(tls *libc.TLS, ctx uintptr, argc int32, argv uintptr) {
+	fn := functionOf(tls, ctx)
+	checked(tls, ctx, fn.Name, func() error {
+		a, _ := group(tls, ctx, fn)
+		if a == nil {
+			return errNoMemory
+		}
+		return a.(WindowAggregate).Inverse(arguments(tls, argc, argv))
+	})
+}
+
+func aggregateValue(tls *libc.TLS, ctx uintptr) {
+	fn := functionOf(tls, ctx)
+	setResult(tls, ctx, fn.Name, func() (wire.Value, error) {
+		a, _ := group(tls, ctx, fn)
+		if a == nil {
+			return wire.Value{}, errNoMemory
+		}
+		return a.(WindowAggregate).Value()
+	})
+}
+
+// aggregateFinal is called once for each group, also when the statement was
+// given up.
+func aggregateFinal(tls *libc.TLS, ctx uintptr) {
+	fn := functionOf(tls, ctx)
+	setResult(tls, ctx, fn.Name, func() (wire.Value, error) {
+		a, slot := group(tls, ctx, fn)
+		if a == nil {
+			return wire.Value{}, errNoMemory
+		}
+		groups.mu.Lock()
+		delete(groups.byID, *slot)
+		groups.mu.Unlock()
+		*slot = 0
+		return a.Final()
+	})
+}
+
+var errNoMemory = errors.New("out of memory")
+
+// setResult makes what f returns the result of a function's call.
+func setResult(tls *libc.TLS, ctx uintptr, name string, f func() (wire.Value, error)) {
+	var v wire.Value
+	checked(tls, ctx, name, func() (err error) {
+		v, err = f()
+		return err
+	})
+	switch v.Kind {
+	case wire.Integer:
+		lib.Xsqlite3_result_int64(tls, ctx, v.Int())
+	case wire.Real:
+		lib.Xsqlite3_result_double(tls, ctx, v.Float())
+	case wire.Text, wire.Blob:
+		if len(v.Data) > maxLength {
+			lib.Xsqlite3_result_error_toobig(tls, ctx)
+			return
+		}
+		p := libc.Xmalloc(tls, libc.Tsize_t(len(v.Data)+1))
+		copy(unsafe.Slice(at[byte](p), len(v.Data)+1), v.Data)
+		if v.Kind == wire.Text {
+			lib.Xsqlite3_result_text(tls, ctx, p, int32(len(v.Data)), ^uintptr(0)) // SQLITE_TRANSIENT: copied at once
+		} else {
+			lib.Xsqlite3_result_blob64(tls, ctx, p, uint64(len(v.Data)), ^uintptr(0))
+		}
+		libc.Xfree(tls, p)
+	}
+}
+
+// checked makes an error of f, or its panic, that of the function's call.
+func checked(tls *libc.TLS, ctx uintptr, name string, f func() error) {
+	err := func() (err error) {
+		defer func() {
+			if r := recover(); r != nil {
+				err = fmt.Errorf("the function %s panicked: %v", name, r)
+			}
+		}()
+		return f()
+	}()
+	if err == nil {
+		return
+	}
+	message := strings.ReplaceAll(err.Error(), "\x00", " ")
+	p := libc.Xmalloc(tls, libc.Tsize_t(len(message)+1))
+	copy(unsafe.Slice(at[byte](p), len(message)), message)
+	lib.Xsqlite3_result_error(tls, ctx, p, int32(len(message))) // copies it
+	libc.Xfree(tls, p)
+}
+
+// arguments copies the arguments of a function's call.
+func arguments(tls *libc.TLS, argc int32, argv uintptr) []wire.Value {
+	args := make([]wire.Value, argc)
+	for i := range args {
+		p := *at[uintptr](argv + uintptr(i)*unsafe.Sizeof(uintptr(0)))
+		switch lib.Xsqlite3_value_type(tls, p) {
+		case lib.SQLITE_INTEGER:
+			args[i] = wire.IntegerValue(lib.Xsqlite3_value_int64(tls, p))
+		case lib.SQLITE_FLOAT:
+			args[i] = wire.RealValue(lib.Xsqlite3_value_double(tls, p))
+		case lib.SQLITE_TEXT:
+			args[i] = wire.Value{Kind: wire.Text, Data: bytesOf(tls, lib.Xsqlite3_value_text(tls, p), p)}
+		case lib.SQLITE_BLOB:
+			args[i] = wire.Value{Kind: wire.Blob, Data: bytesOf(tls, lib.Xsqlite3_value_blob(tls, p), p)}
+		}
+	}
+	return args
+}
+
+// bytesOf copies what a value holds.
+func bytesOf(tls *libc.TLS, data, value uintptr) []byte {
+	n := lib.Xsqlite3_value_bytes(tls, value)
+	b := make([]byte, n)
+	if data != 0 {
+		copy(b, unsafe.Slice(at[byte](data), n))
+	}
+	return b
+}
+
+// collate compares two texts, which the engine keeps, by a program's collation.
+func collate(_ *libc.TLS, id uintptr, n1 int32, p1 uintptr, n2 int32, p2 uintptr) int32 {
+	c := handled(id).(*Collation)
+	return int32(max(-1, min(1, c.Compare(copied(p1, n1), copied(p2, n2)))))
+}
+
+func copied(p uintptr, n int32) string {
+	if p == 0 || n == 0 {
+		return ""
+	}
+	return string(unsafe.Slice(at[byte](p), n))
+}
