@@ -101,6 +101,8 @@ func TestTransactionTooLarge(t *testing.T) {
 		for range 2 {
 			if _, err := tx.Exec("INSERT INTO t(b) VALUES(?)", blob); !errors.Is(err, hiqlite.ErrTooLarge) {
 				t.Fatalf("the third: %v", err)
+			} else if s := err.Error(); strings.Count(s, "hiqlite:") != 1 || strings.Count(s, "too large") != 1 || !strings.Contains(s, "smaller") {
+				t.Fatalf("it says something twice: %v", err)
 			}
 		}
 		if n := one[int](t, tx, "SELECT count(*) FROM t"); n != 2 {

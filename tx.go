@@ -255,10 +255,17 @@ func (t *tx) explain(err error) error {
 		return &Error{Message: "query aborted: the transaction was rolled back by an earlier statement (516)", ExtendedCode: sqlite.CodeRollback,
 			Hint: fmt.Sprintf("nothing of it will be applied; that statement's error was: %s", strings.TrimPrefix(err.Error(), statemachine.ErrRolledBack.Error()+": "))}
 	case errors.Is(err, statemachine.ErrRecordFull):
-		return fmt.Errorf("%w: %w; write in several smaller transactions", ErrTooLarge, err)
+		return &recordFull{err}
 	}
 	return sqlError(err)
 }
+
+// recordFull is ErrTooLarge in the words of statemachine.ErrRecordFull, which say
+// what is too large.
+type recordFull struct{ err error }
+
+func (e *recordFull) Error() string   { return e.err.Error() + "; write in several smaller transactions" }
+func (e *recordFull) Unwrap() []error { return []error{ErrTooLarge, e.err} }
 
 var (
 	errNoTransaction = misuse("", "SQL logic error: cannot commit - no transaction is active (1)")

@@ -121,7 +121,7 @@ func collect(values url.Values) (said map[string]string, faults []error) {
 			first = of
 		}
 		if _, ok := keys[first]; !ok {
-			faults = append(faults, fmt.Errorf("the DSN's key %q is unknown: is %s meant?", name, nearest(name)))
+			faults = append(faults, unknownKey(name, values.Get(name)))
 			continue
 		}
 		for _, value := range values[name] {

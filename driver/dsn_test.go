@@ -76,6 +76,11 @@ func TestDSNFaultsSayWhatToDo(t *testing.T) {
 
 		"d?nod_id=1": "is node_id meant?", "d?node=1": "is nodes meant?", "d?NODE_ID=1": "is node_id meant?", "d?_busytimeout=1": "is _busy_timeout meant?",
 		"d?secretfile=x": "is secret_file meant?", "d?_journl=WAL": "is _journal meant?",
+		"d?_loc=auto": "_timezone", "d?_mutex=full": "leave it out", "d?_cache_size=-2000": "_pragma=cache_size(-2000)",
+		"d?_case_sensitive_like=1": "_pragma=case_sensitive_like(1)", "d?_cslike=true": "_pragma=case_sensitive_like(true)",
+		"d?_recursive_triggers=1": "_pragma=recursive_triggers(1)", "d?_rt=": "_pragma=recursive_triggers(...)", "d?_writable_schema=1": "_pragma=writable_schema(1)",
+		"d?_locking=NORMAL": "_pragma=locking_mode(NORMAL)", "d?_defer_fk=1": "_pragma=defer_foreign_keys(1)", "d?_secure_delete=FAST": "_pragma=secure_delete(FAST)",
+		"d?_ignore_check_constraints=1": "_pragma=ignore_check_constraints(1)", "d?_auth_user=x": "no users", "d?parseTime=true": "leave it out", "d?_timefmt=auto": "_time_format",
 		"d?node_id=1&node_id=2": "twice", "d?_fk=1&_foreign_keys=0": "the same key", "d?_timeout=1&_busy_timeout=2": "the same key",
 		"d?node_id=": "node_id=: the value is empty", "d?nodes=": "nodes=: the value is empty", "d?%zz=1": "escape", "d?a=1;b=2": "semicolon",
 
