@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
@@ -70,6 +71,31 @@ func BenchmarkSelect(b *testing.B) {
 				var ts int64
 				var name string
 				return s.QueryRow(1+rand.IntN(rows)).Scan(&ts, &name)
+			})
+		})
+	}
+}
+
+// BenchmarkSelectNewText reads single rows by their key, which stands in the
+// text: each is a new one, to be classified and prepared.
+func BenchmarkSelectNewText(b *testing.B) {
+	for _, d := range []struct {
+		name string
+		open func(*testing.B) *sql.DB
+	}{
+		{"hiqlite", func(b *testing.B) *sql.DB { return open(b, 1) }},
+		{"modernc", openPlain},
+	} {
+		b.Run("driver="+d.name, func(b *testing.B) {
+			db := d.open(b)
+			if _, err := db.Exec("INSERT INTO bench VALUES(1, 1, 'Name')"); err != nil {
+				b.Fatal(err)
+			}
+			var i atomic.Int64
+			eachConcurrency(b, func() error {
+				var ts int64
+				var name string
+				return db.QueryRow(fmt.Sprintf("SELECT ts, name FROM bench WHERE id=1 AND id<%d", 1+i.Add(1))).Scan(&ts, &name)
 			})
 		})
 	}

@@ -42,7 +42,7 @@ func (r *SQL) Classify(text string) (sqlite.Class, error) {
 // names a new column, or CREATE a table that was dropped: a statement that runs
 // does.
 func (c *classifier) refresh() error {
-	return c.conn.Exec("SELECT 1 FROM " + sqlite.MetaTable + " LIMIT 1")
+	return c.conn.Exec(verifySchema)
 }
 
 // First classifies the first statement of a script, and returns what is behind

@@ -96,6 +96,10 @@ func (c *Cursor) Next(row func(*sqlite.Stmt)) (bool, error) {
 		if errors.As(err, &e) && e.Code == sqlite.CodeInterrupt {
 			err = t.interrupted(c.ctx, e)
 		}
+		if c.kept != nil { // see Query.forget
+			t.programs.remove(c.kept)
+			c.kept = nil
+		}
 		if t.conn.Autocommit() { // a machine without memory left, say
 			t.finish(rolledBack(err))
 		}

@@ -77,6 +77,14 @@ func (p *programs) drop(limit uint64) {
 	}
 }
 
+// remove makes a program the caller's own.
+func (p *programs) remove(found *program) {
+	if p.byText[found.text] == found {
+		delete(p.byText, found.text)
+		p.bytes -= len(found.text)
+	}
+}
+
 func (p *programs) clear() {
 	for _, found := range p.byText {
 		found.Close()

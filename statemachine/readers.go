@@ -65,7 +65,8 @@ type Reader struct {
 	epoch    uint64 // of the pool when conn was opened; 0: not to be lent again
 	file     string // which conn has open
 	programs *programs
-	state    [3]int64 // as SetState was told
+	verify   *sqlite.Stmt // see prepare
+	state    [3]int64     // as SetState was told
 	hasState bool
 
 	since atomic.Int64 // when the running query began, since the process did; 0: none runs
@@ -180,12 +181,17 @@ func (r *Reader) open(file string, epoch uint64) error {
 		conn.Close()
 		return err
 	}
+	verify, _, err := conn.Prepare(verifySchema, true)
+	if err != nil {
+		conn.Close()
+		return err
+	}
 	if r.hasState {
 		conn.SetState(r.state[0], r.state[1], r.state[2])
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.conn, r.file, r.epoch, r.programs = conn, file, epoch, newPrograms(conn)
+	r.conn, r.file, r.epoch, r.programs, r.verify = conn, file, epoch, newPrograms(conn), verify
 	return nil
 }
 
@@ -238,6 +244,7 @@ func (r *Reader) Discard() { r.epoch = 0 }
 
 func (r *Reader) close() {
 	r.programs.clear()
+	r.verify.Close()
 	r.conn.Close()
 }
 
@@ -371,7 +378,7 @@ var processStart = time.Now()
 type Query struct {
 	r     *Reader
 	stmt  *sqlite.Stmt
-	owned bool // not kept by the reader: closed with the query
+	kept  *program // by the reader; nil: closed with the query
 	ended error
 }
 
@@ -384,16 +391,16 @@ func (r *Reader) Query(sql string, args []wire.Argument) (q *Query, tail string,
 	}
 	q = &Query{r: r}
 	if kept := r.programs.get(sql); kept != nil {
-		q.stmt = kept.Stmt
+		q.stmt, q.kept = kept.Stmt, kept
 	} else {
-		stmt, rest, err := conn.Prepare(sql, true)
+		stmt, rest, err := r.prepare(conn, sql)
 		if err != nil || stmt == nil {
 			return nil, rest, err
 		}
-		if sqlite.Blank(rest) {
-			r.programs.keep(sql, stmt)
+		if stmt.KnowsSchema() && sqlite.Blank(rest) {
+			q.kept = r.programs.keep(sql, stmt)
 		} else {
-			q.owned, tail = true, rest
+			tail = rest
 		}
 		q.stmt = stmt
 	}
@@ -406,6 +413,22 @@ func (r *Reader) Query(sql string, args []wire.Argument) (q *Query, tail string,
 	r.query = q
 	r.mu.Unlock()
 	return q, tail, nil
+}
+
+// verifySchema makes the connection that runs it load the schema anew if that has
+// changed since it was last loaded. It returns nothing.
+const verifySchema = "SELECT 1 FROM " + sqlite.MetaTable + " WHERE 0"
+
+// prepare prepares the first statement of sql, to the schema of the rows that
+// have been applied. SQLite compares the schema that a connection remembers with
+// the database's only when a statement runs, and, while one is prepared, when a
+// name is missing: what it remembers otherwise makes errors of statements that
+// are right, and answers of PRAGMAs that are wrong.
+func (r *Reader) prepare(conn *sqlite.Conn, sql string) (*sqlite.Stmt, string, error) {
+	if err := r.verify.Run(); err != nil {
+		return nil, "", err
+	}
+	return conn.Prepare(sql, true)
 }
 
 // Columns returns the query's columns; before the first Next they may be those
@@ -422,6 +445,7 @@ func (q *Query) Next(row func(*sqlite.Stmt)) (bool, error) {
 	}
 	more, err := q.stmt.Step()
 	if err != nil {
+		q.forget()
 		if reason := q.reason(); reason != nil {
 			err = reason
 		}
@@ -446,10 +470,20 @@ func (q *Query) Close() {
 		q.r.since.Store(0)
 	}
 	q.r.mu.Unlock()
-	if q.owned {
+	if q.kept == nil {
 		q.stmt.Close()
 	} else {
 		q.stmt.Reset()
 	}
 	q.stmt = nil
+}
+
+// forget makes the reader prepare the text of a query that has failed anew, the
+// next time. If SQLite itself could not prepare it anew, to a newer schema, it
+// would try that again, to the schema that it remembers by then.
+func (q *Query) forget() {
+	if q.kept != nil {
+		q.r.programs.remove(q.kept)
+		q.kept = nil
+	}
 }

@@ -100,7 +100,7 @@ func (r *SQL) Read(ctx context.Context, opts TransactionOptions) (*Transaction, 
 	}
 	reader.conn.CopyArguments(true)
 	t := &Transaction{r: r, reader: reader, conn: reader.conn, programs: reader.programs, opts: opts, lent: true, cursors: map[*Cursor]bool{}}
-	if err := t.owner("BEGIN; SELECT 1 FROM " + sqlite.MetaTable + " LIMIT 1"); err != nil {
+	if err := t.owner("BEGIN; " + verifySchema); err != nil {
 		reader.Discard()
 		reader.Release()
 		return nil, err
@@ -371,7 +371,7 @@ func (t *Transaction) prepare(text string) (stmt *sqlite.Stmt, kept *program, er
 		if err != nil || stmt == nil {
 			return nil, nil, err
 		}
-		if stmt.Actions.Pragma != "" || stmt.Actions.Schema {
+		if !stmt.KnowsSchema() || stmt.Actions.Schema {
 			return stmt, nil, nil
 		}
 		return stmt, t.programs.keep(text, stmt), nil

@@ -146,6 +146,11 @@ func (s *Stmt) ReadOnly() bool { return lib.Xsqlite3_stmt_readonly(s.c.tls, s.p)
 // Explain reports an EXPLAIN.
 func (s *Stmt) Explain() bool { return lib.Xsqlite3_stmt_isexplain(s.c.tls, s.p) != 0 }
 
+// KnowsSchema reports that the statement looks for a newer schema whenever it
+// runs, and is prepared anew if there is one. A PRAGMA tells what the connection
+// knew when it was prepared, an EXPLAIN what would have run then.
+func (s *Stmt) KnowsSchema() bool { return s.Actions.Pragma == "" && !s.Explain() }
+
 // Bind binds arguments to the parameters, as modernc.org/sqlite does: a name
 // goes to the parameters of that name whatever their prefix, ?NNN and $NNN
 // take the argument at that place, a plain ? the one at its own. used, if not

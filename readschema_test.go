@@ -1,0 +1,207 @@
+package hiqlite_test
+
+import (
+	"database/sql"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hiqlite/hiqlite"
+)
+
+// Reads that depend on the schema when they are prepared: SQLite notices with
+// none of them by itself that its connection remembers an older schema.
+var schemaReads = []string{
+	"PRAGMA index_list(t)", "PRAGMA index_info(i)", "PRAGMA index_xinfo(i)", "PRAGMA foreign_key_list(t)", "PRAGMA table_info(t)", "PRAGMA table_xinfo(t)", "PRAGMA table_list(t)", "PRAGMA foreign_key_check(t)",
+	"SELECT * FROM pragma_index_list('t')", "SELECT * FROM pragma_index_info('i')", "SELECT * FROM pragma_table_xinfo('t')", "SELECT * FROM pragma_foreign_key_list('t')", "SELECT name FROM pragma_table_list('t')",
+	"SELECT * FROM t UNION ALL SELECT 1, 2", "SELECT * FROM t UNION ALL SELECT 1, 2, 3", "SELECT 1, 2, 3, 4 EXCEPT SELECT * FROM t", "VALUES(1,2,3) UNION SELECT * FROM t",
+	"SELECT * FROM t JOIN u USING(b)", "SELECT * FROM t JOIN u USING(c)", "SELECT * FROM t NATURAL JOIN u", "SELECT * FROM u LEFT JOIN t USING(a)",
+	"SELECT * FROM t ORDER BY 3", "SELECT * FROM t ORDER BY 4", "SELECT * FROM t GROUP BY 3",
+	"SELECT 1 IN (SELECT * FROM t)", "SELECT (1,2) IN (SELECT * FROM t)", "SELECT (SELECT * FROM t)", "SELECT (1,2,3) = (SELECT * FROM t)", "SELECT 1 IN t", "SELECT 5 IN u",
+	"WITH w(x,y) AS (SELECT * FROM t) SELECT * FROM w", "WITH w(x,y,z) AS (SELECT * FROM t) SELECT * FROM w",
+	"SELECT * FROM v", "SELECT * FROM v UNION ALL SELECT 1, 2, 3", "PRAGMA table_info(v)", "SELECT * FROM v ORDER BY 3",
+	"SELECT * FROM t", "SELECT b FROM t", "SELECT c FROM t", "SELECT \"c\" FROM t", "SELECT t.rowid FROM t", "SELECT * FROM t INDEXED BY i WHERE b=1", "SELECT count(*) FROM t", "SELECT max(b), min(c) FROM t", "SELECT a+0, a FROM t",
+	"EXPLAIN QUERY PLAN SELECT * FROM t WHERE b=1", "EXPLAIN QUERY PLAN SELECT * FROM t JOIN u USING(b)", "SELECT name, type, sql FROM sqlite_schema WHERE name IN ('t','u','v','i')",
+}
+
+// Changes of the schema, each of which makes some of the reads answer otherwise.
+var schemaChanges = []string{
+	"CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT)", "CREATE TABLE u(b, c REAL)", "INSERT INTO t VALUES(1,'one'),(2,'two'); INSERT INTO u VALUES('one',1),('three',3)",
+	"CREATE INDEX i ON t(b)", "CREATE VIEW v AS SELECT * FROM t", "ALTER TABLE t ADD COLUMN c REAL DEFAULT 1.5", "DROP INDEX i", "CREATE UNIQUE INDEX i ON t(c, b) WHERE a < 2", "ALTER TABLE t DROP COLUMN b",
+	"DROP INDEX i; ALTER TABLE t DROP COLUMN c", "DROP VIEW v", "ALTER TABLE t ADD COLUMN b VARCHAR(7)", "CREATE VIEW v AS SELECT a, b, 1 AS c FROM t", "CREATE INDEX i ON t(b COLLATE NOCASE DESC)", "ALTER TABLE t RENAME COLUMN b TO c",
+	"DROP VIEW v; DROP TABLE t", "CREATE TABLE t(a, b DATE, c, d GENERATED ALWAYS AS (a+1)) STRICT", "CREATE TABLE t(a INT, b TEXT REFERENCES u(b), c ANY, d GENERATED ALWAYS AS (a+1)) STRICT", "DROP TABLE t; CREATE VIEW t AS SELECT 7 AS a, 'view' AS b, 2.5 AS c", "DROP VIEW t; CREATE VIRTUAL TABLE t USING fts5(a, b, c)",
+	"INSERT INTO t VALUES('x','y','z')", "DROP TABLE t; ALTER TABLE u RENAME TO t", "CREATE TABLE u AS SELECT b AS a, c AS b FROM t", "DROP TABLE t", "DROP TABLE u", "CREATE TABLE u(a PRIMARY KEY) WITHOUT ROWID; CREATE TABLE t(c, a REFERENCES u, b REFERENCES t(c))",
+}
+
+// referenceConn is a connection of modernc.org/sqlite's driver.
+func referenceConn(t testing.TB) *sql.Conn {
+	t.Helper()
+	db, err := sql.Open("sqlite", filepath.Join(t.TempDir(), "file.db")+"?_fk=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	c, err := db.Conn(patient(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// occupy keeps n of a node's readers busy, so that the next read gets another.
+func occupy(t testing.TB, db *sql.DB, n int) (free func()) {
+	t.Helper()
+	var open []*sql.Rows
+	for range n {
+		rows, err := db.QueryContext(patient(t), "SELECT 1 UNION ALL SELECT 2")
+		if err != nil || !rows.Next() {
+			t.Fatal(err)
+		}
+		open = append(open, rows)
+	}
+	return func() {
+		for _, rows := range open {
+			rows.Close()
+		}
+	}
+}
+
+// Whatever a reader prepares knows the schema of the rows that it reads,
+// whichever reader it is and whichever node changed the schema.
+func TestReadsKnowTheSchema(t *testing.T) {
+	for _, size := range []int{1, 3} {
+		for _, kind := range []string{"alone", "in a read-only transaction", "in a transaction", "in a deferred transaction"} {
+			t.Run(fmt.Sprintf("nodes=%d/%s", size, kind), func(t *testing.T) {
+				c := newCluster(t, size)
+				theirs := referenceConn(t)
+				for i, change := range schemaChanges {
+					_, err := c.db(i%size).ExecContext(patient(t), change)
+					if _, wrong := theirs.ExecContext(patient(t), change); (err == nil) != (wrong == nil) {
+						t.Fatalf("%s: %v, theirs %v", change, err, wrong)
+					}
+					for n := range size {
+						free := occupy(t, c.db(n), i%3)
+						readAlike(t, c, n, kind, change, theirs)
+						free()
+					}
+				}
+				c.equal()
+			})
+		}
+	}
+}
+
+// readAlike compares the answers of a node with theirs.
+func readAlike(t *testing.T, c *testCluster, n int, kind, change string, theirs *sql.Conn) {
+	ctx := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
+	ours, err := c.db(n).Conn(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	switch kind {
+	case "in a read-only transaction":
+		tx, err := ours.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback()
+	case "in a transaction", "in a deferred transaction":
+		begin := "BEGIN IMMEDIATE"
+		if kind == "in a deferred transaction" {
+			begin = "BEGIN DEFERRED"
+		}
+		run(t, ours, begin)
+		defer ours.ExecContext(ctx, "ROLLBACK")
+	}
+	for _, read := range schemaReads {
+		for _, way := range []way{ways[0], ways[2]} {
+			ours, theirs := way.run(ctx, ours, text(read)), way.run(ctx, theirs, text(read))
+			if ours != theirs {
+				t.Errorf("node %d, after %q, %s %q:\n--- theirs\n%s\n--- ours\n%s", n+1, change, way.name, read, theirs, ours)
+			}
+		}
+	}
+}
+
+// What a transaction itself changes of the schema, and undoes, its reads know.
+func TestReadsOfATransactionKnowItsSchema(t *testing.T) {
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		theirs := referenceConn(t)
+		ours, err := c.db((c.leader() + 1) % len(c.nodes)).Conn(patient(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ours.Close()
+		both := func(change string) {
+			_, err := ours.ExecContext(patient(t), change)
+			if _, wrong := theirs.ExecContext(patient(t), change); (err == nil) != (wrong == nil) {
+				t.Fatalf("%s: %v, theirs %v", change, err, wrong)
+			}
+			for _, read := range schemaReads {
+				for _, way := range []way{ways[0], ways[2]} {
+					ours, theirs := way.run(patient(t), ours, text(read)), way.run(patient(t), theirs, text(read))
+					if ours != theirs {
+						t.Errorf("after %q, %s %q:\n--- theirs\n%s\n--- ours\n%s", change, way.name, read, theirs, ours)
+					}
+				}
+			}
+		}
+		for i, change := range schemaChanges {
+			switch i % 5 {
+			case 0:
+				both("BEGIN")
+			case 4:
+				both("COMMIT")
+			case 2:
+				both("SAVEPOINT s")
+				both("DROP TABLE IF EXISTS u; CREATE TABLE u(one, two, three); DROP VIEW IF EXISTS v; CREATE INDEX extra ON u(two)")
+				both("ROLLBACK TO s")
+			}
+			both(change)
+		}
+		both("COMMIT")
+		c.equal()
+	})
+}
+
+// Prepared statements that a program holds follow the schema. Those of EXPLAIN
+// do not in SQLite.
+func TestHeldStatementsFollowTheSchema(t *testing.T) {
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		theirs := referenceConn(t)
+		ctx := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
+		held := map[string][2]*sql.Stmt{}
+		for i, change := range schemaChanges {
+			_, err := c.db(i%len(c.nodes)).ExecContext(ctx, change)
+			if _, wrong := theirs.ExecContext(ctx, change); (err == nil) != (wrong == nil) {
+				t.Fatalf("%s: %v, theirs %v", change, err, wrong)
+			}
+			for _, read := range schemaReads {
+				if strings.HasPrefix(read, "EXPLAIN") {
+					continue
+				}
+				stmts, ok := held[read]
+				if !ok {
+					a, err := c.db((i+1)%len(c.nodes)).PrepareContext(ctx, read)
+					b, wrong := theirs.PrepareContext(ctx, read)
+					if (err == nil) != (wrong == nil) {
+						t.Errorf("after %q, prepare %q: %v, theirs %v", change, read, err, wrong)
+					}
+					if err != nil || wrong != nil {
+						continue
+					}
+					t.Cleanup(func() { a.Close(); b.Close() })
+					stmts = [2]*sql.Stmt{a, b}
+					held[read] = stmts
+				}
+				ours, theirs := seeRows(stmts[0].QueryContext(ctx)), seeRows(stmts[1].QueryContext(ctx))
+				if ours != theirs {
+					t.Errorf("after %q, held %q:\n--- theirs\n%s\n--- ours\n%s", change, read, theirs, ours)
+				}
+			}
+		}
+	})
+}
