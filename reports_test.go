@@ -107,7 +107,7 @@ func TestReportSpaceAfterTheSemicolon(t *testing.T) {
 				t.Errorf("Exec ending in %q affects %d rows", end, n)
 			}
 			var n int
-			if err := db.QueryRow("SELECT 7"+end).Scan(&n); err != nil || n != 7 {
+			if err := db.QueryRow("SELECT 7" + end).Scan(&n); err != nil || n != 7 {
 				t.Errorf("Query ending in %q: %d, %v", end, n, err)
 			}
 		}
