@@ -32,7 +32,6 @@ type batch struct {
 	entry     entry
 	open      bool            // a transaction is open
 	functions []wire.Function // that the schema needed when it began
-	sequence  bool            // it wrote sqlite_sequence
 	stats     bool            // it changed the statistics
 	reloaded  bool            // it loaded the schema anew: ROLLBACK will not know that it must be again
 }
@@ -266,12 +265,31 @@ func (r *SQL) begin() error {
 	// Nothing that speculates may hold what this needs. What still does has
 	// lost its lease.
 	r.endSpeculation(nil)
-	if err := r.owner("BEGIN IMMEDIATE"); err != nil {
+	if err := r.lock(); err != nil {
 		return err
 	}
 	r.batch.functions = r.functions
-	r.batch.open, r.batch.sequence, r.batch.stats, r.batch.reloaded = true, false, false, false
+	r.batch.open, r.batch.stats, r.batch.reloaded = true, false, false
 	return nil
+}
+
+// lockTries bounds the wait for SQLite's write lock, in times of five seconds.
+const lockTries = 6
+
+// lock begins a transaction. Another program that has the database open may hold
+// the lock, a shell for example: nothing has been done yet, so it is tried again.
+func (r *SQL) lock() error {
+	for tries := 1; ; tries++ {
+		r.conn.ForgetFileErrors()
+		err := r.owner("BEGIN IMMEDIATE")
+		if err == nil || !r.conn.Blocked(err) {
+			return err
+		}
+		if tries == lockTries || r.Err() != nil {
+			return fmt.Errorf("another program holds SQLite's lock of the database; end it: %w", err)
+		}
+		r.log.Warn("hiqlite: another program holds SQLite's lock of the database: entries wait to be applied", "error", err)
+	}
 }
 
 // rollback leaves no transaction open, and nothing that was prepared or loaded
@@ -299,6 +317,9 @@ func (r *SQL) rollback() error {
 func (r *SQL) commit() error {
 	if !r.batch.open {
 		return nil
+	}
+	if err := r.conn.FileError(); err != nil {
+		return err // SQLite went on in spite of it
 	}
 	r.conn.Owner(true)
 	defer r.conn.Owner(false)
@@ -342,10 +363,12 @@ func (r *SQL) vacuum(op *wire.Operation, result *wire.Result) error {
 	}
 	if err != nil {
 		var e *sqlite.Error
-		if !errors.As(err, &e) || sqlite.Local(e) || e.Code == sqlite.CodeFull {
+		if r.conn.Local(err) || !errors.As(err, &e) {
 			return err
 		}
 		result.Err = e
+	} else if err := r.conn.FileError(); err != nil {
+		return err
 	} else {
 		result.Statements = make([]wire.StatementResult, 1)
 	}

@@ -3,7 +3,6 @@ package statemachine
 import (
 	"errors"
 	"fmt"
-	"math"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -13,9 +12,6 @@ import (
 // holds them in memory.
 const maxResult = 64 << 20
 
-// minFree is the free space, in bytes, under which a full disk is believed.
-const minFree = 16 << 20
-
 const savepoint = "_hiqlite_operation"
 
 // execution is one operation being executed.
@@ -23,17 +19,16 @@ type execution struct {
 	*SQL
 	op       *wire.Operation
 	result   *wire.Result
-	saved    bool     // a savepoint stands before it
-	bytes    int      // of rows returned
-	schema   bool     // it may have changed the schema
-	stats    bool     // it may have changed the statistics
-	deferred bool     // it said PRAGMA defer_foreign_keys
-	inserts  []string // tables into which it inserts
-	halfway  bool     // it was given up, not by SQLite: which has undone nothing
-	counted  int64    // of total_changes() by the statements before
-	counts   bool     // changes is wanted
-	changes  int64    // that the last statement made itself
-	rowid    int64    // that it gave
+	saved    bool  // a savepoint stands before it
+	bytes    int   // of rows returned
+	schema   bool  // it may have changed the schema
+	stats    bool  // it may have changed the statistics
+	deferred bool  // it said PRAGMA defer_foreign_keys
+	halfway  bool  // it was given up, not by SQLite: which has undone nothing
+	counted  int64 // of total_changes() by the statements before
+	counts   bool  // changes is wanted
+	changes  int64 // that the last statement made itself
+	rowid    int64 // that it gave
 }
 
 // execute executes op and fills in its result. ended says that op must not
@@ -67,7 +62,16 @@ func (r *SQL) execute(op *wire.Operation, result *wire.Result) (ended bool, err 
 		failed = x.check()
 	}
 	if failed == nil {
-		return false, x.finish()
+		if failed = x.finish(); failed != nil { // the savepoint may be gone
+			x.saved, x.halfway = false, true
+		}
+	}
+	if err := r.conn.FileError(); failed == nil && err != nil {
+		// SQLite went on in spite of it, which others had no reason to do.
+		return false, err
+	}
+	if failed == nil {
+		return false, nil
 	}
 	return x.fail(failed)
 }
@@ -188,9 +192,7 @@ func (x *execution) note(s *sqlite.Stmt) {
 	a := &s.Actions
 	x.schema = x.schema || a.Schema
 	x.stats = x.stats || a.Statistics
-	x.batch.sequence = x.batch.sequence || a.Sequence
 	x.batch.stats = x.batch.stats || a.Statistics
-	x.inserts = append(x.inserts, a.Inserts...)
 	x.deferred = x.deferred || a.Pragma == "defer_foreign_keys"
 }
 
@@ -325,6 +327,8 @@ func (x *execution) finish() error {
 //
 // Virtual tables begin anew as well: what the old ones hold back has to be
 // written before, or both write.
+//
+// A schema that cannot be loaded is the error of the operation that made it.
 func (r *SQL) reload() error {
 	r.programs.clear()
 	if err := r.flush(); err != nil {
@@ -332,7 +336,7 @@ func (r *SQL) reload() error {
 	}
 	r.virtualKnown = false
 	r.batch.reloaded = true
-	return r.owner("PRAGMA writable_schema=RESET")
+	return r.owner("PRAGMA writable_schema=RESET; SELECT 1 FROM " + sqlite.MetaTable + " LIMIT 0")
 }
 
 const flushVirtual = "SAVEPOINT " + savepoint + "; RELEASE " + savepoint
@@ -371,24 +375,18 @@ func (x *execution) setForeignKeys(on bool) error {
 // fail ends an operation that failed: the error is its result, unless it is
 // this machine's.
 func (x *execution) fail(failed error) (ended bool, err error) {
-	var e *sqlite.Error
-	if !errors.As(failed, &e) || sqlite.Local(e) {
+	if x.conn.Local(failed) {
 		return false, failed
 	}
-	if e.Code == sqlite.CodeFull && !x.conn.TookMaxRowid() && e.Hint == "" {
-		full, err := x.exhausted()
-		if err != nil {
-			return false, err
-		}
-		if !full {
-			return false, failed
-		}
-		e.Hint = "the table's AUTOINCREMENT has reached its end"
+	var e *sqlite.Error
+	if !errors.As(failed, &e) {
+		return false, failed
 	}
-	if e.Code == sqlite.CodeNoMemory {
-		if !x.conn.CanAllocate() {
-			return false, failed
-		}
+	switch {
+	case e.Hint != "":
+	case e.Code == sqlite.CodeFull:
+		e.Hint = "not the disk is: the table's AUTOINCREMENT has reached its end"
+	case e.Code == sqlite.CodeNoMemory:
 		e.Hint = "the statement makes a value of more than 2 GiB"
 	}
 	if e.Code == sqlite.CodeInterrupt {
@@ -398,9 +396,12 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 	x.result.Statements, x.result.Err = nil, e
 	foreignKeys := x.op.ForeignKeysOff || x.result.ForeignKeys != wire.ForeignKeysUntouched
 	x.result.ForeignKeys = wire.ForeignKeysUntouched
-	if x.conn.Autocommit() || x.stats || !x.saved && (x.conn.DeferredViolations() || x.halfway || e.Code == sqlite.CodeFull || e.Code == sqlite.CodeInterrupt || e.Code == sqlite.CodeNoMemory) {
+	if x.conn.Autocommit() || x.stats || x.schema || e.Code == sqlite.CodeCorrupt ||
+		!x.saved && (x.conn.DeferredViolations() || x.halfway || e.Code == sqlite.CodeFull || e.Code == sqlite.CodeInterrupt || e.Code == sqlite.CodeNoMemory) {
 		// OR ROLLBACK and the like have ended the transaction; or there is no
-		// savepoint to go back to.
+		// savepoint to go back to; or going back to it would not be enough: a
+		// virtual table that it undoes still takes part in the COMMIT, and what
+		// SQLite calls corrupt it writes to no more.
 		ended = true
 		if err := x.rollback(); err != nil {
 			return ended, err
@@ -410,14 +411,14 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 			return false, err
 		}
 	}
-	if x.schema && !ended {
-		if err := x.reload(); err != nil {
-			return false, err
-		}
-	}
 	if !ended {
-		if err := x.flush(); err != nil {
+		if err := x.flush(); x.conn.Local(err) {
 			return false, err
+		} else if err != nil {
+			ended = true
+			if err := x.rollback(); err != nil {
+				return ended, err
+			}
 		}
 	}
 	if foreignKeys || x.deferred {
@@ -425,36 +426,6 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 		return ended, x.restore()
 	}
 	return ended, nil
-}
-
-// exhausted tells a table whose AUTOINCREMENT is used up, which is so on every
-// replica, from a disk that is full, which is this one's: SQLite reports both
-// alike.
-func (x *execution) exhausted() (bool, error) {
-	if free, err := FreeSpace(x.storage.dir); err != nil || free < minFree {
-		return false, err
-	}
-	if x.batch.sequence && len(x.inserts) > 0 {
-		return true, nil // the row that told may be gone with the transaction
-	}
-	x.conn.Owner(true)
-	defer x.conn.Owner(false)
-	s, _, err := x.conn.Prepare("SELECT 1 FROM sqlite_sequence WHERE name=? COLLATE NOCASE AND CAST(seq AS INTEGER)=?", false)
-	if err != nil {
-		return false, nil // no such table: no AUTOINCREMENT
-	}
-	defer s.Close()
-	for _, table := range x.inserts {
-		if err := s.Bind([]wire.Argument{{Value: wire.TextValue(table)}, {Value: wire.IntegerValue(math.MaxInt64)}}, nil); err != nil {
-			return false, err
-		}
-		found, err := s.Step()
-		s.Reset()
-		if found || err != nil {
-			return found, err
-		}
-	}
-	return false, nil
 }
 
 // save sets the savepoint to which the operation is undone.

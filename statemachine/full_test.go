@@ -12,15 +12,16 @@ import (
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 )
 
-// fill makes the database of m full: it may not grow any more.
-func (m *machine) fill() {
-	m.t.Helper()
-	pages := m.rows("PRAGMA page_count")
-	m.conn.Owner(true)
-	defer m.conn.Owner(false)
-	if err := m.conn.Exec("PRAGMA max_page_count=" + pages); err != nil {
-		m.t.Fatal(err)
-	}
+// fill makes the disk of m full until the returned function is called.
+func (m *machine) fill() (free func()) {
+	free = sqlite.FailFiles(func(op, path string) int {
+		if op == "write" && strings.HasPrefix(path, m.dir) {
+			return sqlite.CodeFull
+		}
+		return 0
+	})
+	m.t.Cleanup(free)
+	return free
 }
 
 // blocked is a Failed that does not return before it is told to.
@@ -57,7 +58,7 @@ func TestAFullDiskIsNoResult(t *testing.T) {
 			if err := m.Sync(); err != nil {
 				t.Fatal(err)
 			}
-			m.fill()
+			free := m.fill()
 			h := &history{entries: h.entries[:n:n], seq: h.seq}
 			h.do(insert(7), op(text), insert(8))
 			h.do(insert(9))
@@ -102,7 +103,7 @@ func TestAFullDiskIsNoResult(t *testing.T) {
 				t.Error("Failed was called again:", err)
 			default:
 			}
-			// There is space again.
+			free()
 			m.index = uint64(len(h.entries))
 			m.restart(h)
 			if got := m.rows("SELECT n FROM applied WHERE n IN (7,8,9)"); got != "7\n8\n9" {

@@ -135,6 +135,10 @@ func (t *Transaction) after(ctx context.Context, before recordMark, s *wire.Stat
 		failed = tookMaxRowid()
 		t.over = failed
 	}
+	if err := t.conn.FileError(); err != nil && t.over == nil { // what was recorded is not what others would do
+		failed = errors.Join(err, failed)
+		t.over = failed
+	}
 	if failed == nil {
 		t.sum.Add(0, changes, rowid)
 		t.sum.AddRows(out.Rows)
@@ -147,8 +151,8 @@ func (t *Transaction) after(ctx context.Context, before recordMark, s *wire.Stat
 	if errors.As(failed, &e) && e.Code == sqlite.CodeInterrupt {
 		failed = t.interrupted(ctx, e)
 	}
-	if t.conn.Autocommit() {
-		t.over = rolledBack(failed)
+	if t.conn.Autocommit() || e != nil && e.Code == sqlite.CodeCorrupt {
+		t.over = rolledBack(failed) // after the latter SQLite writes no more
 		return failed
 	}
 	t.back(before)
@@ -285,7 +289,7 @@ func (x *execution) again(s *wire.Statement) (code int, rows *wire.Rows, err err
 		out, err = x.text(s)
 	}
 	var e *sqlite.Error
-	if s.Fails == 0 || !errors.As(err, &e) || sqlite.Local(e) || x.conn.Autocommit() {
+	if s.Fails == 0 || x.conn.Local(err) || !errors.As(err, &e) || x.conn.Autocommit() {
 		return 0, out.Rows, err
 	}
 	return e.Code, nil, nil

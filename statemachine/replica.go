@@ -225,7 +225,7 @@ func (r *SQL) connect(path string) error {
 // damaged makes SQLite's word for a broken file an ErrDamaged.
 func damaged(err error) error {
 	var e *sqlite.Error
-	if errors.As(err, &e) && sqlite.Corrupt(e) {
+	if errors.As(err, &e) && sqlite.Corrupt(e) && !errors.Is(err, ErrDamaged) {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return err
@@ -267,6 +267,10 @@ func (r *SQL) Update(entries []sm.Entry) ([]sm.Entry, error) {
 	r.mu.Lock()
 	err := r.apply(entries)
 	if err != nil {
+		if said := r.conn.FileError(); said != nil && !errors.Is(err, said) {
+			err = fmt.Errorf("%w: %w", said, err)
+		}
+		err = damaged(err)
 		r.mark(err) // before anybody sees what was half applied
 	}
 	r.mu.Unlock()

@@ -23,7 +23,6 @@ type Actions struct {
 	PragmaSet   bool     // it has an argument
 	Rows        bool     // it inserts, updates or deletes
 	Inserts     []string // tables it inserts into
-	Sequence    bool     // it writes sqlite_sequence itself
 	Savepoint   string   // the name of the savepoint that it sets or ends
 	ReadsOwn    *Error   // why it may read, but not write
 }
@@ -159,9 +158,6 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 		return lib.SQLITE_OK // it may look at every table
 	case lib.SQLITE_REINDEX:
 		return lib.SQLITE_OK
-	}
-	if table == "sqlite_sequence" {
-		c.actions.Sequence = true
 	}
 	if strings.HasPrefix(table, "sqlite_stat") {
 		c.actions.Statistics = true

@@ -61,6 +61,7 @@ type Conn struct {
 	args      arena
 	copies    bool       // see CopyArguments
 	functions *Functions // that the program has; see Define
+	files     fileTrouble
 
 	mu     sync.Mutex // guards closed against Interrupt
 	closed bool
@@ -94,12 +95,10 @@ func (c *Conn) open(path string) error {
 	if c.mode == ReadOnly {
 		flags = lib.SQLITE_OPEN_READONLY | lib.SQLITE_OPEN_NOMUTEX
 	}
-	name, vfs := c.cstring(path), uintptr(0)
+	name := c.cstring(path)
 	defer libc.Xfree(c.tls, name)
-	if c.replicates() {
-		vfs = applyVFS
-	}
-	rc := lib.Xsqlite3_open_v2(c.tls, name, c.scratch, flags, vfs)
+	conns.Store(c.tls, c)
+	rc := lib.Xsqlite3_open_v2(c.tls, name, c.scratch, flags, vfsName)
 	c.db = *at[uintptr](c.scratch)
 	if rc != lib.SQLITE_OK {
 		return c.err(rc)
@@ -109,6 +108,11 @@ func (c *Conn) open(path string) error {
 	lib.Xsqlite3_limit(c.tls, c.db, lib.SQLITE_LIMIT_LENGTH, maxLength)
 	if err := c.defineRegexp(); err != nil {
 		return err
+	}
+	main := c.cstring("main")
+	defer libc.Xfree(c.tls, main)
+	if c.mode != ReadOnly && lib.Xsqlite3_db_readonly(c.tls, c.db, main) == 1 {
+		return &Error{Code: lib.SQLITE_READONLY, Message: "attempt to write a readonly database (8)", Hint: "make the file and its folder writable for the user that this program runs as"}
 	}
 	if c.mode == Plain {
 		return nil
@@ -124,7 +128,6 @@ func (c *Conn) open(path string) error {
 			return c.err(rc)
 		}
 	}
-	conns.Store(c.tls, c)
 	lib.Xsqlite3_set_authorizer(c.tls, c.db, callback(authorize), 0)
 	lib.Xsqlite3_progress_handler(c.tls, c.db, stepsPerCheck, callback(progress), 0)
 	if c.mode == Speculate {

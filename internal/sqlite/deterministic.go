@@ -35,6 +35,7 @@ type deterministic struct {
 // Begin makes the connection answer as op asks: its clock, its random numbers,
 // its bound, and what changes() and last_insert_rowid() say at its beginning.
 func (c *Conn) Begin(op *wire.Operation) {
+	c.ForgetFileErrors()
 	c.Clock(op.StampMS, &op.Seed)
 	steps := op.MaxSteps
 	if steps == 0 {
@@ -221,39 +222,12 @@ func (c *Conn) WALFrames() int { return c.frames }
 // OutOfSteps reports that the operation was ended by its bound.
 func (c *Conn) OutOfSteps() bool { return c.op.checks <= 1 }
 
-// applyVFS names, in the engine's memory, the VFS of Apply connections: the
-// ordinary one with another clock. One serves all replicas of the process,
-// since SQLite never frees one.
-var applyVFS uintptr
-
-func registerVFS() error {
-	tls := libc.NewTLS() // kept: the VFS lives as long as the process
-	base := lib.Xsqlite3_vfs_find(tls, 0)
-	size := unsafe.Sizeof(lib.Tsqlite3_vfs{})
-	p := libc.Xmalloc(tls, libc.Tsize_t(size))
-	vfs := at[lib.Tsqlite3_vfs](p)
-	*vfs = *at[lib.Tsqlite3_vfs](base)
-	name := "hiqlite-apply\x00"
-	applyVFS = libc.Xmalloc(tls, libc.Tsize_t(len(name)))
-	copy(unsafe.Slice(at[byte](applyVFS), len(name)), name)
-	vfs.FzName = applyVFS
-	vfs.FpNext = 0
-	vfs.FxCurrentTimeInt64 = callback(currentTime)
-	if rc := lib.Xsqlite3_vfs_register(tls, p, 0); rc != lib.SQLITE_OK {
-		return &Error{Code: int(rc), Message: "cannot register the VFS of the apply connection"}
-	}
-	// 'localtime' and 'utc' use the process's zone otherwise. The switch is the
-	// process's, so the callback asks whose statement it is.
-	list := libc.Xmalloc(tls, 32)
-	lib.Xsqlite3_test_control(tls, lib.SQLITE_TESTCTRL_LOCALTIME_FAULT, libc.VaList(list, int32(2), callback(localtime)))
-	libc.Xfree(tls, list)
-	return nil
-}
-
-func currentTime(tls *libc.TLS, _, now uintptr) int32 {
+// currentTime is the operation's for the connections that replicate, and this
+// machine's for the others.
+func currentTime(tls *libc.TLS, vfs, now uintptr) int32 {
 	c := connOf(tls)
-	if c == nil {
-		return lib.SQLITE_ERROR
+	if c == nil || !c.replicates() {
+		return callee[func(*libc.TLS, uintptr, uintptr) int32](vfsBase.FxCurrentTimeInt64)(tls, vfs, now)
 	}
 	*at[int64](now) = c.op.now
 	return lib.SQLITE_OK

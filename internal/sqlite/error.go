@@ -28,10 +28,10 @@ func (c *Conn) err(rc int32) *Error {
 	return &Error{Code: int(rc), Message: text}
 }
 
-// CanAllocate reports that this machine gives out as much memory at once as
+// canAllocate reports that this machine gives out as much memory at once as
 // SQLite ever asks for. SQLite itself refuses to ask for more than 2 GiB, with
 // the same SQLITE_NOMEM, on every replica alike.
-func (c *Conn) CanAllocate() bool {
+func (c *Conn) canAllocate() bool {
 	const most = 2147483391
 	p := libc.Xmalloc(c.tls, most)
 	if p == 0 {
@@ -55,26 +55,20 @@ const (
 	CodeTooBig     = lib.SQLITE_TOOBIG
 	CodeAuth       = lib.SQLITE_AUTH
 	CodeForeignKey = lib.SQLITE_CONSTRAINT_FOREIGNKEY
-)
 
-// Local reports that an error tells of this machine (its disk, its memory, its
-// files) and not of the statement: another replica may not have met it.
-func Local(e *Error) bool {
-	switch e.Code & 0xff {
-	case lib.SQLITE_IOERR, lib.SQLITE_CANTOPEN, lib.SQLITE_NOTADB, lib.SQLITE_READONLY,
-		lib.SQLITE_PROTOCOL, lib.SQLITE_PERM, lib.SQLITE_BUSY, lib.SQLITE_NOLFS:
-		return true
-	case lib.SQLITE_CORRUPT:
-		// A virtual table's own check of its rows, alike on every replica.
-		return e.Code != lib.SQLITE_CORRUPT_VTAB
-	}
-	return false
-}
+	// CodeCorrupt is the one code after which SQLite refuses to write until
+	// ROLLBACK: a savepoint does not help.
+	CodeCorrupt = lib.SQLITE_CORRUPT
+
+	CodeReadFailed  = lib.SQLITE_IOERR_READ
+	CodeWriteFailed = lib.SQLITE_IOERR_WRITE
+	CodeCannotOpen  = lib.SQLITE_CANTOPEN
+)
 
 // Corrupt reports that the database file is not one, or is broken.
 func Corrupt(e *Error) bool {
 	code := e.Code & 0xff
-	return code == lib.SQLITE_NOTADB || code == lib.SQLITE_CORRUPT && Local(e)
+	return code == lib.SQLITE_NOTADB || code == lib.SQLITE_CORRUPT || e.Code == lib.SQLITE_IOERR_DATA
 }
 
 // SyntaxError reports that the text is no SQL whatever the schema.

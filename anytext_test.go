@@ -1,0 +1,49 @@
+package hiqlite_test
+
+import (
+	"testing"
+
+	"github.com/hiqlite/hiqlite"
+)
+
+// SQLite calls a file malformed and a statement that it cannot read back: the
+// latter is the statement's error, alone and in a transaction, and no node
+// stops, neither now nor at its next start.
+func TestAStatementsErrorIsNotTheDisks(t *testing.T) {
+	const malformed = "CREATE VIEW IF NOT EXISTS IF AS SELECT null"
+	eachSize(t, func(t *testing.T, nodes *testCluster) {
+		c := sturdy{nodes}
+		mustExec(t, c.db(0), "CREATE TABLE kept(id INTEGER PRIMARY KEY, v TEXT UNIQUE)")
+		mustExec(t, c.db(0), "INSERT INTO kept(v) VALUES('a'),('b'),('c')")
+		db := c.db(0)
+		_, err := db.ExecContext(patient(t), malformed)
+		refusal(t, malformed, err, 11, "malformed database schema (IF)")
+		c.unharmed(malformed)
+
+		tx, err := db.BeginTx(patient(t), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec("INSERT INTO kept(v) VALUES('d')"); err != nil {
+			t.Fatal(err)
+		}
+		_, err = tx.Exec(malformed)
+		refusal(t, malformed, err, 11, "malformed database schema (IF)")
+		// In plain SQLite the COMMIT fails.
+		if err := tx.Commit(); err == nil {
+			t.Error("the transaction was committed")
+		}
+		c.unharmed(malformed + " in a transaction")
+		var n int
+		if err := db.QueryRowContext(hiqlite.WithConsistency(patient(t), hiqlite.Linearizable), "SELECT count(*) FROM kept").Scan(&n); err != nil || n != 3 {
+			t.Errorf("%d rows, %v", n, err)
+		}
+		for i := range c.nodes {
+			c.stop(i)
+		}
+		for i := range c.nodes {
+			c.start(i)
+		}
+		c.unharmed("a restart")
+	})
+}

@@ -1,0 +1,332 @@
+package sqlite
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"modernc.org/libc"
+	lib "modernc.org/sqlite/lib"
+)
+
+// All connections open their files through a VFS of our own, on top of SQLite's
+// for this system. It gives the connections that apply another clock, and it
+// notes, at the connection, each error of the file system: that tells this
+// machine's trouble from a statement's own error, for which SQLite has the same
+// codes. A view with a strange name is "malformed", as a broken file is.
+
+// A FileError is what the file system said to SQLite.
+type FileError struct {
+	Op   string // read, write, sync, ...
+	Path string
+	Code int // SQLite's, extended
+	Text string
+}
+
+func (e *FileError) Error() string {
+	return fmt.Sprintf("%s %s: %s (%d)", e.Op, e.Path, e.Text, e.Code)
+}
+
+// FileError returns the first error of the file system that the connection met
+// since ForgetFileErrors, or nil. SQLite may have gone on in spite of it.
+func (c *Conn) FileError() error {
+	if c.files.err == nil {
+		return nil
+	}
+	return c.files.err
+}
+
+// ForgetFileErrors forgets what the file system has said, and locks that were
+// met. Begin does so, too.
+func (c *Conn) ForgetFileErrors() { c.files = fileTrouble{} }
+
+// Blocked reports that a statement of this connection has just failed because
+// another connection holds a lock, and for nothing else.
+func (c *Conn) Blocked(err error) bool {
+	var e *Error
+	if c.files.err != nil || !c.files.locked || !errors.As(err, &e) {
+		return false
+	}
+	return e.Code&0xff == lib.SQLITE_BUSY || e.Code&0xff == lib.SQLITE_PROTOCOL
+}
+
+// fileTrouble is what a connection met in its files.
+type fileTrouble struct {
+	err    *FileError
+	locked bool // a lock of somebody else's was in the way
+}
+
+// Local reports that the error, with which a statement of this connection has
+// just failed, tells of this machine (its disk, its memory, its files, another
+// connection's locks) and not of the statement: other replicas may not meet it.
+// What the file system said since ForgetFileErrors decides, never SQLite's code
+// alone: a text can provoke nearly each of them.
+func (c *Conn) Local(err error) bool {
+	var e *Error
+	switch {
+	case err == nil:
+		return false
+	case c.files.err != nil || !errors.As(err, &e):
+		return true
+	}
+	return c.Blocked(err) || e.Code&0xff == lib.SQLITE_NOMEM && !c.canAllocate()
+}
+
+// A fileKind says what SQLite keeps in a file.
+type fileKind int
+
+const (
+	otherFile    fileKind = iota // journals, temporary files
+	databaseFile                 // pages
+	walFile                      // the write-ahead log
+)
+
+// A file is one that SQLite has open through our VFS.
+type file struct {
+	base *lib.Tsqlite3_io_methods // what the VFS below does with it
+	kind fileKind
+	path string
+}
+
+// files finds them: address of the sqlite3_file -> *file. SQLite's memory holds
+// no Go pointer.
+var files sync.Map
+
+func fileOf(id uintptr) *file {
+	f, _ := files.Load(id)
+	return f.(*file)
+}
+
+// The VFS and its methods live as long as the process: SQLite frees none.
+var (
+	vfsName     uintptr // in the engine's memory
+	vfsBase     *lib.Tsqlite3_vfs
+	fileMethods uintptr
+)
+
+// callee makes one of the engine's functions callable.
+func callee[F any](p uintptr) F {
+	return *(*F)(unsafe.Pointer(&struct{ p uintptr }{p}))
+}
+
+func registerVFS() error {
+	tls := libc.NewTLS() // kept: the VFS lives as long as the process
+	base := lib.Xsqlite3_vfs_find(tls, 0)
+	vfsBase = at[lib.Tsqlite3_vfs](base)
+	p := libc.Xmalloc(tls, libc.Tsize_t(unsafe.Sizeof(lib.Tsqlite3_vfs{})))
+	vfs := at[lib.Tsqlite3_vfs](p)
+	*vfs = *vfsBase
+	const name = "hiqlite\x00"
+	vfsName = libc.Xmalloc(tls, libc.Tsize_t(len(name)))
+	copy(unsafe.Slice(at[byte](vfsName), len(name)), name)
+	vfs.FzName = vfsName
+	vfs.FpNext = 0
+	vfs.FxOpen = callback(openFile)
+	vfs.FxDelete = callback(deleteFile)
+	vfs.FxAccess = callback(accessFile)
+	vfs.FxCurrentTimeInt64 = callback(currentTime)
+
+	fileMethods = libc.Xmalloc(tls, libc.Tsize_t(unsafe.Sizeof(lib.Tsqlite3_io_methods{})))
+	*at[lib.Tsqlite3_io_methods](fileMethods) = lib.Tsqlite3_io_methods{
+		FiVersion: 2, // no memory map: what is read has to pass by
+		FxClose:   callback(closeFile), FxRead: callback(readFile), FxWrite: callback(writeFile), FxTruncate: callback(truncateFile),
+		FxSync: callback(syncFile), FxFileSize: callback(sizeFile), FxLock: callback(lockFile), FxUnlock: callback(unlockFile),
+		FxCheckReservedLock: callback(checkReservedLock), FxFileControl: callback(controlFile), FxSectorSize: callback(sectorSize),
+		FxDeviceCharacteristics: callback(deviceCharacteristics), FxShmMap: callback(shmMap), FxShmLock: callback(shmLock),
+		FxShmBarrier: callback(shmBarrier), FxShmUnmap: callback(shmUnmap),
+	}
+	if rc := lib.Xsqlite3_vfs_register(tls, p, 0); rc != lib.SQLITE_OK {
+		return &Error{Code: int(rc), Message: "cannot register hiqlite's VFS"}
+	}
+	// 'localtime' and 'utc' use the process's zone otherwise. The switch is the
+	// process's, so the callback asks whose statement it is.
+	list := libc.Xmalloc(tls, 32)
+	lib.Xsqlite3_test_control(tls, lib.SQLITE_TESTCTRL_LOCALTIME_FAULT, libc.VaList(list, int32(2), callback(localtime)))
+	libc.Xfree(tls, list)
+	return nil
+}
+
+// note remembers at the connection that a call of the file system ended with rc,
+// and returns rc.
+func note(tls *libc.TLS, op, path string, rc int32) int32 {
+	switch rc & 0xff {
+	case lib.SQLITE_OK, lib.SQLITE_NOTFOUND, lib.SQLITE_READONLY:
+		return rc
+	}
+	c := connOf(tls)
+	switch {
+	case c == nil, rc == lib.SQLITE_IOERR_SHORT_READ, rc == lib.SQLITE_IOERR_DELETE_NOENT:
+	case rc&0xff == lib.SQLITE_BUSY:
+		c.files.locked = true
+	case c.files.err == nil:
+		c.files.err = &FileError{Op: op, Path: path, Code: int(rc), Text: libc.GoString(lib.Xsqlite3_errstr(tls, rc&0xff))}
+	}
+	return rc
+}
+
+// fault, if not nil, is asked before each call of the file system, see FailFiles.
+var fault atomic.Pointer[func(op, path string) (code int)]
+
+// FailFiles makes f decide, for tests, which calls of the file system fail: with
+// the code of SQLite's that it returns, if that is not 0. Any connection's calls
+// come to it, also beside each other.
+func FailFiles(f func(op, path string) (code int)) (restore func()) {
+	fault.Store(&f)
+	return func() { fault.Store(nil) }
+}
+
+func injected(op, path string) int32 {
+	if f := fault.Load(); f != nil {
+		return int32((*f)(op, path))
+	}
+	return lib.SQLITE_OK
+}
+
+func openFile(tls *libc.TLS, vfs, name, id uintptr, flags int32, out uintptr) int32 {
+	path := "a temporary file"
+	if name != 0 {
+		path = libc.GoString(name)
+	}
+	if rc := injected("open", path); rc != lib.SQLITE_OK {
+		*at[uintptr](id) = 0
+		return note(tls, "open", path, rc)
+	}
+	rc := callee[func(*libc.TLS, uintptr, uintptr, uintptr, int32, uintptr) int32](vfsBase.FxOpen)(tls, vfs, name, id, flags, out)
+	methods := *at[uintptr](id)
+	if rc != lib.SQLITE_OK || methods == 0 {
+		return note(tls, "open", path, rc)
+	}
+	f := &file{base: at[lib.Tsqlite3_io_methods](methods), path: path}
+	switch {
+	case flags&lib.SQLITE_OPEN_MAIN_DB != 0:
+		f.kind = databaseFile
+	case flags&lib.SQLITE_OPEN_WAL != 0:
+		f.kind = walFile
+	}
+	files.Store(id, f)
+	*at[uintptr](id) = fileMethods
+	return rc
+}
+
+func deleteFile(tls *libc.TLS, vfs, name uintptr, sync int32) int32 {
+	path := libc.GoString(name)
+	rc := injected("delete", path)
+	if rc == lib.SQLITE_OK {
+		rc = callee[func(*libc.TLS, uintptr, uintptr, int32) int32](vfsBase.FxDelete)(tls, vfs, name, sync)
+	}
+	return note(tls, "delete", path, rc)
+}
+
+func accessFile(tls *libc.TLS, vfs, name uintptr, flags int32, out uintptr) int32 {
+	rc := callee[func(*libc.TLS, uintptr, uintptr, int32, uintptr) int32](vfsBase.FxAccess)(tls, vfs, name, flags, out)
+	if rc == lib.SQLITE_OK {
+		return rc
+	}
+	return note(tls, "access", libc.GoString(name), rc)
+}
+
+func closeFile(tls *libc.TLS, id uintptr) int32 {
+	f := fileOf(id)
+	rc := callee[func(*libc.TLS, uintptr) int32](f.base.FxClose)(tls, id)
+	files.Delete(id)
+	*at[uintptr](id) = 0
+	return note(tls, "close", f.path, rc)
+}
+
+func readFile(tls *libc.TLS, id, buf uintptr, n int32, offset int64) int32 {
+	f := fileOf(id)
+	rc := injected("read", f.path)
+	if rc == lib.SQLITE_OK {
+		rc = callee[func(*libc.TLS, uintptr, uintptr, int32, int64) int32](f.base.FxRead)(tls, id, buf, n, offset)
+	}
+	return note(tls, "read", f.path, rc)
+}
+
+func writeFile(tls *libc.TLS, id, buf uintptr, n int32, offset int64) int32 {
+	f := fileOf(id)
+	rc := injected("write", f.path)
+	if rc == lib.SQLITE_OK {
+		rc = callee[func(*libc.TLS, uintptr, uintptr, int32, int64) int32](f.base.FxWrite)(tls, id, buf, n, offset)
+	}
+	return note(tls, "write", f.path, rc)
+}
+
+func truncateFile(tls *libc.TLS, id uintptr, size int64) int32 {
+	f := fileOf(id)
+	rc := injected("truncate", f.path)
+	if rc == lib.SQLITE_OK {
+		rc = callee[func(*libc.TLS, uintptr, int64) int32](f.base.FxTruncate)(tls, id, size)
+	}
+	return note(tls, "truncate", f.path, rc)
+}
+
+func syncFile(tls *libc.TLS, id uintptr, flags int32) int32 {
+	f := fileOf(id)
+	rc := injected("sync", f.path)
+	if rc == lib.SQLITE_OK {
+		rc = callee[func(*libc.TLS, uintptr, int32) int32](f.base.FxSync)(tls, id, flags)
+	}
+	return note(tls, "sync", f.path, rc)
+}
+
+func sizeFile(tls *libc.TLS, id, out uintptr) int32 {
+	f := fileOf(id)
+	rc := injected("size", f.path)
+	if rc == lib.SQLITE_OK {
+		rc = callee[func(*libc.TLS, uintptr, uintptr) int32](f.base.FxFileSize)(tls, id, out)
+	}
+	return note(tls, "size", f.path, rc)
+}
+
+func lockFile(tls *libc.TLS, id uintptr, level int32) int32 {
+	f := fileOf(id)
+	return note(tls, "lock", f.path, callee[func(*libc.TLS, uintptr, int32) int32](f.base.FxLock)(tls, id, level))
+}
+
+func unlockFile(tls *libc.TLS, id uintptr, level int32) int32 {
+	f := fileOf(id)
+	return note(tls, "unlock", f.path, callee[func(*libc.TLS, uintptr, int32) int32](f.base.FxUnlock)(tls, id, level))
+}
+
+func checkReservedLock(tls *libc.TLS, id, out uintptr) int32 {
+	f := fileOf(id)
+	return note(tls, "lock", f.path, callee[func(*libc.TLS, uintptr, uintptr) int32](f.base.FxCheckReservedLock)(tls, id, out))
+}
+
+func controlFile(tls *libc.TLS, id uintptr, op int32, arg uintptr) int32 {
+	f := fileOf(id)
+	rc := callee[func(*libc.TLS, uintptr, int32, uintptr) int32](f.base.FxFileControl)(tls, id, op, arg)
+	if rc&0xff != lib.SQLITE_IOERR && rc != lib.SQLITE_FULL {
+		return rc
+	}
+	return note(tls, "control", f.path, rc)
+}
+
+func sectorSize(tls *libc.TLS, id uintptr) int32 {
+	return callee[func(*libc.TLS, uintptr) int32](fileOf(id).base.FxSectorSize)(tls, id)
+}
+
+func deviceCharacteristics(tls *libc.TLS, id uintptr) int32 {
+	return callee[func(*libc.TLS, uintptr) int32](fileOf(id).base.FxDeviceCharacteristics)(tls, id)
+}
+
+func shmMap(tls *libc.TLS, id uintptr, region, size, extend int32, out uintptr) int32 {
+	f := fileOf(id)
+	return note(tls, "map", f.path+"-shm", callee[func(*libc.TLS, uintptr, int32, int32, int32, uintptr) int32](f.base.FxShmMap)(tls, id, region, size, extend, out))
+}
+
+func shmLock(tls *libc.TLS, id uintptr, offset, n, flags int32) int32 {
+	f := fileOf(id)
+	return note(tls, "lock", f.path+"-shm", callee[func(*libc.TLS, uintptr, int32, int32, int32) int32](f.base.FxShmLock)(tls, id, offset, n, flags))
+}
+
+func shmBarrier(tls *libc.TLS, id uintptr) {
+	callee[func(*libc.TLS, uintptr)](fileOf(id).base.FxShmBarrier)(tls, id)
+}
+
+func shmUnmap(tls *libc.TLS, id uintptr, remove int32) int32 {
+	f := fileOf(id)
+	return note(tls, "unmap", f.path+"-shm", callee[func(*libc.TLS, uintptr, int32) int32](f.base.FxShmUnmap)(tls, id, remove))
+}
