@@ -63,6 +63,10 @@
 //
 //   - Foreign keys are enforced unless a connection switches them off.
 //   - A wrong number of arguments is an error, in scripts too.
+//   - CREATE TABLE ... AS is refused if its SELECT returns more than five columns
+//     of one name, as * of a wide join does: SQLite names the others at random.
+//   - last_insert_rowid() is not changed by what R-Tree and FTS5 insert into their
+//     own tables.
 //   - A script of several statements is atomic, unless it says BEGIN or COMMIT
 //     itself; then what it began is rolled back if it fails.
 //   - After OR ROLLBACK, RAISE(ROLLBACK) or an interrupted write a transaction is

@@ -26,7 +26,6 @@ type execution struct {
 	deferred bool  // it said PRAGMA defer_foreign_keys
 	halfway  bool  // it was given up, not by SQLite: which has undone nothing
 	counted  int64 // of total_changes() by the statements before
-	counts   bool  // changes is wanted
 	changes  int64 // that the last statement made itself
 	rowid    int64 // that it gave
 }
@@ -39,10 +38,13 @@ func (r *SQL) execute(op *wire.Operation, result *wire.Result) (ended bool, err 
 		return false, err
 	}
 	x := &execution{SQL: r, op: op, result: result}
-	r.conn.Begin(op)
 	if r.virtual() {
+		if err := r.loadSettings(); err != nil {
+			return false, err
+		}
 		r.conn.ResetAllSteps()
 	}
+	r.conn.Begin(op)
 	if op.ForeignKeysOff {
 		if err := x.setForeignKeys(false); err != nil {
 			return false, err
@@ -136,10 +138,11 @@ func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
 	defer s.Reset()
 	s.ResetSteps()
 	x.note(s)
-	if x.counts {
-		n := s.Count()
-		defer func() { x.changes, x.rowid = n.End() }()
+	if err := s.RandomNames(false); err != nil {
+		return nil, err
 	}
+	n := s.Count()
+	defer func() { x.changes, x.rowid = n.End() }()
 	var rows *wire.Rows
 	for {
 		row, err := s.Step()
@@ -150,6 +153,10 @@ func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
 			rows = &wire.Rows{Columns: s.Columns()}
 		}
 		if !row {
+			if err := s.RandomNames(true); err != nil {
+				x.halfway = true
+				return nil, err
+			}
 			return rows, nil
 		}
 		x.bytes += appendRow(rows, s)
@@ -407,6 +414,7 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 			return ended, err
 		}
 	} else if x.saved {
+		x.settingsLoaded = false
 		if err := x.owner("ROLLBACK TO " + savepoint + "; RELEASE " + savepoint); err != nil {
 			return false, err
 		}
@@ -443,6 +451,7 @@ func (r *SQL) virtual() bool {
 	if r.virtualKnown {
 		return r.hasVirtual
 	}
+	r.settingsLoaded = false
 	r.conn.Owner(true)
 	defer r.conn.Owner(false)
 	s, _, err := r.conn.Prepare("SELECT 1 FROM sqlite_schema WHERE rootpage=0 AND type='table' LIMIT 1", false)

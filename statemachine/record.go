@@ -46,6 +46,9 @@ func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argumen
 	if err := bind(stmt, args); err != nil {
 		return out, err
 	}
+	if err := stmt.RandomNames(false); err != nil {
+		return out, t.reason(err)
+	}
 	before, s, err := t.record(stmt, text, args)
 	if err != nil {
 		return out, err
@@ -119,7 +122,10 @@ func (t *Transaction) step(ctx context.Context, stmt *sqlite.Stmt) (rows *wire.R
 			rows = &wire.Rows{Columns: stmt.Columns()}
 		}
 		if !row {
-			return rows, nil
+			if err := stmt.RandomNames(true); err != nil {
+				t.over = err
+			}
+			return rows, t.over
 		}
 		bytes += appendRow(rows, stmt)
 		if bytes > maxResult {
@@ -234,7 +240,6 @@ func (x *execution) transaction() error {
 		}
 	}
 	var sum wire.Checksum
-	x.counts = true
 	now, n := x.op.StampMS, uint64(0)
 	for i := range x.op.Statements {
 		s := &x.op.Statements[i]

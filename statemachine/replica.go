@@ -96,6 +96,7 @@ type SQL struct {
 	pins      map[*view]bool
 
 	hasVirtual, virtualKnown bool // the database has virtual tables
+	settingsLoaded           bool // see loadSettings
 
 	visible atomic.Uint64 // applied, for other goroutines
 	face

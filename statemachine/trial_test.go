@@ -165,6 +165,27 @@ func everything(t require, query func(string) (string, error)) string {
 	return out
 }
 
+// shadows is what the tables hold in which modules keep their content.
+func shadows(t require, query func(string) (string, error)) (out string) {
+	t.Helper()
+	tables, err := query("SELECT name FROM pragma_table_list WHERE type='shadow' ORDER BY name")
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	for _, table := range strings.Fields(tables) {
+		columns, err := query("SELECT group_concat('quote(\"'||name||'\")', '||'',''||') FROM pragma_table_info('" + table + "')")
+		if err != nil {
+			t.Fatalf("%v", err)
+		}
+		rows, err := query("SELECT '" + table + ": '||" + columns + " FROM " + table)
+		if err != nil {
+			t.Fatalf("%v", err)
+		}
+		out += "\n" + rows
+	}
+	return out
+}
+
 // commit has the transaction applied; both replicas must hold what it saw.
 func (x *trial) commit() {
 	x.t.Helper()
@@ -197,7 +218,8 @@ func (x *trial) holds(saw string) {
 		x.t.Errorf("the transaction saw\n%s\nand the replica holds\n%s", without(saw, got), without(got, saw))
 	}
 	if x.a.hash() != x.b.hash() {
-		x.t.Errorf("the replicas differ:\n%s\n\n%s", everything(x.t, x.a.query), everything(x.t, x.b.query))
+		a, b := everything(x.t, x.a.query)+shadows(x.t, x.a.query), everything(x.t, x.b.query)+shadows(x.t, x.b.query)
+		x.t.Errorf("the replicas differ:\n%s\n\n%s", without(a, b), without(b, a))
 	}
 }
 

@@ -25,6 +25,9 @@ type Actions struct {
 	Inserts     []string // tables it inserts into
 	Savepoint   string   // the name of the savepoint that it sets or ends
 	ReadsOwn    *Error   // why it may read, but not write
+	Creates     string   // the table that it creates
+	Selects     bool     // it has a SELECT in it
+	ReadsNames  bool     // it reads the names of columns as rows
 }
 
 // authorize is SQLite's authorizer: it is asked about each thing that a
@@ -34,8 +37,19 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, _ uintptr) int3
 	if c == nil {
 		return lib.SQLITE_OK
 	}
+	if c.preparing && c.moduleSpeaks() {
+		before := c.actions
+		defer func() {
+			denied := c.actions.Denied
+			c.actions = before
+			c.actions.Denied = denied
+		}()
+	}
 	switch action {
-	case lib.SQLITE_SELECT, lib.SQLITE_RECURSIVE:
+	case lib.SQLITE_SELECT:
+		c.actions.Selects = true
+		return lib.SQLITE_OK
+	case lib.SQLITE_RECURSIVE:
 		return lib.SQLITE_OK
 	case lib.SQLITE_READ:
 		if c.replicates() && !c.own {
@@ -89,6 +103,9 @@ var modules = map[string]bool{"fts5": true, "fts5vocab": true, "rtree": true, "r
 func (c *Conn) authorizeRead(table, column string) int32 {
 	table = strings.ToLower(table)
 	pragma, isPragma := strings.CutPrefix(table, "pragma_")
+	if pragma == "table_info" || pragma == "table_xinfo" {
+		c.actions.ReadsNames = c.actions.ReadsNames || isPragma
+	}
 	switch {
 	case private[table], isPragma && !sharedPragmas[pragma]:
 		return c.denyWrite("a write cannot read "+table, "it differs from replica to replica; read it first, and write what you read")
@@ -128,6 +145,9 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 			return c.denyTemp()
 		}
 		c.actions.Schema = true
+		if action == lib.SQLITE_CREATE_TABLE {
+			c.actions.Creates = a
+		}
 		if action == lib.SQLITE_CREATE_VTABLE && !modules[strings.ToLower(b)] {
 			return c.denyModule(b)
 		}

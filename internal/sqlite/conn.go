@@ -128,6 +128,9 @@ func (c *Conn) open(path string) error {
 			return c.err(rc)
 		}
 	}
+	if err := c.fixLocaleHeader(); err != nil {
+		return err
+	}
 	lib.Xsqlite3_set_authorizer(c.tls, c.db, callback(authorize), 0)
 	lib.Xsqlite3_progress_handler(c.tls, c.db, stepsPerCheck, callback(progress), 0)
 	if c.mode == Speculate {
