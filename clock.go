@@ -30,6 +30,9 @@ type shardClock struct {
 	// state says where the clock stands and when it has to be moved. most
 	// bounds a step, in milliseconds; 0: nothing does.
 	state func() (c statemachine.Clock, most uint64)
+	// history tells with the ticks what the machine has applied; nil: nothing is
+	// told.
+	history func() (index, sum uint64)
 
 	value    uint64    // of the clock
 	since    time.Time // what follows has not been counted yet
@@ -61,7 +64,33 @@ func (s *shardClock) next(c statemachine.Clock, most uint64, now time.Time, lead
 		step = min(step, most)
 	}
 	s.proposed, s.at = wire.Tick{Expected: c.Now, Next: c.Now + step, Nonce: rand.Uint64()}, now
+	if s.history != nil {
+		s.proposed.Applied, s.proposed.History = s.history()
+	}
 	return s.proposed, true
+}
+
+// A teller tells the other replicas of the SQL shard what this one, that of the
+// leader, has applied: soon after something was, and as soon as a replica has
+// come back. One that has applied other entries stops.
+type teller struct {
+	told    uint64    // index
+	at      time.Time // when it was told
+	returns uint64
+}
+
+// tellEvery is the least time between two that are told because of new entries.
+const tellEvery = time.Second
+
+// due returns the entry that has to be proposed now, if one has: a tick that
+// moves no clock.
+func (t *teller) due(clock, index, sum, returns uint64, now time.Time) (wire.Tick, bool) {
+	// The entry after the one that was told is the tick that told it.
+	if returns == t.returns && (index <= t.told+1 || now.Sub(t.at) < tellEvery) {
+		return wire.Tick{}, false
+	}
+	*t = teller{told: index, at: now, returns: returns}
+	return wire.Tick{Expected: clock, Next: clock, Applied: index, History: sum}, true
 }
 
 // due returns the tick that this node has to propose now, if one has to be; last
@@ -78,11 +107,18 @@ func (s *shardClock) due(node uint64, last bool) (wire.Tick, bool) {
 // by then it tells at last, since it is not known to the next leader if that
 // starts later.
 func (n *Node) tick() {
-	clocks := []*shardClock{{shard: n.shard, state: n.sqlClock}}
+	clocks := []*shardClock{{shard: n.shard, state: n.sqlClock, history: n.replica.History}}
 	for _, s := range n.memory.all {
 		clocks = append(clocks, &shardClock{shard: s.shard, state: func() (statemachine.Clock, uint64) { return s.replica.Clock(), 0 }})
 	}
+	var tells teller
 	for n.sleep(fineTick) {
+		if len(n.cfg.Nodes) > 1 && n.shard.Leader().Node == n.cfg.NodeID {
+			index, sum := n.replica.History()
+			if tick, due := tells.due(n.replica.Clock().Now, index, sum, n.host.Returns(sqlShard), time.Now()); due {
+				_, _ = n.shard.Propose(wire.EncodeTick(tick), tickLives)
+			}
+		}
 		for _, s := range clocks {
 			if tick, due := s.due(n.cfg.NodeID, false); due {
 				// Lost or late, it is of no use: the next one takes its place.

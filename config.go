@@ -66,6 +66,12 @@ type Config struct {
 	// first start. Later on addresses may change, ids may not.
 	Nodes []Member
 
+	// ListenAddr is the host:port on which this node listens for the others, if
+	// that is not its RaftAddr in Nodes: behind NAT, or in a container, others may
+	// reach it under another address. The host may be empty or 0.0.0.0 for all
+	// interfaces.
+	ListenAddr string
+
 	// Timeout bounds operations whose context has no deadline; 0: 30 s.
 	Timeout time.Duration
 	// MaxReaders bounds the SQLite connections that read at the same time, each
@@ -167,6 +173,13 @@ func (c Config) Validate() error {
 	}
 	if !ids[c.NodeID] {
 		fault("node %d is not in the list of nodes %v", c.NodeID, memberIDs(c.Nodes))
+	}
+	if c.ListenAddr != "" {
+		if _, port, err := net.SplitHostPort(c.ListenAddr); err != nil {
+			fault("ListenAddr %q is not host:port", c.ListenAddr)
+		} else if n, err := net.LookupPort("tcp", port); err != nil || n == 0 {
+			fault("ListenAddr %q has no port between 1 and 65535", c.ListenAddr)
+		}
 	}
 	if c.Timeout < 0 {
 		fault("Timeout %v is negative", c.Timeout)

@@ -96,38 +96,39 @@ func (n *Node) sleep(d time.Duration) bool {
 	}
 }
 
-// logWait bounds how long the others may take to send what this node's log lacks.
-const logWait = 30 * time.Second
+// checkLog makes sure, before a shard takes part, that its log fits what its
+// machine has applied: Raft would take the next entries, having lower indexes,
+// for applied. Whatever the log lacks, this node may have voted for it, so that
+// the others are not asked for it.
+func (n *Node) checkLog(shard, applied, term uint64) error {
+	err := n.host.CheckLog(shard, applied, term)
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %s: %w: files of different moments, or of another node, were put together; put back a copy of the whole folder that was made while the node was stopped",
+		ErrDamaged, n.cfg.DataDir, err)
+}
 
-// checkLog makes sure that the log reaches as far as the database, which was
-// applied up to an index: Raft would take the next entries, having lower
-// indexes, for applied. Others may have the missing ones; alone there is nobody.
-func (n *Node) checkLog(applied uint64) error {
-	end, err := n.shard.LogEnd()
-	if err != nil || end >= applied {
-		return err
+// forgotten stops a shard whose log has lost entries, here or elsewhere.
+func (n *Node) forgotten(shard uint64, err error) {
+	err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	if shard == sqlShard {
+		n.replica.Fail(err)
+		return
 	}
-	damage := fmt.Errorf("%w: the Raft log in %s ends at entry %d, the database holds entry %d: an older copy of the folder was put back", ErrDamaged, n.cfg.DataDir, end, applied)
-	if len(n.cfg.Nodes) == 1 {
-		return damage
-	}
-	n.work.Go(func() {
-		deadline := time.Now().Add(logWait)
-		for n.sleep(100 * time.Millisecond) {
-			if n.shard.Leader().Node == 0 {
-				deadline = time.Now().Add(logWait)
-				continue
-			}
-			if end, err := n.shard.LogEnd(); err != nil || end >= applied {
-				return
-			}
-			if time.Now().After(deadline) {
-				n.replica.Fail(damage)
-				return
-			}
+	for _, s := range n.memory.all {
+		if s.id == shard {
+			s.replica.Fail(err)
 		}
-	})
-	return nil
+	}
+}
+
+// appliedOnDisk returns what the machine on disk has applied.
+func (n *Node) appliedOnDisk(shard uint64) uint64 {
+	if shard != sqlShard {
+		return 0
+	}
+	return n.replica.Applied()
 }
 
 // bootsFile counts how often the node was started: sessions of an earlier

@@ -81,6 +81,9 @@ func (s *memoryShard) start(incarnation uint64) (err error) {
 	if err := s.node.host.CheckSnapshot(s.id); err != nil {
 		return fmt.Errorf("%w: of %s, %w; put back what was there, from a copy of the data folder", ErrDamaged, s.name, err)
 	}
+	if err := s.node.checkLog(s.id, 0, 0); err != nil {
+		return err
+	}
 	var machine sm.IConcurrentStateMachine = s.replica
 	if s.id == kvShard {
 		machine = kvMachine(s.node.cfg.NodeID, machine)

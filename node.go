@@ -88,7 +88,8 @@ func (n *Node) open() error {
 	if len(members) == 1 {
 		members[n.cfg.NodeID] = "127.0.0.1:1" // never listened on
 	}
-	raft := cluster.Config{Dir: filepath.Join(n.cfg.DataDir, "raft"), Node: n.cfg.NodeID, Members: members, Tick: n.cfg.Tick, Logger: n.cfg.Logger}
+	raft := cluster.Config{Dir: filepath.Join(n.cfg.DataDir, "raft"), Node: n.cfg.NodeID, Members: members, Tick: n.cfg.Tick, Logger: n.cfg.Logger,
+		Listen: n.cfg.ListenAddr, Damaged: n.forgotten, Applied: n.appliedOnDisk}
 	if err := raft.Check(); err != nil {
 		return err
 	}
@@ -108,6 +109,7 @@ func (n *Node) open() error {
 	n.replica = statemachine.New(statemachine.Config{
 		Dir: dir, Marker: filepath.Join(n.cfg.DataDir, "synced"),
 		Listener: listener{n}, Logger: n.cfg.Logger, MaxReaders: n.cfg.MaxReaders, Functions: n.functions,
+		Term: func(index uint64) uint64 { return n.host.Term(sqlShard, index) },
 	})
 	applied, err := n.replica.Open(nil)
 	if err != nil {
@@ -120,14 +122,14 @@ func (n *Node) open() error {
 		return fmt.Errorf("%w: %s holds a database but the Raft log beside it is gone; put the folder back; to start without it would forget whom this node voted for",
 			ErrDamaged, dir)
 	}
+	if err := n.checkLog(sqlShard, applied, n.replica.AppliedTerm()); err != nil {
+		return err
+	}
 	n.shard, err = n.host.StartShard(sqlShard, func() sm.IOnDiskStateMachine { return sqlMachine(n.cfg.NodeID, n.replica) })
 	if err != nil {
 		return err
 	}
 	close(n.started)
-	if err := n.checkLog(applied); err != nil {
-		return err
-	}
 	incarnation, err := incarnation(n.cfg.DataDir)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -30,6 +31,7 @@ type process struct {
 	in     io.WriteCloser
 	out    *bufio.Reader
 	killed bool
+	said   *strings.Builder // what it wrote to its standard error; read once it has ended
 }
 
 const nodeVariable = "HIQLITE_TEST_NODE"
@@ -87,6 +89,10 @@ func runNode(order string) error {
 			}
 		case "stop":
 			w.stop()
+		case "missing":
+			if r.Count, err = missing(node, filepath.Dir(o.Acks)); err != nil {
+				w.fail(err)
+			}
 		case "ready":
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			if err := node.Ready(ctx); err != nil {
@@ -112,6 +118,32 @@ func runNode(order string) error {
 		}
 	}
 	return node.Close()
+}
+
+// missing counts the rows that were acknowledged to the writers of any process,
+// and are not there.
+func missing(node *hiqlite.Node, dir string) (n int64, err error) {
+	files, err := filepath.Glob(filepath.Join(dir, "acks-*"))
+	if err != nil {
+		return 0, err
+	}
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return 0, err
+		}
+		for line := range strings.Lines(string(data)) {
+			writer, number, _ := strings.Cut(strings.TrimSpace(line), " ")
+			found := 0
+			if err := node.DB().QueryRow("SELECT count(*) FROM w WHERE writer=? AND n=?", writer, number).Scan(&found); err != nil {
+				return 0, err
+			}
+			if found != 1 {
+				n++
+			}
+		}
+	}
+	return n, nil
 }
 
 // writers insert rows, one after the other, and write down what was acknowledged.
@@ -240,7 +272,8 @@ func (p *process) start(writers int) {
 	}
 	p.cmd = exec.Command(os.Args[0])
 	p.cmd.Env = append(os.Environ(), nodeVariable+"="+string(order))
-	p.cmd.Stderr = os.Stderr
+	p.said = new(strings.Builder)
+	p.cmd.Stderr = io.MultiWriter(os.Stderr, p.said)
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		p.t.Fatal(err)
 	}
@@ -255,18 +288,27 @@ func (p *process) start(writers int) {
 	p.killed = false
 }
 
-// ask sends a line and returns the report. A process whose writers failed
-// fails the test.
-func (p *process) ask(line string) report {
+// try sends a line and returns the report, unless the process has ended.
+func (p *process) try(line string) (r report, err error) {
 	p.t.Helper()
 	fmt.Fprintln(p.in, line)
 	data, err := p.out.ReadBytes('\n')
 	if err != nil {
-		p.t.Fatalf("node %d does not answer to %q: %v", p.cfg.NodeID, line, err)
+		return r, err
 	}
-	var r report
 	if err := json.Unmarshal(data, &r); err != nil {
 		p.t.Fatalf("node %d answers %q: %v", p.cfg.NodeID, data, err)
+	}
+	return r, nil
+}
+
+// ask sends a line and returns the report. A process that has ended, or whose
+// writers failed, fails the test.
+func (p *process) ask(line string) report {
+	p.t.Helper()
+	r, err := p.try(line)
+	if err != nil {
+		p.t.Fatalf("node %d does not answer to %q: %v", p.cfg.NodeID, line, err)
 	}
 	if len(r.Errors) > 0 {
 		p.t.Fatalf("node %d: %v", p.cfg.NodeID, r.Errors)

@@ -523,7 +523,8 @@ func TestOpenErrors(t *testing.T) {
 		want []string
 	}{
 		{Config{Dir: dir, Node: 1, Members: map[uint64]string{1: address, 2: "127.0.0.1:1"}}, []string{address, "stop what uses the port"}},
-		{Config{Dir: dir, Node: 1, Members: map[uint64]string{1: "name.invalid:2000", 2: "127.0.0.1:1"}}, []string{"name.invalid:2000"}},
+		{Config{Dir: dir, Node: 1, Members: map[uint64]string{1: "192.0.2.1:2000", 2: "127.0.0.1:1"}}, []string{"192.0.2.1:2000", "listen address"}},
+		{Config{Dir: dir, Node: 1, Members: map[uint64]string{1: "a:0", 2: ":1"}, Listen: "a"}, []string{"a:0", "no host", "listen address"}},
 		{Config{Dir: dir, Node: 3, Members: map[uint64]string{1: "a:1", 2: "b:1"}}, []string{"this node, 3", "[1 2]"}},
 		{Config{Node: 0, Members: map[uint64]string{0: "a:1", 1: "nonsense", 2: "c:1", 3: "c:1"}, Tick: 1},
 			[]string{"Dir is empty", "node id 0", "nonsense", "nodes 2 and 3", "Tick"}},

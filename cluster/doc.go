@@ -7,8 +7,10 @@
 // a node, folder.go checks its folder first, shard.go is one replicated log,
 // combiner.go and flight.go turn many callers' operations into few entries
 // with exactly-once semantics, log.go is the log on disk, snapshots.go checks
-// snapshot files, registry.go maps replicas to addresses, transport.go is the
-// transport of a node without peers, logger.go sends Dragonboat's logging to
+// snapshot files, registry.go maps replicas to addresses, transport.go carries
+// messages to other nodes (lone.go: to none), guard.go looks at them for logs
+// that have lost entries, with logend.go, which knows how far the own logs reach,
+// limits.go bounds a leader's memory, logger.go sends Dragonboat's logging to
 // slog.
 //
 // Dragonboat is fail-stop: it panics in its own goroutines, which ends the

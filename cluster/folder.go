@@ -138,12 +138,17 @@ func writeStatus(path string, status raftpb.RaftDataStatus) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".status-*")
+	return replaceFile(path, append(statusSum(content), content...))
+}
+
+// replaceFile replaces a file atomically and durably.
+func replaceFile(path string, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(append(statusSum(content), content...))
+	_, err = f.Write(content)
 	if err == nil {
 		err = f.Sync()
 	}

@@ -26,6 +26,14 @@ const (
 	// handover bounds how long Close waits for others to take the lead, for
 	// all shards together.
 	handover = 500 * time.Millisecond
+
+	// maxSendQueue bounds, in bytes, what waits to be sent to a peer. Beyond it
+	// messages are dropped, which Raft repeats: a peer that was cut off would
+	// otherwise be sent the same entries many times over, all of them in memory.
+	maxSendQueue = 16 << 20
+
+	// saveEvery is how often it is written what peers have acknowledged.
+	saveEvery = time.Second
 )
 
 // Config describes a Host.
@@ -35,6 +43,18 @@ type Config struct {
 	Members map[uint64]string // node id -> host:port of its Raft listener
 	Tick    time.Duration     // Raft's unit of time, whole milliseconds up to 250; 0: 50 ms, a single member 20 ms
 	Logger  *slog.Logger      // for this package's own lines; nil: slog.Default()
+
+	// Listen is the host:port on which this node listens; empty: its address in
+	// Members. It differs where others reach the node under another address.
+	Listen string
+	// Damaged is called when a shard's log turns out to have lost entries, here
+	// or elsewhere, with an ErrForgotten: this node's replica must be stopped.
+	// From then on it neither gets nor sends messages. It is called once for a
+	// shard, from a goroutine of its own; nil: nobody is told.
+	Damaged func(shard uint64, err error)
+	// Applied returns the index of the last entry that a shard's machine on disk
+	// has applied, and 0 for other shards; nil: always 0. It must not block.
+	Applied func(shard uint64) uint64
 }
 
 // validate reports every fault at once.
@@ -58,13 +78,20 @@ func (c Config) validate() error {
 		if len(c.Members) == 1 {
 			break // a lone node has no listener: its address does not matter
 		}
-		if !config.IsValidAddress(address) || strings.Count(address, ":") != 1 {
-			fault("the Raft address %q of node %d is not host:port (IPv4 or a name)", address, id)
+		if err := checkAddress(address); err != nil {
+			fault("the Raft address %q of node %d is not host:port: %w", address, id, err)
 		}
 		if other, ok := seen[address]; ok {
 			fault("nodes %d and %d have the same Raft address %s", other, id, address)
 		}
 		seen[address] = id
+	}
+	if c.Listen != "" {
+		if _, port, err := net.SplitHostPort(c.Listen); err != nil {
+			fault("the listen address %q is not host:port: %w", c.Listen, err)
+		} else if n, err := net.LookupPort("tcp", port); err != nil || n == 0 {
+			fault("the listen address %q has no port between 1 and 65535", c.Listen)
+		}
 	}
 	if c.Tick < 0 || c.Tick%time.Millisecond != 0 || c.Tick > firstAttempt {
 		fault("Config.Tick %v is not a whole number of milliseconds up to %v", c.Tick, firstAttempt)
@@ -78,8 +105,11 @@ func (c Config) Check() error {
 	if err := c.validate(); err != nil || len(c.Members) == 1 {
 		return err
 	}
-	return probePort(c.Members[c.Node])
+	return probePort(c.listenOn())
 }
+
+// listenOn returns the address on which this node listens.
+func (c Config) listenOn() string { return cmp.Or(c.Listen, c.Members[c.Node]) }
 
 // Host runs the replicas of one node, in one folder. Its methods may be called
 // from any goroutine.
@@ -89,6 +119,10 @@ type Host struct {
 	reg     *registry
 	release func()   // gives the folder back
 	memory  sync.Map // id -> true, of the shards in memory
+	guard   *guard
+	raftLog *raftLog // set by Open
+	saving  sync.WaitGroup
+	noSave  chan struct{} // closed to end saving
 
 	// gate is held for reading around every call of nh: a closed NodeHost has
 	// nil fields and would panic. Callers hold it briefly, but for StartShard.
@@ -131,6 +165,7 @@ func Open(cfg Config) (*Host, error) {
 		release: release,
 		shards:  map[uint64]*Shard{},
 		closed:  make(chan struct{}),
+		noSave:  make(chan struct{}),
 	}
 	if err := h.open(); err != nil {
 		release()
@@ -159,17 +194,50 @@ func (h *Host) open() error {
 			Engine:              config.EngineConfig{ExecShards: 4, CommitShards: 1, ApplyShards: 4, SnapshotShards: 4, CloseShards: 2},
 			LogDB:               config.GetTinyMemLogDBConfig(),
 			NodeRegistryFactory: h.reg,
-			LogDBFactory:        logFactory{&h.memory},
+			LogDBFactory:        logFactory{&h.memory, h.logCreated},
 		},
+		MaxSendQueueSize: maxSendQueue,
 	}
 	nhc.Expert.LogDB.Shards = 4
-	if len(h.cfg.Members) == 1 {
-		nhc.Expert.TransportFactory = loneTransport{}
-	} else if err := probePort(nhc.RaftAddress); err != nil {
+	if h.guard, err = newGuard(h.cfg); err != nil {
 		return err
 	}
-	h.nh, err = newNodeHost(nhc)
-	return h.explain(err)
+	if len(h.cfg.Members) == 1 {
+		nhc.Expert.TransportFactory = loneTransport{}
+	} else {
+		listen := h.cfg.listenOn()
+		if err := probePort(listen); err != nil {
+			return err
+		}
+		nhc.Expert.TransportFactory = transportFactory{listenOn: listen, log: h.log, guard: h.guard}
+	}
+	if h.nh, err = newNodeHost(nhc); err != nil {
+		return h.explain(err)
+	}
+	if len(h.cfg.Members) > 1 {
+		h.saving.Go(h.saveAcknowledged)
+	}
+	return nil
+}
+
+func (h *Host) logCreated(l *raftLog) { h.raftLog, h.guard.raftLog = l, l }
+
+// saveAcknowledged writes, from time to time, what peers have acknowledged.
+func (h *Host) saveAcknowledged() {
+	ticker := time.NewTicker(saveEvery)
+	defer ticker.Stop()
+	for open, failed := true, false; open; {
+		select {
+		case <-ticker.C:
+		case <-h.noSave:
+			open = false
+		}
+		err := h.guard.save()
+		if err != nil && !failed {
+			h.log.Warn("hiqlite: what other nodes have acknowledged could not be written; trying again", "node", h.cfg.Node, "error", err)
+		}
+		failed = err != nil
+	}
 }
 
 // newNodeHost is dragonboat.NewNodeHost without its panics, and without the
@@ -210,23 +278,19 @@ func (h *Host) explain(err error) error {
 	return fmt.Errorf("hiqlite: Raft folder %s: %w: %s", h.cfg.Dir, err, hint)
 }
 
-// probePort finds out whether address can be listened on, because Dragonboat
-// would panic, or (a name without an IPv4 address) silently not listen at all.
+// probePort finds out whether address can be listened on, before anything is
+// written. A name that does not resolve yet is no fault: see transport.Start.
 func probePort(address string) error {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return fmt.Errorf("hiqlite: Raft address %q: %w", address, err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
-	if _, err := net.DefaultResolver.LookupIP(ctx, "ip4", host); err != nil {
-		return fmt.Errorf("hiqlite: Raft address %s has no IPv4 address: %w", address, err)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	switch {
+	case err == nil:
+		return l.Close()
+	case unresolved(err):
+		return nil
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", address)
-	if err != nil {
-		return fmt.Errorf("hiqlite: cannot listen on the Raft address %s: %w: stop what uses the port, or configure another one", address, err)
-	}
-	return l.Close()
+	return listenError(address, err)
 }
 
 // Bootstrapped reports whether the Raft folder knows this node's replica of the
@@ -367,6 +431,8 @@ func (h *Host) Close() error {
 	h.nh = nil
 	h.gate.Unlock()
 	h.err = closeNodeHost(nh)
+	close(h.noSave)
+	h.saving.Wait()
 	h.release()
 	return h.err
 }

@@ -41,6 +41,8 @@ type raftLog struct {
 
 	mu     sync.Mutex
 	states map[raftio.NodeInfo]*hardState // since the start
+
+	ends ends
 }
 
 // A hardState is what Raft keeps beside its entries.
@@ -49,8 +51,12 @@ type hardState struct {
 	latest raftpb.State // as it is
 }
 
-// logFactory makes a raftLog; it knows which shards are in memory.
-type logFactory struct{ memory *sync.Map }
+// logFactory makes a raftLog; it knows which shards are in memory, and tells
+// which log it has made.
+type logFactory struct {
+	memory  *sync.Map
+	created func(*raftLog)
+}
 
 func (logFactory) Name() string { return defaultLogName }
 
@@ -69,7 +75,9 @@ func (f logFactory) Create(cfg config.NodeHostConfig, cb config.LogDBCallback, d
 			return nil, errors.Join(err, log.Close())
 		}
 	}
-	return &raftLog{ILogDB: log, memory: f.memory, states: map[raftio.NodeInfo]*hardState{}}, nil
+	l := &raftLog{ILogDB: log, memory: f.memory, states: map[raftio.NodeInfo]*hardState{}}
+	f.created(l)
+	return l, nil
 }
 
 // SaveRaftState implements raftio.ILogDB.
@@ -82,10 +90,13 @@ func (l *raftLog) SaveRaftState(updates []raftpb.Update, worker uint64) error {
 		}
 	}
 	l.mu.Unlock()
-	if len(needed) == 0 {
-		return nil
+	if len(needed) > 0 {
+		if err := l.ILogDB.SaveRaftState(needed, worker); err != nil {
+			return err
+		}
 	}
-	return l.ILogDB.SaveRaftState(needed, worker)
+	l.ends.saved(updates)
+	return nil
 }
 
 // needed reports whether an update of a shard in memory has more than a commit
@@ -117,6 +128,9 @@ func (l *raftLog) ReadRaftState(shard, replica, snapshot uint64) (raftio.RaftSta
 	s, err := l.ILogDB.ReadRaftState(shard, replica, snapshot)
 	if _, ok := l.memory.Load(shard); ok && err == nil {
 		s.State.Commit = max(s.State.Commit, snapshot)
+	}
+	if err == nil || errors.Is(err, raftio.ErrNoSavedLog) {
+		l.ends.read(shard, replica, snapshot, s)
 	}
 	return s, err
 }

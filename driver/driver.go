@@ -33,7 +33,12 @@
 //   - nodes: all nodes of the cluster, the same list on each of them:
 //     id=host:raftport or id=host:raftport/apiport, joined by commas. The API
 //     may be on a host of its own, id=host:raftport/host:apiport. IPv6
-//     addresses stand in brackets. Default: this node alone.
+//     addresses stand in brackets. Names are looked up at each attempt to
+//     connect; a node whose own name does not resolve yet listens once it does.
+//     Default: this node alone.
+//   - listen: host:port on which this node listens for the others, if that is not
+//     its own address in nodes: behind NAT, or in a container, others may reach it
+//     under another one. listen=:8200 listens on all interfaces.
 //   - timeout: how long an operation may take whose context has no deadline, as
 //     a Go duration. Default 30s.
 //   - tick: Raft's unit of time, whole milliseconds as a Go duration, the same on

@@ -38,6 +38,7 @@ func TestDSN(t *testing.T) {
 		}),
 		"data?node_id=9":         node(func(c *hiqlite.Config) { c.NodeID = 9 }),
 		"data?timeout=3s":        node(func(c *hiqlite.Config) { c.Timeout = 3 * time.Second }),
+		"data?listen=:8200":      node(func(c *hiqlite.Config) { c.ListenAddr = ":8200" }),
 		"data?tick=20ms":         node(func(c *hiqlite.Config) { c.Tick = 20 * time.Millisecond }),
 		"data?durability=always": folder("data"),
 

@@ -107,6 +107,9 @@ func same(have, want *hiqlite.Config) error {
 	if !slices.Equal(have.Nodes, want.Nodes) {
 		differ("nodes", formatNodes(have.Nodes), formatNodes(want.Nodes))
 	}
+	if have.ListenAddr != want.ListenAddr {
+		differ("listen", have.ListenAddr, want.ListenAddr)
+	}
 	if have.Timeout != want.Timeout {
 		differ("timeout", have.Timeout, want.Timeout)
 	}

@@ -109,6 +109,7 @@ func (r *SQL) apply(entries []sm.Entry) error {
 			held++
 		}
 		r.applied = index
+		r.history.add(index, cmd)
 		if decoded > maxDecoded {
 			if err := r.commit(); err != nil {
 				return errors.Join(err, r.rollback())
@@ -192,6 +193,9 @@ const maxFineTick = idleTTL / 2
 
 // tick moves the shard's clock if the tick's proposer knew where it stood.
 func (r *SQL) tick(t wire.Tick) error {
+	if err := r.history.check(t.Applied, t.History); err != nil {
+		return err
+	}
 	if t.Expected != r.ticks || t.Next <= r.ticks {
 		return nil
 	}
@@ -323,7 +327,8 @@ func (r *SQL) commit() error {
 	}
 	r.conn.Owner(true)
 	defer r.conn.Owner(false)
-	state := &wire.State{SQLIndex: r.applied, Applied: r.applied, Ticks: r.ticks, Changed: r.changed, Functions: r.functions}
+	state := &wire.State{SQLIndex: r.applied, Applied: r.applied, Ticks: r.ticks, Changed: r.changed, Functions: r.functions,
+		Term: r.appliedTerm(), History: r.history.sum}
 	r.lease.describe(state)
 	if err := r.meta.save(state, &r.sessions, &r.lease); err != nil {
 		return err

@@ -59,6 +59,9 @@ type Config struct {
 
 	// MaxReaders bounds the connections that read at the same time; 0: 256.
 	MaxReaders int
+	// Term returns the term of an entry that is being applied, as the Raft log
+	// has it, and 0 if it is not known; nil: it never is.
+	Term func(index uint64) uint64
 	// WALLimit is the size, in bytes, of SQLite's write-ahead log beyond which
 	// the oldest read is ended with an error, since reads hold it back; 0: 1 GiB.
 	WALLimit int64
@@ -88,6 +91,8 @@ type SQL struct {
 	ticks     uint64
 	lastTick  uint64 // nonce of the last one since the start
 	applied   uint64 // last entry applied
+	history   appliedHistory
+	term      termOf
 	sqlIndex  uint64 // last entry whose rows SQLite holds, once committed
 	index     uint64 // of the entry being applied
 	changed   uint64 // last entry that may have changed rows
@@ -98,7 +103,8 @@ type SQL struct {
 	hasVirtual, virtualKnown bool // the database has virtual tables
 	settingsLoaded           bool // see loadSettings
 
-	visible atomic.Uint64 // applied, for other goroutines
+	visible atomic.Uint64                  // applied, for other goroutines
+	shown   atomic.Pointer[appliedEntries] // history, for other goroutines
 	face
 	holder     atomic.Uint64 // the lease held, for transactions
 	holderNode atomic.Uint64 // who holds it; 0: nobody
@@ -182,6 +188,8 @@ func (r *SQL) use(path string) error {
 	}
 	r.sqlIndex = state.SQLIndex
 	r.applied = state.Applied
+	r.term = termOf{state.Applied, state.Term}
+	r.history.begin(state.Applied, state.History)
 	r.ticks = state.Ticks
 	r.changed = state.Changed
 	r.sessions.load(state.Sessions)
@@ -234,6 +242,7 @@ func damaged(err error) error {
 
 // publish shows other goroutines where the replica is.
 func (r *SQL) publish() {
+	r.shown.Store(&appliedEntries{r.history.index, r.history.sum})
 	r.visible.Store(r.applied)
 	r.followers.tell()
 	c := Clock{Now: r.ticks, Tick: r.lastTick, Runs: true}
@@ -249,6 +258,35 @@ func (r *SQL) publish() {
 
 // Applied returns the index of the last entry that reads can see.
 func (r *SQL) Applied() uint64 { return r.visible.Load() }
+
+// termOf is the term of an entry.
+type termOf struct{ index, term uint64 }
+
+// appliedTerm returns the term of the last entry applied; 0: unknown.
+func (r *SQL) appliedTerm() uint64 {
+	if r.term.index != r.applied {
+		r.term = termOf{index: r.applied}
+		if r.cfg.Term != nil {
+			r.term.term = r.cfg.Term(r.applied)
+		}
+	}
+	return r.term.term
+}
+
+// AppliedTerm returns the term of the last entry applied, as it was when that
+// was; 0: unknown. The replica must not be applying.
+func (r *SQL) AppliedTerm() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.appliedTerm()
+}
+
+// History returns the index of the last entry that reads can see, and a checksum
+// over all entries up to there.
+func (r *SQL) History() (index, sum uint64) {
+	shown := r.shown.Load()
+	return shown.index, shown.sum
+}
 
 // LogBytes returns how many bytes of entries this replica has applied since it
 // was opened: what tells when the log is worth compacting.
@@ -322,7 +360,8 @@ func (r *SQL) Compacting() (done func()) {
 
 // state returns what the replica keeps in memory.
 func (r *SQL) state() *wire.State {
-	s := &wire.State{SQLIndex: r.sqlIndex, Applied: r.applied, Ticks: r.ticks, Changed: r.changed, Sessions: r.sessions.all(), Places: r.lease.queue, Functions: r.functions}
+	s := &wire.State{SQLIndex: r.sqlIndex, Applied: r.applied, Ticks: r.ticks, Changed: r.changed, Sessions: r.sessions.all(), Places: r.lease.queue, Functions: r.functions,
+		Term: r.appliedTerm(), History: r.history.sum}
 	r.lease.describe(s)
 	return s
 }

@@ -127,7 +127,7 @@ func TestGoldenCompressedCommands(t *testing.T) {
 }
 
 func TestGoldenTick(t *testing.T) {
-	tick := Tick{Expected: 5, Next: 300, Nonce: 0x1122334455667788}
+	tick := Tick{Expected: 5, Next: 300, Nonce: 0x1122334455667788, Applied: 70, History: 0x8877665544332211}
 	got := EncodeTick(tick)
 	want := golden(t, "tick-nonce", got)
 	if !bytes.Equal(got, want) {

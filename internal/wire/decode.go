@@ -82,6 +82,10 @@ func (d *Decoder) Decode(cmd []byte) (*Entry, error) {
 					d.tick.Next = n
 				case 3:
 					d.tick.Nonce = n
+				case 4:
+					d.tick.Applied = n
+				case 5:
+					d.tick.History = n
 				}
 				return nil
 			})
@@ -311,6 +315,10 @@ func DecodeState(b []byte) (*State, error) {
 		case 10:
 			s.Functions = append(s.Functions, Function{})
 			return fields(bytes.Clone(data), s.Functions[len(s.Functions)-1].field)
+		case 11:
+			s.Term = n
+		case 12:
+			s.History = n
 		}
 		return nil
 	})

@@ -189,6 +189,10 @@ func EncodeTick(t Tick) []byte {
 	if t.Nonce != 0 {
 		b = appendFixed(b, 3, t.Nonce)
 	}
+	if t.Applied != 0 {
+		b = appendUint(b, 4, t.Applied)
+		b = appendFixed(b, 5, t.History)
+	}
 	return closeMessage(b, at)
 }
 
@@ -328,7 +332,12 @@ func AppendState(b []byte, s *State) []byte {
 	}
 	b = appendUint(b, 8, s.LastPlace)
 	b = appendUint(b, 9, s.Contended)
-	return appendFunctions(b, 10, s.Functions)
+	b = appendFunctions(b, 10, s.Functions)
+	b = appendUint(b, 11, s.Term)
+	if s.History != 0 {
+		b = appendFixed(b, 12, s.History)
+	}
+	return b
 }
 
 func appendValue(b []byte, v Value) []byte {

@@ -26,7 +26,7 @@ func leasedSample() []*Operation {
 
 func leasedState() *State {
 	ops := leasedSample()
-	return &State{SQLIndex: 300, Applied: 310, Ticks: 5000, Changed: 299, LastPlace: 18, Contended: 4000,
+	return &State{SQLIndex: 300, Applied: 310, Ticks: 5000, Changed: 299, LastPlace: 18, Contended: 4000, Term: 3, History: 0x1020304050607080,
 		Lease: HeldLease{ID: 1<<63 | 5, Session: 7, Base: 299, TTLMS: 2700, Idle: true},
 		Sessions: []Session[Result]{{ID: 7, Sequence: 8, Used: 9, Node: 2, Incarnation: 3, Results: []Result{
 			{Lease: LeaseAnswer{State: LeaseQueued, ID: 17}}, {Lease: LeaseAnswer{State: LeaseGranted, ID: 1<<63 | 5, Base: 299}},

@@ -203,7 +203,8 @@ func TestStatesFollowTheSchema(t *testing.T) {
 		want := genState(t)
 		b := AppendState(nil, want)
 		m := parse(t, messages.ByName("State"), b)
-		got := &State{SQLIndex: m.uint("sql_index"), Applied: m.uint("applied"), Ticks: m.uint("ticks"), Changed: m.uint("changed"), LastPlace: m.uint("place"), Contended: m.uint("contended")}
+		got := &State{SQLIndex: m.uint("sql_index"), Applied: m.uint("applied"), Ticks: m.uint("ticks"), Changed: m.uint("changed"), LastPlace: m.uint("place"), Contended: m.uint("contended"),
+			Term: m.uint("term"), History: m.uint("history")}
 		if l := m.sub("lease"); m.has("lease") {
 			got.Lease = HeldLease{l.uint("id"), l.uint("session"), l.uint("base"), l.uint("ttl_ms"), l.bool("idle")}
 		}
@@ -238,8 +239,8 @@ func TestOtherEntriesFollowTheSchema(t *testing.T) {
 	if open.uint("nonce") != 1<<63 || open.uint("node") != 7 || open.uint("incarnation") != 1<<40 {
 		t.Errorf("the session is %v", open)
 	}
-	tick := message{parse(t, desc, EncodeTick(Tick{Expected: 4, Next: 1 << 40, Nonce: 1 << 63})[2:]).field("tick").Message()}
-	if tick.uint("expected") != 4 || tick.uint("next") != 1<<40 || tick.uint("nonce") != 1<<63 {
+	tick := message{parse(t, desc, EncodeTick(Tick{Expected: 4, Next: 1 << 40, Nonce: 1 << 63, Applied: 77, History: 1 << 62})[2:]).field("tick").Message()}
+	if tick.uint("expected") != 4 || tick.uint("next") != 1<<40 || tick.uint("nonce") != 1<<63 || tick.uint("applied") != 77 || tick.uint("history") != 1<<62 {
 		t.Errorf("the tick is %v", tick)
 	}
 	var d Decoder

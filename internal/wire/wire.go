@@ -195,8 +195,9 @@ func (c *Checksum) AddRows(r *Rows) {
 }
 
 // A Tick moves the shard's clock from Expected to Next, in milliseconds. By the
-// Nonce its proposer knows it again: another's may come to the same Next.
-type Tick struct{ Expected, Next, Nonce uint64 }
+// Nonce its proposer knows it again: another's may come to the same Next. In the
+// SQL shard the leader tells with it what its replica's history was at an index.
+type Tick struct{ Expected, Next, Nonce, Applied, History uint64 }
 
 // An Entry is one entry of the Raft log: operations of a session, or one of the
 // others.
@@ -324,4 +325,7 @@ type State struct {
 	Contended uint64  // ticks since which somebody waits
 
 	Functions []Function // that the schema needs
+
+	Term    uint64 // of the last entry applied; 0: unknown
+	History uint64 // a checksum over all entries applied
 }

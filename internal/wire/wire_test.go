@@ -284,6 +284,7 @@ func genState(t *rapid.T) *State {
 		s.Sessions = append(s.Sessions, session)
 	}
 	s.Changed, s.LastPlace, s.Contended = rapid.Uint64().Draw(t, "changed"), rapid.Uint64().Draw(t, "last place"), rapid.Uint64().Draw(t, "contended")
+	s.Term, s.History = rapid.Uint64().Draw(t, "term"), rapid.Uint64().Draw(t, "history")
 	if id := rapid.Uint64().Draw(t, "lease"); id != 0 {
 		s.Lease = HeldLease{id, rapid.Uint64().Draw(t, "session"), rapid.Uint64().Draw(t, "base"), rapid.Uint64().Draw(t, "ttl"), rapid.Bool().Draw(t, "idle")}
 	}

@@ -1,0 +1,188 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+
+	"github.com/lni/dragonboat/v4/raftio"
+	"github.com/lni/dragonboat/v4/raftpb"
+)
+
+// A logEnd is how far a shard's log reaches on this node.
+type logEnd struct {
+	last      uint64 // index of the last entry on disk
+	committed uint64 // index of the last entry known to be committed
+	term      uint64 // the latest that is known here
+}
+
+// ends keeps, since the start, how far the logs reach and the terms of their
+// entries.
+type ends struct {
+	mu     sync.Mutex
+	shards map[uint64]*shardEnd // guarded by mu
+}
+
+type shardEnd struct {
+	logEnd
+	replica uint64
+	runs    []termRun // of entries saved since the start, by index
+}
+
+// A termRun is the first of entries that have the same term.
+type termRun struct{ first, term uint64 }
+
+// read takes note of what was found at the start.
+func (e *ends) read(shard, replica, snapshot uint64, s raftio.RaftState) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.shards[shard] != nil {
+		return
+	}
+	e.put(shard, &shardEnd{replica: replica, logEnd: logEnd{last: lastOf(snapshot, s), committed: max(s.State.Commit, snapshot), term: s.State.Term}})
+}
+
+func (e *ends) put(shard uint64, s *shardEnd) *shardEnd {
+	if e.shards == nil {
+		e.shards = map[uint64]*shardEnd{}
+	}
+	e.shards[shard] = s
+	return s
+}
+
+// lastOf returns the index of the last entry, or of the snapshot behind which
+// there is none.
+func lastOf(snapshot uint64, s raftio.RaftState) uint64 {
+	if s.EntryCount == 0 {
+		return snapshot
+	}
+	return max(snapshot, s.FirstIndex+s.EntryCount-1)
+}
+
+// saved takes note of what is on disk now.
+func (e *ends) saved(updates []raftpb.Update) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i := range updates {
+		u := &updates[i]
+		s := e.shards[u.ShardID]
+		if s == nil {
+			s = e.put(u.ShardID, &shardEnd{replica: u.ReplicaID})
+		}
+		if ss := u.Snapshot; !raftpb.IsEmptySnapshot(ss) && ss.Index > s.last {
+			s.last, s.runs = ss.Index, []termRun{{ss.Index, ss.Term}}
+			s.committed = max(s.committed, ss.Index)
+		}
+		for j := range u.EntriesToSave {
+			s.add(u.EntriesToSave[j].Index, u.EntriesToSave[j].Term)
+		}
+		s.committed = max(s.committed, u.State.Commit)
+		s.term = max(s.term, u.State.Term)
+	}
+}
+
+// add takes note of an entry, which replaces all from its index on.
+func (s *shardEnd) add(index, term uint64) {
+	if index <= s.last {
+		for len(s.runs) > 0 && s.runs[len(s.runs)-1].first >= index {
+			s.runs = s.runs[:len(s.runs)-1]
+		}
+	}
+	if n := len(s.runs); n == 0 || s.runs[n-1].term != term {
+		if n == mostRuns {
+			s.runs = append(s.runs[:0], s.runs[n/2:]...) // older terms are read from the log
+		}
+		s.runs = append(s.runs, termRun{index, term})
+	}
+	s.last = index
+}
+
+// mostRuns bounds the terms that are remembered.
+const mostRuns = 256
+
+// end returns how far a shard's log reaches.
+func (l *raftLog) end(shard uint64) (logEnd, bool) {
+	if l == nil {
+		return logEnd{}, false
+	}
+	l.ends.mu.Lock()
+	defer l.ends.mu.Unlock()
+	s := l.ends.shards[shard]
+	if s == nil {
+		return logEnd{}, false
+	}
+	return s.logEnd, true
+}
+
+// term returns the term of an entry, unless the log has forgotten it or never
+// had it.
+func (l *raftLog) term(shard, index uint64) (uint64, bool) {
+	if l == nil || index == 0 {
+		return 0, false
+	}
+	l.ends.mu.Lock()
+	s := l.ends.shards[shard]
+	if s == nil || index > s.last {
+		l.ends.mu.Unlock()
+		return 0, false
+	}
+	replica := s.replica
+	for i := len(s.runs) - 1; i >= 0; i-- {
+		if s.runs[i].first <= index {
+			defer l.ends.mu.Unlock()
+			return s.runs[i].term, true
+		}
+	}
+	l.ends.mu.Unlock()
+	return l.readTerm(shard, replica, index)
+}
+
+// readTerm reads the term of an entry from the disk.
+func (l *raftLog) readTerm(shard, replica, index uint64) (uint64, bool) {
+	entries, _, err := l.ILogDB.IterateEntries(nil, 0, shard, replica, index, index+1, math.MaxUint64)
+	if err == nil && len(entries) == 1 && entries[0].Index == index {
+		return entries[0].Term, true
+	}
+	if ss, err := l.ILogDB.GetSnapshot(shard, replica); err == nil && ss.Index == index {
+		return ss.Term, true
+	}
+	return 0, false
+}
+
+// Term returns the term of an entry of a shard, or 0 if the log does not have it
+// any more. It may be called from a machine's Update, for the entries handed to
+// it.
+func (h *Host) Term(shard, index uint64) uint64 {
+	term, _ := h.raftLog.term(shard, index)
+	return term
+}
+
+// CheckLog reports, before the shard is started, why its log does not fit a
+// machine that has applied the entry at an index, of a term if it knows it (0:
+// it does not). Raft would take new entries up to that index for applied. A
+// machine in memory has applied nothing.
+func (h *Host) CheckLog(shard, applied, term uint64) error {
+	replica := replicaID(h.cfg.Node)
+	snapshot, err := h.raftLog.GetSnapshot(shard, replica)
+	if err != nil {
+		return fmt.Errorf("the Raft log of shard %s cannot be read: %w", ShardName(shard), err)
+	}
+	s, err := h.raftLog.ILogDB.ReadRaftState(shard, replica, snapshot.Index)
+	if err != nil && !errors.Is(err, raftio.ErrNoSavedLog) {
+		return fmt.Errorf("the Raft log of shard %s cannot be read: %w", ShardName(shard), err)
+	}
+	last := lastOf(snapshot.Index, s)
+	switch {
+	case s.State.Commit > last:
+		return fmt.Errorf("the Raft log of shard %s ends at entry %d, but entry %d was committed", ShardName(shard), last, s.State.Commit)
+	case applied > last:
+		return fmt.Errorf("the Raft log ends at entry %d, but the database holds entry %d", last, applied)
+	case applied == 0 || term == 0:
+		return nil
+	}
+	if logged, ok := h.raftLog.readTerm(shard, replica, applied); ok && logged != term {
+		return fmt.Errorf("the database holds entry %d of term %d, but the Raft log has another one there, of term %d", applied, term, logged)
+	}
+	return nil
+}
