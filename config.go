@@ -126,15 +126,20 @@ type ConnConfig struct {
 	// Pragmas are run, as "name=value" or "name(value)", by each new connection.
 	Pragmas []string
 
-	// TimeFormat is how time.Time arguments become text: "" as time.Time.String
-	// does, "sqlite", "datetime" or "string_no_monotonic".
+	// TimeFormat is how time.Time arguments become text. "" is in UTC, as
+	// 2006-01-02 15:04:05.999999999+00:00, whose order is that of the times.
+	// "sqlite" is the same in the time's zone, "datetime" without fraction and
+	// zone, "string" as time.Time.String has it, "string_no_monotonic" like it
+	// without what it says of the monotonic clock.
 	TimeFormat string
 	// TimeIntegerFormat makes integers of them instead: "unix", "unix_milli",
 	// "unix_micro" or "unix_nano".
 	TimeIntegerFormat string
-	// Location is the zone of times written and read; nil: as they are.
+	// Location is the zone of times that are read, and of those written by a
+	// TimeFormat; nil: as they are.
 	Location *time.Location
-	// IntToTime reads integers in DATE, DATETIME and TIMESTAMP columns as times.
+	// IntToTime reads integers in columns of times (DATE, DATETIME, TIMESTAMP)
+	// as times.
 	IntToTime bool
 	// TextToTime reads texts in expressions as times where they look like one.
 	TextToTime bool
@@ -250,17 +255,10 @@ func checkAddress(address string) error {
 	return nil
 }
 
-// Formats of times, by the names that modernc.org/sqlite gives them.
-var timeFormats = map[string]string{
-	"sqlite":              "2006-01-02 15:04:05.999999999-07:00",
-	"datetime":            "2006-01-02 15:04:05",
-	"string_no_monotonic": "2006-01-02 15:04:05.999999999 -0700 MST",
-}
-
 func (c *ConnConfig) validate() error {
 	var faults []error
 	if _, ok := timeFormats[c.TimeFormat]; !ok && c.TimeFormat != "" {
-		faults = append(faults, fmt.Errorf("hiqlite: unknown time format %q: use sqlite, datetime or string_no_monotonic", c.TimeFormat))
+		faults = append(faults, unknownTimeFormat(c.TimeFormat))
 	}
 	if !slices.Contains([]string{"", "unix", "unix_milli", "unix_micro", "unix_nano"}, c.TimeIntegerFormat) {
 		faults = append(faults, fmt.Errorf("hiqlite: unknown integer time format %q: use unix, unix_milli, unix_micro or unix_nano", c.TimeIntegerFormat))

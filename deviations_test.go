@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hiqlite/hiqlite"
 )
@@ -30,6 +31,11 @@ func TestDeviations(t *testing.T) {
 		{name: "a script that fails in its syntax does nothing", before: []step{text("INSERT INTO t VALUES(1); nonsense")}, look: text("SELECT count(*) FROM t"), theirs: "int64 1", ours: "int64 0"},
 		{name: "an empty blob is not nil", look: text("SELECT x''"), theirs: "[]uint8 []byte(nil)", ours: "[]uint8 []byte{}"},
 		{name: "an empty blob that is returned is not nil", look: text("INSERT INTO t VALUES(zeroblob(0)) RETURNING a"), theirs: "[]uint8 []byte(nil)", ours: "[]uint8 []byte{}"},
+		{name: "times are written in UTC, in a form that sorts", look: text("SELECT ?", time.Date(2024, 2, 3, 4, 5, 6, 500, time.FixedZone("", -4*3600))), theirs: `string "2024-02-03 04:05:06.0000005 -0400 -0400"`, ours: `string "2024-02-03 08:05:06.0000005+00:00"`},
+		{name: "and nothing is said of a monotonic clock", look: text("SELECT ? LIKE '%m=%'", time.Now()), theirs: "int64 1", ours: "int64 0"},
+		{name: "times of unnamed zones are read", before: []step{text("CREATE TABLE z(a DATETIME)"), text("INSERT INTO z VALUES('2024-02-03 04:05:06 -0400 -0400')")}, look: text("SELECT a FROM z"), theirs: "string", ours: "time 2024-02-03T04:05:06-04:00"},
+		{name: "so are times with a precision", before: []step{text("CREATE TABLE z(a DATETIME(6))"), text("INSERT INTO z VALUES('2024-02-03 04:05:06')")}, look: text("SELECT a FROM z"), theirs: "string", ours: "time 2024-02-03T04:05:06Z UTC"},
+		{name: "and times with a time zone", before: []step{text("CREATE TABLE z(a TIMESTAMP WITH TIME ZONE)"), text("INSERT INTO z VALUES('2024-02-03 04:05:06')")}, look: text("SELECT a FROM z"), theirs: "string", ours: "time 2024-02-03T04:05:06Z UTC"},
 		{name: "DDL has no result", before: []step{text("INSERT INTO t VALUES(1)")}, exec: true, look: text("CREATE TABLE WITH_result(a)"), theirs: "id 1, <nil>; rows 1, <nil>", ours: "id 0, <nil>; rows 0, <nil>"},
 		{name: "a statement that fails leaves changes() alone", before: []step{text("INSERT INTO t VALUES(1),(2)"), text("INSERT INTO t(rowid) VALUES(1)")}, look: text("SELECT changes()"), theirs: "int64 0", ours: "int64 2"},
 		{name: "the journal stays a WAL", look: text("PRAGMA journal_mode=DELETE"), theirs: `string "delete"`, ours: `string "wal"`},
@@ -41,7 +47,7 @@ func TestDeviations(t *testing.T) {
 		{name: "the largest rowid is refused", exec: true, look: text("INSERT INTO t(rowid) VALUES(9223372036854775807)"), theirs: "id 9223372036854775807, <nil>; rows 1, <nil>", ours: wrong},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			p := newPair(t, "_foreign_keys=")
+			p := newPair(t, "_foreign_keys=&_time_format=")
 			for i, want := range []string{test.ours, test.theirs} {
 				ctx, c := patient(t), p.conns[i]
 				for _, s := range append([]step{text("CREATE TABLE t(a)")}, test.before...) {

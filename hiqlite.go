@@ -73,6 +73,14 @@
 //     over, and its statements fail until ROLLBACK, COMMIT or the end of the
 //     sql.Tx; SQLite would run them one by one.
 //   - PRAGMA defer_foreign_keys=OFF does not forget what is violated already.
+//   - Times are written in UTC, in one form whose order is that of the times, not
+//     as [time.Time.String] has them; see ConnConfig.TimeFormat. All forms that
+//     SQLite and its drivers write are read, in columns declared as DATETIME(6)
+//     or TIMESTAMP WITH TIME ZONE too. CURRENT_TIMESTAMP writes no zone: compare
+//     it by datetime(column). Texts of expressions, such as max(begins), are
+//     strings unless ConnConfig.TextToTime is set: their type is not known.
+//   - The scan type of NULL, and where there is no row, follows the declared
+//     type. Whether a column can be NULL is not known.
 //   - An empty blob is not nil.
 //   - LastInsertId and RowsAffected of a statement that changes the schema are 0.
 //   - changes() and last_insert_rowid() keep their values over a statement that

@@ -81,15 +81,17 @@ func (r *typedRows) ColumnTypeDatabaseTypeName(i int) string { return r.columns[
 // ColumnTypeLength follows the current row.
 func (r *typedRows) ColumnTypeLength(i int) (int64, bool) { return length(r.kind(i)) }
 
-// ColumnTypeNullable is always true: SQLite's rows do not tell.
-func (r *typedRows) ColumnTypeNullable(int) (nullable, ok bool) { return true, true }
+// ColumnTypeNullable is not known: a column that is NOT NULL in its table can be
+// NULL in a row, by an outer join, and SQLite does not tell.
+func (r *typedRows) ColumnTypeNullable(int) (nullable, ok bool) { return true, false }
 
 // ColumnTypePrecisionScale is not known of SQLite's types.
 func (r *typedRows) ColumnTypePrecisionScale(int) (precision, scale int64, ok bool) {
 	return 0, 0, false
 }
 
-// ColumnTypeScanType follows the current row.
+// ColumnTypeScanType follows the current row, and the declared type where that
+// has NULL, or there is none. It is never nil.
 func (r *typedRows) ColumnTypeScanType(i int) reflect.Type {
 	return r.conn.scanType(&r.columns[i], r.kind(i))
 }

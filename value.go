@@ -1,9 +1,11 @@
 package hiqlite
 
 import (
+	"database/sql"
 	"database/sql/driver"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 	"unsafe"
@@ -37,7 +39,10 @@ func (c *ConnConfig) argument(v driver.NamedValue) (wire.Argument, error) {
 			a.Value = wire.BlobValue(x)
 		}
 	case time.Time:
-		a.Value = c.timeValue(x)
+		var err error
+		if a.Value, err = c.timeValue(x); err != nil {
+			return a, err
+		}
 	default:
 		return a, misuse("pass an integer, float, bool, string, []byte, time.Time or nil", "unsupported type %T of argument %d", x, v.Ordinal)
 	}
@@ -58,47 +63,17 @@ func (c *ConnConfig) arguments(args []driver.NamedValue) ([]wire.Argument, error
 	return out, nil
 }
 
-func (c *ConnConfig) timeValue(t time.Time) wire.Value {
-	switch c.TimeIntegerFormat {
-	case "unix":
-		return wire.IntegerValue(t.Unix())
-	case "unix_milli":
-		return wire.IntegerValue(t.UnixMilli())
-	case "unix_micro":
-		return wire.IntegerValue(t.UnixMicro())
-	case "unix_nano":
-		return wire.IntegerValue(t.UnixNano())
-	}
-	t = c.in(t)
-	if c.TimeFormat == "" {
-		return wire.TextValue(t.String())
-	}
-	return wire.TextValue(t.Format(timeFormats[c.TimeFormat]))
-}
-
-func (c *ConnConfig) in(t time.Time) time.Time {
-	if c.Location == nil {
-		return t
-	}
-	return t.In(c.Location)
-}
-
 // A column is what is known of a result's column.
 type column struct {
 	name     string
 	declType string // in upper case
-	dated    bool   // DATE, DATETIME or TIMESTAMP
-	layout   int    // which of timeLayouts its last text had
+	dated    bool   // it is one of times
 }
 
 func newColumns(from []wire.Column) []column {
 	out := make([]column, len(from))
 	for i, c := range from {
-		out[i] = column{name: c.Name, declType: c.DeclType}
-		switch c.DeclType {
-		case "DATE", "DATETIME", "TIMESTAMP":
-			out[i].dated = true
-		}
+		out[i] = column{name: c.Name, declType: c.DeclType, dated: holdsTimes(c.DeclType)}
 	}
 	return out
 }
@@ -122,49 +97,11 @@ func (c *ConnConfig) integer(col *column, n int64) driver.Value {
 // text converts a TEXT cell.
 func (c *ConnConfig) text(col *column, s string) driver.Value {
 	if col.dated || c.TextToTime && col.declType == "" {
-		if t, ok := c.parseTime(col, s); ok {
+		if t, ok := c.parseTime(s, !col.dated); ok {
 			return t
 		}
 	}
 	return s
-}
-
-// timeLayouts are the forms in which SQLite's functions and drivers write times.
-var timeLayouts = []string{
-	"2006-01-02 15:04:05.999999999-07:00",
-	"2006-01-02T15:04:05.999999999-07:00",
-	"2006-01-02 15:04:05.999999999",
-	"2006-01-02T15:04:05.999999999",
-	"2006-01-02 15:04",
-	"2006-01-02T15:04",
-	"2006-01-02",
-}
-
-// parseTime reads a time in one of the layouts, or as time.Time.String writes it.
-func (c *ConnConfig) parseTime(col *column, s string) (time.Time, bool) {
-	spoken := s
-	if i := strings.Index(s, "m="); i > 0 {
-		spoken = s[:i]
-	}
-	if t, err := time.Parse("2006-01-02 15:04:05.999999999 -0700 MST", strings.TrimSpace(spoken)); err == nil {
-		return c.in(t), true
-	}
-	digits, utc := strings.CutSuffix(s, "Z")
-	for i := range timeLayouts {
-		n := (col.layout + i) % len(timeLayouts) // most columns keep to one
-		var t time.Time
-		var err error
-		if c.Location != nil && !utc {
-			t, err = time.ParseInLocation(timeLayouts[n], digits, c.Location)
-		} else {
-			t, err = time.Parse(timeLayouts[n], digits)
-		}
-		if err == nil {
-			col.layout = n
-			return c.in(t), true
-		}
-	}
-	return time.Time{}, false
 }
 
 // value converts a cell that stands in memory.
@@ -204,7 +141,7 @@ func (c *ConnConfig) scanType(col *column, kind wire.Kind) reflect.Type {
 		switch {
 		case col.declType == "BOOLEAN":
 			return reflect.TypeFor[bool]()
-		case col.dated || col.declType == "TIME":
+		case col.dated && c.IntToTime:
 			return reflect.TypeFor[time.Time]()
 		}
 		return reflect.TypeFor[int64]()
@@ -218,7 +155,30 @@ func (c *ConnConfig) scanType(col *column, kind wire.Kind) reflect.Type {
 	case wire.Blob:
 		return reflect.TypeFor[[]byte]()
 	}
-	return nil
+	return col.nullType()
+}
+
+// nullType is what a NULL, or no row at all, can be scanned into: by the rules
+// that give a column of this declared type its affinity.
+func (col *column) nullType() reflect.Type {
+	says := func(words ...string) bool {
+		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(col.declType, w) })
+	}
+	switch {
+	case col.dated:
+		return reflect.TypeFor[sql.NullTime]()
+	case says("BOOL"):
+		return reflect.TypeFor[sql.NullBool]()
+	case says("INT"):
+		return reflect.TypeFor[sql.NullInt64]()
+	case says("CHAR", "CLOB", "TEXT"):
+		return reflect.TypeFor[sql.NullString]()
+	case says("BLOB"):
+		return reflect.TypeFor[[]byte]()
+	case says("REAL", "FLOA", "DOUB", "NUMERIC", "DECIMAL"):
+		return reflect.TypeFor[sql.NullFloat64]()
+	}
+	return reflect.TypeFor[any]() // an expression, or a type of which anything can be
 }
 
 // length is the length that a cell of this storage class may have.

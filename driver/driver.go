@@ -56,6 +56,10 @@
 // _query_only take 0 1 false true no yes off on, other switches what
 // [strconv.ParseBool] takes. An empty value is as good as none.
 //
+// Texts in columns of times are times: in those declared as DATE, DATETIME,
+// TIMESTAMP or TIMESTAMPTZ, with a precision or not, WITH TIME ZONE or WITHOUT. All
+// forms are read that SQLite and its drivers write, with and without a zone.
+//
 //   - consistency: "local" (default) or "linearizable" reads. See
 //     hiqlite.Consistency and hiqlite.WithConsistency.
 //   - _foreign_keys, _fk: PRAGMA foreign_keys, on unless switched off.
@@ -70,15 +74,23 @@
 //     stand several times. One that writes, such as user_version, is written by
 //     each connection. They run before the PRAGMAs of the keys above, which
 //     therefore win, and after busy_timeout.
-//   - _time_format: how a [time.Time] becomes text: sqlite, datetime or
-//     string_no_monotonic. Default: as [time.Time.String] has it.
+//   - _time_format: how a [time.Time] becomes text. Default: in UTC, as
+//     2006-01-02 15:04:05.999999999+00:00, so that texts have the order of the
+//     times, whatever their zones, and SQLite's date functions read them; years
+//     before 0 and after 9999 are errors. sqlite: the same in the time's own
+//     zone, as mattn/go-sqlite3 has it. datetime: without fraction and zone.
+//     string: as [time.Time.String] has it, modernc.org/sqlite's default.
+//     string_no_monotonic: that without what it says of the monotonic clock.
 //   - _time_integer_format: how it becomes an integer instead: unix, unix_milli,
 //     unix_micro or unix_nano.
-//   - _timezone: the zone of times written and read, as [time.LoadLocation]
-//     knows it.
-//   - _inttotime: integers in DATE, DATETIME and TIMESTAMP columns are times.
-//   - _texttotime: the scan type of texts in these columns, and in TIME columns,
-//     is [time.Time]; texts of expressions that look like times are times.
+//   - _timezone: the zone of times that are read, and of those that another
+//     _time_format writes, as [time.LoadLocation] knows it; texts without a zone
+//     are in it. Default: UTC, or the zone that a text names. See timezone.
+//   - _inttotime: integers in columns of times are times.
+//   - _texttotime: texts of expressions that look like times are times, as those
+//     of max(begins) and datetime('now'), for which SQLite names no declared
+//     type; and the scan type of texts in columns of times, and in TIME columns,
+//     is [time.Time].
 //   - _txlock: immediate (default) or exclusive: a transaction waits for the
 //     write lease when it begins; or deferred: when it first writes, which fails
 //     with SQLITE_BUSY_SNAPSHOT if rows have changed since its first read. BEGIN

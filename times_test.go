@@ -1,0 +1,191 @@
+package hiqlite_test
+
+import (
+	"database/sql"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hiqlite/hiqlite"
+)
+
+var zones = []*time.Location{
+	time.UTC, time.Local, time.FixedZone("", -4*3600), time.FixedZone("UTC+8", 8*3600), time.FixedZone("", 5*3600+1800),
+	time.FixedZone("+0545", 5*3600+45*60), time.FixedZone("Pacific Time", -8*3600), mustZone("America/Bogota"), mustZone("Asia/Colombo"),
+	mustZone("Asia/Kathmandu"), mustZone("Europe/Berlin"), mustZone("America/Sao_Paulo"), mustZone("Asia/Tehran"), mustZone("Pacific/Kiritimati"),
+}
+
+func mustZone(name string) *time.Location {
+	zone, err := time.LoadLocation(name)
+	if err != nil {
+		panic(err)
+	}
+	return zone
+}
+
+func TestTimesOfEveryZoneComeBack(t *testing.T) {
+	moments := []time.Time{
+		time.Now(), time.Date(2024, 2, 29, 23, 59, 59, 0, time.UTC), time.Date(2024, 7, 1, 0, 0, 0, 500_000_000, time.UTC),
+		time.Date(1969, 12, 31, 23, 59, 59, 999_999_999, time.UTC), time.Date(1, 1, 2, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 30, 1, 2, 3, 1000, time.UTC),
+	}
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		db := c.db(len(c.nodes) - 1)
+		run(t, db, "CREATE TABLE t(id INTEGER PRIMARY KEY, dt DATETIME, tz timestamp with time zone, d6 DateTime(6), p3 TIMESTAMP(3), ptz timestamptz)")
+		for _, moment := range moments {
+			for _, zone := range zones {
+				at := moment.In(zone)
+				var got [5]time.Time
+				err := db.QueryRowContext(patient(t), "INSERT INTO t(dt,tz,d6,p3,ptz) VALUES(?1,?1,?1,?1,?1) RETURNING dt,tz,d6,p3,ptz", at).Scan(&got[0], &got[1], &got[2], &got[3], &got[4])
+				for i := range got {
+					if err != nil || !got[i].Equal(at) || got[i].Location() != time.UTC {
+						t.Fatalf("%v in %q came back as %v, %v", at, zone, got[i], err)
+					}
+				}
+				// What was read finds its row, and what it was made of does.
+				if n := one[int](t, db, "SELECT count(*) FROM t WHERE dt=? AND tz=? AND id=last_insert_rowid()+0*?", got[0], at, 0); n > 1 {
+					t.Fatalf("%v finds %d rows", at, n)
+				}
+				if n := one[int](t, db, "SELECT count(*) FROM t WHERE dt=? AND tz=?", got[0], at); n < 1 {
+					t.Fatalf("%v finds no row", at)
+				}
+			}
+		}
+		if n := one[int](t, db, "SELECT count(*) FROM t WHERE datetime(dt) IS NULL OR julianday(dt) IS NULL OR strftime('%s', dt) IS NULL OR dt LIKE '%m=%'"); n != 0 {
+			t.Errorf("SQLite's functions cannot read %d of them", n)
+		}
+		c.equal()
+	})
+}
+
+// The order of the texts is the order of the times.
+func TestTimesSortAsTexts(t *testing.T) {
+	c := newCluster(t, 1)
+	db := c.db(0)
+	run(t, db, "CREATE TABLE t(at DATETIME)")
+	random := rand.New(rand.NewPCG(1, 2))
+	var times []time.Time
+	base := time.Date(2024, 3, 31, 0, 59, 59, 0, time.UTC)
+	for i := range 400 {
+		fraction := []int64{0, 5, 50, 55, 500_000_000, 550_000_000, 555_000_000, 999_999_999, 1, 1000, 100_000_000, random.Int64N(1e9)}[random.IntN(12)]
+		at := base.Add(time.Duration(random.IntN(4)-1)*time.Second + time.Duration(fraction)).In(zones[i%len(zones)])
+		times = append(times, at)
+		run(t, db, "INSERT INTO t VALUES(?)", at)
+	}
+	slices.SortFunc(times, time.Time.Compare)
+	rows, err := db.Query("SELECT at FROM t ORDER BY at")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for i := 0; rows.Next(); i++ {
+		var at time.Time
+		if err := rows.Scan(&at); err != nil || !at.Equal(times[i]) {
+			t.Fatalf("place %d is %v, want %v, %v", i, at, times[i], err)
+		}
+	}
+	for i := 0; i < len(times); i += 17 {
+		want := 0
+		for _, at := range times {
+			if !at.Before(times[i]) {
+				want++
+			}
+		}
+		if n := one[int](t, db, "SELECT count(*) FROM t WHERE at>=?", times[i].In(zones[i%len(zones)])); n != want {
+			t.Errorf("from %v on there are %d, want %d", times[i], n, want)
+		}
+	}
+}
+
+// Every form that this driver or another one, or another language's, has ever
+// stored is a time in a column of times.
+func TestTimesInForeignForms(t *testing.T) {
+	c := newCluster(t, 1)
+	db := c.db(0)
+	at := time.Date(2024, 2, 3, 4, 5, 6, 700_000_000, time.UTC)
+	second := at.Truncate(time.Second)
+	minute, day := at.Truncate(time.Minute), at.Truncate(24*time.Hour)
+	for text, want := range map[string]time.Time{
+		"2024-02-03 04:05:06.7 +0000 UTC": at, "2024-02-03 04:05:06.7 +0000 UTC m=+0.123456789": at, "2024-02-03 04:05:06.7 +0000 UTC m=-12.5": at,
+		"2024-02-03 05:05:06.7 +0100 CET": at, "2024-02-03 00:05:06.7 -0400 -0400": at, "2024-02-03 09:35:06.7 +0530 +0530 m=+0.78": at, "2024-02-03 09:50:06.7 +0545 +0545": at,
+		"2024-02-03 12:05:06.7 +0800 UTC+8": at, "2024-02-02 20:05:06.7 -0800 Pacific Time m=+1.0": at, "2024-02-03 01:05:06.7 -0300 -03": at, "2024-02-03 04:05:06.7 +0000 +0000": at,
+		"2024-02-03 04:05:06.7+00:00": at, "2024-02-03T04:05:06.7+00:00": at, "2024-02-03T06:05:06.7+02:00": at, "2024-02-03 06:05:06.7+0200": at, "2024-02-03 06:05:06.7+02": at, "2024-02-03 06:05:06.7 +02:00": at, "2024-02-03 06:05:06.7 +0200": at,
+		"2024-02-03T04:05:06.7Z": at, "2024-02-03t04:05:06.7z": at, "2024-02-03 04:05:06.7Z": at, "2024-02-03 04:05:06.7 Z": at, "2024-02-03 04:05:06.7 UTC": at, "2024-02-03 04:05:06.7 GMT": at,
+		"2024-02-03 04:05:06.700": at, "2024-02-03 04:05:06.7000000000000": at, "2024-02-03 04:05:06,7": at, " 2024-02-03 04:05:06.7 ": at,
+		"2024-02-03 04:05:06": second, "2024-02-03T04:05:06": second, "2024-02-03 04:05": minute, "2024-02-03T04:05": minute, "2024-02-03T04:05Z": minute, "2024-02-03 06:05+02:00": minute,
+		"2024-02-03": day, "2024-02-03Z": day, "2024-02-03 4:05:06": second, "0000-01-01 00:00:00": time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC),
+		"10000-01-01 00:00:00 +0000 UTC": time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), "-0044-03-15 12:00:00 +0000 UTC": time.Date(-44, 3, 15, 12, 0, 0, 0, time.UTC),
+	} {
+		var got time.Time
+		run(t, db, "CREATE TABLE IF NOT EXISTS f(dt DATETIME)")
+		run(t, db, "INSERT INTO f VALUES(?)", text)
+		if err := db.QueryRow("SELECT dt FROM f WHERE dt=?", text).Scan(&got); err != nil || !got.Equal(want) {
+			t.Errorf("%q is %v, %v, want %v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "no time", "2024-02-30", "2024-13-01", "2024-02-03 24:00:01", "2024-02-03 04:60", "2024-02-03 04:05:61", "04:05:06", "2460000.5", "2024", "2024-02", "2024-02-03 04:05:06.", "2024-02-03x", "2024-02-03 04:05:06+99:99"} {
+		run(t, db, "INSERT INTO f VALUES(?)", text)
+		var got any
+		if err := db.QueryRow("SELECT dt FROM f WHERE dt=?", text).Scan(&got); err != nil {
+			t.Fatal(err)
+		}
+		if _, is := got.(time.Time); is {
+			t.Errorf("%q was taken for the time %v", text, got)
+		}
+	}
+}
+
+func TestTimeFormatsByName(t *testing.T) {
+	at := time.Date(2024, 2, 3, 4, 5, 6, 700_000_000, time.FixedZone("", -4*3600))
+	c := newCluster(t, 1)
+	for format, want := range map[string]string{
+		"": "2024-02-03 08:05:06.7+00:00", "sqlite": "2024-02-03 04:05:06.7-04:00", "datetime": "2024-02-03 04:05:06",
+		"string": "2024-02-03 04:05:06.7 -0400 -0400", "string_no_monotonic": "2024-02-03 04:05:06.7 -0400 -0400",
+	} {
+		connector, err := c.nodes[0].ConnectorWith(hiqlite.ConnConfig{TimeFormat: format})
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := sql.OpenDB(connector)
+		if got := one[string](t, db, "SELECT ?", at); got != want {
+			t.Errorf("%q: %q, want %q", format, got, want)
+		}
+		now := one[string](t, db, "SELECT ?", time.Now())
+		if strings.Contains(now, "m=") != (format == "string") {
+			t.Errorf("%q: %q", format, now)
+		}
+		db.Close()
+	}
+	connector, err := c.nodes[0].ConnectorWith(hiqlite.ConnConfig{Location: mustZone("Asia/Kathmandu")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := sql.OpenDB(connector)
+	defer db.Close()
+	run(t, db, "CREATE TABLE t(at DATETIME)")
+	run(t, db, "INSERT INTO t VALUES(?)", at)
+	if got := one[string](t, db, "SELECT CAST(at AS TEXT) FROM t"); got != "2024-02-03 08:05:06.7+00:00" {
+		t.Errorf("written in a zone: %s", got)
+	}
+	if got := one[time.Time](t, db, "SELECT at FROM t"); got.Location().String() != "Asia/Kathmandu" || !got.Equal(at) {
+		t.Errorf("read in a zone: %v", got)
+	}
+}
+
+func TestTimesThatTextsCannotHold(t *testing.T) {
+	c := newCluster(t, 1)
+	db := c.db(0)
+	for _, at := range []time.Time{time.Date(-1, 12, 31, 0, 0, 0, 0, time.UTC), time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("", -4*3600))} {
+		if _, err := db.Exec("SELECT ?", at); err == nil || !strings.Contains(err.Error(), "year") || !strings.Contains(err.Error(), "_time_format") {
+			t.Errorf("%v: %v", at, err)
+		}
+	}
+	for _, at := range []time.Time{{}, time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)} {
+		want := strings.TrimSuffix(fmt.Sprint(at.Format("2006-01-02 15:04:05.999999999")), ".") + "+00:00"
+		if got := one[string](t, db, "SELECT ?", at); got != want {
+			t.Errorf("%v: %q, want %q", at, got, want)
+		}
+	}
+}
