@@ -61,7 +61,7 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, _ uintptr) int3
 	case lib.SQLITE_PRAGMA:
 		return c.authorizePragma(strings.ToLower(libc.GoString(a)), libc.GoString(b), b != 0, libc.GoString(db))
 	case lib.SQLITE_ATTACH, lib.SQLITE_DETACH:
-		if c.own {
+		if c.own || c.explaining() {
 			return lib.SQLITE_OK // VACUUM attaches its own file
 		}
 		return c.deny("ATTACH and DETACH are not supported", "a node holds one replicated database; open another data folder for a second one")
@@ -192,7 +192,7 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 var savepoints = map[string]string{"BEGIN": "SAVEPOINT", "RELEASE": "RELEASE", "ROLLBACK": "ROLLBACK TO"}
 
 func (c *Conn) authorizeTransaction(what, savepoint string) int32 {
-	if c.own {
+	if c.own || c.explaining() {
 		return lib.SQLITE_OK
 	}
 	c.actions.Transaction, c.actions.Savepoint = what, savepoint

@@ -112,6 +112,9 @@ func (c *Conn) authorizePragma(name, arg string, hasArg bool, schema string) int
 		return lib.SQLITE_OK
 	}
 	kind := KindOfPragma(name, arg, hasArg)
+	if c.explaining() {
+		return explainedPragma(kind)
+	}
 	if kind == PragmaRead {
 		if c.actions.Pragma == "" {
 			c.actions.Pragma = name

@@ -107,6 +107,9 @@ func (t *text) prepare(sql string, keep bool) (s *Stmt, tail string, err error) 
 		return nil, tail, nil
 	}
 	s = &Stmt{c: c, p: p, Actions: c.actions}
+	if s.Explain() {
+		s.Actions = Actions{}
+	}
 	if own := s.Actions.ReadsOwn; own != nil && !s.ReadOnly() {
 		s.Close()
 		return nil, tail, own
