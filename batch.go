@@ -65,10 +65,10 @@ func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, erro
 		return nil, misuse("commit it first, or run the statements in it", "cannot apply a batch: a transaction is open on this connection")
 	}
 	op := &wire.Operation{
-		ForeignKeysOff: c.foreignKeysOff,
-		LastInsertID:   c.lastInsertID,
-		Changes:        c.changes,
-		Statements:     make([]wire.Statement, len(stmts)),
+		Settings:     c.travels,
+		LastInsertID: c.lastInsertID,
+		Changes:      c.changes,
+		Statements:   make([]wire.Statement, len(stmts)),
 	}
 	classes := make([]*sqlite.Class, len(stmts))
 	made := false // a statement before it changed the schema
@@ -96,7 +96,6 @@ func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, erro
 	if err != nil {
 		return nil, err
 	}
-	c.switched(r)
 	results := make([]sql.Result, len(r.Statements))
 	for i := range r.Statements {
 		results[i] = resultOf(classes[i], &r.Statements[i])
@@ -112,12 +111,12 @@ var unknownClass = &sqlite.Class{Kind: sqlite.Write, Script: true}
 // changes the schema.
 func (c *conn) batchClass(ctx context.Context, text string, made bool) (class *sqlite.Class, err error) {
 	if made {
-		if class, err = c.node.classifyHere(text); mayBeStale(err) {
+		if class, err = c.node.classifyHere(text, c.travels); mayBeStale(err) {
 			return unknownClass, nil
 		}
 		err = readError(ctx, err)
 	} else {
-		class, err = c.node.classify(ctx, text)
+		class, err = c.node.classify(ctx, text, c.travels)
 	}
 	if err != nil {
 		return nil, err

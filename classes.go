@@ -3,6 +3,7 @@ package hiqlite
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -16,7 +17,7 @@ import (
 const maxClassBytes = 8 << 20
 
 // classes keeps what is known of texts. What a text does depends on nothing but
-// itself, so a class is good for ever.
+// itself and the connection's settings, so a class is good for ever.
 type classes struct {
 	mu     sync.RWMutex
 	byText map[string]*sqlite.Class
@@ -48,14 +49,14 @@ func (c *classes) put(text string, class *sqlite.Class) {
 const staleWait = 2 * time.Second
 
 // classify finds out which way a text goes.
-func (n *Node) classify(ctx context.Context, text string) (*sqlite.Class, error) {
-	class, err := n.classifyHere(text)
+func (n *Node) classify(ctx context.Context, text string, settings wire.Settings) (*sqlite.Class, error) {
+	class, err := n.classifyHere(text, settings)
 	if mayBeStale(err) {
 		// "no such table" may only mean that this replica is behind.
 		wait, cancel := context.WithTimeout(ctx, staleWait)
 		_ = n.shard.ReadIndex(wait) // without a leader, what is here has to do
 		cancel()
-		class, err = n.classifyHere(text)
+		class, err = n.classifyHere(text, settings)
 	}
 	if err != nil {
 		return nil, readError(ctx, err)
@@ -64,15 +65,19 @@ func (n *Node) classify(ctx context.Context, text string) (*sqlite.Class, error)
 }
 
 // classifyHere is classify by what this replica knows now.
-func (n *Node) classifyHere(text string) (*sqlite.Class, error) {
-	if class := n.classes.get(text); class != nil {
+func (n *Node) classifyHere(text string, settings wire.Settings) (*sqlite.Class, error) {
+	key := text
+	if settings != 0 {
+		key = fmt.Sprintf("\x00%x\x00%s", settings, text) // no text that has a class begins so
+	}
+	if class := n.classes.get(key); class != nil {
 		return class, nil
 	}
-	class, err := n.replica.Classify(text)
+	class, err := n.replica.Classify(text, settings)
 	if err != nil {
 		return nil, err
 	}
-	n.classes.put(strings.Clone(text), &class)
+	n.classes.put(strings.Clone(key), &class)
 	return &class, nil
 }
 

@@ -25,8 +25,8 @@ type conn struct {
 	// What changes(), total_changes() and last_insert_rowid() answer.
 	changes, totalChanges, lastInsertID int64
 
-	foreignKeysOff, queryOnly bool
-	closed                    bool
+	travels wire.Settings // the settings that its operations take along
+	closed  bool
 
 	tx *tx // that is open; nil: none
 }
@@ -49,7 +49,10 @@ func (n *Node) connect(ctx context.Context, cfg ConnConfig) (driver.Conn, error)
 	if n.ctx.Err() != nil {
 		return nil, ErrClosed
 	}
-	c := &conn{node: n, cfg: cfg, foreignKeysOff: cfg.ForeignKeysOff}
+	c := &conn{node: n, cfg: cfg}
+	if cfg.ForeignKeysOff {
+		c.travels = wire.ForeignKeysOff
+	}
 	patience := cfg.BusyTimeout
 	if patience == 0 {
 		patience = DefaultBusyTimeout
@@ -60,7 +63,9 @@ func (n *Node) connect(ctx context.Context, cfg ConnConfig) (driver.Conn, error)
 			return nil, fmt.Errorf("hiqlite: _pragma=%s: %w", pragma, err)
 		}
 	}
-	c.queryOnly = c.queryOnly || cfg.QueryOnly // last: a PRAGMA may write
+	if cfg.QueryOnly { // last: a PRAGMA may write
+		c.travels |= wire.QueryOnly
+	}
 	return c, nil
 }
 
@@ -153,16 +158,18 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 // transaction itself sees what it made, by what that sees.
 func (c *conn) classify(ctx context.Context, text string) (*sqlite.Class, error) {
 	if c.tx == nil {
-		return c.node.classify(ctx, text)
+		return c.node.classify(ctx, text, c.travels)
 	}
-	class, err := c.node.classifyHere(text)
+	class, err := c.node.classifyHere(text, c.travels)
 	if mayBeStale(err) {
 		return c.tx.classify(ctx, text)
 	}
 	return class, readError(ctx, err)
 }
 
-func (c *conn) exec(ctx context.Context, text string, class *sqlite.Class, args []driver.NamedValue) (driver.Result, error) {
+func (c *conn) exec(ctx context.Context, text string, class *sqlite.Class, args []driver.NamedValue) (_ driver.Result, err error) {
+	restore := c.restoring(class.Script)
+	defer func() { restore(err) }()
 	values, err := c.bind(class, args)
 	if err != nil {
 		return nil, err
@@ -192,7 +199,9 @@ func (c *conn) exec(ctx context.Context, text string, class *sqlite.Class, args 
 	return result{c.lastInsertID, c.changes}, nil
 }
 
-func (c *conn) query(ctx context.Context, text string, class *sqlite.Class, args []driver.NamedValue) (driver.Rows, error) {
+func (c *conn) query(ctx context.Context, text string, class *sqlite.Class, args []driver.NamedValue) (_ driver.Rows, err error) {
+	restore := c.restoring(class.Script)
+	defer func() { restore(err) }()
 	values, err := c.bind(class, args)
 	if err != nil {
 		return nil, err
@@ -275,29 +284,18 @@ func (c *conn) write(ctx context.Context, text string, class *sqlite.Class, args
 		return c.tx.write(ctx, text, class, args)
 	}
 	op := &wire.Operation{
-		ForeignKeysOff: c.foreignKeysOff,
-		LastInsertID:   c.lastInsertID,
-		Changes:        c.changes,
-		Vacuum:         class.Kind == sqlite.Vacuum,
-		Statements:     []wire.Statement{{SQL: text, Args: args}},
+		Settings:     c.travels,
+		LastInsertID: c.lastInsertID,
+		Changes:      c.changes,
+		Vacuum:       class.Kind == sqlite.Vacuum,
+		Statements:   []wire.Statement{{SQL: text, Args: args}},
 	}
-	r, err := c.propose(ctx, op, class)
-	if err == nil {
-		c.switched(r)
-	}
-	return r, err
-}
-
-// switched takes over what a script did to PRAGMA foreign_keys.
-func (c *conn) switched(r *wire.Result) {
-	if r.ForeignKeys != wire.ForeignKeysUntouched {
-		c.foreignKeysOff = r.ForeignKeys == wire.ForeignKeysSwitchedOff
-	}
+	return c.propose(ctx, op, class)
 }
 
 // propose has an operation applied, whose statements are of these classes.
 func (c *conn) propose(ctx context.Context, op *wire.Operation, classes ...*sqlite.Class) (*wire.Result, error) {
-	if c.queryOnly {
+	if c.queryOnly() {
 		return nil, errReadOnly()
 	}
 	delete(c.settings, "defer_foreign_keys") // it lasts until the end of a transaction
@@ -308,6 +306,7 @@ func (c *conn) propose(ctx context.Context, op *wire.Operation, classes ...*sqli
 	for i, class := range classes {
 		c.remember(class, &r.Statements[i])
 	}
+	c.travels ^= r.Settings // a script has changed them
 	return r, nil
 }
 
@@ -334,7 +333,7 @@ func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args 
 			return nil, err
 		}
 	}
-	reader, err := c.node.replica.Acquire(ctx)
+	reader, err := c.node.replica.AcquireUnder(ctx, c.travels)
 	if err != nil {
 		return nil, sqlError(err)
 	}

@@ -218,7 +218,7 @@ func (m *migrator) applyOne(ctx context.Context, f *migration, last int64) (fast
 // writes reports whether a text has anything to apply. It is an error if it
 // holds what cannot be applied.
 func (m *migrator) writes(text string) (bool, error) {
-	class, err := m.node.classifyHere(text)
+	class, err := m.node.classifyHere(text, 0)
 	if mayBeStale(err) {
 		return true, nil // the replicas will tell
 	}

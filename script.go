@@ -133,7 +133,7 @@ func (c *conn) first(script string) (part sqlite.Part, rest string, err error) {
 		part, rest, err = t.view.First(script)
 		return part, rest, t.explain(err)
 	}
-	part, rest, err = c.node.replica.First(script)
+	part, rest, err = c.node.replica.First(script, c.travels)
 	return part, rest, sqlError(err)
 }
 
@@ -223,6 +223,9 @@ func (t *tx) part(ctx context.Context, part *sqlite.Part, args []wire.Argument) 
 	c := t.c
 	switch part.Kind {
 	case sqlite.Write:
+		if c.queryOnly() {
+			return out, errReadOnly()
+		}
 		if out, err = t.view.Exec(ctx, part.SQL, args); err != nil {
 			return out, readError(ctx, t.explain(err))
 		}

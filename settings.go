@@ -2,9 +2,7 @@ package hiqlite
 
 import (
 	"context"
-	"math"
-	"strconv"
-	"strings"
+	"maps"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -21,59 +19,6 @@ func (s *settings) set(name string, value int64) {
 	(*s)[name] = value
 }
 
-// A settingKind says how SQLite reads a PRAGMA's value. Those that are not
-// listed are answered by the replica, which they do not change.
-type settingKind struct {
-	echo    bool // the setter answers with the new value
-	words   map[string]int64
-	boolean bool
-	number  func(n int64) (value int64, taken bool)
-}
-
-var (
-	truth  = settingKind{boolean: true}
-	levels = map[string]int64{"off": 0, "no": 0, "false": 0, "normal": 1, "on": 1, "yes": 1, "true": 1, "full": 2, "extra": 3}
-	stores = map[string]int64{"default": 0, "file": 1, "memory": 2}
-
-	settingKinds = map[string]settingKind{
-		"automatic_index": truth, "cell_size_check": truth, "checkpoint_fullfsync": truth, "defer_foreign_keys": truth, "fullfsync": truth, "read_uncommitted": truth,
-		"secure_delete": {echo: true, boolean: true, words: map[string]int64{"fast": 2}},
-		"synchronous":   {words: levels, number: between(0, 3)}, "temp_store": {words: stores, number: between(0, 2)},
-
-		"analysis_limit": {echo: true, number: between(0, math.MaxInt32)}, "threads": {echo: true, number: between(0, 8)},
-		"busy_timeout": {echo: true, number: atLeast(0)}, "wal_autocheckpoint": {echo: true, number: atLeast(0)},
-		"mmap_size": {echo: true, number: atLeast(0)}, "journal_size_limit": {echo: true, number: atLeast(-1)}, "cache_size": {number: atLeast(math.MinInt32)},
-
-		"hard_heap_limit": {echo: true}, "max_page_count": {echo: true}, "soft_heap_limit": {echo: true},
-	}
-)
-
-func between(least, most int64) func(int64) (int64, bool) {
-	return func(n int64) (int64, bool) { return n, n >= least && n <= most }
-}
-
-func atLeast(least int64) func(int64) (int64, bool) {
-	return func(n int64) (int64, bool) { return max(n, least), true }
-}
-
-// read reads a PRAGMA's value, and reports whether SQLite would take it.
-func (k settingKind) read(arg string) (value int64, taken bool) {
-	if n, ok := k.words[strings.ToLower(arg)]; ok {
-		return n, true
-	}
-	if k.boolean {
-		if sqlite.Truth(arg) {
-			return 1, true
-		}
-		return 0, true
-	}
-	n, err := strconv.ParseInt(arg, 0, 64)
-	if err != nil || k.number == nil {
-		return 0, false
-	}
-	return k.number(n)
-}
-
 // configure runs a PRAGMA that sets something, or a script with such.
 func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
 	if !class.Script {
@@ -82,8 +27,11 @@ func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class, 
 				return nil, err
 			}
 		}
-		rows := c.apply(class)
-		if kind := settingKinds[class.Pragma]; rows == nil && kind.echo {
+		rows, err := c.apply(class)
+		if err != nil {
+			return nil, err
+		}
+		if rows == nil && sqlite.Pragmas[class.Pragma].Echo {
 			if rows = c.setting(class.Pragma); rows == nil {
 				return c.read(ctx, "PRAGMA "+class.Pragma, &sqlite.Class{}, nil)
 			}
@@ -106,45 +54,88 @@ func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class, 
 }
 
 // apply does what a PRAGMA says, as far as it concerns the connection.
-func (c *conn) apply(class *sqlite.Class) *wire.Rows {
+func (c *conn) apply(class *sqlite.Class) (*wire.Rows, error) {
 	name, arg := class.Pragma, class.PragmaArg
+	pragma := sqlite.Pragmas[name]
+	if pragma.Kind == sqlite.PragmaTravels {
+		return nil, c.set(pragma.Set(c.travels, arg))
+	}
 	switch name {
-	case "foreign_keys":
-		if c.tx == nil { // inside a transaction it does nothing
-			c.foreignKeysOff = !sqlite.Truth(arg)
-		}
-		return nil
-	case "query_only":
-		c.queryOnly = sqlite.Truth(arg)
-		return nil
 	case "journal_mode":
-		return oneText(name, "wal")
+		return oneText(name, "wal"), nil
 	case "locking_mode":
-		return oneText(name, "normal")
+		return oneText(name, "normal"), nil
 	case "wal_checkpoint":
 		return &wire.Rows{
 			Columns: []wire.Column{{Name: "busy"}, {Name: "log"}, {Name: "checkpointed"}},
 			Cells:   []wire.Value{wire.IntegerValue(0), wire.IntegerValue(0), wire.IntegerValue(0)},
-		}
+		}, nil
 	case "optimize":
-		return &wire.Rows{Columns: []wire.Column{{Name: name}}}
+		return &wire.Rows{Columns: []wire.Column{{Name: name}}}, nil
 	}
-	if kind, ok := settingKinds[name]; ok && class.PragmaSet {
-		if value, taken := kind.read(arg); taken {
+	if class.PragmaSet {
+		if value, taken := pragma.Read(arg); taken {
 			c.settings.set(name, value)
 		}
 	}
+	return nil, nil
+}
+
+// set changes the settings that travel. PRAGMA foreign_keys, which SQLite
+// ignores inside a transaction, without a word, holds there until the
+// transaction ends: so that neither a table that is rebuilt loses the rows of
+// others, nor does a program that knows it to be ignored leave the connection
+// with it.
+func (c *conn) set(travels wire.Settings) error {
+	t := c.tx
+	if t == nil {
+		c.travels = travels
+		return nil
+	}
+	if t.view != nil {
+		if err := t.explain(t.view.Use(travels)); err != nil {
+			return err
+		}
+	}
+	if changed := (c.travels ^ travels) & wire.ForeignKeysOff &^ t.others; changed != 0 {
+		t.others |= changed
+		t.outside |= c.travels & changed
+	}
+	c.travels = travels
 	return nil
+}
+
+func (c *conn) queryOnly() bool { return c.travels&wire.QueryOnly != 0 }
+
+// restoring returns what takes back what a script does to the connection's
+// settings, if it fails.
+func (c *conn) restoring(script bool) func(failed error) {
+	if !script {
+		return func(error) {}
+	}
+	tx, inside, outside, others := c.tx, c.travels, c.travels, maps.Clone(c.settings)
+	if tx != nil {
+		outside = outside&^tx.others | tx.outside
+	}
+	return func(failed error) {
+		if failed == nil {
+			return
+		}
+		c.settings = others
+		if c.tx == tx {
+			_ = c.set(inside) // it fails if the transaction is over, with its settings
+			return
+		}
+		c.travels = outside
+		delete(c.settings, "defer_foreign_keys") // of a transaction that has ended
+	}
 }
 
 // setting answers a PRAGMA that the connection knows better than SQLite, or
 // returns nil.
 func (c *conn) setting(name string) *wire.Rows {
-	switch name {
-	case "foreign_keys":
-		return oneInteger(name, !c.foreignKeysOff)
-	case "query_only":
-		return oneInteger(name, c.queryOnly)
+	if pragma := sqlite.Pragmas[name]; pragma.Kind == sqlite.PragmaTravels && name != "case_sensitive_like" { // which SQLite does not tell
+		return oneInteger(name, pragma.On(c.travels))
 	}
 	value, ok := c.settings[name]
 	if !ok {

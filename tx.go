@@ -33,6 +33,10 @@ type tx struct {
 	timer    *time.Timer
 	limit    time.Time    // when the timer ends it
 	stage    atomic.Int32 // so that the timer ends it only while it is open
+
+	// outside are the connection's settings of which the transaction has others,
+	// until it ends: see conn.set.
+	outside, others wire.Settings
 }
 
 // Stages of a transaction.
@@ -76,7 +80,7 @@ func (c *conn) begin(ctx context.Context, readOnly, deferred, watched bool) erro
 	switch {
 	case readOnly:
 		err = t.look(ctx)
-	case !deferred && !c.queryOnly:
+	case !deferred && !c.queryOnly():
 		err = t.lease(ctx)
 	}
 	if err != nil {
@@ -113,7 +117,7 @@ func (t *tx) look(ctx context.Context) error {
 func (t *tx) options() statemachine.TransactionOptions {
 	c := t.c
 	return statemachine.TransactionOptions{
-		Seed: wire.NewSeed(), MaxSteps: c.node.cfg.MaxSteps, MaxBytes: maxOperation, ForeignKeysOff: c.foreignKeysOff,
+		Seed: wire.NewSeed(), MaxSteps: c.node.cfg.MaxSteps, MaxBytes: maxOperation, Settings: c.travels,
 		Changes: c.changes, TotalChanges: c.totalChanges, LastInsertID: c.lastInsertID,
 	}
 }
@@ -241,6 +245,7 @@ func (t *tx) end() {
 	if t.c.tx == t {
 		t.c.tx = nil
 		delete(t.c.settings, "defer_foreign_keys")
+		t.c.travels = t.c.travels&^t.others | t.outside
 	}
 }
 
@@ -406,7 +411,7 @@ func (c *txCursor) Next(row func(*sqlite.Stmt)) (bool, error) {
 // write runs a text that writes.
 func (t *tx) write(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (*wire.Result, error) {
 	switch {
-	case t.readOnly || t.c.queryOnly:
+	case t.readOnly || t.c.queryOnly():
 		return nil, errReadOnly()
 	case class.Kind == sqlite.Vacuum:
 		return nil, misuse("", "SQL logic error: cannot VACUUM from within a transaction (1)")

@@ -20,6 +20,8 @@ import (
 //   - A RETURNING that fails gives no rows before its error.
 //   - PRAGMA defer_foreign_keys = OFF makes the reference forget the violations
 //     that it knows of; Commit here refuses them. Not tried.
+//   - PRAGMA foreign_keys holds inside a transaction, until it ends; the reference
+//     ignores it there. Not tried: see TestForeignKeysSwitchedOffInsideATransaction.
 //   - changes() and last_insert_rowid() are compared from the next write that
 //     succeeds on, once a statement failed.
 
@@ -251,7 +253,8 @@ func (d *duel) alike(what string, got [2]string) {
 // the reference is in a transaction spoils.
 func (d *duel) senseless(m move, open bool) bool {
 	return strings.Contains(m.text(), "changes()") && (d.changesDiffer || d.idDiffers) ||
-		strings.HasPrefix(m.text(), "PRAGMA defer_foreign_keys") && !open
+		strings.HasPrefix(m.text(), "PRAGMA defer_foreign_keys") && !open ||
+		strings.HasPrefix(m.text(), "PRAGMA foreign_keys") && m.text() != "PRAGMA foreign_keys" && open
 }
 
 func (d *duel) step(ctx context.Context, h *history, m move) {

@@ -357,6 +357,9 @@ func (r *SQL) commit() error {
 // The copy that it makes goes to a file: it is as large as the database.
 func (r *SQL) vacuum(op *wire.Operation, result *wire.Result) error {
 	r.programs.clear()
+	if err := r.useSettings(op.Settings); err != nil {
+		return err
+	}
 	r.conn.Begin(op)
 	r.endSpeculation(nil) // see begin
 	if err := r.owner("PRAGMA temp_store=FILE"); err != nil {

@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
 // classifier prepares texts to find out what they do. It has a connection of
@@ -15,16 +16,17 @@ type classifier struct {
 	epoch uint64
 }
 
-// Classify finds out which way a text goes, as this replica understands it now.
-// Preparing takes microseconds, so it takes no context.
-func (r *SQL) Classify(text string) (sqlite.Class, error) {
+// Classify finds out which way a text goes on a connection of these settings, as
+// this replica understands it now. Preparing takes microseconds, so it takes no
+// context.
+func (r *SQL) Classify(text string, settings wire.Settings) (sqlite.Class, error) {
 	if err := r.Err(); err != nil {
 		return sqlite.Class{}, err
 	}
 	c := &r.classifier
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.connect(r.pool); err != nil {
+	if err := c.connect(r.pool, settings); err != nil {
 		return sqlite.Class{}, err
 	}
 	class, err := c.conn.Classify(text)
@@ -47,14 +49,14 @@ func (c *classifier) refresh() error {
 
 // First classifies the first statement of a script, and returns what is behind
 // it.
-func (r *SQL) First(script string) (part sqlite.Part, rest string, err error) {
+func (r *SQL) First(script string, settings wire.Settings) (part sqlite.Part, rest string, err error) {
 	if err := r.Err(); err != nil {
 		return part, "", err
 	}
 	c := &r.classifier
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.connect(r.pool); err != nil {
+	if err := c.connect(r.pool, settings); err != nil {
 		return part, "", err
 	}
 	if part, rest, err = c.conn.First(script); err == nil {
@@ -66,8 +68,16 @@ func (r *SQL) First(script string) (part sqlite.Part, rest string, err error) {
 	return c.conn.First(script)
 }
 
-// connect opens the database in use, again after it was exchanged.
-func (c *classifier) connect(p *pool) error {
+// connect opens the database in use, again after it was exchanged, and prepares
+// under settings from now on.
+func (c *classifier) connect(p *pool, settings wire.Settings) error {
+	if err := c.open(p); err != nil {
+		return err
+	}
+	return c.conn.SetSettings(settings)
+}
+
+func (c *classifier) open(p *pool) error {
 	p.mu.Lock() // held while it is opened: the file stays where it is
 	defer p.mu.Unlock()
 	file, epoch := p.file, p.epoch

@@ -126,9 +126,11 @@ func (c *Cursor) close() {
 	c.closed = true
 	delete(c.t.cursors, c)
 	if c.kept != nil {
-		c.stmt.Reset()
 		c.kept.busy = false
-		return
+		if !c.kept.gone {
+			c.stmt.Reset()
+			return
+		}
 	}
 	c.stmt.Close()
 }

@@ -37,6 +37,9 @@ func (r *SQL) execute(op *wire.Operation, result *wire.Result) (ended bool, err 
 	if err := r.checkFunctions(op.Functions); err != nil {
 		return false, err
 	}
+	if err := r.useSettings(op.Settings); err != nil {
+		return false, err
+	}
 	x := &execution{SQL: r, op: op, result: result}
 	if r.virtual() {
 		if err := r.loadSettings(); err != nil {
@@ -45,11 +48,6 @@ func (r *SQL) execute(op *wire.Operation, result *wire.Result) (ended bool, err 
 		r.conn.ResetAllSteps()
 	}
 	r.conn.Begin(op)
-	if op.ForeignKeysOff {
-		if err := x.setForeignKeys(false); err != nil {
-			return false, err
-		}
-	}
 	if len(op.Statements) > 1 {
 		if err := x.save(); err != nil {
 			return false, err
@@ -135,6 +133,12 @@ func (x *execution) answer(rows *wire.Rows) wire.StatementResult {
 
 // step runs a bound statement to its end and collects its rows.
 func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
+	if x.settings()&wire.QueryOnly != 0 && !s.ReadOnly() {
+		return nil, queryOnly()
+	}
+	if s.Actions.SchemaRows {
+		return nil, x.schemaRows(s)
+	}
 	defer s.Reset()
 	s.ResetSteps()
 	x.note(s)
@@ -250,8 +254,8 @@ func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error
 // scriptStatement executes one statement of a script. The script's rows are
 // those of the last statement that returns some, or of the very last.
 func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, used []bool, tail string, out wire.StatementResult) (wire.StatementResult, error) {
-	if a := &stmt.Actions; a.Pragma == "foreign_keys" && a.PragmaSet {
-		return out, x.switchForeignKeys(sqlite.Truth(a.PragmaArg))
+	if travels(&stmt.Actions) {
+		return out, x.switchSetting(&stmt.Actions)
 	}
 	if err := stmt.Bind(args, used); err != nil {
 		return out, err
@@ -271,19 +275,6 @@ func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, use
 	next := x.answer(rows)
 	next.TotalChanges += out.TotalChanges
 	return next, nil
-}
-
-// switchForeignKeys does what PRAGMA foreign_keys does on a connection outside
-// of a transaction, which a script is to its author.
-func (x *execution) switchForeignKeys(on bool) error {
-	if x.conn.DeferredViolations() {
-		return violated()
-	}
-	x.result.ForeignKeys = wire.ForeignKeysSwitchedOff
-	if on {
-		x.result.ForeignKeys = wire.ForeignKeysSwitchedOn
-	}
-	return x.setForeignKeys(on)
 }
 
 func violated() error {
@@ -366,17 +357,7 @@ func (x *execution) restore() error {
 			return err
 		}
 	}
-	if x.op.ForeignKeysOff || x.result.ForeignKeys != wire.ForeignKeysUntouched {
-		return x.setForeignKeys(true)
-	}
 	return nil
-}
-
-// setForeignKeys switches the enforcement. What was prepared before would be
-// prepared anew by SQLite itself, see programs.
-func (x *execution) setForeignKeys(on bool) error {
-	x.programs.clear()
-	return x.conn.SetForeignKeys(on)
 }
 
 // fail ends an operation that failed: the error is its result, unless it is
@@ -401,8 +382,7 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 	}
 	x.conn.TookMaxRowid() // forget
 	x.result.Statements, x.result.Err = nil, e
-	foreignKeys := x.op.ForeignKeysOff || x.result.ForeignKeys != wire.ForeignKeysUntouched
-	x.result.ForeignKeys = wire.ForeignKeysUntouched
+	x.result.Settings = 0
 	if x.conn.Autocommit() || x.stats || x.schema || e.Code == sqlite.CodeCorrupt ||
 		!x.saved && (x.conn.DeferredViolations() || x.halfway || e.Code == sqlite.CodeFull || e.Code == sqlite.CodeInterrupt || e.Code == sqlite.CodeNoMemory) {
 		// OR ROLLBACK and the like have ended the transaction; or there is no
@@ -429,11 +409,7 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 			}
 		}
 	}
-	if foreignKeys || x.deferred {
-		x.op, x.result = &wire.Operation{ForeignKeysOff: foreignKeys}, &wire.Result{}
-		return ended, x.restore()
-	}
-	return ended, nil
+	return ended, x.restore()
 }
 
 // save sets the savepoint to which the operation is undone.

@@ -29,6 +29,7 @@ type program struct {
 	text string
 	used uint64
 	busy bool // a cursor has it: see Transaction
+	gone bool // it is not kept any more: whom it is busy for closes it
 }
 
 func newPrograms(conn *sqlite.Conn) *programs {
@@ -83,6 +84,20 @@ func (p *programs) remove(found *program) {
 		delete(p.byText, found.text)
 		p.bytes -= len(found.text)
 	}
+}
+
+// forget drops all; those that are busy go on until whom they are busy for is
+// done with them.
+func (p *programs) forget() {
+	for _, found := range p.byText {
+		if found.busy {
+			found.gone = true
+		} else {
+			found.Close()
+		}
+	}
+	clear(p.byText)
+	p.bytes = 0
 }
 
 func (p *programs) clear() {

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
 // trialTexts are what a random transaction is made of.
@@ -41,7 +43,7 @@ func TestRandomTransactionsAreAppliedAsTheyRan(t *testing.T) {
 		defer x.b.Close()
 		n := 100
 		for i := range rapid.IntRange(1, 3).Draw(rt, "transactions") {
-			x.begin(TransactionOptions{Seed: seedOf(uint64(i)), Changes: 3, TotalChanges: 11, LastInsertID: 12, ForeignKeysOff: rapid.IntRange(0, 4).Draw(rt, "off") == 0})
+			x.begin(TransactionOptions{Seed: seedOf(uint64(i)), Changes: 3, TotalChanges: 11, LastInsertID: 12, Settings: rapid.SampledFrom([]wire.Settings{0, 0, 0, wire.ForeignKeysOff, wire.ForeignKeysOff | wire.RecursiveTriggers | wire.ReverseUnorderedSelects}).Draw(rt, "settings")})
 			for range rapid.IntRange(1, 25).Draw(rt, "statements") {
 				n++
 				text := fmt.Sprintf(rapid.SampledFrom(trialTexts).Draw(rt, "text"), n)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,6 +66,7 @@ type Reader struct {
 	epoch    uint64 // of the pool when conn was opened; 0: not to be lent again
 	file     string // which conn has open
 	programs *programs
+	settings wire.Settings
 	verify   *sqlite.Stmt // see prepare
 	state    [3]int64     // as SetState was told
 	hasState bool
@@ -109,14 +111,27 @@ func (p *pool) path() string {
 
 // Acquire lends a reader of the rows that have been applied. It waits while the
 // most that may read at a time do.
-func (r *SQL) Acquire(ctx context.Context) (*Reader, error) {
+func (r *SQL) Acquire(ctx context.Context) (*Reader, error) { return r.AcquireUnder(ctx, 0) }
+
+// AcquireUnder is Acquire for a connection of these settings.
+func (r *SQL) AcquireUnder(ctx context.Context, settings wire.Settings) (*Reader, error) {
 	if err := r.Err(); err != nil {
 		return nil, err
 	}
-	return r.pool.acquire(ctx)
+	reader, err := r.pool.acquire(ctx, settings)
+	if err != nil {
+		return nil, err
+	}
+	reader.settings = settings
+	if err := reader.programs.use(settings); err != nil {
+		reader.Discard()
+		reader.Release()
+		return nil, err
+	}
+	return reader, nil
 }
 
-func (p *pool) acquire(ctx context.Context) (*Reader, error) {
+func (p *pool) acquire(ctx context.Context, settings wire.Settings) (*Reader, error) {
 	var deadline <-chan time.Time
 	for {
 		p.mu.Lock()
@@ -126,7 +141,7 @@ func (p *pool) acquire(ctx context.Context) (*Reader, error) {
 		}
 		wait := p.gate
 		if wait == nil && len(p.active) < p.max {
-			r, err := p.take()
+			r, err := p.take(settings)
 			p.mu.Unlock()
 			return r, err
 		}
@@ -152,11 +167,18 @@ func (p *pool) acquire(ctx context.Context) (*Reader, error) {
 	}
 }
 
-func (p *pool) take() (*Reader, error) {
+func (p *pool) take(settings wire.Settings) (*Reader, error) {
 	var r *Reader
-	if n := len(p.idle); n > 0 {
-		r = p.idle[n-1]
-		p.idle = p.idle[:n-1]
+	if n := len(p.idle) - 1; n >= 0 {
+		i := n
+		for i > 0 && p.idle[i].settings != settings {
+			i--
+		}
+		if p.idle[i].settings != settings {
+			i = n
+		}
+		r = p.idle[i]
+		p.idle = slices.Delete(p.idle, i, i+1)
 	} else {
 		r = &Reader{pool: p}
 		if err := r.open(p.file, p.epoch); err != nil {
@@ -188,6 +210,10 @@ func (r *Reader) open(file string, epoch uint64) error {
 	}
 	if r.hasState {
 		conn.SetState(r.state[0], r.state[1], r.state[2])
+	}
+	if err := conn.SetSettings(r.settings); err != nil {
+		conn.Close()
+		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -55,7 +55,13 @@ func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argumen
 	}
 	total := t.conn.TotalChanges()
 	count := stmt.Count()
-	rows, failed := t.step(ctx, stmt)
+	var rows *wire.Rows
+	var failed error
+	if stmt.Actions.SchemaRows {
+		failed = t.schemaRows(ctx, stmt)
+	} else {
+		rows, failed = t.step(ctx, stmt)
+	}
 	changes, rowid := count.End()
 	out = wire.StatementResult{RowsAffected: t.conn.Changes(), LastInsertID: t.conn.LastInsertID(), TotalChanges: t.conn.TotalChanges() - total, Rows: rows}
 	return out, t.after(ctx, before, s, &out, changes, rowid, failed)
@@ -87,7 +93,7 @@ func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argumen
 		t.stamp, t.last = now, now
 	}
 	before := t.mark()
-	s := &wire.Statement{SQL: text, Args: args, LaterMS: now - t.last, Skipped: t.ordinal - t.next}
+	s := &wire.Statement{SQL: text, Args: args, LaterMS: now - t.last, Skipped: t.ordinal - t.next, Settings: t.conn.Settings() ^ t.opts.Settings}
 	if s.Skipped > 0 || stmt.Actions.ConnState {
 		s.State = &wire.ConnState{Changes: t.conn.Changes(), TotalChanges: t.conn.TotalChanges(), LastInsertID: t.conn.LastInsertID()}
 		if err := t.owner(flushVirtual); err != nil { // a replica may hold more back, or less
@@ -215,7 +221,7 @@ func (t *Transaction) Record(op *wire.Operation) (*wire.EncodedOperation, error)
 		return nil, nil
 	}
 	op.StampMS, op.Seed, op.MaxSteps = t.stamp, t.opts.Seed, t.opts.MaxSteps
-	op.ForeignKeysOff, op.Changes, op.LastInsertID = t.opts.ForeignKeysOff, t.opts.Changes, t.opts.LastInsertID
+	op.Settings, op.Changes, op.LastInsertID = t.opts.Settings, t.opts.Changes, t.opts.LastInsertID
 	op.Lease.Under, op.Lease.Transaction, op.Lease.Base, op.Lease.Checksum = t.lease, true, t.changed, t.sum
 	op.Lease.DeferForeignKeys = t.deferred
 	op.Functions = t.r.cfg.Functions.Used(t.rec.Texts()...)
@@ -243,6 +249,9 @@ func (x *execution) transaction() error {
 	now, n := x.op.StampMS, uint64(0)
 	for i := range x.op.Statements {
 		s := &x.op.Statements[i]
+		if err := x.switchTo(x.op.Settings ^ s.Settings); err != nil {
+			return err
+		}
 		now, n = now+s.LaterMS, n+s.Skipped
 		x.conn.ClockOf(now, &x.op.Seed, n)
 		n++

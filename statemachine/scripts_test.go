@@ -13,7 +13,7 @@ const family = "CREATE TABLE p(id INTEGER PRIMARY KEY, v); CREATE TABLE c(id INT
 
 func off(texts ...string) *wire.Operation {
 	o := op(texts...)
-	o.ForeignKeysOff = true
+	o.Settings = wire.ForeignKeysOff
 	return o
 }
 
@@ -80,19 +80,30 @@ func codeOf(r wire.Result) int {
 	return r.Err.Code
 }
 
-func TestAScriptTellsWhatItDidToForeignKeys(t *testing.T) {
+func TestAScriptTellsWhatItDidToSettings(t *testing.T) {
 	m := newMachine(t)
 	m.must(family)
-	for text, want := range map[string]wire.ForeignKeys{
-		"PRAGMA foreign_keys=OFF":                            wire.ForeignKeysSwitchedOff,
-		"PRAGMA foreign_keys=OFF; INSERT INTO c VALUES(8,8)": wire.ForeignKeysSwitchedOff,
-		"PRAGMA foreign_keys=0; PRAGMA foreign_keys=yes":     wire.ForeignKeysSwitchedOn,
-		"PRAGMA foreign_keys; SELECT 1":                      wire.ForeignKeysUntouched,
-		"PRAGMA foreign_keys=OFF; nonsense":                  wire.ForeignKeysUntouched,
+	for text, want := range map[string]wire.Settings{
+		"PRAGMA foreign_keys=OFF":                                               wire.ForeignKeysOff,
+		"PRAGMA foreign_keys=OFF; INSERT INTO c VALUES(8,8)":                    wire.ForeignKeysOff,
+		"PRAGMA foreign_keys=0; PRAGMA foreign_keys=yes":                        0,
+		"PRAGMA foreign_keys; SELECT 1":                                         0,
+		"PRAGMA foreign_keys=OFF; nonsense":                                     0,
+		"PRAGMA recursive_triggers=ON; PRAGMA trusted_schema=0; SELECT 1":       wire.RecursiveTriggers | wire.UntrustedSchema,
+		"PRAGMA case_sensitive_like=1; PRAGMA writable_schema=RESET; SELECT 1":  wire.CaseSensitiveLike,
+		"PRAGMA query_only=1; SELECT 1":                                         wire.QueryOnly,
+		"PRAGMA query_only=1; PRAGMA query_only=0; INSERT INTO p VALUES(77,'')": 0,
 	} {
-		if r := m.do(op(text))[0]; r.ForeignKeys != want {
-			t.Errorf("%q: %d, want %d (%v)", text, r.ForeignKeys, want, r.Err)
+		if r := m.do(op(text))[0]; r.Settings != want {
+			t.Errorf("%q: %b, want %b (%v)", text, r.Settings, want, r.Err)
 		}
+	}
+	switched := off("PRAGMA foreign_keys=ON; PRAGMA legacy_alter_table=ON; INSERT INTO p VALUES(78,'')")
+	if r := m.do(switched)[0]; r.Settings != wire.ForeignKeysOff|wire.LegacyAlterTable {
+		t.Errorf("%b (%v)", r.Settings, r.Err)
+	}
+	if r := m.do(op("PRAGMA query_only=1; INSERT INTO p VALUES(79,'')"))[0]; codeOf(r) != sqlite.CodeReadOnly || r.Settings != 0 {
+		t.Errorf("%v", r.Err)
 	}
 }
 
@@ -137,7 +148,8 @@ func TestScripts(t *testing.T) {
 		{"only a comment", "-- nothing", nil, 0, 0, -1, ""},
 		{"nothing", "", nil, 0, 0, -1, ""},
 		{"a harmless PRAGMA", "PRAGMA journal_mode=DELETE; PRAGMA synchronous=OFF; INSERT INTO t VALUES(1)", nil, 0, 1, -1, "1"},
-		{"a PRAGMA that would change meaning", "PRAGMA recursive_triggers=ON; INSERT INTO t VALUES(1)", nil, sqlite.CodeAuth, 0, -1, ""},
+		{"a PRAGMA that is refused", "PRAGMA schema_version=3; INSERT INTO t VALUES(1)", nil, sqlite.CodeAuth, 0, -1, ""},
+		{"a PRAGMA that changes what is meant", "PRAGMA ignore_check_constraints=ON; CREATE TABLE k(a CHECK(a<1)); INSERT INTO k VALUES(7); INSERT INTO t SELECT a FROM k", nil, 0, 1, -1, "7"},
 		{"ATTACH", "INSERT INTO t VALUES(1); ATTACH 'x.db' AS x", nil, sqlite.CodeAuth, 0, -1, ""},
 		{"TEMP", "CREATE TEMP TABLE x(a); INSERT INTO t VALUES(1)", nil, sqlite.CodeAuth, 0, -1, ""},
 		{"VACUUM inside", "INSERT INTO t VALUES(1); VACUUM", nil, 1, 0, -1, ""},
@@ -199,7 +211,7 @@ func TestALongScript(t *testing.T) {
 	script := "BEGIN;\n" + strings.Repeat("INSERT INTO n VALUES('"+strings.Repeat("some; text ", 20)+"');\n", rows) + "COMMIT;\n"
 	n := 0
 	for rest := script; rest != ""; n++ {
-		part, tail, err := m.First(rest)
+		part, tail, err := m.First(rest, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,9 +1,11 @@
 package statemachine
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
 // maxSpare is how many connections are kept for the next transactions: one has
@@ -31,8 +33,9 @@ type spare struct {
 	shut bool                  // none is lent any more
 }
 
-// take returns a connection to the database in use.
-func (s *spare) take(p *pool) (*speculator, error) {
+// take returns a connection to the database in use, one of these settings if
+// there is one.
+func (s *spare) take(p *pool, settings wire.Settings) (*speculator, error) {
 	p.mu.Lock() // held while one is opened: the file stays where it is
 	defer p.mu.Unlock()
 	if p.file == "" {
@@ -41,8 +44,12 @@ func (s *spare) take(p *pool) (*speculator, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for n := len(s.idle); n > 0; n = len(s.idle) {
-		found := s.idle[n-1]
-		s.idle = s.idle[:n-1]
+		i := slices.IndexFunc(s.idle, func(o *speculator) bool { return o.conn.Settings() == settings })
+		if i < 0 {
+			i = n - 1
+		}
+		found := s.idle[i]
+		s.idle = slices.Delete(s.idle, i, i+1)
 		if found.epoch == p.epoch {
 			return found, nil
 		}

@@ -84,17 +84,17 @@ type recordMark struct {
 
 // TransactionOptions are what a transaction begins with.
 type TransactionOptions struct {
-	Seed           wire.Seed // of its randomness
-	MaxSteps       uint64
-	MaxBytes       int // of the record
-	ForeignKeysOff bool
+	Seed     wire.Seed // of its randomness
+	MaxSteps uint64
+	MaxBytes int // of the record
+	Settings wire.Settings
 	// What the connection answers at its beginning.
 	Changes, TotalChanges, LastInsertID int64
 }
 
 // Read returns a transaction that only reads the rows that have been applied.
 func (r *SQL) Read(ctx context.Context, opts TransactionOptions) (*Transaction, error) {
-	reader, err := r.Acquire(ctx)
+	reader, err := r.AcquireUnder(ctx, opts.Settings)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +119,7 @@ func (r *SQL) Speculate(opts TransactionOptions) (*Transaction, error) {
 	if err := r.Err(); err != nil {
 		return nil, err
 	}
-	spec, err := r.spare.take(r.pool)
+	spec, err := r.spare.take(r.pool, opts.Settings)
 	if err != nil {
 		return nil, err
 	}
@@ -131,10 +131,7 @@ func (r *SQL) Speculate(opts TransactionOptions) (*Transaction, error) {
 	}
 	t.conn.Begin(&wire.Operation{MaxSteps: opts.MaxSteps})
 	t.conn.SetState(opts.Changes, opts.TotalChanges, opts.LastInsertID)
-	if opts.ForeignKeysOff {
-		err = t.conn.SetForeignKeys(false)
-	}
-	if err == nil {
+	if err = spec.programs.use(opts.Settings); err == nil {
 		err = t.owner("BEGIN")
 	}
 	if err == nil {
@@ -313,9 +310,6 @@ func (t *Transaction) finish(reason error) {
 		t.reader.mu.Unlock()
 		t.reader.Release()
 		return
-	}
-	if t.opts.ForeignKeysOff && t.conn.SetForeignKeys(true) != nil {
-		t.dirty = true
 	}
 	t.r.spare.give(t, !t.dirty && t.ending.Load() == nil)
 }

@@ -242,7 +242,7 @@ func TestForeignKeysOfATransaction(t *testing.T) {
 		x.commit()
 	})
 	t.Run("off", func(t *testing.T) {
-		x := newTrial(t, t, trialSchema...).begin(TransactionOptions{Seed: wire.Seed{7}, ForeignKeysOff: true})
+		x := newTrial(t, t, trialSchema...).begin(TransactionOptions{Seed: wire.Seed{7}, Settings: wire.ForeignKeysOff})
 		x.must("INSERT INTO now VALUES(5)", "CREATE TABLE p2(id INTEGER PRIMARY KEY)", "DROP TABLE p", "ALTER TABLE p2 RENAME TO p")
 		x.commit()
 		x.begin(TransactionOptions{Seed: wire.Seed{8}}).must("!INSERT INTO now VALUES(6)") // on again

@@ -28,6 +28,8 @@ type Actions struct {
 	Creates     string   // the table that it creates
 	Selects     bool     // it has a SELECT in it
 	ReadsNames  bool     // it reads the names of columns as rows
+	SchemaRows  bool     // it inserts rows into sqlite_schema by hand
+	Virtual     string   // the virtual table that it creates
 }
 
 // authorize is SQLite's authorizer: it is asked about each thing that a
@@ -151,6 +153,9 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 		if action == lib.SQLITE_CREATE_VTABLE && !modules[strings.ToLower(b)] {
 			return c.denyModule(b)
 		}
+		if action == lib.SQLITE_CREATE_VTABLE {
+			c.actions.Virtual = a
+		}
 	case lib.SQLITE_DROP_TABLE:
 		if c.mode != Plain && strings.EqualFold(table, MetaTable) && !c.own {
 			// Tools that empty a database drop every table that they find. This
@@ -169,6 +174,9 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 		c.actions.Inserts = append(c.actions.Inserts, table)
 		c.actions.Rows = true
 	case lib.SQLITE_UPDATE, lib.SQLITE_DELETE:
+		if c.schemaRows {
+			return c.denySchemaRows()
+		}
 		c.actions.Rows = true
 	case lib.SQLITE_ANALYZE:
 		c.actions.Statistics = true

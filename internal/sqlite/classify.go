@@ -21,7 +21,7 @@ const (
 )
 
 // A Class is what is known of a text before it runs. It does not depend on the
-// schema and may be kept.
+// schema and may be kept, for connections of the same settings.
 type Class struct {
 	Kind      Kind
 	Script    bool     // more than one statement
@@ -48,7 +48,11 @@ type Part struct {
 // Speculate connection. It asks SQLite: nothing here reads SQL.
 func (c *Conn) Classify(sql string) (Class, error) {
 	c.asks = true
-	defer func() { c.asks = false }()
+	before := c.settings
+	defer func() {
+		c.asks = false
+		c.setFlags(before)
+	}()
 	var parts []Part
 	text, err := c.text(sql)
 	if err != nil {
@@ -66,6 +70,10 @@ func (c *Conn) Classify(sql string) (Class, error) {
 			continue
 		}
 		parts = append(parts, part)
+		if p := Pragmas[one.Pragma]; one.Kind == Setting && p.Kind == PragmaTravels {
+			// What follows is prepared under it. (LIKE is only another function.)
+			c.setFlags(p.Set(c.settings, one.PragmaArg))
+		}
 		if one.Kind == Transaction && (len(parts) > 1 || !Blank(rest)) {
 			return Class{Kind: Transaction, Script: true, What: one.What, Savepoint: one.Savepoint}, nil
 		}
@@ -171,7 +179,10 @@ func SameName(a, b string) bool {
 
 // Blank reports that a text holds no statement: white space, comments and
 // semicolons.
-func Blank(text string) bool {
+func Blank(text string) bool { return behindBlanks(text) == "" }
+
+// behindBlanks returns what is behind white space, comments and semicolons.
+func behindBlanks(text string) string {
 	for text != "" {
 		switch {
 		case strings.ContainsRune(" \t\n\f\r;", rune(text[0])):
@@ -181,10 +192,10 @@ func Blank(text string) bool {
 		case strings.HasPrefix(text, "/*"):
 			_, text, _ = strings.Cut(text[2:], "*/")
 		default:
-			return false
+			return text
 		}
 	}
-	return true
+	return ""
 }
 
 // classifyOne classifies the first statement of sql, the end of a text.
@@ -193,7 +204,7 @@ func (c *Conn) classifyOne(text *text, sql string) (class Class, tail string, er
 	s, tail, err := text.prepare(sql, false)
 	if a := &c.actions; err != nil && c.deferred && a.Denied == nil {
 		class = Class{Kind: Setting, Pragma: a.Pragma, PragmaArg: a.PragmaArg, PragmaSet: a.PragmaSet}
-		if pragmas[a.Pragma] == PragmaWrite {
+		if Pragmas[a.Pragma].Kind == PragmaWrite {
 			class.Kind = Write
 		}
 		return class, tail, nil
@@ -210,7 +221,7 @@ func (c *Conn) classifyOne(text *text, sql string) (class Class, tail string, er
 		if class.What == "BEGIN" {
 			class.Immediate, err = c.immediate(sql[:len(sql)-len(tail)])
 		}
-	case returns && s.Actions.Pragma != "":
+	case s.Actions.Pragma != "" && (returns || s.ReadOnly()):
 		class.Kind, class.Pragma = Read, s.Actions.Pragma
 	case s.Explain(), returns && s.ReadOnly():
 		class.Kind = Read
@@ -226,7 +237,7 @@ func (c *Conn) classifyOne(text *text, sql string) (class Class, tail string, er
 
 // immediate looks for the instruction that begins BEGIN IMMEDIATE.
 func (c *Conn) immediate(sql string) (bool, error) {
-	s, _, err := c.Prepare("EXPLAIN "+sql, false)
+	s, _, err := c.Prepare("EXPLAIN "+behindBlanks(sql), false)
 	if err != nil {
 		return false, err
 	}
@@ -244,7 +255,7 @@ func (c *Conn) immediate(sql string) (bool, error) {
 
 // vacuumOrWrite looks for VACUUM's instruction in the statement's program.
 func (c *Conn) vacuumOrWrite(sql string) (Kind, error) {
-	s, _, err := c.Prepare("EXPLAIN "+sql, false)
+	s, _, err := c.Prepare("EXPLAIN "+behindBlanks(sql), false)
 	if err != nil || s == nil {
 		return Write, nil
 	}

@@ -55,10 +55,10 @@ func TestClassify(t *testing.T) {
 		{Setting, "PRAGMA foreign_keys=OFF"}, {Setting, "PRAGMA busy_timeout=5"}, {Setting, "PRAGMA journal_mode=WAL"},
 		{Setting, "PRAGMA optimize"}, {Setting, "PRAGMA wal_checkpoint(TRUNCATE)"}, {Setting, "PRAGMA wal_checkpoint"},
 		{Setting, "PRAGMA nosuchpragma=3"}, {Setting, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=5000"},
-		{Setting, "PRAGMA recursive_triggers=0"}, {Setting, "PRAGMA encoding='UTF-8'"}, {Setting, "PRAGMA query_only=1"},
+		{Setting, "PRAGMA recursive_triggers=0"}, {Setting, "PRAGMA recursive_triggers=1"}, {Setting, "PRAGMA main.writable_schema(1)"}, {Read, "PRAGMA case_sensitive_like"}, {Read, "PRAGMA nosuchpragma"}, {Setting, "PRAGMA encoding='UTF-8'"}, {Setting, "PRAGMA query_only=1"},
 		{Transaction, "BEGIN"}, {Transaction, "BEGIN IMMEDIATE"}, {Transaction, "COMMIT"}, {Transaction, "END"},
 		{Transaction, "ROLLBACK"}, {Transaction, "SAVEPOINT x"}, {Transaction, "RELEASE x"}, {Transaction, "ROLLBACK TO x"},
-		{Vacuum, "VACUUM"}, {Vacuum, " vacuum; -- now"},
+		{Transaction, "; BEGIN IMMEDIATE"}, {Transaction, "-- c\n;/* x */ BEGIN"}, {Vacuum, "; VACUUM"}, {Vacuum, "VACUUM"}, {Vacuum, " vacuum; -- now"},
 	} {
 		class, err := reader.Classify(test.text)
 		if err != nil || class.Kind != test.kind {
@@ -69,12 +69,12 @@ func TestClassify(t *testing.T) {
 
 func TestClassifyKeepsNothing(t *testing.T) {
 	_, reader := openPair(t)
-	for _, text := range []string{"PRAGMA foreign_keys=OFF", "PRAGMA busy_timeout=7", "PRAGMA case_sensitive_like=0", "PRAGMA cache_size=3"} {
-		if _, err := reader.Classify(text); err != nil {
+	for _, text := range []string{"PRAGMA foreign_keys=OFF", "PRAGMA busy_timeout=7", "PRAGMA case_sensitive_like=1", "PRAGMA cache_size=3", "PRAGMA foreign_keys=OFF; PRAGMA case_sensitive_like=1; SELECT 1", "PRAGMA writable_schema=1; PRAGMA short_column_names=0; nonsense"} {
+		if _, err := reader.Classify(text); (err != nil) != strings.Contains(text, "nonsense") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
-	for text, want := range map[string]int64{"PRAGMA foreign_keys": 1, "PRAGMA busy_timeout": busyTimeout, "SELECT 'a' LIKE 'A'": 1, "PRAGMA cache_size": -2000} {
+	for text, want := range map[string]int64{"PRAGMA foreign_keys": 1, "PRAGMA busy_timeout": busyTimeout, "SELECT 'a' LIKE 'A'": 1, "PRAGMA writable_schema": 0, "PRAGMA short_column_names": 1, "PRAGMA cache_size": -2000} {
 		s, _, err := reader.Prepare(text, false)
 		if err != nil {
 			t.Fatal(err)
@@ -91,8 +91,8 @@ func TestRefused(t *testing.T) {
 	for text, part := range map[string]string{
 		"ATTACH 'x' AS y": "ATTACH", "DETACH y": "DETACH", "CREATE TEMP TABLE q(a)": "TEMP", "CREATE TABLE temp.q(a)": "TEMP",
 		"CREATE TEMP VIEW q AS SELECT 1": "TEMP", "SELECT load_extension('x')": "load_extension",
-		"PRAGMA writable_schema=1": "writable_schema", "PRAGMA recursive_triggers=1": "recursive_triggers",
-		"PRAGMA encoding='UTF-16'": "encoding", "PRAGMA case_sensitive_like=1": "case_sensitive_like",
+		"PRAGMA schema_version=1": "schema_version", "PRAGMA count_changes=1": "count_changes", "PRAGMA encoding='UTF-16'": "encoding",
+		"PRAGMA temp_store_directory='/'": "temp_store_directory", "PRAGMA data_store_directory='/'": "data_store_directory", "PRAGMA default_cache_size=9": "default_cache_size",
 		"DELETE FROM _hiqlite": "_hiqlite", "UPDATE _hiqlite SET state=1": "_hiqlite",
 		"ALTER TABLE _hiqlite ADD COLUMN x": "_hiqlite", "CREATE INDEX hi ON _hiqlite(state)": "_hiqlite",
 		"CREATE TRIGGER ht AFTER INSERT ON _hiqlite BEGIN SELECT 1; END": "_hiqlite",

@@ -16,6 +16,8 @@ import (
 
 	"modernc.org/libc"
 	lib "modernc.org/sqlite/lib"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
 // Mode says what a connection is for.
@@ -62,6 +64,10 @@ type Conn struct {
 	copies    bool       // see CopyArguments
 	functions *Functions // that the program has; see Define
 	files     fileTrouble
+	settings  wire.Settings
+	// schemaRows says that a statement is compiled that may insert into
+	// sqlite_schema.
+	schemaRows bool
 
 	mu     sync.Mutex // guards closed against Interrupt
 	closed bool
@@ -233,20 +239,6 @@ func (c *Conn) SetState(changes, total, lastInsertID int64) {
 func (c *Conn) DeferredViolations() bool {
 	db := c.struct3()
 	return db.FnDeferredCons > 0 || db.FnDeferredImmCons > 0
-}
-
-// SetForeignKeys switches the enforcement of foreign keys, inside a
-// transaction too, where the PRAGMA would do nothing. No deferred key may be
-// violated then.
-func (c *Conn) SetForeignKeys(on bool) error {
-	v := int32(0)
-	if on {
-		v = 1
-	}
-	if rc := c.configure(lib.SQLITE_DBCONFIG_ENABLE_FKEY, v); rc != lib.SQLITE_OK {
-		return c.err(rc)
-	}
-	return nil
 }
 
 // Checkpoint copies the write-ahead log into the database file: as much as

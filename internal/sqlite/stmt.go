@@ -93,9 +93,10 @@ func (t *text) prepare(sql string, keep bool) (s *Stmt, tail string, err error) 
 	}
 	c.actions = Actions{}
 	*at[uintptr](c.scratch + 8) = 0
-	c.preparing = true
-	rc := lib.Xsqlite3_prepare_v3(c.tls, c.db, text, int32(len(sql)+1), flags, c.scratch, c.scratch+8)
-	c.preparing = false
+	rc := c.compile(text, len(sql)+1, flags)
+	if rc == lib.SQLITE_ERROR && c.settings&wire.WritableSchema != 0 && c.err(rc).Message == schemaReadOnly {
+		rc = c.compileSchemaRows(text, len(sql)+1, flags)
+	}
 	if end := *at[uintptr](c.scratch + 8); end != 0 {
 		tail = sql[end-text:]
 	}
@@ -122,6 +123,14 @@ func (t *text) prepare(sql string, keep bool) (s *Stmt, tail string, err error) 
 		}
 	}
 	return s, tail, nil
+}
+
+// compile compiles the text at p into scratch, and what is behind it into
+// scratch+8.
+func (c *Conn) compile(p uintptr, size int, flags uint32) int32 {
+	c.preparing = true
+	defer func() { c.preparing = false }()
+	return lib.Xsqlite3_prepare_v3(c.tls, c.db, p, int32(size), flags, c.scratch, c.scratch+8)
 }
 
 // prepareError prefers what the authorizer had to say over "not authorized".

@@ -162,8 +162,6 @@ func (d *Decoder) operation(b []byte) error {
 				return fmt.Errorf("%w: a seed of %d bytes", errMalformed, len(data))
 			}
 			op.Seed = Seed(data)
-		case 4:
-			op.ForeignKeysOff = n != 0
 		case 5:
 			op.LastInsertID = protowire.DecodeZigZag(n)
 		case 6:
@@ -177,6 +175,8 @@ func (d *Decoder) operation(b []byte) error {
 		case 10:
 			op.Lease = new(Lease)
 			return fields(data, op.Lease.field)
+		case 11:
+			return settings(n, &op.Settings)
 		case 12:
 			op.Functions = append(op.Functions, Function{})
 			return fields(data, op.Functions[len(op.Functions)-1].field)
@@ -237,6 +237,8 @@ func (d *Decoder) statement(b []byte, base uint64) error {
 		case 6:
 			s.State = new(ConnState)
 			return fields(data, s.State.field)
+		case 7:
+			return settings(n, &s.Settings)
 		}
 		return nil
 	})
@@ -433,8 +435,6 @@ func DecodeResult(b []byte) (*Result, error) {
 			})
 		case 3:
 			r.RowsDropped = n != 0
-		case 4:
-			r.ForeignKeys = ForeignKeys(n)
 		case 5:
 			return fields(data, func(f protowire.Number, n uint64, _ []byte) error {
 				switch f {
@@ -447,6 +447,8 @@ func DecodeResult(b []byte) (*Result, error) {
 				}
 				return nil
 			})
+		case 6:
+			return settings(n, &r.Settings)
 		}
 		return nil
 	})

@@ -57,7 +57,6 @@ func appendHead(b []byte, op *Operation) []byte {
 		b = protowire.AppendTag(b, 3, protowire.BytesType)
 		b = protowire.AppendBytes(b, op.Seed[:])
 	}
-	b = appendBool(b, 4, op.ForeignKeysOff)
 	b = appendInt(b, 5, op.LastInsertID)
 	b = appendInt(b, 6, op.Changes)
 	b = appendUint(b, 7, op.MaxSteps)
@@ -67,6 +66,7 @@ func appendHead(b []byte, op *Operation) []byte {
 		b, at = openMessage(b, 10)
 		b = closeMessage(appendLease(b, l), at)
 	}
+	b = appendUint(b, 11, uint64(op.Settings))
 	return appendFunctions(b, 12, op.Functions)
 }
 
@@ -126,6 +126,7 @@ func appendStatement(b []byte, s *Statement, text int) []byte {
 		b = appendInt(b, 3, s.State.LastInsertID)
 		b = closeMessage(b, state)
 	}
+	b = appendUint(b, 7, uint64(s.Settings))
 	return closeMessage(b, at)
 }
 
@@ -236,7 +237,6 @@ func AppendResult(b []byte, r *Result) []byte {
 		b = closeMessage(b, at)
 	}
 	b = appendBool(b, 3, r.RowsDropped)
-	b = appendUint(b, 4, uint64(r.ForeignKeys))
 	if l := r.Lease; l.State != LeaseNone {
 		var at int
 		b, at = openMessage(b, 5)
@@ -245,7 +245,7 @@ func AppendResult(b []byte, r *Result) []byte {
 		b = appendUint(b, 3, l.Base)
 		b = closeMessage(b, at)
 	}
-	return b
+	return appendUint(b, 6, uint64(r.Settings))
 }
 
 func appendRows(b []byte, rows *Rows) []byte {

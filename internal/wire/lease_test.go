@@ -18,7 +18,7 @@ func leasedSample() []*Operation {
 				{SQL: "INSERT INTO t VALUES(?)", Args: []Argument{{Value: IntegerValue(1)}}},
 				{SQL: "INSERT INTO t VALUES(?)", Args: []Argument{{Value: IntegerValue(2)}}, LaterMS: -3, Skipped: 2, State: &ConnState{Changes: 1, TotalChanges: 20, LastInsertID: -7}},
 				{SQL: "INSERT OR FAIL INTO t VALUES(1),(1)", LaterMS: 1000, Fails: 2067},
-				{SQL: "SELECT 1", State: &ConnState{}},
+				{SQL: "SELECT 1", State: &ConnState{}, Settings: ForeignKeysOff | RecursiveTriggers},
 			}},
 		{Lease: &Lease{}},
 	}
@@ -148,7 +148,7 @@ func TestARecordsSizeIsAnUpperBound(t *testing.T) {
 				r.Add(&o.Statements[i])
 			}
 		}
-		op := &Operation{StampMS: math.MinInt64, Seed: Seed{0: 255, 31: 255}, ForeignKeysOff: true, LastInsertID: math.MinInt64, Changes: math.MinInt64, MaxSteps: math.MaxUint64,
+		op := &Operation{StampMS: math.MinInt64, Seed: Seed{0: 255, 31: 255}, Settings: KnownSettings, LastInsertID: math.MinInt64, Changes: math.MinInt64, MaxSteps: math.MaxUint64,
 			Lease: &Lease{Under: math.MaxUint64, Transaction: true, Base: math.MaxUint64, Keep: true, Checksum: math.MaxUint64, DeferForeignKeys: true}}
 		e := r.Encode(op)
 		if e.Size() > r.Size() {

@@ -98,7 +98,7 @@ func value(m message) Value {
 }
 
 func operationOf(entry, m message) Operation {
-	o := Operation{StampMS: m.int("stamp_ms"), Seed: seedOf(m), ForeignKeysOff: m.field("foreign_keys_off").Bool(), LastInsertID: m.int("last_insert_id"),
+	o := Operation{StampMS: m.int("stamp_ms"), Seed: seedOf(m), Settings: Settings(m.uint("settings")), LastInsertID: m.int("last_insert_id"),
 		Changes: m.int("changes"), MaxSteps: m.uint("max_steps"), Vacuum: m.field("vacuum").Bool(), Lease: leaseOf(m)}
 	texts := entry.field("texts").List()
 	for _, s := range m.list("statements") {
@@ -110,6 +110,7 @@ func operationOf(entry, m message) Operation {
 		if state := s.sub("state"); s.has("state") {
 			statement.State = &ConnState{state.int("changes"), state.int("total_changes"), state.int("last_insert_id")}
 		}
+		statement.Settings = Settings(s.uint("settings"))
 		o.Statements = append(o.Statements, statement)
 	}
 	return o
@@ -171,7 +172,7 @@ func TestEntriesFollowTheSchema(t *testing.T) {
 }
 
 func resultOf(m message) Result {
-	r := Result{RowsDropped: m.field("rows_dropped").Bool(), ForeignKeys: ForeignKeys(m.uint("foreign_keys"))}
+	r := Result{RowsDropped: m.field("rows_dropped").Bool(), Settings: Settings(m.uint("settings"))}
 	if m.has("error") {
 		e := message{m.field("error").Message()}
 		r.Err = &Error{Code: int(e.uint("code")), Message: string(e.bytes("message")), Statement: int(e.uint("statement")), Hint: string(e.bytes("hint"))}

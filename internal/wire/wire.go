@@ -78,6 +78,9 @@ type Statement struct {
 	Skipped uint64     // statements that ran between the two and left nothing
 	Fails   int        // the result code with which it failed, leaving something; 0: it did not
 	State   *ConnState // if it asks for it
+	// Settings are those in which the connection's, when the statement ran,
+	// differed from the operation's.
+	Settings Settings
 }
 
 // ConnState is what a connection answers to changes(), total_changes() and
@@ -105,16 +108,16 @@ func (s *Seed) Of(n uint64) Seed {
 
 // An Operation is atomic: all of its statements are applied, or none.
 type Operation struct {
-	StampMS        int64  // what SQL's clock shows, Unix milliseconds
-	Seed           Seed   // of random() and randomblob()
-	ForeignKeysOff bool   // the connection said PRAGMA foreign_keys=OFF
-	LastInsertID   int64  // the connection's last_insert_rowid() before
-	Changes        int64  // the connection's changes() before
-	MaxSteps       uint64 // bound of virtual machine steps; 0: the format's own
-	Vacuum         bool   // runs outside the transaction, alone in its entry
-	Statements     []Statement
-	Lease          *Lease     // what it has to do with the write lease, if anything
-	Functions      []Function // of programs: a replica without them must not execute it
+	StampMS      int64  // what SQL's clock shows, Unix milliseconds
+	Seed         Seed   // of random() and randomblob()
+	LastInsertID int64  // the connection's last_insert_rowid() before
+	Changes      int64  // the connection's changes() before
+	MaxSteps     uint64 // bound of virtual machine steps; 0: the format's own
+	Vacuum       bool   // runs outside the transaction, alone in its entry
+	Statements   []Statement
+	Settings     Settings   // the connection's
+	Lease        *Lease     // what it has to do with the write lease, if anything
+	Functions    []Function // of programs: a replica without them must not execute it
 }
 
 // A Function, or collation, that programs bring along.
@@ -246,22 +249,12 @@ type StatementResult struct {
 	Rows                       *Rows // nil if it returns none
 }
 
-// ForeignKeys says what a script did to PRAGMA foreign_keys.
-type ForeignKeys uint8
-
-// What a script can do to PRAGMA foreign_keys.
-const (
-	ForeignKeysUntouched ForeignKeys = iota
-	ForeignKeysSwitchedOn
-	ForeignKeysSwitchedOff
-)
-
 // A Result is what an operation answered: Err, or one result a statement.
 type Result struct {
 	Statements  []StatementResult
 	Err         *Error
-	RowsDropped bool // rows were too large to be kept for a repeated entry
-	ForeignKeys ForeignKeys
+	RowsDropped bool     // rows were too large to be kept for a repeated entry
+	Settings    Settings // in which the connection's differ now from the operation's: a script has changed them
 	Lease       LeaseAnswer
 }
 

@@ -50,7 +50,7 @@ func split(s string) string {
 func sample() []*Operation {
 	return []*Operation{
 		{
-			StampMS: 1_700_000_000_123, Seed: Seed{0xfe, 0xdc, 31: 1}, ForeignKeysOff: true, LastInsertID: -5, Changes: 7, MaxSteps: 1 << 40,
+			StampMS: 1_700_000_000_123, Seed: Seed{0xfe, 0xdc, 31: 1}, Settings: ForeignKeysOff | LegacyAlterTable, LastInsertID: -5, Changes: 7, MaxSteps: 1 << 40,
 			Statements: []Statement{
 				{SQL: "INSERT INTO t VALUES(?,?,?,?,:e)", Args: []Argument{
 					{}, {Value: IntegerValue(math.MinInt64)}, {Value: RealValue(math.Inf(-1))}, {Value: TextValue("a\x00\xff")}, {Name: "e", Value: BlobValue([]byte{0, 255})},
@@ -194,7 +194,7 @@ func sampleState() *State {
 				{Rows: &Rows{Columns: []Column{{"a", "TEXT"}, {"", ""}, {"n\xff", "Int"}}, Cells: []Value{TextValue("x"), {}, IntegerValue(-1), BlobValue([]byte{}), RealValue(1.5), TextValue("")}}},
 				{Rows: &Rows{Columns: []Column{{"none", ""}}}},
 			}},
-			{Err: &Error{Code: 2067, Message: "UNIQUE \xff", Statement: 3, Hint: "try"}, RowsDropped: true, ForeignKeys: ForeignKeysSwitchedOff},
+			{Err: &Error{Code: 2067, Message: "UNIQUE \xff", Statement: 3, Hint: "try"}, RowsDropped: true, Settings: ForeignKeysOff | QueryOnly},
 			{},
 		}},
 		{ID: 10},
@@ -218,7 +218,7 @@ func genValue(t *rapid.T) Value {
 }
 
 func genOperation(t *rapid.T) *Operation {
-	o := &Operation{StampMS: rapid.Int64().Draw(t, "stamp"), Seed: Seed(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "seed")), ForeignKeysOff: rapid.Bool().Draw(t, "fk"), LastInsertID: rapid.Int64().Draw(t, "last"),
+	o := &Operation{StampMS: rapid.Int64().Draw(t, "stamp"), Seed: Seed(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "seed")), Settings: genSettings(t), LastInsertID: rapid.Int64().Draw(t, "last"),
 		Changes: rapid.Int64().Draw(t, "changes"), MaxSteps: rapid.Uint64().Draw(t, "steps"), Vacuum: rapid.Bool().Draw(t, "vacuum")}
 	for range rapid.IntRange(0, 5).Draw(t, "statements") {
 		s := Statement{SQL: rapid.SampledFrom([]string{"", "A", "B", "C\xff", strings.Repeat("long ", 50), rapid.String().Draw(t, "sql")}).Draw(t, "text")}
@@ -227,6 +227,7 @@ func genOperation(t *rapid.T) *Operation {
 		}
 		if rapid.IntRange(0, 2).Draw(t, "of a transaction") == 0 {
 			s.LaterMS, s.Skipped, s.Fails = rapid.Int64().Draw(t, "later"), rapid.Uint64().Draw(t, "skipped"), int(rapid.Uint32().Draw(t, "fails"))
+			s.Settings = genSettings(t)
 			if rapid.Bool().Draw(t, "asks") {
 				s.State = &ConnState{rapid.Int64().Draw(t, "changes"), rapid.Int64().Draw(t, "total"), rapid.Int64().Draw(t, "last")}
 			}
@@ -237,6 +238,10 @@ func genOperation(t *rapid.T) *Operation {
 		o.Lease = genLease(t)
 	}
 	return o
+}
+
+func genSettings(t *rapid.T) Settings {
+	return Settings(rapid.Uint32Max(uint32(KnownSettings)).Draw(t, "settings"))
 }
 
 func genLease(t *rapid.T) *Lease {
@@ -250,7 +255,7 @@ func genOperations(t *rapid.T) []*Operation {
 }
 
 func genResult(t *rapid.T) Result {
-	r := Result{RowsDropped: rapid.Bool().Draw(t, "dropped"), ForeignKeys: ForeignKeys(rapid.IntRange(0, 2).Draw(t, "fk"))}
+	r := Result{RowsDropped: rapid.Bool().Draw(t, "dropped"), Settings: genSettings(t)}
 	if rapid.Bool().Draw(t, "failed") {
 		r.Err = &Error{Code: rapid.IntRange(0, 1<<20).Draw(t, "code"), Message: rapid.String().Draw(t, "message"), Statement: rapid.IntRange(0, 99).Draw(t, "statement"), Hint: rapid.String().Draw(t, "hint")}
 	}

@@ -1,0 +1,89 @@
+package sqlite
+
+import (
+	lib "modernc.org/sqlite/lib"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// flags are the settings that are a flag of the engine's connection. inverted
+// says that the flag is set unless the setting is.
+var flags = []struct {
+	setting  wire.Settings
+	flag     uint64
+	inverted bool
+}{
+	{wire.ForeignKeysOff, lib.SQLITE_ForeignKeys, true},
+	{wire.RecursiveTriggers, lib.SQLITE_RecTriggers, false},
+	{wire.LegacyAlterTable, lib.SQLITE_LegacyAlter, false},
+	{wire.UntrustedSchema, lib.SQLITE_TrustedSchema, true},
+	{wire.IgnoreCheckConstraints, lib.SQLITE_IgnoreChecks, false},
+	{wire.ReverseUnorderedSelects, lib.SQLITE_ReverseOrder, false},
+	{wire.FullColumnNames, lib.SQLITE_FullColNames, false},
+	{wire.ShortColumnNamesOff, lib.SQLITE_ShortColNames, true},
+	// The tables behind virtual ones may be made and filled by hand. What may be
+	// done to sqlite_schema is another matter: see prepareSchemaRows.
+	{wire.WritableSchema, lib.SQLITE_Defensive, true},
+}
+
+// Settings are those under which statements are prepared now.
+func (c *Conn) Settings() wire.Settings { return c.settings }
+
+// SetSettings makes the connection prepare statements under other settings,
+// inside a transaction too, where PRAGMA foreign_keys would do nothing. No
+// deferred foreign key may be violated then. What was prepared before keeps the
+// settings that it was prepared under: the caller forgets it.
+//
+// It changes the engine's flags and not by PRAGMAs, which would also make
+// statements expire that virtual tables keep for themselves.
+func (c *Conn) SetSettings(s wire.Settings) error {
+	changed := c.settings ^ s
+	if changed == 0 {
+		return nil
+	}
+	if changed&wire.CaseSensitiveLike != 0 {
+		if err := c.setLike(s&wire.CaseSensitiveLike != 0); err != nil {
+			return err
+		}
+	}
+	c.setFlags(s)
+	return nil
+}
+
+// setFlags is SetSettings, but for LIKE.
+func (c *Conn) setFlags(s wire.Settings) {
+	if s == c.settings {
+		return
+	}
+	db := c.struct3()
+	for _, f := range flags {
+		if (s&f.setting != 0) != f.inverted {
+			db.Fflags |= f.flag
+		} else {
+			db.Fflags &^= f.flag
+		}
+	}
+	c.settings = s
+}
+
+// setLike registers LIKE anew, which the engine does not do while a statement
+// runs: without a word.
+func (c *Conn) setLike(caseSensitive bool) error {
+	if c.struct3().FnVdbeActive > 0 {
+		return &Error{Code: CodeBusy, Message: "database is locked: PRAGMA case_sensitive_like cannot be changed while a query is open (5)",
+			Hint: "close its rows first"}
+	}
+	own := c.own
+	c.own = true
+	defer func() { c.own = own }()
+	sql := "PRAGMA case_sensitive_like=OFF"
+	if caseSensitive {
+		sql = "PRAGMA case_sensitive_like=ON"
+	}
+	return c.Exec(sql)
+}
+
+// ReachVirtualTables are the settings that statements are prepared under which
+// virtual tables keep for themselves: when one changes, virtual tables begin
+// anew.
+const ReachVirtualTables = wire.CaseSensitiveLike | wire.ReverseUnorderedSelects

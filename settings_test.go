@@ -1,0 +1,249 @@
+package hiqlite_test
+
+import (
+	"database/sql"
+	"database/sql/driver"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/hiqlite/hiqlite"
+)
+
+// Whether a statement can be prepared depends on settings as well.
+func TestForeignKeysAreOffForClassificationToo(t *testing.T) {
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		conn := mustConn(t, c.db(0))
+		run(t, conn, "PRAGMA foreign_keys=OFF")
+		run(t, conn, "CREATE TABLE c(x REFERENCES nosuch)")
+		run(t, conn, "INSERT INTO c VALUES(1)")
+		run(t, conn, "PRAGMA foreign_keys=ON")
+		if _, err := conn.ExecContext(patient(t), "INSERT INTO c VALUES(2)"); err == nil || !strings.Contains(err.Error(), "nosuch") {
+			t.Errorf("foreign keys are on again: %v", err)
+		}
+		run(t, conn, "PRAGMA foreign_keys=OFF; INSERT INTO c VALUES(3); PRAGMA foreign_keys=ON")
+		run(t, conn, "PRAGMA foreign_keys=OFF")
+		run(t, conn, "BEGIN")
+		run(t, conn, "INSERT INTO c VALUES(4)")
+		run(t, conn, "INSERT INTO c VALUES(5); UPDATE c SET x=x+10 WHERE x=5")
+		run(t, conn, "COMMIT")
+		if _, err := hiqlite.Batch(patient(t), c.db(len(c.nodes)-1), hiqlite.Statement{SQL: "INSERT INTO c VALUES(6)"}); err == nil {
+			t.Error("another connection has them off")
+		}
+		if got := one[string](t, c.db(0), "SELECT group_concat(x) FROM c"); got != "1,3,4,15" {
+			t.Error(got)
+		}
+		c.equal()
+	})
+}
+
+// The rebuild of a table, with foreign keys switched off inside the transaction:
+// SQLite ignores that, and DROP TABLE deletes the children.
+func TestForeignKeysSwitchedOffInsideATransaction(t *testing.T) {
+	const rebuild = `CREATE TABLE new_p(id INTEGER PRIMARY KEY, v, w DEFAULT 7); INSERT INTO new_p(id,v) SELECT id, v FROM p; DROP TABLE p; ALTER TABLE new_p RENAME TO p`
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		db := c.db(0)
+		fill := func() {
+			t.Helper()
+			mustExec(t, db, "DROP TABLE IF EXISTS c; DROP TABLE IF EXISTS p")
+			mustExec(t, db, "CREATE TABLE p(id INTEGER PRIMARY KEY, v); CREATE TABLE c(p REFERENCES p ON DELETE CASCADE); INSERT INTO p VALUES(1,'a'),(2,'b'); INSERT INTO c VALUES(1),(1),(2)")
+		}
+		check := func(how string, q asker) {
+			t.Helper()
+			if n := one[int](t, db, "SELECT count(*) FROM c"); n != 3 {
+				t.Errorf("%s: %d of 3 children are left", how, n)
+			}
+			if one[int](t, q, "PRAGMA foreign_keys") != 1 {
+				t.Errorf("%s: foreign keys are off behind the transaction", how)
+			}
+			if _, err := q.ExecContext(patient(t), "INSERT INTO c VALUES(99)"); err == nil {
+				t.Errorf("%s: foreign keys are not enforced behind the transaction", how)
+			}
+		}
+		conn := mustConn(t, db)
+		fill()
+		run(t, conn, "BEGIN; PRAGMA foreign_keys=OFF; "+rebuild+"; COMMIT")
+		check("a script", conn)
+
+		fill()
+		for _, text := range strings.Split("BEGIN;PRAGMA foreign_keys=OFF;"+rebuild+";COMMIT", ";") {
+			run(t, conn, text)
+		}
+		check("texts", conn)
+
+		fill()
+		tx, err := conn.BeginTx(patient(t), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(t, tx, "PRAGMA foreign_keys=OFF; "+rebuild)
+		if one[int](t, tx, "PRAGMA foreign_keys") != 0 {
+			t.Error("they are on inside")
+		}
+		if err := tx.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		check("a Tx", conn)
+
+		// And back on, which SQLite would ignore too.
+		fill()
+		run(t, conn, "PRAGMA foreign_keys=OFF")
+		run(t, conn, "BEGIN")
+		run(t, conn, "PRAGMA foreign_keys=ON")
+		if _, err := conn.ExecContext(patient(t), "INSERT INTO c VALUES(99)"); err == nil {
+			t.Error("they are not on inside")
+		}
+		run(t, conn, "DELETE FROM p WHERE id=2")
+		run(t, conn, "PRAGMA foreign_keys=OFF")
+		run(t, conn, "INSERT INTO c VALUES(98)")
+		run(t, conn, "COMMIT")
+		if one[int](t, conn, "PRAGMA foreign_keys") != 0 {
+			t.Error("the transaction's own setting is left")
+		}
+		if got := one[string](t, db, "SELECT group_concat(p) FROM c"); got != "1,1,98" {
+			t.Error(got)
+		}
+		run(t, conn, "PRAGMA foreign_keys=ON")
+
+		// It fails, and says so, while what it would forget is violated.
+		run(t, conn, "BEGIN")
+		run(t, conn, "PRAGMA defer_foreign_keys=ON")
+		run(t, conn, "INSERT INTO c VALUES(50)")
+		if _, err := conn.ExecContext(patient(t), "PRAGMA foreign_keys=OFF"); err == nil || !strings.Contains(err.Error(), "deferred foreign keys are violated") {
+			t.Error(err)
+		}
+		run(t, conn, "PRAGMA foreign_keys=ON") // as it is
+		run(t, conn, "INSERT INTO p VALUES(50,'')")
+		run(t, conn, "PRAGMA foreign_keys=OFF")
+		run(t, conn, "ROLLBACK")
+		if one[int](t, conn, "PRAGMA foreign_keys") != 1 {
+			t.Error("off behind a ROLLBACK")
+		}
+		c.equal()
+	})
+}
+
+// settingEffects are what the settings that travel change: statements that are
+// run without and with the setting, on a table of their own each time.
+var settingEffects = []struct {
+	set, schema, write, read, off, on string
+}{
+	{"foreign_keys=0", "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p ON DELETE CASCADE); INSERT INTO p VALUES(1); INSERT INTO c VALUES(1)",
+		"DELETE FROM p", "SELECT count(*) FROM c", "0", "1"},
+	{"recursive_triggers=1", "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE log(v); CREATE TRIGGER d AFTER DELETE ON t BEGIN INSERT INTO log VALUES(old.v); END; INSERT INTO t VALUES(1,'old')",
+		"REPLACE INTO t VALUES(1,'new')", "SELECT count(*) FROM log", "0", "1"},
+	{"legacy_alter_table=1", "CREATE TABLE t(a); CREATE VIEW v AS SELECT a FROM t; CREATE TABLE new_t(a, b); INSERT INTO new_t VALUES(1,2)",
+		"DROP TABLE t; ALTER TABLE new_t RENAME TO t", "SELECT count(*) FROM sqlite_schema WHERE name='t' AND sql LIKE '%b)'", "error in view v", "1"},
+	{"case_sensitive_like=1", "CREATE TABLE t(a); INSERT INTO t VALUES('a'),('A'); CREATE TABLE u(a)",
+		"INSERT INTO u SELECT a FROM t WHERE a LIKE 'A'", "SELECT (SELECT count(*) FROM u) || ('a' LIKE 'A')", "21", "10"},
+	{"ignore_check_constraints=1", "CREATE TABLE t(a CHECK(a<5))", "INSERT INTO t VALUES(9)", "SELECT count(*) FROM t", "CHECK constraint failed", "1"},
+	{"reverse_unordered_selects=1", "CREATE TABLE t(a); INSERT INTO t VALUES(1),(2),(3); CREATE TABLE u(id INTEGER PRIMARY KEY, a)",
+		"INSERT INTO u(a) SELECT a FROM t", "SELECT (SELECT a FROM u WHERE id=1) || (SELECT group_concat(a,'') FROM t)", "1123", "3321"},
+	{"query_only=1", "CREATE TABLE t(a)", "INSERT INTO t VALUES(1)", "SELECT count(*) FROM t", "1", "readonly"},
+}
+
+func TestSettingsTravel(t *testing.T) {
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		for _, e := range settingEffects {
+			for how, do := range settingWays {
+				name, _, _ := strings.Cut(e.set, "=")
+				for on, want := range map[bool]string{false: e.off, true: e.on} {
+					t.Run(fmt.Sprintf("%s/%s/%v", name, how, on), func(t *testing.T) {
+						db := c.db(len(c.nodes) - 1)
+						empty(t, db)
+						mustExec(t, db, e.schema)
+						conn := loneConn(t, db)
+						set := ""
+						if on {
+							set = "PRAGMA " + e.set
+						}
+						err := do(t, conn, set, e.write)
+						got := ""
+						if err != nil {
+							got = err.Error()
+						} else {
+							got = one[string](t, conn, e.read)
+						}
+						if !strings.Contains(got, want) {
+							t.Errorf("%q, want %q", got, want)
+						}
+						if name != "case_sensitive_like" && one[int](t, db, "PRAGMA "+name) != one[int](t, c.db(0), "PRAGMA "+name) {
+							t.Error("other connections have it too")
+						}
+						if one[int](t, db, "SELECT 'a' LIKE 'A'") != 1 || one[string](t, db, "SELECT group_concat(x) FROM (SELECT column1 AS x FROM (VALUES(1),(2)))") != "1,2" {
+							t.Error("a reader has kept it")
+						}
+					})
+				}
+			}
+		}
+		c.equal()
+	})
+}
+
+// settingWays are ways to set something, if set is not empty, and then write.
+var settingWays = map[string]func(t *testing.T, conn *sql.Conn, set, write string) error{
+	"beside": func(t *testing.T, conn *sql.Conn, set, write string) error {
+		run(t, conn, set)
+		_, err := conn.ExecContext(patient(t), write)
+		return err
+	},
+	"in the script": func(t *testing.T, conn *sql.Conn, set, write string) error {
+		_, err := conn.ExecContext(patient(t), set+"; "+write)
+		return err
+	},
+	"before a transaction": func(t *testing.T, conn *sql.Conn, set, write string) error {
+		run(t, conn, set)
+		return insideTx(t, conn, "", write)
+	},
+	"in a transaction": func(t *testing.T, conn *sql.Conn, set, write string) error { return insideTx(t, conn, set, write) },
+	"in a script with a transaction": func(t *testing.T, conn *sql.Conn, set, write string) error {
+		_, err := conn.ExecContext(patient(t), set+"; BEGIN; "+write+"; COMMIT")
+		return err
+	},
+}
+
+func insideTx(t *testing.T, conn *sql.Conn, set, write string) error {
+	tx, err := conn.BeginTx(patient(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	run(t, tx, set)
+	for _, text := range strings.Split(write, "; ") {
+		if _, err := tx.ExecContext(patient(t), text); err != nil {
+			return err
+		}
+	}
+	return tx.Commit()
+}
+
+// empty drops everything.
+func empty(t *testing.T, db *sql.DB) {
+	t.Helper()
+	var drops []string
+	each(t, db, "SELECT 'DROP '||type||' IF EXISTS \"'||name||'\"' FROM sqlite_schema WHERE type IN ('view','table') AND name<>'_hiqlite' AND name NOT LIKE 'sqlite_%' ORDER BY type DESC", func(rows *sql.Rows) {
+		var s string
+		if err := rows.Scan(&s); err != nil {
+			t.Fatal(err)
+		}
+		drops = append(drops, s)
+	})
+	if len(drops) > 0 {
+		mustExec(t, db, "PRAGMA foreign_keys=OFF; "+strings.Join(drops, "; ")+"; PRAGMA foreign_keys=ON")
+	}
+}
+
+// loneConn is a connection that is not used again.
+func loneConn(t *testing.T, db *sql.DB) *sql.Conn {
+	t.Helper()
+	conn, err := db.Conn(patient(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+		conn.Close()
+	})
+	return conn
+}
