@@ -3,6 +3,7 @@ package hiqlite_test
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -70,7 +72,14 @@ func runNode(order string) error {
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
 		r := report{}
-		switch in.Text() {
+		what, argument, _ := strings.Cut(in.Text(), " ")
+		switch what {
+		case "load":
+			rate, err := strconv.Atoi(argument)
+			if err != nil {
+				return err
+			}
+			w.wait.Go(func() { w.load(rate) })
 		case "table":
 			if _, err := node.DB().Exec("CREATE TABLE w(writer TEXT, n INTEGER, r INTEGER, at TEXT DEFAULT CURRENT_TIMESTAMP)"); err != nil {
 				w.fail(err)
@@ -220,6 +229,21 @@ func (w *writers) run(name string, acked *atomic.Int64, write func(ctx context.C
 	}
 }
 
+// load writes so many bytes a second, as far as they are taken.
+func (w *writers) load(rate int) {
+	const size = 10 << 10
+	began, blob := time.Now(), make([]byte, size)
+	for n := 0; !w.quit.Load(); n++ {
+		due := began.Add(time.Duration(n) * time.Second * size / time.Duration(rate))
+		time.Sleep(time.Until(due)) // the rate
+		rand.Read(blob)
+		if _, err := w.node.DB().Exec("INSERT INTO w(writer, n, r) VALUES('load',?,?)", n, blob); err != nil {
+			w.fail(err)
+			return
+		}
+	}
+}
+
 func (w *writers) stop() {
 	w.quit.Store(true)
 	w.wait.Wait()
@@ -238,7 +262,7 @@ func (w *writers) failures() []string {
 }
 
 // processes starts a cluster of processes.
-func processes(t testing.TB, size, writers int) []*process {
+func processes(t testing.TB, size, writers int, change ...func(*hiqlite.Config)) []*process {
 	t.Helper()
 	dir := t.TempDir()
 	var members []hiqlite.Member
@@ -250,6 +274,9 @@ func processes(t testing.TB, size, writers int) []*process {
 		p := &process{t: t, acks: filepath.Join(dir, fmt.Sprintf("acks-%d", i+1)), cfg: hiqlite.Config{
 			DataDir: filepath.Join(dir, fmt.Sprint(i+1)), NodeID: uint64(i + 1), Nodes: members, Tick: 10 * time.Millisecond,
 		}}
+		for _, f := range change {
+			f(&p.cfg)
+		}
 		p.start(writers)
 		all = append(all, p)
 	}
