@@ -113,6 +113,9 @@ func (n *Node) tick() {
 	}
 	var tells teller
 	for n.sleep(fineTick) {
+		if n.pausedError() != nil {
+			continue // nothing is proposed
+		}
 		if len(n.cfg.Nodes) > 1 && n.shard.Leader().Node == n.cfg.NodeID {
 			index, sum := n.replica.History()
 			if tick, due := tells.due(n.replica.Clock().Now, index, sum, n.host.Returns(sqlShard), time.Now()); due {

@@ -1,56 +1,133 @@
 package hiqlite_test
 
 import (
+	"context"
 	"errors"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/kv"
 )
 
-// A node refuses writes before its disk is full, stops before the Raft log
-// would meet the end, and loses nothing.
+// A node refuses writes before its disk is full, takes no part before the Raft
+// log would meet the end, serves reads all the time, loses nothing, and goes on
+// by itself when there is space again.
 func TestFullDisk(t *testing.T) {
 	var free atomic.Int64
 	free.Store(1 << 40)
-	t.Cleanup(hiqlite.SetFreeSpace(func(string) (int64, error) { return free.Load(), nil }))
-	c := newCluster(t, 1)
-	mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
-	write := func() error {
-		_, err := c.db(0).ExecContext(patient(t), "INSERT INTO t DEFAULT VALUES")
-		return err
-	}
-	free.Store(200 << 20)
-	written := 0
-	waitFor(t, "writes to be refused", func() bool {
-		err := write()
-		if err == nil {
-			written++
-		} else if !errors.Is(err, hiqlite.ErrDiskFull) {
+	t.Cleanup(hiqlite.SetDiskSpace(func(string) (int64, int64, error) { return free.Load(), 1 << 40, nil }))
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		t.Cleanup(func() { free.Store(1 << 40) })
+		mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
+		written := 0
+		write := func() error {
+			_, err := c.db(0).ExecContext(patient(t), "INSERT INTO t DEFAULT VALUES")
+			if err == nil {
+				written++
+			}
+			return err
+		}
+		rows := func(what string) {
+			t.Helper()
+			var n int
+			if err := c.db(0).QueryRowContext(patient(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != written {
+				t.Errorf("%s: %d rows of %d, %v", what, n, written, err)
+			}
+		}
+		free.Store(200 << 20)
+		waitFor(t, "writes to be refused", func() bool {
+			err := write()
+			if err != nil && !errors.Is(err, hiqlite.ErrDiskFull) {
+				t.Fatal(err)
+			}
+			return err != nil
+		})
+		rows("while writes are refused")
+		free.Store(1 << 40)
+		waitFor(t, "writes to be taken again", func() bool { return write() == nil })
+		free.Store(1 << 20)
+		waitFor(t, "the nodes to take no part", func() bool {
+			for _, n := range c.nodes {
+				s, err := n.Status(patient(t))
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, shard := range s.Shards {
+					if shard.Error == "" {
+						return false
+					}
+				}
+			}
+			return true
+		})
+		if err := write(); !errors.Is(err, hiqlite.ErrDiskFull) {
+			t.Errorf("a write to a node that takes no part: %v", err)
+		}
+		buckets, err := kv.New[string](c.nodes[0], "b")
+		if err != nil {
 			t.Fatal(err)
 		}
-		return err != nil
+		if _, err := buckets.Delete(patient(t), "k"); !errors.Is(err, hiqlite.ErrDiskFull) {
+			t.Errorf("a Delete through a node that takes no part: %v", err)
+		}
+		rows("while the nodes take no part")
+		if len(c.nodes) > 1 {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			waitFor(t, "no leader to be left", func() bool { s, _ := c.nodes[0].Status(patient(t)); return s.Leader == 0 })
+			if err := c.nodes[0].Ready(ctx); !errors.Is(err, hiqlite.ErrDiskFull) {
+				t.Errorf("a node that takes no part is ready: %v", err)
+			}
+		}
+		free.Store(1 << 40)
+		waitFor(t, "writes to be taken again", func() bool { return write() == nil })
+		rows("afterwards")
+		c.equal()
 	})
-	var n int
-	if err := c.db(0).QueryRow("SELECT count(*) FROM t").Scan(&n); err != nil || n != written {
-		t.Errorf("%d rows of %d, %v", n, written, err)
-	}
-	free.Store(1 << 40)
-	waitFor(t, "writes to be taken again", func() bool { return write() == nil })
-	written++
-	free.Store(1 << 20)
-	waitFor(t, "the node to stop", func() bool {
-		_, err := c.nodes[0].Status(patient(t))
-		return errors.Is(err, hiqlite.ErrDiskFull)
+}
+
+// One node of three has no space: the others go on, and it catches up.
+func TestOneFullDiskOfThree(t *testing.T) {
+	c := newCluster(t, 3)
+	full := c.configs[1].DataDir
+	var low atomic.Bool
+	t.Cleanup(hiqlite.SetDiskSpace(func(dir string) (int64, int64, error) {
+		if low.Load() && dir == full {
+			return 1 << 20, 1 << 40, nil
+		}
+		return 1 << 39, 1 << 40, nil
+	}))
+	mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
+	c.insert(0, 5)
+	c.equal()
+	low.Store(true)
+	waitFor(t, "the node to take no part", func() bool {
+		s, err := c.nodes[1].Status(patient(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Shards[0].Error != ""
 	})
-	if err := write(); !errors.Is(err, hiqlite.ErrDiskFull) {
-		t.Errorf("a write to the stopped node: %v", err)
+	c.insert(0, 50)
+	n := 0
+	if err := c.db(1).QueryRowContext(patient(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n < 5 || n == 55 {
+		t.Errorf("a node that takes no part reads %d rows, %v", n, err)
 	}
-	free.Store(1 << 40)
-	c.stop(0)
-	c.start(0)
-	c.ready(0)
-	if err := c.db(0).QueryRow("SELECT count(*) FROM t").Scan(&n); err != nil || n != written {
-		t.Errorf("after the restart %d rows of %d, %v", n, written, err)
+	low.Store(false)
+	c.equal()
+	mustExec(t, c.db(1), "INSERT INTO t DEFAULT VALUES")
+}
+
+// Small volumes work.
+func TestDiskMarks(t *testing.T) {
+	for total, want := range map[int64][2]int64{
+		100 << 20: {64 << 20, 32 << 20}, 1 << 30: {64 << 20, 32 << 20}, 2 << 30: {102 << 20, 51 << 20}, 1 << 40: {256 << 20, 128 << 20},
+	} {
+		refuse, stop := hiqlite.DiskMarks(total)
+		if refuse>>20 != want[0]>>20 || stop>>20 != want[1]>>20 {
+			t.Errorf("a volume of %d MiB: %d and %d MiB", total>>20, refuse>>20, stop>>20)
+		}
 	}
 }

@@ -28,7 +28,9 @@ var (
 	// heard of or it took longer than it may; nothing of it was applied. It can
 	// be run again, see RunTx.
 	ErrTxExpired = errors.New("hiqlite: the transaction has expired, nothing of it was applied")
-	// ErrDiskFull: this node's disk is full; it has stopped to lose nothing.
+	// ErrDiskFull: there is too little free space on this node's disk. It takes
+	// no writes, and with even less no part in the cluster, until there is more;
+	// reads of its own rows go on.
 	ErrDiskFull = errors.New("hiqlite: disk full")
 	// ErrFunctionMissing: the log or the schema needs a Function or Collation
 	// that this program's Config does not have in that version. The node goes on

@@ -8,12 +8,19 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine"
 )
 
-// SetFreeSpace makes nodes believe in the free space that f tells, until the
-// returned function is called.
-func SetFreeSpace(f func(dir string) (int64, error)) (restore func()) {
-	before := freeSpace
-	freeSpace = f
-	return func() { freeSpace = before }
+// SetDiskSpace makes nodes believe in the space that f tells, until the returned
+// function is called.
+func SetDiskSpace(f func(dir string) (free, total int64, err error)) (restore func()) {
+	before := diskSpace
+	diskSpace = f
+	return func() { diskSpace = before }
+}
+
+// DiskMarks returns below how many free bytes of a volume writes are refused, and
+// below how many a node takes no part.
+func DiskMarks(total int64) (refuse, stop int64) {
+	m := marksOf(total)
+	return m.refuse, m.stop
 }
 
 // SetCompaction makes nodes look at the log's size so often, and compact it from

@@ -245,7 +245,7 @@ type ShardStatus struct {
 	Leader  uint64 // node id; 0: none known
 	Term    uint64
 	Applied uint64 // index of the last entry that this node has applied
-	Error   string // why this node takes no part in it any more
+	Error   string // why this node takes no part in it: for good, or until there is free disk space
 }
 
 // A Status describes a node as it sees itself and the cluster. Leader, Term,
@@ -281,6 +281,7 @@ func (n *Node) Status(ctx context.Context) (Status, error) {
 	}
 	s.DatabaseBytes, s.WALBytes = n.replica.Size()
 	s.Shards = []ShardStatus{{Name: "sql", Leader: s.Leader, Term: s.Term, Applied: s.Applied}}
+	paused := n.pausedError()
 	for _, m := range n.memory.all {
 		leader := m.shard.Leader()
 		shard := ShardStatus{Name: m.name, Leader: leader.Node, Term: leader.Term, Applied: m.replica.Applied()}
@@ -288,6 +289,11 @@ func (n *Node) Status(ctx context.Context) (Status, error) {
 			shard.Error = err.Error()
 		}
 		s.Shards = append(s.Shards, shard)
+	}
+	for i := range s.Shards {
+		if paused != nil && s.Shards[i].Error == "" {
+			s.Shards[i].Error = paused.Error()
+		}
 	}
 	return s, nil
 }

@@ -117,7 +117,7 @@ func (s *memoryShard) Do(ctx context.Context, c *wire.Command) (wire.Outcome, er
 	if err := ctx.Err(); err != nil {
 		return wire.Outcome{}, err
 	}
-	if err := s.node.diskError(); err != nil && grows(c.Kind) {
+	if err := s.node.diskError(); err != nil && (grows(c.Kind) || s.node.pausedError() != nil) {
 		return wire.Outcome{}, err
 	}
 	ctx, cancel := s.node.within(ctx)

@@ -33,8 +33,8 @@ type Node struct {
 	replica   *statemachine.SQL
 	classes   classes
 	db        *sql.DB
-	lowDisk   atomic.Bool
-	functions *sqlite.Functions // of the program
+	lowDisk   atomic.Pointer[diskLow] // nil: there is enough space
+	functions *sqlite.Functions       // of the program
 
 	leases *leases
 	memory *memoryShards
@@ -144,6 +144,7 @@ func (n *Node) open() error {
 	n.work.Go(n.tick)
 	n.work.Go(n.compact)
 	n.work.Go(n.watchDisk)
+	n.work.Go(n.watchLeaders)
 	return nil
 }
 
@@ -151,10 +152,16 @@ func (n *Node) open() error {
 // was acknowledged before the call (of the companions kv, lock and pubsub too),
 // and Config.Migrations are applied. The
 // errors are ErrNoLeader, with that of ctx, ErrClosed, and that of the
-// migrations. A context without a deadline is bounded by Config.Timeout.
+// migrations; the first says which nodes it waits for, or which entries. A
+// context without a deadline is bounded by Config.Timeout.
 func (n *Node) Ready(ctx context.Context) error {
-	if err := n.caughtUp(ctx); err != nil || n.cfg.Migrations == nil {
+	switch err := n.caughtUp(ctx); {
+	case errors.Is(err, ErrClosed):
 		return err
+	case err != nil:
+		return n.notReady(err)
+	case n.cfg.Migrations == nil:
+		return nil
 	}
 	ctx, cancel := n.within(ctx)
 	defer cancel()
@@ -290,6 +297,9 @@ func (n *Node) explain(err error) error {
 	}
 	if failure := n.failure(); failure != nil && errors.Is(err, ErrClosed) {
 		return fmt.Errorf("%w: %w", err, failure)
+	}
+	if paused := n.pausedError(); paused != nil && errors.Is(err, ErrNoLeader) {
+		return fmt.Errorf("%w: %w", err, paused)
 	}
 	return err
 }

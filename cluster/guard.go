@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lni/dragonboat/v4/raftpb"
@@ -49,6 +50,9 @@ type guard struct {
 	applied func(shard uint64) uint64
 
 	raftLog *raftLog // set before any message; of the log factory
+
+	paused atomic.Bool // nothing goes in or out
+	peers  peers
 
 	mu     sync.Mutex
 	shards map[uint64]*guardedShard // guarded by mu
@@ -139,6 +143,11 @@ func (g *guard) save() error {
 
 // received takes out of a batch what Raft must not see.
 func (g *guard) received(batch *raftpb.MessageBatch) {
+	if g.paused.Load() {
+		batch.Requests = nil
+		return
+	}
+	g.peers.hear(batch.Requests)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	kept := batch.Requests[:0]
@@ -263,6 +272,9 @@ func (g *guard) fail(s *guardedShard, shard uint64, err error) bool {
 
 // sending looks at messages on their way out, and returns those that may go.
 func (g *guard) sending(all []raftpb.Message) []raftpb.Message {
+	if g.paused.Load() {
+		return nil
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	kept := make([]raftpb.Message, 0, len(all))
@@ -296,6 +308,14 @@ func (g *guard) sending(all []raftpb.Message) []raftpb.Message {
 	}
 	return kept
 }
+
+// Pause makes the node as good as cut off from the others, until Resume: what it
+// leads others will lead, and nothing is added to its logs but what it proposes
+// itself. Reads of its machines go on.
+func (h *Host) Pause() { h.guard.paused.Store(true) }
+
+// Resume ends what Pause began: the node takes part again.
+func (h *Host) Resume() { h.guard.paused.Store(false) }
 
 // Returns counts how often, as long as this node leads a shard, other replicas of
 // it answered for the first time, or again after a silence.

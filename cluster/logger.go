@@ -50,7 +50,6 @@ var _ logger.ILogger = raftLogger("")
 // (elections, votes, broken connections, refused requests whose caller gets an
 // error anyway) are the noise of a cluster that works as designed.
 var notable = []string{
-	"has lost quorum",
 	"deployment id does not match",
 	"binary compatibility version not match",
 	"unsupported OS/ARCH",

@@ -239,7 +239,7 @@ func (t *transport) serve(c net.Conn) {
 			}
 		case chunkFrame:
 			var chunk raftpb.Chunk
-			if chunk.Unmarshal(payload) != nil || !t.chunk(chunk) {
+			if t.guard.paused.Load() || chunk.Unmarshal(payload) != nil || !t.chunk(chunk) {
 				return
 			}
 		case endFrame:
@@ -302,6 +302,7 @@ func (t *transport) dial(ctx context.Context, target string) (*frameWriter, erro
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	c, err := (&net.Dialer{KeepAlive: keepAliveEvery}).DialContext(ctx, "tcp", target)
+	t.guard.peers.dial(target, err)
 	if err != nil {
 		return nil, err
 	}

@@ -4,11 +4,12 @@ package statemachine
 
 import "syscall"
 
-// FreeSpace returns the bytes that can still be written below dir.
-func FreeSpace(dir string) (int64, error) {
+// Space returns the bytes that can still be written below dir, and how many its
+// volume has in all.
+func Space(dir string) (free, total int64, err error) {
 	var s syscall.Statfs_t
 	if err := syscall.Statfs(dir, &s); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return int64(s.Bavail) * int64(s.Bsize), nil
+	return int64(s.Bavail) * int64(s.Bsize), int64(s.Blocks) * int64(s.Bsize), nil
 }

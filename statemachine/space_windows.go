@@ -2,5 +2,5 @@ package statemachine
 
 import "math"
 
-// FreeSpace is not asked for on this system.
-func FreeSpace(string) (int64, error) { return math.MaxInt64, nil }
+// Space is not asked for on this system.
+func Space(string) (free, total int64, err error) { return math.MaxInt64, math.MaxInt64, nil }
