@@ -10,6 +10,7 @@ func (r *SQL) loadSettings() error {
 	if r.settingsLoaded {
 		return nil
 	}
+	r.conn.ForgetFileErrors() // those of the operation before
 	r.conn.Owner(true)
 	defer r.conn.Owner(false)
 	tables, err := column(r.conn, `SELECT v.name FROM sqlite_schema v WHERE v.type='table' AND v.rootpage=0
