@@ -30,6 +30,7 @@ type Actions struct {
 	ReadsNames  bool     // it reads the names of columns as rows
 	SchemaRows  bool     // it inserts rows into sqlite_schema by hand
 	Virtual     string   // the virtual table that it creates
+	Checks      bool     // it checks the database's integrity
 }
 
 // authorize is SQLite's authorizer: it is asked about each thing that a
@@ -54,6 +55,7 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, _ uintptr) int3
 	case lib.SQLITE_RECURSIVE:
 		return lib.SQLITE_OK
 	case lib.SQLITE_READ:
+		c.noteCheck(a)
 		if c.replicates() && !c.own {
 			return c.authorizeRead(libc.GoString(a), libc.GoString(b))
 		}

@@ -1,6 +1,11 @@
 package sqlite
 
-import lib "modernc.org/sqlite/lib"
+import (
+	"strings"
+
+	"modernc.org/libc"
+	lib "modernc.org/sqlite/lib"
+)
 
 // moduleSpeaks reports that what is being compiled is not the statement itself,
 // but one that a virtual table's module prepares for itself meanwhile. It does so
@@ -15,4 +20,43 @@ func (c *Conn) moduleSpeaks() bool {
 		p = parse.FpOuterParse
 	}
 	return false
+}
+
+// integrityChecks are the PRAGMAs that ask virtual tables to check themselves.
+var integrityChecks = map[string]bool{"integrity_check": true, "quick_check": true}
+
+// noteCheck notes that a statement reads a table, in the engine's memory, which
+// checks the database's integrity.
+func (c *Conn) noteCheck(table uintptr) {
+	if table == 0 || *at[byte](table)|0x20 != 'p' {
+		return // most are not pragma_...
+	}
+	if pragma, ok := strings.CutPrefix(strings.ToLower(libc.GoString(table)), "pragma_"); ok && integrityChecks[pragma] {
+		c.actions.Checks = true
+	}
+}
+
+// mustForget reports that the statement, just prepared, checks what modules hold
+// while this connection may remember of it what is not so any more. FTS5 reads
+// anew how its index is divided when it is queried, not when it is checked, and
+// would call the index corrupt. The connection that applies has written itself
+// what is there.
+func (s *Stmt) mustForget() bool {
+	return s.Actions.Checks && s.c.mode != Apply && s.c.mode != Plain && !s.c.own && !s.c.asks
+}
+
+// forgetModules makes virtual tables begin anew. What they hold back in this
+// transaction is written before.
+func (c *Conn) forgetModules() error {
+	was := c.own
+	c.own = true
+	defer func() { c.own = was }()
+	if c.mode == Speculate && !c.Autocommit() {
+		changes, total, id := c.Changes(), c.TotalChanges(), c.LastInsertID()
+		defer c.SetState(changes, total, id)
+		if err := c.Exec("SAVEPOINT _hiqlite_check; RELEASE _hiqlite_check"); err != nil {
+			return err
+		}
+	}
+	return c.Exec("PRAGMA writable_schema=RESET")
 }

@@ -198,6 +198,7 @@ func (c *Conn) authorizePragma(name, arg string, hasArg bool, schema string) int
 		return explainedPragma(kind)
 	}
 	if kind == PragmaRead {
+		c.actions.Checks = c.actions.Checks || integrityChecks[name]
 		if c.actions.Pragma == "" {
 			c.actions.Pragma = name
 		}

@@ -86,6 +86,19 @@ func (s *Script) Close() { s.text.close() }
 
 // prepare is Prepare of sql, the end of the text.
 func (t *text) prepare(sql string, keep bool) (s *Stmt, tail string, err error) {
+	s, tail, err = t.compile(sql, keep)
+	if err == nil && s != nil && s.mustForget() {
+		s.Close()
+		if err := t.c.forgetModules(); err != nil {
+			return nil, tail, err
+		}
+		s, tail, err = t.compile(sql, keep)
+	}
+	return s, tail, err
+}
+
+// compile has SQLite prepare the first statement of sql.
+func (t *text) compile(sql string, keep bool) (s *Stmt, tail string, err error) {
 	c, text := t.c, t.p+uintptr(t.size-len(sql))
 	flags := uint32(0)
 	if keep {
@@ -160,8 +173,9 @@ func (s *Stmt) Explain() bool { return lib.Xsqlite3_stmt_isexplain(s.c.tls, s.p)
 
 // KnowsSchema reports that the statement looks for a newer schema whenever it
 // runs, and is prepared anew if there is one. A PRAGMA tells what the connection
-// knew when it was prepared, an EXPLAIN what would have run then.
-func (s *Stmt) KnowsSchema() bool { return s.Actions.Pragma == "" && !s.Explain() }
+// knew when it was prepared, an EXPLAIN what would have run then. Neither does one
+// that checks the database's integrity, see mustForget.
+func (s *Stmt) KnowsSchema() bool { return s.Actions.Pragma == "" && !s.Actions.Checks && !s.Explain() }
 
 // Bind binds arguments to the parameters, as modernc.org/sqlite does: a name
 // goes to the parameters of that name whatever their prefix, ?NNN and $NNN
