@@ -58,7 +58,7 @@ func ofDriver(raw any) (*conn, error) {
 }
 
 func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, error) {
-	if err := c.usable(); err != nil {
+	if err := c.usable(ctx); err != nil {
 		return nil, err
 	}
 	if c.tx != nil {

@@ -86,10 +86,7 @@ func (c *conn) Close() error {
 // Ping fails if the node is closed or has stopped. It does not ask for a
 // leader: see Node.Ready.
 func (c *conn) Ping(ctx context.Context) error {
-	if err := c.usable(); err != nil {
-		return err
-	}
-	return ctx.Err()
+	return c.usable(ctx)
 }
 
 // ResetSession is called before the connection is used again.
@@ -103,7 +100,13 @@ func (c *conn) ResetSession(context.Context) error {
 // IsValid keeps the connection in the pool while the node runs.
 func (c *conn) IsValid() bool { return !c.closed && c.node.ctx.Err() == nil }
 
-func (c *conn) usable() error {
+// usable returns why nothing is to be begun: a statement under a context that has
+// ended does not start, wherever it comes from. (database/sql looks at the context
+// of a sql.DB's and a sql.Tx's statements, not at those of a sql.Conn.)
+func (c *conn) usable(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if err := c.node.failure(); err != nil {
 		return err
 	}
@@ -120,7 +123,7 @@ func (c *conn) Prepare(query string) (driver.Stmt, error) {
 
 // PrepareContext finds out what a text does; its errors of syntax are found now.
 func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	if err := c.usable(); err != nil {
+	if err := c.usable(ctx); err != nil {
 		return nil, err
 	}
 	class, err := c.classify(ctx, query)
@@ -132,8 +135,8 @@ func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 
 // ExecContext runs a text whose rows, if any, nobody wants.
 func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	if err := c.usable(); err != nil {
-		return nil, err
+	if err := c.usable(ctx); err != nil {
+		return c.rollBack(query, err)
 	}
 	class, err := c.classify(ctx, query)
 	if err != nil {
@@ -142,9 +145,22 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 	return c.exec(ctx, query, class, args)
 }
 
+// rollBack runs ROLLBACK, which nobody's context holds back, or returns why no
+// other text is run.
+func (c *conn) rollBack(text string, why error) (driver.Result, error) {
+	if c.tx == nil {
+		return nil, why
+	}
+	if class, err := c.node.classifyHere(text); err != nil || class.What != "ROLLBACK" || class.Script {
+		return nil, why
+	}
+	c.tx.end()
+	return result{}, nil
+}
+
 // QueryContext runs a text and returns rows.
 func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	if err := c.usable(); err != nil {
+	if err := c.usable(ctx); err != nil {
 		return nil, err
 	}
 	class, err := c.classify(ctx, query)
@@ -347,6 +363,9 @@ func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args 
 func (c *conn) run(ctx context.Context, reader *statemachine.Reader, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
 	watch := watchOver(ctx, reader)
 	query := func(text string) (cursor, error) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		q, _, err := reader.Query(text, args)
 		return q, err
 	}

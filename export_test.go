@@ -98,3 +98,11 @@ func (n *Node) CompactMemory(keep uint64) error {
 	}
 	return nil
 }
+
+// SetFirstSteps sets the bound of writes' first tries, which is high for tests,
+// until the returned function is called.
+func SetFirstSteps(steps uint64) (restore func()) {
+	before := firstSteps
+	firstSteps = steps
+	return func() { firstSteps = before }
+}

@@ -30,6 +30,17 @@
 //     by crypto/rand and bind them, instead of hex(randomblob(16)). In reads the
 //     numbers stand nowhere.
 //
+// # Long writes and contexts
+//
+// A statement under a context that has ended does not start, on a [database/sql.Conn]
+// and after BEGIN as a text too; ROLLBACK alone does. What is in the log cannot be
+// called back, and a long write keeps all others waiting. So a write is first tried
+// within 12.5 million steps of SQLite's virtual machine, about a second; if that is
+// not enough it is undone on all nodes, others have their turn, and it is tried with
+// four times as many, up to [Config].MaxSteps (200 million, max_steps in the DSN), as
+// long as its context lasts: a runaway ends within its last try. Statements of a
+// transaction run on its own node only until Commit, and end with their context.
+//
 // # Transactions
 //
 // [database/sql.DB.BeginTx] begins a real transaction: reads in it see its

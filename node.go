@@ -368,58 +368,6 @@ func (n *Node) send(ctx context.Context, op *wire.EncodedOperation) (answer, err
 	return a, n.explain(err)
 }
 
-// write has an operation applied and returns its result. It waits for its turn,
-// while a transaction has the write lease, for as long as patience.
-func (n *Node) write(ctx context.Context, op *wire.Operation, patience time.Duration) (*wire.Result, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if err := n.diskError(); err != nil {
-		return nil, err
-	}
-	ctx, cancel := n.within(ctx)
-	defer cancel()
-	var g *grant
-	if op.Vacuum { // it cannot be applied among others, when its turn comes
-		var err error
-		if g, err = n.leases.acquire(ctx, patience); err != nil {
-			return nil, err
-		}
-	} else {
-		g = n.leases.take()
-	}
-	if g != nil {
-		op.Lease = &wire.Lease{Under: g.id}
-	}
-	op.StampMS = time.Now().UnixMilli()
-	op.Seed = wire.NewSeed()
-	op.MaxSteps = n.cfg.MaxSteps
-	op.Functions = n.functionsUsed(op)
-	began := time.Now()
-	a, err := n.do(ctx, op)
-	switch {
-	case g == nil:
-	case err == nil:
-		n.leases.applied(g, wire.LeaseAnswer{}, began) // it ended with the operation
-	default:
-		n.leases.drop(g)
-	}
-	if errors.Is(err, ErrTooLarge) {
-		return nil, fmt.Errorf("%w; write in several smaller ones", err)
-	}
-	result := a.Result
-	if err == nil && result.Lease.State == wire.LeaseQueued {
-		result, err = n.leases.await(ctx, result.Lease.ID, a.place, patience, began)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if result.Err != nil {
-		return nil, sqlError(result.Err)
-	}
-	return &result, nil
-}
-
 // linearize waits until this node has applied what was acknowledged before.
 func (n *Node) linearize(ctx context.Context) error {
 	ctx, cancel := n.within(ctx)

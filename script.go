@@ -101,6 +101,9 @@ func (c *conn) steps(ctx context.Context, script string, args []wire.Argument) (
 		}
 	}()
 	for rest := script; rest != ""; {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		var part sqlite.Part
 		if part, rest, err = c.first(rest); err != nil {
 			return nil, err
@@ -188,6 +191,9 @@ func (t *tx) script(ctx context.Context, script string, args []wire.Argument) (*
 	err := t.view.Atomic(func() error {
 		used := make([]bool, len(args))
 		for rest := script; rest != ""; {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			part, tail, err := t.view.First(rest)
 			if err != nil {
 				return t.explain(err)

@@ -41,7 +41,10 @@ func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class, 
 	var rows seenRows
 	for i := range class.Parts {
 		part := &class.Parts[i]
-		next, err := c.answer(ctx, part.SQL, &part.Class, args)
+		next, err := seenRows(nil), ctx.Err()
+		if err == nil {
+			next, err = c.answer(ctx, part.SQL, &part.Class, args)
+		}
 		if err != nil {
 			if rows != nil {
 				rows.Close()

@@ -31,7 +31,7 @@ func (s *stmt) NumInput() int { return -1 }
 
 // ExecContext runs the statement.
 func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
-	if err := s.c.usable(); err != nil {
+	if err := s.c.usable(ctx); err != nil {
 		return nil, err
 	}
 	return s.c.exec(ctx, s.text, s.class, args)
@@ -39,7 +39,7 @@ func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (drive
 
 // QueryContext runs the statement and returns rows.
 func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	if err := s.c.usable(); err != nil {
+	if err := s.c.usable(ctx); err != nil {
 		return nil, err
 	}
 	return s.c.query(ctx, s.text, s.class, args)

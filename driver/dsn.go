@@ -23,7 +23,7 @@ type source struct {
 // parse reads a data source name. The error lists all of its faults.
 func parse(name string) (*source, error) {
 	path, query, _ := strings.Cut(name, "?")
-	s := &source{node: hiqlite.Config{NodeID: 1, Timeout: hiqlite.DefaultTimeout}}
+	s := &source{node: hiqlite.Config{NodeID: 1, Timeout: hiqlite.DefaultTimeout, MaxSteps: hiqlite.DefaultMaxSteps}}
 	addRegistered(&s.node)
 	var faults []error
 	fault := func(err error) { faults = append(faults, fmt.Errorf("hiqlite: %w", err)) }
@@ -192,6 +192,7 @@ var keys = map[string]key{
 	"tx_timeout":  {true, func(s *source, v string) (err error) { s.conn.TxTimeout, err = duration(v); return err }},
 	"tx_trace":    {true, func(s *source, v string) (err error) { s.conn.TxTrace, err = boolean(v); return err }},
 	"tick":        {true, func(s *source, v string) (err error) { s.node.Tick, err = duration(v); return err }},
+	"max_steps":   {true, maxSteps},
 	"durability":  {true, durability},
 	"secret_file": {true, refuse("encrypted transport comes with a later version; the key is refused rather than ignored, as all would be sent in the clear")},
 	"consistency": {true, func(s *source, v string) error {
@@ -252,6 +253,13 @@ var keys = map[string]key{
 }
 
 var switches = []string{"0", "1", "false", "true", "no", "yes", "off", "on"}
+
+func maxSteps(s *source, v string) (err error) {
+	if s.node.MaxSteps, err = strconv.ParseUint(v, 10, 63); err != nil || s.node.MaxSteps == 0 {
+		return errors.New("not a number of steps")
+	}
+	return nil
+}
 
 func durability(_ *source, v string) error {
 	if v == "always" {

@@ -15,7 +15,7 @@ func TestDSN(t *testing.T) {
 		t.Fatal(err)
 	}
 	node := func(change func(*hiqlite.Config)) *source {
-		s := &source{node: hiqlite.Config{DataDir: "data", NodeID: 1, Timeout: hiqlite.DefaultTimeout}}
+		s := &source{node: hiqlite.Config{DataDir: "data", NodeID: 1, Timeout: hiqlite.DefaultTimeout, MaxSteps: hiqlite.DefaultMaxSteps}}
 		change(&s.node)
 		return s
 	}
@@ -40,6 +40,7 @@ func TestDSN(t *testing.T) {
 		"data?timeout=3s":        node(func(c *hiqlite.Config) { c.Timeout = 3 * time.Second }),
 		"data?listen=:8200":      node(func(c *hiqlite.Config) { c.ListenAddr = ":8200" }),
 		"data?tick=20ms":         node(func(c *hiqlite.Config) { c.Tick = 20 * time.Millisecond }),
+		"data?max_steps=1000000": node(func(c *hiqlite.Config) { c.MaxSteps = 1_000_000 }),
 		"data?durability=always": folder("data"),
 
 		"data?consistency=linearizable":                        conn(func(c *hiqlite.ConnConfig) { c.Consistency = hiqlite.Linearizable }),
@@ -91,7 +92,7 @@ func TestDSNFaultsSayWhatToDo(t *testing.T) {
 		"d?nodes=0=a:1,1=b:1": "between 1 and", "d?nodes=1=a:0,2=b:1": "no port", "d?nodes=1=a:99999,2=b:1": "no port", "d?nodes=1=a:1/0": "no port",
 		"d?nodes=1=a:1,1=b:1": "node id 1 stands twice", "d?nodes=1=a:1,2=a:1": "a:1 stands twice", "d?nodes=1=a:1/1": "a:1 stands twice",
 		"d?node_id=3&nodes=1=a:1,2=b:1": "node 3 is not in the list",
-		"d?timeout=5":                   "not a duration", "d?timeout=-5s": "not a duration", "d?tick=1us": "milliseconds",
+		"d?timeout=5":                   "not a duration", "d?timeout=-5s": "not a duration", "d?tick=1us": "milliseconds", "d?max_steps=0": "not a number of steps", "d?max_steps=1e9": "not a number of steps",
 		"d?durability=interval:200ms": "later version", "d?durability=never": "later version", "d?secret_file=/x": "refused rather than ignored",
 		"d?consistency=strong": "local or linearizable",
 

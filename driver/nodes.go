@@ -116,6 +116,9 @@ func same(have, want *hiqlite.Config) error {
 	if have.LeaseTTL != want.LeaseTTL {
 		differ("lease_ttl", have.LeaseTTL, want.LeaseTTL)
 	}
+	if have.MaxSteps != want.MaxSteps {
+		differ("max_steps", have.MaxSteps, want.MaxSteps)
+	}
 	if have.Tick != want.Tick {
 		differ("tick", have.Tick, want.Tick)
 	}

@@ -28,6 +28,9 @@ func (t *Transaction) Query(ctx context.Context, text string, args []wire.Argume
 	if err := t.err(); err != nil {
 		return nil, err
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	stmt, kept, err := t.prepare(text)
 	if err != nil {
 		return nil, t.reason(err)

@@ -195,7 +195,7 @@ func tookMaxRowid() error {
 // outOfSteps makes e say why the statement was interrupted.
 func outOfSteps(e *sqlite.Error) {
 	e.Message = "interrupted: the statement took more steps than one operation may (9)"
-	e.Hint = "is it endless? if not, write in smaller parts"
+	e.Hint = "is it endless? if not, write in smaller parts, or raise max_steps in the DSN (hiqlite.Config.MaxSteps)"
 }
 
 // note remembers what running s may change.

@@ -21,6 +21,9 @@ func (t *Transaction) Exec(ctx context.Context, text string, args []wire.Argumen
 	if err := t.err(); err != nil {
 		return wire.StatementResult{}, err
 	}
+	if err := ctx.Err(); err != nil {
+		return wire.StatementResult{}, err
+	}
 	out, err := t.exec(ctx, text, args)
 	if t.over != nil {
 		t.finish(t.over)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -184,21 +185,31 @@ func TestAContextEndsAWriteAndATransaction(t *testing.T) {
 	x := newTrial(t, t, trialSchema...).begin(TransactionOptions{Seed: wire.Seed{7}})
 	x.must("INSERT INTO t(u) VALUES(1)")
 	const forever = "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x) SELECT count(*) FROM x"
-	ctx, cancel := context.WithCancel(context.Background())
+	over, cancel := context.WithCancel(context.Background())
 	cancel()
+	if c, err := x.Query(over, "SELECT 1", nil); c != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("a read that should not begin answers %v", err)
+	}
+	if _, err := x.Exec(over, "INSERT INTO t(u) VALUES(1.5)", nil); !errors.Is(err, context.Canceled) || x.Err() != nil {
+		t.Errorf("a write that should not begin answers %v, the transaction %v", err, x.Err())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
 	c, err := x.Query(ctx, forever, nil)
 	if err == nil {
 		_, err = c.Next(nil)
 		c.Close()
 	}
-	if !errors.Is(err, context.Canceled) || x.Err() != nil {
+	if !errors.Is(err, context.DeadlineExceeded) || x.Err() != nil {
 		t.Errorf("the read answers %v, the transaction %v", err, x.Err())
 	}
 	x.must("INSERT INTO t(u) VALUES(2)")
-	if _, err := x.Exec(ctx, "INSERT INTO t(u) "+forever, nil); !errors.Is(err, context.Canceled) {
+	ctx, cancel = context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := x.Exec(ctx, "INSERT INTO t(u) "+forever, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the write answers %v", err)
 	}
-	if err := x.Err(); !errors.Is(err, context.Canceled) {
+	if err := x.Err(); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the transaction answers %v", err)
 	}
 	x.send(wire.EncodeOperation(release(x.id)))

@@ -15,7 +15,7 @@ import (
 )
 
 // defaultMaxSteps bounds an operation, in virtual machine steps, so that an
-// endless statement does not stop every replica for ever: some tens of seconds.
+// endless statement does not stop every replica for ever, if it says none itself.
 // Steps and not time, because all replicas must give up at the same one. It is
 // part of what an entry means.
 const defaultMaxSteps = 1_000_000_000
