@@ -151,7 +151,7 @@ func (c *conn) rollBack(text string, why error) (driver.Result, error) {
 	if c.tx == nil {
 		return nil, why
 	}
-	if class, err := c.node.classifyHere(text); err != nil || class.What != "ROLLBACK" || class.Script {
+	if class, err := c.node.classifyHere(text, c.travels); err != nil || class.What != "ROLLBACK" || class.Script {
 		return nil, why
 	}
 	c.tx.end()
