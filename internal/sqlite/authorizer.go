@@ -15,6 +15,7 @@ const MetaTable = "_hiqlite"
 type Actions struct {
 	Denied      *Error // why it was refused
 	Schema      bool   // it changes the schema
+	altersTable bool   // it is ALTER TABLE
 	Statistics  bool   // it changes what the planner knows of the rows
 	ConnState   bool   // it asks changes(), total_changes() or last_insert_rowid()
 	Transaction string // BEGIN, COMMIT, ROLLBACK, SAVEPOINT
@@ -111,6 +112,10 @@ func (c *Conn) authorizeRead(table, column string) int32 {
 		c.actions.ReadsNames = c.actions.ReadsNames || isPragma
 	}
 	switch {
+	case pragma == "quick_check" && isPragma && c.actions.altersTable:
+		// ALTER TABLE asks it whether the rows meet a new CHECK or NOT NULL. The
+		// statement has no place for a SELECT of the program's own.
+		return lib.SQLITE_OK
 	case private[table], isPragma && !sharedPragmas[pragma]:
 		return c.denyWrite("a write cannot read "+table, "it differs from replica to replica; read it first, and write what you read")
 	case table == "sqlite_master" && strings.EqualFold(column, "rootpage"):
@@ -139,6 +144,9 @@ func (c *Conn) authorizeFunction(name string) int32 {
 
 func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 	table := a
+	if action == lib.SQLITE_ALTER_TABLE {
+		c.actions.altersTable = true
+	}
 	switch action {
 	case lib.SQLITE_CREATE_INDEX, lib.SQLITE_CREATE_TRIGGER, lib.SQLITE_DROP_INDEX, lib.SQLITE_DROP_TRIGGER, lib.SQLITE_ALTER_TABLE:
 		table = b
