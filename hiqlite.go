@@ -83,6 +83,9 @@
 //   - After OR ROLLBACK, RAISE(ROLLBACK) or an interrupted write a transaction is
 //     over, and its statements fail until ROLLBACK, COMMIT or the end of the
 //     sql.Tx; SQLite would run them one by one.
+//   - A statement that fails in a transaction has changed nothing. SQLite keeps
+//     what it wrote before an aggregate overflowed, a virtual table refused its
+//     argument (json_each of what is no JSON) or a STRICT column its value.
 //   - PRAGMA defer_foreign_keys=OFF does not forget what is violated already.
 //   - Times are written in UTC, in one form whose order is that of the times, not
 //     as [time.Time.String] has them; see ConnConfig.TimeFormat. All forms that

@@ -128,6 +128,7 @@ func (t *text) compile(sql string, keep bool) (s *Stmt, tail string, err error) 
 		s.Close()
 		return nil, tail, own
 	}
+	s.journalHalfway()
 	n := int(lib.Xsqlite3_bind_parameter_count(c.tls, p))
 	if n > 0 {
 		s.params = make([]string, n)
