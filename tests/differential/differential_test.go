@@ -1,0 +1,89 @@
+package differential
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+var (
+	seedFlag     = flag.Uint64("seed", 1, "of the first round; 0: any")
+	durationFlag = flag.Duration("duration", 15*time.Second, "how long each test goes on")
+	roundsFlag   = flag.Int("rounds", 0, "how many rounds each test goes on; 0: as -duration says")
+	failuresFlag = flag.Int("failures", 1, "after which to stop")
+	stepsFlag    = flag.Int("steps", 150, "of a round")
+)
+
+// quiet drops what nodes say.
+var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// seeds calls round with one seed after the other, for as long as the flags say.
+func seeds(t *testing.T, round func(seed uint64)) {
+	seed := *seedFlag
+	if seed == 0 {
+		seed = rand.Uint64() >> 16
+	}
+	began := time.Now()
+	for n := 0; ; n++ {
+		if *roundsFlag > 0 && n >= *roundsFlag || *roundsFlag == 0 && time.Since(began) > *durationFlag {
+			t.Logf("%d rounds, the next one's seed is %d", n, seed)
+			return
+		}
+		round(seed)
+		seed++
+	}
+}
+
+// Random statements show the same on modernc.org/sqlite and on clusters of one
+// node and of three.
+func TestDifferential(t *testing.T) {
+	r := newRunner(t)
+	statements, failures, began := 0, 0, time.Now()
+	seeds(t, func(seed uint64) {
+		found := r.round(seed)
+		statements += len(r.done)
+		if found != nil {
+			t.Errorf("%s", r.report(seed, found))
+			if failures++; failures == *failuresFlag {
+				t.FailNow()
+			}
+		}
+	})
+	t.Logf("%d statements, %d of them succeeded, %.0f a second", statements, r.succeeded, float64(statements)/time.Since(began).Seconds())
+}
+
+// round makes a script while it runs it.
+func (r *runner) round(seed uint64) *difference {
+	w := newWriter(seed)
+	r.begin()
+	for range *stepsFlag {
+		s := w.next(r)
+		found := r.step(s)
+		if found != nil {
+			return found
+		}
+	}
+	for i := range r.open {
+		if r.open[i] {
+			if found := r.step(step{conn: i, how: exec, text: "ROLLBACK"}); found != nil {
+				return found
+			}
+		}
+	}
+	return r.step(step{how: compareAll})
+}
+
+// report shrinks what failed, and shows it.
+func (r *runner) report(seed uint64, found *difference) string {
+	whole := r.done
+	short, last := r.shrink(whole, found)
+	return fmt.Sprintf("seed %d: once more with -run TestDifferential -seed %d -rounds 1\n%s\n--- %d of %d steps are enough:\n%s", seed, seed, last, len(short), len(whole), short)
+}

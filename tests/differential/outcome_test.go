@@ -1,0 +1,155 @@
+package differential
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	reference "modernc.org/sqlite"
+)
+
+// An outcome is what a program sees of a step.
+type outcome struct {
+	columns string
+	rows    []string
+	result  string // of Exec
+	err     string // with its code
+	cause   error
+}
+
+func failed(err error) outcome {
+	code := "none"
+	var coded interface{ Code() int }
+	var theirs *reference.Error
+	switch {
+	case errors.As(err, &theirs):
+		code = fmt.Sprint(theirs.Code())
+	case errors.As(err, &coded) && !strings.HasPrefix(err.Error(), "missing "): // theirs has no code
+		code = fmt.Sprint(coded.Code())
+	}
+	return outcome{err: fmt.Sprintf("%s [code %s]", err, code), cause: err}
+}
+
+func (o outcome) String() string {
+	if o.err != "" {
+		return "error: " + o.err
+	}
+	if o.result != "" {
+		return o.result
+	}
+	const most = 12
+	rows := o.rows
+	if len(rows) > most {
+		rows = append(slices.Clone(rows[:most]), fmt.Sprintf("... %d rows", len(o.rows)))
+	}
+	return o.columns + "\n" + strings.Join(rows, "\n")
+}
+
+// executor is what Conn and Stmt have in common, once they know the text.
+type executor struct {
+	query func(ctx context.Context, args ...any) (*sql.Rows, error)
+	exec  func(ctx context.Context, args ...any) (sql.Result, error)
+}
+
+func ofConn(c *sql.Conn, text string) executor {
+	return executor{
+		func(ctx context.Context, args ...any) (*sql.Rows, error) { return c.QueryContext(ctx, text, args...) },
+		func(ctx context.Context, args ...any) (sql.Result, error) { return c.ExecContext(ctx, text, args...) },
+	}
+}
+
+func (e executor) see(ctx context.Context, s step) outcome {
+	if s.how == exec || s.how == preparedExec {
+		r, err := e.exec(ctx, s.values()...)
+		return seeResult(s.text, r, err)
+	}
+	rows, err := e.query(ctx, s.values()...)
+	return seeRows(rows, err)
+}
+
+// changesRows tells the statements whose result means something. SQLite makes
+// others repeat what an earlier one did.
+func changesRows(text string) bool {
+	for _, verb := range []string{"INSERT", "REPLACE", "UPDATE", "DELETE"} {
+		if strings.HasPrefix(text, verb) {
+			return true
+		}
+	}
+	return false
+}
+
+func seeResult(text string, r sql.Result, err error) outcome {
+	if err != nil {
+		return failed(err)
+	}
+	if !changesRows(text) {
+		return outcome{result: "ok"}
+	}
+	n, err := r.RowsAffected()
+	if err != nil {
+		return failed(err)
+	}
+	id, err := r.LastInsertId()
+	if err != nil {
+		return failed(err)
+	}
+	if strings.HasPrefix(text, "INSERT") || strings.HasPrefix(text, "REPLACE") {
+		return outcome{result: fmt.Sprintf("rows %d, id %d", n, id)}
+	}
+	return outcome{result: fmt.Sprintf("rows %d", n)}
+}
+
+func seeRows(rows *sql.Rows, err error) outcome {
+	if err != nil {
+		return failed(err)
+	}
+	defer rows.Close()
+	var o outcome
+	types, err := rows.ColumnTypes()
+	if err != nil {
+		return failed(err)
+	}
+	for _, c := range types {
+		length, bounded := c.Length()
+		o.columns += fmt.Sprintf("%q %q %d %v; ", c.Name(), c.DatabaseTypeName(), length, bounded)
+	}
+	for rows.Next() {
+		values, pointers := make([]any, len(types)), make([]any, len(types))
+		for i := range values {
+			pointers[i] = &values[i]
+		}
+		if err := rows.Scan(pointers...); err != nil {
+			return failed(err)
+		}
+		line := ""
+		for _, v := range values {
+			line += seeValue(v) + " | "
+		}
+		o.rows = append(o.rows, line)
+	}
+	if err := rows.Err(); err != nil {
+		return failed(err)
+	}
+	return o
+}
+
+func seeValue(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return "NULL"
+	case int64:
+		return fmt.Sprint(v)
+	case time.Time:
+		return "time " + v.Format(time.RFC3339Nano)
+	case float64:
+		return fmt.Sprintf("%v(%x)", v, math.Float64bits(v))
+	case []byte:
+		return fmt.Sprintf("x'%x'", v) // an empty one is nil in theirs
+	}
+	return fmt.Sprintf("%T %#v", v, v)
+}

@@ -1,0 +1,395 @@
+package differential
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A runner runs the steps of one script on the reference and on clusters, and
+// compares what they show.
+type runner struct {
+	reference *database
+	others    []*database
+	done      script
+	succeeded int // steps, of the reference
+
+	open    [connections]bool // the reference is in a transaction
+	counted [connections]counted
+}
+
+// counted says which counters are comparable. SQLite changes them with
+// statements that fail; hiqlite does not.
+type counted struct{ changesDiffer, idDiffers bool }
+
+// A difference is what was found.
+type difference struct {
+	kind         string
+	codes        string // of the errors
+	what         string
+	who          *database
+	ours, theirs string
+}
+
+func (d *difference) String() string {
+	return fmt.Sprintf("%s: %s: %s\n--- modernc.org/sqlite\n%s\n--- hiqlite\n%s", d.who.name, d.kind, d.what, d.theirs, d.ours)
+}
+
+// newRunner is one with all databases.
+func newRunner(t testing.TB) *runner {
+	r := &runner{reference: newReference(t), others: []*database{newDatabase(t, 1), newDatabase(t, 3)}}
+	t.Cleanup(func() { r.each((*database).close) })
+	return r
+}
+
+// begin empties all databases.
+func (r *runner) begin() {
+	r.done, r.open, r.counted = nil, [connections]bool{}, [connections]counted{}
+	r.reference.begin()
+	for _, d := range r.others {
+		d.begin()
+	}
+}
+
+// step runs one on all, and reports how they differ.
+func (r *runner) step(s step) *difference {
+	r.done = append(r.done, s)
+	switch s.how {
+	case compareAll:
+		return r.compareAll("")
+	case reconnect:
+		r.each(func(d *database) { d.reconnect(s.conn) })
+		r.open[s.conn], r.counted[s.conn] = false, counted{}
+		return nil
+	case restart, snapshot:
+		r.each(func(d *database) {
+			if s.how == restart {
+				d.restart(s.conn)
+			} else {
+				d.snapshot(s.conn)
+			}
+		})
+		r.open, r.counted = [connections]bool{}, [connections]counted{}
+		return r.compareAll(" after " + hows[s.how])
+	}
+	before := r.open[s.conn]
+	theirs, lost := r.runReference(s)
+	found := r.compareOthers(s, theirs)
+	if s.how == keepPrepared && theirs.err != "" {
+		r.each(func(d *database) { d.forget(s.conn, s.slot) })
+	}
+	if theirs.err == "" {
+		r.succeeded++
+	}
+	if theirs.cause != nil && strings.Contains(theirs.err, "interrupted") {
+		return nil // it took too long
+	}
+	if found != nil {
+		return found
+	}
+	if lost || before && theirs.err != "" && !r.open[s.conn] && !r.ends(s) {
+		return r.over(s)
+	}
+	return r.compareCounters(s, theirs)
+}
+
+func (r *runner) each(do func(*database)) {
+	do(r.reference)
+	for _, d := range r.others {
+		do(d)
+	}
+}
+
+func (r *runner) compareOthers(s step, theirs outcome) *difference {
+	for _, d := range r.others {
+		ours := d.run(s)
+		if kind := differ(s, r.counted[s.conn], ours, theirs); kind != "" {
+			return &difference{kind, codeOf(ours.err) + "/" + codeOf(theirs.err), s.String(), d, ours.String(), theirs.String()}
+		}
+	}
+	return nil
+}
+
+// controls reports that a text begins or ends transactions.
+func controls(text string) bool {
+	for _, part := range parts(text) {
+		switch firstWord(part) {
+		case "BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE":
+			return true
+		}
+	}
+	return false
+}
+
+// parts are the statements of a script. The generator marks their ends by a
+// new line, which it writes nowhere else.
+func parts(text string) []string { return strings.Split(text, ";\n") }
+
+func firstWord(text string) string {
+	fields := strings.Fields(text)
+	if len(fields) == 0 {
+		return ""
+	}
+	return strings.ToUpper(strings.TrimRight(fields[0], ";"))
+}
+
+// ends reports a step that is one statement which ends transactions.
+func (r *runner) ends(s step) bool {
+	return len(parts(s.text)) == 1 && controls(s.text)
+}
+
+// runReference runs a step as hiqlite is documented to run it. lost says that
+// it rolled back a transaction that was open before.
+func (r *runner) runReference(s step) (o outcome, lost bool) {
+	d := r.reference
+	text := s.text
+	if len(parts(text)) > 1 {
+		return r.runScript(s)
+	}
+	if firstWord(text) == "BEGIN" && !strings.Contains(text, "EXCLUSIVE") {
+		s.text = "BEGIN IMMEDIATE" // a transaction of hiqlite's waits for its turn when it begins
+	}
+	if !controls(text) { // it may not know what another connection did to the schema
+		_ = d.tell(s.conn, "SELECT 1 FROM sqlite_schema")
+	}
+	if r.open[s.conn] && !controls(text) && s.how != keepPrepared {
+		_ = d.tell(s.conn, "SAVEPOINT one")
+		o = d.run(s)
+		if o.err != "" && !keeps[codeOf(o.err)] { // SQLite may keep rows of a statement that failed
+			_ = d.tell(s.conn, "ROLLBACK TO one")
+		}
+		_ = d.tell(s.conn, "RELEASE one") // gone after OR ROLLBACK
+	} else {
+		o = d.run(s)
+	}
+	if controls(text) || (r.open[s.conn] && o.err != "") {
+		r.open[s.conn] = r.inTransaction(s.conn)
+	}
+	return o, false
+}
+
+// keeps are the codes of errors, as codeOf returns them, of OR FAIL and
+// RAISE(FAIL), which keep what was done before.
+var keeps = map[string]bool{"19]": true, "275]": true, "1299]": true, "1555]": true, "1811]": true, "2067]": true, "2579]": true}
+
+// runScript runs a script, which is all or nothing.
+func (r *runner) runScript(s step) (o outcome, lost bool) {
+	d, before := r.reference, r.open[s.conn]
+	if err := d.tell(s.conn, "SAVEPOINT atomic"); err != nil {
+		return failed(err), false
+	}
+	o = d.run(s)
+	if o.err == "" {
+		if err := d.tell(s.conn, "RELEASE atomic"); err != nil {
+			o = failed(err)
+		}
+	}
+	if o.err != "" {
+		_ = d.tell(s.conn, "ROLLBACK TO atomic") // gone after OR ROLLBACK
+		_ = d.tell(s.conn, "RELEASE atomic")
+	}
+	r.open[s.conn] = r.inTransaction(s.conn)
+	return o, before && !r.open[s.conn]
+}
+
+// inTransaction asks whether the reference's connection is in one.
+func (r *runner) inTransaction(conn int) bool {
+	if r.reference.tell(conn, "BEGIN") != nil {
+		return true
+	}
+	_ = r.reference.tell(conn, "ROLLBACK")
+	return false
+}
+
+// over ends the transactions of which a statement rolled back the reference's:
+// hiqlite's say so until they are ended.
+func (r *runner) over(s step) *difference {
+	r.counted[s.conn] = counted{true, true}
+	for _, d := range r.others {
+		if err := d.tell(s.conn, "SELECT 1"); err == nil {
+			return &difference{"a transaction that was rolled back goes on", "", s.String(), d, "no error", ""}
+		}
+		if err := d.tell(s.conn, "ROLLBACK"); err != nil {
+			return &difference{"a transaction that was rolled back cannot be ended", "", s.String(), d, err.Error(), ""}
+		}
+	}
+	return nil
+}
+
+// insertsBySQLite tells statements whose own inserts, into tables of a module or
+// of VACUUM's, SQLite counts as the program's.
+var insertsBySQLite = regexp.MustCompile(`VACUUM|CREATE VIRTUAL|\b(f[1-5]|r[12]|p1)\b`)
+
+// compareCounters compares what the connections count, from the next statement
+// on that sets it anew, once it may differ.
+func (r *runner) compareCounters(s step, theirs outcome) *difference {
+	c := &r.counted[s.conn]
+	ran := s.how != keepPrepared && theirs.result != nothingKept
+	one := len(parts(s.text)) == 1
+	switch {
+	case theirs.err != "" || !one:
+		c.changesDiffer, c.idDiffers = true, true
+	case insertsBySQLite.MatchString(s.text):
+		c.changesDiffer, c.idDiffers = c.changesDiffer || r.open[s.conn], true
+	case ran && one && changesRows(s.text):
+		c.changesDiffer = false
+	}
+	if !ran || !one || !changesRows(s.text) {
+		return nil
+	}
+	for i, what := range []string{"changes()", "last_insert_rowid()"} {
+		may := []*bool{&c.changesDiffer, &c.idDiffers}[i]
+		ask := step{conn: s.conn, text: "SELECT " + what}
+		theirs := r.reference.run(ask)
+		equal := true
+		for _, d := range r.others {
+			ours := d.run(ask)
+			if ours.String() == theirs.String() {
+				continue
+			}
+			if equal = false; !*may {
+				return &difference{what, "", s.String(), d, ours.String(), theirs.String()}
+			}
+		}
+		*may = *may && !equal
+	}
+	return nil
+}
+
+// differ names the kind of difference between two outcomes, or nothing.
+func differ(s step, c counted, ours, theirs outcome) string {
+	switch {
+	case ours.err == "" && theirs.err == "":
+	case ours.err == theirs.err:
+		return ""
+	case accepted(s, ours, theirs):
+		return ""
+	case theirs.err == "":
+		return "only hiqlite fails"
+	case ours.err == "":
+		return "hiqlite does not fail"
+	default:
+		return "another error"
+	}
+	switch {
+	case accepted(s, ours, theirs):
+		return ""
+	case ours.columns != theirs.columns:
+		return "other columns"
+	case !sameRows(s, ours.rows, theirs.rows):
+		return "other rows"
+	case ours.result != theirs.result:
+		if c.idDiffers && withoutID(ours.result) == withoutID(theirs.result) {
+			return ""
+		}
+		return "another result"
+	}
+	return ""
+}
+
+// codeOf is the code of an error that is shown.
+func codeOf(err string) string {
+	_, code, _ := strings.Cut(err, "[code ")
+	return code
+}
+
+func withoutID(result string) string {
+	before, _, _ := strings.Cut(result, ", id ")
+	return before
+}
+
+// sameRows compares rows, in their order if the statement gives one.
+func sameRows(s step, ours, theirs []string) bool {
+	if slices.Equal(ours, theirs) {
+		return true
+	}
+	if strings.Contains(s.text, "ORDER BY") && !strings.Contains(s.text, "COLLATE") && !strings.Contains(s.text, "*") {
+		return false
+	}
+	a, b := slices.Clone(ours), slices.Clone(theirs)
+	slices.Sort(a)
+	slices.Sort(b)
+	return slices.Equal(a, b)
+}
+
+// compareAll compares all rows of all databases, and the nodes of each.
+func (r *runner) compareAll(when string) *difference {
+	var asks []string
+	theirs := r.reference.dump(&asks)
+	for _, d := range r.others {
+		ours := d.dump(&asks)
+		for i := range asks {
+			if ours[i] != theirs[i] && !strings.Contains(ours[i], "fts5: ") && !(strings.Contains(ours[i], mismatch) && strings.Contains(theirs[i], mismatch)) {
+				return &difference{"other rows are kept" + when, codeOf(ours[i]) + "/" + codeOf(theirs[i]), asks[i], d, ours[i], theirs[i]}
+			}
+		}
+		if what := d.unequal(); what != "" {
+			d.spoiled = true
+			return &difference{"the nodes differ" + when, "", what, d, "", ""}
+		}
+	}
+	return nil
+}
+
+const schemaDump = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE '%hiqlite%' AND name <> 'sqlite_sequence' ORDER BY type, name"
+
+// mismatch is an error of which one of several, in the order of a hash table,
+// is told.
+const mismatch = "foreign key mismatch"
+
+// dump answers what asks says; it makes that, if there is nothing yet.
+func (d *database) dump(asks *[]string) (all []string) {
+	if *asks == nil {
+		*asks = d.asks()
+	}
+	ctx, cancel := patient()
+	defer cancel()
+	c, err := d.at(0).Conn(ctx) // another one: what virtual tables cache may be old
+	if err != nil {
+		d.t.Fatalf("%s: %v", d.name, err)
+	}
+	defer c.Close()
+	for _, text := range *asks {
+		o := ofConn(c, text).see(ctx, step{})
+		if strings.Contains(text, "FROM sqlite_sequence") && o.err != "" {
+			o = outcome{} // it comes with the first AUTOINCREMENT, and stays
+		}
+		if o.err == "" {
+			o.columns = ""
+		}
+		all = append(all, o.err+strings.Join(o.rows, "\n"))
+	}
+	return all
+}
+
+// asks are the queries that together show all that is kept.
+func (d *database) asks() []string {
+	asks := []string{schemaDump, "SELECT * FROM sqlite_sequence ORDER BY name", "PRAGMA user_version", "PRAGMA application_id", "PRAGMA foreign_key_check", "PRAGMA integrity_check"}
+	ctx, cancel := patient()
+	defer cancel()
+	c, err := d.at(0).Conn(ctx)
+	if err != nil {
+		d.t.Fatalf("%s: %v", d.name, err)
+	}
+	defer c.Close()
+	tables, err := queryAll(ctx, c, "SELECT name, type, wr, ncol FROM pragma_table_list WHERE schema = 'main' AND type <> 'view' AND name NOT LIKE '%hiqlite%' AND name NOT IN ('sqlite_schema', 'sqlite_sequence') ORDER BY name")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, row := range tables {
+		if shadow := text(row[0]); strings.HasPrefix(shadow, "f") && (strings.HasSuffix(shadow, "_data") || strings.HasSuffix(shadow, "_idx")) {
+			continue // savepoints, of which replicas see no more, begin new segments
+		}
+		name, without := text(row[0]), row[2] == int64(1)
+		ask := "SELECT rowid, * FROM main." + quote(name) + " ORDER BY rowid"
+		if strings.HasPrefix(name, "sqlite_stat") {
+			ask = "SELECT * FROM " + name + " ORDER BY 1, 2, 3" // in the order of a hash table
+		} else if without || strings.HasPrefix(name, "fv") {
+			ask = "SELECT * FROM main." + quote(name)
+		}
+		asks = append(asks, ask)
+	}
+	return asks
+}

@@ -1,0 +1,257 @@
+package differential
+
+import (
+	"fmt"
+	"strings"
+)
+
+// write makes a statement that changes rows.
+func (g *generator) write() string {
+	t := g.writable()
+	switch {
+	case t.module == "fts5" && g.chance(60):
+		return g.writeFullText(t)
+	case strings.HasPrefix(t.module, "rtree") && g.chance(70):
+		return g.writeRTree(t)
+	}
+	switch n := g.IntN(100); {
+	case n < 48:
+		return g.insert(t, false)
+	case n < 55:
+		return g.insertSelect(t)
+	case n < 80:
+		return g.update(t)
+	}
+	return g.delete(t)
+}
+
+// writable is a table, or sometimes what cannot be written as a rule.
+func (g *generator) writable() *table {
+	if g.chance(90) {
+		return g.oneOf(g.schema.among(func(t *table) bool { return t.kind != "view" && t.module != "fts5vocab" }))
+	}
+	return g.anyTable()
+}
+
+func (g *generator) verb() string {
+	return g.pick("INSERT", "INSERT", "INSERT", "INSERT", "INSERT", "INSERT OR REPLACE", "REPLACE", "INSERT OR IGNORE", "INSERT OR IGNORE", "INSERT OR FAIL", "INSERT OR ABORT", "INSERT OR ROLLBACK")
+}
+
+// conflict is what an UPDATE may say.
+func (g *generator) conflict() string {
+	return g.pick("", "", "", "", "OR REPLACE ", "OR IGNORE ", "OR FAIL ", "OR ABORT ", "OR ROLLBACK ")
+}
+
+// columnsFor picks columns to write: mostly all that have to be.
+func (g *generator) columnsFor(t *table) (all []column) {
+	for _, c := range t.settable() {
+		if g.chance(75) || c.notNull || (c.key && t.withoutRowid) {
+			all = append(all, c)
+		}
+	}
+	if len(all) == 0 && len(t.settable()) > 0 {
+		all = t.settable()[:1]
+	}
+	return all
+}
+
+func names(columns []column) string {
+	return list(len(columns), func(i int) string { return quote(columns[i].name) })
+}
+
+// valueFor makes a value that a column mostly takes.
+func (g *generator) valueFor(c column) string {
+	if g.chance(12) {
+		return g.expression(nil, 2)
+	}
+	if g.style != noParams && !g.sealed && g.chance(25) {
+		return g.parameter()
+	}
+	switch kind := strings.ToUpper(c.decl); {
+	case strings.Contains(kind, "INT") && c.key && g.chance(40):
+		return g.pick("NULL", "NULL", fmt.Sprint(g.IntN(30)))
+	case strings.Contains(kind, "INT") || strings.Contains(kind, "BOOL"):
+		return g.pick(g.small(), g.small(), "0", "-5", fmt.Sprint(g.IntN(1000)), "4294967296")
+	case strings.Contains(kind, "TEXT"), strings.Contains(kind, "CHAR"):
+		return g.pick("'a'", "'b'", "'A'", "'abc'", "'x"+g.small()+"'", "'12'", "'ä'", "'a b'")
+	case strings.Contains(kind, "BLOB"):
+		return g.pick("x'00'", "x'616263'", "x'"+g.small()+"f'", "zeroblob(2)")
+	case strings.Contains(kind, "REAL"), strings.Contains(kind, "NUM"), strings.Contains(kind, "DEC"):
+		return g.pick(g.small(), g.small()+".5", "0.1", "1e10", "-3.25")
+	case strings.Contains(kind, "DAT"), strings.Contains(kind, "TIME"):
+		return g.pick("'2024-02-29'", "'2024-02-29 12:34:56'", "'2024-02-29T12:34:56Z'", "1700000000", "'no date'")
+	}
+	if c.notNull {
+		return g.pick(g.small(), "'k"+g.small()+"'")
+	}
+	return g.literal()
+}
+
+func (g *generator) row(columns []column) string {
+	return "(" + list(len(columns), func(i int) string { return g.valueFor(columns[i]) }) + ")"
+}
+
+func (g *generator) insert(t *table, inner bool) string {
+	into := " INTO " + g.tableOf(t, inner)
+	columns := g.columnsFor(t)
+	if (g.chance(4) && !inner) || len(columns) == 0 {
+		if inner {
+			return "SELECT 1"
+		}
+		return g.verb() + into + " DEFAULT VALUES" + g.returning(t)
+	}
+	text := g.verb() + into + "(" + names(columns) + ") VALUES" + list(1+g.IntN(3), func(int) string { return g.row(columns) })
+	if strings.HasPrefix(text, "INSERT INTO") && t.kind == "table" && g.chance(30) {
+		text += g.upsert(t, inner)
+	}
+	if inner {
+		return text
+	}
+	return text + g.returning(t)
+}
+
+// tableOf names a table; inside of a trigger without its schema.
+func (g *generator) tableOf(t *table, inner bool) string {
+	if inner {
+		return quote(t.name)
+	}
+	return g.tableName(t)
+}
+
+func (g *generator) upsert(t *table, inner bool) string {
+	target := ""
+	if len(t.unique) > 0 && g.chance(80) {
+		key := t.unique[g.IntN(len(t.unique))]
+		target = "(" + list(len(key), func(i int) string { return quote(key[i]) }) + ")"
+	} else if keys := keysOf(t); len(keys) == 1 {
+		target = "(" + quote(keys[0].name) + ")"
+	}
+	if target == "" || g.chance(25) {
+		return " ON CONFLICT" + target + " DO NOTHING"
+	}
+	s := scope{t.source(t.name), {alias: "excluded", columns: t.settable()}}
+	return " ON CONFLICT" + target + " DO UPDATE SET " + g.assignments(t, s, inner) + g.maybe(30, " WHERE "+g.expression(s, 1))
+}
+
+func keysOf(t *table) (all []column) {
+	for _, c := range t.columns {
+		if c.key {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+func (g *generator) assignments(t *table, s scope, inner bool) string {
+	columns := t.settable()
+	if len(columns) == 0 {
+		return "a = 1"
+	}
+	return list(1+g.IntN(2), func(int) string {
+		c := columns[g.IntN(len(columns))]
+		if g.chance(60) {
+			return quote(c.name) + " = " + g.valueFor(c)
+		}
+		if inner {
+			return quote(c.name) + " = " + g.leaf(s)
+		}
+		return quote(c.name) + " = " + g.expression(s, 2)
+	})
+}
+
+func (g *generator) returning(t *table) string {
+	if !g.chance(20) {
+		return ""
+	}
+	s := scope{t.source(t.name)}
+	return " RETURNING " + g.pick("*", g.column(s), g.column(s)+" AS r, "+g.expression(s, 1))
+}
+
+// insertSelect inserts rows of a query; in an order that the plan cannot
+// change, where two databases are compared.
+func (g *generator) insertSelect(t *table) string {
+	columns := g.columnsFor(t)
+	if len(columns) == 0 {
+		return g.delete(t)
+	}
+	query := g.selectOf(nil, len(columns), 1, g.chance(50))
+	if !strings.Contains(query, " LIMIT ") {
+		query += " LIMIT 15"
+	}
+	return g.maybe(10, g.with()+" ") + g.verb() + " INTO " + g.tableName(t) + "(" + names(columns) + ") " + query + g.returning(t)
+}
+
+func (g *generator) update(t *table) string {
+	s := scope{t.source(t.name)}
+	text := "UPDATE " + g.conflict() + g.tableName(t) + " SET " + g.assignments(t, s, false)
+	if other := g.ordinary(); g.chance(10) && (g.features.unordered || g.chance(30)) && other.kind == "table" {
+		from := other.source("o")
+		text += " FROM " + quote(other.name) + " AS o WHERE " + g.column(s) + " = " + g.column(scope{from})
+		return text + g.returning(t)
+	}
+	return text + g.where(s, 2) + g.returning(t)
+}
+
+func (g *generator) delete(t *table) string {
+	s := scope{t.source(t.name)}
+	where := g.where(s, 2)
+	if where == "" && g.chance(85) {
+		where = " WHERE " + g.condition(s)
+	}
+	return "DELETE FROM " + g.tableName(t) + where + g.returning(t)
+}
+
+func (g *generator) writeFullText(t *table) string {
+	f := quote(t.name)
+	words := func() string {
+		return "'" + strings.Join([]string{g.pick("one", "two", "three", "alpha"), g.pick("beta", "gamma", "x1", "one"), g.pick("two", "Über", "a-b", "")}, " ") + "'"
+	}
+	columns := t.settable()
+	if len(columns) == 0 {
+		return "DELETE FROM " + f
+	}
+	switch g.IntN(12) {
+	case 0:
+		return "INSERT INTO " + f + "(" + f + g.pick(") VALUES('optimize')", ") VALUES('rebuild')", ") VALUES('integrity-check')", ", rank) VALUES('merge', 8)", ", rank) VALUES('automerge', 2)", ", rank) VALUES('pgsz', 64)", ", rank) VALUES('crisismerge', 2)", ", rank) VALUES('usermerge', 2)", ", rank) VALUES('merge', -4)", ") VALUES('delete-all')", ", rank) VALUES('rank', 'bm25(2.0)')", ") VALUES('flush')")
+	case 1, 2:
+		return "UPDATE " + f + " SET " + quote(columns[0].name) + " = " + words() + " WHERE rowid " + g.pick("= ", "> ", "< ") + g.small()
+	case 3:
+		return "DELETE FROM " + f + " WHERE " + g.pick("rowid = "+g.small(), f+" MATCH "+g.match(t.source(t.name)))
+	case 4:
+		return g.pick("INSERT OR REPLACE", "INSERT OR IGNORE", "INSERT") + " INTO " + f + "(rowid, " + quote(columns[0].name) + ") VALUES(" + g.small() + ", " + words() + ")" + g.returning(t)
+	}
+	return "INSERT INTO " + f + "(" + names(columns) + ") VALUES(" + list(len(columns), func(int) string { return words() }) + ")" + g.maybe(30, ", ("+list(len(columns), func(int) string { return words() })+")")
+}
+
+func (g *generator) writeRTree(t *table) string {
+	r := quote(t.name)
+	columns := t.settable()
+	box := func() string {
+		return list(len(columns), func(i int) string {
+			switch {
+			case i == 0:
+				return g.pick("NULL", "NULL", fmt.Sprint(g.IntN(60)))
+			case i%2 == 1:
+				return fmt.Sprint(g.IntN(50), ".25")
+			}
+			return fmt.Sprint(50 + g.IntN(50))
+		})
+	}
+	if len(columns) < 3 {
+		return "DELETE FROM " + r
+	}
+	low, high := quote(columns[1].name), quote(columns[2].name)
+	switch g.IntN(8) {
+	case 0:
+		return "UPDATE " + r + " SET " + low + " = " + low + " - " + g.small() + g.maybe(60, " WHERE "+quote(columns[0].name)+" < "+g.small())
+	case 1:
+		return "DELETE FROM " + r + " WHERE " + low + " < " + g.small() + " AND " + high + " > 60"
+	case 2:
+		return g.pick("INSERT OR REPLACE", "INSERT OR IGNORE", "INSERT OR FAIL") + " INTO " + r + " VALUES(" + box() + ")" + g.returning(t)
+	case 3:
+		return "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 40) INSERT INTO " + r + "(" + names(columns) + ") SELECT " + list(len(columns), func(i int) string {
+			return []string{"i+" + fmt.Sprint(g.IntN(400)), "i%7", "i%7+i"}[min(i, 1+(i+1)%2)]
+		}) + " FROM n"
+	}
+	return "INSERT INTO " + r + "(" + names(columns) + ") VALUES(" + box() + ")" + g.maybe(50, ", ("+box()+")")
+}

@@ -1,0 +1,159 @@
+package differential
+
+import (
+	"math/rand/v2"
+	"strings"
+)
+
+// A writer makes the steps of a script, one after the other.
+type writer struct {
+	generator
+	stale bool // the schema may have changed
+	kept  [connections][3]string
+	heavy int // steps until a restart may come again
+}
+
+func newWriter(seed uint64) *writer {
+	w := &writer{generator: generator{Rand: rand.New(rand.NewPCG(seed, 7))}, stale: true}
+	w.schema = &schema{}
+	w.features = enabled
+	w.heavy = 50 + w.IntN(400) // not in every round
+	return w
+}
+
+// enabled is what the grammar may use where two databases are compared.
+var enabled = features{}
+
+// next makes a step that fits the state of the databases.
+func (w *writer) next(r *runner) step {
+	conn := 0
+	if w.chance(20) {
+		conn = w.IntN(connections)
+	}
+	busy := -1 // the connection whose transaction others would wait for
+	for i, open := range r.open {
+		if open {
+			busy = i
+		}
+	}
+	if busy >= 0 && w.chance(90) {
+		conn = busy
+	}
+	if w.stale || len(r.done)%10 == 0 || busy >= 0 {
+		w.read(r, conn)
+	}
+	w.heavy--
+	s := w.step(conn, busy)
+	if s.how != restart && s.how != snapshot {
+		s.conn = conn
+	}
+	if s.how != compareAll && !changesRows(s.text) && !strings.HasPrefix(s.text, "SELECT") {
+		w.stale = true
+	}
+	return s
+}
+
+func (w *writer) read(r *runner, conn int) {
+	ctx, cancel := patient()
+	defer cancel()
+	s, err := readSchema(ctx, r.reference.conns[conn])
+	if err == nil {
+		w.schema, w.stale = s, false
+	}
+}
+
+func (w *writer) step(conn, busy int) step {
+	if w.heavy <= 0 && busy < 0 {
+		w.heavy = 300
+		return step{how: []how{restart, snapshot}[w.IntN(2)], conn: w.IntN(3)}
+	}
+	if busy >= 0 && busy != conn {
+		w.begin(w.anyStyle())
+		return w.as(w.query()) // it would wait, and fail
+	}
+	switch n := w.IntN(100); {
+	case n < 3:
+		return step{how: compareAll}
+	case n < 4:
+		return step{how: reconnect}
+	case n < 7:
+		w.begin(noParams)
+		return step{how: exec, text: w.script()}
+	case n < 12:
+		w.begin(noParams)
+		return step{how: exec, text: w.transaction(busy >= 0)}
+	case n < 16:
+		return w.keep(conn)
+	case n < 34:
+		w.begin(noParams)
+		return w.as(w.change())
+	case n < 62:
+		w.begin(w.anyStyle())
+		return w.as(w.write())
+	case n < 64:
+		w.begin(noParams)
+		return w.as(w.broken())
+	}
+	w.begin(w.anyStyle())
+	return w.as(w.query())
+}
+
+func (w *writer) anyStyle() paramStyle { return paramStyle(w.IntN(4)) }
+
+// as runs the statement in any of the ways.
+func (w *writer) as(text string) step {
+	text, args := w.resolve(text)
+	return step{how: how(w.IntN(4)), text: text, args: args}
+}
+
+// keep prepares a statement to be run later on, or runs one.
+func (w *writer) keep(conn int) step {
+	slot := w.IntN(len(w.kept[conn]))
+	if text := w.kept[conn][slot]; text != "" && w.chance(70) {
+		return step{how: runKept, slot: slot, text: text}
+	}
+	w.begin(noParams)
+	text := w.query()
+	if w.chance(40) {
+		text = w.write()
+	}
+	w.kept[conn][slot] = text
+	return step{how: keepPrepared, slot: slot, text: text}
+}
+
+func (w *writer) script() string {
+	var all []string
+	for range 2 + w.IntN(3) {
+		next := w.write()
+		if w.chance(20) {
+			next = w.change()
+		}
+		if next != "VACUUM" { // never in a transaction
+			all = append(all, next)
+		}
+	}
+	return strings.Join(all, ";\n")
+}
+
+func (w *writer) transaction(open bool) string {
+	if !open {
+		return w.pick("BEGIN", "BEGIN", "BEGIN IMMEDIATE", "BEGIN EXCLUSIVE", "SAVEPOINT a", "COMMIT", "ROLLBACK")
+	}
+	return w.pick("COMMIT", "COMMIT", "END", "ROLLBACK", "SAVEPOINT a", "SAVEPOINT a", "SAVEPOINT b", "RELEASE a", "ROLLBACK TO a", "ROLLBACK TO b", "RELEASE b", "BEGIN")
+}
+
+// broken makes a text that is none as a rule: a good one with a piece missing.
+func (w *writer) broken() string {
+	text := w.pick(w.query(), w.write(), w.change())
+	words := strings.Fields(text)
+	i := w.IntN(len(words))
+	switch w.IntN(3) {
+	case 0:
+		words = append(words[:i], words[i+1:]...)
+	case 1:
+		words = append(words[:i], append([]string{w.pick("(", ")", ",", "SELECT", "nope", "'", "1", "IF", "AS", "@")}, words[i:]...)...)
+	default:
+		words = words[:i+1]
+	}
+	return strings.Join(words, " ")
+}
