@@ -93,6 +93,12 @@ type Config struct {
 	// second one, an election after 20 to 40 without. The same on all nodes;
 	// 0: 50 ms, or 20 ms for a node alone.
 	Tick time.Duration
+	// Timezone is the zone of SQL's 'localtime' and 'utc', as time.LoadLocation
+	// knows it; "": the cluster's, which is UTC until a node with a Timezone has
+	// set it. It is set once, with the rules that it has then, and is the same in
+	// reads, writes and transactions of all nodes; a node with another one
+	// answers no SQL. What time.Time arguments are is ConnConfig.Location's.
+	Timezone string
 	// LeaseTTL is when a transaction of a node that is not heard of any more
 	// stops being in the way of others: it then has not happened. 1 s or more;
 	// 0: 5 s.
@@ -196,6 +202,11 @@ func (c Config) Validate() error {
 	}
 	if c.Timeout < 0 {
 		fault("Timeout %v is negative", c.Timeout)
+	}
+	if c.Timezone != "" {
+		if _, err := zoneOf(c.Timezone); err != nil {
+			fault("Timezone %q: %v", c.Timezone, err)
+		}
 	}
 	if c.LeaseTTL < time.Second {
 		fault("LeaseTTL %v is less than 1 s", c.LeaseTTL)

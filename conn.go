@@ -173,6 +173,9 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 // classify finds out which way a text goes: in a transaction, of which only the
 // transaction itself sees what it made, by what that sees.
 func (c *conn) classify(ctx context.Context, text string) (*sqlite.Class, error) {
+	if err := c.node.inZone(ctx); err != nil {
+		return nil, err
+	}
 	if c.tx == nil {
 		return c.node.classify(ctx, text, c.travels)
 	}

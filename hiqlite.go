@@ -95,6 +95,8 @@
 //     strings unless ConnConfig.TextToTime is set: their type is not known.
 //   - The scan type of NULL, and where there is no row, follows the declared
 //     type. Whether a column can be NULL is not known.
+//   - 'localtime' and 'utc' are in the cluster's zone, see Config.Timezone, which
+//     is UTC unless told otherwise; never in the process's.
 //   - An empty blob is not nil.
 //   - LastInsertId and RowsAffected of a statement that changes the schema are 0.
 //   - changes() and last_insert_rowid() keep their values over a statement that

@@ -35,6 +35,7 @@ type Node struct {
 	db        *sql.DB
 	lowDisk   atomic.Pointer[diskLow] // nil: there is enough space
 	functions *sqlite.Functions       // of the program
+	zoned     chan struct{}           // closed once the time zone is settled
 
 	leases *leases
 	memory *memoryShards
@@ -69,6 +70,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	n := &Node{cfg: cfg}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.started, n.held, n.migrated = make(chan struct{}), make(chan struct{}, 1), make(chan struct{})
+	n.zoned = make(chan struct{})
 	n.leases = newLeases(n)
 	n.memory = newMemoryShards(n)
 	if err := n.open(); err != nil {
@@ -76,6 +78,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n.db = sql.OpenDB(n.Connector())
+	n.work.Go(n.setZone)
 	n.work.Go(n.migrate)
 	return n, nil
 }
@@ -160,8 +163,9 @@ func (n *Node) Ready(ctx context.Context) error {
 		return err
 	case err != nil:
 		return n.notReady(err)
-	case n.cfg.Migrations == nil:
-		return nil
+	}
+	if err := n.inZone(ctx); err != nil || n.cfg.Migrations == nil {
+		return err
 	}
 	ctx, cancel := n.within(ctx)
 	defer cancel()

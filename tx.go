@@ -75,6 +75,9 @@ func (c *conn) begin(ctx context.Context, readOnly, deferred, watched bool) erro
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if err := c.node.inZone(ctx); err != nil {
+		return err
+	}
 	t := &tx{c: c, ctx: ctx, readOnly: readOnly, watched: watched, began: time.Now()}
 	var err error
 	switch {

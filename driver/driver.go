@@ -46,6 +46,9 @@
 //     million rows takes 11 to 20 million.
 //   - tick: Raft's unit of time, whole milliseconds as a Go duration, the same on
 //     all nodes. Default 50ms, 20ms for a node alone.
+//   - timezone: the zone of SQL's 'localtime' and 'utc', as in Europe/Berlin, the
+//     same on all nodes. It is set once for the cluster, with its rules. Default:
+//     what the cluster has, UTC at first, whatever the machines' zones.
 //   - lease_ttl: when a transaction of a node that is not heard of any more stops
 //     being in the way of others, as a Go duration from 1s on. Default 5s.
 //   - durability: "always", which is the default and as yet the only level: a

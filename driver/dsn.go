@@ -188,6 +188,7 @@ var keys = map[string]key{
 	"nodes":       {true, func(s *source, v string) (err error) { s.node.Nodes, err = parseNodes(v); return err }},
 	"listen":      {true, func(s *source, v string) error { s.node.ListenAddr = v; return nil }},
 	"timeout":     {true, func(s *source, v string) (err error) { s.node.Timeout, err = duration(v); return err }},
+	"timezone":    {true, func(s *source, v string) error { s.node.Timezone = v; return nil }},
 	"lease_ttl":   {true, func(s *source, v string) (err error) { s.node.LeaseTTL, err = duration(v); return err }},
 	"tx_timeout":  {true, func(s *source, v string) (err error) { s.conn.TxTimeout, err = duration(v); return err }},
 	"tx_trace":    {true, func(s *source, v string) (err error) { s.conn.TxTrace, err = boolean(v); return err }},

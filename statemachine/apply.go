@@ -32,6 +32,7 @@ type batch struct {
 	entry     entry
 	open      bool            // a transaction is open
 	functions []wire.Function // that the schema needed when it began
+	zone      *wire.Zone      // of the cluster when it began
 	stats     bool            // it changed the statistics
 	reloaded  bool            // it loaded the schema anew: ROLLBACK will not know that it must be again
 }
@@ -272,7 +273,7 @@ func (r *SQL) begin() error {
 	if err := r.lock(); err != nil {
 		return err
 	}
-	r.batch.functions = r.functions
+	r.batch.functions, r.batch.zone = r.functions, r.zone.Load()
 	r.batch.open, r.batch.stats, r.batch.reloaded = true, false, false
 	return nil
 }
@@ -302,6 +303,7 @@ func (r *SQL) rollback() error {
 	reload := r.batch.open && (r.batch.stats || r.batch.reloaded)
 	if r.batch.open {
 		r.functions = r.batch.functions
+		r.zone.Store(r.batch.zone)
 	}
 	r.batch.open = false
 	r.programs.clear()
@@ -328,7 +330,7 @@ func (r *SQL) commit() error {
 	r.conn.Owner(true)
 	defer r.conn.Owner(false)
 	state := &wire.State{SQLIndex: r.applied, Applied: r.applied, Ticks: r.ticks, Changed: r.changed, Functions: r.functions,
-		Term: r.appliedTerm(), History: r.history.sum}
+		Term: r.appliedTerm(), History: r.history.sum, Zone: r.zone.Load()}
 	r.lease.describe(state)
 	if err := r.meta.save(state, &r.sessions, &r.lease); err != nil {
 		return err

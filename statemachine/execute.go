@@ -37,6 +37,9 @@ func (r *SQL) execute(op *wire.Operation, result *wire.Result) (ended bool, err 
 	if err := r.checkFunctions(op.Functions); err != nil {
 		return false, err
 	}
+	if result.Err = r.setZone(op.Zone); result.Err != nil {
+		return false, nil
+	}
 	if err := r.useSettings(op.Settings); err != nil {
 		return false, err
 	}

@@ -32,6 +32,7 @@ var ErrReplicaClosed = errors.New("hiqlite: the replica is closed")
 type pool struct {
 	max       int
 	functions *sqlite.Functions
+	zone      *atomic.Pointer[wire.Zone]
 	wait      time.Duration // for one of the readers
 
 	mu     sync.Mutex
@@ -43,11 +44,12 @@ type pool struct {
 	gate   chan struct{} // not nil while readers are held back
 }
 
-func newPool(max int, functions *sqlite.Functions) *pool {
-	return &pool{max: max, functions: functions, wait: readerWait, active: map[*Reader]bool{}}
+func newPool(max int, functions *sqlite.Functions, zone *atomic.Pointer[wire.Zone]) *pool {
+	return &pool{max: max, functions: functions, zone: zone, wait: readerWait, active: map[*Reader]bool{}}
 }
 
-// connect opens a connection that knows the program's functions.
+// connect opens a connection that knows the program's functions and the
+// cluster's zone.
 func (p *pool) connect(file string, mode sqlite.Mode) (*sqlite.Conn, error) {
 	conn, err := sqlite.Open(file, mode)
 	if err != nil {
@@ -57,6 +59,7 @@ func (p *pool) connect(file string, mode sqlite.Mode) (*sqlite.Conn, error) {
 		conn.Close()
 		return nil, err
 	}
+	conn.ShowZone(p.zone)
 	return conn, nil
 }
 

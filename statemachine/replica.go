@@ -97,7 +97,8 @@ type SQL struct {
 	index     uint64 // of the entry being applied
 	changed   uint64 // last entry that may have changed rows
 	lease     lease
-	functions []wire.Function // that the schema needs
+	functions []wire.Function           // that the schema needs
+	zone      atomic.Pointer[wire.Zone] // of the cluster; nil: UTC
 	pins      map[*view]bool
 
 	hasVirtual, virtualKnown bool // the database has virtual tables
@@ -141,7 +142,7 @@ func New(cfg Config) *SQL {
 		pins:    map[*view]bool{},
 	}
 	r.failure = newFailure(func(err error) { r.cfg.Listener.Failed(err) })
-	r.pool = newPool(cfg.MaxReaders, cfg.Functions)
+	r.pool = newPool(cfg.MaxReaders, cfg.Functions, &r.zone)
 	return r
 }
 
@@ -195,6 +196,7 @@ func (r *SQL) use(path string) error {
 	r.sessions.load(state.Sessions)
 	unsaved(&r.sessions, inSQLite.Sessions)
 	r.lease.load(state, inSQLite)
+	r.zone.Store(state.Zone)
 	r.functions = state.Functions
 	if err := r.checkFunctions(r.functions); err != nil {
 		r.closeConn()
@@ -361,7 +363,7 @@ func (r *SQL) Compacting() (done func()) {
 // state returns what the replica keeps in memory.
 func (r *SQL) state() *wire.State {
 	s := &wire.State{SQLIndex: r.sqlIndex, Applied: r.applied, Ticks: r.ticks, Changed: r.changed, Sessions: r.sessions.all(), Places: r.lease.queue, Functions: r.functions,
-		Term: r.appliedTerm(), History: r.history.sum}
+		Term: r.appliedTerm(), History: r.history.sum, Zone: r.zone.Load()}
 	r.lease.describe(s)
 	return s
 }

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"modernc.org/libc"
@@ -61,8 +62,9 @@ type Conn struct {
 	stop      stop
 	frames    int // of the write-ahead log, after the last commit
 	args      arena
-	copies    bool       // see CopyArguments
-	functions *Functions // that the program has; see Define
+	copies    bool                       // see CopyArguments
+	functions *Functions                 // that the program has; see Define
+	zone      *atomic.Pointer[wire.Zone] // see ShowZone
 	files     fileTrouble
 	settings  wire.Settings
 	// schemaRows says that a statement is compiled that may insert into

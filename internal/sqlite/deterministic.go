@@ -233,13 +233,27 @@ func currentTime(tls *libc.TLS, vfs, now uintptr) int32 {
 	return lib.SQLITE_OK
 }
 
-// localtime fills a C struct tm, as localtime_r; replicas are in UTC.
+// ShowZone makes 'localtime' and 'utc' mean the zone to which this points; nil:
+// UTC. It may change beside the connection.
+func (c *Conn) ShowZone(zone *atomic.Pointer[wire.Zone]) { c.zone = zone }
+
+// localtime fills a C struct tm, as localtime_r, in the cluster's zone. What is
+// none of ours, such as another driver in this process, has the process's.
 func localtime(tls *libc.TLS, t, tm uintptr) int32 {
-	convert := libc.Xlocaltime_r
-	if c := connOf(tls); c != nil && c.replicates() {
-		convert = libc.Xgmtime_r
+	c := connOf(tls)
+	if c == nil {
+		if libc.Xlocaltime_r(tls, t, tm) == 0 {
+			return 1
+		}
+		return 0
 	}
-	if convert(tls, t, tm) == 0 {
+	var zone *wire.Zone
+	if c.zone != nil {
+		zone = c.zone.Load()
+	}
+	seconds := *at[int64](t)
+	*at[int64](c.scratch + 48) = seconds + zone.At(seconds)
+	if libc.Xgmtime_r(tls, c.scratch+48, tm) == 0 {
 		return 1
 	}
 	return 0

@@ -180,6 +180,10 @@ func (d *Decoder) operation(b []byte) error {
 		case 12:
 			op.Functions = append(op.Functions, Function{})
 			return fields(data, op.Functions[len(op.Functions)-1].field)
+		case 14:
+			var err error
+			op.Zone, err = decodeZone(data)
+			return err
 		}
 		return nil
 	})
@@ -321,6 +325,10 @@ func DecodeState(b []byte) (*State, error) {
 			s.Term = n
 		case 12:
 			s.History = n
+		case 30:
+			var err error
+			s.Zone, err = decodeZone(data)
+			return err
 		}
 		return nil
 	})

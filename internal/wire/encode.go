@@ -67,7 +67,8 @@ func appendHead(b []byte, op *Operation) []byte {
 		b = closeMessage(appendLease(b, l), at)
 	}
 	b = appendUint(b, 11, uint64(op.Settings))
-	return appendFunctions(b, 12, op.Functions)
+	b = appendFunctions(b, 12, op.Functions)
+	return appendZone(b, 14, op.Zone)
 }
 
 func appendFunctions(b []byte, field protowire.Number, functions []Function) []byte {
@@ -337,7 +338,7 @@ func AppendState(b []byte, s *State) []byte {
 	if s.History != 0 {
 		b = appendFixed(b, 12, s.History)
 	}
-	return b
+	return appendZone(b, 30, s.Zone)
 }
 
 func appendValue(b []byte, v Value) []byte {

@@ -97,9 +97,20 @@ func value(m message) Value {
 	}
 }
 
+func zoneOf(m message) *Zone {
+	if !m.has("zone") {
+		return nil
+	}
+	z := &Zone{Name: string(m.sub("zone").bytes("name"))}
+	for _, o := range m.sub("zone").list("offsets") {
+		z.Offsets = append(z.Offsets, Offset{o.int("from"), o.int("seconds")})
+	}
+	return z
+}
+
 func operationOf(entry, m message) Operation {
 	o := Operation{StampMS: m.int("stamp_ms"), Seed: seedOf(m), Settings: Settings(m.uint("settings")), LastInsertID: m.int("last_insert_id"),
-		Changes: m.int("changes"), MaxSteps: m.uint("max_steps"), Vacuum: m.field("vacuum").Bool(), Lease: leaseOf(m)}
+		Changes: m.int("changes"), MaxSteps: m.uint("max_steps"), Vacuum: m.field("vacuum").Bool(), Lease: leaseOf(m), Zone: zoneOf(m)}
 	texts := entry.field("texts").List()
 	for _, s := range m.list("statements") {
 		statement := Statement{SQL: string(texts.Get(int(m.uint("text_base") + s.uint("text"))).Bytes())}
@@ -205,7 +216,7 @@ func TestStatesFollowTheSchema(t *testing.T) {
 		b := AppendState(nil, want)
 		m := parse(t, messages.ByName("State"), b)
 		got := &State{SQLIndex: m.uint("sql_index"), Applied: m.uint("applied"), Ticks: m.uint("ticks"), Changed: m.uint("changed"), LastPlace: m.uint("place"), Contended: m.uint("contended"),
-			Term: m.uint("term"), History: m.uint("history")}
+			Term: m.uint("term"), History: m.uint("history"), Zone: zoneOf(m)}
 		if l := m.sub("lease"); m.has("lease") {
 			got.Lease = HeldLease{l.uint("id"), l.uint("session"), l.uint("base"), l.uint("ttl_ms"), l.bool("idle")}
 		}

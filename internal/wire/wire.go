@@ -118,6 +118,7 @@ type Operation struct {
 	Settings     Settings   // the connection's
 	Lease        *Lease     // what it has to do with the write lease, if anything
 	Functions    []Function // of programs: a replica without them must not execute it
+	Zone         *Zone      // the cluster's zone, unless it has another one
 }
 
 // A Function, or collation, that programs bring along.
@@ -321,4 +322,6 @@ type State struct {
 
 	Term    uint64 // of the last entry applied; 0: unknown
 	History uint64 // a checksum over all entries applied
+
+	Zone *Zone // of the cluster; nil: UTC
 }

@@ -62,6 +62,7 @@ func sample() []*Operation {
 		{StampMS: -1, Statements: []Statement{{SQL: "DELETE FROM t"}}},
 		{StampMS: 1, Seed: Seed{31: 2}, Statements: []Statement{{SQL: "DELETE FROM t"}}},
 		{Vacuum: true, Statements: []Statement{{SQL: ""}}},
+		{Zone: &Zone{Name: "Europe/Berlin", Offsets: []Offset{{From: -2208988800, Seconds: 3600}, {From: 1711846800, Seconds: 7200}}}, Statements: []Statement{{SQL: "DELETE FROM t"}}},
 		{Functions: []Function{{Name: "f", Version: 3}, {Name: "order", Collation: true}}, Statements: []Statement{{SQL: "DELETE FROM t"}}},
 	}
 }
@@ -96,6 +97,9 @@ func plain(o Operation) (out string) {
 		lease := *l
 		lease.Release = append([]uint64{}, l.Release...)
 		out, o.Lease = fmt.Sprintf("%#v ", lease), nil
+	}
+	if z := o.Zone; z != nil {
+		out, o.Zone = out+fmt.Sprintf("%q %v ", z.Name, z.Offsets), nil
 	}
 	statements := []Statement{}
 	for _, s := range o.Statements {
@@ -219,7 +223,7 @@ func genValue(t *rapid.T) Value {
 
 func genOperation(t *rapid.T) *Operation {
 	o := &Operation{StampMS: rapid.Int64().Draw(t, "stamp"), Seed: Seed(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "seed")), Settings: genSettings(t), LastInsertID: rapid.Int64().Draw(t, "last"),
-		Changes: rapid.Int64().Draw(t, "changes"), MaxSteps: rapid.Uint64().Draw(t, "steps"), Vacuum: rapid.Bool().Draw(t, "vacuum")}
+		Changes: rapid.Int64().Draw(t, "changes"), MaxSteps: rapid.Uint64().Draw(t, "steps"), Vacuum: rapid.Bool().Draw(t, "vacuum"), Zone: genZone(t)}
 	for range rapid.IntRange(0, 5).Draw(t, "statements") {
 		s := Statement{SQL: rapid.SampledFrom([]string{"", "A", "B", "C\xff", strings.Repeat("long ", 50), rapid.String().Draw(t, "sql")}).Draw(t, "text")}
 		for range rapid.IntRange(0, 4).Draw(t, "args") {
@@ -278,6 +282,17 @@ func genResult(t *rapid.T) Result {
 	return r
 }
 
+func genZone(t *rapid.T) *Zone {
+	if !rapid.Bool().Draw(t, "zone") {
+		return nil
+	}
+	z := &Zone{Name: rapid.String().Draw(t, "zone's name")}
+	for range rapid.IntRange(0, 3).Draw(t, "offsets") {
+		z.Offsets = append(z.Offsets, Offset{rapid.Int64().Draw(t, "from"), rapid.Int64().Draw(t, "seconds")})
+	}
+	return z
+}
+
 func genState(t *rapid.T) *State {
 	s := &State{SQLIndex: rapid.Uint64().Draw(t, "sql"), Applied: rapid.Uint64().Draw(t, "applied"), Ticks: rapid.Uint64().Draw(t, "ticks")}
 	for range rapid.IntRange(0, 3).Draw(t, "sessions") {
@@ -290,6 +305,7 @@ func genState(t *rapid.T) *State {
 	}
 	s.Changed, s.LastPlace, s.Contended = rapid.Uint64().Draw(t, "changed"), rapid.Uint64().Draw(t, "last place"), rapid.Uint64().Draw(t, "contended")
 	s.Term, s.History = rapid.Uint64().Draw(t, "term"), rapid.Uint64().Draw(t, "history")
+	s.Zone = genZone(t)
 	if id := rapid.Uint64().Draw(t, "lease"); id != 0 {
 		s.Lease = HeldLease{id, rapid.Uint64().Draw(t, "session"), rapid.Uint64().Draw(t, "base"), rapid.Uint64().Draw(t, "ttl"), rapid.Bool().Draw(t, "idle")}
 	}
