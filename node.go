@@ -102,7 +102,9 @@ func (n *Node) open() error {
 	}
 	raft.Dir = filepath.Join(n.cfg.DataDir, "raft") // absolute by now
 	n.host, err = cluster.Open(raft)
-	if err != nil {
+	if errors.Is(err, cluster.ErrUnreadable) {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	} else if err != nil {
 		return err
 	}
 	if n.functions, err = n.cfg.functions(); err != nil {

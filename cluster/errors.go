@@ -14,6 +14,9 @@ var (
 	// ErrClosed: the host, the shard or the combiner is closed.
 	ErrClosed = errors.New("hiqlite: closed")
 
+	// ErrUnreadable: files of the Raft folder are missing or cannot be read.
+	ErrUnreadable = errors.New("hiqlite: the Raft log is unreadable")
+
 	// ErrTooLarge: the operation does not fit into one entry of the log.
 	ErrTooLarge = errors.New("hiqlite: too large")
 )

@@ -84,7 +84,7 @@ func adoptHostname(dir string) (former string, err error) {
 	}
 	status, err := decodeStatus(data)
 	if err != nil {
-		return "", fmt.Errorf("hiqlite: %s is damaged (%w): the Raft folder cannot be used", flag, err)
+		return "", fmt.Errorf("%w: %s: %w: put back a copy of the data folder", ErrUnreadable, flag, err)
 	}
 	current, err := os.Hostname()
 	if err != nil {
@@ -116,6 +116,42 @@ func adoptHostname(dir string) (former string, err error) {
 		return "", fmt.Errorf("hiqlite: %w", err)
 	}
 	return former, nil
+}
+
+// logFolders is where the parts of the log are, below the Raft folder.
+const logFolders = "*/*/logdb-*"
+
+// hasLog reports whether there is a log already.
+func hasLog(dir string) bool {
+	found, err := fs.Glob(os.DirFS(dir), logFolders)
+	return err == nil && len(found) > 0
+}
+
+// checkLogFiles reports files without which Dragonboat's log does not open: it
+// would dereference a nil pointer, and leave the folder locked.
+func checkLogFiles(dir string) error {
+	folders, err := fs.Glob(os.DirFS(dir), logFolders) // the folder's own name is no pattern
+	if err != nil {
+		return err
+	}
+	for _, f := range folders {
+		f = filepath.Join(dir, filepath.FromSlash(f))
+		entries, err := os.ReadDir(f)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrUnreadable, err)
+		}
+		if len(entries) == 0 || len(entries) == 1 && entries[0].Name() == lockFile {
+			continue // a first start that was cut short
+		}
+		name, err := os.ReadFile(filepath.Join(f, "CURRENT"))
+		if err == nil {
+			_, err = os.Stat(filepath.Join(f, strings.TrimSpace(string(name))))
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w: put back a copy of the data folder", ErrUnreadable, err)
+		}
+	}
+	return nil
 }
 
 // statusSum is the checksum in front of the content of dragonboat.ds.

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -40,8 +41,8 @@ const putBack = "on all nodes, put back copies of the data folders that were mad
 //	  where another one is committed here               another history
 //
 // What peers have acknowledged, and is committed, is written to a file at most
-// once a second: a peer that forgot less than that is not noticed after a
-// restart of this node.
+// once a second, with what is committed here: a peer, or a file of this log, that
+// forgot less than that is not noticed after a restart of this node.
 type guard struct {
 	node    uint64
 	path    string // of the file
@@ -56,7 +57,16 @@ type guard struct {
 
 	mu     sync.Mutex
 	shards map[uint64]*guardedShard // guarded by mu
-	dirty  bool                     // guarded by mu: the file is behind
+	saved  knowledge                // guarded by mu: what the file says
+}
+
+// knowledge is what the file says.
+type knowledge struct {
+	// Acknowledged is, by shard and replica, the last committed entry that the
+	// replica has acknowledged to this node as the leader.
+	Acknowledged map[uint64]map[uint64]uint64
+	// Committed is, by shard, an entry that is committed and in this log.
+	Committed map[uint64]uint64
 }
 
 type guardedShard struct {
@@ -93,14 +103,13 @@ func newGuard(cfg Config) (*guard, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return g, nil
 	}
-	var acked map[uint64]map[uint64]uint64
 	if err == nil {
-		err = json.Unmarshal(data, &acked)
+		err = json.Unmarshal(data, &g.saved)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("hiqlite: %s cannot be read: %w: put it back from a copy of the data folder", g.path, err)
+		return nil, fmt.Errorf("%w: %s: %w: put back a copy of the data folder", ErrUnreadable, g.path, err)
 	}
-	for shard, replicas := range acked {
+	for shard, replicas := range g.saved.Acknowledged {
 		maps.Copy(g.shard(shard).acked, replicas)
 	}
 	return g, nil
@@ -116,29 +125,40 @@ func (g *guard) shard(id uint64) *guardedShard {
 	return s
 }
 
-// save writes what peers have acknowledged, if there is anything new.
+// save writes the file, if there is anything new.
 func (g *guard) save() error {
+	now := knowledge{map[uint64]map[uint64]uint64{}, g.raftLog.committed()}
 	g.mu.Lock()
-	dirty := g.dirty
-	g.dirty = false
-	acked := make(map[uint64]map[uint64]uint64, len(g.shards))
-	for id, s := range g.shards {
-		acked[id] = maps.Clone(s.acked)
+	for shard, s := range g.shards {
+		if len(s.acked) > 0 {
+			now.Acknowledged[shard] = maps.Clone(s.acked)
+		}
 	}
+	for shard, index := range g.saved.Committed { // of shards that are not started
+		now.Committed[shard] = max(now.Committed[shard], index)
+	}
+	same := reflect.DeepEqual(now, g.saved)
 	g.mu.Unlock()
-	if !dirty {
+	if same {
 		return nil
 	}
-	data, err := json.Marshal(acked)
+	data, err := json.Marshal(now)
 	if err == nil {
 		err = replaceFile(g.path, data)
 	}
-	if err != nil {
+	if err == nil {
 		g.mu.Lock()
-		g.dirty = true
+		g.saved = now
 		g.mu.Unlock()
 	}
 	return err
+}
+
+// had returns an entry that the file says is committed and in this log.
+func (g *guard) had(shard uint64) uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.saved.Committed[shard]
 }
 
 // received takes out of a batch what Raft must not see.
@@ -290,7 +310,6 @@ func (g *guard) sending(all []raftpb.Message) []raftpb.Message {
 			switch had := s.acked[m.To]; {
 			case m.Commit > had:
 				s.acked[m.To] = m.Commit
-				g.dirty = true
 			case m.Commit < had:
 				if log, ok := g.raftLog.end(m.ShardID); ok {
 					m.Commit = max(m.Commit, min(had, log.committed))

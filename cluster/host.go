@@ -199,6 +199,9 @@ func (h *Host) open() error {
 		MaxSendQueueSize: maxSendQueue,
 	}
 	nhc.Expert.LogDB.Shards = 4
+	if err := checkLogFiles(h.cfg.Dir); err != nil {
+		return err
+	}
 	if h.guard, err = newGuard(h.cfg); err != nil {
 		return err
 	}
@@ -214,9 +217,7 @@ func (h *Host) open() error {
 	if h.nh, err = newNodeHost(nhc); err != nil {
 		return h.explain(err)
 	}
-	if len(h.cfg.Members) > 1 {
-		h.saving.Go(h.saveAcknowledged)
-	}
+	h.saving.Go(h.saveAcknowledged)
 	return nil
 }
 
@@ -272,7 +273,9 @@ func (h *Host) explain(err error) error {
 	case strings.Contains(text, "shard settings are invalid"):
 		hint = "it was started with other members, or another kind of machine"
 	}
-	if hint == "" {
+	if hint == "" && hasLog(h.cfg.Dir) {
+		return fmt.Errorf("%w: %s: %w: put back a copy of the data folder, and start this program anew", ErrUnreadable, h.cfg.Dir, err)
+	} else if hint == "" {
 		return fmt.Errorf("hiqlite: Raft folder %s: %w", h.cfg.Dir, err)
 	}
 	return fmt.Errorf("hiqlite: Raft folder %s: %w: %s", h.cfg.Dir, err, hint)

@@ -115,6 +115,23 @@ func (l *raftLog) end(shard uint64) (logEnd, bool) {
 	return s.logEnd, true
 }
 
+// committed returns, by shard, the last entry that is on disk and known to be
+// committed.
+func (l *raftLog) committed() map[uint64]uint64 {
+	all := map[uint64]uint64{}
+	if l == nil {
+		return all
+	}
+	l.ends.mu.Lock()
+	defer l.ends.mu.Unlock()
+	for shard, s := range l.ends.shards {
+		if index := min(s.logEnd.committed, s.last); index > 0 {
+			all[shard] = index
+		}
+	}
+	return all
+}
+
 // term returns the term of an entry, unless the log has forgotten it or never
 // had it.
 func (l *raftLog) term(shard, index uint64) (uint64, bool) {
@@ -173,7 +190,12 @@ func (h *Host) CheckLog(shard, applied, term uint64) error {
 		return fmt.Errorf("the Raft log of shard %s cannot be read: %w", ShardName(shard), err)
 	}
 	last := lastOf(snapshot.Index, s)
-	switch {
+	if err := h.checkSnapshotThere(shard, snapshot); err != nil {
+		return err
+	}
+	switch had := h.guard.had(shard); {
+	case last < had:
+		return fmt.Errorf("the Raft log of shard %s ends at entry %d, but had entry %d", ShardName(shard), last, had)
 	case s.State.Commit > last:
 		return fmt.Errorf("the Raft log of shard %s ends at entry %d, but entry %d was committed", ShardName(shard), last, s.State.Commit)
 	case applied > last:

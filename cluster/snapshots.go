@@ -13,6 +13,9 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+
+	"github.com/lni/dragonboat/v4/raftpb"
+	sm "github.com/lni/dragonboat/v4/statemachine"
 )
 
 // The form of Dragonboat's snapshot files: a header of its length (8 bytes,
@@ -29,9 +32,7 @@ const (
 // shard in memory can be read: Dragonboat would end the process if it cannot.
 // None is no error. It reads all of it.
 func (h *Host) CheckSnapshot(shard uint64) error {
-	pattern := path.Join("*", "*", "snapshot-part-*",
-		fmt.Sprintf("snapshot-%d-%d", shard, replicaID(h.cfg.Node)), "snapshot-????????????????", "snapshot-*.gbsnap")
-	files, err := fs.Glob(os.DirFS(h.cfg.Dir), pattern) // the folder's own name is no pattern
+	files, err := h.snapshotFiles(shard)
 	if err != nil || len(files) == 0 {
 		return err
 	}
@@ -43,6 +44,32 @@ func (h *Host) CheckSnapshot(shard uint64) error {
 		return fmt.Errorf("the snapshot %s: %w", newest, err)
 	}
 	return nil
+}
+
+// snapshotFiles returns the snapshots of this node's replica of a shard.
+func (h *Host) snapshotFiles(shard uint64) ([]string, error) {
+	pattern := path.Join("*", "*", "snapshot-part-*",
+		fmt.Sprintf("snapshot-%d-%d", shard, replicaID(h.cfg.Node)), "snapshot-????????????????", "snapshot-*.gbsnap")
+	return fs.Glob(os.DirFS(h.cfg.Dir), pattern) // the folder's own name is no pattern
+}
+
+// checkSnapshotThere makes sure that the file of the snapshot on which the log
+// builds is there. That of a machine on disk has none.
+func (h *Host) checkSnapshotThere(shard uint64, s raftpb.Snapshot) error {
+	if raftpb.IsEmptySnapshot(s) || s.Dummy || s.OnDiskIndex != 0 || s.Type == sm.OnDiskStateMachine {
+		return nil
+	}
+	files, err := h.snapshotFiles(shard)
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("snapshot-%016X", s.Index)
+	for _, f := range files {
+		if path.Base(path.Dir(f)) == name {
+			return nil
+		}
+	}
+	return fmt.Errorf("the snapshot at entry %d of shard %s is missing", s.Index, ShardName(shard))
 }
 
 var errBadSum = errors.New("its checksum differs")
