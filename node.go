@@ -93,6 +93,9 @@ func (n *Node) open() error {
 	}
 	raft := cluster.Config{Dir: filepath.Join(n.cfg.DataDir, "raft"), Node: n.cfg.NodeID, Members: members, Tick: n.cfg.Tick, Logger: n.cfg.Logger,
 		Listen: n.cfg.ListenAddr, Damaged: n.forgotten, Applied: n.appliedOnDisk}
+	if by := cluster.InUse(raft.Dir); by != "" {
+		return fmt.Errorf("hiqlite: the data folder %s is already open in %s: share that node, or close it first", n.cfg.DataDir, by)
+	}
 	if err := raft.Check(); err != nil {
 		return err
 	}

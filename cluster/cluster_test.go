@@ -501,7 +501,7 @@ func TestHostnameChanges(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(n.cfg.Dir, flagFile), []byte("garbage, not a status"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(n.cfg); err == nil || !strings.Contains(err.Error(), "damaged") {
+	if _, err := Open(n.cfg); !errors.Is(err, ErrUnreadable) {
 		t.Fatal(err)
 	}
 }

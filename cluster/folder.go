@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/lni/dragonboat/v4/raftpb"
 	"github.com/lni/vfs"
@@ -57,6 +58,35 @@ func claimFolder(dir string) (string, func(), error) {
 		defer opened.Unlock()
 		delete(opened.dirs, path)
 	}, nil
+}
+
+// InUse returns who has a Raft folder open: "this process", "another process" or
+// nobody, "".
+func InUse(dir string) string {
+	path, err := filepath.Abs(dir)
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return "" // there is no such folder
+	}
+	opened.Lock()
+	defer opened.Unlock()
+	if opened.dirs[path] {
+		return "this process"
+	}
+	lock := filepath.Join(path, lockFile)
+	if _, err := os.Stat(lock); err != nil {
+		return ""
+	}
+	// This process does not have it open: to close the file takes nobody's lock.
+	l, err := vfs.Default.Lock(lock)
+	if err == nil {
+		l.Close()
+	} else if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES) {
+		return "another process"
+	} // else: to open it will say what is wrong
+	return ""
 }
 
 const (
