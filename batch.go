@@ -64,6 +64,9 @@ func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, erro
 	if c.tx != nil {
 		return nil, misuse("commit it first, or run the statements in it", "cannot apply a batch: a transaction is open on this connection")
 	}
+	if c.temp != nil {
+		return c.batchTemp(ctx, stmts)
+	}
 	op := &wire.Operation{
 		Settings:     c.travels,
 		LastInsertID: c.lastInsertID,
@@ -82,6 +85,9 @@ func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, erro
 			made = made || class.Schema || class.Script
 		}
 		class := classes[i]
+		if class.Temp || class == unknownClass && sqlite.MentionsTemp(stmts[i].SQL) {
+			return c.batchTemp(ctx, stmts)
+		}
 		args, err := driverValues(stmts[i].Args)
 		if err != nil {
 			return nil, at(i, err)
@@ -110,7 +116,9 @@ var unknownClass = &sqlite.Class{Kind: sqlite.Write, Script: true}
 // batchClass classifies a statement of a batch; made says that one before it
 // changes the schema.
 func (c *conn) batchClass(ctx context.Context, text string, made bool) (class *sqlite.Class, err error) {
-	if made {
+	if c.tx != nil {
+		class, err = c.classify(ctx, text)
+	} else if made {
 		if class, err = c.node.classifyHere(text, c.travels); mayBeStale(err) {
 			return unknownClass, nil
 		}

@@ -50,13 +50,18 @@ const staleWait = 2 * time.Second
 
 // classify finds out which way a text goes.
 func (n *Node) classify(ctx context.Context, text string, settings wire.Settings) (*sqlite.Class, error) {
-	class, err := n.classifyHere(text, settings)
+	return n.classifyBy(ctx, text, func(text string) (*sqlite.Class, error) { return n.classifyHere(text, settings) })
+}
+
+// classifyBy is classify, by what classify knows now.
+func (n *Node) classifyBy(ctx context.Context, text string, classify func(string) (*sqlite.Class, error)) (*sqlite.Class, error) {
+	class, err := classify(text)
 	if mayBeStale(err) {
 		// "no such table" may only mean that this replica is behind.
 		wait, cancel := context.WithTimeout(ctx, staleWait)
 		_ = n.shard.ReadIndex(wait) // without a leader, what is here has to do
 		cancel()
-		class, err = n.classifyHere(text, settings)
+		class, err = classify(text)
 	}
 	if err != nil {
 		return nil, readError(ctx, err)

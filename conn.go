@@ -28,7 +28,8 @@ type conn struct {
 	travels wire.Settings // the settings that its operations take along
 	closed  bool
 
-	tx *tx // that is open; nil: none
+	tx   *tx                     // that is open; nil: none
+	temp *statemachine.Temporary // its TEMP objects; nil: it has none
 }
 
 var (
@@ -79,6 +80,7 @@ func (c *conn) Close() error {
 	if c.tx != nil {
 		c.tx.end()
 	}
+	c.dropTemp(nil)
 	c.closed = true
 	return nil
 }
@@ -175,6 +177,9 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 func (c *conn) classify(ctx context.Context, text string) (*sqlite.Class, error) {
 	if err := c.node.inZone(ctx); err != nil {
 		return nil, err
+	}
+	if c.usesTemp() {
+		return c.classifyTemp(ctx, text)
 	}
 	if c.tx == nil {
 		return c.node.classify(ctx, text, c.travels)
@@ -302,6 +307,9 @@ func (c *conn) write(ctx context.Context, text string, class *sqlite.Class, args
 	if c.tx != nil {
 		return c.tx.write(ctx, text, class, args)
 	}
+	if class.Temp || class.Script && c.temp != nil {
+		return c.writeTemp(ctx, text, class, args)
+	}
 	op := &wire.Operation{
 		Settings:     c.travels,
 		LastInsertID: c.lastInsertID,
@@ -351,6 +359,9 @@ func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args 
 		if err := c.node.linearize(ctx); err != nil {
 			return nil, err
 		}
+	}
+	if c.temp != nil {
+		return c.readTemp(ctx, text, class, args)
 	}
 	reader, err := c.node.replica.AcquireUnder(ctx, c.travels)
 	if err != nil {

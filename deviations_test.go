@@ -41,8 +41,9 @@ func TestDeviations(t *testing.T) {
 		{name: "the journal stays a WAL", look: text("PRAGMA journal_mode=DELETE"), theirs: `string "delete"`, ours: `string "wal"`},
 		{name: "locking stays normal", look: text("PRAGMA locking_mode=EXCLUSIVE"), theirs: `string "exclusive"`, ours: `string "normal"`},
 		{name: "no ATTACH", exec: true, look: text("ATTACH ':memory:' AS x"), theirs: "ok", ours: wrong},
-		{name: "no TEMP", exec: true, look: text("CREATE TEMP TABLE x(a)"), theirs: "ok", ours: wrong},
-		{name: "writes return no count", exec: true, look: text("PRAGMA count_changes=1"), theirs: "ok", ours: wrong},
+		{name: "no TEMP virtual tables", exec: true, look: text("CREATE VIRTUAL TABLE temp.x USING fts5(a)"), theirs: "ok", ours: wrong},
+		{name: "no statistics of TEMP tables", before: []step{text("CREATE TEMP TABLE x(a)")}, exec: true, look: text("ANALYZE x"), theirs: "ok", ours: wrong},
+		{name: "no user_version of TEMP", exec: true, look: text("PRAGMA temp.user_version=3"), theirs: "ok", ours: wrong},
 		{name: "no text behind a NUL", exec: true, look: text("SELECT 1\x00"), theirs: "ok", ours: wrong},
 		{name: "the largest rowid is refused", exec: true, look: text("INSERT INTO t(rowid) VALUES(9223372036854775807)"), theirs: "id 9223372036854775807, <nil>; rows 1, <nil>", ours: wrong},
 	} {

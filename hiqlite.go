@@ -104,10 +104,20 @@
 //   - PRAGMAs that tune a connection are answered and do nothing: journal_mode is
 //     wal. busy_timeout, 10000 unless told otherwise, bounds the wait for
 //     transactions.
-//   - Refused are ATTACH, TEMP objects, load_extension, PRAGMAs that change what
+//   - Refused are ATTACH, TEMP virtual tables, load_extension, PRAGMAs that change what
 //     statements mean, texts with a NUL, the rowid 2^63-1, and writes that read
 //     what is one node's own: dbstat, sqlite_offset(), page counts and the table
 //     _hiqlite, in which the replica keeps its index.
+//
+// TEMP tables, views, triggers and indexes belong to one connection of the pool,
+// as with every driver of SQLite: run what uses them on one sql.Conn or in one
+// transaction, and drop them in the end, since they live until the connection is
+// closed, which the pool decides. They are in memory, not replicated, and 4 MiB at
+// most. Statements and read-only transactions that change nothing else run on this
+// node alone and wait for nobody. A write to ordinary tables that uses them, or
+// fires a TEMP trigger, is a transaction that brings all of the connection's TEMP
+// objects to all nodes: keep them small then. In a transaction they share its
+// fate; after [ErrOutcomeUnknown] they are as before it.
 //
 // X REGEXP Y is Go's package regexp. A program's own functions, aggregates, window
 // functions and collations are given by [Config].Functions and Collations: see

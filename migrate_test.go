@@ -218,14 +218,14 @@ func TestMigrateUndoesTheFileThatFails(t *testing.T) {
 			"BEGIN; CREATE TABLE x(a)":                                                                {0, "leave BEGIN, COMMIT"},
 			"CREATE TABLE x(a); COMMIT":                                                               {0, "leave BEGIN, COMMIT"},
 			"PRAGMA foreign_keys=OFF; BEGIN; CREATE TABLE x(a); COMMIT; PRAGMA foreign_keys=ON":       {0, "leave BEGIN, COMMIT"},
-			"ROLLBACK":                                {0, "leave BEGIN, COMMIT"},
-			"VACUUM":                                  {1, "db.Exec"},
-			"CREATE TABLE x(a); VACUUM":               {1, "db.Exec"},
-			"VACUUM; CREATE TABLE x(a)":               {1, "db.Exec"},
-			"CREATE TABLE x(a); ATTACH 'y' AS y":      {23, "ATTACH"},
-			"CREATE TEMP TABLE x(a)":                  {23, "TEMP"},
-			"PRAGMA schema_version=9":                 {23, "schema_version"},
-			"PRAGMA query_only=ON; CREATE TABLE x(a)": {8, "readonly"},
+			"ROLLBACK":                           {0, "leave BEGIN, COMMIT"},
+			"VACUUM":                             {1, "db.Exec"},
+			"CREATE TABLE x(a); VACUUM":          {1, "db.Exec"},
+			"VACUUM; CREATE TABLE x(a)":          {1, "db.Exec"},
+			"CREATE TABLE x(a); ATTACH 'y' AS y": {23, "ATTACH"},
+			"CREATE TEMP TABLE x(a); INSERT INTO kept VALUES(2),(1)": {2067, "UNIQUE"},
+			"PRAGMA schema_version=9":                                {23, "schema_version"},
+			"PRAGMA query_only=ON; CREATE TABLE x(a)":                {8, "readonly"},
 		} {
 			files := migrations("1_good.sql", "CREATE TABLE good(a)", "2_bad.sql", text, "3_later.sql", "CREATE TABLE later(a)")
 			err := mustRefuse(t, c.db(len(c.nodes)-1), files, "2_bad.sql", want.words)

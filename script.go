@@ -105,7 +105,7 @@ func (c *conn) steps(ctx context.Context, script string, args []wire.Argument) (
 			return nil, err
 		}
 		var part sqlite.Part
-		if part, rest, err = c.first(rest); err != nil {
+		if part, rest, err = c.first(ctx, rest); err != nil {
 			return nil, err
 		}
 		if part.Kind == sqlite.Empty {
@@ -131,10 +131,19 @@ func (c *conn) steps(ctx context.Context, script string, args []wire.Argument) (
 }
 
 // first classifies the first statement of a script.
-func (c *conn) first(script string) (part sqlite.Part, rest string, err error) {
+func (c *conn) first(ctx context.Context, script string) (part sqlite.Part, rest string, err error) {
+	if c.temp != nil && c.tx != nil {
+		if err := c.tx.look(ctx); err != nil {
+			return part, rest, err
+		}
+	}
 	if t := c.tx; t != nil && t.view != nil {
 		part, rest, err = t.view.First(script)
 		return part, rest, t.explain(err)
+	}
+	if c.temp != nil {
+		part, rest, err = c.temp.First(script, c.travels)
+		return part, rest, sqlError(err)
 	}
 	part, rest, err = c.node.replica.First(script, c.travels)
 	return part, rest, sqlError(err)
@@ -231,6 +240,14 @@ func (t *tx) part(ctx context.Context, part *sqlite.Part, args []wire.Argument) 
 	case sqlite.Write:
 		if c.queryOnly() {
 			return out, errReadOnly()
+		}
+		if !part.TempOnly {
+			if t.readOnly {
+				return out, errReadOnly()
+			}
+			if err := t.lease(ctx); err != nil {
+				return out, err
+			}
 		}
 		if out, err = t.view.Exec(ctx, part.SQL, args); err != nil {
 			return out, readError(ctx, t.explain(err))

@@ -34,7 +34,11 @@ func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (drive
 	if err := s.c.usable(ctx); err != nil {
 		return nil, err
 	}
-	return s.c.exec(ctx, s.text, s.class, args)
+	class, err := s.c.current(ctx, s.text, s.class)
+	if err != nil {
+		return nil, err
+	}
+	return s.c.exec(ctx, s.text, class, args)
 }
 
 // QueryContext runs the statement and returns rows.
@@ -42,7 +46,11 @@ func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driv
 	if err := s.c.usable(ctx); err != nil {
 		return nil, err
 	}
-	return s.c.query(ctx, s.text, s.class, args)
+	class, err := s.c.current(ctx, s.text, s.class)
+	if err != nil {
+		return nil, err
+	}
+	return s.c.query(ctx, s.text, class, args)
 }
 
 // Exec is ExecContext without a context.

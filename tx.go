@@ -105,11 +105,13 @@ func (t *tx) look(ctx context.Context) error {
 			return err
 		}
 	}
-	var err error
-	if t.readOnly {
-		t.view, err = c.node.replica.Read(ctx, t.options())
-	} else {
-		t.view, err = c.node.replica.Speculate(t.options())
+	opts, err := t.options()
+	switch {
+	case err != nil:
+	case t.readOnly && opts.Temp == nil:
+		t.view, err = c.node.replica.Read(ctx, opts)
+	default:
+		t.view, err = c.node.replica.Speculate(opts)
 	}
 	if err != nil {
 		return sqlError(err)
@@ -117,12 +119,16 @@ func (t *tx) look(ctx context.Context) error {
 	return t.opened()
 }
 
-func (t *tx) options() statemachine.TransactionOptions {
+func (t *tx) options() (opts statemachine.TransactionOptions, err error) {
 	c := t.c
-	return statemachine.TransactionOptions{
+	opts = statemachine.TransactionOptions{
 		Seed: wire.NewSeed(), MaxSteps: c.node.cfg.MaxSteps, MaxBytes: maxOperation, Settings: c.travels,
 		Changes: c.changes, TotalChanges: c.totalChanges, LastInsertID: c.lastInsertID,
 	}
+	if c.temp != nil {
+		opts.Temp, err = c.temp.Content()
+	}
+	return opts, err
 }
 
 // lease makes the transaction one that can write.
@@ -158,7 +164,11 @@ func (t *tx) lease(ctx context.Context) error {
 // writeUnder makes the view, which begins now if it has not, one that writes.
 func (t *tx) writeUnder(g *grant) error {
 	if t.view == nil { // what the grant comes after is what it sees
-		view, err := t.c.node.replica.Speculate(t.options())
+		opts, err := t.options()
+		if err != nil {
+			return sqlError(err)
+		}
+		view, err := t.c.node.replica.Speculate(opts)
 		if err != nil {
 			return sqlError(err)
 		}
@@ -306,6 +316,20 @@ func (t *tx) Rollback() error {
 // commit is Commit. If it fails before anything was proposed, the transaction
 // is still open.
 func (t *tx) commit(ctx context.Context) error {
+	take, drop, err := t.nextTemp()
+	if err != nil {
+		return t.explain(err)
+	}
+	if err := t.apply(ctx); err != nil {
+		drop()
+		return err
+	}
+	take()
+	return nil
+}
+
+// apply has what was written applied.
+func (t *tx) apply(ctx context.Context) error {
 	if t.view == nil {
 		return nil
 	}
@@ -413,13 +437,20 @@ func (c *txCursor) Next(row func(*sqlite.Stmt)) (bool, error) {
 
 // write runs a text that writes.
 func (t *tx) write(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (*wire.Result, error) {
+	// What changes TEMP objects alone needs no lease. Of a script only its
+	// statements show it.
+	local := class.TempOnly || class.Script && (class.Temp || t.c.usesTemp())
 	switch {
-	case t.readOnly || t.c.queryOnly():
+	case t.c.queryOnly(), t.readOnly && (!local || t.c.temp == nil):
 		return nil, errReadOnly()
 	case class.Kind == sqlite.Vacuum:
 		return nil, misuse("", "SQL logic error: cannot VACUUM from within a transaction (1)")
 	}
-	if err := t.lease(ctx); err != nil {
+	begin := t.lease
+	if local {
+		begin = t.look
+	}
+	if err := begin(ctx); err != nil {
 		return nil, err
 	}
 	if class.Script {

@@ -34,6 +34,7 @@ type batch struct {
 	functions []wire.Function // that the schema needed when it began
 	zone      *wire.Zone      // of the cluster when it began
 	stats     bool            // it changed the statistics
+	temp      bool            // TEMP objects were made, and removed
 	reloaded  bool            // it loaded the schema anew: ROLLBACK will not know that it must be again
 }
 
@@ -274,7 +275,7 @@ func (r *SQL) begin() error {
 		return err
 	}
 	r.batch.functions, r.batch.zone = r.functions, r.zone.Load()
-	r.batch.open, r.batch.stats, r.batch.reloaded = true, false, false
+	r.batch.open, r.batch.stats, r.batch.temp, r.batch.reloaded = true, false, false, false
 	return nil
 }
 
@@ -346,6 +347,9 @@ func (r *SQL) commit() error {
 	}
 	if r.batch.reloaded {
 		r.spare.discard()
+	}
+	if r.batch.temp {
+		r.emptyTemp()
 	}
 	r.sqlIndex = r.applied
 	clear(r.sessions.dirty)

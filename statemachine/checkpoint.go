@@ -104,8 +104,10 @@ func (c *checkpointer) checkpoint() error {
 		return err
 	}
 	if limit := c.r.cfg.WALLimit; fileSize(wal) > limit {
-		c.r.pool.endOldest(readPatience, &sqlite.Error{Code: sqlite.CodeInterrupt, Message: "interrupted: the query held back the write-ahead log (9)",
-			Hint: fmt.Sprintf("it ran for more than %v while writes filled %d MiB; read in smaller parts", readPatience, limit>>20)})
+		reason := &sqlite.Error{Code: sqlite.CodeInterrupt, Message: "interrupted: the query held back the write-ahead log (9)",
+			Hint: fmt.Sprintf("it ran for more than %v while writes filled %d MiB; read in smaller parts", readPatience, limit>>20)}
+		c.r.pool.endOldest(readPatience, reason)
+		c.r.temporaries.endOldest(readPatience, reason)
 	}
 	return nil
 }

@@ -51,7 +51,7 @@ func (r *SQL) execute(op *wire.Operation, result *wire.Result) (ended bool, err 
 		r.conn.ResetAllSteps()
 	}
 	r.conn.Begin(op)
-	if len(op.Statements) > 1 {
+	if len(op.Statements) > 1 || op.Temp != nil {
 		if err := x.save(); err != nil {
 			return false, err
 		}
@@ -59,6 +59,9 @@ func (r *SQL) execute(op *wire.Operation, result *wire.Result) (ended bool, err 
 	run := x.statements
 	if op.Lease != nil && op.Lease.Transaction {
 		run = x.transaction
+	}
+	if op.Temp != nil {
+		run = x.withTemp(run)
 	}
 	failed := run()
 	if failed == nil {

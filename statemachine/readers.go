@@ -446,7 +446,7 @@ func (r *Reader) Query(sql string, args []wire.Argument) (q *Query, tail string,
 
 // verifySchema makes the connection that runs it load the schema anew if that has
 // changed since it was last loaded. It returns nothing.
-const verifySchema = "SELECT 1 FROM " + sqlite.MetaTable + " WHERE 0"
+const verifySchema = "SELECT 1 FROM main." + sqlite.MetaTable + " WHERE 0"
 
 // prepare prepares the first statement of sql, to the schema of the rows that
 // have been applied. SQLite compares the schema that a connection remembers with

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
@@ -42,6 +43,9 @@ func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argumen
 	} else {
 		defer stmt.Close()
 	}
+	if err := t.useTemp(stmt); err != nil {
+		return out, err
+	}
 	if stmt.Actions.Schema || stmt.Actions.Statistics {
 		t.dirty = true
 		defer func() { err = errors.Join(err, t.reload()) }()
@@ -64,6 +68,7 @@ func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argumen
 		failed = t.schemaRows(ctx, stmt)
 	} else {
 		rows, failed = t.step(ctx, stmt)
+		explainFull(stmt, failed)
 	}
 	changes, rowid := count.End()
 	out = wire.StatementResult{RowsAffected: t.conn.Changes(), LastInsertID: t.conn.LastInsertID(), TotalChanges: t.conn.TotalChanges() - total, Rows: rows}
@@ -80,6 +85,9 @@ func (t *Transaction) reload() error {
 	err := t.owner(flushVirtual) // see SQL.reload
 	if err == nil {
 		err = t.owner("PRAGMA writable_schema=RESET")
+	}
+	if err == nil && t.temp.used {
+		err = t.conn.NoteTemp()
 	}
 	if err != nil {
 		t.over = err
@@ -105,8 +113,7 @@ func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argumen
 		t.conn.SetState(s.State.Changes, s.State.TotalChanges, s.State.LastInsertID)
 	}
 	t.rec.Add(s)
-	if t.opts.MaxBytes > 0 && t.rec.Size() > t.opts.MaxBytes {
-		size := t.rec.Size()
+	if size := t.rec.Size() + len(t.opts.Temp); t.opts.MaxBytes > 0 && size > t.opts.MaxBytes {
 		t.back(before)
 		return before, nil, fmt.Errorf("%w: with this statement it takes %d bytes, an entry of the log has at most %d", ErrRecordFull, size, t.opts.MaxBytes)
 	}
@@ -220,14 +227,19 @@ func (t *Transaction) Record(op *wire.Operation) (*wire.EncodedOperation, error)
 		return nil, violated()
 	}
 	t.finish(errFinished)
-	if t.rec.Len() == 0 {
+	if t.rec.Len() == 0 || !t.temp.others {
 		return nil, nil
 	}
 	op.StampMS, op.Seed, op.MaxSteps = t.stamp, t.opts.Seed, t.opts.MaxSteps
 	op.Settings, op.Changes, op.LastInsertID = t.opts.Settings, t.opts.Changes, t.opts.LastInsertID
 	op.Lease.Under, op.Lease.Transaction, op.Lease.Base, op.Lease.Checksum = t.lease, true, t.changed, t.sum
 	op.Lease.DeferForeignKeys = t.deferred
-	op.Functions = t.r.cfg.Functions.Used(t.rec.Texts()...)
+	texts := t.rec.Texts()
+	if t.temp.recorded {
+		op.Temp = append([]byte{}, t.opts.Temp...)
+		texts = append(slices.Clone(texts), string(op.Temp)) // what TEMP objects use is named there
+	}
+	op.Functions = t.r.cfg.Functions.Used(texts...)
 	return t.rec.Encode(op), nil
 }
 

@@ -114,6 +114,7 @@ type SQL struct {
 
 	checkpoints checkpointer
 	spare       spare
+	temporaries temporaries
 
 	compacting atomic.Bool
 	followers  followers
@@ -373,6 +374,7 @@ func (r *SQL) Close() error {
 	r.checkpoints.stop()
 	r.spare.close() // from here on nobody begins to write
 	r.endTransactions(ErrReplicaClosed)
+	r.temporaries.close()
 	r.pool.close()
 	r.classifier.close()
 	r.mu.Lock()

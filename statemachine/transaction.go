@@ -67,6 +67,7 @@ type Transaction struct {
 	ordinal    uint64 // statements that ran
 	next       uint64 // ordinal at which a replica will be behind the last recorded one
 	savepoints []savepointMark
+	temp       tempUse
 }
 
 // savepointMark is where a recording stood when a savepoint was set.
@@ -90,6 +91,7 @@ type TransactionOptions struct {
 	Settings wire.Settings
 	// What the connection answers at its beginning.
 	Changes, TotalChanges, LastInsertID int64
+	Temp                                []byte // the connection's TEMP objects, see sqlite.Conn.DumpTemp; nil: it has none
 }
 
 // Read returns a transaction that only reads the rows that have been applied.
@@ -135,6 +137,9 @@ func (r *SQL) Speculate(opts TransactionOptions) (*Transaction, error) {
 		err = t.owner("BEGIN")
 	}
 	if err == nil {
+		err = t.beginTemp()
+	}
+	if err == nil {
 		t.changed, err = t.view()
 	}
 	if err != nil {
@@ -150,7 +155,7 @@ func (r *SQL) Speculate(opts TransactionOptions) (*Transaction, error) {
 func (t *Transaction) view() (uint64, error) {
 	t.conn.Owner(true)
 	defer t.conn.Owner(false)
-	s, _, err := t.conn.Prepare("SELECT state FROM "+sqlite.MetaTable+" WHERE id=0", false)
+	s, _, err := t.conn.Prepare("SELECT state FROM main."+sqlite.MetaTable+" WHERE id=0", false)
 	if err != nil {
 		return 0, err
 	}
@@ -193,14 +198,14 @@ func (t *Transaction) Lease(lease, base uint64) error {
 	// A write that changes nothing takes SQLite's lock. Waiting for it is not
 	// SQLite's to do, in a transaction that has read.
 	for deadline := time.Now().Add(lockWait); ; time.Sleep(time.Millisecond) {
-		err := t.owner("DELETE FROM " + sqlite.MetaTable + " WHERE 0")
+		err := t.owner("DELETE FROM main." + sqlite.MetaTable + " WHERE 0")
 		var e *sqlite.Error
 		if !errors.As(err, &e) || t.ending.Load() != nil || time.Now().After(deadline) {
 			return t.reason(err)
 		}
 		switch {
 		case e.Code == sqlite.CodeBusy:
-		case e.Code == sqlite.CodeSnapshot && len(t.cursors) == 0 && len(t.savepoints) == 0:
+		case e.Code == sqlite.CodeSnapshot && len(t.cursors) == 0 && len(t.savepoints) == 0 && t.rec.Len() == 0:
 			// A checkpoint has emptied the write-ahead log since: the rows are the
 			// same, SQLite cannot know. Look again.
 			if err := t.look(); err != nil {
@@ -218,6 +223,9 @@ func (t *Transaction) Lease(lease, base uint64) error {
 // look begins the view anew.
 func (t *Transaction) look() (err error) {
 	if err = t.owner("ROLLBACK; BEGIN"); err == nil {
+		err = t.beginTemp()
+	}
+	if err == nil {
 		t.changed, err = t.view()
 	}
 	return err

@@ -32,11 +32,12 @@ type Actions struct {
 	SchemaRows  bool     // it inserts rows into sqlite_schema by hand
 	Virtual     string   // the virtual table that it creates
 	Checks      bool     // it checks the database's integrity
+	Temp        bool     // it makes TEMP objects, or uses some
 }
 
 // authorize is SQLite's authorizer: it is asked about each thing that a
 // statement does while it is prepared, and again by some while they run.
-func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, _ uintptr) int32 {
+func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, inner uintptr) int32 {
 	c := connOf(tls)
 	if c == nil {
 		return lib.SQLITE_OK
@@ -48,6 +49,9 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, _ uintptr) int3
 			c.actions = before
 			c.actions.Denied = denied
 		}()
+	}
+	if len(c.tempNames) > 0 {
+		c.noteTemp(libc.GoString(a), libc.GoString(b), libc.GoString(db), libc.GoString(inner))
 	}
 	switch action {
 	case lib.SQLITE_SELECT:
@@ -75,13 +79,13 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, _ uintptr) int3
 	case lib.SQLITE_SAVEPOINT:
 		return c.authorizeTransaction(savepoints[libc.GoString(a)], libc.GoString(b))
 	case lib.SQLITE_CREATE_TEMP_INDEX, lib.SQLITE_CREATE_TEMP_TABLE, lib.SQLITE_CREATE_TEMP_TRIGGER, lib.SQLITE_CREATE_TEMP_VIEW:
-		return c.denyTemp()
+		if action == lib.SQLITE_CREATE_TEMP_TABLE {
+			c.actions.Creates = libc.GoString(a)
+		}
+		return c.authorizeTemp(libc.GoString(a), libc.GoString(b))
 	}
 	return c.authorizeWrite(action, libc.GoString(a), libc.GoString(b), libc.GoString(db))
 }
-
-// tempSchema is SQLite's name for the schema of TEMP objects.
-const tempSchema = "temp"
 
 // private are tables whose content is a replica's own: how it lies in this
 // file, or when what was written to it. A write that read them would write
@@ -118,7 +122,7 @@ func (c *Conn) authorizeRead(table, column string) int32 {
 		return lib.SQLITE_OK
 	case private[table], isPragma && !sharedPragmas[pragma]:
 		return c.denyWrite("a write cannot read "+table, "it differs from replica to replica; read it first, and write what you read")
-	case table == "sqlite_master" && strings.EqualFold(column, "rootpage"):
+	case (table == "sqlite_master" || table == "sqlite_temp_master") && strings.EqualFold(column, "rootpage"):
 		return lib.SQLITE_IGNORE // NULL: pages are numbered as this file grew
 	}
 	return lib.SQLITE_OK
@@ -153,13 +157,16 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 	}
 	switch action {
 	case lib.SQLITE_CREATE_TABLE, lib.SQLITE_CREATE_INDEX, lib.SQLITE_CREATE_VIEW, lib.SQLITE_CREATE_TRIGGER, lib.SQLITE_CREATE_VTABLE:
-		if db == tempSchema {
-			return c.denyTemp()
+		if db == tempSchema && action == lib.SQLITE_CREATE_VTABLE {
+			return c.deny("TEMP virtual tables are not supported", "make an ordinary virtual table, or a TEMP table")
 		}
-		c.actions.Schema = true
 		if action == lib.SQLITE_CREATE_TABLE {
 			c.actions.Creates = a
 		}
+		if db == tempSchema {
+			return c.authorizeTemp(a, b)
+		}
+		c.actions.Schema = true
 		if action == lib.SQLITE_CREATE_VTABLE && !modules[strings.ToLower(b)] {
 			return c.denyModule(b)
 		}
@@ -173,13 +180,17 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 			return lib.SQLITE_IGNORE
 		}
 		c.actions.Schema = true
+	case lib.SQLITE_DROP_TEMP_TABLE, lib.SQLITE_DROP_TEMP_INDEX, lib.SQLITE_DROP_TEMP_VIEW, lib.SQLITE_DROP_TEMP_TRIGGER:
+		c.actions.Schema = true
 	case lib.SQLITE_DROP_INDEX, lib.SQLITE_DROP_VIEW, lib.SQLITE_DROP_TRIGGER, lib.SQLITE_DROP_VTABLE, lib.SQLITE_ALTER_TABLE:
 		c.actions.Schema = true
 	case lib.SQLITE_INSERT:
 		// However it is spelled, what is made there begins as a row of
 		// sqlite_temp_schema: CREATE TRIGGER temp.x ON main.t tells of main else.
-		if db == tempSchema && !c.own {
-			return c.denyTemp()
+		if db == tempSchema && table == "sqlite_temp_master" {
+			if answer := c.authorizeTemp(a, b); answer != lib.SQLITE_OK {
+				return answer
+			}
 		}
 		c.actions.Inserts = append(c.actions.Inserts, table)
 		c.actions.Rows = true
@@ -189,6 +200,9 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 		}
 		c.actions.Rows = true
 	case lib.SQLITE_ANALYZE:
+		if db == tempSchema && !c.own {
+			return c.deny("ANALYZE of TEMP tables is not supported", "leave it out: indexes of TEMP tables are used without")
+		}
 		c.actions.Statistics = true
 		if strings.EqualFold(table, MetaTable) {
 			return lib.SQLITE_IGNORE // its rows differ from replica to replica
@@ -226,10 +240,6 @@ func (c *Conn) denyModule(name string) int32 {
 	}
 	c.actions.Denied = &Error{Code: lib.SQLITE_ERROR, Message: "SQL logic error: no such module: " + name + " (1)"}
 	return lib.SQLITE_DENY
-}
-
-func (c *Conn) denyTemp() int32 {
-	return c.deny("TEMP tables, views, triggers and indexes are not supported", "they would exist on one connection of one node only; use an ordinary table or a WITH clause")
 }
 
 func (c *Conn) deny(what, hint string) int32 {

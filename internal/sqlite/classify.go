@@ -30,6 +30,8 @@ type Class struct {
 	Returns   bool     // a single Write that returns rows
 	ConnState bool     // it asks changes(), total_changes() or last_insert_rowid()
 	Schema    bool     // a single statement that changes the schema
+	Temp      bool     // it makes TEMP objects, or uses some; of a script of writes: it may
+	TempOnly  bool     // a single Write that changes nothing else
 	Pragma    string   // of a Setting, or a Read that is a PRAGMA: its name
 	PragmaArg string
 	PragmaSet bool   // the PRAGMA has an argument
@@ -80,7 +82,7 @@ func (c *Conn) Classify(sql string) (Class, error) {
 		if one.Kind == Write && !Blank(rest) {
 			// What follows may use what the writes before it make: only the
 			// replicas, applying it, can tell.
-			return c.scriptOfWrites(rest), nil
+			return c.scriptOfWrites(sql, rest), nil
 		}
 	}
 	switch len(parts) {
@@ -89,7 +91,9 @@ func (c *Conn) Classify(sql string) (Class, error) {
 	case 1:
 		return parts[0].Class, nil
 	}
-	return join(parts)
+	class, err := join(parts)
+	class.Temp = class.Kind == Write && MentionsTemp(sql)
+	return class, err
 }
 
 // First classifies the first statement of a text, and returns what is behind it.
@@ -123,7 +127,7 @@ var controls = map[string]bool{"BEGIN": true, "COMMIT": true, "END": true, "ROLL
 // scriptOfWrites classifies a script that writes, of which rest is still unknown:
 // does it begin and end transactions of its own? Most of its statements cannot
 // be prepared yet, perhaps.
-func (c *Conn) scriptOfWrites(rest string) Class {
+func (c *Conn) scriptOfWrites(sql, rest string) Class {
 	for rest != "" {
 		length, word := statement(rest)
 		if controls[word] {
@@ -134,7 +138,7 @@ func (c *Conn) scriptOfWrites(rest string) Class {
 		}
 		rest = rest[length:]
 	}
-	return Class{Kind: Write, Script: true}
+	return Class{Kind: Write, Script: true, Temp: MentionsTemp(sql)}
 }
 
 // join classifies a script by its statements.
@@ -214,7 +218,7 @@ func (c *Conn) classifyOne(text *text, sql string) (class Class, tail string, er
 	}
 	defer s.Close()
 	returns := s.ColumnCount() > 0
-	class = Class{Params: s.params, ConnState: s.Actions.ConnState, Schema: s.Actions.Schema}
+	class = Class{Params: s.params, ConnState: s.Actions.ConnState, Schema: s.Actions.Schema, Temp: s.UsesTemp()}
 	switch {
 	case s.Actions.Transaction != "":
 		class.Kind, class.What, class.Savepoint = Transaction, s.Actions.Transaction, s.Actions.Savepoint
@@ -227,6 +231,8 @@ func (c *Conn) classifyOne(text *text, sql string) (class Class, tail string, er
 		class.Kind = Read
 	default:
 		class.Kind, class.Returns = Write, returns
+		_, others := s.Changes()
+		class.TempOnly = !others
 		// VACUUM tells the authorizer nothing before it runs.
 		if !returns && !class.Schema && len(s.Actions.Inserts) == 0 {
 			class.Kind, err = c.vacuumOrWrite(sql[:len(sql)-len(tail)])

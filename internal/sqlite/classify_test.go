@@ -89,9 +89,10 @@ func TestClassifyKeepsNothing(t *testing.T) {
 func TestRefused(t *testing.T) {
 	apply, reader := openPair(t)
 	for text, part := range map[string]string{
-		"ATTACH 'x' AS y": "ATTACH", "DETACH y": "DETACH", "CREATE TEMP TABLE q(a)": "TEMP", "CREATE TABLE temp.q(a)": "TEMP",
-		"CREATE TEMP VIEW q AS SELECT 1": "TEMP", "SELECT load_extension('x')": "load_extension",
-		"PRAGMA schema_version=1": "schema_version", "PRAGMA count_changes=1": "count_changes", "PRAGMA encoding='UTF-16'": "encoding",
+		"ATTACH 'x' AS y": "ATTACH", "DETACH y": "DETACH", "CREATE VIRTUAL TABLE temp.q USING fts5(a)": "TEMP",
+		"CREATE TEMP TABLE _hiqlite(a)": "_hiqlite", "CREATE TRIGGER temp.q AFTER INSERT ON main._hiqlite BEGIN SELECT 1; END": "_hiqlite",
+		"SELECT load_extension('x')": "load_extension",
+		"PRAGMA schema_version=1":    "schema_version", "PRAGMA count_changes=1": "count_changes", "PRAGMA encoding='UTF-16'": "encoding",
 		"PRAGMA temp_store_directory='/'": "temp_store_directory", "PRAGMA data_store_directory='/'": "data_store_directory", "PRAGMA default_cache_size=9": "default_cache_size",
 		"DELETE FROM _hiqlite": "_hiqlite", "UPDATE _hiqlite SET state=1": "_hiqlite",
 		"ALTER TABLE _hiqlite ADD COLUMN x": "_hiqlite", "CREATE INDEX hi ON _hiqlite(state)": "_hiqlite",

@@ -33,6 +33,8 @@ const (
 	// Speculate connections run what a transaction writes, as Apply will, in a
 	// transaction of SQLite's that can only be rolled back.
 	Speculate
+	// Temp connections hold the TEMP objects of one caller, and read beside them.
+	Temp
 	// Plain connections do as they are told: for copies, checkpoints and
 	// housekeeping.
 	Plain
@@ -70,6 +72,8 @@ type Conn struct {
 	// schemaRows says that a statement is compiled that may insert into
 	// sqlite_schema.
 	schemaRows bool
+	temp       bool // see AllowTemp
+	tempNames  map[string]bool
 
 	mu     sync.Mutex // guards closed against Interrupt
 	closed bool
@@ -88,7 +92,7 @@ func Open(path string, mode Mode) (*Conn, error) {
 	if strings.ContainsRune(path, 0) {
 		return nil, fmt.Errorf("hiqlite: the path %q holds a NUL", path)
 	}
-	c := &Conn{tls: libc.NewTLS(), mode: mode, copies: mode == Speculate}
+	c := &Conn{tls: libc.NewTLS(), mode: mode, copies: mode == Speculate || mode == Temp}
 	c.args.tls = c.tls
 	c.scratch = libc.Xmalloc(c.tls, 64)
 	if err := c.open(path); err != nil {
@@ -100,7 +104,7 @@ func Open(path string, mode Mode) (*Conn, error) {
 
 func (c *Conn) open(path string) error {
 	flags := int32(lib.SQLITE_OPEN_READWRITE | lib.SQLITE_OPEN_CREATE | lib.SQLITE_OPEN_NOMUTEX)
-	if c.mode == ReadOnly {
+	if c.mode == ReadOnly || c.mode == Temp {
 		flags = lib.SQLITE_OPEN_READONLY | lib.SQLITE_OPEN_NOMUTEX
 	}
 	name := c.cstring(path)
@@ -119,7 +123,7 @@ func (c *Conn) open(path string) error {
 	}
 	main := c.cstring("main")
 	defer libc.Xfree(c.tls, main)
-	if c.mode != ReadOnly && lib.Xsqlite3_db_readonly(c.tls, c.db, main) == 1 {
+	if c.mode != ReadOnly && c.mode != Temp && lib.Xsqlite3_db_readonly(c.tls, c.db, main) == 1 {
 		return &Error{Code: lib.SQLITE_READONLY, Message: "attempt to write a readonly database (8)", Hint: "make the file and its folder writable for the user that this program runs as"}
 	}
 	if c.mode == Plain {
@@ -146,6 +150,10 @@ func (c *Conn) open(path string) error {
 	}
 	if c.replicates() {
 		return c.makeDeterministic()
+	}
+	if c.mode == Temp {
+		lib.Xsqlite3_update_hook(c.tls, c.db, callback(updated), 0) // see TookMaxRowid
+		return c.prepareTemp()
 	}
 	return nil
 }

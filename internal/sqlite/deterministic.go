@@ -166,7 +166,7 @@ func progress(tls *libc.TLS, _ uintptr) int32 {
 	if c.stop.asked() {
 		return 1
 	}
-	if c.preparing || c.stop.unbounded || c.mode == ReadOnly {
+	if c.preparing || c.stop.unbounded || c.mode == ReadOnly || c.mode == Temp {
 		return 0
 	}
 	if c.op.checks > 1 {

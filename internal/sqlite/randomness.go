@@ -66,7 +66,7 @@ func (s *Stmt) RandomNames(ran bool) error {
 		return randomNames("the column "+strconv.Quote(name)+" of the new table "+a.Creates+" was named at random",
 			"its SELECT returns more than five columns of one name, as * of a join does; give them names: SELECT a.id AS a_id, ...")
 	case !ran && a.ReadsNames:
-		views, err := s.c.strings("SELECT name FROM sqlite_schema WHERE type='view'")
+		views, err := s.c.strings("SELECT name FROM sqlite_schema WHERE type='view' UNION ALL SELECT name FROM sqlite_temp_schema WHERE type='view'")
 		if err != nil {
 			return err
 		}
@@ -87,8 +87,13 @@ func randomNames(message, hint string) error {
 
 // randomName returns the first column of a table or view that was named at random.
 func (c *Conn) randomName(table string) (string, error) {
-	names, err := c.strings("SELECT name FROM pragma_table_xinfo('" + strings.ReplaceAll(table, "'", "''") + "', 'main')")
-	return namedAtRandom(names), err
+	for _, schema := range []string{"main", tempSchema} {
+		names, err := c.strings("SELECT name FROM pragma_table_xinfo('" + strings.ReplaceAll(table, "'", "''") + "', '" + schema + "')")
+		if name := namedAtRandom(names); err != nil || name != "" {
+			return name, err
+		}
+	}
+	return "", nil
 }
 
 // strings returns the first column of a query of the replica's own.

@@ -1,14 +1,272 @@
 package sqlite
 
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"unsafe"
+
+	lib "modernc.org/sqlite/lib"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// TEMP objects live in a schema of their own, in memory, and on one connection.
+// Here is what it takes to bring them from one connection to another: to write
+// down what there is, to make it elsewhere, and to remove it.
+
+// tempSchema is SQLite's name for the schema of TEMP objects.
+const tempSchema = "temp"
+
+// MaxTemp bounds what a connection may have in TEMP objects, in bytes: written
+// down, they have to fit into an entry of the log, with a transaction beside.
+const MaxTemp = 4 << 20
+
+// AllowTemp makes statements from now on allowed to make TEMP objects, or not.
+func (c *Conn) AllowTemp(on bool) {
+	c.temp = on
+	if !on {
+		c.tempNames = nil
+	}
+}
+
+// authorizeTemp decides about a statement that makes a TEMP object: a is its
+// name, b its table's if it is an index or a trigger.
+func (c *Conn) authorizeTemp(a, b string) int32 {
+	switch {
+	case c.own:
+		return lib.SQLITE_OK
+	case strings.EqualFold(a, MetaTable), strings.EqualFold(b, MetaTable):
+		return c.deny("the table "+MetaTable+" belongs to hiqlite", "choose another name")
+	case strings.HasPrefix(strings.ToLower(a), "sqlite_stat"):
+		return c.deny("ANALYZE of TEMP tables is not supported", "leave it out: indexes of TEMP tables are used without")
+	case c.temp, c.mode == Temp, c.mode == ReadOnly && c.asks:
+		c.actions.Temp, c.actions.Schema = true, true
+		return lib.SQLITE_OK
+	}
+	return c.deny("TEMP tables, views, triggers and indexes are not supported here", "make them on a connection or in a transaction that can write")
+}
+
+// noteTemp notes that a statement uses a TEMP object, as it may: by its name, by
+// that of a table with a TEMP trigger, or by a PRAGMA that would list it.
+func (c *Conn) noteTemp(a, b, db, inner string) {
+	if db == tempSchema || c.tempNames[lower(a)] || c.tempNames[lower(b)] || c.tempNames[lower(inner)] || strings.HasPrefix(lower(a), "pragma_") {
+		c.actions.Temp = true
+	}
+}
+
+// transactions returns which schemas, main and temp, the statement begins to
+// read and to write: SQLite's own word for it, triggers and views included.
+func (s *Stmt) transactions() (uses, writes [2]bool) {
+	v := at[lib.TVdbe](s.p)
+	for i := range uintptr(max(0, v.FnOp)) {
+		op := at[lib.TVdbeOp](v.FaOp + i*unsafe.Sizeof(lib.TVdbeOp{}))
+		if op.Fopcode == lib.OP_Transaction && (op.Fp1 == 0 || op.Fp1 == 1) {
+			uses[op.Fp1] = true
+			writes[op.Fp1] = writes[op.Fp1] || op.Fp2 != 0
+		}
+	}
+	return uses, writes
+}
+
+// UsesTemp reports that the statement makes, changes or uses TEMP objects, or
+// may do so.
+func (s *Stmt) UsesTemp() bool {
+	if s.Actions.Temp || len(s.c.tempNames) == 0 {
+		return s.Actions.Temp
+	}
+	uses, _ := s.transactions()
+	return uses[1]
+}
+
+// Changes reports whether the statement may change TEMP objects, and anything
+// else.
+func (s *Stmt) Changes() (temp, others bool) {
+	if !s.UsesTemp() {
+		return false, true
+	}
+	_, writes := s.transactions()
+	return writes[1], writes[0] || !writes[1]
+}
+
 // HasTemp reports that there are TEMP objects on this connection.
 func (c *Conn) HasTemp() (bool, error) {
+	rows, err := c.ask("SELECT 1 FROM sqlite_temp_schema LIMIT 1")
+	return len(rows) > 0, err
+}
+
+// NoteTemp makes the connection know what TEMP objects there are, after some
+// were made or removed: see UsesTemp.
+func (c *Conn) NoteTemp() error {
+	rows, err := c.ask("SELECT name, tbl_name FROM sqlite_temp_schema")
+	if err != nil {
+		return err
+	}
+	c.tempNames = map[string]bool{}
+	for _, row := range rows {
+		c.tempNames[lower(string(row[0].Data))] = true
+		c.tempNames[lower(string(row[1].Data))] = true
+	}
+	return nil
+}
+
+// ask runs a query of the replica's own.
+func (c *Conn) ask(sql string, args ...wire.Argument) (rows [][]wire.Value, err error) {
+	err = c.eachRow(sql, func(row []wire.Value) error {
+		rows = append(rows, slices.Clone(row))
+		return nil
+	}, args...)
+	return rows, err
+}
+
+// eachRow is ask, row by row.
+func (c *Conn) eachRow(sql string, f func(row []wire.Value) error, args ...wire.Argument) error {
 	own := c.own
 	c.own = true
 	defer func() { c.own = own }()
-	s, _, err := c.Prepare("SELECT 1 FROM sqlite_temp_schema LIMIT 1", false)
+	s, _, err := c.Prepare(sql, false)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer s.Close()
-	return s.Step()
+	if err := s.Bind(args, nil); err != nil {
+		return err
+	}
+	row := make([]wire.Value, s.ColumnCount())
+	for {
+		more, err := s.Step()
+		if err != nil || !more {
+			return err
+		}
+		for i := range row {
+			row[i] = s.Value(i)
+		}
+		if err := f(row); err != nil {
+			return err
+		}
+	}
+}
+
+var tempKinds = map[string]wire.TempKind{"table": wire.TempTable, "index": wire.TempIndex, "view": wire.TempView, "trigger": wire.TempTrigger}
+
+// errTempFull says that there is more in TEMP objects than a connection may have.
+func errTempFull(bytes int) error {
+	return &Error{Code: lib.SQLITE_FULL, Message: fmt.Sprintf("database or disk is full: the TEMP objects of this connection take %d bytes (13)", bytes), Hint: tempFull}
+}
+
+var tempFull = fmt.Sprintf("a connection may have %d MiB of TEMP objects: they travel with what it writes; use an ordinary table", MaxTemp>>20)
+
+// BoundTemp makes SQLite refuse to let TEMP objects grow beyond MaxTemp.
+func (c *Conn) BoundTemp() error {
+	_, err := c.ask(fmt.Sprintf("PRAGMA temp.max_page_count=%d", MaxTemp/4096))
+	return err
+}
+
+// ExplainFull makes the error of a statement that found no more room say so.
+func (s *Stmt) ExplainFull(e *Error) {
+	if e.Code == lib.SQLITE_FULL && e.Hint == "" && s.UsesTemp() {
+		e.Hint = tempFull
+	}
+}
+
+// DumpTemp writes down the connection's TEMP objects: nil if there are none.
+func (c *Conn) DumpTemp() (b []byte, err error) {
+	objects, err := c.ask("SELECT type, name, tbl_name, sql FROM sqlite_temp_schema ORDER BY rowid")
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range objects {
+		if row[3].Kind == wire.Null {
+			continue // an index that its table makes
+		}
+		o := wire.TempObject{Kind: tempKinds[string(row[0].Data)], Name: string(row[1].Data), SQL: string(row[3].Data)}
+		if o.Kind == wire.TempIndex || o.Kind == wire.TempTrigger {
+			o.Table = string(row[2].Data)
+		}
+		var rows func(add func([]wire.Value) error) error
+		if o.Kind == wire.TempTable {
+			sql, err := c.describeTemp(&o)
+			if err != nil {
+				return nil, err
+			}
+			rows = func(add func([]wire.Value) error) error { return c.eachRow(sql, add) }
+		}
+		if b, err = wire.AppendTempObject(b, &o, rows); err != nil {
+			return nil, err
+		}
+		if len(b) > MaxTemp+MaxTemp/2 {
+			return nil, errTempFull(len(b))
+		}
+	}
+	return b, nil
+}
+
+// describeTemp fills in what the rows of a TEMP table consist of, and returns the
+// query for them.
+func (c *Conn) describeTemp(o *wire.TempObject) (sql string, err error) {
+	info, err := c.ask("SELECT name FROM pragma_table_xinfo(?, 'temp') WHERE hidden=0 ORDER BY cid", wire.Argument{Value: wire.TextValue(o.Name)})
+	if err != nil {
+		return "", err
+	}
+	var quoted, lowered []string
+	for _, row := range info {
+		name := string(row[0].Data)
+		o.Columns = append(o.Columns, name)
+		quoted = append(quoted, quote(name))
+		lowered = append(lowered, lower(name))
+	}
+	from := " FROM temp." + quote(o.Name) + " NOT INDEXED"
+	for _, name := range rowids {
+		if slices.Contains(lowered, name) {
+			continue
+		}
+		sql = "SELECT " + name + "," + strings.Join(quoted, ",") + from
+		if s, _, err := c.prepareOwn(sql); err == nil {
+			s.Close()
+			o.RowID = true
+			return sql, nil
+		}
+		break // WITHOUT ROWID
+	}
+	return "SELECT " + strings.Join(quoted, ",") + from, nil
+}
+
+// rowids are names of a table's rowid, unless it has a column of that name.
+var rowids = []string{"_rowid_", "rowid", "oid"}
+
+func (c *Conn) prepareOwn(sql string) (*Stmt, string, error) {
+	own := c.own
+	c.own = true
+	defer func() { c.own = own }()
+	return c.Prepare(sql, false)
+}
+
+func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
+
+// MentionsTemp reports that a script may make TEMP objects: it says CREATE TEMP,
+// or temp before a period. What it does otherwise with TEMP objects shows when
+// there are some.
+func MentionsTemp(script string) bool {
+	last, word := "", ""
+	for script != "" {
+		kind, n := token(script)
+		at := script[:n]
+		script = script[n:]
+		if kind == space {
+			continue
+		}
+		last, word = word, strings.ToUpper(strings.Trim(at, "\"'`[]"))
+		if last == "CREATE" && (word == "TEMP" || word == "TEMPORARY") || last == "TEMP" && at == "." {
+			return true
+		}
+	}
+	return false
+}
+
+// prepareTemp keeps TEMP objects in memory, and within their bound.
+func (c *Conn) prepareTemp() error {
+	if _, err := c.ask("PRAGMA temp_store=MEMORY"); err != nil {
+		return err
+	}
+	return c.BoundTemp()
 }

@@ -180,6 +180,11 @@ func (d *Decoder) operation(b []byte) error {
 		case 12:
 			op.Functions = append(op.Functions, Function{})
 			return fields(data, op.Functions[len(op.Functions)-1].field)
+		case 13:
+			op.Temp = data
+			if data == nil {
+				op.Temp = []byte{}
+			}
 		case 14:
 			var err error
 			op.Zone, err = decodeZone(data)

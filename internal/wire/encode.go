@@ -68,6 +68,10 @@ func appendHead(b []byte, op *Operation) []byte {
 	}
 	b = appendUint(b, 11, uint64(op.Settings))
 	b = appendFunctions(b, 12, op.Functions)
+	if op.Temp != nil {
+		b = protowire.AppendTag(b, 13, protowire.BytesType)
+		b = protowire.AppendBytes(b, op.Temp)
+	}
 	return appendZone(b, 14, op.Zone)
 }
 

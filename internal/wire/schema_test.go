@@ -124,6 +124,13 @@ func operationOf(entry, m message) Operation {
 		statement.Settings = Settings(s.uint("settings"))
 		o.Statements = append(o.Statements, statement)
 	}
+	if m.has("temp") {
+		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m.sub("temp").Interface())
+		if err != nil {
+			panic(err)
+		}
+		o.Temp = append([]byte{}, b...)
+	}
 	return o
 }
 

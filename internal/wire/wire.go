@@ -117,6 +117,7 @@ type Operation struct {
 	Statements   []Statement
 	Settings     Settings   // the connection's
 	Lease        *Lease     // what it has to do with the write lease, if anything
+	Temp         []byte     // the proposer's TEMP objects, see DecodeTemp; nil: it may have none
 	Functions    []Function // of programs: a replica without them must not execute it
 	Zone         *Zone      // the cluster's zone, unless it has another one
 }

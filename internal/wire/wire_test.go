@@ -64,6 +64,8 @@ func sample() []*Operation {
 		{Vacuum: true, Statements: []Statement{{SQL: ""}}},
 		{Zone: &Zone{Name: "Europe/Berlin", Offsets: []Offset{{From: -2208988800, Seconds: 3600}, {From: 1711846800, Seconds: 7200}}}, Statements: []Statement{{SQL: "DELETE FROM t"}}},
 		{Functions: []Function{{Name: "f", Version: 3}, {Name: "order", Collation: true}}, Statements: []Statement{{SQL: "DELETE FROM t"}}},
+		{Temp: []byte{}, Statements: []Statement{{SQL: "CREATE TEMP TABLE x(a)"}}},
+		{Temp: sampleTemp(), Statements: []Statement{{SQL: "DELETE FROM x"}}},
 	}
 }
 
@@ -240,6 +242,9 @@ func genOperation(t *rapid.T) *Operation {
 	}
 	if rapid.IntRange(0, 2).Draw(t, "leased") == 0 {
 		o.Lease = genLease(t)
+	}
+	if rapid.IntRange(0, 2).Draw(t, "temp") == 0 {
+		o.Temp, _ = encodeTemp(rapid.SliceOfN(rapid.Custom(genTemp), 0, 3).Draw(t, "objects"))
 	}
 	return o
 }

@@ -1,0 +1,198 @@
+package sqlite
+
+import (
+	"strings"
+
+	lib "modernc.org/sqlite/lib"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// freely calls f as the replica itself, with what DumpTemp wrote down in mind:
+// rows that were there once are not checked again, and the table of the schema
+// can be written.
+func (c *Conn) freely(f func() error) error {
+	own, flags := c.own, c.struct3().Fflags
+	c.own = true
+	c.writableSchema()
+	defer func() {
+		c.own = own
+		c.struct3().Fflags = flags
+	}()
+	return f()
+}
+
+func (c *Conn) writableSchema() {
+	db := c.struct3()
+	db.Fflags = db.Fflags&^(lib.SQLITE_ForeignKeys|lib.SQLITE_Defensive) | lib.SQLITE_IgnoreChecks | lib.SQLITE_WriteSchema
+}
+
+// forget makes SQLite read all schemas anew.
+func (c *Conn) forget() error {
+	err := c.Exec("PRAGMA writable_schema=RESET")
+	c.writableSchema()
+	return err
+}
+
+// LoadTemp makes the TEMP objects that DumpTemp wrote down, on a connection that
+// has none. What the statements of its caller count is to be set again.
+func (c *Conn) LoadTemp(content []byte) error {
+	objects, err := wire.DecodeTemp(content)
+	if err != nil {
+		return &Error{Code: lib.SQLITE_ERROR, Message: "SQL logic error: " + err.Error() + " (1)"}
+	}
+	return c.freely(func() error {
+		var sequence *wire.TempObject
+		for i := range objects {
+			o := &objects[i]
+			switch {
+			case o.Kind != wire.TempTable:
+			case strings.HasPrefix(o.Name, "sqlite_"):
+				sequence = o // made by the first table with AUTOINCREMENT
+			default:
+				if err := c.loadTable(o); err != nil {
+					return err
+				}
+			}
+		}
+		if sequence != nil {
+			if err := c.loadSequence(sequence); err != nil {
+				return err
+			}
+		}
+		// Views and triggers as SQLite finds them when it opens a file: those
+		// whose tables are gone stay, without effect.
+		for i := range objects {
+			if err := c.loadOther(&objects[i]); err != nil {
+				return err
+			}
+		}
+		if err := c.forget(); err != nil {
+			return err
+		}
+		c.TookMaxRowid()
+		return c.NoteTemp()
+	})
+}
+
+func (c *Conn) loadTable(o *wire.TempObject) error {
+	rest, ok := strings.CutPrefix(o.SQL, "CREATE TABLE ")
+	if !ok {
+		return errNotTemp(o)
+	}
+	if err := c.Exec("CREATE TEMP TABLE " + rest); err != nil {
+		return err
+	}
+	return c.loadRows(o)
+}
+
+// loadSequence brings the numbers that AUTOINCREMENT has given, if a table that
+// has one is there still.
+func (c *Conn) loadSequence(o *wire.TempObject) error {
+	found, err := c.ask("SELECT 1 FROM sqlite_temp_schema WHERE name='sqlite_sequence'")
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	if err := c.Exec("DELETE FROM temp.sqlite_sequence"); err != nil {
+		return err
+	}
+	return c.loadRows(o)
+}
+
+func (c *Conn) loadRows(o *wire.TempObject) error {
+	names := make([]string, 0, len(o.Columns)+1)
+	var rowid string
+	for _, name := range o.Columns {
+		names = append(names, quote(name))
+	}
+	if o.RowID {
+		for _, rowid = range rowids {
+			taken := false
+			for _, name := range o.Columns {
+				taken = taken || lower(name) == rowid
+			}
+			if !taken {
+				break
+			}
+		}
+		names = append([]string{rowid}, names...)
+	}
+	insert, _, err := c.Prepare("INSERT INTO temp."+quote(o.Name)+"("+strings.Join(names, ",")+") VALUES(?"+strings.Repeat(",?", len(names)-1)+")", false)
+	if err != nil {
+		return err
+	}
+	defer insert.Close()
+	return o.EachRow(func(cells []wire.Argument) error {
+		if err := insert.Bind(cells, nil); err != nil {
+			return err
+		}
+		return insert.Run()
+	})
+}
+
+func (c *Conn) loadOther(o *wire.TempObject) error {
+	switch o.Kind {
+	case wire.TempTable:
+		return nil
+	case wire.TempIndex:
+		for _, head := range []string{"CREATE INDEX ", "CREATE UNIQUE INDEX "} {
+			if rest, ok := strings.CutPrefix(o.SQL, head); ok {
+				return c.Exec(head + "temp." + rest)
+			}
+		}
+		return errNotTemp(o)
+	}
+	kind, table := "view", o.Name
+	if o.Kind == wire.TempTrigger {
+		kind, table = "trigger", o.Table
+	}
+	text := func(s string) wire.Argument { return wire.Argument{Value: wire.TextValue(s)} }
+	_, err := c.ask("INSERT INTO sqlite_temp_schema(type,name,tbl_name,rootpage,sql) VALUES(?,?,?,0,?)", text(kind), text(o.Name), text(table), text(o.SQL))
+	return err
+}
+
+func errNotTemp(o *wire.TempObject) error {
+	return &Error{Code: lib.SQLITE_ERROR, Message: "SQL logic error: no TEMP object is made by " + o.SQL + " (1)"}
+}
+
+// goneSequence is what sqlite_sequence is called while it is removed: SQLite
+// drops no table of that name.
+const goneSequence = "_hiqlite_gone_sequence"
+
+// DropTemp removes all TEMP objects.
+func (c *Conn) DropTemp() error {
+	c.tempNames = nil
+	return c.freely(func() error {
+		if err := c.Exec("DELETE FROM sqlite_temp_schema WHERE type IN ('view','trigger')"); err != nil {
+			return err
+		}
+		if err := c.forget(); err != nil {
+			return err
+		}
+		tables, err := c.ask("SELECT name FROM sqlite_temp_schema WHERE type='table' ORDER BY rowid")
+		if err != nil {
+			return err
+		}
+		sequence := false
+		for _, row := range tables {
+			if name := string(row[0].Data); strings.HasPrefix(name, "sqlite_") {
+				sequence = true
+			} else if err := c.Exec("DROP TABLE temp." + quote(name)); err != nil {
+				return err
+			}
+		}
+		if sequence {
+			err := c.Exec("UPDATE sqlite_temp_schema SET name='" + goneSequence + "', tbl_name='" + goneSequence + "', sql='CREATE TABLE " + goneSequence + "(name,seq)'")
+			if err == nil {
+				err = c.forget()
+			}
+			if err == nil {
+				err = c.Exec("DROP TABLE temp." + goneSequence)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return c.forget()
+	})
+}
