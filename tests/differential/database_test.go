@@ -18,6 +18,9 @@ import (
 // connections is how many a script uses.
 const connections = 3
 
+// maxSteps bounds a write; some come to it.
+const maxSteps = 3_000_000
+
 // patience bounds a statement.
 const patience = 30 * time.Second
 
@@ -52,7 +55,7 @@ func newReference(t testing.TB) *database {
 func newDatabase(t testing.TB, nodes int) *database {
 	t.Helper()
 	d := &database{t: t, name: fmt.Sprintf("hiqlite, %d nodes", nodes)}
-	d.cluster = testcluster.Started(t, nodes, func(c *hiqlite.Config) { c.Logger = quiet })
+	d.cluster = testcluster.Started(t, nodes, func(c *hiqlite.Config) { c.Logger, c.MaxSteps = quiet, maxSteps })
 	for i := range nodes {
 		d.dbs = append(d.dbs, d.open(i))
 	}

@@ -65,6 +65,8 @@ func list(n int, piece func(i int) string) string {
 // begin starts a statement with this style of parameters.
 func (g *generator) begin(style paramStyle) { g.values, g.style, g.sealed = nil, style, false }
 
+func (g *generator) anyStyle() paramStyle { return paramStyle(g.IntN(4)) }
+
 // within makes text that will stand in the schema.
 func (g *generator) within(text func() string) string {
 	before := g.sealed

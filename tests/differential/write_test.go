@@ -14,6 +14,12 @@ func (g *generator) write() string {
 	case strings.HasPrefix(t.module, "rtree") && g.chance(70):
 		return g.writeRTree(t)
 	}
+	if g.features.ownFile && g.chance(8) {
+		return g.copied(t)
+	}
+	if g.features.unordered && g.chance(25) {
+		return g.unordered(t)
+	}
 	switch n := g.IntN(100); {
 	case n < 48:
 		return g.insert(t, false)
@@ -23,6 +29,52 @@ func (g *generator) write() string {
 		return g.update(t)
 	}
 	return g.delete(t)
+}
+
+// copied makes an INSERT whose rows come from what each replica could see
+// differently: how its file lies on the disk, what it knows of the rows, in which
+// order it finds them.
+func (g *generator) copied(t *table) string {
+	from := g.pick(
+		"SELECT rootpage FROM sqlite_schema", "SELECT name FROM sqlite_schema", "SELECT rowid FROM sqlite_schema", "SELECT sql FROM sqlite_schema WHERE rootpage > 4", "SELECT name FROM sqlite_schema LIMIT 3",
+		"SELECT name FROM pragma_table_list", "SELECT name || seq FROM pragma_index_list("+quote(g.anyTable().name)+")", "SELECT name FROM pragma_table_xinfo("+quote(g.anyTable().name)+")",
+		"SELECT page_count FROM pragma_page_count", "SELECT freelist_count FROM pragma_freelist_count", "SELECT data_version FROM pragma_data_version", "SELECT schema_version FROM pragma_schema_version", "SELECT name FROM pragma_function_list", "SELECT file FROM pragma_database_list", "SELECT cache_size FROM pragma_cache_size",
+		"SELECT pageno FROM dbstat", "SELECT sqlite_offset(rowid) FROM "+quote(g.ordinary().name), "SELECT sqlite_source_id()", "SELECT * FROM (SELECT stat FROM sqlite_stat1)", "SELECT nlt || quote(sample) FROM sqlite_stat4",
+		"SELECT block FROM f1_data", "SELECT id || hex(block) FROM f1_data", "SELECT hex(data) FROM r1_node", "SELECT segid || term FROM f1_idx", "SELECT seq FROM sqlite_sequence", "SELECT last_insert_rowid()", "SELECT total_changes()", "SELECT name FROM pragma_foreign_key_list("+quote(g.anyTable().name)+")",
+		"SELECT \"table\" || rowid FROM pragma_foreign_key_check", "SELECT rank FROM f1 WHERE f1 MATCH 'one OR two'", "SELECT term || cnt FROM fv", "SELECT integrity_check FROM pragma_integrity_check", "SELECT datetime('now','localtime')", "SELECT hiqlite_missing()", "SELECT rowid FROM _hiqlite", "SELECT value FROM json_each('[5,4,3]')",
+	)
+	if len(t.settable()) == 0 {
+		return "SELECT 1"
+	}
+	c := t.settable()[g.IntN(len(t.settable()))]
+	return g.verb() + " INTO " + quote(t.name) + "(" + quote(c.name) + ") " + from + " LIMIT 10"
+}
+
+// unordered makes a write whose rows depend on the plan.
+func (g *generator) unordered(t *table) string {
+	other := g.ordinary()
+	if len(t.settable()) == 0 || len(other.visible()) == 0 {
+		return "SELECT 1"
+	}
+	s, o := scope{t.source(t.name)}, scope{other.source("o")}
+	c := quote(t.settable()[g.IntN(len(t.settable()))].name)
+	switch g.IntN(8) {
+	case 0:
+		return "UPDATE " + quote(t.name) + " SET " + c + " = " + g.column(o) + " FROM " + quote(other.name) + " AS o WHERE " + g.condition(append(s, o...))
+	case 1:
+		return "DELETE FROM " + quote(t.name) + " WHERE rowid IN (SELECT rowid FROM " + quote(t.name) + g.where(s, 1) + " LIMIT 3)"
+	case 2:
+		return "INSERT INTO " + quote(t.name) + "(" + c + ") SELECT group_concat(" + g.column(o) + ") FROM " + quote(other.name) + " AS o" + g.where(o, 1) + " GROUP BY " + g.column(o)
+	case 3:
+		return "INSERT INTO " + quote(t.name) + "(" + c + ") SELECT DISTINCT " + g.column(o) + " FROM " + quote(other.name) + " AS o" + g.where(o, 1) + g.pick("", " UNION SELECT "+g.literal(), " ORDER BY random()") + " LIMIT 6"
+	case 4:
+		return "INSERT INTO " + quote(t.name) + "(" + c + ") SELECT sum(" + g.column(o) + ") OVER (ORDER BY " + g.column(o) + " ROWS 2 PRECEDING) FROM " + quote(other.name) + " AS o LIMIT 6"
+	case 5:
+		return "CREATE TABLE " + g.maybe(50, "IF NOT EXISTS ") + quote(g.newTable()) + " AS SELECT * FROM " + quote(other.name) + " AS o JOIN " + quote(t.name) + " AS u ON " + g.column(o) + " = u." + c + " LIMIT 30"
+	case 6:
+		return "UPDATE " + g.conflict() + quote(t.name) + " SET " + c + " = (SELECT " + g.column(o) + " FROM " + quote(other.name) + " AS o" + g.where(o, 1) + " LIMIT 1)" + g.where(s, 1)
+	}
+	return "INSERT INTO " + quote(t.name) + "(" + c + ") WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < " + g.pick("20", "60", "100") + ") SELECT " + g.pick("i % 7", "i", "'k' || (i % 11)", "random() % 5", "i * 1.5", "hex(randomblob(2))") + " FROM n"
 }
 
 // writable is a table, or sometimes what cannot be written as a rule.

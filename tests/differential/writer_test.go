@@ -98,8 +98,6 @@ func (w *writer) step(conn, busy int) step {
 	return w.as(w.query())
 }
 
-func (w *writer) anyStyle() paramStyle { return paramStyle(w.IntN(4)) }
-
 // as runs the statement in any of the ways.
 func (w *writer) as(text string) step {
 	text, args := w.resolve(text)
