@@ -67,23 +67,39 @@ func hashDatabase(h hash.Hash, conn *sqlite.Conn) error {
 		return err
 	}
 	for _, table := range tables {
-		names, err := column(conn, "SELECT lower(name) FROM pragma_table_xinfo("+quote(table, `'`)+")")
-		if err != nil {
-			return err
-		}
-		rowid := rowidName(names)
-		h.Write([]byte(table))
-		// NOT INDEXED: in the order of the table's own tree.
-		sql := "SELECT " + rowid + "* FROM " + quote(table, `"`) + " NOT INDEXED"
-		if rowid != "" && hashQuery(h, conn, sql) == nil {
-			continue
-		}
-		// WITHOUT ROWID
-		if err := hashQuery(h, conn, "SELECT * FROM "+quote(table, `"`)+" NOT INDEXED"); err != nil {
+		if err := hashTable(h, conn, table); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// hashTable adds the rows of a table: what is stored of them. To compute a
+// VIRTUAL column may fail, and may take functions that this node lacks.
+func hashTable(h hash.Hash, conn *sqlite.Conn, table string) error {
+	const columns = "(SELECT name, hidden FROM pragma_table_xinfo(%))"
+	of := func(query string) ([]string, error) {
+		return column(conn, strings.Replace(query+columns, "%", quote(table, `'`), 1))
+	}
+	names, err := of("SELECT lower(name) FROM ")
+	if err != nil {
+		return err
+	}
+	stored, err := of("SELECT group_concat('\"'||replace(name,'\"','\"\"')||'\"') FILTER (WHERE hidden<>2) FROM ")
+	if err != nil {
+		return err
+	}
+	h.Write([]byte(table))
+	// NOT INDEXED: in the order of the table's own tree.
+	from := stored[0] + " FROM " + quote(table, `"`) + " NOT INDEXED"
+	if rowid := rowidName(names); rowid != "" {
+		s, _, err := conn.Prepare("SELECT "+rowid+from, false)
+		if err == nil {
+			s.Close()
+			from = rowid + from
+		} // else it is WITHOUT ROWID
+	}
+	return hashQuery(h, conn, "SELECT "+from)
 }
 
 // rowidName returns a name of the rowid that no column has taken, with a comma.
@@ -120,7 +136,7 @@ func column(conn *sqlite.Conn, sql string) ([]string, error) {
 	}
 }
 
-// hashQuery adds the rows of a query. Nothing is added if it cannot be prepared.
+// hashQuery adds the rows of a query.
 func hashQuery(h hash.Hash, conn *sqlite.Conn, sql string) error {
 	s, _, err := conn.Prepare(sql, false)
 	if err != nil {
