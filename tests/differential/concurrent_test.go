@@ -74,7 +74,7 @@ func TestReplicas(t *testing.T) {
 			statements = statements + clients*steps
 			if what != "" {
 				d.spoiled = true
-				t.Fatalf("seed %d, burst %d: %s\n%s\n--- the last statements:\n%s", seed, burst, what, d.differences(), strings.Join(history.all[max(0, len(history.all)-150):], "\n"))
+				t.Fatalf("seed %d, burst %d: %s\n%s\n--- the last statements:\n%s", seed, burst, what, d.differences(), strings.Join(history.all[max(0, len(history.all)-40):], "\n"))
 			}
 		}
 	})
@@ -127,7 +127,7 @@ func (c *client) step(ctx context.Context) {
 		c.batch(ctx)
 	case n < 38:
 		c.begin(noParams)
-		_, _ = c.exec(ctx, list(2+c.IntN(3), func(int) string { return c.write() + ";\n" }), nil)
+		_, _ = c.exec(ctx, c.script(), nil)
 	case n < 41:
 		short, cancel := context.WithTimeout(ctx, time.Duration(c.IntN(3000))*time.Microsecond)
 		defer cancel()
@@ -183,6 +183,14 @@ func (c *client) batch(ctx context.Context) {
 	}
 	_, err := hiqlite.Batch(ctx, c.db, all...)
 	c.told(step{text: "batch: " + shown}, err)
+}
+
+func (c *client) script() string {
+	all := make([]string, 2+c.IntN(3))
+	for i := range all {
+		all[i] = c.write()
+	}
+	return strings.Join(all, ";\n")
 }
 
 // differences shows what the nodes keep differently.

@@ -22,6 +22,14 @@ var pinned = []struct {
 		"COMMIT",
 		"SELECT * FROM t",
 	)},
+	{"a VIRTUAL column that cannot be computed", texts(
+		"CREATE TABLE t(a, b AS (json_extract(a, '$.x')), c AS (a || 'x') STORED)",
+		"INSERT INTO t(a) VALUES('no json')",
+		"CREATE TABLE w(a PRIMARY KEY, b AS (json_extract(a, '$.x'))) WITHOUT ROWID",
+		"INSERT INTO w(a) VALUES('no json')",
+		"SELECT * FROM t",
+		"SELECT a, c FROM t",
+	)},
 	{"a statement that fails after it changed rows has changed none", append(halfway, append(append(texts("SAVEPOINT s"), halfway[3:]...), texts("RELEASE s")...)...)},
 }
 
