@@ -181,21 +181,70 @@ func TestTransactionWithinATransaction(t *testing.T) {
 	}
 }
 
+// Serializable satisfies every weaker level, and LevelLinearizable makes a
+// transaction see what others have written before.
 func TestIsolationLevels(t *testing.T) {
-	c := newCluster(t, 1, unhurried)
-	for level := sql.LevelDefault; level <= sql.LevelLinearizable; level++ {
-		tx, err := c.db(0).BeginTx(patient(t), &sql.TxOptions{Isolation: level})
-		if level == sql.LevelDefault || level == sql.LevelSerializable {
-			if err != nil {
-				t.Errorf("%v: %v", level, err)
-			} else {
-				commit(t, tx)
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		mustExec(t, c.db(0), "CREATE TABLE t(a)")
+		deferred := openDeferred(t, c)
+		for level := sql.LevelDefault; level <= sql.LevelLinearizable; level++ {
+			for i, n := range c.nodes {
+				for _, db := range []*sql.DB{n.DB(), deferred[i]} {
+					tx, err := db.BeginTx(patient(t), &sql.TxOptions{Isolation: level})
+					if err != nil {
+						t.Fatalf("%v: %v", level, err)
+					}
+					run(t, tx, "INSERT INTO t VALUES(?)", int(level))
+					commit(t, tx)
+					for j := range c.nodes {
+						tx, err := c.db(j).BeginTx(patient(t), &sql.TxOptions{Isolation: level, ReadOnly: true})
+						if err != nil {
+							t.Fatalf("%v, only reading: %v", level, err)
+						}
+						_, err = tx.Exec("INSERT INTO t VALUES(0)")
+						hasCode(t, err, 8, "readonly")
+						commit(t, tx)
+					}
+				}
 			}
-			continue
 		}
-		hasCode(t, err, 1, level.String(), "serializable")
+		for _, level := range []sql.IsolationLevel{-1, sql.LevelLinearizable + 1} {
+			_, err := c.db(0).BeginTx(patient(t), &sql.TxOptions{Isolation: level})
+			hasCode(t, err, 1, "not known", "serializable")
+		}
+		want := one[int](t, c.db(0), "SELECT count(*) FROM t")
+		for range 50 {
+			mustExec(t, c.db(0), "INSERT INTO t VALUES(9)")
+			want++
+			for i := range c.nodes {
+				for _, db := range []*sql.DB{c.db(i), deferred[i]} {
+					tx, err := db.BeginTx(patient(t), &sql.TxOptions{Isolation: sql.LevelLinearizable, ReadOnly: db == c.db(i)})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if n := one[int](t, tx, "SELECT count(*) FROM t"); n != want {
+						t.Errorf("node %d sees %d rows of %d", i+1, n, want)
+					}
+					commit(t, tx)
+				}
+			}
+		}
+	})
+}
+
+// openDeferred opens a database on each node whose transactions are deferred.
+func openDeferred(t *testing.T, c *testCluster) (dbs []*sql.DB) {
+	t.Helper()
+	for _, n := range c.nodes {
+		connector, err := n.ConnectorWith(hiqlite.ConnConfig{Deferred: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := sql.OpenDB(connector)
+		t.Cleanup(func() { db.Close() })
+		dbs = append(dbs, db)
 	}
-	run(t, c.db(0), "CREATE TABLE t(a)") // none of them has the lease
+	return dbs
 }
 
 func TestReadOnlyTransactions(t *testing.T) {

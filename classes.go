@@ -16,8 +16,8 @@ import (
 // values into the text, and so a new one for each row.
 const maxClassBytes = 8 << 20
 
-// classes keeps what is known of texts. What a text does depends on nothing but
-// itself and the connection's settings, so a class is good for ever.
+// classes keeps what is known of texts. A class depends on nothing but its text
+// and the connection's settings, so it is good for ever.
 type classes struct {
 	mu     sync.RWMutex
 	byText map[string]*sqlite.Class
@@ -44,8 +44,9 @@ func (c *classes) put(text string, class *sqlite.Class) {
 	c.bytes += len(text) + overhead
 }
 
-// staleWait bounds, without a leader, how long a text waits that this node does
-// not understand because a table may not have arrived yet.
+// staleWait bounds how long a text waits that this node does not understand
+// because a table may not have arrived yet: since it came, or since there is no
+// leader who could say, whichever is earlier. An election takes less.
 const staleWait = 2 * time.Second
 
 // classify finds out which way a text goes.
@@ -58,15 +59,38 @@ func (n *Node) classifyBy(ctx context.Context, text string, classify func(string
 	class, err := classify(text)
 	if mayBeStale(err) {
 		// "no such table" may only mean that this replica is behind.
-		wait, cancel := context.WithTimeout(ctx, staleWait)
-		_ = n.shard.ReadIndex(wait) // without a leader, what is here has to do
-		cancel()
-		class, err = classify(text)
+		behind := n.catchUp(ctx)
+		if class, err = classify(text); mayBeStale(err) && behind != nil {
+			return nil, unsure(err, behind)
+		}
 	}
 	if err != nil {
 		return nil, readError(ctx, err)
 	}
 	return class, nil
+}
+
+// catchUp waits until this replica has applied what was acknowledged before, as
+// long as there is a leader to tell, or there can soon be one.
+func (n *Node) catchUp(ctx context.Context) error {
+	patience := staleWait - n.shard.Leaderless()
+	if patience <= 0 {
+		return ErrNoLeader
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return n.shard.ReadIndex(ctx)
+}
+
+// unsure is an error that a newer schema could make go away, on a node that
+// could not find out whether there is one.
+func unsure(err, behind error) error {
+	e, ok := sqlError(err).(*Error)
+	if !ok {
+		return sqlError(err)
+	}
+	e.Hint = "this node could not find out whether it is behind: " + strings.TrimPrefix(behind.Error(), "hiqlite: ")
+	return e
 }
 
 // classifyHere is classify by what this replica knows now.

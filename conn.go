@@ -96,11 +96,30 @@ func (c *conn) ResetSession(context.Context) error {
 	if c.closed {
 		return driver.ErrBadConn
 	}
+	c.abandon()
 	return nil
 }
 
-// IsValid keeps the connection in the pool while the node runs.
-func (c *conn) IsValid() bool { return !c.closed && c.node.ctx.Err() == nil }
+// IsValid keeps the connection in the pool while the node runs. database/sql asks
+// when a caller has given the connection back: what it left open is rolled back
+// at once, so that others need not wait until the connection is used again.
+func (c *conn) IsValid() bool {
+	c.abandon()
+	return !c.closed && c.node.ctx.Err() == nil
+}
+
+// abandon rolls back a transaction that the connection's last caller has left
+// open, and that nobody could know of who gets the connection next.
+func (c *conn) abandon() {
+	if c.tx == nil {
+		return
+	}
+	c.tx.end()
+	c.node.abandoned.Do(func() {
+		c.node.cfg.Logger.Warn("hiqlite: a connection was given back to its pool inside a transaction, which was rolled back; run BEGIN and what follows on one sql.Conn, or use sql.DB.BeginTx (said once)",
+			"node", c.node.cfg.NodeID)
+	})
+}
 
 // usable returns why nothing is to be begun: a statement under a context that has
 // ended does not start, wherever it comes from. (database/sql looks at the context
@@ -367,9 +386,7 @@ func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args 
 	if err != nil {
 		return nil, sqlError(err)
 	}
-	if class.ConnState {
-		reader.SetState(c.changes, c.totalChanges, c.lastInsertID)
-	}
+	reader.SetState(c.changes, c.totalChanges, c.lastInsertID)
 	return c.run(ctx, reader, text, class, args)
 }
 

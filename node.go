@@ -37,6 +37,8 @@ type Node struct {
 	functions *sqlite.Functions       // of the program
 	zoned     chan struct{}           // closed once the time zone is settled
 
+	abandoned sync.Once // it was said that a transaction was left open
+
 	leases *leases
 	memory *memoryShards
 

@@ -205,3 +205,80 @@ func TestHeldStatementsFollowTheSchema(t *testing.T) {
 		}
 	})
 }
+
+// What a text asks of its connection follows the schema, although what is known
+// of a text is kept.
+func TestTextsMeanWhatTheSchemaSays(t *testing.T) {
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		theirs := referenceConn(t)
+		ctx := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
+		ours, err := c.db((c.leader() + 1) % len(c.nodes)).Conn(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ours.Close()
+		run(t, ours, "CREATE TABLE t(a INTEGER PRIMARY KEY, b); CREATE TABLE log(a)")
+		run(t, theirs, "CREATE TABLE t(a INTEGER PRIMARY KEY, b); CREATE TABLE log(a)")
+		for i, change := range []string{
+			"CREATE VIEW v AS SELECT 7 AS x", "DROP VIEW v; CREATE VIEW v AS SELECT last_insert_rowid() AS x", "DROP VIEW v; CREATE VIEW v AS SELECT changes() AS x", "DROP VIEW v; CREATE VIEW v AS SELECT total_changes() AS x",
+			"DROP VIEW v; CREATE TABLE v(x); INSERT INTO v VALUES(1)", "DROP TABLE v; CREATE VIEW w AS SELECT last_insert_rowid() + changes() AS x; CREATE VIEW v AS SELECT * FROM w",
+			"DROP VIEW v; CREATE TABLE v(x); CREATE TRIGGER tr AFTER INSERT ON t BEGIN INSERT INTO log VALUES(last_insert_rowid()), (changes()); END", "DROP TRIGGER tr; DROP VIEW w; CREATE VIEW w AS SELECT 8 AS x",
+			"DROP TABLE v; CREATE VIRTUAL TABLE v USING fts5(x); INSERT INTO v VALUES('text')", "DROP TABLE v; CREATE VIEW v AS SELECT x, (SELECT max(a) FROM t) FROM w", "DROP VIEW w; CREATE VIEW w AS SELECT last_insert_rowid() AS x",
+		} {
+			run(t, c.db(i%len(c.nodes)), change)
+			_, err := theirs.ExecContext(ctx, change) // which counts on that connection
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, begin := range []string{"", "BEGIN", "BEGIN DEFERRED"} {
+				for _, s := range []string{
+					begin, "INSERT INTO t(b) VALUES('one'), ('two'), ('three')", "SELECT x FROM v", "SELECT * FROM v JOIN w", "UPDATE t SET b='b' WHERE a%2=0", "SELECT x FROM v", "SELECT * FROM log", "SELECT (SELECT x FROM v) + 0", "DELETE FROM t WHERE a=2",
+					"SELECT x FROM v", "INSERT INTO log SELECT x FROM v", "SELECT a FROM log ORDER BY rowid", "PRAGMA table_info(v)", "SELECT 1; SELECT x FROM v", strings.Replace(begin, "BEGIN", "COMMIT", 1),
+				} {
+					s = strings.TrimSuffix(s, " DEFERRED")
+					if strings.Contains(change, "total_changes") && (strings.HasPrefix(s, "SELECT") || strings.HasPrefix(s, "INSERT INTO log")) {
+						continue // theirs has counted what the schema's changes touched
+					}
+					for _, way := range []way{ways[0], ways[2]} {
+						if way.name == ways[2].name && !strings.HasPrefix(s, "SELECT") {
+							continue
+						}
+						ours, theirs := way.run(ctx, ours, text(s)), way.run(ctx, theirs, text(s))
+						if ours != theirs {
+							t.Errorf("after %q, %s %q:\n--- theirs\n%s\n--- ours\n%s", change, way.name, s, theirs, ours)
+						}
+					}
+				}
+			}
+		}
+		c.equal()
+	})
+}
+
+// The result of a statement that changes the schema does not depend on whether
+// it found something to change.
+func TestResultsOfSchemaChanges(t *testing.T) {
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		conn, err := c.db(len(c.nodes) - 1).Conn(patient(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		run(t, conn, "CREATE TABLE t(a INTEGER PRIMARY KEY)")
+		for range 2 {
+			for _, text := range []string{
+				"INSERT INTO t VALUES(NULL)", "CREATE TABLE IF NOT EXISTS u(a)", "CREATE TABLE IF NOT EXISTS u(a)", "  /* c */ create index IF NOT EXISTS i ON u(a)", "-- c\n;CREATE INDEX IF NOT EXISTS i ON u(a)", "CREATE VIEW IF NOT EXISTS v AS SELECT 1", "CREATE VIEW IF NOT EXISTS v AS SELECT 1",
+				"DROP VIEW IF EXISTS v", "DROP VIEW IF EXISTS v", "DROP INDEX IF EXISTS i", "DROP INDEX IF EXISTS i", "DROP TABLE IF EXISTS u", "DROP TABLE IF EXISTS u",
+			} {
+				r := run(t, conn, text)
+				id, rows := must(r.LastInsertId()), must(r.RowsAffected())
+				if insert := strings.HasPrefix(text, "INSERT"); insert != (id != 0) || insert != (rows != 0) {
+					t.Errorf("%s: id %d, %d rows", text, id, rows)
+				}
+				if n := one[int](t, conn, "SELECT changes()"); n != 1 {
+					t.Errorf("%s: changes() is %d", text, n)
+				}
+			}
+		}
+	})
+}

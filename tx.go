@@ -25,7 +25,9 @@ type tx struct {
 	view     *statemachine.Transaction // nil: a deferred one that has not read yet
 	grant    *grant                    // nil: it has not the lease
 	readOnly bool
+	newest   bool     // it sees all that was acknowledged before it first reads
 	watched  bool     // it is over when ctx is
+	told     bool     // the program, that it is over
 	bySave   bool     // begun by a SAVEPOINT, whose RELEASE commits
 	pending  []string // savepoints set while there is no view, which would begin reading
 	began    time.Time
@@ -57,12 +59,18 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 	if err := c.usable(ctx); err != nil {
 		return nil, err
 	}
-	if level := sql.IsolationLevel(opts.Isolation); level != sql.LevelDefault && level != sql.LevelSerializable {
-		return nil, misuse("transactions are serializable: leave the level out", "isolation level %v is not supported", level)
+	level := sql.IsolationLevel(opts.Isolation)
+	if level < sql.LevelDefault || level > sql.LevelLinearizable {
+		return nil, misuse("it is none of database/sql's; leave it out: transactions are serializable", "isolation level %v is not known", level)
 	}
-	if err := c.begin(ctx, opts.ReadOnly, c.cfg.Deferred, true); err != nil {
+	begin := ctx
+	if level == sql.LevelLinearizable {
+		begin = WithConsistency(ctx, Linearizable)
+	}
+	if err := c.begin(begin, opts.ReadOnly, c.cfg.Deferred, true); err != nil {
 		return nil, err
 	}
+	c.tx.newest = level == sql.LevelLinearizable
 	return c.tx, nil
 }
 
@@ -70,7 +78,9 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 // the write lease. One that is watched is over when ctx is.
 func (c *conn) begin(ctx context.Context, readOnly, deferred, watched bool) error {
 	if c.tx != nil {
-		return misuse("", "SQL logic error: cannot start a transaction within a transaction (1)")
+		if err := c.tx.inTheWay(); err != nil {
+			return err
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -94,13 +104,27 @@ func (c *conn) begin(ctx context.Context, readOnly, deferred, watched bool) erro
 	return nil
 }
 
+// inTheWay is why no transaction can begin while this one is there. One that is
+// over, as the program has been told, is none any more, as in SQLite; but for one
+// of database/sql's, which ends with its sql.Tx.
+func (t *tx) inTheWay() error {
+	if t.watched || t.view == nil || t.view.Err() == nil {
+		return misuse("", "SQL logic error: cannot start a transaction within a transaction (1)")
+	}
+	if !t.told {
+		return t.explain(t.view.Err())
+	}
+	t.end()
+	return nil
+}
+
 // look begins the view, without the lease.
 func (t *tx) look(ctx context.Context) error {
 	if t.view != nil {
 		return nil
 	}
 	c := t.c
-	if c.consistency(ctx) == Linearizable {
+	if t.newest || c.consistency(ctx) == Linearizable {
 		if err := c.node.linearize(ctx); err != nil {
 			return err
 		}
@@ -264,6 +288,9 @@ func (t *tx) end() {
 
 // explain turns an error of the view's into one for the program.
 func (t *tx) explain(err error) error {
+	if err != nil && t.view != nil && t.view.Err() != nil {
+		t.told = true
+	}
 	switch {
 	case err == nil:
 		return nil

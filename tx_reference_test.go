@@ -310,17 +310,27 @@ func withoutID(seen string) string {
 // over is what follows a statement that rolled the transaction back.
 func (d *duel) over(h *history) {
 	d.t.Helper()
-	for _, text := range []string{"SELECT 1", "INSERT INTO log VALUES('lost')", "SAVEPOINT lost", "BEGIN"} {
+	for _, text := range []string{"SELECT 1", "INSERT INTO log VALUES('lost')", "SAVEPOINT lost"} {
 		if err := d.tell(ours, text); err == nil {
 			d.fatal(text+" after the transaction was rolled back", "no error", "")
 		}
 	}
-	if h.IntN(2) == 0 {
+	switch h.IntN(4) {
+	case 0, 1:
 		if err := d.tell(ours, "ROLLBACK"); err != nil {
 			d.fatal("ROLLBACK after the transaction was rolled back", err.Error(), "")
 		}
-	} else if err := d.tell(ours, "COMMIT"); err == nil {
-		d.fatal("COMMIT after the transaction was rolled back", "no error", "")
+	case 2:
+		if err := d.tell(ours, "COMMIT"); err == nil {
+			d.fatal("COMMIT after the transaction was rolled back", "no error", "")
+		}
+	default: // it begins another
+		for _, text := range []string{"BEGIN", "INSERT INTO log VALUES('lost')", "ROLLBACK"} {
+			if err := d.tell(ours, text); err != nil {
+				d.fatal(text+" after the transaction was rolled back", err.Error(), "")
+			}
+		}
+		d.changesDiffer, d.idDiffers = true, true
 	}
 	d.past = append(d.past, "-- it was over")
 }

@@ -48,6 +48,7 @@ type Shard struct {
 
 	mu      sync.Mutex
 	leader  Leader        // guarded by mu
+	lost    time.Time     // when no leader was known any more; guarded by mu
 	changed chan struct{} // closed and replaced at every change of leader; guarded by mu
 }
 
@@ -58,6 +59,7 @@ func newShard(h *Host, id, replica uint64) *Shard {
 		replica: replica,
 		session: h.nh.GetNoOPSession(id),
 		changed: make(chan struct{}),
+		lost:    time.Now(),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s
@@ -69,6 +71,9 @@ func (s *Shard) setLeader(l Leader) {
 	defer s.mu.Unlock()
 	if l == s.leader || s.ctx.Err() != nil {
 		return
+	}
+	if l.Node == 0 && s.leader.Node != 0 {
+		s.lost = time.Now()
 	}
 	s.leader = l
 	close(s.changed)
@@ -93,6 +98,16 @@ func (s *Shard) Leader() Leader {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.leader
+}
+
+// Leaderless returns for how long this node has known no leader; 0 if it does.
+func (s *Shard) Leaderless() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leader.Node != 0 {
+		return 0
+	}
+	return time.Since(s.lost)
 }
 
 // LeaderChanged returns a channel that is closed at the next change of leader

@@ -20,16 +20,17 @@ const (
 	Vacuum
 )
 
-// A Class is what is known of a text before it runs. It does not depend on the
-// schema and may be kept, for connections of the same settings.
+// A Class is what is known of a text before it runs. It is kept for connections of
+// the same settings, so nothing in it may depend on the schema: not what a view or
+// a trigger does, nor whether what CREATE TABLE IF NOT EXISTS would make is there
+// already.
 type Class struct {
 	Kind      Kind
 	Script    bool     // more than one statement
 	Parts     []Part   // of a script of reads and settings: its statements
 	Params    []string // of a single statement: the names of its parameters
 	Returns   bool     // a single Write that returns rows
-	ConnState bool     // it asks changes(), total_changes() or last_insert_rowid()
-	Schema    bool     // a single statement that changes the schema
+	Schema    bool     // a single statement that changes the schema, if there is something to change
 	Temp      bool     // it makes TEMP objects, or uses some; of a script of writes: it may
 	TempOnly  bool     // a single Write that changes nothing else
 	Pragma    string   // of a Setting, or a Read that is a PRAGMA: its name
@@ -145,7 +146,6 @@ func (c *Conn) scriptOfWrites(sql, rest string) Class {
 func join(parts []Part) (Class, error) {
 	script := Class{Kind: Read, Script: true, Parts: parts}
 	for _, p := range parts {
-		script.ConnState = script.ConnState || p.ConnState
 		switch p.Kind {
 		case Vacuum:
 			return Class{}, &Error{Code: CodeError, Message: "SQL logic error: VACUUM must stand alone (1)", Hint: "send it as a statement of its own"}
@@ -218,7 +218,7 @@ func (c *Conn) classifyOne(text *text, sql string) (class Class, tail string, er
 	}
 	defer s.Close()
 	returns := s.ColumnCount() > 0
-	class = Class{Params: s.params, ConnState: s.Actions.ConnState, Schema: s.Actions.Schema, Temp: s.UsesTemp()}
+	class = Class{Params: s.params, Schema: s.Actions.Schema, Temp: s.UsesTemp()}
 	switch {
 	case s.Actions.Transaction != "":
 		class.Kind, class.What, class.Savepoint = Transaction, s.Actions.Transaction, s.Actions.Savepoint
@@ -231,6 +231,7 @@ func (c *Conn) classifyOne(text *text, sql string) (class Class, tail string, er
 		class.Kind = Read
 	default:
 		class.Kind, class.Returns = Write, returns
+		class.Schema = class.Schema || changesSchema(sql)
 		_, others := s.Changes()
 		class.TempOnly = !others
 		// VACUUM tells the authorizer nothing before it runs.
@@ -282,4 +283,23 @@ func (c *Conn) vacuumOrWrite(sql string) (Kind, error) {
 
 func isSyntax(message string) bool {
 	return strings.Contains(message, "syntax error") || strings.Contains(message, "incomplete input") || strings.Contains(message, "unrecognized token")
+}
+
+// changesSchema reports that the first statement of a text is one that changes
+// the schema, whether or not it finds something to change.
+func changesSchema(sql string) bool {
+	for sql != "" {
+		kind, n := token(sql)
+		if kind == identifier {
+			switch strings.ToUpper(sql[:n]) {
+			case "CREATE", "DROP", "ALTER":
+				return true
+			}
+		}
+		if kind != space && kind != semicolon {
+			return false
+		}
+		sql = sql[n:]
+	}
+	return false
 }
