@@ -85,8 +85,9 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// Ping fails if the node is closed or has stopped. It does not ask for a
-// leader: see Node.Ready.
+// Ping fails if the node is closed or has stopped. It does not ask for a leader:
+// without one reads go on, and a probe that ends a program for that would only
+// make it later. See Node.Ready.
 func (c *conn) Ping(ctx context.Context) error {
 	return c.usable(ctx)
 }

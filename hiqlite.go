@@ -22,6 +22,10 @@
 //   - A write that returned an error was not applied and never will be, unless
 //     the error is [ErrOutcomeUnknown]. (INSERT OR FAIL and RAISE(FAIL) keep the
 //     rows before the failing one, as SQLite defines them.)
+//   - [database/sql.DB.Ping] says that the node runs, not that there is a leader:
+//     reads do without one, and so does a probe that must not restart what waits
+//     for the others. Writes then fail with [ErrNoLeader] when their time is over.
+//     [Node.Ready] and a [Linearizable] read ask for one.
 //   - All nodes hold the same rows, whatever SQL was run: random() and
 //     datetime('now') are computed alike everywhere.
 //   - random() and randomblob() in a write cannot be guessed from other values,
@@ -44,8 +48,10 @@
 // # Transactions
 //
 // [database/sql.DB.BeginTx] begins a real transaction: reads in it see its
-// writes, errors come where they happen, and it is serializable. Levels other
-// than the default and sql.LevelSerializable are refused. BEGIN, COMMIT,
+// writes, errors come where they happen, and it is serializable, which satisfies
+// every weaker isolation level: all of database/sql's are accepted. With
+// sql.LevelLinearizable one that only reads, or is deferred, also sees all that was
+// acknowledged anywhere before its first read; others do anyway. BEGIN, COMMIT,
 // ROLLBACK and savepoints as SQL texts on one connection do the same.
 //
 //   - The cluster has one writer at a time, as SQLite has. Others, plain writes
@@ -62,9 +68,18 @@
 //   - All that it writes has to fit into about 8 MiB: the statement with which it
 //     does not fails with [ErrTooLarge].
 //   - BEGIN as a text belongs to its connection: run it, and what follows, on one
-//     sql.Conn. Left open there it holds the others up until tx_timeout.
+//     sql.Conn. Left open there it holds the others up until tx_timeout. When the
+//     connection goes back to its pool, it is rolled back: by sql.Conn.Close, and
+//     at once by sql.DB.Exec("BEGIN"), which therefore does nothing, so that the
+//     COMMIT that follows fails.
+//   - One that has expired fails with ErrTxExpired until it is ended: by ROLLBACK,
+//     COMMIT, the end of its sql.Tx, the connection's return to its pool or, of a
+//     BEGIN as a text whose program was told, by the next BEGIN.
 //   - With sql.TxOptions.ReadOnly it is a snapshot of this node's rows, which
-//     takes no part in this. It holds back SQLite's write-ahead log: if that
+//     takes no part in this: use it for all that only read. Others wait for a
+//     default transaction from its beginning on, even if it comes to write nothing:
+//     it could not promise otherwise that nothing changes between its reads and
+//     its first write. A snapshot takes microseconds to begin, not a round trip. It holds back SQLite's write-ahead log: if that
 //     grows beyond 1 GiB, the oldest such snapshot is ended.
 //
 // # SQLite
@@ -81,8 +96,8 @@
 //   - A script of several statements is atomic, unless it says BEGIN or COMMIT
 //     itself; then what it began is rolled back if it fails.
 //   - After OR ROLLBACK, RAISE(ROLLBACK) or an interrupted write a transaction is
-//     over, and its statements fail until ROLLBACK, COMMIT or the end of the
-//     sql.Tx; SQLite would run them one by one.
+//     over, and its statements fail until ROLLBACK, COMMIT, another BEGIN or the
+//     end of the sql.Tx; SQLite would run them one by one.
 //   - A statement that fails in a transaction has changed nothing. SQLite keeps
 //     what it wrote before an aggregate overflowed, a virtual table refused its
 //     argument (json_each of what is no JSON) or a STRICT column its value.
