@@ -94,7 +94,7 @@ func (n *Node) open() error {
 		members[n.cfg.NodeID] = "127.0.0.1:1" // never listened on
 	}
 	raft := cluster.Config{Dir: filepath.Join(n.cfg.DataDir, "raft"), Node: n.cfg.NodeID, Members: members, Tick: n.cfg.Tick, Logger: n.cfg.Logger,
-		Listen: n.cfg.ListenAddr, Damaged: n.forgotten, Applied: n.appliedOnDisk}
+		Listen: n.cfg.ListenAddr, Damaged: n.forgotten, DiskFailed: n.diskFailed, Applied: n.appliedOnDisk}
 	if by := cluster.InUse(raft.Dir); by != "" {
 		return fmt.Errorf("hiqlite: the data folder %s is already open in %s: share that node, or close it first", n.cfg.DataDir, by)
 	}

@@ -98,6 +98,18 @@ func runNode(order string) error {
 			}
 		case "stop":
 			w.stop()
+		case "fail":
+			if err := failDisk(); err != nil {
+				return err
+			}
+		case "rows":
+			if err := node.DB().QueryRow("SELECT count(*) FROM w").Scan(&r.Count); err != nil {
+				w.fail(err)
+			}
+		case "close":
+			if err := node.Close(); err != nil {
+				w.fail(err)
+			}
 		case "missing":
 			if r.Count, err = missing(node, filepath.Dir(o.Acks)); err != nil {
 				w.fail(err)

@@ -10,7 +10,8 @@
 // snapshot files, registry.go maps replicas to addresses, transport.go carries
 // messages to other nodes (lone.go: to none), guard.go looks at them for logs
 // that have lost entries, with logend.go, which knows how far the own logs reach,
-// limits.go bounds a leader's memory, logger.go sends Dragonboat's logging to
+// faultfs.go keeps a failing disk from ending the program, limits.go bounds a
+// leader's memory, logger.go sends Dragonboat's logging to
 // slog.
 //
 // Dragonboat is fail-stop: it panics in its own goroutines, which ends the

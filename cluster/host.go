@@ -32,6 +32,10 @@ const (
 	// otherwise be sent the same entries many times over, all of them in memory.
 	maxSendQueue = 16 << 20
 
+	// brokenClose bounds how long Close waits for goroutines that may be stuck in
+	// a write to a disk that has failed.
+	brokenClose = time.Second
+
 	// saveEvery is how often it is written what peers have acknowledged.
 	saveEvery = time.Second
 )
@@ -52,6 +56,10 @@ type Config struct {
 	// From then on it neither gets nor sends messages. It is called once for a
 	// shard, from a goroutine of its own; nil: nobody is told.
 	Damaged func(shard uint64, err error)
+	// DiskFailed is called once, from a goroutine of its own, when the disk under
+	// Dir fails while the host runs, after all shards have ended: it takes no part
+	// any more, and Close will leave goroutines behind. nil: nobody is told.
+	DiskFailed func(err error)
 	// Applied returns the index of the last entry that a shard's machine on disk
 	// has applied, and 0 for other shards; nil: always 0. It must not block.
 	Applied func(shard uint64) uint64
@@ -123,6 +131,8 @@ type Host struct {
 	raftLog *raftLog // set by Open
 	saving  sync.WaitGroup
 	noSave  chan struct{} // closed to end saving
+	disk    *diskWatch
+	broken  chan struct{} // closed when the disk has failed
 
 	// gate is held for reading around every call of nh: a closed NodeHost has
 	// nil fields and would panic. Callers hold it briefly, but for StartShard.
@@ -166,6 +176,7 @@ func Open(cfg Config) (*Host, error) {
 		shards:  map[uint64]*Shard{},
 		closed:  make(chan struct{}),
 		noSave:  make(chan struct{}),
+		broken:  make(chan struct{}),
 	}
 	if err := h.open(); err != nil {
 		release()
@@ -182,6 +193,7 @@ func (h *Host) open() error {
 	if former != "" {
 		h.log.Info("hiqlite: adopted the Raft folder of another hostname", "dir", h.cfg.Dir, "former", former)
 	}
+	h.disk = newDiskWatch(h.diskFailed)
 	nhc := config.NodeHostConfig{
 		NodeHostID:        nodeTarget(h.cfg.Node),
 		NodeHostDir:       h.cfg.Dir,
@@ -194,7 +206,7 @@ func (h *Host) open() error {
 			Engine:              config.EngineConfig{ExecShards: 4, CommitShards: 1, ApplyShards: 4, SnapshotShards: 4, CloseShards: 2},
 			LogDB:               config.GetTinyMemLogDBConfig(),
 			NodeRegistryFactory: h.reg,
-			LogDBFactory:        logFactory{&h.memory, h.logCreated},
+			LogDBFactory:        logFactory{&h.memory, h.disk, h.logCreated},
 		},
 		MaxSendQueueSize: maxSendQueue,
 	}
@@ -217,8 +229,24 @@ func (h *Host) open() error {
 	if h.nh, err = newNodeHost(nhc); err != nil {
 		return h.explain(err)
 	}
+	h.disk.arm()
 	h.saving.Go(h.saveAcknowledged)
 	return nil
+}
+
+// diskFailed ends all that the host does.
+func (h *Host) diskFailed(err error) {
+	close(h.broken)
+	h.guard.paused.Store(true)
+	h.mu.Lock()
+	shards := slices.Collect(maps.Values(h.shards))
+	h.mu.Unlock()
+	for _, s := range shards {
+		s.end()
+	}
+	if h.cfg.DiskFailed != nil {
+		h.cfg.DiskFailed(err)
+	}
 }
 
 func (h *Host) logCreated(l *raftLog) { h.raftLog, h.guard.raftLog = l, l }
@@ -354,7 +382,14 @@ func (h *Host) startShard(id uint64, start starter) (*Shard, error) {
 	h.shards[id] = s // before the start: it has leader events to come
 	h.mu.Unlock()
 
-	err := h.start(s, start)
+	started := make(chan error, 1)
+	go func() { started <- h.start(s, start) }()
+	var err error
+	select {
+	case err = <-started:
+	case <-h.broken:
+		err = errors.New("the disk fails")
+	}
 	if err != nil {
 		s.end()
 		h.forget(s)
@@ -433,10 +468,24 @@ func (h *Host) Close() error {
 	nh := h.nh
 	h.nh = nil
 	h.gate.Unlock()
-	h.err = closeNodeHost(nh)
+	closed := make(chan error, 1)
+	go func() { closed <- closeNodeHost(nh) }()
+	left := false
+	select {
+	case h.err = <-closed:
+	case <-h.broken:
+		select {
+		case h.err = <-closed:
+		case <-time.After(brokenClose):
+			left = true
+			h.err = fmt.Errorf("hiqlite: the disk of the Raft folder %s has failed: goroutines that write to it are left behind, and the folder stays open until this program ends", h.cfg.Dir)
+		}
+	}
 	close(h.noSave)
 	h.saving.Wait()
-	h.release()
+	if !left {
+		h.release()
+	}
 	return h.err
 }
 

@@ -55,12 +55,14 @@ type hardState struct {
 // which log it has made.
 type logFactory struct {
 	memory  *sync.Map
+	disk    *diskWatch
 	created func(*raftLog)
 }
 
 func (logFactory) Name() string { return defaultLogName }
 
 func (f logFactory) Create(cfg config.NodeHostConfig, cb config.LogDBCallback, dirs, wals []string) (raftio.ILogDB, error) {
+	cfg.Expert.FS = f.disk.wrapped()
 	log, err := newDefaultLog(cfg, cb, dirs, wals)
 	if err != nil {
 		return nil, err

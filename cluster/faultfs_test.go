@@ -1,0 +1,53 @@
+package cluster
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// Before the host runs errors are returned; then who meets one waits for ever,
+// and it is told once.
+func TestDiskWatch(t *testing.T) {
+	told := make(chan error, 2)
+	w := newDiskWatch(func(err error) { told <- err })
+	fs := w.wrapped()
+	name := filepath.Join(t.TempDir(), "f")
+	f, err := fs.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write([]byte("x")); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("before it is armed: %v", err)
+	}
+	w.arm()
+	if _, err := fs.Create(filepath.Join(name+"-missing", "g")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a folder that is missing: %v", err)
+	}
+	if err := fs.Remove(name + "-missing"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file that is missing: %v", err)
+	}
+	returned := make(chan struct{})
+	go func() { f.Write([]byte("x")); close(returned) }()
+	if err := <-told; !errors.Is(err, os.ErrClosed) {
+		t.Error(err)
+	}
+	select {
+	case <-returned:
+		t.Error("a failed write returned")
+	case <-time.After(10 * time.Millisecond):
+	}
+	close(w.never)
+	<-returned
+}
