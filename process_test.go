@@ -85,7 +85,11 @@ func runNode(order string) error {
 				w.fail(err)
 			}
 		case "write":
-			w.start(o.Config.NodeID, w.insert)
+			write := w.insert
+			if argument == "temp" {
+				write = w.insertByTemp
+			}
+			w.start(o.Config.NodeID, write)
 		case "count":
 			w.start(o.Config.NodeID, w.count)
 		case "counted":

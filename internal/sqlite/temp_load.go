@@ -86,11 +86,10 @@ func (c *Conn) loadTable(o *wire.TempObject) error {
 	return c.loadRows(o)
 }
 
-// loadSequence brings the numbers that AUTOINCREMENT has given, if a table that
-// has one is there still.
+// loadSequence brings the numbers that AUTOINCREMENT has given. Their table comes
+// with the first that has one, and stays when that goes.
 func (c *Conn) loadSequence(o *wire.TempObject) error {
-	found, err := c.ask("SELECT 1 FROM sqlite_temp_schema WHERE name='sqlite_sequence'")
-	if err != nil || len(found) == 0 {
+	if err := c.Exec("CREATE TEMP TABLE " + goneSequence + "(a INTEGER PRIMARY KEY AUTOINCREMENT); DROP TABLE temp." + goneSequence); err != nil {
 		return err
 	}
 	if err := c.Exec("DELETE FROM temp.sqlite_sequence"); err != nil {

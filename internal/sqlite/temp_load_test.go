@@ -158,6 +158,31 @@ func TestTempObjectsTravel(t *testing.T) {
 	}
 }
 
+// What AUTOINCREMENT leaves behind travels too, and goes too.
+func TestTheSequenceOfNoTableTravels(t *testing.T) {
+	conns := tempConns(t, "")
+	from, apply := conns["temp"], conns["apply"]
+	if err := from.Exec("CREATE TEMP TABLE x(a INTEGER PRIMARY KEY AUTOINCREMENT); INSERT INTO x VALUES(5); DROP TABLE x"); err != nil {
+		t.Fatal(err)
+	}
+	content, err := from.DumpTemp()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := apply.LoadTemp(content); err != nil {
+		t.Fatal(err)
+	}
+	if got := all(t, apply, "SELECT name, sql FROM sqlite_temp_schema") + all(t, apply, "SELECT * FROM temp.sqlite_sequence"); got != all(t, from, "SELECT name, sql FROM sqlite_temp_schema") {
+		t.Errorf("%s", got)
+	}
+	if err := apply.DropTemp(); err != nil {
+		t.Fatal(err)
+	}
+	if has, err := apply.HasTemp(); has || err != nil {
+		t.Errorf("%v, %v", has, err)
+	}
+}
+
 // What a text has to do with TEMP objects decides where it runs.
 func TestTempClasses(t *testing.T) {
 	conns := tempConns(t, "CREATE TABLE t(a); CREATE TABLE u(a); CREATE TABLE far(a); CREATE TRIGGER tf AFTER INSERT ON far BEGIN INSERT INTO t VALUES(new.a); END; CREATE TABLE p(id PRIMARY KEY); CREATE TABLE kid(p REFERENCES p ON DELETE CASCADE)")
