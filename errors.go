@@ -36,8 +36,10 @@ var (
 	// that this program's Config does not have in that version. The node goes on
 	// once it is started by a program that has it.
 	ErrFunctionMissing = statemachine.ErrFunctionMissing
-	// ErrDamaged: files of the data folder are missing, unreadable or older
-	// than they were.
+	// ErrDamaged: files of the data folder are missing, unreadable, older than
+	// they were, or not as they were written: a page of the database does not
+	// match its checksum. The node stops; the others go on. Put back a copy, or
+	// replace the disk.
 	ErrDamaged = statemachine.ErrDamaged
 )
 

@@ -3,7 +3,11 @@ package statemachine
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,6 +42,8 @@ type checkpointer struct {
 	mu   sync.Mutex // held while the connection is used
 	conn *sqlite.Conn
 	path string
+
+	index uint64 // that the database had reached at the last checkpoint
 }
 
 func (c *checkpointer) start(r *SQL) {
@@ -95,6 +101,9 @@ func (c *checkpointer) checkpoint() error {
 	if err := c.betweenBatches(false); err != nil {
 		return err
 	}
+	if err := copied(c.path, c.index); err != nil {
+		return err
+	}
 	wal := c.path + "-wal"
 	if fileSize(wal) < truncateFrom {
 		return nil
@@ -116,6 +125,7 @@ func (c *checkpointer) betweenBatches(truncate bool) error {
 	c.r.mu.Lock()
 	defer c.r.mu.Unlock()
 	err := c.conn.Checkpoint(truncate)
+	c.index = c.r.sqlIndex
 	var e *sqlite.Error
 	if errors.As(err, &e) && e.Code == sqlite.CodeBusy {
 		return nil // a snapshot's view, or somebody who just opens it: next time
@@ -171,4 +181,38 @@ func (c *checkpointer) stop() {
 	c.mu.Lock()
 	c.disconnect()
 	c.mu.Unlock()
+}
+
+// copiedFile, beside a database, says up to which entry the write-ahead log may
+// have been copied into it.
+const copiedFile = "copied"
+
+// copied writes that down. From here on the log must not end earlier: SQLite
+// takes a log whose beginning is whole for all there is, and would show pages of
+// then beside pages of later ones.
+func copied(path string, index uint64) error {
+	if err := Sync(path + "-wal"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return WriteFile(filepath.Join(filepath.Dir(path), copiedFile), []byte(strconv.FormatUint(index, 10)+"\n"))
+}
+
+// checkCopied finds out whether the database, as it was opened, is one state.
+func (s *storage) checkCopied(index uint64) error {
+	path := filepath.Join(s.path(s.generation), copiedFile)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	copied, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil {
+		return fmt.Errorf("%w: %s says %q", ErrDamaged, path, b)
+	}
+	if index < copied {
+		return fmt.Errorf("%w: the write-ahead log in %s ends at entry %d, but was copied into the database up to %d: a part of it was lost", ErrDamaged, filepath.Dir(path), index, copied)
+	}
+	return nil
 }

@@ -100,6 +100,7 @@ type SQL struct {
 	functions []wire.Function           // that the schema needs
 	zone      atomic.Pointer[wire.Zone] // of the cluster; nil: UTC
 	pins      map[*view]bool
+	watched   string // the database whose damage is told
 
 	hasVirtual, virtualKnown bool // the database has virtual tables
 	settingsLoaded           bool // see loadSettings
@@ -113,6 +114,7 @@ type SQL struct {
 	logBytes   atomic.Uint64
 
 	checkpoints checkpointer
+	scrubber    scrubber
 	spare       spare
 	temporaries temporaries
 
@@ -162,15 +164,25 @@ func (r *SQL) Open(<-chan struct{}) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
+	asClosed, err := r.storage.asClosed()
+	if err != nil {
+		return 0, err
+	}
 	if err := r.use(path); err != nil {
 		return 0, err
 	}
-	if err := r.storage.checkMarker(r.applied); err != nil {
+	if err = r.storage.checkMarker(r.applied); err == nil {
+		err = r.storage.opened()
+	}
+	if err != nil {
 		r.pool.close()
 		r.closeConn()
 		return 0, err
 	}
 	r.checkpoints.start(r)
+	if !asClosed {
+		r.scrubber.scrub(r, path)
+	}
 	return r.applied, nil
 }
 
@@ -183,6 +195,9 @@ func (r *SQL) use(path string) error {
 	state := inSQLite
 	if err == nil {
 		state, err = r.storage.newerState(inSQLite)
+	}
+	if err == nil {
+		err = r.storage.checkCopied(inSQLite.SQLIndex)
 	}
 	if err != nil {
 		r.closeConn()
@@ -206,7 +221,22 @@ func (r *SQL) use(path string) error {
 	r.show()
 	r.publish()
 	r.pool.use(path)
+	r.watch(path)
 	return nil
+}
+
+// watch makes damage of the database at path, whoever reads it, stop the
+// replica: what it answered, or gave to others, could be wrong.
+func (r *SQL) watch(path string) {
+	if r.watched != "" && r.watched != path {
+		sqlite.Unwatch(r.watched)
+	}
+	r.watched = path
+	sqlite.Watch(path, func(err error) {
+		err = damaged(err)
+		r.mark(err)
+		go r.Fail(err)
+	})
 }
 
 // connect opens the apply connection, anew if it is open.
@@ -227,6 +257,10 @@ func (r *SQL) connect(path string) error {
 		conn.Close()
 		return damaged(fmt.Errorf("hiqlite: prepare %s: %w", path, err))
 	}
+	if err := conn.CheckSize(); err != nil {
+		conn.Close()
+		return damaged(fmt.Errorf("hiqlite: %s: %w", path, err))
+	}
 	r.conn = conn
 	r.programs = newPrograms(conn)
 	r.meta = metaStatements{conn: conn}
@@ -237,7 +271,8 @@ func (r *SQL) connect(path string) error {
 // damaged makes SQLite's word for a broken file an ErrDamaged.
 func damaged(err error) error {
 	var e *sqlite.Error
-	if errors.As(err, &e) && sqlite.Corrupt(e) && !errors.Is(err, ErrDamaged) {
+	var f *sqlite.FileError
+	if (errors.As(err, &e) && sqlite.Corrupt(e) || errors.As(err, &f) && f.Damaged) && !errors.Is(err, ErrDamaged) {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return err
@@ -372,6 +407,7 @@ func (r *SQL) state() *wire.State {
 // Close closes the replica's files. What was not synced is applied again.
 func (r *SQL) Close() error {
 	r.checkpoints.stop()
+	r.scrubber.stop()
 	r.spare.close() // from here on nobody begins to write
 	r.endTransactions(ErrReplicaClosed)
 	r.temporaries.close()
@@ -380,7 +416,18 @@ func (r *SQL) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unpin() // their snapshots will not be written any more
+	if r.conn == nil {
+		return nil
+	}
 	r.closeConn()
+	sqlite.Unwatch(r.watched)
+	r.watched = ""
+	if r.Err() != nil {
+		return nil
+	}
+	if err := r.storage.closed(); err != nil { // the next start reads all pages, that is all
+		r.log.Warn("hiqlite: closing the database", "error", err)
+	}
 	return nil
 }
 

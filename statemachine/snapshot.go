@@ -140,9 +140,12 @@ func writeSnapshot(w io.Writer, state []byte, path string, done <-chan struct{})
 		return err
 	}
 	defer f.Close()
-	sum := sha256.New()
+	sum, pages := sha256.New(), new(sqlite.Verifier)
 	sum.Write(state)
-	if _, err := io.Copy(sum, &stoppable{f, done}); err != nil {
+	if _, err := io.Copy(io.MultiWriter(sum, pages), &stoppable{f, done}); err != nil {
+		return err
+	}
+	if err := pages.End(); err != nil { // the copy lay on the disk for a while
 		return err
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -263,7 +266,11 @@ func writeDatabase(path string, src io.Reader, sum hash.Hash, want []byte) error
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(io.MultiWriter(f, sum), src)
+	pages := new(sqlite.Verifier)
+	_, err = io.Copy(io.MultiWriter(f, sum, pages), src)
+	if err == nil {
+		err = pages.End()
+	}
 	if err == nil && !bytes.Equal(sum.Sum(nil), want) {
 		err = errors.New("the snapshot was damaged on its way: its checksum differs")
 	}

@@ -67,6 +67,7 @@ type Conn struct {
 	copies    bool                       // see CopyArguments
 	functions *Functions                 // that the program has; see Define
 	zone      *atomic.Pointer[wire.Zone] // see ShowZone
+	path      string
 	files     fileTrouble
 	settings  wire.Settings
 	// schemaRows says that a statement is compiled that may insert into
@@ -92,7 +93,7 @@ func Open(path string, mode Mode) (*Conn, error) {
 	if strings.ContainsRune(path, 0) {
 		return nil, fmt.Errorf("hiqlite: the path %q holds a NUL", path)
 	}
-	c := &Conn{tls: libc.NewTLS(), mode: mode, copies: mode == Speculate || mode == Temp}
+	c := &Conn{tls: libc.NewTLS(), mode: mode, path: path, copies: mode == Speculate || mode == Temp}
 	c.args.tls = c.tls
 	c.scratch = libc.Xmalloc(c.tls, 64)
 	if err := c.open(path); err != nil {
@@ -123,6 +124,10 @@ func (c *Conn) open(path string) error {
 	}
 	main := c.cstring("main")
 	defer libc.Xfree(c.tls, main)
+	*at[int32](c.scratch) = sealSize
+	if rc := lib.Xsqlite3_file_control(c.tls, c.db, main, lib.SQLITE_FCNTL_RESERVE_BYTES, c.scratch); rc != lib.SQLITE_OK {
+		return c.err(rc)
+	}
 	if c.mode != ReadOnly && c.mode != Temp && lib.Xsqlite3_db_readonly(c.tls, c.db, main) == 1 {
 		return &Error{Code: lib.SQLITE_READONLY, Message: "attempt to write a readonly database (8)", Hint: "make the file and its folder writable for the user that this program runs as"}
 	}

@@ -25,7 +25,11 @@ func (c *Conn) err(rc int32) *Error {
 	if rc == lib.SQLITE_BUSY {
 		text += " (SQLITE_BUSY)"
 	}
-	return &Error{Code: int(rc), Message: text}
+	e := &Error{Code: int(rc), Message: text}
+	if said := c.files.err; said != nil && said.Code == int(rc) {
+		e.Hint = said.Error()
+	}
+	return e
 }
 
 // canAllocate reports that this machine gives out as much memory at once as

@@ -23,6 +23,9 @@ type FileError struct {
 	Path string
 	Code int // SQLite's, extended
 	Text string
+
+	// Damaged says that the file is not as it was written.
+	Damaged bool
 }
 
 func (e *FileError) Error() string {
@@ -88,6 +91,14 @@ type file struct {
 	base *lib.Tsqlite3_io_methods // what the VFS below does with it
 	kind fileKind
 	path string
+	db   string // the database it belongs to, as Open was told
+
+	number uint32 // page that the frame header written last announces,
+	next   int64  // and where it will be
+}
+
+func (f *file) read(tls *libc.TLS, id, buf uintptr, n int32, offset int64) int32 {
+	return callee[func(*libc.TLS, uintptr, uintptr, int32, int64) int32](f.base.FxRead)(tls, id, buf, n, offset)
 }
 
 // files finds them: address of the sqlite3_file -> *file. SQLite's memory holds
@@ -160,10 +171,18 @@ func note(tls *libc.TLS, op, path string, rc int32) int32 {
 	case c == nil, rc == lib.SQLITE_IOERR_SHORT_READ, rc == lib.SQLITE_IOERR_DELETE_NOENT:
 	case rc&0xff == lib.SQLITE_BUSY:
 		c.files.locked = true
-	case c.files.err == nil:
-		c.files.err = &FileError{Op: op, Path: path, Code: int(rc), Text: libc.GoString(lib.Xsqlite3_errstr(tls, rc&0xff))}
+	case rc == lib.SQLITE_IOERR_DATA: // damage has
+	default:
+		c.noteError(&FileError{Op: op, Path: path, Code: int(rc), Text: libc.GoString(lib.Xsqlite3_errstr(tls, rc&0xff))})
 	}
 	return rc
+}
+
+// noteError remembers the first error.
+func (c *Conn) noteError(err *FileError) {
+	if c.files.err == nil {
+		c.files.err = err
+	}
 }
 
 // fault, if not nil, is asked before each call of the file system, see FailFiles.
@@ -199,6 +218,9 @@ func openFile(tls *libc.TLS, vfs, name, id uintptr, flags int32, out uintptr) in
 		return note(tls, "open", path, rc)
 	}
 	f := &file{base: at[lib.Tsqlite3_io_methods](methods), path: path}
+	if c := connOf(tls); c != nil {
+		f.db = c.path
+	}
 	switch {
 	case flags&lib.SQLITE_OPEN_MAIN_DB != 0:
 		f.kind = databaseFile
@@ -239,7 +261,10 @@ func readFile(tls *libc.TLS, id, buf uintptr, n int32, offset int64) int32 {
 	f := fileOf(id)
 	rc := injected("read", f.path)
 	if rc == lib.SQLITE_OK {
-		rc = callee[func(*libc.TLS, uintptr, uintptr, int32, int64) int32](f.base.FxRead)(tls, id, buf, n, offset)
+		rc = f.read(tls, id, buf, n, offset)
+	}
+	if rc = f.checkPage(tls, buf, n, offset, rc); rc == lib.SQLITE_IOERR_READ {
+		f.tell(&FileError{Op: "read", Path: f.path, Code: int(rc), Text: "disk I/O error"})
 	}
 	return note(tls, "read", f.path, rc)
 }
@@ -247,6 +272,9 @@ func readFile(tls *libc.TLS, id, buf uintptr, n int32, offset int64) int32 {
 func writeFile(tls *libc.TLS, id, buf uintptr, n int32, offset int64) int32 {
 	f := fileOf(id)
 	rc := injected("write", f.path)
+	if rc == lib.SQLITE_OK {
+		rc = f.sealPage(tls, id, buf, n, offset)
+	}
 	if rc == lib.SQLITE_OK {
 		rc = callee[func(*libc.TLS, uintptr, uintptr, int32, int64) int32](f.base.FxWrite)(tls, id, buf, n, offset)
 	}
