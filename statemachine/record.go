@@ -317,8 +317,11 @@ func (x *execution) again(s *wire.Statement) (code int, rows *wire.Rows, err err
 	} else {
 		out, err = x.text(s)
 	}
+	if s.Fails == 0 || x.conn.Local(err) {
+		return 0, out.Rows, err
+	}
 	var e *sqlite.Error
-	if s.Fails == 0 || x.conn.Local(err) || !errors.As(err, &e) || x.conn.Autocommit() {
+	if !errors.As(err, &e) || x.conn.Autocommit() {
 		return 0, out.Rows, err
 	}
 	return e.Code, nil, nil

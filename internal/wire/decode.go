@@ -116,24 +116,16 @@ func (d *Decoder) Size() int {
 func (d *Decoder) reserve(body []byte) error {
 	statements, args, commands := 0, 0, 0
 	err := fields(body, func(f protowire.Number, _ uint64, data []byte) error {
-		if f == 8 {
+		switch f {
+		case 6:
+			return count(data, 9, func(statement []byte) error {
+				statements++
+				return count(statement, 2, func([]byte) error { args++; return nil })
+			})
+		case 8:
 			commands++
 		}
-		if f != 6 {
-			return nil
-		}
-		return fields(data, func(f protowire.Number, _ uint64, data []byte) error {
-			if f != 9 {
-				return nil
-			}
-			statements++
-			return fields(data, func(f protowire.Number, _ uint64, _ []byte) error {
-				if f == 2 {
-					args++
-				}
-				return nil
-			})
-		})
+		return nil
 	})
 	if cap(d.statements) < statements {
 		d.statements = make([]Statement, 0, statements)
@@ -145,6 +137,21 @@ func (d *Decoder) reserve(body []byte) error {
 		d.args = make([]Argument, 0, args)
 	}
 	return err
+}
+
+// count calls f for each field of a message that has this number.
+func count(b []byte, number protowire.Number, f func([]byte) error) error {
+	for len(b) > 0 {
+		field, _, data, rest, err := next(b)
+		if err == nil && field == number {
+			err = f(data)
+		}
+		if err != nil {
+			return err
+		}
+		b = rest
+	}
+	return nil
 }
 
 func (d *Decoder) operation(b []byte) error {
@@ -223,20 +230,28 @@ func (l *Lease) field(f protowire.Number, n uint64, _ []byte) error {
 	return nil
 }
 
+// statement decodes one of an operation's statements. It and argument have loops
+// of their own, as large transactions consist of nothing else: what they decode
+// into does not have to be allocated for each.
 func (d *Decoder) statement(b []byte, base uint64) error {
 	first := len(d.args)
 	text := base
-	var s Statement
-	err := fields(b, func(f protowire.Number, n uint64, data []byte) error {
+	d.statements = append(d.statements, Statement{})
+	s := &d.statements[len(d.statements)-1]
+	for len(b) > 0 {
+		f, n, data, rest, err := next(b)
+		if err != nil {
+			return err
+		}
+		b = rest
 		switch f {
 		case 1:
 			text = base + n
 		case 2:
-			var a Argument
-			if err := argument(data, &a); err != nil {
+			d.args = append(d.args, Argument{})
+			if err := argument(data, &d.args[len(d.args)-1]); err != nil {
 				return err
 			}
-			d.args = append(d.args, a)
 		case 3:
 			s.LaterMS = protowire.DecodeZigZag(n)
 		case 4:
@@ -245,20 +260,19 @@ func (d *Decoder) statement(b []byte, base uint64) error {
 			s.Fails = int(n)
 		case 6:
 			s.State = new(ConnState)
-			return fields(data, s.State.field)
+			if err := fields(data, s.State.field); err != nil {
+				return err
+			}
 		case 7:
-			return settings(n, &s.Settings)
+			if err := settings(n, &s.Settings); err != nil {
+				return err
+			}
 		}
-		return nil
-	})
-	if err != nil {
-		return err
 	}
 	if text >= uint64(len(d.texts)) {
 		return fmt.Errorf("%w: statement text %d of %d", errMalformed, text, len(d.texts))
 	}
 	s.SQL, s.Args = d.texts[text], d.args[first:len(d.args):len(d.args)]
-	d.statements = append(d.statements, s)
 	return nil
 }
 
@@ -275,7 +289,12 @@ func (s *ConnState) field(f protowire.Number, n uint64, _ []byte) error {
 }
 
 func argument(b []byte, a *Argument) error {
-	return fields(b, func(f protowire.Number, n uint64, data []byte) error {
+	for len(b) > 0 {
+		f, n, data, rest, err := next(b)
+		if err != nil {
+			return err
+		}
+		b = rest
 		switch f {
 		case 1:
 			a.Value = IntegerValue(protowire.DecodeZigZag(n))
@@ -288,8 +307,8 @@ func argument(b []byte, a *Argument) error {
 		case 5:
 			a.Name = view(data)
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // DecodeState decodes what AppendState wrote, keeping nothing of b.
