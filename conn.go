@@ -301,10 +301,9 @@ func (c *conn) bind(class *sqlite.Class, args []driver.NamedValue) ([]wire.Argum
 			}
 			return nil, misuse("", "missing named argument %q", name[1:])
 		}
-		if len(args) <= len(class.Params) {
-			return nil, misuse("", "too many arguments: of %d one is used by no parameter", len(args))
-		}
-		return nil, misuse("", "too many arguments: the statement has %d parameters, got %d", len(class.Params), len(args))
+		used := make([]bool, len(values))
+		sqlite.Use(class.Params, values, used)
+		return nil, misuse("", "too many arguments: argument %d is used by no parameter; the statement has %d, got %d", sqlite.Surplus(values, used)+1, len(class.Params), len(args))
 	}
 	return values, nil
 }
@@ -319,7 +318,7 @@ func scriptArguments(class *sqlite.Class, args []wire.Argument) error {
 	for i := range class.Parts {
 		sqlite.Use(class.Parts[i].Params, args, used)
 	}
-	return allUsed(used)
+	return allUsed(args, used)
 }
 
 // write has a text applied and takes over what it did to the connection.

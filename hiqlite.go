@@ -88,7 +88,8 @@
 // these exceptions:
 //
 //   - Foreign keys are enforced unless a connection switches them off.
-//   - A wrong number of arguments is an error, in scripts too.
+//   - A wrong number of arguments is an error, in scripts too. Named ones that a
+//     statement does not have are ignored.
 //   - CREATE TABLE ... AS is refused if its SELECT returns more than five columns
 //     of one name, as * of a wide join does: SQLite names the others at random.
 //   - last_insert_rowid() is not changed by what R-Tree and FTS5 insert into their
@@ -113,6 +114,9 @@
 //   - 'localtime' and 'utc' are in the cluster's zone, see Config.Timezone, which
 //     is UTC unless told otherwise; never in the process's.
 //   - An empty blob is not nil.
+//   - LastInsertId is that of the row which the statement itself has inserted, or,
+//     an upsert, updated; 0 if it did neither, where SQLite repeats an earlier
+//     statement's, which may be another table's. last_insert_rowid() is SQLite's.
 //   - LastInsertId and RowsAffected of a statement that changes the schema are 0.
 //   - changes() and last_insert_rowid() keep their values over a statement that
 //     fails.

@@ -1,6 +1,7 @@
 package hiqlite
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -121,7 +122,7 @@ func (c *conn) steps(ctx context.Context, script string, args []wire.Argument) (
 		}
 		rows = laterRows(rows, next, sqlite.Blank(rest))
 	}
-	if err := allUsed(used); err != nil {
+	if err := allUsed(args, used); err != nil {
 		return nil, err
 	}
 	if rows == nil {
@@ -162,9 +163,9 @@ func (c *conn) step(ctx context.Context, part *sqlite.Part, args []wire.Argument
 	return c.answer(ctx, part.SQL, &part.Class, args)
 }
 
-// allUsed reports an argument that no statement of a script uses.
-func allUsed(used []bool) error {
-	if i := slices.Index(used, false); i >= 0 {
+// allUsed reports an argument without a name that no statement of a script uses.
+func allUsed(args []wire.Argument, used []bool) error {
+	if i := sqlite.Surplus(args, used); i >= 0 {
 		return misuse("each statement of a script binds from the first argument", "argument %d is used by no statement of the script", i+1)
 	}
 	return nil
@@ -223,9 +224,10 @@ func (t *tx) script(ctx context.Context, script string, args []wire.Argument) (*
 				next.Rows = out.Rows
 			}
 			next.TotalChanges += out.TotalChanges
+			next.RowID = cmp.Or(next.RowID, out.RowID)
 			out = next
 		}
-		return allUsed(used)
+		return allUsed(args, used)
 	})
 	if err != nil {
 		return nil, t.explain(err)

@@ -85,7 +85,7 @@ func resultOf(class *sqlite.Class, s *wire.StatementResult) result {
 		return result{}
 	}
 	if s.TotalChanges == 0 {
-		return result{s.LastInsertID, 0} // changes() is that of an earlier one
+		return result{s.RowID, 0} // changes() is that of an earlier one
 	}
-	return result{s.LastInsertID, s.RowsAffected}
+	return result{s.RowID, s.RowsAffected}
 }

@@ -1,6 +1,7 @@
 package statemachine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -28,6 +29,7 @@ type execution struct {
 	counted  int64 // of total_changes() by the statements before
 	changes  int64 // that the last statement made itself
 	rowid    int64 // that it gave
+	own      int64 // of the row that it inserted or updated itself
 }
 
 // execute executes op and fills in its result. ended says that op must not
@@ -124,6 +126,9 @@ func bind(s *sqlite.Stmt, args []wire.Argument) error {
 		return err
 	}
 	if params := s.Params(); len(args) > len(params) {
+		if _, ok := sqlite.Match(params, args); ok {
+			return nil // the others are names that it has not
+		}
 		return &sqlite.Error{Code: sqlite.CodeError, Message: fmt.Sprintf("too many arguments: the statement has %d parameters, got %d", len(params), len(args))}
 	}
 	return nil
@@ -132,8 +137,8 @@ func bind(s *sqlite.Stmt, args []wire.Argument) error {
 // answer is the result of a statement that has just run.
 func (x *execution) answer(rows *wire.Rows) wire.StatementResult {
 	total := x.conn.TotalChanges()
-	out := wire.StatementResult{RowsAffected: x.conn.Changes(), LastInsertID: x.conn.LastInsertID(), TotalChanges: total - x.counted, Rows: rows}
-	x.counted = total
+	out := wire.StatementResult{RowsAffected: x.conn.Changes(), LastInsertID: x.conn.LastInsertID(), TotalChanges: total - x.counted, Rows: rows, RowID: x.own}
+	x.counted, x.own = total, 0
 	return out
 }
 
@@ -152,7 +157,7 @@ func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
 		return nil, err
 	}
 	n := s.Count()
-	defer func() { x.changes, x.rowid = n.End() }()
+	defer func() { x.changes, x.rowid = n.End(); x.own = n.Row() }()
 	var rows *wire.Rows
 	for {
 		row, err := s.Step()
@@ -248,11 +253,9 @@ func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error
 			return out, err
 		}
 	}
-	for i := range used {
-		if !used[i] {
-			return out, &sqlite.Error{Code: sqlite.CodeError, Message: fmt.Sprintf("argument %d is used by no statement of the script", i+1),
-				Hint: "each statement of a script binds from the first argument"}
-		}
+	if i := sqlite.Surplus(s.Args, used); i >= 0 {
+		return out, &sqlite.Error{Code: sqlite.CodeError, Message: fmt.Sprintf("argument %d is used by no statement of the script", i+1),
+			Hint: "each statement of a script binds from the first argument"}
 	}
 	return out, nil
 }
@@ -280,6 +283,7 @@ func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, use
 	}
 	next := x.answer(rows)
 	next.TotalChanges += out.TotalChanges
+	next.RowID = cmp.Or(next.RowID, out.RowID)
 	return next, nil
 }
 

@@ -71,7 +71,8 @@ func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argumen
 		explainFull(stmt, failed)
 	}
 	changes, rowid := count.End()
-	out = wire.StatementResult{RowsAffected: t.conn.Changes(), LastInsertID: t.conn.LastInsertID(), TotalChanges: t.conn.TotalChanges() - total, Rows: rows}
+	row := count.Row()
+	out = wire.StatementResult{RowsAffected: t.conn.Changes(), LastInsertID: t.conn.LastInsertID(), TotalChanges: t.conn.TotalChanges() - total, Rows: rows, RowID: row}
 	return out, t.after(ctx, before, s, &out, changes, rowid, failed)
 }
 

@@ -24,6 +24,7 @@ type Actions struct {
 	PragmaSet   bool     // it has an argument
 	Rows        bool     // it inserts, updates or deletes
 	Inserts     []string // tables it inserts into
+	Insert      bool     // it is an INSERT itself, not only its triggers
 	Savepoint   string   // the name of the savepoint that it sets or ends
 	ReadsOwn    *Error   // why it may read, but not write
 	Creates     string   // the table that it creates
@@ -192,6 +193,7 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 				return answer
 			}
 		}
+		c.actions.Insert = c.actions.Insert || !c.actions.Rows
 		c.actions.Inserts = append(c.actions.Inserts, table)
 		c.actions.Rows = true
 	case lib.SQLITE_UPDATE, lib.SQLITE_DELETE:

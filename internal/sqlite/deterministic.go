@@ -129,7 +129,8 @@ func (c *Conn) makeDeterministic() error {
 			return c.err(rc)
 		}
 	}
-	lib.Xsqlite3_update_hook(c.tls, c.db, callback(updated), 0)
+	*at[uintptr](c.scratch + 24), *at[int64](c.scratch + 32), *at[uintptr](c.scratch + 40) = 0, 0, c.db
+	lib.Xsqlite3_update_hook(c.tls, c.db, callback(updated), c.scratch)
 	lib.Xsqlite3_wal_hook(c.tls, c.db, callback(committed), 0) // in place of SQLite's own checkpoints
 	return nil
 }
@@ -203,7 +204,14 @@ func (c *Conn) Stop(on bool) {
 	}
 }
 
-func updated(tls *libc.TLS, _ uintptr, _ int32, _, _ uintptr, rowid int64) {
+// updated is told of each row that is written, in the order in which they are.
+// The rows of the statement that runs are told from those of its triggers, which
+// are frames of its program, and of virtual tables, which run other statements.
+func updated(tls *libc.TLS, scratch uintptr, action int32, _, _ uintptr, rowid int64) {
+	if s := *at[uintptr](scratch + 24); s != 0 && action != lib.SQLITE_DELETE &&
+		at[lib.TVdbe](s).FnFrame == 0 && at[lib.Tsqlite3](*at[uintptr](scratch + 40)).FnVdbeExec == 1 {
+		*at[int64](scratch + 32) = rowid
+	}
 	if rowid == math.MaxInt64 {
 		connOf(tls).op.maxRowid = true
 	}

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -233,12 +232,24 @@ func find(args []wire.Argument, name string, i int) int {
 }
 
 // Match reports that args and the parameters of a statement belong together:
-// each parameter has an argument and each argument is used. If not, missing is
-// the place of the first parameter without one, or -1.
+// each parameter has an argument and each argument is used, but for named ones:
+// statements may be given more names than they have. If not, missing is the place
+// of the first parameter without one, or -1.
 func Match(params []string, args []wire.Argument) (missing int, ok bool) {
 	used := make([]bool, len(args))
 	missing = Use(params, args, used)
-	return missing, missing < 0 && !slices.Contains(used, false)
+	return missing, missing < 0 && Surplus(args, used) < 0
+}
+
+// Surplus returns the place of the first argument that has no name and was not
+// used, or -1.
+func Surplus(args []wire.Argument, used []bool) int {
+	for i := range args {
+		if !used[i] && args[i].Name == "" {
+			return i
+		}
+	}
+	return -1
 }
 
 // Use marks the arguments that the parameters of a statement take. It returns
@@ -305,6 +316,7 @@ type Count struct {
 // Count begins one, before the statement runs.
 func (s *Stmt) Count() Count {
 	a := &s.Actions
+	*at[uintptr](s.c.scratch + 24), *at[int64](s.c.scratch + 32) = s.p, 0
 	return Count{s, s.c.LastInsertID(), !a.Rows || a.Schema || a.Statistics || a.Pragma != ""}
 }
 
@@ -322,6 +334,32 @@ func (n Count) End() (changes, id int64) {
 		id = 0
 	}
 	return changes, id
+}
+
+// Row returns, behind End, the rowid of the row that an INSERT has inserted, or,
+// an upsert, updated: of several the last one; 0: none, or it has none.
+// last_insert_rowid() would tell that of an earlier statement then.
+func (n Count) Row() int64 {
+	row := *at[int64](n.s.c.scratch + 32)
+	*at[uintptr](n.s.c.scratch + 24) = 0
+	switch {
+	case n.nothing || !n.s.Actions.Insert:
+		return 0
+	case row == 0 && n.s.c.Changes() > 0 && n.s.intoVirtual():
+		return n.s.c.LastInsertID()
+	}
+	return row
+}
+
+// intoVirtual reports that the statement writes into a virtual table itself.
+func (s *Stmt) intoVirtual() bool {
+	v := at[lib.TVdbe](s.p)
+	for i := range int(v.FnOp) {
+		if at[lib.TVdbeOp](v.FaOp+uintptr(i)*unsafe.Sizeof(lib.TVdbeOp{})).Fopcode == lib.OP_VUpdate {
+			return true
+		}
+	}
+	return false
 }
 
 // Reset makes the statement ready to run again. Its arguments stay bound: to

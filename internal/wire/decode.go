@@ -496,6 +496,8 @@ func statementResult(b []byte) (s StatementResult, err error) {
 			s.LastInsertID = protowire.DecodeZigZag(n)
 		case 5:
 			s.TotalChanges = protowire.DecodeZigZag(n)
+		case 6:
+			s.RowID = protowire.DecodeZigZag(n)
 		case 3:
 			if s.Rows == nil {
 				s.Rows = new(Rows)

@@ -230,6 +230,7 @@ func AppendResult(b []byte, r *Result) []byte {
 			b = appendRows(b, s.Rows)
 		}
 		b = appendInt(b, 5, s.TotalChanges)
+		b = appendInt(b, 6, s.RowID)
 		b = closeMessage(b, at)
 	}
 	if e := r.Err; e != nil {

@@ -199,7 +199,7 @@ func resultOf(m message) Result {
 		r.Lease = LeaseAnswer{LeaseState(l.uint("state")), l.uint("id"), l.uint("base")}
 	}
 	for _, s := range m.list("statements") {
-		out := StatementResult{RowsAffected: s.int("rows_affected"), LastInsertID: s.int("last_insert_id"), TotalChanges: s.int("total_changes")}
+		out := StatementResult{RowsAffected: s.int("rows_affected"), LastInsertID: s.int("last_insert_id"), TotalChanges: s.int("total_changes"), RowID: s.int("row")}
 		for _, c := range s.list("columns") {
 			if out.Rows == nil {
 				out.Rows = &Rows{}

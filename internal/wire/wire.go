@@ -248,6 +248,7 @@ func (r *Rows) Len() int {
 type StatementResult struct {
 	RowsAffected, LastInsertID int64
 	TotalChanges               int64 // by how much total_changes() grew
+	RowID                      int64 // of the row that it inserted itself, or an upsert updated
 	Rows                       *Rows // nil if it returns none
 }
 

@@ -272,7 +272,7 @@ func genResult(t *rapid.T) Result {
 		r.Lease = LeaseAnswer{state, rapid.Uint64().Draw(t, "id"), rapid.Uint64().Draw(t, "base")}
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "statements") {
-		s := StatementResult{RowsAffected: rapid.Int64().Draw(t, "affected"), LastInsertID: rapid.Int64().Draw(t, "last"), TotalChanges: rapid.Int64().Draw(t, "total")}
+		s := StatementResult{RowsAffected: rapid.Int64().Draw(t, "affected"), LastInsertID: rapid.Int64().Draw(t, "last"), TotalChanges: rapid.Int64().Draw(t, "total"), RowID: rapid.Int64().Draw(t, "row")}
 		if columns := rapid.IntRange(0, 3).Draw(t, "columns"); columns > 0 {
 			s.Rows = &Rows{}
 			for range columns {
