@@ -60,6 +60,13 @@ func TestLastInsertIdIsTheStatementsOwn(t *testing.T) {
 			t.Fatal(err)
 		}
 		look("alone", db)
+		run(t, db, "CREATE TEMP TABLE own(id INTEGER PRIMARY KEY, k UNIQUE)")
+		if id, err := run(t, db, "INSERT INTO own VALUES(12,'a')").LastInsertId(); err != nil || id != 12 {
+			t.Errorf("a TEMP table: %d, %v", id, err)
+		}
+		if id, err := run(t, db, "INSERT OR IGNORE INTO own(k) VALUES('a')").LastInsertId(); err != nil || id != 0 {
+			t.Errorf("nothing in a TEMP table: %d, %v", id, err)
+		}
 		c.equal()
 	})
 }

@@ -216,6 +216,8 @@ func firstOf(err error) error {
 func (t *Temporary) run(ctx context.Context, stmt *sqlite.Stmt, state wire.ConnState) (out wire.StatementResult, err error) {
 	defer stmt.Reset()
 	t.leaves = false
+	count := stmt.Count()
+	defer func() { out.RowID = count.Row() }()
 	t.conn.Run(ctx, true)
 	defer t.conn.Run(context.Background(), false)
 	for bytes := 0; ; {

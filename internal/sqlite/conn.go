@@ -157,7 +157,7 @@ func (c *Conn) open(path string) error {
 		return c.makeDeterministic()
 	}
 	if c.mode == Temp {
-		lib.Xsqlite3_update_hook(c.tls, c.db, callback(updated), 0) // see TookMaxRowid
+		c.watchRows() // see TookMaxRowid
 		return c.prepareTemp()
 	}
 	return nil

@@ -129,8 +129,7 @@ func (c *Conn) makeDeterministic() error {
 			return c.err(rc)
 		}
 	}
-	*at[uintptr](c.scratch + 24), *at[int64](c.scratch + 32), *at[uintptr](c.scratch + 40) = 0, 0, c.db
-	lib.Xsqlite3_update_hook(c.tls, c.db, callback(updated), c.scratch)
+	c.watchRows()
 	lib.Xsqlite3_wal_hook(c.tls, c.db, callback(committed), 0) // in place of SQLite's own checkpoints
 	return nil
 }
@@ -202,6 +201,13 @@ func (c *Conn) Stop(on bool) {
 	if on {
 		c.Interrupt()
 	}
+}
+
+// watchRows has updated told of each row that is written, with what it needs of
+// the connection: the statement that runs (see Count), the row, the handle.
+func (c *Conn) watchRows() {
+	*at[uintptr](c.scratch + 24), *at[int64](c.scratch + 32), *at[uintptr](c.scratch + 40) = 0, 0, c.db
+	lib.Xsqlite3_update_hook(c.tls, c.db, callback(updated), c.scratch)
 }
 
 // updated is told of each row that is written, in the order in which they are.
