@@ -16,7 +16,7 @@ import (
 
 // Where many write at once, two databases cannot be compared; the nodes of one
 // can. Here the grammar may use all that could differ from node to node.
-var anything = features{nondeterministic: true, unordered: true, ownFile: true, counters: true, settings: true}
+var anything = features{nondeterministic: true, unordered: true, ownFile: true, counters: true, settings: true, temp: true}
 
 // A client is one of several that write at the same time.
 type client struct {

@@ -137,7 +137,7 @@ func (g *generator) leaf(s scope) string {
 	case n < 80 && g.style != noParams && !g.sealed:
 		return g.parameter()
 	case n < 83 && !g.sealed && g.features.nondeterministic:
-		return g.pick("random()", "abs(random()%10)", "hex(randomblob(4))", "datetime('now')", "CURRENT_TIMESTAMP", "julianday('now')", "strftime('%f','now')", "unixepoch('now','subsec')")
+		return g.pick("random()", "abs(random()%10)", "('abc' REGEXP 'b.')", "datetime('now','localtime')", "hex(randomblob(4))", "datetime('now')", "CURRENT_TIMESTAMP", "julianday('now')", "strftime('%f','now')", "unixepoch('now','subsec')")
 	case n < 85 && !g.sealed && g.features.counters:
 		return g.pick("changes()", "last_insert_rowid()")
 	}

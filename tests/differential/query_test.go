@@ -234,7 +234,7 @@ func (g *generator) fullText(t *table) string {
 // readPragma asks what does not depend on the file.
 func (g *generator) readPragma() string {
 	t := g.anyTable()
-	switch g.IntN(7) {
+	switch g.IntN(8) {
 	case 0:
 		return "PRAGMA " + g.pick("table_info", "table_xinfo", "foreign_key_list", "index_list") + "(" + quote(t.name) + ")"
 	case 1:
@@ -247,6 +247,8 @@ func (g *generator) readPragma() string {
 		return "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE '%hiqlite%' AND name NOT LIKE 'sqlite_s%' ORDER BY type, name"
 	case 4:
 		return "SELECT m.name, x.name, x.type, x.dflt_value, x.pk, x.hidden FROM sqlite_schema AS m, pragma_table_xinfo(m.name) AS x WHERE m.type = 'table' AND m.name NOT LIKE '%hiqlite%' AND m.name NOT LIKE 'sqlite_s%' ORDER BY 1, x.cid"
+	case 6:
+		return "SELECT type, name, tbl_name, sql FROM sqlite_temp_schema ORDER BY type, name"
 	case 5:
 		return "PRAGMA " + g.pick("integrity_check", "quick_check") + "(" + quote(t.name) + ")"
 	}

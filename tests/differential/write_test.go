@@ -68,6 +68,9 @@ func (g *generator) unordered(t *table) string {
 	case 3:
 		return "INSERT INTO " + quote(t.name) + "(" + c + ") SELECT DISTINCT " + g.column(o) + " FROM " + quote(other.name) + " AS o" + g.where(o, 1) + g.pick("", " UNION SELECT "+g.literal(), " ORDER BY random()") + " LIMIT 6"
 	case 4:
+		if g.chance(30) { // rows of several pages, and what takes too many steps
+			return "INSERT INTO " + quote(t.name) + "(" + c + ") VALUES" + g.pick("(hex(randomblob(5000)))", "(zeroblob(20000))", "((WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT count(*) FROM n))", "(1), ((WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 400000) SELECT max(i) FROM n))")
+		}
 		return "INSERT INTO " + quote(t.name) + "(" + c + ") SELECT sum(" + g.column(o) + ") OVER (ORDER BY " + g.column(o) + " ROWS 2 PRECEDING) FROM " + quote(other.name) + " AS o LIMIT 6"
 	case 5:
 		return "CREATE TABLE " + g.maybe(50, "IF NOT EXISTS ") + quote(g.newTable()) + " AS SELECT * FROM " + quote(other.name) + " AS o JOIN " + quote(t.name) + " AS u ON " + g.column(o) + " = u." + c + " LIMIT 30"

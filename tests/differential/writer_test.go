@@ -22,7 +22,7 @@ func newWriter(seed uint64) *writer {
 }
 
 // enabled is what the grammar may use where two databases are compared.
-var enabled = features{}
+var enabled = features{settings: true, temp: true}
 
 // next makes a step that fits the state of the databases.
 func (w *writer) next(r *runner) step {
@@ -82,7 +82,9 @@ func (w *writer) step(conn, busy int) step {
 	case n < 12:
 		w.begin(noParams)
 		return step{how: exec, text: w.transaction(busy >= 0)}
-	case n < 16:
+	case n < 15 && w.features.settings:
+		return step{how: how(w.IntN(4)), text: w.setting(busy >= 0)}
+	case n < 19:
 		return w.keep(conn)
 	case n < 34:
 		w.begin(noParams)
@@ -102,6 +104,17 @@ func (w *writer) step(conn, busy int) step {
 func (w *writer) as(text string) step {
 	text, args := w.resolve(text)
 	return step{how: how(w.IntN(4)), text: text, args: args}
+}
+
+// setting changes what statements of the connection mean.
+func (w *writer) setting(open bool) string {
+	if !open && w.chance(25) {
+		return "PRAGMA foreign_keys" + w.pick("=0", "=1", "=ON", "(off)") // SQLite ignores it in a transaction
+	}
+	if w.chance(10) {
+		return "PRAGMA query_only=" + w.pick("1", "0", "0", "0")
+	}
+	return "PRAGMA " + w.pick("recursive_triggers", "ignore_check_constraints", "legacy_alter_table", "reverse_unordered_selects", "trusted_schema", "defer_foreign_keys", "full_column_names", "short_column_names", "cell_size_check", "automatic_index") + w.pick("=0", "=1", "=on", "(false)")
 }
 
 // keep prepares a statement to be run later on, or runs one.
