@@ -126,7 +126,7 @@
 //   - Refused are ATTACH, TEMP virtual tables, load_extension, PRAGMAs that change what
 //     statements mean, texts with a NUL, the rowid 2^63-1, and writes that read
 //     what is one node's own: dbstat, sqlite_offset(), page counts and the table
-//     _hiqlite, in which the replica keeps its index.
+//     sqlite_hiqlite, in which the replica keeps its index.
 //
 // TEMP tables, views, triggers and indexes belong to one connection of the pool,
 // as with every driver of SQLite: run what uses them on one sql.Conn or in one

@@ -90,7 +90,7 @@ func wantRows(t *testing.T, db *sql.DB, query, want string) {
 
 const (
 	appliedNames = "SELECT name FROM hiqlite_migrations ORDER BY version"
-	userTables   = "SELECT name FROM sqlite_schema WHERE type='table' AND name NOT LIKE '\\_hiqlite%' ESCAPE '\\' AND name<>'hiqlite_migrations' ORDER BY name"
+	userTables   = "SELECT name FROM sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name<>'hiqlite_migrations' ORDER BY name"
 )
 
 var people = migrations(

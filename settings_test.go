@@ -222,7 +222,7 @@ func insideTx(t *testing.T, conn *sql.Conn, set, write string) error {
 func empty(t *testing.T, db *sql.DB) {
 	t.Helper()
 	var drops []string
-	each(t, db, "SELECT 'DROP '||type||' IF EXISTS \"'||name||'\"' FROM sqlite_schema WHERE type IN ('view','table') AND name<>'_hiqlite' AND name NOT LIKE 'sqlite_%' ORDER BY type DESC", func(rows *sql.Rows) {
+	each(t, db, "SELECT 'DROP '||type||' IF EXISTS \"'||name||'\"' FROM sqlite_schema WHERE type IN ('view','table') AND name<>'sqlite_hiqlite' AND name NOT LIKE 'sqlite_%' ORDER BY type DESC", func(rows *sql.Rows) {
 		var s string
 		if err := rows.Scan(&s); err != nil {
 			t.Fatal(err)

@@ -363,7 +363,7 @@ func (d *duel) counters(after string) {
 }
 
 var everything = []string{"SELECT * FROM p ORDER BY id", "SELECT * FROM k ORDER BY id", "SELECT * FROM r ORDER BY id", "SELECT rowid, * FROM log",
-	"SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name <> '_hiqlite' ORDER BY name", "SELECT * FROM sqlite_sequence", "PRAGMA user_version", "PRAGMA foreign_keys", "PRAGMA foreign_key_check"}
+	"SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name <> 'sqlite_hiqlite' ORDER BY name", "SELECT * FROM sqlite_sequence", "PRAGMA user_version", "PRAGMA foreign_keys", "PRAGMA foreign_key_check"}
 
 func (d *duel) same(when string) {
 	d.t.Helper()

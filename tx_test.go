@@ -87,7 +87,7 @@ func TestDroppingAllTables(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		mustExec(t, c.db(0), "DROP TABLE _hiqlite")
+		mustExec(t, c.db(0), "DROP TABLE sqlite_hiqlite")
 		var n int
 		if err := c.db(0).QueryRow("SELECT count(*) FROM sqlite_master WHERE name IN ('a', 'b')").Scan(&n); err != nil || n != 0 {
 			t.Errorf("%d tables are left, %v", n, err)

@@ -251,8 +251,10 @@ func (r *SQL) connect(path string) error {
 	// synchronous=NORMAL: what a crash takes from the end of the write-ahead
 	// log, the Raft log gives back. Temporary files in memory: a full disk for
 	// them would look like a failing statement.
-	err = conn.Exec(`PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY;
-		CREATE TABLE IF NOT EXISTS ` + sqlite.MetaTable + `(id INTEGER PRIMARY KEY, state BLOB NOT NULL)`)
+	err = conn.Exec("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY")
+	if err == nil {
+		err = conn.MakeMetaTable()
+	}
 	if err != nil {
 		conn.Close()
 		return damaged(fmt.Errorf("hiqlite: prepare %s: %w", path, err))

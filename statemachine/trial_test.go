@@ -159,7 +159,7 @@ func everything(t require, query func(string) (string, error)) string {
 		return out
 	}
 	out := must("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name") + "\n" + must("PRAGMA user_version")
-	for _, table := range strings.Fields(must("SELECT name FROM pragma_table_list WHERE schema='main' AND type IN ('table','virtual') AND wr=0 AND name NOT IN ('_hiqlite','sqlite_schema') ORDER BY name")) {
+	for _, table := range strings.Fields(must("SELECT name FROM pragma_table_list WHERE schema='main' AND type IN ('table','virtual') AND wr=0 AND name NOT IN ('sqlite_hiqlite','sqlite_schema') ORDER BY name")) {
 		out += "\n-- " + table + "\n" + must("SELECT rowid, * FROM main."+table+" ORDER BY rowid")
 	}
 	return out

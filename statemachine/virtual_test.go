@@ -81,7 +81,7 @@ func TestNoStatementStopsTheReplica(t *testing.T) {
 		"INSERT INTO auto SELECT zeroblob(1000000000)", "INSERT INTO auto(v) SELECT printf('%.*c', 2000000000, 'x')", "INSERT INTO auto(v) SELECT randomblob(2000000000)",
 		"INSERT INTO auto(v) SELECT replace(hex(zeroblob(1000)), '0', hex(zeroblob(1000000)))", "SELECT load_extension('x')", "SELECT writefile('x', 'y')", "SELECT readfile('x')",
 		"SELECT rtreenode(2, x'ffffffff')", "SELECT rtreedepth(x'')", "SELECT rtreecheck('rt')", "INSERT INTO auto(v) SELECT json_extract('{', '$')", "SELECT jsonb_extract(x'ffffffffffffffff','$.a[1]')", "SELECT json(x'cc0f0f')",
-		"CREATE TABLE sqlite_x(a)", "DROP TABLE _hiqlite", "VACUUM", "REINDEX; ANALYZE; REINDEX nosuch", "DETACH main", "ATTACH ':memory:' AS x",
+		"CREATE TABLE sqlite_x(a)", "DROP TABLE sqlite_hiqlite", "VACUUM", "REINDEX; ANALYZE; REINDEX nosuch", "DETACH main", "ATTACH ':memory:' AS x",
 		"CREATE VIRTUAL TABLE bad USING fts5(x, content='nosuch')", "INSERT INTO bad VALUES(1)", "SELECT * FROM bad('x')", "CREATE VIRTUAL TABLE bad2 USING nosuch(x)", "DROP TABLE bad",
 		"CREATE TABLE g(a, b AS (a+1) STORED, CHECK(a<10)); INSERT INTO g VALUES(99)", "CREATE VIEW loop AS SELECT * FROM loop", "SELECT * FROM loop",
 		"CREATE TRIGGER again AFTER INSERT ON auto BEGIN INSERT INTO auto(v) VALUES(1); END; INSERT INTO auto(v) VALUES(1)", "ALTER TABLE auto ADD COLUMN w NOT NULL", "ALTER TABLE auto DROP COLUMN id",

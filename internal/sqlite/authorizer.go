@@ -7,10 +7,6 @@ import (
 	lib "modernc.org/sqlite/lib"
 )
 
-// MetaTable is the one table of the replica's own in the database. SQL may
-// read it and nothing else.
-const MetaTable = "_hiqlite"
-
 // Actions is what preparing a statement told about it.
 type Actions struct {
 	Denied      *Error // why it was refused

@@ -16,7 +16,10 @@ func openPair(t *testing.T) (apply, reader *Conn) {
 	}
 	t.Cleanup(func() { apply.Close() })
 	apply.Owner(true)
-	if err := apply.Exec("PRAGMA journal_mode=WAL; CREATE TABLE " + MetaTable + "(id INTEGER PRIMARY KEY, state BLOB)"); err != nil {
+	if err := apply.Exec("PRAGMA journal_mode=WAL"); err != nil {
+		t.Fatal(err)
+	}
+	if err := apply.MakeMetaTable(); err != nil {
 		t.Fatal(err)
 	}
 	apply.Owner(false)
@@ -43,7 +46,7 @@ func TestClassify(t *testing.T) {
 		{Read, "EXPLAIN INSERT INTO t VALUES(1,2)"}, {Read, "EXPLAIN QUERY PLAN DELETE FROM t"},
 		{Read, "SELECT * FROM ft WHERE ft MATCH 'x'"}, {Read, "SELECT 1; SELECT 2"}, {Read, "SELECT * FROM pragma_table_info('t')"},
 		{Read, "PRAGMA table_info(t)"}, {Read, "PRAGMA user_version"}, {Read, "PRAGMA foreign_keys"}, {Read, "PRAGMA journal_mode"},
-		{Read, "PRAGMA integrity_check"}, {Read, "PRAGMA foreign_key_check(t)"}, {Read, "SELECT * FROM _hiqlite"},
+		{Read, "PRAGMA integrity_check"}, {Read, "PRAGMA foreign_key_check(t)"}, {Read, "SELECT * FROM sqlite_hiqlite"},
 		{Write, "WITH x AS (SELECT 1) INSERT INTO t(b) SELECT * FROM x"}, {Write, "INSERT INTO t(b) VALUES(?) RETURNING a"},
 		{Write, "UPDATE t SET b=1"}, {Write, "DELETE FROM t"}, {Write, "REPLACE INTO t VALUES(1,2)"},
 		{Write, "CREATE TABLE n(a)"}, {Write, "CREATE TABLE IF NOT EXISTS t(a)"}, {Write, "DROP TABLE IF EXISTS nope"},
@@ -86,17 +89,32 @@ func TestClassifyKeepsNothing(t *testing.T) {
 	}
 }
 
+// SQLite itself refuses these, since the table's name is one of its own.
+func TestSQLiteKeepsTheMetaTable(t *testing.T) {
+	apply, reader := openPair(t)
+	for text, part := range map[string]string{
+		"CREATE TEMP TABLE sqlite_hiqlite(a)": "reserved", "CREATE TABLE temp.sqlite_hiqlite(a)": "reserved", "CREATE VIEW sqlite_hiqlite AS SELECT 1": "reserved", "CREATE TRIGGER temp.q AFTER INSERT ON main.sqlite_hiqlite BEGIN SELECT 1; END": "system table",
+		"CREATE TRIGGER ht AFTER INSERT ON sqlite_hiqlite BEGIN SELECT 1; END": "system table", "ALTER TABLE sqlite_hiqlite ADD COLUMN x": "may not be altered", "ALTER TABLE sqlite_hiqlite RENAME TO x": "may not be altered",
+		"ALTER TABLE t RENAME TO sqlite_hiqlite": "already another table", "CREATE INDEX hi ON sqlite_hiqlite(state)": "may not be indexed", "CREATE TABLE sqlite_other(a)": "reserved",
+	} {
+		_, err := reader.Classify(text)
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("%q: %v, want an error about %q", text, err, part)
+		}
+		if apply.Exec(text) == nil {
+			t.Errorf("%q: the apply connection did it", text)
+		}
+	}
+}
+
 func TestRefused(t *testing.T) {
 	apply, reader := openPair(t)
 	for text, part := range map[string]string{
 		"ATTACH 'x' AS y": "ATTACH", "DETACH y": "DETACH", "CREATE VIRTUAL TABLE temp.q USING fts5(a)": "TEMP",
-		"CREATE TEMP TABLE _hiqlite(a)": "_hiqlite", "CREATE TRIGGER temp.q AFTER INSERT ON main._hiqlite BEGIN SELECT 1; END": "_hiqlite",
 		"SELECT load_extension('x')": "load_extension",
 		"PRAGMA schema_version=1":    "schema_version", "PRAGMA count_changes=1": "count_changes", "PRAGMA encoding='UTF-16'": "encoding",
 		"PRAGMA temp_store_directory='/'": "temp_store_directory", "PRAGMA data_store_directory='/'": "data_store_directory", "PRAGMA default_cache_size=9": "default_cache_size",
-		"DELETE FROM _hiqlite": "_hiqlite", "UPDATE _hiqlite SET state=1": "_hiqlite",
-		"ALTER TABLE _hiqlite ADD COLUMN x": "_hiqlite", "CREATE INDEX hi ON _hiqlite(state)": "_hiqlite",
-		"CREATE TRIGGER ht AFTER INSERT ON _hiqlite BEGIN SELECT 1; END": "_hiqlite",
+		"DELETE FROM sqlite_hiqlite": "sqlite_hiqlite", "UPDATE sqlite_hiqlite SET state=1": "sqlite_hiqlite",
 		"VACUUM INTO 'x.db'": "VACUUM INTO", "VACUUM; SELECT 1": "alone", "SELECT 1\x00; DROP TABLE t": "NUL",
 	} {
 		_, err := reader.Classify(text)
@@ -118,15 +136,15 @@ func TestRefused(t *testing.T) {
 // Tools that empty a database drop every table that they find.
 func TestDroppingTheMetaTableDoesNothing(t *testing.T) {
 	apply, reader := openPair(t)
-	if class, err := reader.Classify("DROP TABLE _hiqlite"); err != nil || class.Kind != Write {
+	if class, err := reader.Classify("DROP TABLE sqlite_hiqlite"); err != nil || class.Kind != Write {
 		t.Errorf("kind %d, %v", class.Kind, err)
 	}
-	for _, text := range []string{"DROP TABLE _hiqlite", "DROP TABLE IF EXISTS main.\"_HIQLITE\"", "INSERT INTO t VALUES(1,1); DROP TABLE _hiqlite; DROP TABLE t"} {
+	for _, text := range []string{"DROP TABLE sqlite_hiqlite", "DROP TABLE IF EXISTS main.\"SQLITE_HIQLITE\"", "INSERT INTO t VALUES(1,1); DROP TABLE sqlite_hiqlite; DROP TABLE t"} {
 		if err := apply.Exec(text); err != nil {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
-	if err := reader.Exec("SELECT id, state FROM _hiqlite"); err != nil {
+	if err := reader.Exec("SELECT id, state FROM sqlite_hiqlite"); err != nil {
 		t.Error(err)
 	}
 }

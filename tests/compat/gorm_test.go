@@ -375,7 +375,7 @@ func (g *gormSuite) drop(t *testing.T) {
 	tables, err := g.latest(t).Migrator().GetTables()
 	must(t, err)
 	for _, name := range tables {
-		if !strings.HasPrefix(name, "sqlite_") && !strings.HasPrefix(name, "_hiqlite") {
+		if !strings.HasPrefix(name, "sqlite_") && !strings.HasPrefix(name, "sqlite_hiqlite") {
 			t.Errorf("table %s is still there", name)
 		}
 	}

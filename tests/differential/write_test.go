@@ -41,7 +41,7 @@ func (g *generator) copied(t *table) string {
 		"SELECT page_count FROM pragma_page_count", "SELECT freelist_count FROM pragma_freelist_count", "SELECT data_version FROM pragma_data_version", "SELECT schema_version FROM pragma_schema_version", "SELECT name FROM pragma_function_list", "SELECT file FROM pragma_database_list", "SELECT cache_size FROM pragma_cache_size",
 		"SELECT pageno FROM dbstat", "SELECT sqlite_offset(rowid) FROM "+quote(g.ordinary().name), "SELECT sqlite_source_id()", "SELECT * FROM (SELECT stat FROM sqlite_stat1)", "SELECT nlt || quote(sample) FROM sqlite_stat4",
 		"SELECT block FROM f1_data", "SELECT id || hex(block) FROM f1_data", "SELECT hex(data) FROM r1_node", "SELECT segid || term FROM f1_idx", "SELECT seq FROM sqlite_sequence", "SELECT last_insert_rowid()", "SELECT total_changes()", "SELECT name FROM pragma_foreign_key_list("+quote(g.anyTable().name)+")",
-		"SELECT \"table\" || rowid FROM pragma_foreign_key_check", "SELECT rank FROM f1 WHERE f1 MATCH 'one OR two'", "SELECT term || cnt FROM fv", "SELECT integrity_check FROM pragma_integrity_check", "SELECT datetime('now','localtime')", "SELECT hiqlite_missing()", "SELECT rowid FROM _hiqlite", "SELECT value FROM json_each('[5,4,3]')",
+		"SELECT \"table\" || rowid FROM pragma_foreign_key_check", "SELECT rank FROM f1 WHERE f1 MATCH 'one OR two'", "SELECT term || cnt FROM fv", "SELECT integrity_check FROM pragma_integrity_check", "SELECT datetime('now','localtime')", "SELECT hiqlite_missing()", "SELECT rowid FROM sqlite_hiqlite", "SELECT value FROM json_each('[5,4,3]')",
 	)
 	if len(t.settable()) == 0 {
 		return "SELECT 1"
