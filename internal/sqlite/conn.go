@@ -150,6 +150,7 @@ func (c *Conn) open(path string) error {
 	}
 	lib.Xsqlite3_set_authorizer(c.tls, c.db, callback(authorize), 0)
 	lib.Xsqlite3_progress_handler(c.tls, c.db, stepsPerCheck, callback(progress), 0)
+	lib.Xsqlite3_trace_v2(c.tls, c.db, lib.SQLITE_TRACE_STMT, callback(begins), 0)
 	if c.mode == Speculate {
 		lib.Xsqlite3_commit_hook(c.tls, c.db, callback(refuseCommit), 0)
 	}

@@ -176,6 +176,21 @@ func progress(tls *libc.TLS, _ uintptr) int32 {
 	return 1
 }
 
+// maxNested bounds the statements that run within one another: those of virtual
+// tables within the ones that use them.
+const maxNested = 100
+
+// begins is called when a statement, or a part of one, begins. FTS5 writes what
+// it holds back when a savepoint begins. If somebody makes an index on one of its
+// own tables, or a foreign key to it, that write begins a savepoint itself, and so
+// on until the stack, and with it the process, ends.
+func begins(tls *libc.TLS, _ uint32, _, _, _ uintptr) int32 {
+	if c := connOf(tls); c != nil && c.struct3().FnVdbeExec > maxNested {
+		lib.Xsqlite3_interrupt(tls, c.db)
+	}
+	return 0
+}
+
 // A stop ends statements of a transaction: unlike Interrupt it is not forgotten when it comes before a statement's first step.
 type stop struct {
 	ctx       context.Context // of the running statement; nil: none
