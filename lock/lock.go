@@ -32,6 +32,12 @@
 //     or started again after it was killed, the next one in the queue gets it.
 //     To hold a lock has no part in SQL transactions.
 //
+// A node that cannot reach the node that leads the locks takes no part in them,
+// even if both reach a third one: nothing is handed on by others. To lock through
+// it fails with hiqlite.ErrNoLeader; a lock that is held through it ends, and the
+// next one in the queue waits until the TTL is over, as if it was cut off from all.
+// Nodes of a cluster have to reach each other, each of them all the others.
+//
 // # Why the holder learns first
 //
 // A renewal that the holder began at r, on its own monotonic clock, is in the
