@@ -23,7 +23,9 @@ func (g grammar) name() string {
 		"sqlite_stat1", "ft_data", "rt_node", "ft_config", "rowid", "new", "old", "excluded", "\"\"", "k", "_hiqlite", "w", "x"+strconv.Itoa(g.IntN(4)))
 }
 
-func (g grammar) column() string { return g.of("a", "b", "c", "rowid", "id", "rank", "ft", "*", "_shape", "IF", "nosuch") }
+func (g grammar) column() string {
+	return g.of("a", "b", "c", "rowid", "id", "rank", "ft", "*", "_shape", "IF", "nosuch")
+}
 
 func (g grammar) value(depth int) string {
 	if depth <= 0 {
