@@ -3,8 +3,8 @@
 // machine that the caller hands to [Host.StartShard] and for the [Codec] that
 // it hands to [NewCombiner].
 //
-// Reading the source: host.go opens and closes the one Dragonboat NodeHost of
-// a node, folder.go checks its folder first, shard.go is one replicated log,
+// Reading the source: host.go opens the one Dragonboat NodeHost of a node
+// and close.go closes it, folder.go checks its folder first, shard.go is one replicated log,
 // combiner.go and flight.go turn many callers' operations into few entries
 // with exactly-once semantics, log.go is the log on disk, snapshots.go checks
 // snapshot files, registry.go maps replicas to addresses, transport.go carries

@@ -1,0 +1,115 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lni/dragonboat/v4"
+)
+
+// Close hands the lead of every shard to another node (waiting at most half a
+// second), ends the replicas and stops Raft. Callers inside Shard methods get
+// ErrClosed. It is idempotent, and returns once everything is stopped; a
+// machine whose Update does not return holds it up.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	if h.closing {
+		h.mu.Unlock()
+		<-h.closed
+		return h.err
+	}
+	h.closing = true
+	shards := slices.Collect(maps.Values(h.shards))
+	h.mu.Unlock()
+	defer close(h.closed)
+
+	if len(h.cfg.Members) > 1 {
+		h.handOver(slices.Clone(shards))
+	}
+	for _, s := range shards {
+		s.end()
+	}
+	h.gate.Lock()
+	nh := h.nh
+	h.nh = nil
+	h.gate.Unlock()
+	closed := make(chan error, 1)
+	go func() { closed <- closeNodeHost(nh) }()
+	left := false
+	select {
+	case h.err = <-closed:
+	case <-h.broken:
+		select {
+		case h.err = <-closed:
+		case <-time.After(brokenClose):
+			left = true
+			h.err = fmt.Errorf("hiqlite: the disk of the Raft folder %s has failed: goroutines that write to it are left behind, and the folder stays open until this program ends", h.cfg.Dir)
+		}
+	}
+	close(h.noSave)
+	h.saving.Wait()
+	if !left {
+		h.release()
+	}
+	return h.err
+}
+
+func closeNodeHost(nh *dragonboat.NodeHost) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("hiqlite: Raft did not close cleanly: %v", r)
+		}
+	}()
+	nh.Close()
+	return nil
+}
+
+// handOver gives the lead of the shards that this node leads to others. A
+// transfer gives no answer: it shows in who leads.
+func (h *Host) handOver(shards []*Shard) {
+	ctx, cancel := context.WithTimeout(context.Background(), handover)
+	defer cancel()
+	shards = slices.DeleteFunc(shards, func(s *Shard) bool { return s.Leader().Node != h.cfg.Node })
+	if len(shards) == 0 {
+		return
+	}
+	peers := h.reachable(ctx)
+	var wg sync.WaitGroup
+	for _, s := range shards {
+		wg.Go(func() { s.handOver(ctx, peers) })
+	}
+	wg.Wait()
+}
+
+// reachable returns the other nodes that accept a connection within 100 ms.
+func (h *Host) reachable(ctx context.Context) []uint64 {
+	ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	var (
+		mu    sync.Mutex
+		nodes []uint64
+		wg    sync.WaitGroup
+	)
+	for node, address := range h.cfg.Members {
+		if node == h.cfg.Node {
+			continue
+		}
+		wg.Go(func() {
+			c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+			if err != nil {
+				return
+			}
+			c.Close()
+			mu.Lock()
+			defer mu.Unlock()
+			nodes = append(nodes, node)
+		})
+	}
+	wg.Wait()
+	return nodes
+}
