@@ -222,7 +222,7 @@ func insideTx(t *testing.T, conn *sql.Conn, set, write string) error {
 func empty(t *testing.T, db *sql.DB) {
 	t.Helper()
 	var drops []string
-	each(t, db, "SELECT 'DROP '||type||' IF EXISTS \"'||name||'\"' FROM sqlite_schema WHERE type IN ('view','table') AND name<>'sqlite_hiqlite' AND name NOT LIKE 'sqlite_%' ORDER BY type DESC", func(rows *sql.Rows) {
+	each(t, db, `SELECT printf('DROP %s IF EXISTS "%w"', type, name) FROM sqlite_schema WHERE type IN ('view','table') AND name<>'sqlite_hiqlite' AND name NOT LIKE 'sqlite_%' ORDER BY type DESC, rowid`, func(rows *sql.Rows) {
 		var s string
 		if err := rows.Scan(&s); err != nil {
 			t.Fatal(err)
@@ -241,9 +241,12 @@ func loneConn(t *testing.T, db *sql.DB) *sql.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = conn.Raw(func(any) error { return driver.ErrBadConn })
-		conn.Close()
-	})
+	t.Cleanup(func() { discard(conn) })
 	return conn
+}
+
+// discard closes a connection instead of giving it back.
+func discard(conn *sql.Conn) {
+	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+	conn.Close()
 }

@@ -148,6 +148,7 @@ func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
 		return nil, queryOnly()
 	}
 	if s.Actions.SchemaRows {
+		x.changes, x.rowid = 0, 0 // as Count has it of all that changes the schema
 		return nil, x.schemaRows(s)
 	}
 	defer s.Reset()

@@ -26,6 +26,7 @@ type Actions struct {
 	Creates     string   // the table that it creates
 	Selects     bool     // it has a SELECT in it
 	ReadsNames  bool     // it reads the names of columns as rows
+	ByHand      bool     // it makes or fills by hand what stands behind virtual tables
 	SchemaRows  bool     // it inserts rows into sqlite_schema by hand
 	Virtual     string   // the virtual table that it creates
 	Checks      bool     // it checks the database's integrity
@@ -193,8 +194,8 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 		c.actions.Inserts = append(c.actions.Inserts, table)
 		c.actions.Rows = true
 	case lib.SQLITE_UPDATE, lib.SQLITE_DELETE:
-		if c.schemaRows {
-			return c.denySchemaRows()
+		if c.byHand && !c.actions.Schema {
+			return c.denyByHand()
 		}
 		c.actions.Rows = true
 	case lib.SQLITE_ANALYZE:

@@ -218,7 +218,7 @@ func (c *Conn) classifyOne(text *text, sql string) (class Class, tail string, er
 	}
 	defer s.Close()
 	returns := s.ColumnCount() > 0
-	class = Class{Params: s.params, Schema: s.Actions.Schema, Temp: s.UsesTemp()}
+	class = Class{Params: s.params, Schema: s.Actions.Schema && !s.Actions.ByHand, Temp: s.UsesTemp()}
 	switch {
 	case s.Actions.Transaction != "":
 		class.Kind, class.What, class.Savepoint = Transaction, s.Actions.Transaction, s.Actions.Savepoint

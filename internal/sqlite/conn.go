@@ -70,11 +70,9 @@ type Conn struct {
 	path      string
 	files     fileTrouble
 	settings  wire.Settings
-	// schemaRows says that a statement is compiled that may insert into
-	// sqlite_schema.
-	schemaRows bool
-	temp       bool // see AllowTemp
-	tempNames  map[string]bool
+	byHand    bool // see compileByHand
+	temp      bool // see AllowTemp
+	tempNames map[string]bool
 
 	mu     sync.Mutex // guards closed against Interrupt
 	closed bool

@@ -10,44 +10,55 @@ import (
 )
 
 // The dump of a virtual table is not its CREATE VIRTUAL TABLE, which would make
-// the tables behind it, but the row that it has in sqlite_schema:
+// the tables behind it, but the row that it has in sqlite_schema, and then these
+// tables with their rows:
 //
 //	PRAGMA writable_schema=ON;
 //	INSERT INTO sqlite_schema(type,name,tbl_name,rootpage,sql) VALUES('table','f','f',0,'CREATE VIRTUAL TABLE f USING fts5(a)');
 //	CREATE TABLE IF NOT EXISTS 'f_data'(id INTEGER PRIMARY KEY, block BLOB);
+//	INSERT INTO f_data VALUES(1,X'');
 //
-// That much PRAGMA writable_schema=ON allows, and no other change of
-// sqlite_schema: a row that SQLite does not understand makes a database that
-// nobody can open.
+// That much PRAGMA writable_schema=ON allows, and no other change: a row of
+// sqlite_schema that SQLite does not understand makes a database that nobody can
+// open. So SQLite itself is never told of the PRAGMA. When it does not compile
+// one of these statements, it is asked again with leave for this one.
 
-// schemaReadOnly is SQLite's error if sqlite_schema is written without leave.
-const schemaReadOnly = "SQL logic error: table sqlite_master may not be modified (1)"
-
-// compileSchemaRows compiles a statement that inserts into sqlite_schema, and
-// does nothing else.
-func (c *Conn) compileSchemaRows(p uintptr, size int, options uint32) int32 {
-	c.actions = Actions{}
-	c.schemaRows = true
-	db := c.struct3()
-	db.Fflags |= lib.SQLITE_WriteSchema
-	rc := c.compile(p, size, options)
-	db.Fflags &^= lib.SQLITE_WriteSchema
-	c.schemaRows = false
-	a := &c.actions
-	if rc != lib.SQLITE_OK {
+// compileByHand compiles a statement again that writes what only a virtual
+// table's module, or CREATE, writes otherwise. rc is why it was not compiled.
+func (c *Conn) compileByHand(rc int32, p uintptr, size int, options uint32) int32 {
+	message := c.err(rc).Message
+	schema := message == "SQL logic error: table sqlite_master may not be modified (1)"
+	if !schema && !strings.HasSuffix(message, " may not be modified (1)") && !strings.Contains(message, "object name reserved for internal use") {
 		return rc
 	}
-	if a.Schema || len(a.Inserts) != 1 { // a trigger's doing, say
-		lib.Xsqlite3_finalize(c.tls, *at[uintptr](c.scratch))
-		return c.denySchemaRows()
+	db, before := c.struct3(), c.actions
+	c.actions, c.byHand = Actions{}, true
+	db.Fflags &^= lib.SQLITE_Defensive
+	if schema {
+		db.Fflags |= lib.SQLITE_WriteSchema
 	}
-	a.Schema, a.SchemaRows = true, true
-	return rc
+	again := c.compile(p, size, options)
+	db.Fflags |= lib.SQLITE_Defensive
+	db.Fflags &^= lib.SQLITE_WriteSchema
+	c.byHand = false
+	a := &c.actions
+	if again != lib.SQLITE_OK {
+		if a.Denied == nil { // it is another view, say
+			c.actions = before
+		}
+		return again
+	}
+	if schema && (a.Schema || len(a.Inserts) != 1) { // a trigger's doing, say
+		lib.Xsqlite3_finalize(c.tls, *at[uintptr](c.scratch))
+		c.denyByHand()
+		return lib.SQLITE_AUTH
+	}
+	a.Schema, a.SchemaRows, a.ByHand = true, schema, true
+	return again
 }
 
-func (c *Conn) denySchemaRows() int32 {
-	c.deny("PRAGMA writable_schema=ON lets virtual tables be inserted, as dumps do; this is another change of sqlite_schema", "use CREATE, ALTER and DROP")
-	return lib.SQLITE_AUTH
+func (c *Conn) denyByHand() int32 {
+	return c.deny("PRAGMA writable_schema=ON lets virtual tables, and the tables behind them, be made and filled as dumps do, and nothing else", "use CREATE, ALTER and DROP")
 }
 
 // A SchemaMark tells which rows of sqlite_schema are new.
@@ -83,7 +94,7 @@ func (c *Conn) CheckSchemaRows(m SchemaMark) error {
 	if err != nil {
 		return err
 	}
-	if int64(len(rows)) != now.rows-m.rows {
+	if n := int64(len(rows)); n != now.rows-m.rows || n != c.Changes() { // those of REPLACE count as well
 		return refusedRow("it replaces rows of sqlite_schema")
 	}
 	for _, r := range rows {

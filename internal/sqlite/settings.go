@@ -21,9 +21,6 @@ var flags = []struct {
 	{wire.ReverseUnorderedSelects, lib.SQLITE_ReverseOrder, false},
 	{wire.FullColumnNames, lib.SQLITE_FullColNames, false},
 	{wire.ShortColumnNamesOff, lib.SQLITE_ShortColNames, true},
-	// The tables behind virtual ones may be made and filled by hand. What may be
-	// done to sqlite_schema is another matter: see prepareSchemaRows.
-	{wire.WritableSchema, lib.SQLITE_Defensive, true},
 }
 
 // Settings are those under which statements are prepared now.

@@ -106,8 +106,8 @@ func (t *text) compile(sql string, keep bool) (s *Stmt, tail string, err error) 
 	c.actions = Actions{}
 	*at[uintptr](c.scratch + 8) = 0
 	rc := c.compile(text, len(sql)+1, flags)
-	if rc == lib.SQLITE_ERROR && c.settings&wire.WritableSchema != 0 && c.err(rc).Message == schemaReadOnly {
-		rc = c.compileSchemaRows(text, len(sql)+1, flags)
+	if rc == lib.SQLITE_ERROR && c.settings&wire.WritableSchema != 0 {
+		rc = c.compileByHand(rc, text, len(sql)+1, flags)
 	}
 	if end := *at[uintptr](c.scratch + 8); end != 0 {
 		tail = sql[end-text:]
