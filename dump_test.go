@@ -85,10 +85,10 @@ func content(t *testing.T, q asker) string {
 			b.WriteString("\n")
 		})
 	}
-	show("SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE tbl_name<>'_hiqlite' ORDER BY type, name")
+	show("SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE tbl_name<>'sqlite_hiqlite' ORDER BY type, name")
 	show("PRAGMA user_version")
 	var names []string
-	each(t, q, "SELECT name FROM sqlite_schema WHERE type IN ('table','view') AND name<>'_hiqlite' ORDER BY name", func(rows *sql.Rows) {
+	each(t, q, "SELECT name FROM sqlite_schema WHERE type IN ('table','view') AND name<>'sqlite_hiqlite' ORDER BY name", func(rows *sql.Rows) {
 		var name string
 		if err := rows.Scan(&name); err != nil {
 			t.Fatal(err)
@@ -250,7 +250,7 @@ func TestADumpThatFailsLeavesTheConnectionAsItWas(t *testing.T) {
 			if name == "behind its end" {
 				empty(t, c.db(0)) // what was committed stays
 			}
-			if n := one[int](t, c.db(0), "SELECT count(*) FROM sqlite_schema WHERE name NOT IN ('_hiqlite','sqlite_sequence','sqlite_stat1')"); n != 0 {
+			if n := one[int](t, c.db(0), "SELECT count(*) FROM sqlite_schema WHERE name NOT IN ('sqlite_hiqlite','sqlite_sequence','sqlite_stat1')"); n != 0 {
 				t.Errorf("%s: %d objects are left", name, n)
 			}
 			if _, err := conn.ExecContext(context.Background(), "INSERT INTO nowhere VALUES(1)"); err == nil {
@@ -260,7 +260,7 @@ func TestADumpThatFailsLeavesTheConnectionAsItWas(t *testing.T) {
 		// A dump that says itself that it is none.
 		conn := mustConn(t, c.db(0))
 		run(t, conn, strings.Replace(dump, "\nCOMMIT;", "\nROLLBACK; -- due to errors", 1))
-		if n := one[int](t, c.db(0), "SELECT count(*) FROM sqlite_schema WHERE name NOT IN ('_hiqlite','sqlite_sequence','sqlite_stat1')"); n != 0 {
+		if n := one[int](t, c.db(0), "SELECT count(*) FROM sqlite_schema WHERE name NOT IN ('sqlite_hiqlite','sqlite_sequence','sqlite_stat1')"); n != 0 {
 			t.Errorf("%d objects of a dump that was rolled back", n)
 		}
 		c.equal()
@@ -294,7 +294,7 @@ func TestWritableSchemaIsForDumps(t *testing.T) {
 			row + "('table','x','x',0,'EXPLAIN CREATE VIRTUAL TABLE x USING fts5(a)')",
 			row + "('table','t','t',0,'CREATE VIRTUAL TABLE t USING fts5(a)')",
 			row + "('table','T','T',0,'CREATE VIRTUAL TABLE IF NOT EXISTS T USING fts5(a)')",
-			row + "('table','_hiqlite','_hiqlite',0,'CREATE VIRTUAL TABLE _hiqlite USING fts5(a)')",
+			row + "('table','sqlite_hiqlite','sqlite_hiqlite',0,'CREATE VIRTUAL TABLE sqlite_hiqlite USING fts5(a)')",
 			row + "('table','sqlite_x','sqlite_x',0,'CREATE VIRTUAL TABLE sqlite_x USING fts5(a)')",
 			row + "('table','x','x',0,'CREATE VIRTUAL TABLE x USING fts5(a)'),('table','X','X',0,'CREATE VIRTUAL TABLE X USING fts5(a)')",
 			row + "('trigger','x','t',0,'CREATE TRIGGER x AFTER INSERT ON t BEGIN SELECT 1; END')",
@@ -306,7 +306,7 @@ func TestWritableSchemaIsForDumps(t *testing.T) {
 			"CREATE TRIGGER bad AFTER INSERT ON t BEGIN INSERT INTO sqlite_schema(type) VALUES('x'); END; INSERT INTO t VALUES(1)",
 			"DELETE FROM ft_data", "UPDATE ft_content SET c0='other'", "DROP TABLE ft_data", "ALTER TABLE ft_data ADD COLUMN x",
 			"CREATE TABLE sqlite_other(a)", "CREATE INDEX sqlite_i ON t(a)", "PRAGMA schema_version=99", "INSERT INTO sqlite_dbpage VALUES(1,x'')", "UPDATE sqlite_dbpage SET data=zeroblob(4096)",
-			"DELETE FROM _hiqlite", "DROP TABLE sqlite_schema", "CREATE INDEX hi ON sqlite_schema(name)",
+			"DELETE FROM sqlite_hiqlite", "DROP TABLE sqlite_schema", "CREATE INDEX hi ON sqlite_schema(name)",
 		} {
 			for _, how := range []string{"write", "script", "transaction"} {
 				conn := loneConn(t, db)

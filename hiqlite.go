@@ -122,10 +122,14 @@
 //     fails.
 //   - PRAGMAs that tune a connection are answered and do nothing: journal_mode is
 //     wal. busy_timeout, 10000 unless told otherwise, bounds the wait for
-//     transactions.
-//   - Refused are ATTACH, TEMP virtual tables, load_extension, PRAGMAs that change what
-//     statements mean, texts with a NUL, the rowid 2^63-1, and writes that read
-//     what is one node's own: dbstat, sqlite_offset(), page counts and the table
+//     transactions. Those that change what statements mean travel with the
+//     connection's statements to all nodes. docs/sql.md has a table of all.
+//   - PRAGMA foreign_keys takes effect inside a transaction too, until it ends.
+//   - PRAGMA writable_schema lets in what dumps of full-text tables and R-Trees
+//     insert, and no other change of sqlite_schema.
+//   - Refused are ATTACH, TEMP virtual tables, load_extension, PRAGMA count_changes,
+//     schema_version and encoding, texts with a NUL, the rowid 2^63-1, and writes
+//     that read what is one node's own: dbstat, sqlite_offset(), page counts and the table
 //     sqlite_hiqlite, in which the replica keeps its index.
 //
 // TEMP tables, views, triggers and indexes belong to one connection of the pool,
