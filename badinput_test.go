@@ -79,8 +79,6 @@ func TestRefusedStatements(t *testing.T) {
 		"CREATE TABLE temp.sqlite_hiqlite(a)":               {1, []string{"reserved"}},
 		"CREATE TRIGGER temp.x AFTER INSERT ON sqlite_hiqlite BEGIN DELETE FROM kept; END": {1, []string{"system table"}},
 		"SELECT load_extension('x')":                       {23, []string{"load_extension"}},
-		"PRAGMA writable_schema=1":                         {23, []string{"writable_schema", "replicas"}},
-		"PRAGMA recursive_triggers=ON":                     {23, []string{"recursive_triggers"}},
 		"PRAGMA encoding='UTF-16'":                         {23, []string{"encoding"}},
 		"PRAGMA schema_version=7":                          {23, []string{"schema_version"}},
 		"DELETE FROM sqlite_hiqlite":                       {23, []string{"sqlite_hiqlite", "apply once"}},

@@ -18,7 +18,9 @@ type tempHistory struct {
 
 func (h *tempHistory) pick(options ...string) string { return options[h.IntN(len(options))] }
 func (h *tempHistory) small() string                 { return fmt.Sprint(1 + h.IntN(9)) }
-func (h *tempHistory) table() string                 { return h.pick("t", "u", "x", "y", "z", "main.t", "temp.x", "temp.t") }
+func (h *tempHistory) table() string {
+	return h.pick("t", "u", "x", "y", "z", "main.t", "temp.x", "temp.t")
+}
 
 func (h *tempHistory) source() string {
 	return h.pick("SELECT a, b FROM "+h.table()+" WHERE a<5 ORDER BY a, b LIMIT 4", "SELECT a+10, b FROM "+h.table()+" ORDER BY a, b LIMIT 3", "SELECT count(*), sum(a) FROM "+h.table(), "SELECT a, b FROM v ORDER BY a, b LIMIT 3",

@@ -157,8 +157,10 @@ func (l *raftLog) term(shard, index uint64) (uint64, bool) {
 
 // readTerm reads the term of an entry from the disk.
 func (l *raftLog) readTerm(shard, replica, index uint64) (uint64, bool) {
-	entries, _, err := l.ILogDB.IterateEntries(nil, 0, shard, replica, index, index+1, math.MaxUint64)
-	if err == nil && len(entries) == 1 && entries[0].Index == index {
+	// For two entries: asked for one that is gone, as those before a snapshot
+	// are, Dragonboat panics.
+	entries, _, err := l.ILogDB.IterateEntries(nil, 0, shard, replica, index, index+2, math.MaxUint64)
+	if err == nil && len(entries) > 0 && entries[0].Index == index {
 		return entries[0].Term, true
 	}
 	if ss, err := l.ILogDB.GetSnapshot(shard, replica); err == nil && ss.Index == index {
