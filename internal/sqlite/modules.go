@@ -60,3 +60,13 @@ func (c *Conn) forgetModules() error {
 	}
 	return c.Exec("PRAGMA writable_schema=RESET")
 }
+
+// loadChecks makes the schema be loaded with its CHECK constraints until the
+// returned function is called: from a file that it cannot write SQLite loads none,
+// and integrity_check finds no row that violates one.
+func (c *Conn) loadChecks() (restore func()) {
+	file := at[lib.TBtShared](at[lib.TBtree](at[lib.TDb](c.struct3().FaDb).FpBt).FpBt)
+	was := file.FbtsFlags & lib.BTS_READ_ONLY
+	file.FbtsFlags &^= lib.BTS_READ_ONLY
+	return func() { file.FbtsFlags |= was }
+}

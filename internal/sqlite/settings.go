@@ -1,6 +1,9 @@
 package sqlite
 
 import (
+	"strings"
+
+	"modernc.org/libc"
 	lib "modernc.org/sqlite/lib"
 
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -77,7 +80,24 @@ func (c *Conn) setLike(caseSensitive bool) error {
 	if caseSensitive {
 		sql = "PRAGMA case_sensitive_like=ON"
 	}
-	return c.Exec(sql)
+	if err := c.Exec(sql); err != nil {
+		return err
+	}
+	c.keepLikeConstant()
+	return nil
+}
+
+// keepLikeConstant makes LIKE what it was before the PRAGMA registered it anew: a
+// function that an index, a generated column and a CHECK may use. Without it a
+// schema in which one does cannot be loaded while the setting is on.
+func (c *Conn) keepLikeConstant() {
+	for e := c.struct3().FaFunc.Ffirst; e != 0; e = at[lib.THashElem](e).Fnext {
+		for f := at[lib.THashElem](e).Fdata; f != 0; f = at[lib.TFuncDef](f).FpNext {
+			if def := at[lib.TFuncDef](f); strings.EqualFold(libc.GoString(def.FzName), "like") {
+				def.FfuncFlags |= lib.SQLITE_FUNC_CONSTANT
+			}
+		}
+	}
 }
 
 // ReachVirtualTables are the settings that statements are prepared under which

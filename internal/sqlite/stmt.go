@@ -88,6 +88,7 @@ func (t *text) prepare(sql string, keep bool) (s *Stmt, tail string, err error) 
 	s, tail, err = t.compile(sql, keep)
 	if err == nil && s != nil && s.mustForget() {
 		s.Close()
+		defer t.c.loadChecks()()
 		if err := t.c.forgetModules(); err != nil {
 			return nil, tail, err
 		}
