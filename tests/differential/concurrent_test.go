@@ -133,7 +133,7 @@ func (c *client) step(ctx context.Context) {
 		defer cancel()
 		c.statement(short, c.write)
 	case n < 43:
-		_, _ = c.exec(ctx, "PRAGMA "+c.pick("foreign_keys=0", "foreign_keys=1", "recursive_triggers=1", "recursive_triggers=0", "reverse_unordered_selects=1", "reverse_unordered_selects=0", "ignore_check_constraints=1", "legacy_alter_table=1"), nil)
+		_, _ = c.exec(ctx, "PRAGMA "+c.pick("foreign_keys=0", "foreign_keys=1", "recursive_triggers=1", "recursive_triggers=0", "reverse_unordered_selects=1", "reverse_unordered_selects=0", "ignore_check_constraints=1", "case_sensitive_like=1", "case_sensitive_like=0", "legacy_alter_table=1"), nil)
 	case n < 58:
 		c.statement(ctx, c.change)
 	case n < 66:

@@ -35,6 +35,14 @@ func failed(err error) outcome {
 	return outcome{err: fmt.Sprintf("%s [code %s]", err, code), cause: err}
 }
 
+// first is the first row's text.
+func (o outcome) first() string {
+	if len(o.rows) == 0 {
+		return ""
+	}
+	return strings.Trim(strings.TrimPrefix(o.rows[0], "string "), `" |`)
+}
+
 func (o outcome) String() string {
 	if o.err != "" {
 		return "error: " + o.err

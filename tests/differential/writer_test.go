@@ -114,7 +114,7 @@ func (w *writer) setting(open bool) string {
 	if w.chance(10) {
 		return "PRAGMA query_only=" + w.pick("1", "0", "0", "0")
 	}
-	return "PRAGMA " + w.pick("recursive_triggers", "ignore_check_constraints", "legacy_alter_table", "reverse_unordered_selects", "trusted_schema", "defer_foreign_keys", "full_column_names", "short_column_names", "cell_size_check", "automatic_index") + w.pick("=0", "=1", "=on", "(false)")
+	return "PRAGMA " + w.pick("recursive_triggers", "ignore_check_constraints", "legacy_alter_table", "reverse_unordered_selects", "trusted_schema", "defer_foreign_keys", "full_column_names", "short_column_names", "case_sensitive_like", "cell_size_check", "automatic_index") + w.pick("=0", "=1", "=on", "(false)")
 }
 
 // keep prepares a statement to be run later on, or runs one.
