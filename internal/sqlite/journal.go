@@ -26,11 +26,22 @@ func (s *Stmt) journalHalfway() {
 	for p := v.FpProgram; p != 0; p = at[lib.TSubProgram](p).FpNext {
 		sub := at[lib.TSubProgram](p)
 		f, _ := halfway(sub.FaOp, sub.FnOp)
-		fails = fails || f
+		fails = fails || f || calls(sub.FaOp, sub.FnOp)
 	}
 	if fails && several {
 		*at[uint16](s.p + journalFlags) |= journalFlag
 	}
+}
+
+// calls reports whether a trigger, or what a foreign key does, calls another: it
+// may call itself so, up to a depth that is an error.
+func calls(ops uintptr, n int32) bool {
+	for i := range uintptr(n) {
+		if at[lib.TVdbeOp](ops+i*unsafe.Sizeof(lib.TVdbeOp{})).Fopcode == lib.OP_Program {
+			return true
+		}
+	}
+	return false
 }
 
 // journalFlags is where the bits of a statement stand, among them the one that
