@@ -52,6 +52,7 @@ var pinned = []struct {
 		"INSERT INTO t VALUES(-2, 1)",
 		"COMMIT",
 	)},
+	{"triggers that call each other too deeply have done nothing", append(deep, append(append(texts("BEGIN", "PRAGMA recursive_triggers=1"), deep[2:]...), texts("COMMIT", "SELECT count(*) FROM t")...)...)},
 	{"a VIRTUAL column that cannot be computed", texts(
 		"CREATE TABLE t(a, b AS (json_extract(a, '$.x')), c AS (a || 'x') STORED)",
 		"INSERT INTO t(a) VALUES('no json')",
@@ -94,6 +95,19 @@ var halfway = texts(
 	"DROP TRIGGER g",
 	"SELECT * FROM t",
 	"SELECT * FROM strict",
+)
+
+var deep = texts(
+	"PRAGMA recursive_triggers=1",
+	"CREATE TABLE t(a)",
+	"CREATE TRIGGER IF NOT EXISTS g AFTER INSERT ON t BEGIN INSERT OR IGNORE INTO t VALUES(new.a + 1); END",
+	"INSERT INTO t VALUES(1)",
+	"SELECT count(*) FROM t",
+	"CREATE TABLE IF NOT EXISTS tree(a INTEGER PRIMARY KEY, p INTEGER REFERENCES tree ON DELETE CASCADE)",
+	"CREATE INDEX IF NOT EXISTS tp ON tree(p)",
+	"INSERT OR IGNORE INTO tree WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 1100) SELECT i, nullif(i-1, 0) FROM n",
+	"DELETE FROM tree WHERE a = 1",
+	"SELECT count(*) FROM tree",
 )
 
 // texts is a script of statements, on one connection.
