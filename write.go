@@ -29,6 +29,7 @@ func (n *Node) write(ctx context.Context, op *wire.Operation, patience time.Dura
 	}
 	bounded, cancel := n.within(ctx)
 	defer cancel()
+	op.Functions = n.functionsUsed(op)
 	for op.MaxSteps = min(firstSteps, n.cfg.MaxSteps); ; op.MaxSteps = min(op.MaxSteps*stepsGrowth, n.cfg.MaxSteps) {
 		began := time.Now()
 		result, err := n.try(bounded, op, patience)
