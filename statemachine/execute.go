@@ -395,7 +395,7 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 	x.result.Statements, x.result.Err = nil, e
 	x.result.Settings = 0
 	if x.conn.Autocommit() || x.stats || x.schema || e.Code == sqlite.CodeCorrupt ||
-		!x.saved && (x.conn.DeferredViolations() || x.halfway || e.Code == sqlite.CodeFull || e.Code == sqlite.CodeInterrupt || e.Code == sqlite.CodeNoMemory) {
+		!x.saved && (x.conn.DeferredViolations() || x.halfway || e.Code == sqlite.CodeFull || e.Code == sqlite.CodeInterrupt || e.Code == sqlite.CodeNoMemory || e.Code == sqlite.CodeTooBig) {
 		// OR ROLLBACK and the like have ended the transaction; or there is no
 		// savepoint to go back to; or going back to it would not be enough: a
 		// virtual table that it undoes still takes part in the COMMIT, and what

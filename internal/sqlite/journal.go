@@ -63,7 +63,7 @@ func halfway(ops uintptr, n int32) (fails, several bool) {
 	for i := range uintptr(n) {
 		switch at[lib.TVdbeOp](ops + i*unsafe.Sizeof(lib.TVdbeOp{})).Fopcode {
 		case lib.OP_TypeCheck, lib.OP_AggStep, lib.OP_AggStep1, lib.OP_AggInverse, lib.OP_AggValue, lib.OP_AggFinal,
-			lib.OP_VOpen, lib.OP_VFilter, lib.OP_VColumn, lib.OP_VNext:
+			lib.OP_VOpen, lib.OP_VFilter, lib.OP_VColumn, lib.OP_VNext, lib.OP_Concat:
 			fails = true
 		case lib.OP_Next, lib.OP_Prev, lib.OP_SorterNext, lib.OP_RowSetRead, lib.OP_Yield, lib.OP_Program:
 			several = true
