@@ -61,7 +61,12 @@ var journalFlag = func() uint16 {
 // and whether it can change several rows.
 func halfway(ops uintptr, n int32) (fails, several bool) {
 	for i := range uintptr(n) {
-		switch at[lib.TVdbeOp](ops + i*unsafe.Sizeof(lib.TVdbeOp{})).Fopcode {
+		op := at[lib.TVdbeOp](ops + i*unsafe.Sizeof(lib.TVdbeOp{}))
+		switch op.Fopcode {
+		case lib.OP_FkCounter:
+			if op.Fp1 != 0 { // it is undone with the journal only
+				return true, true
+			}
 		case lib.OP_TypeCheck, lib.OP_AggStep, lib.OP_AggStep1, lib.OP_AggInverse, lib.OP_AggValue, lib.OP_AggFinal,
 			lib.OP_VOpen, lib.OP_VFilter, lib.OP_VColumn, lib.OP_VNext, lib.OP_Concat:
 			fails = true
