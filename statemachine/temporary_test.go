@@ -212,7 +212,7 @@ func TestTemporaryOutlivesASnapshot(t *testing.T) {
 	h.must("INSERT INTO x(b) SELECT a FROM t")
 	h.sees("SELECT max(a) FROM x", "4")
 	content, err := h.Content()
-	if err != nil || !strings.Contains(fmt.Sprintf("%s", content), "later") {
+	if err != nil || !strings.Contains(string(content), "later") {
 		t.Errorf("%q, %v", content, err)
 	}
 }
