@@ -3,7 +3,6 @@ package statemachine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 
