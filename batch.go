@@ -61,9 +61,6 @@ func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, erro
 	if err := c.usable(ctx); err != nil {
 		return nil, err
 	}
-	if c.tx != nil {
-		return nil, misuse("commit it first, or run the statements in it", "cannot apply a batch: a transaction is open on this connection")
-	}
 	if c.temp != nil {
 		return c.batchTemp(ctx, stmts)
 	}

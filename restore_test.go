@@ -258,7 +258,7 @@ func (c *testCluster) insertSome() (rows int) {
 				acknowledged++
 			}
 			if acknowledged > 0 {
-				if err := n.DB().QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(&rows); err != nil && !c.damaged(i) {
+				if err := n.DB().QueryRowContext(patient(c.t), "SELECT count(*) FROM t").Scan(&rows); err != nil && !c.damaged(i) {
 					c.t.Fatal(err)
 				}
 			}

@@ -217,24 +217,6 @@ func TestVacuumInATransaction(t *testing.T) {
 	run(t, c.db(0), "VACUUM")
 }
 
-func TestBatchInATransaction(t *testing.T) {
-	c := newCluster(t, 1, unhurried)
-	db := c.db(0)
-	db.SetMaxOpenConns(1) // the one with the transaction
-	run(t, db, "CREATE TABLE t(a)")
-	run(t, db, "BEGIN")
-	run(t, db, "INSERT INTO t VALUES(1)")
-	_, err := hiqlite.Batch(patient(t), db, hiqlite.Statement{SQL: "INSERT INTO t VALUES(2)"})
-	hasCode(t, err, 1, "batch", "transaction is open")
-	run(t, db, "COMMIT")
-	if _, err := hiqlite.Batch(patient(t), db, hiqlite.Statement{SQL: "INSERT INTO t VALUES(3)"}); err != nil {
-		t.Error(err)
-	}
-	if got := one[string](t, db, "SELECT group_concat(a) FROM t"); got != "1,3" {
-		t.Error(got)
-	}
-}
-
 func TestScriptsThatBeginTransactions(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		conn := mustConn(t, c.db(len(c.nodes)-1))
