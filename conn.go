@@ -3,10 +3,7 @@ package hiqlite
 import (
 	"context"
 	"database/sql/driver"
-	"errors"
 	"fmt"
-	"io"
-	"strings"
 	"time"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
@@ -232,12 +229,7 @@ func (c *conn) exec(ctx context.Context, text string, class *sqlite.Class, args 
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	dest := make([]driver.Value, len(rows.Columns()))
-	for err == nil {
-		err = rows.Next(dest)
-	}
-	if !errors.Is(err, io.EOF) {
+	if err := drain(rows); err != nil {
 		return nil, err
 	}
 	return result{c.lastInsertID, c.changes}, nil
@@ -262,13 +254,13 @@ func (c *conn) query(ctx context.Context, text string, class *sqlite.Class, args
 			// Not "unknown", but to be treated alike: it must not be repeated.
 			return nil, fmt.Errorf("%w: the write was applied, but the rows it returned were lost on the way", ErrOutcomeUnknown)
 		}
-		return newMemoryRows(&c.cfg, r.Statements[0].Rows), nil
+		return newSets(&c.cfg, memorySets(&c.cfg, &r.Statements[0]), nil)
 	}
 	return c.answer(ctx, text, class, values)
 }
 
 // answer runs what is no write.
-func (c *conn) answer(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
+func (c *conn) answer(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
 	switch class.Kind {
 	case sqlite.Transaction:
 		return c.control(ctx, text, class, args)
@@ -295,11 +287,7 @@ func (c *conn) bind(class *sqlite.Class, args []driver.NamedValue) ([]wire.Argum
 	}
 	if n, ok := sqlite.Match(class.Params, values); !ok {
 		if n >= 0 {
-			name := class.Params[n]
-			if name == "" {
-				return nil, misuse("", "missing argument with index %d", n+1)
-			}
-			return nil, misuse("", "missing named argument %q", name[1:])
+			return nil, missing(class.Params, n)
 		}
 		used := make([]bool, len(values))
 		sqlite.Use(class.Params, values, used)
@@ -308,15 +296,25 @@ func (c *conn) bind(class *sqlite.Class, args []driver.NamedValue) ([]wire.Argum
 	return values, nil
 }
 
-// scriptArguments looks for arguments that no statement of a script uses, if
-// all of its statements are known: each binds from the first argument.
+func missing(params []string, n int) error {
+	if name := params[n]; name != "" {
+		return misuse("", "missing named argument %q", name[1:])
+	}
+	return misuse("", "missing argument with index %d", n+1)
+}
+
+// scriptArguments looks for arguments that are missing, or that no statement of
+// a script uses, if all of its statements are known: each binds from the first
+// argument.
 func scriptArguments(class *sqlite.Class, args []wire.Argument) error {
 	if len(class.Parts) == 0 {
 		return nil
 	}
 	used := make([]bool, len(args))
 	for i := range class.Parts {
-		sqlite.Use(class.Parts[i].Params, args, used)
+		if n := sqlite.Use(class.Parts[i].Params, args, used); n >= 0 {
+			return missing(class.Parts[i].Params, n)
+		}
 	}
 	return allUsed(args, used)
 }
@@ -370,7 +368,7 @@ func errReadOnly() error {
 }
 
 // read runs a text that only reads on this node's replica.
-func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
+func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
 	if c.tx != nil {
 		return c.tx.read(ctx, text, class, args)
 	}
@@ -382,25 +380,25 @@ func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args 
 	if c.temp != nil {
 		return c.readTemp(ctx, text, class, args)
 	}
+	if class.Script {
+		return c.readScript(ctx, class, args)
+	}
 	reader, err := c.node.replica.AcquireUnder(ctx, c.travels)
 	if err != nil {
 		return nil, sqlError(err)
 	}
 	reader.SetState(c.changes, c.totalChanges, c.lastInsertID)
-	return c.run(ctx, reader, text, class, args)
+	return c.run(ctx, reader, text, args)
 }
 
-// run runs a text on a reader, which it gives back.
-func (c *conn) run(ctx context.Context, reader *statemachine.Reader, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
+// run runs a statement on a reader, which it gives back.
+func (c *conn) run(ctx context.Context, reader *statemachine.Reader, text string, args []wire.Argument) (resultSet, error) {
 	watch := watchOver(ctx, reader)
-	query := func(text string) (cursor, error) {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		q, _, err := reader.Query(text, args)
-		return q, err
+	var q *statemachine.Query
+	err := ctx.Err()
+	if err == nil {
+		q, _, err = reader.Query(text, args)
 	}
-	q, err := lastWithRows(query, text, class)
 	if err != nil {
 		watch.end()
 		reader.Release()
@@ -411,36 +409,6 @@ func (c *conn) run(ctx context.Context, reader *statemachine.Reader, text string
 		q.Close()
 		reader.Release()
 	})
-}
-
-// lastWithRows runs a text that reads. Of a script it runs all statements to
-// their first row, and returns the last one that has some, or the very last, as
-// modernc.org/sqlite has it.
-func lastWithRows(query func(text string) (cursor, error), text string, class *sqlite.Class) (cursor, error) {
-	if !class.Script {
-		return query(text)
-	}
-	script := text
-	for i, part := range class.Parts {
-		q, err := query(part.SQL)
-		if err != nil {
-			return nil, err
-		}
-		row, err := q.Next(nil)
-		q.Close()
-		if err != nil {
-			return nil, err
-		}
-		if row || i == 0 || lastPart(script, class.Parts, i) {
-			text = part.SQL
-		}
-	}
-	return query(text)
-}
-
-// lastPart reports that nothing, not even a comment, follows part i of a script.
-func lastPart(script string, parts []sqlite.Part, i int) bool {
-	return i == len(parts)-1 && strings.HasSuffix(script, parts[i].SQL)
 }
 
 func (c *conn) consistency(ctx context.Context) Consistency {

@@ -31,6 +31,9 @@ func program(t *testing.T, c *sql.Conn, script string) (out []string) {
 		t.Fatalf("%s: %v", script, err)
 	}
 	defer rows.Close()
+	if strings.HasPrefix(script, "SELECT 1; ") && !rows.NextResultSet() {
+		t.Fatalf("%s: it has no second result set: %v", script, rows.Err())
+	}
 	if n := len(must(rows.Columns())); n != 8 && n != 4 {
 		t.Errorf("%s: %d columns", script, n)
 	}

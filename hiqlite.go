@@ -96,6 +96,15 @@
 //     own tables.
 //   - A script of several statements is atomic, unless it says BEGIN or COMMIT
 //     itself; then what it began is rolled back if it fails.
+//   - A script has a result set for each of its statements that has columns, in
+//     their order: see [sql.Rows.NextResultSet]. QueryRow reads the first of them;
+//     modernc.org/sqlite returns one, of the last statement. A PRAGMA that sets
+//     something has none in a script. A script that does more than read has run
+//     to its end before its first row is seen. One that reads runs each statement
+//     when its turn comes: an error of a later one is NextResultSet's, and who
+//     closes the rows before does not run it. Its statements see the same rows,
+//     unless the connection has TEMP objects; in a transaction they see what this
+//     has written in between.
 //   - After OR ROLLBACK, RAISE(ROLLBACK) or an interrupted write a transaction is
 //     over, and its statements fail until ROLLBACK, COMMIT, another BEGIN or the
 //     end of the sql.Tx; SQLite would run them one by one.

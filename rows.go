@@ -31,33 +31,10 @@ type columnTypes interface {
 	driver.RowsColumnTypeScanType
 }
 
-var (
-	_ columnTypes = (*localRows)(nil)
-	_ columnTypes = (*memoryRows)(nil)
-)
-
-// seenRows are rows of which it is known whether there are any.
-type seenRows interface {
+// resultSet is the rows of one statement, or resultSets.
+type resultSet interface {
 	driver.Rows
-	more() bool // nothing was read yet, and there is a row
-}
-
-func (r *localRows) more() bool  { return r.first != nil }
-func (r *memoryRows) more() bool { return r.rows.Len() > 0 }
-
-// laterRows returns those rows of a script's statements that are the script's:
-// of the last statement that has some, or of the very last, as modernc.org/sqlite
-// has it. It closes the others.
-func laterRows(rows, next seenRows, last bool) seenRows {
-	switch {
-	case rows == nil:
-		return next
-	case next.more() || last:
-		rows.Close()
-		return next
-	}
-	next.Close()
-	return rows
+	columnTypes
 }
 
 func (r *typedRows) Columns() []string {
@@ -116,7 +93,7 @@ type localRows struct {
 
 // newLocalRows steps to the first row. It owns query and what release gives
 // back from then on.
-func newLocalRows(ctx context.Context, conn *ConnConfig, query cursor, release func()) (seenRows, error) {
+func newLocalRows(ctx context.Context, conn *ConnConfig, query cursor, release func()) (resultSet, error) {
 	r := &localRows{typedRows: typedRows{conn: conn}, ctx: ctx, query: query, release: release}
 	more, err := query.Next(func(s *sqlite.Stmt) {
 		r.columns = newColumns(s.Columns())

@@ -11,7 +11,7 @@ import (
 )
 
 // control runs a text that begins or ends a transaction, or a script with such.
-func (c *conn) control(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
+func (c *conn) control(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
 	var err error
 	switch {
 	case class.Script && (c.tx != nil || class.What == "BEGIN" || class.What == "SAVEPOINT"):
@@ -89,13 +89,13 @@ func (c *conn) savepoint(ctx context.Context, text string, class *sqlite.Class) 
 
 // steps runs a script that begins or ends transactions, one statement after the
 // other. A transaction that it began is rolled back if it fails.
-func (c *conn) steps(ctx context.Context, script string, args []wire.Argument) (_ seenRows, err error) {
+func (c *conn) steps(ctx context.Context, script string, args []wire.Argument) (_ resultSet, err error) {
 	open := c.tx
-	var rows seenRows
+	all := collector{conn: &c.cfg}
 	used := make([]bool, len(args))
 	defer func() {
-		if err != nil && rows != nil {
-			rows.Close()
+		if err != nil {
+			all.close()
 		}
 		if err != nil && c.tx != nil && c.tx != open {
 			c.tx.end()
@@ -120,15 +120,14 @@ func (c *conn) steps(ctx context.Context, script string, args []wire.Argument) (
 		if err != nil {
 			return nil, err
 		}
-		rows = laterRows(rows, next, sqlite.Blank(rest))
+		if err := all.add(&part.Class, next, sqlite.Blank(rest)); err != nil {
+			return nil, err
+		}
 	}
 	if err := allUsed(args, used); err != nil {
 		return nil, err
 	}
-	if rows == nil {
-		rows = newMemoryRows(&c.cfg, nil)
-	}
-	return rows, nil
+	return newSets(&c.cfg, all.sets, nil)
 }
 
 // first classifies the first statement of a script.
@@ -151,7 +150,7 @@ func (c *conn) first(ctx context.Context, script string) (part sqlite.Part, rest
 }
 
 // step runs one statement of a script.
-func (c *conn) step(ctx context.Context, part *sqlite.Part, args []wire.Argument) (seenRows, error) {
+func (c *conn) step(ctx context.Context, part *sqlite.Part, args []wire.Argument) (resultSet, error) {
 	switch part.Kind {
 	case sqlite.Write, sqlite.Vacuum:
 		r, err := c.write(ctx, part.SQL, &part.Class, args)
@@ -198,6 +197,7 @@ func argumentsOf(params []string, args []wire.Argument, used []bool) ([]wire.Arg
 // none.
 func (t *tx) script(ctx context.Context, script string, args []wire.Argument) (*wire.Result, error) {
 	var out wire.StatementResult
+	bytes := 0 // of all rows
 	err := t.view.Atomic(func() error {
 		used := make([]bool, len(args))
 		for rest := script; rest != ""; {
@@ -220,9 +220,12 @@ func (t *tx) script(ctx context.Context, script string, args []wire.Argument) (*
 			if err != nil {
 				return err
 			}
-			if next.Rows == nil && !sqlite.Blank(rest) {
-				next.Rows = out.Rows
+			rows := next.Rows
+			if bytes += rows.Size(); statemachine.BoundRows(bytes) != nil {
+				return sqlError(statemachine.BoundRows(bytes))
 			}
+			next.Rows, next.More = out.Rows, out.More
+			next.AddRows(rows)
 			next.TotalChanges += out.TotalChanges
 			next.RowID = cmp.Or(next.RowID, out.RowID)
 			out = next
@@ -257,11 +260,20 @@ func (t *tx) part(ctx context.Context, part *sqlite.Part, args []wire.Argument) 
 		c.remember(&part.Class, &out)
 		return out, nil
 	case sqlite.Read:
+		if part.Pragma != "" {
+			out.Rows = c.setting(part.Pragma)
+		}
+		if out.Rows != nil {
+			break
+		}
 		out.Rows, err = t.view.Rows(ctx, part.SQL, args)
 		err = readError(ctx, t.explain(err))
 	default:
-		var rows seenRows
+		var rows resultSet
 		if rows, err = c.answer(ctx, part.SQL, &part.Class, args); err == nil {
+			if held, ok := rows.(*memoryRows); ok && !silent(&part.Class) {
+				out.Rows = held.rows
+			}
 			rows.Close()
 		}
 	}

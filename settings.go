@@ -3,6 +3,7 @@ package hiqlite
 import (
 	"context"
 	"maps"
+	"slices"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -20,7 +21,7 @@ func (s *settings) set(name string, value int64) {
 }
 
 // configure runs a PRAGMA that sets something, or a script with such.
-func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
+func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
 	if !class.Script {
 		if c.tx != nil && class.Pragma == "defer_foreign_keys" {
 			if err := c.tx.deferForeignKeys(ctx, sqlite.Truth(class.PragmaArg)); err != nil {
@@ -38,22 +39,28 @@ func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class, 
 		}
 		return newMemoryRows(&c.cfg, rows), nil
 	}
-	var rows seenRows
+	reads := slices.ContainsFunc(class.Parts, func(p sqlite.Part) bool { return p.Kind == sqlite.Read })
+	if reads && c.tx == nil && c.consistency(ctx) == Linearizable { // once for all of them
+		if err := c.node.linearize(ctx); err != nil {
+			return nil, err
+		}
+		ctx = WithConsistency(ctx, Local)
+	}
+	all := collector{conn: &c.cfg}
 	for i := range class.Parts {
 		part := &class.Parts[i]
-		next, err := seenRows(nil), ctx.Err()
+		next, err := resultSet(nil), ctx.Err()
 		if err == nil {
 			next, err = c.answer(ctx, part.SQL, &part.Class, args)
 		}
-		if err != nil {
-			if rows != nil {
-				rows.Close()
-			}
-			return nil, err
+		if err == nil {
+			err = all.add(&part.Class, next, i == len(class.Parts)-1)
 		}
-		rows = laterRows(rows, next, lastPart(text, class.Parts, i))
+		if err != nil {
+			return nil, readError(ctx, err)
+		}
 	}
-	return rows, nil
+	return newSets(&c.cfg, all.sets, nil)
 }
 
 // apply does what a PRAGMA says, as far as it concerns the connection.

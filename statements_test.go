@@ -249,10 +249,13 @@ func TestScriptsOfReadsTakeArguments(t *testing.T) {
 	if err := c.db(0).QueryRow("PRAGMA cache_size=100; SELECT ?", 5).Scan(&got); err != nil || got != 5 {
 		t.Errorf("got %d, %v", got, err)
 	}
-	if err := c.db(0).QueryRow("SELECT 1; SELECT ? + ?", 5, 6).Scan(&got); err != nil || got != 11 {
+	if err := c.db(0).QueryRow("SELECT ? + ?; SELECT 1", 5, 6).Scan(&got); err != nil || got != 11 {
 		t.Errorf("got %d, %v", got, err)
 	}
 	if err := c.db(0).QueryRow("SELECT 1; SELECT ?", 5, 6, 7).Scan(&got); err == nil {
 		t.Error("arguments that nothing uses were taken")
+	}
+	if err := c.db(0).QueryRow("SELECT 1; SELECT ? + ?", 5).Scan(&got); err == nil {
+		t.Error("a missing argument was not noticed")
 	}
 }

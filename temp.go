@@ -52,15 +52,19 @@ func (c *conn) current(ctx context.Context, text string, class *sqlite.Class) (*
 }
 
 // readTemp runs a text that only reads, beside TEMP objects.
-func (c *conn) readTemp(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
-	query := func(text string) (cursor, error) {
-		return c.temp.Query(ctx, text, args, c.state(), c.travels)
+func (c *conn) readTemp(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
+	held := c.temp
+	query := func(text string) (resultSet, error) {
+		q, err := held.Query(ctx, text, args, c.state(), c.travels)
+		if err != nil {
+			return nil, readError(ctx, err)
+		}
+		return newLocalRows(ctx, &c.cfg, q, q.Close)
 	}
-	q, err := lastWithRows(query, text, class)
-	if err != nil {
-		return nil, readError(ctx, err)
+	if class.Script {
+		return c.inTurn(class, query, nil)
 	}
-	return newLocalRows(ctx, &c.cfg, q, q.Close)
+	return query(text)
 }
 
 // writeTemp runs a text that writes and has to do with TEMP objects, or may.

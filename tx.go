@@ -437,18 +437,21 @@ func (t *tx) opened() error {
 }
 
 // read runs a text that only reads.
-func (t *tx) read(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (seenRows, error) {
+func (t *tx) read(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
 	if err := t.look(ctx); err != nil {
 		return nil, err
 	}
-	query := func(text string) (cursor, error) {
-		return t.view.Query(ctx, text, args)
+	query := func(text string) (resultSet, error) {
+		q, err := t.view.Query(ctx, text, args)
+		if err != nil {
+			return nil, readError(ctx, t.explain(err))
+		}
+		return newLocalRows(ctx, &t.c.cfg, &txCursor{q, t}, q.Close)
 	}
-	q, err := lastWithRows(query, text, class)
-	if err != nil {
-		return nil, readError(ctx, t.explain(err))
+	if class.Script {
+		return t.c.inTurn(class, query, nil)
 	}
-	return newLocalRows(ctx, &t.c.cfg, &txCursor{q, t}, q.Close)
+	return query(text)
 }
 
 // txCursor explains the errors of a transaction's query.

@@ -244,7 +244,7 @@ func (d *duel) alike(what string, got [2]string) {
 			got[i] = withoutID(got[i])
 		}
 	}
-	if got[ours] != got[theirs] {
+	if !alike(what, got[ours], got[theirs]) {
 		d.fatal(what, got[ours], got[theirs])
 	}
 }

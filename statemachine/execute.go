@@ -194,6 +194,15 @@ func appendRow(rows *wire.Rows, s *sqlite.Stmt) (bytes int) {
 	return bytes
 }
 
+// BoundRows returns why an operation fails whose rows take so many bytes, in all
+// of its result sets together.
+func BoundRows(bytes int) error {
+	if bytes > maxResult {
+		return tooManyRows()
+	}
+	return nil
+}
+
 func tooManyRows() error {
 	return &sqlite.Error{Code: sqlite.CodeTooBig, Message: "string or blob too big: the rows returned by a write are too large (18)",
 		Hint: fmt.Sprintf("a write returns at most %d MiB; read the rows with a SELECT of their own", maxResult>>20)}
@@ -248,7 +257,7 @@ func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error
 			}
 		}
 		first = false
-		out, err = x.scriptStatement(stmt, s.Args, used, tail, out)
+		out, err = x.scriptStatement(stmt, s.Args, used, out)
 		stmt.Close()
 		if err != nil {
 			return out, err
@@ -261,9 +270,9 @@ func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error
 	return out, nil
 }
 
-// scriptStatement executes one statement of a script. The script's rows are
-// those of the last statement that returns some, or of the very last.
-func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, used []bool, tail string, out wire.StatementResult) (wire.StatementResult, error) {
+// scriptStatement executes one statement of a script, and adds its rows to what
+// those before it answered.
+func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, used []bool, out wire.StatementResult) (wire.StatementResult, error) {
 	if travels(&stmt.Actions) {
 		return out, x.switchSetting(&stmt.Actions)
 	}
@@ -274,15 +283,14 @@ func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, use
 	if err != nil {
 		return out, err
 	}
-	if rows == nil && !sqlite.Blank(tail) {
-		rows = out.Rows
-	}
 	// The next statement may be one that this one makes possible. And what
 	// SQLite would prepare anew on its own would count its steps differently.
 	if x.schema || stmt.Actions.PragmaSet {
 		x.programs.clear()
 	}
-	next := x.answer(rows)
+	next := x.answer(out.Rows)
+	next.More = out.More
+	next.AddRows(rows)
 	next.TotalChanges += out.TotalChanges
 	next.RowID = cmp.Or(next.RowID, out.RowID)
 	return next, nil

@@ -128,7 +128,7 @@ func kept(results []wire.Result) []wire.Result {
 		out[i].RowsDropped = true
 		out[i].Statements = slices.Clone(out[i].Statements)
 		for j := range out[i].Statements {
-			out[i].Statements[j].Rows = nil
+			out[i].Statements[j].Rows, out[i].Statements[j].More = nil, nil
 		}
 	}
 	return out
@@ -138,15 +138,11 @@ func kept(results []wire.Result) []wire.Result {
 func size(r *wire.Result) int {
 	n := 0
 	for i := range r.Statements {
-		rows := r.Statements[i].Rows
-		if rows == nil {
-			continue
-		}
-		for _, c := range rows.Columns {
-			n += len(c.Name) + len(c.DeclType) + 4
-		}
-		for j := range rows.Cells {
-			n += len(rows.Cells[j].Data) + 10
+		for _, rows := range r.Statements[i].Sets() {
+			for _, c := range rows.Columns {
+				n += len(c.Name) + len(c.DeclType) + 4
+			}
+			n += rows.Size()
 		}
 	}
 	return n

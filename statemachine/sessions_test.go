@@ -295,6 +295,32 @@ func TestTheOldestSessionMakesRoom(t *testing.T) {
 	}
 }
 
+// The result sets of a script count together, and go together.
+func TestLargeResultSetsAreNotKept(t *testing.T) {
+	m := newMachine(t)
+	m.must("CREATE TABLE t(a)")
+	for _, test := range []struct {
+		bytes int
+		kept  bool
+	}{{keepResult / 4, true}, {keepResult/2 + 1, false}} {
+		read := fmt.Sprintf("SELECT zeroblob(%d)", test.bytes)
+		cmd := m.entry(op("INSERT INTO t VALUES(1); " + read + "; " + read))
+		key := [2]uint64{m.session, m.seq}
+		m.update(cmd)
+		if r := m.got[key][0]; r.RowsDropped || len(r.Statements[0].Sets()) != 2 {
+			t.Errorf("%d bytes: the first answer is %v, %d result sets", test.bytes, r.RowsDropped, len(r.Statements[0].Sets()))
+		}
+		m.update(cmd)
+		want := 0
+		if test.kept {
+			want = 2
+		}
+		if r := m.got[key][0]; r.RowsDropped == test.kept || len(r.Statements[0].Sets()) != want || r.Statements[0].More != nil != test.kept {
+			t.Errorf("%d bytes: the copy's answer is %v, %d result sets", test.bytes, r.RowsDropped, len(r.Statements[0].Sets()))
+		}
+	}
+}
+
 func TestLargeResultsAreNotKept(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE t(a)")

@@ -227,10 +227,16 @@ func AppendResult(b []byte, r *Result) []byte {
 		b = appendInt(b, 1, s.RowsAffected)
 		b = appendInt(b, 2, s.LastInsertID)
 		if s.Rows != nil {
-			b = appendRows(b, s.Rows)
+			b = appendRows(b, s.Rows, 3, 4)
 		}
 		b = appendInt(b, 5, s.TotalChanges)
 		b = appendInt(b, 6, s.RowID)
+		for _, rows := range s.More {
+			var set int
+			b, set = openMessage(b, 7)
+			b = appendRows(b, rows, 1, 2)
+			b = closeMessage(b, set)
+		}
 		b = closeMessage(b, at)
 	}
 	if e := r.Err; e != nil {
@@ -254,10 +260,12 @@ func AppendResult(b []byte, r *Result) []byte {
 	return appendUint(b, 6, uint64(r.Settings))
 }
 
-func appendRows(b []byte, rows *Rows) []byte {
+// appendRows appends rows under the numbers of the fields that hold columns and
+// rows.
+func appendRows(b []byte, rows *Rows, columnField, rowField protowire.Number) []byte {
 	for _, c := range rows.Columns {
 		var at int
-		b, at = openMessage(b, 3)
+		b, at = openMessage(b, columnField)
 		b = appendString(b, 1, c.Name)
 		b = appendString(b, 2, c.DeclType)
 		b = closeMessage(b, at)
@@ -265,7 +273,7 @@ func appendRows(b []byte, rows *Rows) []byte {
 	width := len(rows.Columns)
 	for i := 0; i < rows.Len(); i++ {
 		var at int
-		b, at = openMessage(b, 4)
+		b, at = openMessage(b, rowField)
 		for _, v := range rows.Cells[i*width : (i+1)*width] {
 			var cell int
 			b, cell = openMessage(b, 1)

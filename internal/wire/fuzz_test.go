@@ -97,8 +97,10 @@ func FuzzDecodeResult(f *testing.F) {
 			return
 		}
 		for i := range r.Statements {
-			if rows := r.Statements[i].Rows; rows != nil && rows.Len()*len(rows.Columns) != len(rows.Cells) {
-				t.Fatalf("%d cells in rows of %d", len(rows.Cells), len(rows.Columns))
+			for _, rows := range r.Statements[i].Sets() {
+				if rows.Len()*len(rows.Columns) != len(rows.Cells) {
+					t.Fatalf("%d cells in rows of %d", len(rows.Cells), len(rows.Columns))
+				}
 			}
 		}
 		AppendResult(nil, r)

@@ -211,6 +211,18 @@ func resultOf(m message) Result {
 				out.Rows.Cells = append(out.Rows.Cells, value(cell))
 			}
 		}
+		for _, set := range s.list("more") {
+			rows := &Rows{}
+			for _, c := range set.list("columns") {
+				rows.Columns = append(rows.Columns, Column{string(c.bytes("name")), string(c.bytes("decltype"))})
+			}
+			for _, row := range set.list("rows") {
+				for _, cell := range row.list("cells") {
+					rows.Cells = append(rows.Cells, value(cell))
+				}
+			}
+			out.More = append(out.More, rows)
+		}
 		r.Statements = append(r.Statements, out)
 	}
 	return r

@@ -199,6 +199,7 @@ func sampleState() *State {
 				{RowsAffected: 3, LastInsertID: -4},
 				{Rows: &Rows{Columns: []Column{{"a", "TEXT"}, {"", ""}, {"n\xff", "Int"}}, Cells: []Value{TextValue("x"), {}, IntegerValue(-1), BlobValue([]byte{}), RealValue(1.5), TextValue("")}}},
 				{Rows: &Rows{Columns: []Column{{"none", ""}}}},
+				{Rows: &Rows{Columns: []Column{{"none", ""}}}, More: []*Rows{{Columns: []Column{{"b", "INT"}}, Cells: []Value{IntegerValue(7), {}}}, {Columns: []Column{{"", ""}, {"", ""}}}}},
 			}},
 			{Err: &Error{Code: 2067, Message: "UNIQUE \xff", Statement: 3, Hint: "try"}, RowsDropped: true, Settings: ForeignKeysOff | QueryOnly},
 			{},
@@ -273,14 +274,16 @@ func genResult(t *rapid.T) Result {
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "statements") {
 		s := StatementResult{RowsAffected: rapid.Int64().Draw(t, "affected"), LastInsertID: rapid.Int64().Draw(t, "last"), TotalChanges: rapid.Int64().Draw(t, "total"), RowID: rapid.Int64().Draw(t, "row")}
-		if columns := rapid.IntRange(0, 3).Draw(t, "columns"); columns > 0 {
-			s.Rows = &Rows{}
+		for range rapid.IntRange(0, 3).Draw(t, "sets") {
+			rows := &Rows{}
+			columns := rapid.IntRange(1, 3).Draw(t, "columns")
 			for range columns {
-				s.Rows.Columns = append(s.Rows.Columns, Column{rapid.String().Draw(t, "name"), rapid.String().Draw(t, "decltype")})
+				rows.Columns = append(rows.Columns, Column{rapid.String().Draw(t, "name"), rapid.String().Draw(t, "decltype")})
 			}
 			for range columns * rapid.IntRange(0, 4).Draw(t, "rows") {
-				s.Rows.Cells = append(s.Rows.Cells, genValue(t))
+				rows.Cells = append(rows.Cells, genValue(t))
 			}
+			s.AddRows(rows)
 		}
 		r.Statements = append(r.Statements, s)
 	}

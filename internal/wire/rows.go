@@ -1,0 +1,196 @@
+package wire
+
+import (
+	"errors"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// Size is about how many bytes the cells take.
+func (r *Rows) Size() (bytes int) {
+	if r == nil {
+		return 0
+	}
+	for i := range r.Cells {
+		bytes += len(r.Cells[i].Data) + 10
+	}
+	return bytes
+}
+
+// AddRows adds the rows that a statement returned.
+func (c *Checksum) AddRows(r *Rows) {
+	const prime = 1099511628211
+	if r == nil {
+		return
+	}
+	for i := range r.Cells {
+		v := &r.Cells[i]
+		*c = (*c ^ Checksum(v.Kind) ^ Checksum(v.Num)) * prime
+		for _, b := range v.Data {
+			*c = (*c ^ Checksum(b)) * prime
+		}
+		*c ^= *c >> 32
+	}
+}
+
+// A Tick moves the shard's clock from Expected to Next, in milliseconds. By the
+// Nonce its proposer knows it again: another's may come to the same Next. In the
+// SQL shard the leader tells with it what its replica's history was at an index.
+type Tick struct{ Expected, Next, Nonce, Applied, History uint64 }
+
+// An Entry is one entry of the Raft log: operations of a session, or one of the
+// others.
+type Entry struct {
+	Session, Sequence uint64
+	OpenSession       bool
+	Nonce             uint64 // of OpenSession
+	Node, Incarnation uint64 // of OpenSession: the proposer's
+	Tick              *Tick
+	HoldMS            uint64 // asks proposers to wait: the leader is about to hand over
+	Operations        []Operation
+	Commands          []Command // of an in-memory shard
+}
+
+// An Error is a statement's failure, as SQLite reported it.
+type Error struct {
+	Code      int    // extended result code
+	Message   string // in the words and form of modernc.org/sqlite
+	Statement int    // which of the operation's statements, from 0
+	Hint      string
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// A Column of a result.
+type Column struct{ Name, DeclType string }
+
+// Rows are the rows a statement returned; Cells holds them one after the other.
+type Rows struct {
+	Columns []Column
+	Cells   []Value
+}
+
+// Len returns the number of rows.
+func (r *Rows) Len() int {
+	if r == nil || len(r.Columns) == 0 {
+		return 0
+	}
+	return len(r.Cells) / len(r.Columns)
+}
+
+// A StatementResult is what one statement, or one script, answered.
+type StatementResult struct {
+	RowsAffected, LastInsertID int64
+	TotalChanges               int64   // by how much total_changes() grew
+	RowID                      int64   // of the row that it inserted itself, or an upsert updated
+	Rows                       *Rows   // nil if it returns none
+	More                       []*Rows // of a script: its result sets after Rows
+}
+
+// AddRows adds the rows of one more statement, if it has columns.
+func (s *StatementResult) AddRows(rows *Rows) {
+	switch {
+	case rows == nil || len(rows.Columns) == 0:
+	case s.Rows == nil:
+		s.Rows = rows
+	default:
+		s.More = append(s.More, rows)
+	}
+}
+
+// Sets returns all result sets, in their order.
+func (s *StatementResult) Sets() []*Rows {
+	if s.Rows == nil {
+		return nil
+	}
+	return append([]*Rows{s.Rows}, s.More...)
+}
+
+func statementResult(b []byte) (s StatementResult, err error) {
+	err = fields(b, func(f protowire.Number, n uint64, data []byte) error {
+		switch f {
+		case 1:
+			s.RowsAffected = protowire.DecodeZigZag(n)
+		case 2:
+			s.LastInsertID = protowire.DecodeZigZag(n)
+		case 5:
+			s.TotalChanges = protowire.DecodeZigZag(n)
+		case 6:
+			s.RowID = protowire.DecodeZigZag(n)
+		case 3:
+			if s.Rows == nil {
+				s.Rows = new(Rows)
+			}
+			return s.Rows.column(data)
+		case 4:
+			if s.Rows == nil {
+				return errMalformed
+			}
+			return s.Rows.row(data)
+		case 7:
+			rows, err := resultSet(data)
+			s.More = append(s.More, rows)
+			return err
+		}
+		return nil
+	})
+	if s.Rows != nil {
+		err = errors.Join(err, s.Rows.whole())
+	} else if s.More != nil {
+		err = errors.Join(err, errMalformed)
+	}
+	return s, err
+}
+
+func resultSet(b []byte) (*Rows, error) {
+	rows := new(Rows)
+	err := fields(b, func(f protowire.Number, _ uint64, data []byte) error {
+		switch f {
+		case 1:
+			return rows.column(data)
+		case 2:
+			return rows.row(data)
+		}
+		return nil
+	})
+	return rows, errors.Join(err, rows.whole())
+}
+
+// column decodes one column.
+func (r *Rows) column(b []byte) error {
+	var c Column
+	err := fields(b, func(f protowire.Number, _ uint64, data []byte) error {
+		switch f {
+		case 1:
+			c.Name = string(data)
+		case 2:
+			c.DeclType = string(data)
+		}
+		return nil
+	})
+	r.Columns = append(r.Columns, c)
+	return err
+}
+
+// row decodes one row.
+func (r *Rows) row(b []byte) error {
+	return fields(b, func(f protowire.Number, n uint64, data []byte) error {
+		var a Argument
+		if err := argument(data, &a); err != nil {
+			return err
+		}
+		if a.Data != nil {
+			a.Data = append(make([]byte, 0, len(a.Data)), a.Data...)
+		}
+		r.Cells = append(r.Cells, a.Value)
+		return nil
+	})
+}
+
+// whole reports rows that have no columns, or not a cell for each.
+func (r *Rows) whole() error {
+	if len(r.Columns) == 0 || len(r.Cells)%len(r.Columns) != 0 {
+		return errMalformed
+	}
+	return nil
+}
