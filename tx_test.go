@@ -215,3 +215,22 @@ func TestRunTx(t *testing.T) {
 		t.Errorf("the counter stands at %d, %v", n, err)
 	}
 }
+
+// Texts are classified by the transaction itself once it has TEMP objects, or has
+// changed the schema: changes() answered 0 after that.
+func TestCountersSurviveClassification(t *testing.T) {
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		conn := mustConn(t, c.db(0))
+		for _, text := range []string{
+			"CREATE TABLE t(a)", "CREATE TEMP TABLE x(a)", "BEGIN", "CREATE TABLE u(a)", "INSERT INTO u VALUES(1),(2),(3)", "UPDATE u SET a = changes()",
+			"INSERT INTO t VALUES(0),(0)", "UPDATE t SET a = changes() WHERE a = 0", "UPDATE t SET a = a * 100 + changes() * 10 + last_insert_rowid()", "COMMIT",
+		} {
+			if _, err := conn.ExecContext(patient(t), text); err != nil {
+				t.Fatalf("%s: %v", text, err)
+			}
+		}
+		if got := one[string](t, c.db(0), "SELECT (SELECT group_concat(a) FROM u) || ' ' || (SELECT group_concat(a) FROM t)"); got != "3,3,3 222,222" {
+			t.Error(got)
+		}
+	})
+}

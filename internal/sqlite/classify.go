@@ -50,12 +50,9 @@ type Part struct {
 // Classify finds out which way a text goes, by preparing it on this ReadOnly or
 // Speculate connection. It asks SQLite: nothing here reads SQL.
 func (c *Conn) Classify(sql string) (Class, error) {
-	c.asks = true
+	defer c.beginClassify()()
 	before := c.settings
-	defer func() {
-		c.asks = false
-		c.setFlags(before)
-	}()
+	defer func() { c.setFlags(before) }()
 	var parts []Part
 	text, err := c.text(sql)
 	if err != nil {
@@ -97,10 +94,20 @@ func (c *Conn) Classify(sql string) (Class, error) {
 	return class, err
 }
 
+// beginClassify makes the connection classify texts, until the returned function is called.
+// Programs are listed by EXPLAIN for it, after which changes() would answer 0.
+func (c *Conn) beginClassify() (done func()) {
+	c.asks = true
+	changes, total, id := c.Changes(), c.TotalChanges(), c.LastInsertID()
+	return func() {
+		c.asks = false
+		c.SetState(changes, total, id)
+	}
+}
+
 // First classifies the first statement of a text, and returns what is behind it.
 func (c *Conn) First(sql string) (Part, string, error) {
-	c.asks = true
-	defer func() { c.asks = false }()
+	defer c.beginClassify()()
 	length, _ := statement(sql) // a long script is not copied for each of its statements
 	class, tail, err := c.classifyAlone(sql[:length])
 	if err != nil && length < len(sql) {
