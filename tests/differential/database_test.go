@@ -64,7 +64,7 @@ func newDatabase(t testing.TB, nodes int) *database {
 
 // open opens the database of a node.
 func (d *database) open(node int) *sql.DB {
-	c, err := d.cluster.Nodes[node].ConnectorWith(hiqlite.ConnConfig{Consistency: hiqlite.Linearizable})
+	c, err := d.cluster.Nodes[node].ConnectorWith(hiqlite.ConnConfig{Consistency: hiqlite.Linearizable, TimeFormat: "sqlite"})
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func (d *database) begin() {
 			d.t.Fatal(err)
 		}
 		d.folder = folder
-		db, err := sql.Open("sqlite", filepath.Join(folder, "file.db")+"?_pragma=journal_mode(WAL)&_pragma=synchronous(OFF)&_fk=1")
+		db, err := sql.Open("sqlite", filepath.Join(folder, "file.db")+"?_pragma=journal_mode(WAL)&_pragma=synchronous(OFF)&_fk=1&_time_format=sqlite")
 		if err != nil {
 			d.t.Fatal(err)
 		}

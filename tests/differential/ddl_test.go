@@ -31,7 +31,9 @@ func (g *generator) change() string {
 	case 20:
 		return g.pick("REINDEX", "REINDEX "+quote(g.ordinary().name), "REINDEX NOCASE")
 	case 21:
-		return "VACUUM"
+		if g.features.unordered || len(g.schema.among(func(t *table) bool { return t.temp })) == 0 { // SQLite loses indexes of tables that TEMP ones hide
+			return "VACUUM"
+		}
 	case 22:
 		return g.pick("PRAGMA user_version="+g.small(), "PRAGMA application_id="+g.small(), "DROP TABLE IF EXISTS sqlite_stat1", "PRAGMA temp.user_version", "DROP TABLE IF EXISTS temp.t1", "DELETE FROM sqlite_stat1", "UPDATE sqlite_sequence SET seq = seq + 3", "DELETE FROM sqlite_sequence WHERE seq > 5")
 	}
@@ -211,7 +213,7 @@ func (g *generator) newIndex() string { return fmt.Sprint("i", 1+g.IntN(8)) }
 func (g *generator) createView() string {
 	return "CREATE " + g.maybe(boolean(g.features.temp)*20, "TEMP ") + "VIEW " + g.maybe(20, "IF NOT EXISTS ") + g.pick("v1", "v2", "v3") + g.maybe(20, "(va, vb)") + " AS " +
 		g.within(func() string {
-			if g.chance(20) && g.features.counters {
+			if g.chance(20) && g.features.counters && g.features.unordered {
 				return "SELECT changes() AS va, last_insert_rowid() AS vb"
 			}
 			if g.chance(30) {

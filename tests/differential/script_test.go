@@ -140,4 +140,9 @@ var odd = []any{
 var zones = []*time.Location{time.UTC, time.FixedZone("CET", 3600), time.FixedZone("", -4*3600), time.FixedZone("UTC+8", 8*3600)}
 
 // argument is the value of a parameter.
-func (g *generator) argument() any { return odd[g.IntN(len(odd))] }
+func (g *generator) argument() any {
+	if g.chance(5) {
+		return time.Unix(1700000000+int64(g.IntN(1e6)), int64(g.IntN(3))*1e6).In(zones[g.IntN(len(zones))])
+	}
+	return odd[g.IntN(len(odd))]
+}

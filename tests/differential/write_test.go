@@ -124,7 +124,7 @@ func (g *generator) valueFor(c column) string {
 	}
 	switch kind := strings.ToUpper(c.decl); {
 	case strings.Contains(kind, "INT") && c.key && g.chance(40):
-		return g.pick("NULL", "NULL", fmt.Sprint(g.IntN(30)))
+		return g.pick("NULL", "NULL", fmt.Sprint(1+g.IntN(30)))
 	case strings.Contains(kind, "INT") || strings.Contains(kind, "BOOL"):
 		return g.pick(g.small(), g.small(), "0", "-5", fmt.Sprint(g.IntN(1000)), "4294967296")
 	case strings.Contains(kind, "TEXT"), strings.Contains(kind, "CHAR"):

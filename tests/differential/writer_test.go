@@ -43,6 +43,7 @@ func (w *writer) next(r *runner) step {
 		w.read(r, conn)
 	}
 	w.heavy--
+	w.features.counters = !r.counted[conn].changesDiffer && !r.counted[conn].idDiffers
 	s := w.step(conn, busy)
 	if s.how != restart && s.how != snapshot {
 		s.conn = conn
