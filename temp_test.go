@@ -378,3 +378,32 @@ func TestKilledNodesAndTempObjects(t *testing.T) {
 		t.Errorf("%d acknowledged rows are missing, or there twice", r.Count)
 	}
 }
+
+// A deferred key that is violated undoes the statement, also where it changes
+// nothing but TEMP tables.
+func TestDeferredKeysOfTempTables(t *testing.T) {
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		conn := mustConn(t, c.db(0))
+		run := func(text string) error {
+			_, err := conn.ExecContext(patient(t), text)
+			return err
+		}
+		for _, text := range []string{
+			"CREATE TEMP TABLE p(a UNIQUE)", "CREATE TEMP TABLE k(a REFERENCES p(a) DEFERRABLE INITIALLY DEFERRED)",
+			"!INSERT INTO k VALUES(1)", "!INSERT INTO k VALUES(2)", "INSERT INTO p VALUES(3)", "INSERT INTO k VALUES(3)", "!DELETE FROM p",
+			"SAVEPOINT s", "INSERT INTO k VALUES(4)", "INSERT INTO p VALUES(4)", "RELEASE s",
+		} {
+			plain, fails := strings.CutPrefix(text, "!")
+			err := run(plain)
+			if fails {
+				hasCode(t, err, 787, "FOREIGN KEY constraint failed")
+			} else if err != nil {
+				t.Errorf("%s: %v", plain, err)
+			}
+		}
+		var got string
+		if err := conn.QueryRowContext(patient(t), "SELECT (SELECT group_concat(a) FROM p) || ' ' || (SELECT group_concat(a) FROM k)").Scan(&got); err != nil || got != "3,4 3,4" {
+			t.Errorf("%s, %v", got, err)
+		}
+	})
+}

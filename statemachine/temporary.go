@@ -199,7 +199,10 @@ func (t *Temporary) Exec(ctx context.Context, text string, args []wire.Argument,
 		t.kept.forget()
 		err = errors.Join(err, t.owner("ROLLBACK"), t.reload())
 	default:
-		err = errors.Join(err, t.owner("COMMIT"))
+		if failed := t.owner("COMMIT"); failed != nil { // a deferred key is violated
+			t.kept.forget()
+			err = errors.Join(failed, t.owner("ROLLBACK"), t.reload())
+		}
 	}
 	return out, t.reason(ctx, firstOf(err))
 }

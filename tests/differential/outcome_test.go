@@ -152,6 +152,11 @@ func seeValue(v any) string {
 		return "NULL"
 	case int64:
 		return fmt.Sprint(v)
+	case string:
+		// RFC 3339 in lower case is a time to hiqlite, and a text to the reference.
+		if t, err := time.Parse(time.RFC3339, strings.ToUpper(v)); err == nil && v != strings.ToUpper(v) {
+			return seeValue(t)
+		}
 	case time.Time:
 		return "time " + v.Format(time.RFC3339Nano)
 	case float64:
