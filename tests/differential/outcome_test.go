@@ -158,6 +158,9 @@ func seeValue(v any) string {
 			return seeValue(t)
 		}
 	case time.Time:
+		if v.Year() < 0 { // a text to the reference
+			return seeValue(v.Format(time.DateOnly))
+		}
 		return "time " + v.Format(time.RFC3339Nano)
 	case float64:
 		return fmt.Sprintf("%v(%x)", v, math.Float64bits(v))
