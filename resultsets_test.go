@@ -174,10 +174,7 @@ func TestColumnTypesOfResultSets(t *testing.T) {
 		rows.Close()
 		want := []string{"i INTEGER int64", "v VARCHAR(9) string", "b BLOB []uint8"}
 		if strings.HasPrefix(text, "DELETE") {
-			want = nil
-			for _, ct := range []string{"i INTEGER", "v VARCHAR(9)", "b BLOB"} {
-				want = append(want, ct)
-			}
+			want = []string{"i INTEGER", "v VARCHAR(9)", "b BLOB"}
 			for i := range got {
 				got[i] = got[i][:strings.LastIndex(got[i], " ")]
 			}
