@@ -197,7 +197,7 @@ const nextSet = "--- next result set\n"
 func alike(text, ours, theirs string) bool {
 	sets := strings.Split(ours, nextSet)
 	last := sets[len(sets)-1]
-	withRows := last
+	withRows := sets[0] // if none has rows and something follows the last semicolon
 	for _, s := range sets {
 		if strings.Count(s, "\n") > 1 {
 			withRows = s
