@@ -245,6 +245,7 @@ func TestContextsThatHaveEnded(t *testing.T) {
 
 func TestNoQuorum(t *testing.T) {
 	s := newSturdy(t, 3)
+	s.equal() // the one that is left has all rows
 	leader := s.leader()
 	s.stop(leader)
 	s.stop((leader + 1) % 3)
