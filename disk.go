@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/internal/durable"
 )
 
 // A full disk would be met first by the Raft log, which takes what it could not
@@ -40,7 +40,7 @@ func marksOf(total int64) diskMarks {
 
 // diskSpace returns the free bytes of a folder's volume, and all; exchanged by
 // tests.
-var diskSpace = statemachine.Space
+var diskSpace = durable.Space
 
 // watchDisk keeps the node from filling its disk.
 func (n *Node) watchDisk() {

@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/internal/durable"
 )
 
 // compactTo bounds, in bytes, the log between compactions; see compactFrom.
@@ -148,7 +148,7 @@ func incarnation(dir string) (uint64, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return 0, err
 	}
-	return n + 1, statemachine.WriteFile(path, []byte(strconv.FormatUint(n+1, 10)+"\n"))
+	return n + 1, durable.WriteFile(path, []byte(strconv.FormatUint(n+1, 10)+"\n"))
 }
 
 // identity is what a data folder says of itself.
@@ -178,7 +178,7 @@ func claim(cfg *Config) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("hiqlite: the data folder cannot be made: %w", err)
 	}
-	if err := statemachine.Sync(filepath.Dir(dir)); err != nil {
+	if err := durable.Sync(filepath.Dir(dir)); err != nil {
 		return fmt.Errorf("hiqlite: the data folder cannot be made durable: %w", err)
 	}
 	path := filepath.Join(dir, identityFile)
@@ -231,7 +231,7 @@ func found(cfg *Config, dir, path string) error {
 	}
 	data, err := json.MarshalIndent(identity{identityFormat, cfg.NodeID, memberIDs(cfg.Nodes), time.Now().UTC().Format(time.RFC3339)}, "", "  ")
 	if err == nil {
-		err = statemachine.WriteFile(path, append(data, '\n'))
+		err = durable.WriteFile(path, append(data, '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("hiqlite: the data folder cannot be written: %w", err)

@@ -35,11 +35,12 @@ var mayImport = []struct {
 	{"lock", []string{".", "internal/companion", "internal/wire"}},
 	{"pubsub", []string{".", "internal/companion", "internal/wire"}},
 	{"internal/testcluster", []string{".", "internal/loopback"}},
-	{".", []string{"cluster", "statemachine", "internal/companion", "internal/sqlite", "internal/wire"}},
-	{"cluster", nil}, // it moves bytes
-	{"statemachine", []string{"internal/companion", "internal/sqlite", "internal/table", "internal/wire"}},
+	{".", []string{"cluster", "statemachine", "internal/companion", "internal/durable", "internal/sqlite", "internal/wire"}},
+	{"cluster", []string{"internal/durable"}}, // it moves bytes
+	{"statemachine", []string{"internal/companion", "internal/durable", "internal/sqlite", "internal/table", "internal/wire"}},
 	{"internal/companion", []string{"internal/wire"}},
 	{"internal/sqlite", []string{"internal/wire"}},
+	{"internal/durable", nil},
 	{"internal/loopback", nil},
 	{"internal/table", nil},
 	{"internal/wire", nil},

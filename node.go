@@ -14,6 +14,7 @@ import (
 	sm "github.com/lni/dragonboat/v4/statemachine"
 
 	"github.com/hiqlite/hiqlite/cluster"
+	"github.com/hiqlite/hiqlite/internal/durable"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/statemachine"
@@ -125,7 +126,7 @@ func (n *Node) open() error {
 	if err != nil {
 		return fmt.Errorf("hiqlite: open the database in %s: %w", dir, err)
 	}
-	if err := statemachine.Sync(n.cfg.DataDir); err != nil { // the names raft and sql
+	if err := durable.Sync(n.cfg.DataDir); err != nil { // the names raft and sql
 		return err
 	}
 	if applied > 0 && !n.host.Bootstrapped(sqlShard) {

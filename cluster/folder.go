@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/hiqlite/hiqlite/internal/durable"
 	"github.com/lni/dragonboat/v4/raftpb"
 	"github.com/lni/vfs"
 )
@@ -135,7 +136,7 @@ func adoptHostname(dir string) (former string, err error) {
 			return "", fmt.Errorf("hiqlite: the hostname changed from %q to %q, and the Raft log could not be renamed: %w",
 				status.Hostname, current, err)
 		}
-		if err := syncFolder(dir); err != nil {
+		if err := durable.Sync(dir); err != nil {
 			return "", fmt.Errorf("hiqlite: %w", err)
 		}
 	} else if _, err := os.Stat(to); err != nil {
@@ -204,37 +205,5 @@ func writeStatus(path string, status raftpb.RaftDataStatus) error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(path, append(statusSum(content), content...))
-}
-
-// replaceFile replaces a file atomically and durably.
-func replaceFile(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	return syncFolder(filepath.Dir(path))
-}
-
-func syncFolder(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
+	return durable.WriteFile(path, append(statusSum(content), content...))
 }

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hiqlite/hiqlite/internal/durable"
 	"github.com/lni/dragonboat/v4/raftpb"
 )
 
@@ -144,7 +145,7 @@ func (g *guard) save() error {
 	}
 	data, err := json.Marshal(now)
 	if err == nil {
-		err = replaceFile(g.path, data)
+		err = durable.WriteFile(g.path, data)
 	}
 	if err == nil {
 		g.mu.Lock()

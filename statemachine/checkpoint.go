@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hiqlite/hiqlite/internal/durable"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 )
 
@@ -191,10 +192,10 @@ const copiedFile = "copied"
 // takes a log whose beginning is whole for all there is, and would show pages of
 // then beside pages of later ones.
 func copied(path string, index uint64) error {
-	if err := Sync(path + "-wal"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := durable.Sync(path + "-wal"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return WriteFile(filepath.Join(filepath.Dir(path), copiedFile), []byte(strconv.FormatUint(index, 10)+"\n"))
+	return durable.WriteFile(filepath.Join(filepath.Dir(path), copiedFile), []byte(strconv.FormatUint(index, 10)+"\n"))
 }
 
 // checkCopied finds out whether the database, as it was opened, is one state.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hiqlite/hiqlite/internal/durable"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 )
 
@@ -95,7 +96,7 @@ func (s *storage) closed() error {
 	if err != nil {
 		return err
 	}
-	return WriteFile(filepath.Join(dir, closedFile), []byte(was))
+	return durable.WriteFile(filepath.Join(dir, closedFile), []byte(was))
 }
 
 // asClosed reports whether the database is as it was closed.
@@ -121,7 +122,7 @@ func (s *storage) opened() error {
 		}
 		return err
 	}
-	return Sync(dir)
+	return durable.Sync(dir)
 }
 
 // identity says what a file is, as long as nobody writes to it.

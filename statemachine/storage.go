@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/hiqlite/hiqlite/internal/durable"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
@@ -59,7 +60,7 @@ func (s *storage) open() (string, error) {
 		}
 		// An empty file is an empty database. It must be there before CURRENT
 		// names it: otherwise a crash between the two would look like a loss.
-		if err := WriteFile(filepath.Join(s.path(1), databaseFile), nil); err != nil {
+		if err := durable.WriteFile(filepath.Join(s.path(1), databaseFile), nil); err != nil {
 			return "", err
 		}
 		if err := s.switchTo(1); err != nil {
@@ -107,7 +108,7 @@ func (s *storage) create(generation uint64) error {
 // switchTo makes a generation the one in use, durably.
 func (s *storage) switchTo(generation uint64) error {
 	name := generationPrefix + strconv.FormatUint(generation, 10) + "\n"
-	if err := WriteFile(filepath.Join(s.dir, currentFile), []byte(name)); err != nil {
+	if err := durable.WriteFile(filepath.Join(s.dir, currentFile), []byte(name)); err != nil {
 		return err
 	}
 	s.generation = generation
@@ -133,7 +134,7 @@ func (s *storage) clean() {
 // the database file itself would drop SQLite's POSIX locks.
 func (s *storage) sync(state *wire.State) error {
 	dir := s.path(s.generation)
-	if err := Sync(filepath.Join(dir, databaseFile+"-wal")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := durable.Sync(filepath.Join(dir, databaseFile+"-wal")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := s.writeState(dir, state); err != nil {
@@ -149,7 +150,7 @@ func (s *storage) mark(applied uint64) error {
 	if s.marker == "" {
 		return nil
 	}
-	return WriteFile(s.marker, []byte(strconv.FormatUint(applied, 10)+"\n"))
+	return durable.WriteFile(s.marker, []byte(strconv.FormatUint(applied, 10)+"\n"))
 }
 
 func (s *storage) checkMarker(applied uint64) error {
@@ -178,7 +179,7 @@ var stateMagic = []byte("hiqlite state 1\n")
 func (s *storage) writeState(dir string, state *wire.State) error {
 	b := wire.AppendState(bytes.Clone(stateMagic), state)
 	b = binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
-	return WriteFile(filepath.Join(dir, stateFile), b)
+	return durable.WriteFile(filepath.Join(dir, stateFile), b)
 }
 
 // newerState returns the state of the side file if it belongs to what SQLite
@@ -210,33 +211,6 @@ func decodeStateFile(b []byte) (*wire.State, error) {
 		return nil, errors.New("bad checksum")
 	}
 	return wire.DecodeState(body[len(stateMagic):])
-}
-
-// WriteFile replaces the file at path, durably and atomically.
-func WriteFile(path string, data []byte) error {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		return err
-	}
-	return Sync(filepath.Dir(path))
-}
-
-// Sync makes a file, or the names in a folder, durable.
-func Sync(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 func fileSize(path string) int64 {

@@ -1,11 +1,11 @@
 //go:build !windows
 
-package statemachine
+package durable
 
 import "syscall"
 
-// Space returns the bytes that can still be written below dir, and how many its
-// volume has in all.
+// Space returns how many bytes this user can still write below dir, and how many
+// the volume has in total.
 func Space(dir string) (free, total int64, err error) {
 	var s syscall.Statfs_t
 	if err := syscall.Statfs(dir, &s); err != nil {
