@@ -4,7 +4,6 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -26,9 +25,11 @@ var mayImport = []struct {
 	imports  []string
 }{
 	{"cmd/*", []string{".", "driver", "kv", "lock", "pubsub", "internal/loopback"}},
-	{"examples/*", []string{".", "driver", "kv", "lock", "pubsub"}}, // and what lies below itself
+	{"examples/*", []string{".", "driver", "kv", "lock", "pubsub"}}, // and the packages below it
 	{"examples/*/*", nil},
 	{"benchmarks", nil},
+	{"tests/compat/*", nil},
+	{"tests/compat/*/*", nil}, // these import each other, see mayImportWithin
 	{"tests/*", []string{".", "driver"}},
 	{"driver", []string{"."}},
 	{"kv", []string{".", "internal/companion", "internal/wire"}},
@@ -46,6 +47,10 @@ var mayImport = []struct {
 	{"internal/wire", nil},
 }
 
+// mayImportWithin are folders whose packages may import each other. Each is the
+// name of a folder, or a path.Match pattern.
+var mayImportWithin = []string{"examples/*", "tests/compat"}
+
 // confined are dependencies, by the prefix of their path, that only some
 // packages may import. What has its own line is not ruled by a shorter prefix.
 var confined = []struct {
@@ -58,9 +63,14 @@ var confined = []struct {
 	{"modernc.org/sqlite", nil, true}, // registers a driver that would clash in users' programs
 	{"github.com/lni/dragonboat/v4/statemachine", []string{"cluster", "statemachine", "."}, true},
 	{"github.com/lni/dragonboat", []string{"cluster"}, false},
+	// These belong to modules of their own, see go.work: a program that imports
+	// hiqlite is not to require them.
+	{"github.com/spf13/cobra", []string{"cmd/hiqlite"}, false},
+	{"github.com/jmoiron/sqlx", []string{"examples/quickstart", "examples/sqlx", "tests/compat"}, false},
 }
 
-// TestImportDirections keeps the layers apart, whatever the build tags.
+// TestImportDirections keeps the layers apart, whatever the build tags. It also
+// reads the modules that are nested in the repository.
 func TestImportDirections(t *testing.T) {
 	found := map[string]bool{}
 	err := filepath.WalkDir(".", func(file string, d fs.DirEntry, err error) error {
@@ -69,9 +79,6 @@ func TestImportDirections(t *testing.T) {
 		}
 		if name := d.Name(); d.IsDir() && file != "." && (name == "testdata" || strings.ContainsAny(name[:1], "._")) {
 			return filepath.SkipDir
-		}
-		if _, err := os.Stat(filepath.Join(file, "go.mod")); d.IsDir() && file != "." && err == nil {
-			return filepath.SkipDir // a module of its own
 		}
 		if d.IsDir() || !strings.HasSuffix(file, ".go") {
 			return nil
@@ -107,7 +114,7 @@ func forbidden(from, to string, test bool) string {
 		to = path.Clean("./" + strings.TrimPrefix(to, modulePath))
 		for _, rule := range mayImport {
 			if ok, _ := path.Match(rule.packages, from); ok {
-				if test || slices.Contains(rule.imports, to) || strings.HasPrefix(from, "examples/") && strings.HasPrefix(to, from+"/") {
+				if test || slices.Contains(rule.imports, to) || inOneFolder(from, to) {
 					return ""
 				}
 				return "imports point downwards only, see mayImport"
@@ -124,6 +131,21 @@ func forbidden(from, to string, test bool) string {
 		}
 	}
 	return ""
+}
+
+// inOneFolder reports whether both packages are in the same folder of those that
+// mayImportWithin matches.
+func inOneFolder(from, to string) bool {
+	parts := strings.Split(from, "/")
+	for i := range parts {
+		folder := strings.Join(parts[:i+1], "/")
+		for _, pattern := range mayImportWithin {
+			if ok, _ := path.Match(pattern, folder); ok && strings.HasPrefix(to+"/", folder+"/") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // The rules themselves: what each exists for is refused.
@@ -152,6 +174,14 @@ func TestForbidden(t *testing.T) {
 		{"statemachine", "github.com/lni/dragonboat/v4/config", false, false},
 		{"statemachine", "github.com/lni/dragonboat/v4/statemachine", false, true},
 		{".", "github.com/lni/dragonboatlike", false, true},
+		{"examples/sqlc", modulePath + "/examples/sqlc/library", false, true},
+		{"examples/cache", modulePath + "/examples/sqlc/library", false, false},
+		{"examples/sqlc/library", modulePath + "/cluster", false, false},
+		{"tests/compat/entdb/person", modulePath + "/tests/compat/entdb/predicate", false, true},
+		{"tests/compat/entdb", modulePath + "/statemachine", false, false},
+		{"cmd/hiqlite", "github.com/spf13/cobra", false, true},
+		{".", "github.com/spf13/cobra", true, false},
+		{"tests/consistency", "github.com/jmoiron/sqlx", true, false},
 	} {
 		if why := forbidden(c.from, c.to, c.test); (why == "") != c.ok {
 			t.Errorf("%s imports %s (test: %v): %q", c.from, c.to, c.test, why)
