@@ -4,7 +4,7 @@ import (
 	"context"
 	"database/sql"
 
-	"github.com/hiqlite/hiqlite/internal/companion"
+	"github.com/hiqlite/hiqlite/internal/shardapi"
 )
 
 // A Client is the cluster behind a database, for what database/sql has no name
@@ -17,8 +17,8 @@ type Client interface {
 	Status(ctx context.Context) (Status, error)
 	// Hash tells whether nodes hold the same.
 	Hash(ctx context.Context) (hash [32]byte, index uint64, err error)
-	// Companions is for the packages kv, lock and pubsub, which are what to use.
-	Companions() companion.Shards
+	// InMemoryShards is for the packages kv, lock and pubsub. Programs use those.
+	InMemoryShards() shardapi.Shards
 }
 
 var _ Client = (*Node)(nil)

@@ -9,14 +9,14 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/hiqlite/hiqlite/internal/companion"
+	"github.com/hiqlite/hiqlite/internal/shardapi"
 	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/statemachine"
 )
 
-// Companions is for the packages kv, lock and pubsub.
-func (n *Node) Companions() companion.Shards {
-	return companion.Shards{KV: &n.memory.kv, Lock: &n.memory.lock, PubSub: &n.memory.pubsub}
+// InMemoryShards returns what the packages kv, lock and pubsub work on.
+func (n *Node) InMemoryShards() shardapi.Shards {
+	return shardapi.Shards{KV: &n.memory.kv, Lock: &n.memory.lock, PubSub: &n.memory.pubsub}
 }
 
 type kvClient struct {
@@ -24,7 +24,7 @@ type kvClient struct {
 	machine *statemachine.KV
 }
 
-var _ companion.KV = (*kvClient)(nil)
+var _ shardapi.KV = (*kvClient)(nil)
 
 func (c *kvClient) Get(ctx context.Context, bucket, key string) (value string, version uint64, ok bool, err error) {
 	if err := c.consistent(ctx); err != nil {
@@ -49,7 +49,7 @@ func (c *kvClient) Entries(ctx context.Context, bucket, prefix string) (iter.Seq
 	return c.machine.Entries(bucket, prefix), nil
 }
 
-func (c *kvClient) Watch(ctx context.Context, bucket string, m companion.Match) (companion.Watch, error) {
+func (c *kvClient) Watch(ctx context.Context, bucket string, m shardapi.Match) (shardapi.Watcher, error) {
 	if err := c.linearize(ctx); err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func (c *kvClient) Watch(ctx context.Context, bucket string, m companion.Match) 
 	r.fetch = func() ([]statemachine.Event, error) {
 		events, err := w.Next()
 		if err != nil {
-			return nil, &companion.LaggedError{}
+			return nil, &shardapi.LaggedError{}
 		}
 		return events, nil
 	}
@@ -67,12 +67,12 @@ func (c *kvClient) Watch(ctx context.Context, bucket string, m companion.Match) 
 
 type bucketWatch struct{ *reader[statemachine.Event] }
 
-func (w *bucketWatch) Next(ctx context.Context, ordered bool) (out companion.Event, err error) {
+func (w *bucketWatch) Next(ctx context.Context, ordered bool) (out shardapi.Event, err error) {
 	e, err := w.next(ctx, ordered)
 	if err != nil {
 		return out, err
 	}
-	return companion.Event{Kind: e.Kind, Key: e.Key, Value: e.Value, Version: e.Version}, nil
+	return shardapi.Event{Kind: e.Kind, Key: e.Key, Value: e.Value, Version: e.Version}, nil
 }
 
 // A reader hands out what a machine tells, one after the other.
@@ -189,7 +189,7 @@ type lockClient struct {
 	asking  sync.WaitGroup    // calls of Do that may make places; none begins once it is closed
 }
 
-var _ companion.Lock = (*lockClient)(nil)
+var _ shardapi.Lock = (*lockClient)(nil)
 
 func (c *lockClient) Await(ctx context.Context, owner, id uint64) (o wire.Outcome, ok bool, err error) {
 	now, changed, done := c.machine.Place(owner, id)
@@ -233,7 +233,7 @@ func (c *lockClient) Do(ctx context.Context, cmd *wire.Command) (wire.Outcome, e
 	return c.memoryShard.Do(ctx, cmd)
 }
 
-func (c *lockClient) Queue(key string) int { return c.machine.Queue(key) }
+func (c *lockClient) QueueLen(key string) int { return c.machine.Queue(key) }
 
 func (c *lockClient) OnClose(f func()) (forget func()) {
 	c.mu.Lock()
@@ -281,9 +281,9 @@ type pubsubClient struct {
 	machine *statemachine.Messages
 }
 
-var _ companion.PubSub = (*pubsubClient)(nil)
+var _ shardapi.PubSub = (*pubsubClient)(nil)
 
-func (c *pubsubClient) Listen(ctx context.Context, channels companion.Match, after *uint64) (companion.Listen, uint64, error) {
+func (c *pubsubClient) Listen(ctx context.Context, channels shardapi.Match, after *uint64) (shardapi.Subscription, uint64, error) {
 	if err := c.linearize(ctx); err != nil {
 		return nil, 0, err
 	}
@@ -291,15 +291,15 @@ func (c *pubsubClient) Listen(ctx context.Context, channels companion.Match, aft
 	switch {
 	case ok:
 	case index < *after:
-		return nil, index, companion.ErrAhead
+		return nil, index, shardapi.ErrAhead
 	default:
-		return nil, index, companion.ErrTooOld
+		return nil, index, shardapi.ErrTooOld
 	}
 	r := newReader(c.memoryShard, s, func(m *statemachine.Message) wire.Seen { return m.Seen })
 	r.fetch = func() ([]*statemachine.Message, error) {
 		messages, lost, err := s.Next()
 		if err != nil {
-			return nil, &companion.LaggedError{Lost: lost}
+			return nil, &shardapi.LaggedError{Lost: lost}
 		}
 		return messages, nil
 	}
@@ -308,10 +308,10 @@ func (c *pubsubClient) Listen(ctx context.Context, channels companion.Match, aft
 
 type channelListen struct{ *reader[*statemachine.Message] }
 
-func (l *channelListen) Next(ctx context.Context, ordered bool) (companion.Message, error) {
+func (l *channelListen) Next(ctx context.Context, ordered bool) (shardapi.Message, error) {
 	m, err := l.next(ctx, ordered)
 	if err != nil {
-		return companion.Message{}, err
+		return shardapi.Message{}, err
 	}
-	return companion.Message{Index: m.Index, Channel: m.Channel, Payload: m.Payload, TimeMS: m.TimeMS}, nil
+	return shardapi.Message{Index: m.Index, Channel: m.Channel, Payload: m.Payload, TimeMS: m.TimeMS}, nil
 }

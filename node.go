@@ -160,7 +160,7 @@ func (n *Node) open() error {
 }
 
 // Ready returns once leaders are known, this node has applied everything that
-// was acknowledged before the call (of the companions kv, lock and pubsub too),
+// was acknowledged before the call (of kv, lock and pubsub too),
 // and Config.Migrations are applied. The
 // errors are ErrNoLeader, with that of ctx, ErrClosed, and that of the
 // migrations; the first says which nodes it waits for, or which entries. A

@@ -61,7 +61,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/companion"
+	"github.com/hiqlite/hiqlite/internal/shardapi"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
@@ -101,7 +101,7 @@ var (
 // number of them, on any node, are views of the same entries. Its methods may be
 // called from any goroutine.
 type Bucket[V any] struct {
-	kv     companion.KV
+	kv     shardapi.KV
 	name   string
 	codec  Codec[V]
 	limits *limits
@@ -116,7 +116,7 @@ func New[V any](c hiqlite.Client, bucket string, opts ...Option) (*Bucket[V], er
 	if c == nil {
 		return nil, fmt.Errorf("kv: bucket %q: the client is nil: give a *hiqlite.Node, or what hiqlite.From returns", bucket)
 	}
-	b := &Bucket[V]{kv: c.Companions().KV, name: bucket, codec: jsonCodec[V]{}}
+	b := &Bucket[V]{kv: c.InMemoryShards().KV, name: bucket, codec: jsonCodec[V]{}}
 	if bucket == "" || len(bucket) > MaxBucket {
 		return nil, fmt.Errorf("kv: the bucket's name has %d bytes: give it 1 to %d", len(bucket), MaxBucket)
 	}
@@ -337,6 +337,6 @@ func (b *Bucket[V]) Clear(ctx context.Context) error {
 
 // ClearAll removes all entries and counters of all buckets, at once.
 func ClearAll(ctx context.Context, c hiqlite.Client) error {
-	_, err := c.Companions().KV.Do(ctx, &wire.Command{Kind: wire.KVClearAll})
+	_, err := c.InMemoryShards().KV.Do(ctx, &wire.Command{Kind: wire.KVClearAll})
 	return err
 }

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/hiqlite/hiqlite/internal/companion"
+	"github.com/hiqlite/hiqlite/internal/shardapi"
 )
 
 // A WatchOption changes what Watch returns.
@@ -22,11 +22,11 @@ type EventKind uint8
 
 // The kinds.
 const (
-	Put     EventKind = EventKind(companion.Written)
-	Deleted EventKind = EventKind(companion.Deleted)
-	Expired EventKind = EventKind(companion.Expired) // its time to live was over
-	Evicted EventKind = EventKind(companion.Evicted) // the bucket was at its limits
-	Cleared EventKind = EventKind(companion.Cleared) // all entries were removed; there is no key
+	Put     EventKind = EventKind(shardapi.Written)
+	Deleted EventKind = EventKind(shardapi.Deleted)
+	Expired EventKind = EventKind(shardapi.Expired) // its time to live was over
+	Evicted EventKind = EventKind(shardapi.Evicted) // the bucket was at its limits
+	Cleared EventKind = EventKind(shardapi.Cleared) // all entries were removed; there is no key
 )
 
 func (k EventKind) String() string {
@@ -50,7 +50,7 @@ type Event[V any] struct {
 // Counters are not watched.
 type Watcher[V any] struct {
 	bucket    *Bucket[V]
-	watch     companion.Watch
+	watch     shardapi.Watcher
 	unordered bool
 }
 
@@ -60,7 +60,7 @@ type Watcher[V any] struct {
 // who watches first and reads then misses nothing, and may see the first changes
 // twice. The caller must Close it.
 func (b *Bucket[V]) Watch(ctx context.Context, prefix string, opts ...WatchOption) (*Watcher[V], error) {
-	return b.watch(ctx, companion.Prefix(prefix), opts)
+	return b.watch(ctx, shardapi.Prefix(prefix), opts)
 }
 
 // WatchKey is Watch for one key.
@@ -68,10 +68,10 @@ func (b *Bucket[V]) WatchKey(ctx context.Context, key string, opts ...WatchOptio
 	if err := b.checkKey(key); err != nil {
 		return nil, err
 	}
-	return b.watch(ctx, companion.Exactly(key), opts)
+	return b.watch(ctx, shardapi.Exact(key), opts)
 }
 
-func (b *Bucket[V]) watch(ctx context.Context, match companion.Match, opts []WatchOption) (*Watcher[V], error) {
+func (b *Bucket[V]) watch(ctx context.Context, match shardapi.Match, opts []WatchOption) (*Watcher[V], error) {
 	var o watchOptions
 	for _, opt := range opts {
 		opt(&o)
@@ -96,7 +96,7 @@ func (b *Bucket[V]) watch(ctx context.Context, match companion.Match, opts []Wat
 // gets another event.
 func (w *Watcher[V]) Next(ctx context.Context) (Event[V], error) {
 	e, err := w.watch.Next(ctx, !w.unordered)
-	var lagged *companion.LaggedError
+	var lagged *shardapi.LaggedError
 	if errors.As(err, &lagged) {
 		return Event[V]{}, fmt.Errorf("%w: bucket %q: watch it anew, and read its entries", ErrLagged, w.bucket.name)
 	}

@@ -64,7 +64,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/companion"
+	"github.com/hiqlite/hiqlite/internal/shardapi"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
@@ -110,7 +110,7 @@ func WithoutOrder() Option { return func(l *Locker) { l.unordered = true } }
 // all that it holds together, by one small entry of the log in a third of TTL,
 // from a goroutine that runs as long as it holds or waits for any.
 type Locker struct {
-	lock      companion.Lock
+	lock      shardapi.Lock
 	ttl       time.Duration
 	unordered bool
 
@@ -121,7 +121,7 @@ type Locker struct {
 // New returns a Locker. Locks belong to it: two Lockers of one program compete
 // as two programs do.
 func New(c hiqlite.Client, opts ...Option) *Locker {
-	l := &Locker{lock: c.Companions().Lock, ttl: DefaultTTL}
+	l := &Locker{lock: c.InMemoryShards().Lock, ttl: DefaultTTL}
 	for _, opt := range opts {
 		opt(l)
 	}

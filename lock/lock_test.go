@@ -66,7 +66,7 @@ func give(t testing.TB, h *lock.Held) {
 // waitUntilQueued waits until so many wait for the lock of key or hold it.
 func waitUntilQueued(t testing.TB, n *hiqlite.Node, key string, places int) {
 	t.Helper()
-	testcluster.WaitFor(t, "the queue", func() bool { return n.Companions().Lock.Queue(key) == places })
+	testcluster.WaitFor(t, "the queue", func() bool { return n.InMemoryShards().Lock.QueueLen(key) == places })
 }
 
 // First come, first served, whichever nodes they come through, and never two at

@@ -138,7 +138,7 @@ func (n *simulatedNode) Await(ctx context.Context, owner, id uint64) (wire.Outco
 }
 
 func (*simulatedNode) CatchUp(context.Context, wire.Outcome) error { return nil }
-func (n *simulatedNode) Queue(key string) int                      { return n.locks.Queue(key) }
+func (n *simulatedNode) QueueLen(key string) int                   { return n.locks.Queue(key) }
 func (*simulatedNode) OnClose(func()) func()                       { return func() {} }
 
 // Nine programs on three nodes want three locks for two minutes, of a clock that the

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/companion"
+	"github.com/hiqlite/hiqlite/internal/shardapi"
 	"github.com/hiqlite/hiqlite/internal/testcluster"
 	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/lock"
@@ -19,16 +19,16 @@ import (
 // altered is a client whose commands for locks pass through do.
 type altered struct {
 	*hiqlite.Node
-	do func(ctx context.Context, c *wire.Command, next companion.Lock) (wire.Outcome, error)
+	do func(ctx context.Context, c *wire.Command, next shardapi.Lock) (wire.Outcome, error)
 }
 
 type alteredLock struct {
-	companion.Lock
-	do func(ctx context.Context, c *wire.Command, next companion.Lock) (wire.Outcome, error)
+	shardapi.Lock
+	do func(ctx context.Context, c *wire.Command, next shardapi.Lock) (wire.Outcome, error)
 }
 
-func (a *altered) Companions() companion.Shards {
-	c := a.Node.Companions()
+func (a *altered) InMemoryShards() shardapi.Shards {
+	c := a.Node.InMemoryShards()
 	c.Lock = alteredLock{c.Lock, a.do}
 	return c
 }
@@ -43,7 +43,7 @@ func TestAStarvedHolderLosesWhatHeHas(t *testing.T) {
 	c := testcluster.Started(t, 3)
 	ctx := testcluster.Patient(t)
 	goOn := make(chan struct{})
-	starved := &altered{c.Nodes[0], func(ctx context.Context, c *wire.Command, next companion.Lock) (wire.Outcome, error) {
+	starved := &altered{c.Nodes[0], func(ctx context.Context, c *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
 		if c.Kind == wire.LockRenew {
 			<-goOn
 		}
@@ -70,7 +70,7 @@ func TestAStarvedHolderLosesWhatHeHas(t *testing.T) {
 // the end.
 func TestARenewalOvertakesARelease(t *testing.T) {
 	c := testcluster.Started(t, 1)
-	n := &altered{c.Nodes[0], func(ctx context.Context, c *wire.Command, next companion.Lock) (wire.Outcome, error) {
+	n := &altered{c.Nodes[0], func(ctx context.Context, c *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
 		if c.Kind == wire.LockRelease {
 			if o, err := next.Do(ctx, &wire.Command{Kind: wire.LockRenew, Owner: c.Owner, ID: c.ID}); err != nil || o.Code != wire.Done {
 				t.Errorf("the renewal: %+v, %v", o, err)
@@ -120,7 +120,7 @@ func TestGivingBackWhileAskingKeepsTheOrder(t *testing.T) {
 	var a *lock.Held
 	asked := make(chan struct{}, 1)
 	other := make(chan *lock.Held, 1)
-	n := &altered{c.Nodes[0], func(ctx context.Context, cmd *wire.Command, next companion.Lock) (wire.Outcome, error) {
+	n := &altered{c.Nodes[0], func(ctx context.Context, cmd *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
 		if cmd.Kind != wire.LockAcquire || cmd.Key != "b" || len(asked) > 0 {
 			return next.Do(ctx, cmd)
 		}

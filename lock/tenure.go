@@ -21,7 +21,7 @@ type tenure struct {
 	deadline time.Time        // until when that is its own; zero: the cluster has not answered yet
 	made     int64            // which of the owners of this id the cluster knows, see wire.Outcome
 	running  bool             // the goroutine is started
-	forget   func()           // see companion.Lock.OnClose
+	forget   func()           // see shardapi.Lock.OnClose
 
 	ctx context.Context // ends when it is lost, or has nothing any more
 	end context.CancelFunc

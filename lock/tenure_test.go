@@ -36,7 +36,7 @@ func (*script) Await(ctx context.Context, _, _ uint64) (wire.Outcome, bool, erro
 	return wire.Outcome{}, false, ctx.Err()
 }
 func (*script) CatchUp(context.Context, wire.Outcome) error { return nil }
-func (*script) Queue(string) int                            { return 0 }
+func (*script) QueueLen(string) int                         { return 0 }
 func (*script) OnClose(func()) func()                       { return func() {} }
 
 // scripted runs f in a bubble, with a clock of its own.

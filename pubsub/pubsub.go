@@ -43,7 +43,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/companion"
+	"github.com/hiqlite/hiqlite/internal/shardapi"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
@@ -112,7 +112,7 @@ func Notify(ctx context.Context, c hiqlite.Client, channel string, payload []byt
 	if len(payload) > MaxPayload {
 		return 0, fmt.Errorf("%w: the payload for %q has %d bytes, and may have %d: send where it can be read instead", hiqlite.ErrTooLarge, channel, len(payload), MaxPayload)
 	}
-	o, err := c.Companions().PubSub.Do(ctx, &wire.Command{Kind: wire.Notify, Name: channel, Value: payload, Number: time.Now().UnixMilli()})
+	o, err := c.InMemoryShards().PubSub.Do(ctx, &wire.Command{Kind: wire.Notify, Name: channel, Value: payload, Number: time.Now().UnixMilli()})
 	if err == nil && o.Code != wire.Done {
 		err = errors.New("pubsub: the cluster does not know this command: upgrade all nodes")
 	}
@@ -145,7 +145,7 @@ func WithoutOrder() Option { return func(o *options) { o.unordered = true } }
 
 // A Subscription gets the messages of one or several channels.
 type Subscription struct {
-	listen    companion.Listen
+	listen    shardapi.Subscription
 	unordered bool
 	start     uint64
 }
@@ -162,18 +162,18 @@ func Listen(ctx context.Context, c hiqlite.Client, channel string, opts ...Optio
 	for _, opt := range opts {
 		opt(&o)
 	}
-	channels := companion.Exactly(channel)
+	channels := shardapi.Exact(channel)
 	if text, many := strings.CutSuffix(channel, "*"); many {
-		channels = companion.Prefix(text)
+		channels = shardapi.Prefix(text)
 	}
 	if strings.Contains(channels.Text, "*") {
 		return nil, fmt.Errorf("%w: %q: a * may only be its last character", ErrChannel, channel)
 	}
-	listen, index, err := c.Companions().PubSub.Listen(ctx, channels, o.after)
-	if errors.Is(err, companion.ErrTooOld) {
+	listen, index, err := c.InMemoryShards().PubSub.Listen(ctx, channels, o.after)
+	if errors.Is(err, shardapi.ErrTooOld) {
 		return nil, fmt.Errorf("%w: messages up to %d are forgotten, the last one seen was %d: read anew what they were about, and listen without After", ErrTooOld, index, *o.after)
 	}
-	if errors.Is(err, companion.ErrAhead) {
+	if errors.Is(err, shardapi.ErrAhead) {
 		return nil, fmt.Errorf("%w: the last message is %d, the last one seen was %d: it is of another cluster, listen without After", ErrAhead, index, *o.after)
 	}
 	if err != nil {
@@ -193,7 +193,7 @@ func (s *Subscription) Start() uint64 { return s.start }
 // from several goroutines, each of which gets another message.
 func (s *Subscription) Next(ctx context.Context) (Message, error) {
 	m, err := s.listen.Next(ctx, !s.unordered)
-	var lagged *companion.LaggedError
+	var lagged *shardapi.LaggedError
 	if errors.As(err, &lagged) {
 		err = &LaggedError{Resume: lagged.Lost}
 	}

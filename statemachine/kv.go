@@ -12,7 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"github.com/hiqlite/hiqlite/internal/companion"
+	"github.com/hiqlite/hiqlite/internal/shardapi"
 	"github.com/hiqlite/hiqlite/internal/table"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
@@ -280,7 +280,7 @@ func (k *KV) put(c *wire.Command) wire.Outcome {
 		k.mortal++
 		k.expiries.start(c.TTLMS, expiry{b, item.Ref()})
 	}
-	k.emit(b.name, companion.Written, item)
+	k.emit(b.name, shardapi.Written, item)
 	if b.limits != (limits{}) {
 		b.order = append(b.order, item.Ref())
 		k.evict(b)
@@ -304,7 +304,7 @@ func (k *KV) delete(c *wire.Command) wire.Outcome {
 	if old == nil {
 		return wire.Outcome{Code: wire.Missing}
 	}
-	k.lost(b, old, companion.Deleted)
+	k.lost(b, old, shardapi.Deleted)
 	k.tidy(b)
 	o := wire.Outcome{Index: old.Version(), Had: true}
 	if c.Kind == wire.KVGetRemove {
@@ -314,7 +314,7 @@ func (k *KV) delete(c *wire.Command) wire.Outcome {
 }
 
 // lost tells of an entry that was removed.
-func (k *KV) lost(b *bucket, i *table.Item, why companion.EventKind) {
+func (k *KV) lost(b *bucket, i *table.Item, why shardapi.EventKind) {
 	k.revision++
 	k.gone(i)
 	k.emit(b.name, why, i)
@@ -331,7 +331,7 @@ func (k *KV) clear(b *bucket) {
 	b.entries.Clear()
 	b.counters.Clear()
 	b.order, b.first = nil, 0
-	k.emit(b.name, companion.Cleared, nil)
+	k.emit(b.name, shardapi.Cleared, nil)
 	k.tidy(b)
 }
 
@@ -367,7 +367,7 @@ func (k *KV) evict(b *bucket) {
 	}
 	for over() && b.first < len(b.order) {
 		if i := b.entries.Remove(b.order[b.first]); i != nil {
-			k.lost(b, i, companion.Evicted)
+			k.lost(b, i, shardapi.Evicted)
 		}
 		b.first++
 	}
@@ -410,7 +410,7 @@ func (k *KV) tick(now uint64) {
 	for _, t := range k.expiries.tick(now) {
 		b := t.of.of
 		if i := b.entries.Remove(t.of.ref); i != nil {
-			k.lost(b, i, companion.Expired)
+			k.lost(b, i, shardapi.Expired)
 			k.tidy(b)
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/hiqlite/hiqlite/internal/companion"
+	"github.com/hiqlite/hiqlite/internal/shardapi"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
@@ -43,14 +43,14 @@ func (m *kvModel) tidy() {
 	})
 }
 
-func (m *kvModel) event(bucket string, kind companion.EventKind, key, value string) {
-	if kind != companion.Written {
+func (m *kvModel) event(bucket string, kind shardapi.EventKind, key, value string) {
+	if kind != shardapi.Written {
 		value = ""
 	}
 	m.events[bucket] = append(m.events[bucket], fmt.Sprintf("%d %q=%q at %d", kind, key, value, m.revision))
 }
 
-func (m *kvModel) lose(bucket string, e *kvEntry, why companion.EventKind) {
+func (m *kvModel) lose(bucket string, e *kvEntry, why shardapi.EventKind) {
 	m.revision++
 	delete(m.buckets[bucket].entries, e.key)
 	m.event(bucket, why, e.key, e.value)
@@ -67,7 +67,7 @@ func (b *kvBucket) size() (n uint64) {
 func (m *kvModel) evict(bucket string) {
 	b := m.buckets[bucket]
 	for l := b.limits; l.entries > 0 && uint64(len(b.entries)) > l.entries || l.bytes > 0 && b.size() > l.bytes; {
-		m.lose(bucket, slices.MinFunc(slices.Collect(maps.Values(b.entries)), func(x, y *kvEntry) int { return cmp.Compare(x.version, y.version) }), companion.Evicted)
+		m.lose(bucket, slices.MinFunc(slices.Collect(maps.Values(b.entries)), func(x, y *kvEntry) int { return cmp.Compare(x.version, y.version) }), shardapi.Evicted)
 	}
 }
 
@@ -94,7 +94,7 @@ func (m *kvModel) tick(now uint64) {
 	}
 	slices.SortFunc(due, func(x, y expiring) int { return cmp.Or(cmp.Compare(x.end, y.end), cmp.Compare(x.version, y.version)) })
 	for _, e := range due {
-		m.lose(e.bucket, e.kvEntry, companion.Expired)
+		m.lose(e.bucket, e.kvEntry, shardapi.Expired)
 	}
 	m.tidy()
 }
@@ -121,7 +121,7 @@ func (m *kvModel) apply(c *wire.Command) wire.Outcome {
 		if e == nil {
 			return wire.Outcome{Code: wire.Missing}
 		}
-		m.lose(c.Name, e, companion.Deleted)
+		m.lose(c.Name, e, shardapi.Deleted)
 		o := wire.Outcome{Index: e.version, Had: true}
 		if c.Kind == wire.KVGetRemove {
 			o.Value = e.value
@@ -167,7 +167,7 @@ func (m *kvModel) clear(bucket string) {
 	b := m.buckets[bucket]
 	clear(b.entries)
 	clear(b.counters)
-	m.event(bucket, companion.Cleared, "", "")
+	m.event(bucket, shardapi.Cleared, "", "")
 }
 
 func (m *kvModel) put(c *wire.Command, b *kvBucket, e *kvEntry) wire.Outcome {
@@ -189,7 +189,7 @@ func (m *kvModel) put(c *wire.Command, b *kvBucket, e *kvEntry) wire.Outcome {
 		o.Value = e.value
 	}
 	b.entries[c.Key] = &kvEntry{key: c.Key, value: string(c.Value), version: m.revision, ttl: c.TTLMS}
-	m.event(c.Name, companion.Written, c.Key, string(c.Value))
+	m.event(c.Name, shardapi.Written, c.Key, string(c.Value))
 	m.evict(c.Name)
 	return o
 }

@@ -5,14 +5,14 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/hiqlite/hiqlite/internal/companion"
+	"github.com/hiqlite/hiqlite/internal/shardapi"
 	"github.com/hiqlite/hiqlite/internal/table"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
 // An Event is a change of a bucket.
 type Event struct {
-	Kind    companion.EventKind
+	Kind    shardapi.EventKind
 	Key     string    // "": of a whole bucket
 	Value   string    // that was written
 	Version uint64    // of the change: if something was written, the entry's
@@ -71,7 +71,7 @@ func (w *Watcher) Close() {
 
 // emit tells who watches of an item that was written or removed; nil: all of the
 // bucket were. The caller holds k.mu.
-func (k *KV) emit(bucket string, kind companion.EventKind, i *table.Item) {
+func (k *KV) emit(bucket string, kind shardapi.EventKind, i *table.Item) {
 	watchers := k.watchers[bucket]
 	if len(watchers) == 0 {
 		return
@@ -81,7 +81,7 @@ func (k *KV) emit(bucket string, kind companion.EventKind, i *table.Item) {
 		// Not the item, which would keep its neighbours in the table, nor a part
 		// of its value, which a program that keeps the key would keep.
 		e.Key = strings.Clone(i.Key())
-		if kind == companion.Written {
+		if kind == shardapi.Written {
 			e.Value = i.Value()
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/companion"
+	"github.com/hiqlite/hiqlite/internal/shardapi"
 	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/lock"
 )
@@ -217,12 +217,12 @@ func (s *lockServer) lock(ctx context.Context, do string, o *lockOrder) (*lockRe
 // have a place there.
 type queueClient struct{ *hiqlite.Node }
 
-type queueLock struct{ companion.Lock }
+type queueLock struct{ shardapi.Lock }
 
 type queuedKey struct{} // in a context: where to note it, *atomic.Int64
 
-func (c queueClient) Companions() companion.Shards {
-	all := c.Node.Companions()
+func (c queueClient) InMemoryShards() shardapi.Shards {
+	all := c.Node.InMemoryShards()
 	all.Lock = queueLock{all.Lock}
 	return all
 }
