@@ -113,5 +113,5 @@ func (n *Node) classifyHere(text string, settings wire.Settings) (*sqlite.Class,
 // mayBeStale reports an error that a newer schema could make go away.
 func mayBeStale(err error) bool {
 	var e *wire.Error
-	return errors.As(err, &e) && e.Code == sqlite.CodeError && e.Hint == "" && !sqlite.SyntaxError(e)
+	return errors.As(err, &e) && e.Code == sqlite.CodeError && e.Hint == "" && !sqlite.IsSyntaxError(e)
 }

@@ -287,20 +287,13 @@ func (c *conn) bind(class *sqlite.Class, args []driver.NamedValue) ([]wire.Argum
 	}
 	if n, ok := sqlite.Match(class.Params, values); !ok {
 		if n >= 0 {
-			return nil, missing(class.Params, n)
+			return nil, sqlError(sqlite.MissingArgument(class.Params[n], n))
 		}
 		used := make([]bool, len(values))
 		sqlite.Use(class.Params, values, used)
-		return nil, misuse("", "too many arguments: argument %d is used by no parameter; the statement has %d, got %d", sqlite.Surplus(values, used)+1, len(class.Params), len(args))
+		return nil, sqlError(sqlite.UnusedArgument(sqlite.Surplus(values, used), len(class.Params), len(args)))
 	}
 	return values, nil
-}
-
-func missing(params []string, n int) error {
-	if name := params[n]; name != "" {
-		return misuse("", "missing named argument %q", name[1:])
-	}
-	return misuse("", "missing argument with index %d", n+1)
 }
 
 // scriptArguments looks for arguments that are missing, or that no statement of
@@ -313,7 +306,7 @@ func scriptArguments(class *sqlite.Class, args []wire.Argument) error {
 	used := make([]bool, len(args))
 	for i := range class.Parts {
 		if n := sqlite.Use(class.Parts[i].Params, args, used); n >= 0 {
-			return missing(class.Parts[i].Params, n)
+			return sqlError(sqlite.MissingArgument(class.Parts[i].Params[n], n))
 		}
 	}
 	return allUsed(args, used)
@@ -363,9 +356,7 @@ func (c *conn) remember(class *sqlite.Class, s *wire.StatementResult) {
 	c.changes, c.lastInsertID = s.RowsAffected, s.LastInsertID
 }
 
-func errReadOnly() error {
-	return &Error{Message: "attempt to write a readonly database (8)", ExtendedCode: sqlite.CodeReadOnly}
-}
+func errReadOnly() error { return sqlError(sqlite.ReadOnlyDatabase("")) }
 
 // read runs a text that only reads on this node's replica.
 func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {

@@ -79,9 +79,9 @@ func sqlError(err error) error {
 	return err
 }
 
-// misuse is an error of SQLITE_ERROR's kind that SQLite itself would not make.
+// misuse returns an error with the code SQLITE_ERROR that SQLite itself does not report.
 func misuse(hint, format string, args ...any) error {
-	return &Error{Message: fmt.Sprintf(format, args...), ExtendedCode: sqlite.CodeError, Hint: hint}
+	return sqlError(sqlite.ArgumentError(hint, format, args...))
 }
 
 // readError is the error of a read whose context may have ended.

@@ -116,8 +116,6 @@ const (
 VALUES(?1, CASE WHEN (SELECT coalesce(max(version), 0) FROM hiqlite_migrations) = ?4 THEN ?2 END, ?3, strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))`
 
 	recordPlace = 1 // of recordMigration in its batch
-
-	codeNotNull = 1299 // SQLITE_CONSTRAINT_NOTNULL
 )
 
 // A migrator is one call of Migrate.
@@ -209,7 +207,7 @@ func (m *migrator) applyOne(ctx context.Context, f *migration, last int64) (fast
 		stmts = append(stmts, Statement{SQL: f.text})
 	}
 	_, err = Batch(ctx, m.db, stmts...)
-	if e, ok := err.(*Error); ok && e.Statement == recordPlace && e.ExtendedCode == codeNotNull {
+	if e, ok := err.(*Error); ok && e.Statement == recordPlace && e.ExtendedCode == sqlite.CodeNotNull {
 		return true, nil
 	}
 	return false, err

@@ -326,7 +326,7 @@ func (n *Node) failure() error {
 		return err
 	}
 	var e *wire.Error
-	full := errors.Is(err, syscall.ENOSPC) || errors.As(err, &e) && e.Code&0xff == 13
+	full := errors.Is(err, syscall.ENOSPC) || errors.As(err, &e) && sqlite.PrimaryCode(e.Code) == sqlite.CodeFull
 	if full {
 		return fmt.Errorf("%w: %w; free some space and start the node again", ErrDiskFull, err)
 	}

@@ -69,7 +69,7 @@ func repeatable(err error) bool {
 	}
 	var e *Error
 	if errors.As(err, &e) {
-		return e.ExtendedCode == sqlite.CodeBusy || e.ExtendedCode == sqlite.CodeSnapshot
+		return e.ExtendedCode == sqlite.CodeBusy || e.ExtendedCode == sqlite.CodeBusySnapshot
 	}
 	return errors.Is(err, ErrTxExpired)
 }

@@ -28,7 +28,7 @@ func (c *conn) control(ctx context.Context, text string, class *sqlite.Class, ar
 	case c.tx == nil && class.What == "ROLLBACK":
 		err = errNoRollback
 	case c.tx == nil:
-		err = misuse("", "SQL logic error: no such savepoint: %s (1)", class.Savepoint)
+		err = sqlError(sqlite.NoSavepoint(class.Savepoint))
 	case class.What == "COMMIT":
 		err = c.commit(ctx)
 	case class.What == "ROLLBACK":
@@ -75,7 +75,7 @@ func (c *conn) savepoint(ctx context.Context, text string, class *sqlite.Class) 
 		}
 		switch {
 		case !found:
-			return misuse("", "SQL logic error: no such savepoint: %s (1)", class.Savepoint)
+			return sqlError(sqlite.NoSavepoint(class.Savepoint))
 		case t.bySave && len(t.pending) == 0:
 			t.end()
 		}
@@ -165,7 +165,7 @@ func (c *conn) step(ctx context.Context, part *sqlite.Part, args []wire.Argument
 // allUsed reports an argument without a name that no statement of a script uses.
 func allUsed(args []wire.Argument, used []bool) error {
 	if i := sqlite.Surplus(args, used); i >= 0 {
-		return misuse("each statement of a script binds from the first argument", "argument %d is used by no statement of the script", i+1)
+		return sqlError(sqlite.UnusedScriptArgument(i))
 	}
 	return nil
 }
@@ -188,7 +188,7 @@ func argumentsOf(params []string, args []wire.Argument, used []bool) ([]wire.Arg
 		used[i] = used[i] || own[i]
 	}
 	if missing := sqlite.Use(params, out, make([]bool, len(out))); missing >= 0 {
-		return nil, misuse("", "missing argument with index %d", missing+1)
+		return nil, sqlError(sqlite.MissingArgument("", missing))
 	}
 	return out, nil
 }

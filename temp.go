@@ -122,7 +122,7 @@ func (c *conn) dropTemp(next *statemachine.Temporary) {
 func inTransaction[T any](ctx context.Context, c *conn, f func() (T, error)) (T, error) {
 	result, err := within(ctx, c, true, f)
 	var e *Error
-	if errors.As(err, &e) && e.ExtendedCode == sqlite.CodeSnapshot {
+	if errors.As(err, &e) && e.ExtendedCode == sqlite.CodeBusySnapshot {
 		return inImmediate(ctx, c, f)
 	}
 	return result, err

@@ -109,7 +109,7 @@ func (c *conn) begin(ctx context.Context, readOnly, deferred, watched bool) erro
 // of database/sql's, which ends with its sql.Tx.
 func (t *tx) inTheWay() error {
 	if t.watched || t.view == nil || t.view.Err() == nil {
-		return misuse("", "SQL logic error: cannot start a transaction within a transaction (1)")
+		return sqlError(sqlite.TransactionActive())
 	}
 	if !t.told {
 		return t.explain(t.view.Err())
@@ -203,8 +203,7 @@ func (t *tx) writeUnder(g *grant) error {
 	}
 	err := t.view.Lease(g.id, g.base)
 	if errors.Is(err, statemachine.ErrChanged) {
-		return &Error{Message: "database is locked (517) (SQLITE_BUSY_SNAPSHOT)", ExtendedCode: sqlite.CodeSnapshot,
-			Hint: "rows have changed since the transaction's first read; roll it back and run it again, as RunTx does"}
+		return sqlError(sqlite.BusySnapshot("rows have changed since the transaction's first read; roll it back and run it again, as RunTx does"))
 	}
 	return t.explain(err)
 }
@@ -297,8 +296,8 @@ func (t *tx) explain(err error) error {
 	case errors.Is(err, statemachine.ErrLeaseLost):
 		return fmt.Errorf("%w: %w", ErrTxExpired, err)
 	case errors.Is(err, statemachine.ErrRolledBack):
-		return &Error{Message: "query aborted: the transaction was rolled back by an earlier statement (516)", ExtendedCode: sqlite.CodeRollback,
-			Hint: fmt.Sprintf("nothing of it will be applied; that statement's error was: %s", strings.TrimPrefix(err.Error(), statemachine.ErrRolledBack.Error()+": "))}
+		return sqlError(sqlite.RolledBack(fmt.Sprintf("nothing of it will be applied; that statement's error was: %s",
+			strings.TrimPrefix(err.Error(), statemachine.ErrRolledBack.Error()+": "))))
 	case errors.Is(err, statemachine.ErrRecordFull):
 		return &recordFull{err}
 	}
@@ -313,8 +312,8 @@ func (e *recordFull) Error() string   { return e.err.Error() + "; write in sever
 func (e *recordFull) Unwrap() []error { return []error{ErrTooLarge, e.err} }
 
 var (
-	errNoTransaction = misuse("", "SQL logic error: cannot commit - no transaction is active (1)")
-	errNoRollback    = misuse("", "SQL logic error: cannot rollback - no transaction is active (1)")
+	errNoTransaction = sqlError(sqlite.NothingToCommit())
+	errNoRollback    = sqlError(sqlite.NothingToRollBack())
 )
 
 // Commit has what was written applied. Its errors:
@@ -474,7 +473,7 @@ func (t *tx) write(ctx context.Context, text string, class *sqlite.Class, args [
 	case t.c.queryOnly(), t.readOnly && (!local || t.c.temp == nil):
 		return nil, errReadOnly()
 	case class.Kind == sqlite.Vacuum:
-		return nil, misuse("", "SQL logic error: cannot VACUUM from within a transaction (1)")
+		return nil, sqlError(sqlite.VacuumInTransaction())
 	}
 	begin := t.lease
 	if local {

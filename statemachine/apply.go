@@ -176,7 +176,7 @@ func (r *SQL) entry(index uint64, e *wire.Entry) error {
 		b.entry = entry{e.Session, e.Sequence, n.results}
 		for i := range e.Operations {
 			if e.Operations[i].Vacuum && len(e.Operations) > 1 {
-				n.results[i].Err = &sqlite.Error{Code: sqlite.CodeError, Message: "SQL logic error: VACUUM must stand alone (1)", Hint: "send it as a statement of its own"}
+				n.results[i].Err = sqlite.VacuumNotAlone()
 				continue
 			}
 			if err := r.turn(i, &e.Operations[i], &n.results[i]); err != nil {

@@ -114,8 +114,8 @@ func (c *checkpointer) checkpoint() error {
 		return err
 	}
 	if limit := c.r.cfg.WALLimit; fileSize(wal) > limit {
-		reason := &sqlite.Error{Code: sqlite.CodeInterrupt, Message: "interrupted: the query held back the write-ahead log (9)",
-			Hint: fmt.Sprintf("it ran for more than %v while writes filled %d MiB; read in smaller parts", readPatience, limit>>20)}
+		reason := sqlite.Interrupted("the query held back the write-ahead log",
+			fmt.Sprintf("it ran for more than %v while writes filled %d MiB; read in smaller parts", readPatience, limit>>20))
 		c.r.pool.endOldest(readPatience, reason)
 		c.r.temporaries.endOldest(readPatience, reason)
 	}

@@ -36,7 +36,7 @@ func (t *Transaction) Query(ctx context.Context, text string, args []wire.Argume
 		return nil, t.reason(err)
 	}
 	if stmt == nil {
-		return nil, &sqlite.Error{Code: sqlite.CodeError, Message: "the text holds no statement"}
+		return nil, sqlite.NoStatement()
 	}
 	c := &Cursor{t: t, ctx: ctx, stmt: stmt, kept: kept}
 	if kept != nil {

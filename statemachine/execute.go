@@ -129,7 +129,7 @@ func bind(s *sqlite.Stmt, args []wire.Argument) error {
 		if _, ok := sqlite.Match(params, args); ok {
 			return nil // the others are names that it has not
 		}
-		return &sqlite.Error{Code: sqlite.CodeError, Message: fmt.Sprintf("too many arguments: the statement has %d parameters, got %d", len(params), len(args))}
+		return sqlite.TooManyArguments(len(params), len(args))
 	}
 	return nil
 }
@@ -204,19 +204,20 @@ func BoundRows(bytes int) error {
 }
 
 func tooManyRows() error {
-	return &sqlite.Error{Code: sqlite.CodeTooBig, Message: "string or blob too big: the rows returned by a write are too large (18)",
-		Hint: fmt.Sprintf("a write returns at most %d MiB; read the rows with a SELECT of their own", maxResult>>20)}
+	return sqlite.TooBig("the rows returned by a write are too large",
+		fmt.Sprintf("a write returns at most %d MiB; read the rows with a SELECT of their own", maxResult>>20))
 }
 
 func tookMaxRowid() error {
-	return &sqlite.Error{Code: sqlite.CodeFull, Message: "database or disk is full: the largest rowid, 9223372036854775807, cannot be used (13)",
-		Hint: "SQLite would choose the next rowids at random, which replicas cannot do alike"}
+	return sqlite.Full("the largest rowid, 9223372036854775807, cannot be used",
+		"SQLite would choose the next rowids at random, which replicas cannot do alike")
 }
 
 // outOfSteps makes e say why the statement was interrupted.
 func outOfSteps(e *sqlite.Error) {
-	e.Message = "interrupted: the statement took more steps than one operation may (9)"
-	e.Hint = "is it endless? if not, write in smaller parts, or raise max_steps in the DSN (hiqlite.Config.MaxSteps)"
+	better := sqlite.Interrupted("the statement took more steps than one operation may",
+		"is it endless? if not, write in smaller parts, or raise max_steps in the DSN (hiqlite.Config.MaxSteps)")
+	e.Message, e.Hint = better.Message, better.Hint
 }
 
 // note remembers what running s may change.
@@ -264,8 +265,7 @@ func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error
 		}
 	}
 	if i := sqlite.Surplus(s.Args, used); i >= 0 {
-		return out, &sqlite.Error{Code: sqlite.CodeError, Message: fmt.Sprintf("argument %d is used by no statement of the script", i+1),
-			Hint: "each statement of a script binds from the first argument"}
+		return out, sqlite.UnusedScriptArgument(i)
 	}
 	return out, nil
 }
@@ -296,14 +296,10 @@ func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, use
 	return next, nil
 }
 
-func violated() error {
-	return &sqlite.Error{Code: sqlite.CodeForeignKey, Message: "constraint failed: FOREIGN KEY constraint failed (787)"}
-}
-
 // check looks at what SQLite itself would only notice at COMMIT, or never.
 func (x *execution) check() error {
 	if x.conn.DeferredViolations() {
-		return violated()
+		return sqlite.ForeignKeyViolated()
 	}
 	if x.conn.TookMaxRowid() {
 		return tookMaxRowid()

@@ -179,10 +179,10 @@ func (r *SQL) enqueue(i int, op *wire.Operation, result *wire.Result) error {
 	switch {
 	case op.Vacuum:
 		// It stands between two transactions, and cannot be applied with others.
-		result.Err = busy("VACUUM needs the write lease: run it again")
+		result.Err = sqlite.Busy("VACUUM needs the write lease: run it again")
 		return nil
 	case len(l.queue) >= maxPlaces || l.bytes+size > maxPlaceBytes:
-		result.Err = busy("too many writes wait for the write lease already")
+		result.Err = sqlite.Busy("too many writes wait for the write lease already")
 		return nil
 	}
 	if len(l.queue) == 0 {
@@ -198,10 +198,6 @@ func (r *SQL) enqueue(i int, op *wire.Operation, result *wire.Result) error {
 	l.bytes += size
 	result.Lease = wire.LeaseAnswer{State: wire.LeaseQueued, ID: idOf(copied)}
 	return nil
-}
-
-func busy(hint string) *sqlite.Error {
-	return &sqlite.Error{Code: sqlite.CodeBusy, Message: "database is locked (5) (SQLITE_BUSY)", Hint: hint}
 }
 
 // release gives up leases and places, whoever's they are: the ids are known to

@@ -165,7 +165,7 @@ func (p *pool) acquire(ctx context.Context, settings wire.Settings) (*Reader, er
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-deadline:
-			return nil, busy(fmt.Sprintf("%d queries have been open for %v; close their rows", p.max, p.wait))
+			return nil, sqlite.Busy(fmt.Sprintf("%d queries have been open for %v; close their rows", p.max, p.wait))
 		}
 	}
 }

@@ -225,7 +225,7 @@ func (t *Transaction) Record(op *wire.Operation) (*wire.EncodedOperation, error)
 		return nil, err
 	}
 	if t.conn.DeferredViolations() {
-		return nil, violated()
+		return nil, sqlite.ForeignKeyViolated()
 	}
 	t.finish(errFinished)
 	if t.rec.Len() == 0 || !t.temp.others {
@@ -247,8 +247,9 @@ func (t *Transaction) Record(op *wire.Operation) (*wire.EncodedOperation, error)
 // errDiffers is the result of a transaction whose statements answer otherwise
 // than they did when they ran.
 func errDiffers(i int) error {
-	return &sqlite.Error{Code: sqlite.CodeAbort, Statement: i, Message: "query aborted: the transaction came out differently when it was applied; nothing of it was (4)",
-		Hint: "run it again"}
+	e := sqlite.Aborted("the transaction came out differently when it was applied; nothing of it was", "run it again")
+	e.Statement = i
+	return e
 }
 
 // transaction executes the statements that a Transaction recorded: each with

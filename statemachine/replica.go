@@ -274,7 +274,7 @@ func (r *SQL) connect(path string) error {
 func damaged(err error) error {
 	var e *sqlite.Error
 	var f *sqlite.FileError
-	if (errors.As(err, &e) && sqlite.Corrupt(e) || errors.As(err, &f) && f.Damaged) && !errors.Is(err, ErrDamaged) {
+	if (errors.As(err, &e) && sqlite.IsCorrupt(e) || errors.As(err, &f) && f.Damaged) && !errors.Is(err, ErrDamaged) {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return err

@@ -59,13 +59,13 @@ func (x *execution) switchSetting(a *sqlite.Actions) error {
 // switchTo changes the settings between two statements of the operation.
 func (x *execution) switchTo(settings wire.Settings) error {
 	if (settings^x.settings())&wire.ForeignKeysOff != 0 && x.conn.DeferredViolations() {
-		return violated()
+		return sqlite.ForeignKeyViolated()
 	}
 	return x.useSettings(settings)
 }
 
 func queryOnly() error {
-	return &sqlite.Error{Code: sqlite.CodeReadOnly, Message: "attempt to write a readonly database (8)", Hint: "the connection was told PRAGMA query_only=ON"}
+	return sqlite.ReadOnlyDatabase("the connection was told PRAGMA query_only=ON")
 }
 
 // schemaRows executes a statement that inserts rows into sqlite_schema.
@@ -132,8 +132,7 @@ func (t *Transaction) Use(settings wire.Settings) error {
 	}
 	changed := t.conn.Settings() ^ settings
 	if changed&wire.ForeignKeysOff != 0 && t.conn.DeferredViolations() {
-		return &sqlite.Error{Code: sqlite.CodeForeignKey, Message: "constraint failed: PRAGMA foreign_keys cannot be changed while deferred foreign keys are violated (787)",
-			Hint: "set it before the transaction begins, or once they are satisfied"}
+		return sqlite.ForeignKeysInUse()
 	}
 	if changed&sqlite.ReachVirtualTables != 0 {
 		t.dirty = true // virtual tables have statements of both settings

@@ -48,7 +48,7 @@ func (x *execution) leftTemp() error {
 		return err
 	}
 	x.halfway = true
-	return &sqlite.Error{Code: sqlite.CodeAuth, Message: "not authorized: TEMP tables, views, triggers and indexes are not supported here (23)"}
+	return sqlite.NotAuthorized("TEMP tables, views, triggers and indexes are not supported here", "")
 }
 
 // emptyTemp gives back the memory that TEMP objects took. Nothing is in it.

@@ -143,7 +143,7 @@ func (t *Temporary) prepare(text string, state wire.ConnState, settings wire.Set
 	if p == nil {
 		stmt, _, err := t.conn.Prepare(text, true)
 		if err == nil && stmt == nil {
-			err = &sqlite.Error{Code: sqlite.CodeError, Message: "the text holds no statement"}
+			err = sqlite.NoStatement()
 		}
 		if err != nil {
 			return nil, nil, err

@@ -205,7 +205,7 @@ func (t *Transaction) Lease(lease, base uint64) error {
 		}
 		switch {
 		case e.Code == sqlite.CodeBusy:
-		case e.Code == sqlite.CodeSnapshot && len(t.cursors) == 0 && len(t.savepoints) == 0 && t.rec.Len() == 0:
+		case e.Code == sqlite.CodeBusySnapshot && len(t.cursors) == 0 && len(t.savepoints) == 0 && t.rec.Len() == 0:
 			// A checkpoint has emptied the write-ahead log since: the rows are the
 			// same, SQLite cannot know. Look again.
 			if err := t.look(); err != nil {

@@ -1,8 +1,6 @@
 package statemachine
 
 import (
-	"fmt"
-
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
@@ -18,8 +16,8 @@ func (r *SQL) setZone(zone *wire.Zone) *wire.Error {
 		return nil
 	}
 	if has := r.zone.Load(); has != nil && has.Name != zone.Name {
-		return &sqlite.Error{Code: sqlite.CodeError, Message: fmt.Sprintf("the cluster's time zone is %s, not %s", has.Name, zone.Name),
-			Hint: "it was set by the first node that was told one; configure that on all nodes, or none"}
+		return sqlite.ArgumentError("it was set by the first node that was told one; configure that on all nodes, or none",
+			"the cluster's time zone is %s, not %s", has.Name, zone.Name)
 	} else if has == nil {
 		r.zone.Store(zone)
 	}

@@ -237,13 +237,13 @@ func (c *Conn) denyModule(name string) int32 {
 	if private[strings.ToLower(name)] {
 		return c.deny("virtual tables of the module "+name+" are not supported", "they would show what differs from replica to replica; read "+name+" itself")
 	}
-	c.actions.Denied = &Error{Code: lib.SQLITE_ERROR, Message: "SQL logic error: no such module: " + name + " (1)"}
+	c.actions.Denied = LogicError("no such module: "+name, "")
 	return lib.SQLITE_DENY
 }
 
 func (c *Conn) deny(what, hint string) int32 {
 	if c.actions.Denied == nil {
-		c.actions.Denied = denied(what, hint)
+		c.actions.Denied = NotAuthorized(what, hint)
 	}
 	return lib.SQLITE_DENY
 }
@@ -254,10 +254,6 @@ func (c *Conn) denyWrite(what, hint string) int32 {
 	if c.mode == Apply {
 		return c.deny(what, hint)
 	}
-	c.actions.ReadsOwn = denied(what, hint)
+	c.actions.ReadsOwn = NotAuthorized(what, hint)
 	return lib.SQLITE_OK
-}
-
-func denied(what, hint string) *Error {
-	return &Error{Code: lib.SQLITE_AUTH, Message: "not authorized: " + what + " (23)", Hint: hint}
 }

@@ -155,7 +155,7 @@ func join(parts []Part) (Class, error) {
 	for _, p := range parts {
 		switch p.Kind {
 		case Vacuum:
-			return Class{}, &Error{Code: CodeError, Message: "SQL logic error: VACUUM must stand alone (1)", Hint: "send it as a statement of its own"}
+			return Class{}, VacuumNotAlone()
 		case Write:
 			return Class{Kind: Write, Script: true}, nil
 		case Setting:
@@ -281,7 +281,7 @@ func (c *Conn) vacuumOrWrite(sql string) (Kind, error) {
 		}
 		if string(s.Bytes(1)) == "Vacuum" {
 			if s.Int(3) != 0 {
-				return Vacuum, &Error{Code: CodeError, Message: "SQL logic error: VACUUM INTO is not supported (1)", Hint: "it would write a file on every node; take a backup instead"}
+				return Vacuum, LogicError("VACUUM INTO is not supported", "it would write a file on every node; take a backup instead")
 			}
 			return Vacuum, nil
 		}

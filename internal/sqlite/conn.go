@@ -127,7 +127,7 @@ func (c *Conn) open(path string) error {
 		return c.err(rc)
 	}
 	if c.mode != ReadOnly && c.mode != Temp && lib.Xsqlite3_db_readonly(c.tls, c.db, main) == 1 {
-		return &Error{Code: lib.SQLITE_READONLY, Message: "attempt to write a readonly database (8)", Hint: "make the file and its folder writable for the user that this program runs as"}
+		return ReadOnlyDatabase("make the file and its folder writable for the user that this program runs as")
 	}
 	if c.mode == Plain {
 		return nil

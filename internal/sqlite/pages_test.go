@@ -134,7 +134,7 @@ func TestWhatAnotherSQLiteWritesDoesNotMatch(t *testing.T) {
 func isDamage(err error) bool {
 	var e *Error
 	var f *FileError
-	return errors.As(err, &e) && Corrupt(e) || errors.As(err, &f) && f.Damaged
+	return errors.As(err, &e) && IsCorrupt(e) || errors.As(err, &f) && f.Damaged
 }
 
 func verify(path string) error {

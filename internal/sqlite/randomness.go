@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 
@@ -43,7 +44,7 @@ func (c *Conn) fixLocaleHeader() error {
 	}
 	global := *at[uintptr](api) // fts5_api is what a Fts5Global begins with
 	if global == 0 {
-		return &Error{Code: lib.SQLITE_INTERNAL, Message: "this build of SQLite has no FTS5"}
+		return errors.New("hiqlite: this build of SQLite has no FTS5")
 	}
 	at[lib.TFts5Global](global).FaLocaleHdr = localeHeader
 	return nil
@@ -63,7 +64,7 @@ func (s *Stmt) RandomNames(ran bool) error {
 		if err != nil || name == "" {
 			return err
 		}
-		return randomNames("the column "+strconv.Quote(name)+" of the new table "+a.Creates+" was named at random",
+		return LogicError("the column "+strconv.Quote(name)+" of the new table "+a.Creates+" was named at random",
 			"its SELECT returns more than five columns of one name, as * of a join does; give them names: SELECT a.id AS a_id, ...")
 	case !ran && a.ReadsNames:
 		views, err := s.c.strings("SELECT name FROM sqlite_schema WHERE type='view' UNION ALL SELECT name FROM sqlite_temp_schema WHERE type='view'")
@@ -73,16 +74,12 @@ func (s *Stmt) RandomNames(ran bool) error {
 		for _, view := range views {
 			// A view that cannot be looked into says so to who looks into it.
 			if name, err := s.c.randomName(view); err == nil && name != "" {
-				return randomNames("the column "+strconv.Quote(name)+" of the view "+view+" is named at random, and this write may read it",
+				return LogicError("the column "+strconv.Quote(name)+" of the view "+view+" is named at random, and this write may read it",
 					"the view returns more than five columns of one name; give them names in the view, or read pragma_table_info in a query of its own")
 			}
 		}
 	}
 	return nil
-}
-
-func randomNames(message, hint string) error {
-	return &Error{Code: lib.SQLITE_ERROR, Message: "SQL logic error: " + message + " (1)", Hint: hint}
 }
 
 // randomName returns the first column of a table or view that was named at random.

@@ -143,8 +143,8 @@ func (c *Conn) SchemaLoads() error {
 }
 
 func refusedRow(why string) error {
-	return &Error{Code: CodeError, Message: "SQL logic error: sqlite_schema cannot be changed in this way: " + why + " (1)",
-		Hint: "PRAGMA writable_schema=ON lets virtual tables be inserted, as dumps do, and nothing else"}
+	return LogicError("sqlite_schema cannot be changed in this way: "+why,
+		"PRAGMA writable_schema=ON lets virtual tables be inserted, as dumps do, and nothing else")
 }
 
 // each runs a query of the replica's own and calls f for each row.

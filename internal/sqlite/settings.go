@@ -70,8 +70,7 @@ func (c *Conn) setFlags(s wire.Settings) {
 // runs: without a word.
 func (c *Conn) setLike(caseSensitive bool) error {
 	if c.struct3().FnVdbeActive > 0 {
-		return &Error{Code: CodeBusy, Message: "database is locked: PRAGMA case_sensitive_like cannot be changed while a query is open (5)",
-			Hint: "close its rows first"}
+		return newError(CodeBusy, "PRAGMA case_sensitive_like cannot be changed while a query is open", "close its rows first")
 	}
 	own := c.own
 	c.own = true

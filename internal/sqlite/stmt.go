@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -46,10 +45,10 @@ type text struct {
 
 func (c *Conn) text(sql string) (*text, error) {
 	if strings.IndexByte(sql, 0) >= 0 {
-		return nil, &Error{Code: lib.SQLITE_ERROR, Message: "SQL logic error: the statement's text holds a NUL character (1)", Hint: "bind the value as an argument"}
+		return nil, LogicError("the statement's text holds a NUL character", "bind the value as an argument")
 	}
 	if len(sql) > maxLength {
-		return nil, &Error{Code: lib.SQLITE_TOOBIG, Message: "string or blob too big: statement too long (18)"}
+		return nil, TooBig("statement too long", "")
 	}
 	return &text{c, len(sql), c.cstring(sql)}, nil
 }
@@ -188,10 +187,7 @@ func (s *Stmt) Bind(args []wire.Argument, used []bool) error {
 	for i, name := range s.params {
 		j := find(args, name, i)
 		if j < 0 {
-			if name != "" {
-				return argumentError("missing named argument %q", name[1:])
-			}
-			return argumentError("missing argument with index %d", i+1)
+			return MissingArgument(name, i)
 		}
 		if used != nil {
 			used[j] = true
@@ -201,10 +197,6 @@ func (s *Stmt) Bind(args []wire.Argument, used []bool) error {
 		}
 	}
 	return nil
-}
-
-func argumentError(format string, args ...any) error {
-	return &Error{Code: lib.SQLITE_ERROR, Message: fmt.Sprintf(format, args...)}
 }
 
 // find returns the place of the first argument for parameter i, or -1.

@@ -151,7 +151,7 @@ var tempKinds = map[string]wire.TempKind{"table": wire.TempTable, "index": wire.
 
 // errTempFull says that there is more in TEMP objects than a connection may have.
 func errTempFull(bytes int) error {
-	return &Error{Code: lib.SQLITE_FULL, Message: fmt.Sprintf("database or disk is full: the TEMP objects of this connection take %d bytes (13)", bytes), Hint: tempFull}
+	return Full(fmt.Sprintf("the TEMP objects of this connection take %d bytes", bytes), tempFull)
 }
 
 var tempFull = fmt.Sprintf("a connection may have %d MiB of TEMP objects: they travel with what it writes; use an ordinary table", MaxTemp>>20)

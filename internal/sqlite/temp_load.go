@@ -39,7 +39,7 @@ func (c *Conn) forget() error {
 func (c *Conn) LoadTemp(content []byte) error {
 	objects, err := wire.DecodeTemp(content)
 	if err != nil {
-		return &Error{Code: lib.SQLITE_ERROR, Message: "SQL logic error: " + err.Error() + " (1)"}
+		return LogicError(err.Error(), "")
 	}
 	return c.freely(func() error {
 		var sequence *wire.TempObject
@@ -151,7 +151,7 @@ func (c *Conn) loadOther(o *wire.TempObject) error {
 }
 
 func errNotTemp(o *wire.TempObject) error {
-	return &Error{Code: lib.SQLITE_ERROR, Message: "SQL logic error: no TEMP object is made by " + o.SQL + " (1)"}
+	return LogicError("no TEMP object is made by "+o.SQL, "")
 }
 
 // goneSequence is what sqlite_sequence is called while it is removed: SQLite

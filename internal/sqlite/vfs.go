@@ -52,7 +52,7 @@ func (c *Conn) Blocked(err error) bool {
 	if c.files.err != nil || !c.files.locked || !errors.As(err, &e) {
 		return false
 	}
-	return e.Code&0xff == lib.SQLITE_BUSY || e.Code&0xff == lib.SQLITE_PROTOCOL
+	return PrimaryCode(e.Code) == lib.SQLITE_BUSY || PrimaryCode(e.Code) == lib.SQLITE_PROTOCOL
 }
 
 // fileTrouble is what a connection met in its files.
@@ -74,7 +74,7 @@ func (c *Conn) Local(err error) bool {
 	case c.files.err != nil || !errors.As(err, &e):
 		return true
 	}
-	return c.Blocked(err) || e.Code&0xff == lib.SQLITE_NOMEM && !c.canAllocate()
+	return c.Blocked(err) || PrimaryCode(e.Code) == lib.SQLITE_NOMEM && !c.canAllocate()
 }
 
 // A fileKind says what SQLite keeps in a file.
