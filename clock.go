@@ -118,7 +118,7 @@ func (n *Node) tick() {
 		}
 		if len(n.cfg.Nodes) > 1 && n.shard.Leader().Node == n.cfg.NodeID {
 			index, sum := n.replica.History()
-			if tick, due := tells.due(n.replica.Clock().Now, index, sum, n.host.Returns(sqlShard), time.Now()); due {
+			if tick, due := tells.due(n.replica.Clock().Now, index, sum, n.shard.Returns(), time.Now()); due {
 				_, _ = n.shard.Propose(wire.EncodeTick(tick), tickLives)
 			}
 		}

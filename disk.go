@@ -105,17 +105,3 @@ func (n *Node) pausedError() error {
 	}
 	return fmt.Errorf("%w: %d MiB free in %s; the node takes part again from %d on", ErrDiskFull, low.free>>20, n.cfg.DataDir, low.marks.refuse>>20)
 }
-
-// diskFailed stops all replicas: the Raft log cannot be written any more.
-func (n *Node) diskFailed(err error) {
-	err = fmt.Errorf("the disk of %s fails: %w; this program has to be started anew, once it works", n.cfg.DataDir, err)
-	select {
-	case <-n.started:
-		n.replica.Fail(err)
-	default: // Open returns an error
-		return
-	}
-	for _, s := range n.memory.all {
-		s.replica.Fail(err)
-	}
-}

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hiqlite/hiqlite/cluster"
 	"github.com/hiqlite/hiqlite/internal/durable"
 )
 
@@ -100,8 +101,8 @@ func (n *Node) sleep(d time.Duration) bool {
 // machine has applied: Raft would take the next entries, having lower indexes,
 // for applied. Whatever the log lacks, this node may have voted for it, so that
 // the others are not asked for it.
-func (n *Node) checkLog(shard, applied, term uint64) error {
-	err := n.host.CheckLog(shard, applied, term)
+func (n *Node) checkLog(shard *cluster.Shard, applied, term uint64) error {
+	err := shard.CheckLog(applied, term)
 	if err == nil {
 		return nil
 	}
@@ -109,26 +110,13 @@ func (n *Node) checkLog(shard, applied, term uint64) error {
 		ErrDamaged, n.cfg.DataDir, err)
 }
 
-// forgotten stops a shard whose log has lost entries, here or elsewhere.
-func (n *Node) forgotten(shard uint64, err error) {
-	err = fmt.Errorf("%w: %w", ErrDamaged, err)
-	if shard == sqlShard {
-		n.replica.Fail(err)
-		return
+// shardFailure says why a shard of this node has to stop: its log has lost
+// entries, here or elsewhere, or the disk has failed.
+func (n *Node) shardFailure(err error) error {
+	if errors.Is(err, cluster.ErrDiskFailed) {
+		return fmt.Errorf("the disk of %s fails: %w; this program has to be started anew, once it works", n.cfg.DataDir, err)
 	}
-	for _, s := range n.memory.all {
-		if s.id == shard {
-			s.replica.Fail(err)
-		}
-	}
-}
-
-// appliedOnDisk returns what the machine on disk has applied.
-func (n *Node) appliedOnDisk(shard uint64) uint64 {
-	if shard != sqlShard {
-		return 0
-	}
-	return n.replica.Applied()
+	return fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 
 // bootsFile counts how often the node was started: sessions of an earlier

@@ -78,18 +78,18 @@ var kvMachine = func(_ uint64, replica sm.IConcurrentStateMachine) sm.IConcurren
 // start starts the replica. It is read from its snapshot and log in the
 // background.
 func (s *memoryShard) start(incarnation uint64) (err error) {
-	if err := s.node.host.CheckSnapshot(s.id); err != nil {
+	s.shard = s.node.host.NewShard(cluster.ShardConfig{ID: s.id, Name: s.name, Failed: func(err error) { s.replica.Fail(s.node.shardFailure(err)) }})
+	if err := s.shard.CheckSnapshot(); err != nil {
 		return fmt.Errorf("%w: of %s, %w; put back what was there, from a copy of the data folder", ErrDamaged, s.name, err)
 	}
-	if err := s.node.checkLog(s.id, 0, 0); err != nil {
+	if err := s.node.checkLog(s.shard, 0, 0); err != nil {
 		return err
 	}
 	var machine sm.IConcurrentStateMachine = s.replica
 	if s.id == kvShard {
 		machine = kvMachine(s.node.cfg.NodeID, machine)
 	}
-	s.shard, err = s.node.host.StartMemoryShard(s.id, func() sm.IConcurrentStateMachine { return machine })
-	if err != nil {
+	if err := s.shard.StartInMemory(machine); err != nil {
 		return err
 	}
 	close(s.started)

@@ -95,7 +95,7 @@ func (n *Node) open() error {
 		members[n.cfg.NodeID] = "127.0.0.1:1" // never listened on
 	}
 	raft := cluster.Config{Dir: filepath.Join(n.cfg.DataDir, "raft"), Node: n.cfg.NodeID, Members: members, Tick: n.cfg.Tick, Logger: n.cfg.Logger,
-		Listen: n.cfg.ListenAddr, Damaged: n.forgotten, DiskFailed: n.diskFailed, Applied: n.appliedOnDisk}
+		Listen: n.cfg.ListenAddr}
 	if by := cluster.InUse(raft.Dir); by != "" {
 		return fmt.Errorf("hiqlite: the data folder %s is already open in %s: share that node, or close it first", n.cfg.DataDir, by)
 	}
@@ -120,8 +120,9 @@ func (n *Node) open() error {
 	n.replica = statemachine.New(statemachine.Config{
 		Dir: dir, Marker: filepath.Join(n.cfg.DataDir, "synced"),
 		Listener: listener{n}, Logger: n.cfg.Logger, MaxReaders: n.cfg.MaxReaders, Functions: n.functions,
-		Term: func(index uint64) uint64 { return n.host.Term(sqlShard, index) },
+		Term: func(index uint64) uint64 { return n.shard.Term(index) },
 	})
+	n.shard = n.host.NewShard(cluster.ShardConfig{ID: sqlShard, Name: "sql", Applied: n.replica.Applied, Failed: func(err error) { n.replica.Fail(n.shardFailure(err)) }})
 	applied, err := n.replica.Open(nil)
 	if err != nil {
 		return fmt.Errorf("hiqlite: open the database in %s: %w", dir, err)
@@ -129,15 +130,14 @@ func (n *Node) open() error {
 	if err := durable.Sync(n.cfg.DataDir); err != nil { // the names raft and sql
 		return err
 	}
-	if applied > 0 && !n.host.Bootstrapped(sqlShard) {
+	if applied > 0 && !n.shard.Bootstrapped() {
 		return fmt.Errorf("%w: %s holds a database but the Raft log beside it is gone; put the folder back; to start without it would forget whom this node voted for",
 			ErrDamaged, dir)
 	}
-	if err := n.checkLog(sqlShard, applied, n.replica.AppliedTerm()); err != nil {
+	if err := n.checkLog(n.shard, applied, n.replica.AppliedTerm()); err != nil {
 		return err
 	}
-	n.shard, err = n.host.StartShard(sqlShard, func() sm.IOnDiskStateMachine { return sqlMachine(n.cfg.NodeID, n.replica) })
-	if err != nil {
+	if err := n.shard.Start(sqlMachine(n.cfg.NodeID, n.replica)); err != nil {
 		return err
 	}
 	close(n.started)

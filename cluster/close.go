@@ -13,8 +13,8 @@ import (
 )
 
 // Close hands the lead of every shard to another node (waiting at most half a
-// second), ends the replicas and stops Raft. Callers inside Shard methods get
-// ErrClosed. It is idempotent, and returns once everything is stopped; a
+// second), ends all shards, started or not, and stops Raft. Callers inside Shard
+// methods get ErrClosed. It is idempotent, and returns once everything is stopped; a
 // machine whose Update does not return holds it up.
 func (h *Host) Close() error {
 	h.mu.Lock()
@@ -31,9 +31,7 @@ func (h *Host) Close() error {
 	if len(h.cfg.Members) > 1 {
 		h.handOver(slices.Clone(shards))
 	}
-	for _, s := range shards {
-		s.end()
-	}
+	h.end()
 	h.gate.Lock()
 	nh := h.nh
 	h.nh = nil

@@ -41,7 +41,7 @@ type seen struct {
 type counter struct {
 	t  testing.TB
 	d  *disk
-	to atomic.Pointer[Combiner[string, string]]
+	to *Combiner[string, string]
 }
 
 func (m *counter) Open(<-chan struct{}) (uint64, error) {
@@ -53,22 +53,17 @@ func (m *counter) Open(<-chan struct{}) (uint64, error) {
 func (m *counter) Update(entries []sm.Entry) ([]sm.Entry, error) {
 	m.d.mu.Lock()
 	defer m.d.mu.Unlock()
-	to := m.to.Load()
 	for i := range entries {
 		e := decode(m.t, entries[i].Cmd)
 		m.d.applied = entries[i].Index
 		if e.Nonce != 0 {
 			m.d.sessions[entries[i].Index] = &seen{}
-			if to != nil {
-				to.SessionOpened(e.Nonce, entries[i].Index)
-			}
+			m.to.SessionOpened(e.Nonce, entries[i].Index)
 			continue
 		}
 		s := m.d.sessions[e.Session]
 		if s == nil {
-			if to != nil {
-				to.SessionUnknown(e.Session, e.Sequence)
-			}
+			m.to.SessionUnknown(e.Session, e.Sequence)
 			continue
 		}
 		if e.Sequence < s.sequence {
@@ -81,9 +76,7 @@ func (m *counter) Update(entries []sm.Entry) ([]sm.Entry, error) {
 				s.results = append(s.results, strconv.Itoa(m.d.total))
 			}
 		}
-		if to != nil {
-			to.Applied(e.Session, e.Sequence, s.results)
-		}
+		m.to.Applied(e.Session, e.Sequence, s.results)
 	}
 	return entries, nil
 }
@@ -140,18 +133,23 @@ func newNodes(t testing.TB, n int) map[uint64]*testNode {
 
 func (n *testNode) start() {
 	n.t.Helper()
+	if err := n.shard.Start(n.create()); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// create opens the host, and makes the shard, its combiner and its machine: all
+// but the start.
+func (n *testNode) create() *counter {
+	n.t.Helper()
 	var err error
 	if n.host, err = Open(n.cfg); err != nil {
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(n.stop)
-	m := &counter{t: n.t, d: n.disk}
-	n.shard, err = n.host.StartShard(1, func() sm.IOnDiskStateMachine { return m })
-	if err != nil {
-		n.t.Fatal(err)
-	}
+	n.shard = n.host.NewShard(ShardConfig{ID: 1})
 	n.c = NewCombiner[string, string](n.shard, &textCodec{}, CombinerConfig{})
-	m.to.Store(n.c)
+	return &counter{t: n.t, d: n.disk, to: n.c}
 }
 
 func (n *testNode) stop() {
@@ -272,7 +270,7 @@ func TestThreeNodes(t *testing.T) {
 
 	// Back, with the same folder.
 	leader.start()
-	if !leader.host.Bootstrapped(1) || leader.host.Bootstrapped(2) {
+	if !leader.shard.Bootstrapped() || leader.host.NewShard(ShardConfig{ID: 2}).Bootstrapped() {
 		t.Fatal("Bootstrapped")
 	}
 	leader.wantTotal(want)
@@ -376,8 +374,10 @@ func TestSingleNode(t *testing.T) {
 	if _, err := Open(n.cfg); err == nil || !strings.Contains(err.Error(), "already open") {
 		t.Fatal(err)
 	}
-	if _, err := n.host.StartShard(1, nil); err == nil {
-		t.Fatal("started a shard twice")
+	for _, s := range []*Shard{n.shard, n.host.NewShard(ShardConfig{ID: 1})} {
+		if err := s.Start(nil); err == nil || !strings.Contains(err.Error(), "already started") {
+			t.Fatalf("started a shard twice: %v", err)
+		}
 	}
 
 	// A replica stopped by itself.
@@ -423,10 +423,10 @@ func TestCloseIsIdempotent(t *testing.T) {
 	}
 	wg.Wait()
 	wantClosed(t, n)
-	if n.host.Bootstrapped(1) {
+	if n.shard.Bootstrapped() {
 		t.Error("Bootstrapped after Close")
 	}
-	if _, err := n.host.StartShard(2, nil); err != ErrClosed {
+	if err := n.host.NewShard(ShardConfig{ID: 2}).Start(nil); err != ErrClosed {
 		t.Error(err)
 	}
 }

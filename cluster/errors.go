@@ -17,6 +17,10 @@ var (
 	// ErrUnreadable: files of the Raft folder are missing or cannot be read.
 	ErrUnreadable = errors.New("hiqlite: the Raft log is unreadable")
 
+	// ErrDiskFailed: the disk under the Raft folder failed while the host ran. All
+	// its shards have ended, and Close will leave goroutines behind.
+	ErrDiskFailed = errors.New("hiqlite: the disk of the Raft folder has failed")
+
 	// ErrTooLarge: the operation does not fit into one entry of the log.
 	ErrTooLarge = errors.New("hiqlite: too large")
 )

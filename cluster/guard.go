@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,11 +44,10 @@ const putBack = "on all nodes, put back copies of the data folders that were mad
 // once a second, with what is committed here: a peer, or a file of this log, that
 // forgot less than that is not noticed after a restart of this node.
 type guard struct {
-	node    uint64
-	path    string // of the file
-	log     *slog.Logger
-	damaged func(shard uint64, err error)
-	applied func(shard uint64) uint64
+	node  uint64
+	path  string // of the file
+	log   *slog.Logger
+	known guardedShards
 
 	raftLog *raftLog // set before any message; of the log factory
 
@@ -59,6 +57,14 @@ type guard struct {
 	mu     sync.Mutex
 	shards map[uint64]*guardedShard // guarded by mu
 	saved  knowledge                // guarded by mu: what the file says
+}
+
+// guardedShards is what a guard needs of the host's shards. It calls the methods
+// while it holds its lock, so they must not block.
+type guardedShards interface {
+	damaged(shard uint64, err error) // the shard's log turned out to have lost entries
+	applied(shard uint64) uint64     // index of the last entry that the machine on disk has applied; 0 for others
+	shardName(shard uint64) string
 }
 
 // knowledge is what the file says.
@@ -95,10 +101,10 @@ const silence = 2 * time.Second
 
 const acknowledgedFile = "acknowledged.json"
 
-func newGuard(cfg Config) (*guard, error) {
+func newGuard(cfg Config, known guardedShards) (*guard, error) {
 	g := &guard{
 		node: cfg.Node, path: filepath.Join(cfg.Dir, acknowledgedFile), log: cfg.Logger,
-		damaged: cfg.Damaged, applied: cfg.Applied, shards: map[uint64]*guardedShard{},
+		known: known, shards: map[uint64]*guardedShard{},
 	}
 	data, err := os.ReadFile(g.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -257,7 +263,7 @@ func (g *guard) remembers(s *guardedShard, m *raftpb.Message, end uint64, log lo
 	if !s.forgetful[m.From] {
 		s.forgetful[m.From] = true
 		g.log.Error("hiqlite: another node's Raft log has lost entries that it had; it gets no vote from this node",
-			"node", g.node, "other", nodeID(m.From), "shard", ShardName(m.ShardID), "ends", end, "had", had)
+			"node", g.node, "other", nodeID(m.From), "shard", g.known.shardName(m.ShardID), "ends", end, "had", had)
 	}
 	return false
 }
@@ -277,7 +283,7 @@ func (g *guard) sameHistory(s *guardedShard, m *raftpb.Message, log logEnd) bool
 	if !s.forgetful[m.From] {
 		s.forgetful[m.From] = true
 		g.log.Error("hiqlite: another node's Raft log has another entry than the one that was committed here; it gets no vote from this node",
-			"node", g.node, "other", nodeID(m.From), "shard", ShardName(m.ShardID), "entry", m.LogIndex)
+			"node", g.node, "other", nodeID(m.From), "shard", g.known.shardName(m.ShardID), "entry", m.LogIndex)
 	}
 	return false
 }
@@ -285,9 +291,7 @@ func (g *guard) sameHistory(s *guardedShard, m *raftpb.Message, log logEnd) bool
 // fail ends this node's part in a shard.
 func (g *guard) fail(s *guardedShard, shard uint64, err error) bool {
 	s.failed = true
-	if g.damaged != nil {
-		go g.damaged(shard, err)
-	}
+	g.known.damaged(shard, err)
 	return false
 }
 
@@ -320,9 +324,7 @@ func (g *guard) sending(all []raftpb.Message) []raftpb.Message {
 			if len(s.asked) >= mostAsked {
 				clear(s.asked)
 			}
-			if g.applied != nil {
-				s.asked[raftpb.SystemCtx{Low: m.Hint, High: m.HintHigh}] = g.applied(m.ShardID)
-			}
+			s.asked[raftpb.SystemCtx{Low: m.Hint, High: m.HintHigh}] = g.known.applied(m.ShardID)
 		}
 		kept = append(kept, m)
 	}
@@ -337,19 +339,11 @@ func (h *Host) Pause() { h.guard.paused.Store(true) }
 // Resume ends what Pause began: the node takes part again.
 func (h *Host) Resume() { h.guard.paused.Store(false) }
 
-// Returns counts how often, as long as this node leads a shard, other replicas of
-// it answered for the first time, or again after a silence.
-func (h *Host) Returns(shard uint64) uint64 {
-	h.guard.mu.Lock()
-	defer h.guard.mu.Unlock()
-	return h.guard.shard(shard).returns
-}
-
-// ShardName is how log lines call a shard.
-func ShardName(shard uint64) string {
-	names := [...]string{1: "sql", 2: "kv", 3: "lock", 4: "pubsub"}
-	if shard < uint64(len(names)) && names[shard] != "" {
-		return names[shard]
-	}
-	return strconv.FormatUint(shard, 10)
+// Returns counts how often, as long as this node leads the shard, other replicas
+// of it answered for the first time, or again after a silence.
+func (s *Shard) Returns() uint64 {
+	g := s.host.guard
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.shard(s.cfg.ID).returns
 }

@@ -14,7 +14,7 @@ import (
 func guarded(t *testing.T, dir string) (g *guard, damage chan error) {
 	t.Helper()
 	damage = make(chan error, 1)
-	g, err := newGuard(Config{Dir: dir, Node: 1, Logger: slog.New(slog.DiscardHandler), Damaged: func(_ uint64, err error) { damage <- err }, Applied: func(uint64) uint64 { return 15 }})
+	g, err := newGuard(Config{Dir: dir, Node: 1, Logger: slog.New(slog.DiscardHandler)}, fakeShards{damage})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,6 +27,13 @@ func guarded(t *testing.T, dir string) (g *guard, damage chan error) {
 	g.raftLog.ends.saved([]raftpb.Update{{ShardID: 1, ReplicaID: 1, State: raftpb.State{Term: 3, Commit: 15}, EntriesToSave: entries}})
 	return g, damage
 }
+
+// fakeShards are shards that have applied entry 15.
+type fakeShards struct{ damage chan error }
+
+func (f fakeShards) damaged(_ uint64, err error) { f.damage <- err }
+func (f fakeShards) applied(uint64) uint64       { return 15 }
+func (f fakeShards) shardName(uint64) string     { return "test" }
 
 func entriesOf(term uint64, indexes ...uint64) (entries []raftpb.Entry) {
 	for _, i := range indexes {

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -16,7 +17,6 @@ import (
 	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/config"
 	"github.com/lni/dragonboat/v4/raftio"
-	sm "github.com/lni/dragonboat/v4/statemachine"
 )
 
 const (
@@ -51,18 +51,6 @@ type Config struct {
 	// Listen is the host:port on which this node listens; empty: its address in
 	// Members. It differs where others reach the node under another address.
 	Listen string
-	// Damaged is called when a shard's log turns out to have lost entries, here
-	// or elsewhere, with an ErrForgotten: this node's replica must be stopped.
-	// From then on it neither gets nor sends messages. It is called once for a
-	// shard, from a goroutine of its own; nil: nobody is told.
-	Damaged func(shard uint64, err error)
-	// DiskFailed is called once, from a goroutine of its own, when the disk under
-	// Dir fails while the host runs, after all shards have ended: it takes no part
-	// any more, and Close will leave goroutines behind. nil: nobody is told.
-	DiskFailed func(err error)
-	// Applied returns the index of the last entry that a shard's machine on disk
-	// has applied, and 0 for other shards; nil: always 0. It must not block.
-	Applied func(shard uint64) uint64
 }
 
 // validate reports every fault at once.
@@ -133,14 +121,18 @@ type Host struct {
 	noSave  chan struct{} // closed to end saving
 	disk    *diskWatch
 	broken  chan struct{} // closed when the disk has failed
+	diskErr error         // how the disk failed; read after broken
+
+	ctx context.Context // ends when Close has handed over, or when the disk fails; parent of every shard's
+	end context.CancelFunc
 
 	// gate is held for reading around every call of nh: a closed NodeHost has
-	// nil fields and would panic. Callers hold it briefly, but for StartShard.
+	// nil fields and would panic. Callers hold it briefly, except for Shard.Start.
 	gate sync.RWMutex
 	nh   *dragonboat.NodeHost // nil once closed; guarded by gate
 
 	mu      sync.Mutex
-	shards  map[uint64]*Shard // guarded by mu
+	shards  map[uint64]*Shard // those for which Start was called and that were not stopped; guarded by mu
 	closing bool              // guarded by mu
 	closed  chan struct{}     // closed when Close is done
 	err     error             // what Close returned; read after closed
@@ -148,7 +140,7 @@ type Host struct {
 
 // Open starts Raft in cfg.Dir and, when there is more than one member, listens
 // on this node's address. It takes tens of milliseconds and starts no replica:
-// StartShard does. Faults of the Config, the folder or the port are errors that
+// Shard.Start does. Faults of the Config, the folder or the port are errors that
 // say what to do. Only one Host at a time can use a folder.
 func Open(cfg Config) (*Host, error) {
 	if err := cfg.validate(); err != nil {
@@ -178,7 +170,9 @@ func Open(cfg Config) (*Host, error) {
 		noSave:  make(chan struct{}),
 		broken:  make(chan struct{}),
 	}
+	h.ctx, h.end = context.WithCancel(context.Background())
 	if err := h.open(); err != nil {
+		h.end()
 		release()
 		return nil, err
 	}
@@ -214,7 +208,7 @@ func (h *Host) open() error {
 	if err := checkLogFiles(h.cfg.Dir); err != nil {
 		return err
 	}
-	if h.guard, err = newGuard(h.cfg); err != nil {
+	if h.guard, err = newGuard(h.cfg, h); err != nil {
 		return err
 	}
 	if len(h.cfg.Members) == 1 {
@@ -234,18 +228,17 @@ func (h *Host) open() error {
 	return nil
 }
 
-// diskFailed ends all that the host does.
+// diskFailed ends all shards and stops the exchange of messages with other nodes.
 func (h *Host) diskFailed(err error) {
+	h.diskErr = fmt.Errorf("%w: %w", ErrDiskFailed, err)
 	close(h.broken)
 	h.guard.paused.Store(true)
+	h.end()
 	h.mu.Lock()
 	shards := slices.Collect(maps.Values(h.shards))
 	h.mu.Unlock()
 	for _, s := range shards {
-		s.end()
-	}
-	if h.cfg.DiskFailed != nil {
-		h.cfg.DiskFailed(err)
+		s.tellFailed(h.diskErr)
 	}
 }
 
@@ -324,115 +317,25 @@ func probePort(address string) error {
 	return listenError(address, err)
 }
 
-// Bootstrapped reports whether the Raft folder knows this node's replica of the
-// shard, that is whether StartShard was ever called for it here. It is false on
-// a closed host.
-func (h *Host) Bootstrapped(shard uint64) bool {
-	h.gate.RLock()
-	defer h.gate.RUnlock()
-	return h.nh != nil && h.nh.HasNodeInfo(shard, replicaID(h.cfg.Node))
-}
-
-// StartShard starts this node's replica of a shard. It blocks until the machine
-// is open and the local log is loaded, not until there is a leader: WaitLeader
-// does. The members of a shard that starts for the first time are those of the
-// Config; later ones come from its log.
-//
-// create is called once, from another goroutine, before StartShard returns. Any
-// error that the machine returns from Open, other than sm.ErrOpenStopped, ends
-// the process: check what can fail first.
-func (h *Host) StartShard(id uint64, create func() sm.IOnDiskStateMachine) (*Shard, error) {
-	return h.startShard(id, func(members map[uint64]string, cfg config.Config) error {
-		cfg.WaitReady = true
-		return h.nh.StartOnDiskReplica(members, false, func(uint64, uint64) sm.IOnDiskStateMachine { return create() }, cfg)
-	})
-}
-
-// StartMemoryShard is StartShard for a machine in memory, whose state comes from
-// its own snapshots and log. It does not wait until they are read: ReadIndex does.
-// A machine that cannot read its snapshot must not return another error than
-// sm.ErrSnapshotStopped, and must have the shard stopped first.
-func (h *Host) StartMemoryShard(id uint64, create func() sm.IConcurrentStateMachine) (*Shard, error) {
-	h.memory.Store(id, true)
-	return h.startShard(id, func(members map[uint64]string, cfg config.Config) error {
-		return h.nh.StartConcurrentReplica(members, false, func(uint64, uint64) sm.IConcurrentStateMachine { return create() }, cfg)
-	})
-}
-
-// A starter calls Dragonboat for one kind of machine.
-type starter func(members map[uint64]string, cfg config.Config) error
-
-func (h *Host) startShard(id uint64, start starter) (*Shard, error) {
-	h.gate.RLock()
-	defer h.gate.RUnlock()
-	if h.nh == nil {
-		return nil, ErrClosed
-	}
-	replica := replicaID(h.cfg.Node)
-	s := newShard(h, id, replica)
+// register makes the shard known to the host when it starts.
+func (h *Host) register(s *Shard) error {
 	h.mu.Lock()
-	if _, ok := h.shards[id]; ok || h.closing {
-		closing := h.closing
-		h.mu.Unlock()
-		if closing {
-			return nil, ErrClosed
-		}
-		return nil, fmt.Errorf("hiqlite: shard %d is already started", id)
+	defer h.mu.Unlock()
+	if h.closing {
+		return ErrClosed
 	}
-	h.shards[id] = s // before the start: it has leader events to come
-	h.mu.Unlock()
-
-	started := make(chan error, 1)
-	go func() { started <- h.start(s, start) }()
-	var err error
-	select {
-	case err = <-started:
-	case <-h.broken:
-		err = errors.New("the disk fails")
+	if _, ok := h.shards[s.cfg.ID]; ok {
+		return fmt.Errorf("hiqlite: shard %d is already started", s.cfg.ID)
 	}
-	if err != nil {
-		s.end()
-		h.forget(s)
-		return nil, h.explain(err)
-	}
-	return s, nil
-}
-
-// start calls Dragonboat, without its panics. The caller holds gate.
-func (h *Host) start(s *Shard, start starter) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("hiqlite: shard %d could not start: %v", s.id, r)
-		}
-	}()
-	cfg := config.Config{
-		ShardID:             s.id,
-		ReplicaID:           s.replica,
-		HeartbeatRTT:        2,
-		ElectionRTT:         20,
-		CheckQuorum:         true,
-		PreVote:             true,
-		OrderedConfigChange: true,
-		SnapshotEntries:     0, // Compact decides
-	}
-	if len(h.cfg.Members) == 1 {
-		cfg.HeartbeatRTT, cfg.ElectionRTT = 1, 5
-	}
-	var members map[uint64]string
-	if !h.nh.HasNodeInfo(s.id, s.replica) {
-		members = make(map[uint64]string, len(h.cfg.Members))
-		for node := range h.cfg.Members {
-			members[replicaID(node)] = nodeTarget(node)
-		}
-	} // else the log knows them, and the Config may have changed since
-	return start(members, cfg)
+	h.shards[s.cfg.ID] = s
+	return nil
 }
 
 func (h *Host) forget(s *Shard) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.shards[s.id] == s {
-		delete(h.shards, s.id)
+	if h.shards[s.cfg.ID] == s {
+		delete(h.shards, s.cfg.ID)
 	}
 }
 
@@ -440,6 +343,28 @@ func (h *Host) shard(id uint64) *Shard {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.shards[id]
+}
+
+// These methods implement guardedShards.
+
+func (h *Host) damaged(id uint64, err error) {
+	if s := h.shard(id); s != nil {
+		go s.tellFailed(err) // the caller holds the guard's lock
+	}
+}
+
+func (h *Host) applied(id uint64) uint64 {
+	if s := h.shard(id); s != nil && s.cfg.Applied != nil {
+		return s.cfg.Applied()
+	}
+	return 0
+}
+
+func (h *Host) shardName(id uint64) string {
+	if s := h.shard(id); s != nil {
+		return s.cfg.Name
+	}
+	return strconv.FormatUint(id, 10)
 }
 
 // leaderListener receives leader changes from Dragonboat, from one goroutine.

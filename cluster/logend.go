@@ -169,43 +169,43 @@ func (l *raftLog) readTerm(shard, replica, index uint64) (uint64, bool) {
 	return 0, false
 }
 
-// Term returns the term of an entry of a shard, or 0 if the log does not have it
-// any more. It may be called from a machine's Update, for the entries handed to
+// Term returns the term of an entry, or 0 if the log does not have the entry any
+// more. It may be called from the machine's Update, for the entries handed to
 // it.
-func (h *Host) Term(shard, index uint64) uint64 {
-	term, _ := h.raftLog.term(shard, index)
+func (s *Shard) Term(index uint64) uint64 {
+	term, _ := s.host.raftLog.term(s.cfg.ID, index)
 	return term
 }
 
 // CheckLog reports, before the shard is started, why its log does not fit a
-// machine that has applied the entry at an index, of a term if it knows it (0:
-// it does not). Raft would take new entries up to that index for applied. A
-// machine in memory has applied nothing.
-func (h *Host) CheckLog(shard, applied, term uint64) error {
-	replica := replicaID(h.cfg.Node)
-	snapshot, err := h.raftLog.GetSnapshot(shard, replica)
+// machine that has applied the entry at an index, of a term if the machine knows
+// it (0: it does not). Raft would take new entries up to that index for applied.
+// A machine in memory has applied nothing.
+func (s *Shard) CheckLog(applied, term uint64) error {
+	log := s.host.raftLog
+	snapshot, err := log.GetSnapshot(s.cfg.ID, s.replica)
 	if err != nil {
-		return fmt.Errorf("the Raft log of shard %s cannot be read: %w", ShardName(shard), err)
+		return fmt.Errorf("the Raft log of shard %s cannot be read: %w", s.cfg.Name, err)
 	}
-	s, err := h.raftLog.ILogDB.ReadRaftState(shard, replica, snapshot.Index)
+	state, err := log.ILogDB.ReadRaftState(s.cfg.ID, s.replica, snapshot.Index)
 	if err != nil && !errors.Is(err, raftio.ErrNoSavedLog) {
-		return fmt.Errorf("the Raft log of shard %s cannot be read: %w", ShardName(shard), err)
+		return fmt.Errorf("the Raft log of shard %s cannot be read: %w", s.cfg.Name, err)
 	}
-	last := lastOf(snapshot.Index, s)
-	if err := h.checkSnapshotThere(shard, snapshot); err != nil {
+	last := lastOf(snapshot.Index, state)
+	if err := s.checkSnapshotThere(snapshot); err != nil {
 		return err
 	}
-	switch had := h.guard.had(shard); {
+	switch had := s.host.guard.had(s.cfg.ID); {
 	case last < had:
-		return fmt.Errorf("the Raft log of shard %s ends at entry %d, but had entry %d", ShardName(shard), last, had)
-	case s.State.Commit > last:
-		return fmt.Errorf("the Raft log of shard %s ends at entry %d, but entry %d was committed", ShardName(shard), last, s.State.Commit)
+		return fmt.Errorf("the Raft log of shard %s ends at entry %d, but had entry %d", s.cfg.Name, last, had)
+	case state.State.Commit > last:
+		return fmt.Errorf("the Raft log of shard %s ends at entry %d, but entry %d was committed", s.cfg.Name, last, state.State.Commit)
 	case applied > last:
 		return fmt.Errorf("the Raft log ends at entry %d, but the database holds entry %d", last, applied)
 	case applied == 0 || term == 0:
 		return nil
 	}
-	if logged, ok := h.raftLog.readTerm(shard, replica, applied); ok && logged != term {
+	if logged, ok := log.readTerm(s.cfg.ID, s.replica, applied); ok && logged != term {
 		return fmt.Errorf("the database holds entry %d of term %d, but the Raft log has another one there, of term %d", applied, term, logged)
 	}
 	return nil

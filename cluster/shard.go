@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"sync"
 	"time"
 
 	"github.com/lni/dragonboat/v4"
-	"github.com/lni/dragonboat/v4/client"
 )
 
 const (
@@ -34,37 +32,6 @@ const (
 // Leader is who leads a shard, as this node knows it.
 type Leader struct{ Node, Term uint64 } // Node 0: none known
 
-// Shard is this node's replica of one replicated log and its machine. Its
-// methods may be called from any goroutine. Once it is stopped, or its host
-// closed, they return ErrClosed.
-type Shard struct {
-	host    *Host
-	id      uint64
-	replica uint64
-	session *client.Session // of no use to machines on disk, but Propose wants one
-
-	ctx  context.Context // ends with the shard
-	stop context.CancelFunc
-
-	mu      sync.Mutex
-	leader  Leader        // guarded by mu
-	lost    time.Time     // when no leader was known any more; guarded by mu
-	changed chan struct{} // closed and replaced at every change of leader; guarded by mu
-}
-
-func newShard(h *Host, id, replica uint64) *Shard {
-	s := &Shard{
-		host:    h,
-		id:      id,
-		replica: replica,
-		session: h.nh.GetNoOPSession(id),
-		changed: make(chan struct{}),
-		lost:    time.Now(),
-	}
-	s.ctx, s.stop = context.WithCancel(context.Background())
-	return s
-}
-
 // setLeader is called from Dragonboat's event goroutine.
 func (s *Shard) setLeader(l Leader) {
 	s.mu.Lock()
@@ -80,23 +47,14 @@ func (s *Shard) setLeader(l Leader) {
 	s.changed = make(chan struct{})
 }
 
-// end makes every caller return ErrClosed; idempotent.
-func (s *Shard) end() {
-	s.stop()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.leader != (Leader{}) {
-		s.leader = Leader{}
-		close(s.changed)
-		s.changed = make(chan struct{})
-	}
-}
-
 // Leader returns who leads, as this node knows it. A node that is cut off keeps
 // naming its leader for up to an election timeout.
 func (s *Shard) Leader() Leader {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		return Leader{}
+	}
 	return s.leader
 }
 
@@ -104,7 +62,7 @@ func (s *Shard) Leader() Leader {
 func (s *Shard) Leaderless() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.leader.Node != 0 {
+	if s.leader.Node != 0 && s.ctx.Err() == nil {
 		return 0
 	}
 	return time.Since(s.lost)
@@ -157,16 +115,22 @@ func (s *Shard) noLeader(ctx context.Context) error {
 }
 
 // call runs f with the NodeHost, which cannot be closed meanwhile: f must not
-// block for long.
+// block for long. Before the shard runs the error is dragonboat.ErrShardNotReady.
 func (s *Shard) call(f func(nh *dragonboat.NodeHost) error) error {
 	s.host.gate.RLock()
 	defer s.host.gate.RUnlock()
 	if s.host.nh == nil || s.ctx.Err() != nil {
 		return ErrClosed
 	}
+	s.mu.Lock()
+	phase := s.phase
+	s.mu.Unlock()
+	if phase != running {
+		return dragonboat.ErrShardNotReady
+	}
 	err := f(s.host.nh)
 	if isClosed(err) {
-		s.end() // Dragonboat stops a replica that was removed from its shard
+		s.stop() // Dragonboat stops a replica that was removed from its shard
 		return ErrClosed
 	}
 	return err
@@ -209,7 +173,7 @@ func (s *Shard) ReadIndex(ctx context.Context) error {
 		changed := s.LeaderChanged()
 		var rs *dragonboat.RequestState
 		err := s.call(func(nh *dragonboat.NodeHost) (err error) {
-			rs, err = nh.ReadIndex(s.id, patience)
+			rs, err = nh.ReadIndex(s.cfg.ID, patience)
 			return err
 		})
 		if err == ErrClosed {
@@ -272,7 +236,7 @@ func (s *Shard) TransferLeadership(ctx context.Context, to uint64) error {
 		if time.Since(asked) >= attempt/2 {
 			_ = s.sleep(ctx, nil, settle)
 			err := s.call(func(nh *dragonboat.NodeHost) error {
-				return nh.RequestLeaderTransfer(s.id, replicaID(to))
+				return nh.RequestLeaderTransfer(s.cfg.ID, replicaID(to))
 			})
 			if err != nil && !errors.Is(err, dragonboat.ErrSystemBusy) {
 				return err
@@ -299,7 +263,7 @@ func (s *Shard) handOver(ctx context.Context, reachable []uint64) {
 			return
 		}
 		err := s.call(func(nh *dragonboat.NodeHost) error {
-			return nh.RequestLeaderTransfer(s.id, replicaID(to))
+			return nh.RequestLeaderTransfer(s.cfg.ID, replicaID(to))
 		})
 		if err != nil || s.sleep(ctx, changed, handover/2) != nil {
 			return
@@ -335,7 +299,7 @@ func (s *Shard) members(ctx context.Context) (map[uint64]string, error) {
 	defer context.AfterFunc(s.ctx, cancel)() // so that Close need not wait
 	var members map[uint64]string
 	err := s.call(func(nh *dragonboat.NodeHost) error {
-		m, err := nh.SyncGetShardMembership(asked, s.id)
+		m, err := nh.SyncGetShardMembership(asked, s.cfg.ID)
 		if err != nil {
 			return err
 		}
@@ -363,7 +327,7 @@ func (s *Shard) Compact(ctx context.Context, keepEntries uint64) error {
 		var rs *dragonboat.RequestState
 		err := s.call(func(nh *dragonboat.NodeHost) (err error) {
 			// For a machine on disk the "snapshot" is a record without data.
-			rs, err = nh.RequestSnapshot(s.id, dragonboat.SnapshotOption{
+			rs, err = nh.RequestSnapshot(s.cfg.ID, dragonboat.SnapshotOption{
 				OverrideCompactionOverhead: true,
 				CompactionOverhead:         keepEntries,
 			}, time.Minute)
@@ -392,16 +356,19 @@ func (s *Shard) Compact(ctx context.Context, keepEntries uint64) error {
 }
 
 // Commit returns the index of the last entry that this node knows to be
-// committed. It asks Raft's own goroutine: microseconds, unless that is busy.
+// committed; 0 before the shard runs. It asks Raft's own goroutine: microseconds,
+// unless that is busy.
 func (s *Shard) Commit(ctx context.Context) (uint64, error) {
 	var rs *dragonboat.RequestState
 	err := s.call(func(nh *dragonboat.NodeHost) (err error) {
 		// A range beyond every index has no entries, but its answer tells
 		// where the committed ones end.
-		rs, err = nh.QueryRaftLog(s.id, math.MaxUint64-1, math.MaxUint64, 0)
+		rs, err = nh.QueryRaftLog(s.cfg.ID, math.MaxUint64-1, math.MaxUint64, 0)
 		return err
 	})
-	if err != nil {
+	if errors.Is(err, dragonboat.ErrShardNotReady) {
+		return 0, nil
+	} else if err != nil {
 		return 0, err
 	}
 	select {
@@ -422,27 +389,11 @@ func (s *Shard) Commit(ctx context.Context) (uint64, error) {
 func (s *Shard) LogEnd() (uint64, error) {
 	var last uint64
 	err := s.call(func(nh *dragonboat.NodeHost) error {
-		log, err := nh.GetLogReader(s.id)
+		log, err := nh.GetLogReader(s.cfg.ID)
 		if err == nil {
 			_, last = log.GetRange()
 		}
 		return err
 	})
 	return last, err
-}
-
-// Stop stops this replica and leaves the host and its other shards running: for
-// a failure of this node only, such as a full disk. It may be called while the
-// machine's Update blocks. The machine is closed in the background, some time
-// after Stop has returned. Idempotent.
-func (s *Shard) Stop() error {
-	err := s.call(func(nh *dragonboat.NodeHost) error {
-		return nh.StopReplica(s.id, s.replica)
-	})
-	s.end()
-	s.host.forget(s)
-	if err == ErrClosed {
-		return nil
-	}
-	return err
 }

@@ -28,16 +28,16 @@ const (
 	snapshotTail   = 16
 )
 
-// CheckSnapshot reports whether the newest snapshot of this node's replica of a
-// shard in memory can be read: Dragonboat would end the process if it cannot.
-// None is no error. It reads all of it.
-func (h *Host) CheckSnapshot(shard uint64) error {
-	files, err := h.snapshotFiles(shard)
+// CheckSnapshot reports, before the shard is started, whether the newest snapshot
+// of a machine in memory can be read: Dragonboat would end the process if it
+// cannot. None is no error. It reads all of it.
+func (s *Shard) CheckSnapshot() error {
+	files, err := s.snapshotFiles()
 	if err != nil || len(files) == 0 {
 		return err
 	}
 	// The folder is named after the index, in 16 digits.
-	newest := filepath.Join(h.cfg.Dir, filepath.FromSlash(slices.MaxFunc(files, func(a, b string) int {
+	newest := filepath.Join(s.host.cfg.Dir, filepath.FromSlash(slices.MaxFunc(files, func(a, b string) int {
 		return cmp.Compare(path.Base(path.Dir(a)), path.Base(path.Dir(b)))
 	})))
 	if err := checkSnapshotFile(newest); err != nil {
@@ -46,30 +46,30 @@ func (h *Host) CheckSnapshot(shard uint64) error {
 	return nil
 }
 
-// snapshotFiles returns the snapshots of this node's replica of a shard.
-func (h *Host) snapshotFiles(shard uint64) ([]string, error) {
+// snapshotFiles returns the snapshots of this node's replica.
+func (s *Shard) snapshotFiles() ([]string, error) {
 	pattern := path.Join("*", "*", "snapshot-part-*",
-		fmt.Sprintf("snapshot-%d-%d", shard, replicaID(h.cfg.Node)), "snapshot-????????????????", "snapshot-*.gbsnap")
-	return fs.Glob(os.DirFS(h.cfg.Dir), pattern) // the folder's own name is no pattern
+		fmt.Sprintf("snapshot-%d-%d", s.cfg.ID, s.replica), "snapshot-????????????????", "snapshot-*.gbsnap")
+	return fs.Glob(os.DirFS(s.host.cfg.Dir), pattern) // the folder's own name is no pattern
 }
 
 // checkSnapshotThere makes sure that the file of the snapshot on which the log
 // builds is there. That of a machine on disk has none.
-func (h *Host) checkSnapshotThere(shard uint64, s raftpb.Snapshot) error {
-	if raftpb.IsEmptySnapshot(s) || s.Dummy || s.OnDiskIndex != 0 || s.Type == sm.OnDiskStateMachine {
+func (s *Shard) checkSnapshotThere(snapshot raftpb.Snapshot) error {
+	if raftpb.IsEmptySnapshot(snapshot) || snapshot.Dummy || snapshot.OnDiskIndex != 0 || snapshot.Type == sm.OnDiskStateMachine {
 		return nil
 	}
-	files, err := h.snapshotFiles(shard)
+	files, err := s.snapshotFiles()
 	if err != nil {
 		return err
 	}
-	name := fmt.Sprintf("snapshot-%016X", s.Index)
+	name := fmt.Sprintf("snapshot-%016X", snapshot.Index)
 	for _, f := range files {
 		if path.Base(path.Dir(f)) == name {
 			return nil
 		}
 	}
-	return fmt.Errorf("the snapshot at entry %d of shard %s is missing", s.Index, ShardName(shard))
+	return fmt.Errorf("the snapshot at entry %d of shard %s is missing", snapshot.Index, s.cfg.Name)
 }
 
 var errBadSum = errors.New("its checksum differs")

@@ -27,7 +27,7 @@ type listener struct {
 
 func listen(t *testing.T, on string) *listener {
 	t.Helper()
-	g, err := newGuard(Config{Dir: t.TempDir(), Node: 1, Logger: slog.New(slog.DiscardHandler)})
+	g, err := newGuard(Config{Dir: t.TempDir(), Node: 1, Logger: slog.New(slog.DiscardHandler)}, fakeShards{})
 	if err != nil {
 		t.Fatal(err)
 	}
