@@ -40,7 +40,9 @@ const (
 	keepBuffer = 2 << 20
 
 	dialTimeout    = 5 * time.Second
-	ioTimeout      = 5 * time.Second // for a part of a frame of at most ioPart bytes
+	redialFor      = time.Second           // after which Dragonboat sends nothing for up to a second
+	redialEvery    = 20 * time.Millisecond // a refused connection costs some 0.1 ms
+	ioTimeout      = 5 * time.Second       // for a part of a frame of at most ioPart bytes
 	ioPart         = 1 << 20
 	ackTimeout     = 10 * time.Second
 	keepAliveEvery = 10 * time.Second
@@ -364,22 +366,42 @@ func (w *frameWriter) write(kind byte, m marshaler) error {
 // peerConn sends messages to a peer.
 type peerConn struct {
 	*frameWriter
-	guard *guard
+	t      *transport
+	target string
+	ctx    context.Context
 }
 
 func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IConnection, error) {
-	w, err := t.dial(ctx, target)
+	w, err := t.redial(ctx, target)
 	if err != nil {
 		return nil, err
 	}
-	return &peerConn{w, t.guard}, nil
+	return &peerConn{w, t, target, ctx}, nil
+}
+
+// redial dials until it succeeds or redialFor is over.
+//
+// Dragonboat has one circuit breaker for each address: after any failure of a
+// connection it sends nothing to that node for up to a second, for no shard. Each
+// shard has a connection of its own and learns only by writing that the peer has
+// restarted, so a node that was back after some milliseconds was cut off for
+// several seconds, one for each stale connection. If another node ended meanwhile,
+// the cluster had no leader for as long. So a peerConn replaces a broken connection
+// without telling Dragonboat; what was lost with it, Raft sends again.
+func (t *transport) redial(ctx context.Context, target string) (*frameWriter, error) {
+	for end := time.Now().Add(redialFor); ; {
+		w, err := t.dial(ctx, target)
+		if err == nil || time.Now().After(end) || !sleepFor(ctx, redialEvery) {
+			return w, err
+		}
+	}
 }
 
 func (c *peerConn) Close() { c.conn.Close() }
 
 // SendMessageBatch sends a batch in one frame, or in several if it is large.
 func (c *peerConn) SendMessageBatch(batch raftpb.MessageBatch) error {
-	all := c.guard.sending(batch.Requests)
+	all := c.t.guard.sending(batch.Requests)
 	for len(all) > 0 {
 		n, size := 1, all[0].Size()
 		for n < len(all) && size < splitFrame {
@@ -387,11 +409,25 @@ func (c *peerConn) SendMessageBatch(batch raftpb.MessageBatch) error {
 			n++
 		}
 		batch.Requests, all = all[:n], all[n:]
-		if err := c.write(batchFrame, &batch); err != nil {
+		if err := c.writeBatch(&batch); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// writeBatch writes a batch, on a new connection if the present one is broken.
+func (c *peerConn) writeBatch(batch *raftpb.MessageBatch) error {
+	if c.write(batchFrame, batch) == nil {
+		return nil
+	}
+	c.conn.Close()
+	w, err := c.t.redial(c.ctx, c.target)
+	if err != nil {
+		return err
+	}
+	c.frameWriter = w
+	return c.write(batchFrame, batch)
 }
 
 // snapshotConn sends the chunks of a snapshot.

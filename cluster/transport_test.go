@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/lni/dragonboat/v4/config"
+	"github.com/lni/dragonboat/v4/raftio"
 	"github.com/lni/dragonboat/v4/raftpb"
 )
 
@@ -99,6 +100,59 @@ func TestTransportCarriesMessages(t *testing.T) {
 				t.Errorf("%d chunks came", len(l.chunks))
 			}
 		})
+	}
+}
+
+// A node that restarts is sent messages on the connections that were made before,
+// and on one that was dialled while nobody listened.
+func TestTransportReconnects(t *testing.T) {
+	address := freeAddress(t, "127.0.0.1")
+	sender := listen(t, freeAddress(t, "127.0.0.1"))
+	first := listen(t, address)
+	send := func(c raftio.IConnection) error {
+		return c.SendMessageBatch(raftpb.MessageBatch{Requests: []raftpb.Message{{Type: raftpb.Heartbeat, ShardID: 1}}})
+	}
+	stale, err := sender.GetConnection(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stale.Close()
+	if err := send(stale); err != nil {
+		t.Fatal(err)
+	}
+	<-first.got
+	first.Close()
+
+	dialled := make(chan raftio.IConnection, 1)
+	go func() {
+		c, err := sender.GetConnection(t.Context(), address)
+		if err != nil {
+			t.Errorf("dialling a node that restarts: %v", err)
+		}
+		dialled <- c
+	}()
+	time.Sleep(2 * redialEvery) // the first attempts are refused
+	second := listen(t, address)
+	fresh := <-dialled
+	if fresh == nil {
+		return
+	}
+	defer fresh.Close()
+	for _, c := range []raftio.IConnection{fresh, stale} {
+		for sent := 0; ; sent++ { // the kernel takes the first one for the connection that is gone
+			if err := send(c); err != nil {
+				t.Fatalf("message %d to a node that has restarted: %v", sent, err)
+			}
+			select {
+			case <-second.got:
+			case <-time.After(10 * time.Millisecond):
+				if sent < 1000 {
+					continue
+				}
+				t.Fatal("no message arrives at a node that has restarted")
+			}
+			break
+		}
 	}
 }
 
