@@ -50,15 +50,15 @@ func Example() {
 			return err
 		}
 		defer func() { err = errors.Join(err, held.Unlock(ctx)) }()
-		return work(held.Context()) // which ends if the lock is lost
+		return work(held.Context()) // the context ends if the lock is lost
 	}
 	err := nightly(func(context.Context) error {
-		fmt.Println("nobody else does this now")
+		fmt.Println("no other node does this now")
 		return nil
 	})
 	fmt.Println(err)
 	// Output:
-	// nobody else does this now
+	// no other node does this now
 	// <nil>
 }
 
@@ -66,7 +66,7 @@ func ExampleNew() {
 	_, client, closeAll := openExample()
 	defer closeAll()
 	ctx := context.Background()
-	// One Locker for all locks of a program: it renews them together.
+	// Use one Locker for all locks of a program, since it renews them together.
 	locks := lock.New(client, lock.WithTTL(5*time.Second))
 	for _, key := range []string{"invoices", "mails"} {
 		held, err := locks.Lock(ctx, key)
@@ -83,7 +83,7 @@ func ExampleWithTTL() {
 	_, client, closeAll := openExample()
 	defer closeAll()
 	ctx := context.Background()
-	// If this program is killed, others have the lock after two seconds.
+	// If this program is killed, others get the lock after two seconds.
 	held, err := lock.New(client, lock.WithTTL(2*time.Second)).Lock(ctx, "leader")
 	must(err)
 	fmt.Println(held.Key(), held.Unlock(ctx))
@@ -94,7 +94,8 @@ func ExampleWithoutOrder() {
 	_, client, closeAll := openExample()
 	defer closeAll()
 	ctx := context.Background()
-	// What it guards is not in SQL: no need to wait for that.
+	// The printer is not in the database, so there is no need to wait for earlier
+	// holders' writes.
 	held, err := lock.New(client, lock.WithoutOrder()).Lock(ctx, "printer")
 	must(err)
 	fmt.Println(held.Key(), held.Unlock(ctx))
@@ -113,14 +114,14 @@ func ExampleLocker_Lock() {
 		must(err)
 		next <- second
 	}()
-	fmt.Println("the first gives it back")
+	fmt.Println("the first holder unlocks")
 	must(held.Unlock(ctx))
 	second := <-next
-	fmt.Println("the second has it, with a higher token:", second.Token() > held.Token())
+	fmt.Println("the second holder has a higher token:", second.Token() > held.Token())
 	must(second.Unlock(ctx))
 	// Output:
-	// the first gives it back
-	// the second has it, with a higher token: true
+	// the first holder unlocks
+	// the second holder has a higher token: true
 }
 
 // A context bounds how long Lock waits.
@@ -149,9 +150,9 @@ func ExampleLocker_TryLock() {
 
 	_, err = lock.New(client).TryLock(ctx, "job")
 	if errors.Is(err, lock.ErrHeld) {
-		fmt.Println("somebody does it already")
+		fmt.Println("another node does it already")
 	}
-	// Output: somebody does it already
+	// Output: another node does it already
 }
 
 func ExampleHeld_Token() {
@@ -170,15 +171,15 @@ func ExampleHeld_Token() {
 	locks := lock.New(client)
 	first, err := locks.Lock(ctx, "job")
 	must(err)
-	must(first.Unlock(ctx)) // or it was lost, unnoticed by a program that was stopped
+	must(first.Unlock(ctx)) // or it lost the lock and did not notice, because it was suspended
 	second, err := locks.Lock(ctx, "job")
 	must(err)
 	defer second.Unlock(ctx)
-	write(second, "of the second")
-	write(first, "of the first, late")
+	write(second, "second holder")
+	write(first, "first holder, late")
 	// Output:
-	// of the second: 1 row
-	// of the first, late: 0 row
+	// second holder: 1 row
+	// first holder, late: 0 row
 }
 
 func ExampleHeld_Done() {
@@ -186,14 +187,14 @@ func ExampleHeld_Done() {
 	ctx := context.Background()
 	held, err := lock.New(client).Lock(ctx, "leader")
 	must(err)
-	closeAll() // a node that closes gives its locks back
+	closeAll() // a node releases its locks when it is closed
 	<-held.Done()
 	fmt.Println(errors.Is(held.Unlock(ctx), lock.ErrLost))
 	// Output: true
 }
 
-// The context ends with the lock. What has to end with the caller's, too, needs
-// both.
+// Held.Context ends with the lock, not with the context that Lock was given. Work
+// that has to end with either needs both.
 func ExampleHeld_Context() {
 	_, client, closeAll := openExample()
 	defer closeAll()
@@ -207,12 +208,12 @@ func ExampleHeld_Context() {
 	defer context.AfterFunc(ctx, cancel)()
 	stop()
 	<-work.Done()
-	fmt.Println("the work ends, the lock is still held:", held.Context().Err() == nil)
+	fmt.Println("the work has ended, the lock is still held:", held.Context().Err() == nil)
 
-	must(held.Unlock(context.WithoutCancel(ctx))) // with ctx, it would not wait until that is certain
+	must(held.Unlock(context.WithoutCancel(ctx))) // ctx has ended, but Unlock should wait
 	fmt.Println(context.Cause(held.Context()))
 	// Output:
-	// the work ends, the lock is still held: true
+	// the work has ended, the lock is still held: true
 	// lock: not held
 }
 

@@ -1,5 +1,5 @@
-// Package lock has locks that all nodes of a cluster share: one holder at a time,
-// the others in one queue.
+// Package lock provides locks that all nodes of a cluster share. A lock has one
+// holder at a time; others wait for it in one queue.
 //
 //	held, err := lock.New(client).Lock(ctx, "nightly")
 //	if err != nil {
@@ -9,51 +9,57 @@
 //	ctx, cancel := context.WithCancel(ctx)
 //	defer cancel()
 //	defer context.AfterFunc(held.Context(), cancel)()
-//	err = work(ctx) // which ends if the lock is lost, too
+//	err = work(ctx) // ctx also ends if the lock is lost
 //
 // The client is a *hiqlite.Node, or what hiqlite.From returns for a database.
 //
 // # Guarantees
 //
-//   - First come, first served, over all nodes.
-//   - Each time the lock is given, its fencing token is a higher number: see
-//     [Held.Token]. A resource that refuses lower tokens than it has seen is
-//     safe, whatever happens to holders, clocks and the network.
-//   - A holder renews the lock without being asked. If it cannot, because it is
-//     cut off or its node was killed, the lock is lost: [Held.Done] is closed and
-//     [Held.Context] ends, before anybody else can get it; see below.
-//   - A change of leader gives no lock twice, and loses none whose TTL is 4 s or
-//     more: an election takes 1 to 2 s, with the default hiqlite.Config.Tick, and
-//     a renewal that begins with it has a bit more than half of TTL.
-//   - Whoever gets a lock can read, on its own node, what was written under it
-//     before, through the nodes on which it was held: SQL, and buckets of package
-//     kv.
-//   - A lock ends with the node through which it was taken: when that is closed,
-//     or started again after it was killed, the next one in the queue gets it.
-//     To hold a lock has no part in SQL transactions.
+//   - Waiters are served in the order in which they came, across all nodes.
+//   - Each grant of a lock has a fencing token that is higher than the one
+//     before: see [Held.Token]. A resource that refuses tokens lower than the
+//     highest one it has seen is safe, whatever happens to holders, clocks and
+//     the network.
+//   - A held lock is renewed automatically. If it cannot be renewed, because the
+//     holder's node is cut off or was killed, the lock is lost: [Held.Done] is
+//     closed and [Held.Context] ends before anybody else can get the lock. The
+//     next section says why.
+//   - A change of leader never grants a lock twice. It costs no lock whose TTL is
+//     4 s or more: with the default hiqlite.Config.Tick an election takes 1 to
+//     2 s, and a renewal that begins at the same time has a little more than half
+//     of the TTL to succeed.
+//   - A new holder can read, on its own node, what earlier holders wrote while
+//     they held the lock, through the nodes on which they held it: SQL, and
+//     buckets of package kv.
+//   - A lock belongs to the node through which it was taken. When that node is
+//     closed, or restarted after it was killed, the next waiter gets the lock.
+//   - Locks are not part of SQL transactions.
 //
-// A node that cannot reach the node that leads the locks takes no part in them,
-// even if both reach a third one: nothing is handed on by others. To lock through
-// it fails with hiqlite.ErrNoLeader; a lock that is held through it ends, and the
-// next one in the queue waits until the TTL is over, as if it was cut off from all.
-// Nodes of a cluster have to reach each other, each of them all the others.
+// A node takes part in the locks only while it can reach the node that leads the
+// lock shard. Other nodes do not forward its requests, even if both can reach
+// them: each node of a cluster has to reach every other. On a node that cannot
+// reach the leader, Lock fails with hiqlite.ErrNoLeader, and the locks that it
+// holds are lost; the next waiter gets them after their TTL, as if the node were
+// cut off from all others.
 //
-// # Why the holder learns first
+// # Why a holder learns of a loss first
 //
-// A renewal that the holder began at r, on its own monotonic clock, is in the
-// log at some moment a, not before r. The cluster gives the lock to another when
-// TTL has passed since the last renewal, on a clock that counts nothing that was
-// before a, so not before a + TTL >= r + TTL of real time. The holder gives up
-// at r + TTL * 9/10 of the last renewal that was answered. So it does so at least
-// TTL/10 before anybody else can have the lock, as long as its clock runs less
-// than a tenth slower than that of the leader. Renewals begin every TTL/3, so
-// two may fail.
+// Let r be the time at which a holder begins a renewal, on its own monotonic
+// clock, and a the time at which the renewal is in the log, so a >= r. The
+// cluster grants the lock to another when TTL has passed since the last renewal.
+// It measures that on a clock that does not count any time before a, so this is
+// not before a + TTL >= r + TTL. The holder considers the lock lost at
+// r + TTL * 9/10, where r belongs to the last renewal that was answered. So it
+// learns of the loss at least TTL/10 before anybody else can have the lock, as
+// long as its clock runs less than a tenth slower than the leader's. A renewal
+// begins every TTL/3, so two in a row may fail.
 //
-// A program that is stopped as a whole (SIGSTOP, a paused machine) cannot learn
-// anything in time: when it goes on it holds, for a moment, what it has lost; and
-// on a machine that was suspended, whose monotonic clock does not count that,
-// until its next renewal. The same holds for what it had sent before. Only the
-// fencing token covers this.
+// A program that is stopped as a whole (by SIGSTOP, or because its machine is
+// paused) cannot learn anything in time. When it continues, it believes for a
+// moment that it still holds the lock; after the suspension of a machine, whose
+// monotonic clock does not count that time, it believes so until its next
+// renewal. Requests that it has sent before may also arrive late. Only the
+// fencing token protects against these.
 package lock
 
 import (
@@ -69,57 +75,57 @@ import (
 )
 
 const (
-	// MaxKey bounds keys, in bytes.
+	// MaxKey is the largest size of a key, in bytes.
 	MaxKey = 4 << 10
-	// DefaultTTL is when a lock is taken from a holder that is not heard of.
+	// DefaultTTL is how long a lock stays with a holder that does not renew it,
+	// unless WithTTL says otherwise.
 	DefaultTTL = 10 * time.Second
-	// MinTTL and MaxTTL bound WithTTL.
+	// MinTTL and MaxTTL are the bounds of WithTTL.
 	MinTTL = time.Second
 	MaxTTL = time.Hour
 )
 
-// Errors to test for with errors.Is, beside those of package hiqlite.
+// Errors to test for with errors.Is, besides those of package hiqlite.
 var (
-	// ErrHeld: TryLock found the lock held.
+	// ErrHeld: TryLock found that the lock is held.
 	ErrHeld = errors.New("lock: held by another")
-	// ErrLost: the lock was not renewed in time, and may be another's. It is the
-	// cause of the end of Held.Context.
+	// ErrLost: the lock was not renewed in time, and another may hold it. It is
+	// the cause with which Held.Context ends.
 	ErrLost = errors.New("lock: lost")
-	// ErrNotHeld: Unlock was called before.
+	// ErrNotHeld: the lock has been unlocked already.
 	ErrNotHeld = errors.New("lock: not held")
 	// ErrKey: a key is empty or too long.
 	ErrKey = errors.New("lock: bad key")
-	// ErrFull: 10,000 wait for the lock already.
+	// ErrFull: 10,000 waiters are in the lock's queue already.
 	ErrFull = errors.New("lock: too many wait")
 )
 
-// An Option changes what New returns.
+// An Option configures a Locker.
 type Option func(*Locker)
 
-// WithTTL sets when a lock is taken from a holder that is not heard of, from
-// MinTTL to MaxTTL. With less than 4 s an election may cost the lock. It also
-// bounds how long others wait for the lock of a node that was killed; if that is
-// started again, they get it at once.
+// WithTTL sets how long a lock stays with a holder that does not renew it, from
+// MinTTL to MaxTTL. With less than 4 s, an election can cost the lock. The TTL
+// also bounds how long others wait for a lock whose holder's node was killed; if
+// that node is restarted, they get the lock at once.
 func WithTTL(ttl time.Duration) Option { return func(l *Locker) { l.ttl = ttl } }
 
-// WithoutOrder makes Lock return as soon as the lock is given: what was written
-// under it before may not be readable on this node yet.
+// WithoutOrder makes Lock return as soon as the lock is granted. What earlier
+// holders wrote may then not be readable on this node yet.
 func WithoutOrder() Option { return func(l *Locker) { l.unordered = true } }
 
 // A Locker takes locks. Its methods may be called from any goroutine. It renews
-// all that it holds together, by one small entry of the log in a third of TTL,
-// from a goroutine that runs as long as it holds or waits for any.
+// all locks that it holds or waits for together, with one small log entry every
+// third of the TTL. While it holds or waits for any, it runs one goroutine.
 type Locker struct {
 	lock      shardapi.Lock
 	ttl       time.Duration
 	unordered bool
 
-	mu      sync.Mutex
-	current *tenure // nil: it has nothing
+	mu    sync.Mutex
+	owner *ownership // the latest one, which may have ended; nil before the first lock
 }
 
-// New returns a Locker. Locks belong to it: two Lockers of one program compete
-// as two programs do.
+// New returns a Locker. Two Lockers compete for locks, even in one program.
 func New(c hiqlite.Client, opts ...Option) *Locker {
 	l := &Locker{lock: c.InMemoryShards().Lock, ttl: DefaultTTL}
 	for _, opt := range opts {
@@ -128,20 +134,22 @@ func New(c hiqlite.Client, opts ...Option) *Locker {
 	return l
 }
 
-// Lock waits for the lock of key and returns it, until ctx ends. Whoever has it
-// already waits for himself: locks are not reentrant. The caller must Unlock it.
+// Lock waits until it gets the lock of key, or ctx ends. Locks are not reentrant:
+// a holder that locks the same key again waits for itself. The caller must
+// Unlock the lock.
 //
-// When it returns, what was written under the lock before can be read on this
-// node. If it returns an error the lock is not had, and the place in the
-// queue is given up. The error is that of ctx; hiqlite.ErrNoLeader, with a context
-// without a deadline, if there was none for hiqlite.Config.Timeout (a waiter that
-// is in the queue learns of that within TTL); hiqlite.ErrClosed,
-// hiqlite.ErrDiskFull, ErrKey or ErrFull; or says that the TTL is out of bounds.
+// When Lock returns, everything that earlier holders wrote can be read on this
+// node. If it returns an error, the caller does not have the lock and no longer
+// waits in the queue. The error is that of ctx, hiqlite.ErrNoLeader,
+// hiqlite.ErrClosed, hiqlite.ErrDiskFull, ErrKey or ErrFull, or says that the TTL
+// is out of bounds. ErrNoLeader is returned if ctx has no deadline and there was
+// no leader for hiqlite.Config.Timeout; a waiter that is in the queue already
+// notices that after at most TTL.
 func (l *Locker) Lock(ctx context.Context, key string) (*Held, error) {
 	return l.acquire(ctx, wire.LockAcquire, key)
 }
 
-// TryLock is Lock, but returns ErrHeld if somebody has the lock.
+// TryLock is like Lock, but returns ErrHeld if the lock is held.
 func (l *Locker) TryLock(ctx context.Context, key string) (*Held, error) {
 	return l.acquire(ctx, wire.LockTry, key)
 }
@@ -154,31 +162,43 @@ func (l *Locker) acquire(ctx context.Context, kind wire.CommandKind, key string)
 		return nil, fmt.Errorf("lock: a time to live of %v is not between %v and %v", l.ttl, MinTTL, MaxTTL)
 	}
 	for {
-		h := l.place(key)
-		o, known, err := h.ask(ctx, kind)
-		if err == nil {
-			var had bool
-			if had, err = h.take(ctx, o); had {
-				return h, nil
-			}
+		w := l.newWaiter(key)
+		h, maybeQueued, err := w.acquire(ctx, kind, l.unordered)
+		if h != nil {
+			return h, nil
 		}
-		h.leave()
-		if known {
-			h.release(false)
+		w.owner.remove(w.id)
+		if maybeQueued {
+			w.release(false)
 		}
-		if err != nil {
-			if err = notHad(err, key); err != nil {
-				return nil, err
-			}
+		if err := acquireError(err, key); err != nil {
+			return nil, err
 		}
-		// Once more, from the end.
+		// The ownership was lost in the meantime, or the outcome is unknown for a
+		// reason that does not concern the caller: ask again, as a new waiter.
 	}
 }
 
-// notHad is the error of one who has not got the lock; nil: he can ask once more.
-// Whether he had a place is nobody's concern: it is given up.
-func notHad(err error, key string) error {
-	if errors.Is(err, ErrHeld) || errors.Is(err, ErrFull) {
+// newWaiter adds a waiter to the current ownership, or begins a new one if that
+// has ended.
+func (l *Locker) newWaiter(key string) *waiter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.owner != nil {
+		if w := l.owner.add(key); w != nil {
+			return w
+		}
+	}
+	var w *waiter
+	l.owner, w = newOwnership(l.lock, l.ttl, key)
+	return w
+}
+
+// acquireError returns the error that Lock returns after a failed attempt, or nil
+// if it can try again. The error is never ErrOutcomeUnknown: whether the cluster
+// knew the waiter does not matter, since the waiter has been released.
+func acquireError(err error, key string) error {
+	if err == nil || errors.Is(err, ErrHeld) || errors.Is(err, ErrFull) {
 		return err
 	}
 	if errors.Is(err, hiqlite.ErrOutcomeUnknown) {
@@ -193,34 +213,9 @@ func notHad(err error, key string) error {
 			}
 		}
 		if why == nil {
-			return nil // such as that the session had expired
+			return nil // for example, the node's session had expired
 		}
 		err = why
 	}
-	return fmt.Errorf("lock: %q was not had: %w", key, err)
-}
-
-// place registers a place that is about to be asked for.
-func (l *Locker) place(key string) *Held {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.current != nil && l.current.expired(time.Now()) {
-		l.current.loseLocked(ErrLost)
-	}
-	if l.current == nil {
-		l.current = newTenure(l)
-	}
-	return l.current.place(key)
-}
-
-func refused(o wire.Outcome, key string) error {
-	switch o.Code {
-	case wire.Done:
-		return nil
-	case wire.Held:
-		return fmt.Errorf("%w: %q", ErrHeld, key)
-	case wire.Full:
-		return fmt.Errorf("%w for %q", ErrFull, key)
-	}
-	return errors.New("lock: the cluster does not know this command: upgrade all nodes")
+	return fmt.Errorf("lock: %q was not acquired: %w", key, err)
 }

@@ -47,7 +47,7 @@ func TestLockAndUnlock(t *testing.T) {
 	})
 }
 
-func take(t testing.TB, l *lock.Locker, key string) *lock.Held {
+func mustLock(t testing.TB, l *lock.Locker, key string) *lock.Held {
 	t.Helper()
 	h, err := l.Lock(testcluster.Patient(t), key)
 	if err != nil {
@@ -56,25 +56,25 @@ func take(t testing.TB, l *lock.Locker, key string) *lock.Held {
 	return h
 }
 
-func give(t testing.TB, h *lock.Held) {
+func mustUnlock(t testing.TB, h *lock.Held) {
 	t.Helper()
 	if err := h.Unlock(testcluster.Patient(t)); err != nil {
 		t.Error(err)
 	}
 }
 
-// waitUntilQueued waits until so many wait for the lock of key or hold it.
-func waitUntilQueued(t testing.TB, n *hiqlite.Node, key string, places int) {
+// waitUntilQueued waits until n programs hold the lock of key or wait for it.
+func waitUntilQueued(t testing.TB, node *hiqlite.Node, key string, n int) {
 	t.Helper()
-	testcluster.WaitFor(t, "the queue", func() bool { return n.InMemoryShards().Lock.QueueLen(key) == places })
+	testcluster.WaitFor(t, "the queue", func() bool { return node.InMemoryShards().Lock.QueueLen(key) == n })
 }
 
-// First come, first served, whichever nodes they come through, and never two at
-// once.
-func TestFirstComeFirstServed(t *testing.T) {
+// Waiters get the lock in the order in which they came, whichever nodes they use,
+// and never two at once.
+func TestWaitersAreServedInOrder(t *testing.T) {
 	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
 		const waiters = 12
-		first := take(t, lock.New(c.Nodes[0]), "l")
+		first := mustLock(t, lock.New(c.Nodes[0]), "l")
 		var wg sync.WaitGroup
 		var mu sync.Mutex
 		var order []int
@@ -82,9 +82,9 @@ func TestFirstComeFirstServed(t *testing.T) {
 		token := first.Token()
 		for i := range waiters {
 			wg.Go(func() {
-				h := take(t, lock.New(c.Nodes[i%len(c.Nodes)]), "l")
+				h := mustLock(t, lock.New(c.Nodes[i%len(c.Nodes)]), "l")
 				if inside.Add(1) != 1 {
-					t.Error("two have the lock")
+					t.Error("two holders at once")
 				}
 				mu.Lock()
 				order = append(order, i)
@@ -94,74 +94,74 @@ func TestFirstComeFirstServed(t *testing.T) {
 				token = h.Token()
 				mu.Unlock()
 				inside.Add(-1)
-				give(t, h)
+				mustUnlock(t, h)
 			})
 			waitUntilQueued(t, c.Nodes[0], "l", i+2)
 		}
-		give(t, first)
+		mustUnlock(t, first)
 		wg.Wait()
 		for i := range waiters {
 			if order[i] != i {
-				t.Fatalf("they were served in the order %v", order)
+				t.Fatalf("the waiters were served in the order %v", order)
 			}
 		}
 		waitUntilQueued(t, c.Nodes[0], "l", 0)
 	})
 }
 
-// One who gives up waiting leaves the queue; the next one gets the lock.
-func TestGivingUp(t *testing.T) {
+// A waiter whose context ends leaves the queue, and the next one gets the lock.
+func TestCancelledWaiterLeavesTheQueue(t *testing.T) {
 	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
 		l := lock.New(c.Nodes[0])
-		first := take(t, l, "l")
+		first := mustLock(t, l, "l")
 		ctx, cancel := context.WithCancel(testcluster.Patient(t))
 		gaveUp := make(chan error, 1)
 		go func() { _, err := l.Lock(ctx, "l"); gaveUp <- err }()
 		waitUntilQueued(t, c.Nodes[0], "l", 2)
 		next := make(chan *lock.Held, 1)
-		go func() { next <- take(t, lock.New(c.Nodes[len(c.Nodes)-1]), "l") }()
+		go func() { next <- mustLock(t, lock.New(c.Nodes[len(c.Nodes)-1]), "l") }()
 		waitUntilQueued(t, c.Nodes[0], "l", 3)
 		cancel()
 		if err := <-gaveUp; !errors.Is(err, context.Canceled) {
-			t.Errorf("it gave up with %v", err)
+			t.Errorf("Lock returned %v", err)
 		}
 		waitUntilQueued(t, c.Nodes[0], "l", 2)
-		give(t, first)
-		give(t, <-next)
+		mustUnlock(t, first)
+		mustUnlock(t, <-next)
 	})
 }
 
-// A lock is held for longer than its time to live, as long as it is renewed,
-// over a change of leader too.
+// A lock is held for longer than its TTL because it is renewed, even while the
+// leader changes.
 func TestRenewal(t *testing.T) {
-	const ttl = 4 * time.Second // the least that outlives an election
+	const ttl = 4 * time.Second // the shortest that survives an election
 	c := testcluster.Started(t, 3)
-	h := take(t, lock.New(c.Nodes[0], lock.WithTTL(ttl)), "l")
+	h := mustLock(t, lock.New(c.Nodes[0], lock.WithTTL(ttl)), "l")
 	other := lock.New(c.Nodes[1])
 	began := time.Now()
 	closed := false
 	for time.Since(began) < 3*ttl/2 {
 		if _, err := other.TryLock(testcluster.Patient(t), "l"); !errors.Is(err, lock.ErrHeld) {
-			t.Fatalf("after %v another gets it: %v", time.Since(began), err)
+			t.Fatalf("after %v another TryLock returned %v", time.Since(began), err)
 		}
 		if !closed && time.Since(began) > ttl/4 {
-			c.Stop(2) // which leads, or does not
+			c.Stop(2) // whether or not it is the leader
 			closed = true
 		}
 	}
 	select {
 	case <-h.Done():
-		t.Error("it was lost")
+		t.Error("the lock was lost")
 	default:
 	}
-	give(t, h)
+	mustUnlock(t, h)
 	if cause := context.Cause(h.Context()); !errors.Is(cause, lock.ErrNotHeld) {
 		t.Errorf("the context ended because of %v", cause)
 	}
 }
 
-// Whoever is cut off learns that the lock is lost; when he is back he cannot
-// unlock what is another's.
+// A holder that is cut off learns that its locks are lost. When it is connected
+// again, it cannot unlock a lock that another holds.
 func TestLoss(t *testing.T) {
 	c := testcluster.Started(t, 3)
 	type key struct{}
@@ -171,16 +171,16 @@ func TestLoss(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	also := take(t, l, "also")
+	also := mustLock(t, l, "also")
 	c.Stop(1)
-	c.Stop(2) // a majority: nobody renews anything
+	c.Stop(2) // without a majority nothing can be renewed
 	<-h.Done()
 	<-also.Done()
 	if cause := context.Cause(h.Context()); !errors.Is(cause, lock.ErrLost) {
 		t.Errorf("the context ended because of %v", cause)
 	}
 	if h.Context().Value(key{}) != "value" {
-		t.Error("the context has not the values of Lock's")
+		t.Error("the context does not have the values of Lock's context")
 	}
 	if err := h.Unlock(ctx); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock of a lost lock: %v", err)
@@ -188,26 +188,27 @@ func TestLoss(t *testing.T) {
 	c.Start(1)
 	c.Start(2)
 	c.Ready(1)
-	next := take(t, lock.New(c.Nodes[1]), "l") // waits until the cluster takes it from the first
+	next := mustLock(t, lock.New(c.Nodes[1]), "l") // after the TTL
 	if next.Token() <= h.Token() {
 		t.Errorf("token %d after %d", next.Token(), h.Token())
 	}
 	if err := h.Unlock(ctx); !errors.Is(err, lock.ErrLost) {
-		t.Errorf("Unlock of what is another's: %v", err)
+		t.Errorf("Unlock of a lock that another holds: %v", err)
 	}
 	if _, err := l.TryLock(ctx, "l"); !errors.Is(err, lock.ErrHeld) {
-		t.Errorf("TryLock of what is another's: %v", err)
+		t.Errorf("TryLock of a lock that another holds: %v", err)
 	}
-	give(t, next)
-	give(t, take(t, l, "l")) // as good as new
+	mustUnlock(t, next)
+	mustUnlock(t, mustLock(t, l, "l")) // the Locker can be used again
 }
 
-// A node that is closed gives its locks back; its holders knew before.
-func TestClosing(t *testing.T) {
+// A node that is closed releases its locks, after the contexts of their holders
+// have ended.
+func TestClosingANodeReleasesItsLocks(t *testing.T) {
 	c := testcluster.Started(t, 3)
-	h := take(t, lock.New(c.Nodes[0], lock.WithTTL(lock.MaxTTL)), "l")
+	h := mustLock(t, lock.New(c.Nodes[0], lock.WithTTL(lock.MaxTTL)), "l")
 	next := make(chan *lock.Held, 1)
-	go func() { next <- take(t, lock.New(c.Nodes[1]), "l") }()
+	go func() { next <- mustLock(t, lock.New(c.Nodes[1]), "l") }()
 	waitUntilQueued(t, c.Nodes[1], "l", 2)
 	c.Stop(0)
 	select {
@@ -216,9 +217,9 @@ func TestClosing(t *testing.T) {
 			t.Errorf("the context ended because of %v", cause)
 		}
 	default:
-		t.Error("the node is closed and its lock is held")
+		t.Error("the node is closed and its lock is still held")
 	}
-	give(t, <-next) // it does not wait for an hour
+	mustUnlock(t, <-next) // at once, not after the TTL of one hour
 	c.Start(0)
 	c.Ready(0)
 	if err := h.Unlock(testcluster.Patient(t)); !errors.Is(err, lock.ErrLost) {
@@ -242,17 +243,17 @@ func TestBadInput(t *testing.T) {
 			t.Errorf("a time to live of %v: %v", ttl, err)
 		}
 	}
-	over, cancel := context.WithCancel(ctx)
+	ended, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := lock.New(c.Nodes[0]).Lock(over, "l"); !errors.Is(err, context.Canceled) {
+	if _, err := lock.New(c.Nodes[0]).Lock(ended, "l"); !errors.Is(err, context.Canceled) {
 		t.Errorf("a context that has ended: %v", err)
 	}
-	// Unlock releases even then.
-	h := take(t, lock.New(c.Nodes[0]), "l")
-	if err := h.Unlock(over); err != nil {
+	// Unlock releases the lock even with a context that has ended.
+	h := mustLock(t, lock.New(c.Nodes[0]), "l")
+	if err := h.Unlock(ended); err != nil {
 		t.Errorf("Unlock with a context that has ended: %v", err)
 	}
-	give(t, take(t, lock.New(c.Nodes[0]), "l"))
+	mustUnlock(t, mustLock(t, lock.New(c.Nodes[0]), "l"))
 	node := c.Nodes[0]
 	c.Stop(0)
 	if _, err := lock.New(node).Lock(ctx, "l"); !errors.Is(err, hiqlite.ErrClosed) {

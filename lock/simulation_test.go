@@ -19,44 +19,44 @@ import (
 )
 
 var (
-	firstSeed = flag.Uint64("seed", 0, "the first seed of simulations; 0: a random one")
-	seeds     = flag.Uint64("seeds", 40, "how many simulations are made")
+	firstSeed = flag.Uint64("seed", 0, "seed of the first simulation; 0: a random one")
+	seeds     = flag.Uint64("seeds", 40, "number of simulations, each with the next seed")
 )
 
-// simulated is a cluster in a bubble: the replica of the lock shard, its clock, and
-// nodes whose commands and answers take their time.
-type simulated struct {
-	mu       sync.Mutex // one entry after the other
+// A simulation is a cluster in a bubble of testing/synctest: the machine of the
+// lock shard, its clock, and nodes whose commands and answers are delayed.
+type simulation struct {
+	mu       sync.Mutex // held while an entry is applied
 	random   *rand.Rand
 	locks    *statemachine.Locks
 	index    uint64
-	session  uint64 // the last one opened
+	session  uint64 // the session that was opened last
 	outcomes []wire.Outcome
 }
 
-func (s *simulated) Applied(_, _ uint64, outcomes []wire.Outcome) { s.outcomes = outcomes }
-func (s *simulated) SessionOpened(_, session uint64)              { s.session = session }
-func (*simulated) SessionUnknown(uint64, uint64)                  { panic("an unknown session") }
-func (*simulated) Held(uint64)                                    {}
-func (*simulated) Failed(err error)                               { panic(err) }
+func (s *simulation) Applied(_, _ uint64, outcomes []wire.Outcome) { s.outcomes = outcomes }
+func (s *simulation) SessionOpened(_, session uint64)              { s.session = session }
+func (*simulation) SessionUnknown(uint64, uint64)                  { panic("an unknown session") }
+func (*simulation) Held(uint64)                                    {}
+func (*simulation) Failed(err error)                               { panic(err) }
 
 // apply applies an entry. The caller holds mu.
-func (s *simulated) apply(entry []byte) {
+func (s *simulation) apply(entry []byte) {
 	s.index++
 	if _, err := s.locks.Update([]sm.Entry{{Index: s.index, Cmd: entry}}); err != nil {
 		panic(err)
 	}
 }
 
-// below returns a random number of milliseconds.
-func (s *simulated) below(ms int64) time.Duration {
+// below returns a random duration of less than ms milliseconds.
+func (s *simulation) below(ms int64) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return time.Duration(s.random.Int64N(ms)) * time.Millisecond
 }
 
-// tick moves the clock until ctx ends.
-func (s *simulated) tick(ctx context.Context) {
+// advanceClock moves the shard's clock until ctx ends.
+func (s *simulation) advanceClock(ctx context.Context) {
 	for at, now := time.Now(), uint64(0); ; {
 		select {
 		case <-ctx.Done():
@@ -72,12 +72,12 @@ func (s *simulated) tick(ctx context.Context) {
 	}
 }
 
-// A simulatedNode has commands applied in the order in which they come.
+// A simulatedNode applies its commands in the order in which they are sent.
 type simulatedNode struct {
-	*simulated
+	*simulation
 	session uint64
 	queue   chan *simulatedCommand
-	// rarely, so long a command, or an answer, is on its way; 0: never
+	// Now and then a command, or an answer, is delayed by up to so much; 0: never.
 	slow, slowAnswers time.Duration
 }
 
@@ -141,16 +141,17 @@ func (*simulatedNode) CatchUp(context.Context, wire.Outcome) error { return nil 
 func (n *simulatedNode) QueueLen(key string) int                   { return n.locks.Queue(key) }
 func (*simulatedNode) OnClose(func()) func()                       { return func() {} }
 
-// Nine programs on three nodes want three locks for two minutes, of a clock that the
-// test moves. A command is on its way for up to 20 ms, or now and then for
-// seconds, its answer too; callers give up. No two ever believe to hold a lock,
-// none loses one unless something was slow, and nothing is left in the end.
+// Nine programs on three nodes compete for three locks for two minutes of the
+// bubble's clock. Commands and answers are delayed by up to 20 ms and now and then
+// by seconds, and callers cancel. No two programs ever believe at the same time
+// that they hold a lock; no lock is lost unless something was slow; and the
+// machine is empty in the end.
 func TestSimulation(t *testing.T) {
 	first := *firstSeed
 	if first == 0 {
 		first = rand.Uint64()>>1 + 1
 	}
-	t.Logf("from seed %d", first)
+	t.Logf("-seed %d", first)
 	for seed := first; seed < first+*seeds; seed++ {
 		synctest.Test(t, func(t *testing.T) { simulate(t, seed) })
 	}
@@ -158,10 +159,10 @@ func TestSimulation(t *testing.T) {
 
 func simulate(t *testing.T, seed uint64) {
 	const ttl = DefaultTTL
-	s := &simulated{random: rand.New(rand.NewPCG(seed, 0))}
+	s := &simulation{random: rand.New(rand.NewPCG(seed, 0))}
 	s.locks = statemachine.NewLocks(statemachine.MemoryConfig{Listener: s})
 	ctx, stop := context.WithCancel(t.Context())
-	go s.tick(ctx)
+	go s.advanceClock(ctx)
 	var slow, slowAnswers time.Duration
 	switch seed % 3 {
 	case 1:
@@ -206,28 +207,28 @@ func simulate(t *testing.T, seed uint64) {
 					}
 					mu.Lock()
 					if other := holders[key]; other != nil && other.ctx.Err() == nil {
-						t.Errorf("seed %d: two have the lock, with the tokens %d and %d", seed, other.token, h.token)
+						t.Errorf("seed %d: two holders, with the tokens %d and %d", seed, other.token, h.token)
 					}
 					holders[key] = h
 					mu.Unlock()
-					time.Sleep(s.below([]int64{100, 1500, 15_000}[s.below(3)/time.Millisecond])) // it works
+					time.Sleep(s.below([]int64{100, 1500, 15_000}[s.below(3)/time.Millisecond])) // work under the lock
 					mu.Lock()
 					if holders[key] == h {
 						delete(holders, key)
 					}
 					mu.Unlock()
 					if err := h.Unlock(context.Background()); err != nil && slow == 0 {
-						t.Errorf("seed %d: unlocked what was %v", seed, err)
+						t.Errorf("seed %d: Unlock returned %v", seed, err)
 					}
-					time.Sleep(s.below(100)) // it does something else
+					time.Sleep(s.below(100)) // other work
 				}
 			})
 		}
 	}
 	programs.Wait()
-	time.Sleep(5 * ttl) // until all times to live are over, on the bubble's clock
+	time.Sleep(5 * ttl) // until all TTLs have passed
 	if left := s.locks.Size(); left > 0 {
-		t.Errorf("seed %d: %d bytes are left", seed, left)
+		t.Errorf("seed %d: %d bytes are left in the machine", seed, left)
 	}
 	stop()
 	for _, n := range nodes {

@@ -16,43 +16,43 @@ import (
 	"github.com/hiqlite/hiqlite/lock"
 )
 
-// altered is a client whose commands for locks pass through do.
-type altered struct {
+// interceptedNode is a node whose lock commands go through do.
+type interceptedNode struct {
 	*hiqlite.Node
 	do func(ctx context.Context, c *wire.Command, next shardapi.Lock) (wire.Outcome, error)
 }
 
-type alteredLock struct {
+type interceptedLock struct {
 	shardapi.Lock
 	do func(ctx context.Context, c *wire.Command, next shardapi.Lock) (wire.Outcome, error)
 }
 
-func (a *altered) InMemoryShards() shardapi.Shards {
-	c := a.Node.InMemoryShards()
-	c.Lock = alteredLock{c.Lock, a.do}
+func (n *interceptedNode) InMemoryShards() shardapi.Shards {
+	c := n.Node.InMemoryShards()
+	c.Lock = interceptedLock{c.Lock, n.do}
 	return c
 }
 
-func (l alteredLock) Do(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
+func (l interceptedLock) Do(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
 	return l.do(ctx, c, l.Lock)
 }
 
-// A holder whose renewing goroutine does not get the processor, while others of
-// his program go on and take locks, does not keep what is another's by then.
-func TestAStarvedHolderLosesWhatHeHas(t *testing.T) {
+// A holder loses its locks in time even if its renewing goroutine hangs while
+// other goroutines of the program continue to take locks with the same Locker.
+func TestAStarvedHolderLosesItsLocks(t *testing.T) {
 	c := testcluster.Started(t, 3)
 	ctx := testcluster.Patient(t)
-	goOn := make(chan struct{})
-	starved := &altered{c.Nodes[0], func(ctx context.Context, c *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
+	resume := make(chan struct{})
+	starved := &interceptedNode{c.Nodes[0], func(ctx context.Context, c *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
 		if c.Kind == wire.LockRenew {
-			<-goOn
+			<-resume
 		}
 		return next.Do(ctx, c)
 	}}
 	l := lock.New(starved, lock.WithTTL(lock.MinTTL))
-	a := take(t, l, "a")
-	other := take(t, lock.New(c.Nodes[1]), "a") // its time to live is over
-	b := take(t, l, "b")
+	a := mustLock(t, l, "a")
+	other := mustLock(t, lock.New(c.Nodes[1]), "a") // after the TTL
+	b := mustLock(t, l, "b")
 	select {
 	case <-a.Done():
 	case <-ctx.Done():
@@ -61,16 +61,15 @@ func TestAStarvedHolderLosesWhatHeHas(t *testing.T) {
 	if err := a.Unlock(ctx); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock by the first: %v", err)
 	}
-	close(goOn)
-	give(t, b)
-	give(t, other)
+	close(resume)
+	mustUnlock(t, b)
+	mustUnlock(t, other)
 }
 
-// A renewal that overtakes a release gives the lock up as well: it was held to
-// the end.
+// A renewal that overtakes a release releases the lock as well, so Unlock succeeds.
 func TestARenewalOvertakesARelease(t *testing.T) {
 	c := testcluster.Started(t, 1)
-	n := &altered{c.Nodes[0], func(ctx context.Context, c *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
+	n := &interceptedNode{c.Nodes[0], func(ctx context.Context, c *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
 		if c.Kind == wire.LockRelease {
 			if o, err := next.Do(ctx, &wire.Command{Kind: wire.LockRenew, Owner: c.Owner, ID: c.ID}); err != nil || o.Code != wire.Done {
 				t.Errorf("the renewal: %+v, %v", o, err)
@@ -78,12 +77,11 @@ func TestARenewalOvertakesARelease(t *testing.T) {
 		}
 		return next.Do(ctx, c)
 	}}
-	give(t, take(t, lock.New(n), "l"))
+	mustUnlock(t, mustLock(t, lock.New(n), "l"))
 }
 
-// Whatever was under way when a node was closed, it leaves no lock that nobody
-// holds.
-func TestClosingLeavesNoLocks(t *testing.T) {
+// A node that is closed while its Lockers are busy leaves no lock behind.
+func TestAClosedNodeLeavesNoLocks(t *testing.T) {
 	const lockers = 16
 	c := testcluster.Started(t, 3)
 	var wg sync.WaitGroup
@@ -103,55 +101,55 @@ func TestClosingLeavesNoLocks(t *testing.T) {
 		})
 	}
 	for i := range lockers {
-		testcluster.WaitFor(t, "all to be at it", func() bool { return rounds[i].Load() >= 3 })
+		testcluster.WaitFor(t, "all lockers to work", func() bool { return rounds[i].Load() >= 3 })
 	}
 	c.Stop(0)
 	wg.Wait()
 	for i := range lockers {
-		give(t, take(t, lock.New(c.Nodes[1]), fmt.Sprint(i))) // not in an hour
+		mustUnlock(t, mustLock(t, lock.New(c.Nodes[1]), fmt.Sprint(i))) // at once, not after the TTL of one hour
 	}
 }
 
-// First come, first served, also if a program gives back its last lock while it
-// asks for another.
-func TestGivingBackWhileAskingKeepsTheOrder(t *testing.T) {
+// A waiter keeps its place in the order even if its program releases its last
+// lock while the request is on its way.
+func TestReleasingTheLastLockKeepsTheOrderOfARequest(t *testing.T) {
 	c := testcluster.Started(t, 3)
 	ctx := testcluster.Patient(t)
 	var a *lock.Held
 	asked := make(chan struct{}, 1)
 	other := make(chan *lock.Held, 1)
-	n := &altered{c.Nodes[0], func(ctx context.Context, cmd *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
+	n := &interceptedNode{c.Nodes[0], func(ctx context.Context, cmd *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
 		if cmd.Kind != wire.LockAcquire || cmd.Key != "b" || len(asked) > 0 {
 			return next.Do(ctx, cmd)
 		}
 		asked <- struct{}{}
-		give(t, a) // before the cluster hears of the other
+		mustUnlock(t, a) // before the request for b arrives
 		o, err := next.Do(ctx, cmd)
-		go func() { other <- take(t, lock.New(c.Nodes[1]), "b") }()
+		go func() { other <- mustLock(t, lock.New(c.Nodes[1]), "b") }()
 		waitUntilQueued(t, c.Nodes[0], "b", 2)
 		return o, err
 	}}
 	l := lock.New(n)
-	a = take(t, l, "a")
+	a = mustLock(t, l, "a")
 	b, err := l.Lock(ctx, "b")
 	if err != nil {
 		t.Fatal(err)
 	}
 	select {
 	case <-other:
-		t.Error("who came second has the lock")
+		t.Error("the second waiter has the lock")
 	default:
 	}
-	give(t, b)
-	give(t, <-other)
+	mustUnlock(t, b)
+	mustUnlock(t, <-other)
 }
 
-// Who waits in the queue, with a context without a deadline, gives up when there
-// is no leader.
-func TestWaitingWithoutLeader(t *testing.T) {
+// A waiter in the queue whose context has no deadline returns ErrNoLeader when
+// there is no leader.
+func TestWaitingWithoutALeader(t *testing.T) {
 	c := testcluster.Started(t, 3, func(cfg *hiqlite.Config) { cfg.Timeout = 2 * time.Second })
 	n := c.Nodes[0]
-	held := take(t, lock.New(n, lock.WithTTL(lock.MinTTL)), "a")
+	held := mustLock(t, lock.New(n, lock.WithTTL(lock.MinTTL)), "a")
 	gaveUp := make(chan error, 1)
 	go func() {
 		_, err := lock.New(n, lock.WithTTL(lock.MinTTL)).Lock(context.Background(), "a")
@@ -163,10 +161,10 @@ func TestWaitingWithoutLeader(t *testing.T) {
 	select {
 	case err := <-gaveUp:
 		if !errors.Is(err, hiqlite.ErrNoLeader) || errors.Is(err, hiqlite.ErrOutcomeUnknown) {
-			t.Errorf("it gave up with %v", err)
+			t.Errorf("Lock returned %v", err)
 		}
 	case <-testcluster.Patient(t).Done():
-		t.Error("it waits still")
+		t.Error("Lock still waits")
 	}
 	<-held.Done()
 }

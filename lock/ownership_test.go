@@ -13,7 +13,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A script is a cluster that does what a test says: to what it says nothing, Done.
+// A script is a lock shard whose answers are given by a test. Without do, each
+// command is answered with wire.Done.
 type script struct {
 	do func(ctx context.Context, c *wire.Command) (wire.Outcome, error)
 
@@ -39,7 +40,7 @@ func (*script) CatchUp(context.Context, wire.Outcome) error { return nil }
 func (*script) QueueLen(string) int                         { return 0 }
 func (*script) OnClose(func()) func()                       { return func() {} }
 
-// scripted runs f in a bubble, with a clock of its own.
+// scripted runs f with a Locker on a script, in a bubble of testing/synctest.
 func scripted(t *testing.T, do func(ctx context.Context, c *wire.Command) (wire.Outcome, error), f func(t *testing.T, l *Locker, s *script)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{do: do}
@@ -47,9 +48,9 @@ func scripted(t *testing.T, do func(ctx context.Context, c *wire.Command) (wire.
 	})
 }
 
-// A lock that was given late is renewed at once: its time counts from when it
-// was asked for.
-func TestALateAnswerIsRenewedAtOnce(t *testing.T) {
+// The TTL of a lock counts from when it was asked for, so a lock whose grant
+// arrives late is renewed at once.
+func TestALateGrantIsRenewedAtOnce(t *testing.T) {
 	scripted(t, func(_ context.Context, c *wire.Command) (wire.Outcome, error) {
 		if c.Kind == wire.LockAcquire {
 			time.Sleep(DefaultTTL * 6 / 10) // the answer is late
@@ -67,9 +68,9 @@ func TestALateAnswerIsRenewedAtOnce(t *testing.T) {
 	})
 }
 
-// However late the lock was given and whatever becomes of its renewals, the
-// holder knows when he promised to.
-func TestTheHolderKnowsInTime(t *testing.T) {
+// The holder learns of the loss at TTL * 9/10, however late the grant arrived and
+// whether its renewals fail or hang.
+func TestTheHolderLearnsOfALossInTime(t *testing.T) {
 	for late := range time.Duration(9) {
 		for _, how := range []string{"fail", "take long"} {
 			scripted(t, func(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
@@ -91,17 +92,17 @@ func TestTheHolderKnowsInTime(t *testing.T) {
 				}
 				<-h.Done()
 				if known := time.Since(began); known != DefaultTTL/10*9 {
-					t.Errorf("answered after %d tenths, where renewals %s, the holder knew after %v", late, how, known)
+					t.Errorf("granted after %d tenths of TTL, where renewals %s: the holder learned of the loss after %v", late, how, known)
 				}
 			})
 		}
 	}
 }
 
-// A renewal that meets an owner of the same id, made anew by a command that was
-// on its way for long, says nothing of what there was before; nor does a lock
-// that is given to such a one.
-func TestAnotherOwnerOfTheSameID(t *testing.T) {
+// A delayed command can create an owner again after the cluster has dropped it.
+// An answer that concerns this second owner, to a renewal or to a request for
+// another lock, must not be taken for a renewal of the first one's locks.
+func TestAnOwnerThatWasCreatedAgain(t *testing.T) {
 	for _, kind := range []wire.CommandKind{wire.LockRenew, wire.LockTry} {
 		scripted(t, func(_ context.Context, c *wire.Command) (wire.Outcome, error) {
 			if c.Kind == kind {
@@ -125,14 +126,14 @@ func TestAnotherOwnerOfTheSameID(t *testing.T) {
 				time.Sleep(DefaultTTL / 2) // for the first renewal
 			}
 			if err := h.Unlock(t.Context()); !errors.Is(err, ErrLost) {
-				t.Errorf("by command %d: unlocked with %v", kind, err)
+				t.Errorf("after command %d: Unlock returned %v", kind, err)
 			}
 		})
 	}
 }
 
-// Of a lock that was certainly not asked for, nothing is left.
-func TestNothingIsLeftOfWhatWasNotProposed(t *testing.T) {
+// A request that was certainly not proposed is not released.
+func TestARequestThatWasNotProposedIsNotReleased(t *testing.T) {
 	scripted(t, func(context.Context, *wire.Command) (wire.Outcome, error) {
 		return wire.Outcome{}, hiqlite.ErrNoLeader
 	}, func(t *testing.T, l *Locker, s *script) {
@@ -146,9 +147,9 @@ func TestNothingIsLeftOfWhatWasNotProposed(t *testing.T) {
 	})
 }
 
-// Whether a place was made is nobody's concern: it is given up, and the error
-// says that the lock is not had.
-func TestUnknownPlacesAreGivenUp(t *testing.T) {
+// If it is unknown whether a request was applied, the waiter is released, and the
+// error says that the lock was not acquired.
+func TestAWaiterWithAnUnknownOutcomeIsReleased(t *testing.T) {
 	scripted(t, func(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
 		if c.Kind == wire.LockAcquire {
 			<-ctx.Done()
@@ -168,8 +169,8 @@ func TestUnknownPlacesAreGivenUp(t *testing.T) {
 	})
 }
 
-// An outcome that is not known for no reason of the caller's is asked for once
-// more; one that ended his call says why.
+// Lock returns the reason of an unknown outcome, or tries again if the reason does
+// not concern its caller.
 func TestReasonsOfUnknownOutcomes(t *testing.T) {
 	unknown := func(why ...error) error { return errors.Join(append(why, hiqlite.ErrOutcomeUnknown)...) }
 	for name, test := range map[string]struct{ is, want error }{
@@ -199,13 +200,14 @@ func TestReasonsOfUnknownOutcomes(t *testing.T) {
 	}
 }
 
-// An old answer, of an owner before, takes nothing from the present one.
-func TestAnAnswerOfTheOwnerBefore(t *testing.T) {
+// A late answer that concerns an earlier owner with the same id does not end the
+// locks of the present one.
+func TestALateAnswerToAnEarlierOwner(t *testing.T) {
 	asked := 0
 	scripted(t, func(_ context.Context, c *wire.Command) (wire.Outcome, error) {
 		if c.Kind == wire.LockAcquire {
 			if asked++; asked == 1 {
-				time.Sleep(time.Second) // the answer comes behind those to others
+				time.Sleep(time.Second) // the answer arrives after those to later commands
 				return wire.Outcome{Number: 1}, nil
 			}
 		}
@@ -232,8 +234,8 @@ func TestAnAnswerOfTheOwnerBefore(t *testing.T) {
 	})
 }
 
-// An Unlock that gives up when TTL has passed says so, and not that a deadline of
-// its caller's has passed.
+// An Unlock that stops trying after TTL does not return DeadlineExceeded, because
+// its caller has set no deadline.
 func TestUnlockWithoutLeader(t *testing.T) {
 	for _, proposed := range []bool{false, true} {
 		scripted(t, func(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
