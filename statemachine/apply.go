@@ -36,6 +36,7 @@ type batch struct {
 	stats     bool            // it changed the statistics
 	temp      bool            // TEMP objects were made, and removed
 	reloaded  bool            // it loaded the schema anew: ROLLBACK will not know that it must be again
+	replayed  bool            // an operation ended it, and the others were executed again
 }
 
 // entry is the one being applied.
@@ -112,7 +113,11 @@ func (r *SQL) apply(entries []sm.Entry) error {
 		}
 		r.applied = index
 		r.history.add(index, cmd)
-		if decoded > maxDecoded {
+		// After a replay the transaction is committed with its entry. Otherwise
+		// each further operation that ends the transaction would have everything
+		// before it executed once more, and a node that has much to catch up with
+		// would take a time that grows with the square of it.
+		if decoded > maxDecoded || b.replayed {
 			if err := r.commit(); err != nil {
 				return errors.Join(err, r.rollback())
 			}
@@ -246,6 +251,7 @@ func (r *SQL) replay(first int) error {
 			continue
 		}
 		run.exclude = true
+		r.batch.replayed = true
 		if err := r.rollback(); err != nil {
 			return err
 		}
@@ -339,7 +345,7 @@ func (r *SQL) commit() error {
 	if err := r.conn.Exec("COMMIT"); err != nil {
 		return err
 	}
-	r.batch.open = false
+	r.batch.open, r.batch.replayed = false, false
 	clear(r.batch.runs)
 	r.batch.runs = r.batch.runs[:0]
 	if r.batch.stats {

@@ -34,6 +34,8 @@ type machine struct {
 	wanted    []wire.HeldLease
 	recovered int
 	failed    chan error
+
+	functions *sqlite.Functions // of the program
 }
 
 func (m *machine) Applied(session, sequence uint64, results []wire.Result) {
@@ -51,9 +53,12 @@ func (m *machine) SessionUnknown(session, sequence uint64) {
 func (m *machine) Failed(err error) { m.failed <- err }
 
 // newMachine returns an open replica with one session.
-func newMachine(t *testing.T) *machine {
+func newMachine(t *testing.T) *machine { return newMachineWith(t, nil) }
+
+// newMachineWith is newMachine for a program with functions of its own.
+func newMachineWith(t *testing.T, functions *sqlite.Functions) *machine {
 	t.Helper()
-	m := &machine{t: t, dir: filepath.Join(folder(t), "sql"), got: map[[2]uint64][]wire.Result{}, opened: map[uint64]uint64{}, settled: map[uint64]wire.Result{}, failed: make(chan error, 1)}
+	m := &machine{t: t, functions: functions, dir: filepath.Join(folder(t), "sql"), got: map[[2]uint64][]wire.Result{}, opened: map[uint64]uint64{}, settled: map[uint64]wire.Result{}, failed: make(chan error, 1)}
 	m.start()
 	m.update(wire.EncodeOpenSession(77, 0, 0))
 	m.session = m.opened[77]
@@ -63,7 +68,7 @@ func newMachine(t *testing.T) *machine {
 // start opens the replica's folder, again if it was open before.
 func (m *machine) start() uint64 {
 	m.t.Helper()
-	m.SQL = New(Config{Dir: m.dir, Listener: m})
+	m.SQL = New(Config{Dir: m.dir, Listener: m, Functions: m.functions})
 	applied, err := m.Open(nil)
 	if err != nil {
 		m.t.Fatal(err)
