@@ -1,21 +1,20 @@
-// Cache keeps prices in a kv bucket in front of SQL, on three nodes in this
-// process:
+// Cache keeps prices in a kv bucket in front of SQL, on three nodes:
 //
 //	go run ./examples/cache
 //
-// The bucket is the same on all nodes, and to read it is to read this node's
-// memory. A node that changes a price tells all of them so by pubsub, and each
-// one that is told drops the price from the bucket: by then it can read the new
-// row itself.
+// The bucket has the same entries on all nodes, and a Get reads the memory of the
+// own node. A node that changes a price notifies all nodes by pubsub, and each of
+// them deletes the price from the bucket. When it is notified, it can already
+// read the new row in its own database.
 //
-// A real cluster has one node in each process: what is a shop here.
+// The type shop is what a program of a real cluster has. The rest of the file
+// opens three nodes in one process and asks them for prices.
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -30,19 +29,27 @@ import (
 	"github.com/hiqlite/hiqlite/pubsub"
 )
 
-// keep bounds how long a price is wrong if a program ends between the UPDATE and
-// the Notify that follows.
-const keep = time.Minute
+// The three nodes of this example run in one process. In a real cluster each
+// program opens one of them, on a machine of its own.
+var members = []hiqlite.Member{
+	{ID: 1, RaftAddr: "127.0.0.1:8221"},
+	{ID: 2, RaftAddr: "127.0.0.1:8222"},
+	{ID: 3, RaftAddr: "127.0.0.1:8223"},
+}
 
-// A shop knows prices.
+// maxStale is how long a cached price can stay wrong if a program ends between
+// the UPDATE and the Notify that follows.
+const maxStale = time.Minute
+
+// A shop sells at the prices of the database.
 type shop struct {
 	node   *hiqlite.Node
 	prices *kv.Bucket[int] // in cents
 	sub    *pubsub.Subscription
 
-	// filling is held, for reading, from the SELECT of a price until it is in
-	// the bucket; and for writing while it is dropped. Otherwise a price that was
-	// read just before it changed could be put there just after that was told.
+	// filling is read-locked from the SELECT of a price until it is in the
+	// bucket, and locked while a price is deleted. Otherwise a price that was read
+	// just before it changed could be put into the bucket just after the deletion.
 	filling sync.RWMutex
 
 	hits, misses atomic.Int64
@@ -60,7 +67,7 @@ func newShop(ctx context.Context, node *hiqlite.Node) (*shop, error) {
 	return &shop{node: node, prices: prices, sub: sub}, nil
 }
 
-// price asks the cache, and only if it does not know, SQL.
+// price returns the price from the cache or, if it is not there, from SQL.
 func (s *shop) price(ctx context.Context, item string) (cents int, err error) {
 	cents, ok, err := s.prices.Get(ctx, item)
 	if err != nil {
@@ -76,7 +83,7 @@ func (s *shop) price(ctx context.Context, item string) (cents int, err error) {
 	if cents, err = s.sqlPrice(ctx, item); err != nil {
 		return 0, err
 	}
-	return cents, s.prices.PutTTL(ctx, item, cents, keep)
+	return cents, s.prices.PutTTL(ctx, item, cents, maxStale)
 }
 
 func (s *shop) sqlPrice(ctx context.Context, item string) (cents int, err error) {
@@ -84,7 +91,7 @@ func (s *shop) sqlPrice(ctx context.Context, item string) (cents int, err error)
 	return cents, err
 }
 
-// setPrice changes a price, and then tells all nodes, this one included.
+// setPrice changes a price, and then notifies all nodes, including this one.
 func (s *shop) setPrice(ctx context.Context, item string, cents int) error {
 	if _, err := s.node.DB().ExecContext(ctx, "UPDATE prices SET cents = ? WHERE item = ?", cents, item); err != nil {
 		return err
@@ -93,12 +100,13 @@ func (s *shop) setPrice(ctx context.Context, item string, cents int) error {
 	return err
 }
 
-// forget drops prices that have changed, until ctx ends, and calls dropped.
-func (s *shop) forget(ctx context.Context, dropped func(item string) error) error {
+// invalidate deletes changed prices from the bucket, and calls deleted for each,
+// until ctx ends.
+func (s *shop) invalidate(ctx context.Context, deleted func(item string) error) error {
 	for {
 		m, err := s.sub.Next(ctx)
-		if errors.Is(err, pubsub.ErrLagged) { // it missed some: any price may have changed
-			if err := s.drop(func() error { return s.prices.Clear(ctx) }); err != nil {
+		if errors.Is(err, pubsub.ErrLagged) { // messages were missed: any price may have changed
+			if err := s.remove(func() error { return s.prices.Clear(ctx) }); err != nil {
 				return err
 			}
 			continue
@@ -110,9 +118,9 @@ func (s *shop) forget(ctx context.Context, dropped func(item string) error) erro
 			return err
 		}
 		item := string(m.Payload)
-		err = s.drop(func() error { _, err := s.prices.Delete(ctx, item); return err })
+		err = s.remove(func() error { _, err := s.prices.Delete(ctx, item); return err })
 		if err == nil {
-			err = dropped(item)
+			err = deleted(item)
 		}
 		if err != nil {
 			return err
@@ -120,7 +128,7 @@ func (s *shop) forget(ctx context.Context, dropped func(item string) error) erro
 	}
 }
 
-func (s *shop) drop(f func() error) error {
+func (s *shop) remove(f func() error) error {
 	s.filling.Lock()
 	defer s.filling.Unlock()
 	return f()
@@ -143,7 +151,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	nodes, err := openThree(ctx, dir)
+	nodes, err := openNodes(ctx, dir)
 	defer func() {
 		for _, n := range nodes {
 			err = errors.Join(err, n.Close())
@@ -158,7 +166,7 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, n := range nodes { // the others have these rows a moment later: wait for that
+	for _, n := range nodes { // the other nodes have the rows a moment later
 		if err := n.Ready(ctx); err != nil {
 			return err
 		}
@@ -179,12 +187,12 @@ func demonstrate(ctx context.Context, nodes []*hiqlite.Node) error {
 	listening, stop := context.WithCancel(ctx)
 	defer stop()
 	group, listening := errgroup.WithContext(listening)
-	told := make(chan string, len(shops))
+	notified := make(chan string, len(shops))
 	for i, s := range shops {
 		group.Go(func() error {
-			return s.forget(listening, func(item string) error {
+			return s.invalidate(listening, func(item string) error {
 				cents, err := s.sqlPrice(listening, item)
-				told <- fmt.Sprintf("node %d was told that %s has changed, and reads %d cents in its own SQL", i+1, item, cents)
+				notified <- fmt.Sprintf("node %d was notified that %s has changed, and reads %d cents in its own database", i+1, item, cents)
 				return err
 			})
 		})
@@ -193,15 +201,15 @@ func demonstrate(ctx context.Context, nodes []*hiqlite.Node) error {
 	if err := sell(ctx, shops, map[string]int{"coffee": 250, "tea": 220, "cake": 390}); err != nil {
 		return err
 	}
-	fmt.Println("node 1 makes coffee 300 cents")
+	fmt.Println("node 1 sets the price of coffee to 300 cents")
 	if err := shops[0].setPrice(ctx, "coffee", 300); err != nil {
 		return err
 	}
 	for range shops {
 		select {
-		case line := <-told:
+		case line := <-notified:
 			fmt.Println(line)
-		case <-listening.Done(): // one has failed
+		case <-listening.Done(): // one of the goroutines has failed
 			return errors.Join(group.Wait(), ctx.Err())
 		}
 	}
@@ -212,7 +220,7 @@ func demonstrate(ctx context.Context, nodes []*hiqlite.Node) error {
 	return group.Wait()
 }
 
-// sell asks all shops for all prices, many times, and checks them.
+// sell asks all shops for all prices, many times, and checks the answers.
 func sell(ctx context.Context, shops []*shop, want map[string]int) error {
 	const times = 1000
 	for i, s := range shops {
@@ -234,13 +242,9 @@ func sell(ctx context.Context, shops []*shop, want map[string]int) error {
 	return nil
 }
 
-// openThree opens three nodes on free ports of this machine. What it opened it
-// returns, with an error too.
-func openThree(ctx context.Context, dir string) (nodes []*hiqlite.Node, err error) {
-	members, err := freePorts(3)
-	if err != nil {
-		return nil, err
-	}
+// openNodes opens the three nodes and waits until they are ready. It also returns
+// the nodes that it has opened before an error.
+func openNodes(ctx context.Context, dir string) (nodes []*hiqlite.Node, err error) {
 	for _, m := range members {
 		n, err := hiqlite.Open(ctx, hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(m.ID)), NodeID: m.ID, Nodes: members})
 		if err != nil {
@@ -254,16 +258,4 @@ func openThree(ctx context.Context, dir string) (nodes []*hiqlite.Node, err erro
 		}
 	}
 	return nodes, nil
-}
-
-func freePorts(n int) (members []hiqlite.Member, err error) {
-	for id := range n {
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close() // not before all are taken
-		members = append(members, hiqlite.Member{ID: uint64(id + 1), RaftAddr: l.Addr().String()})
-	}
-	return members, nil
 }

@@ -1,20 +1,20 @@
-// Feed shows new orders on two nodes as they are inserted through a third, and
-// one of the two is away for a while:
+// Feed shows new orders on two nodes while a third one inserts them:
 //
 //	go run ./examples/feed
 //
-// The node that inserts an order tells its id by pubsub. Whoever is told can
-// read the row in its own SQL. The one that was away goes on behind the last
-// message that it has seen, and misses none.
+// The node that inserts an order sends its id to all nodes by pubsub. A node that
+// gets the message can read the row in its own database. One of the nodes is
+// closed for a while; afterwards it continues after the last message that it has
+// seen, and misses none.
 //
-// A real cluster has one node in each process: here three are in this one.
+// The function insertOrder and the type feed are what the programs of a real
+// cluster have. The rest of the file opens three nodes in one process.
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -28,12 +28,20 @@ import (
 	"github.com/hiqlite/hiqlite/pubsub"
 )
 
+// The three nodes of this example run in one process. In a real cluster each
+// program opens one of them, on a machine of its own.
+var members = []hiqlite.Member{
+	{ID: 1, RaftAddr: "127.0.0.1:8231"},
+	{ID: 2, RaftAddr: "127.0.0.1:8232"},
+	{ID: 3, RaftAddr: "127.0.0.1:8233"},
+}
+
 var countries = []string{"at", "de", "fr"}
 
-// take inserts an order, and tells so on the channel of its country. A program
-// that ends between the two has told nothing: who must not miss a row looks for
-// those behind the last one from time to time.
-func take(ctx context.Context, node *hiqlite.Node, country, what string) error {
+// insertOrder inserts an order, and then sends its id to the channel of its
+// country. If the program ends in between, nobody is notified. A subscriber that
+// must not miss a row has to look for new rows from time to time as well.
+func insertOrder(ctx context.Context, node *hiqlite.Node, country, what string) error {
 	result, err := node.DB().ExecContext(ctx, "INSERT INTO orders(country, what) VALUES(?, ?)", country, what)
 	if err != nil {
 		return err
@@ -46,24 +54,25 @@ func take(ctx context.Context, node *hiqlite.Node, country, what string) error {
 	return err
 }
 
-// A feed is what a program shows of the orders.
+// A feed shows orders in the order of their messages.
 type feed struct {
 	id    int     // of its node
-	shown []int64 // ids
-	last  uint64  // index of the last message, 0 for all; who restarts has it on disk
+	shown []int64 // the ids of the orders
+	last  uint64  // index of the last message that was shown; a real program keeps it on disk
 }
 
-// follow shows orders until it has shown so many, and goes on where it was.
-func (f *feed) follow(ctx context.Context, node *hiqlite.Node, until int) error {
+// follow shows orders until count of them have been shown. It starts after the
+// last message that was shown before.
+func (f *feed) follow(ctx context.Context, node *hiqlite.Node, count int) error {
 	sub, err := f.listen(ctx, node)
 	if err != nil {
 		return err
 	}
 	defer sub.Close()
-	for len(f.shown) < until {
+	for len(f.shown) < count {
 		m, err := sub.Next(ctx)
 		var lagged *pubsub.LaggedError
-		if errors.As(err, &lagged) { // it was too slow; what comes next is behind that
+		if errors.As(err, &lagged) { // the subscription was too slow; it continues after lagged.Resume
 			if err := f.reload(ctx, node, lagged.Resume); err != nil {
 				return err
 			}
@@ -89,8 +98,8 @@ func (f *feed) listen(ctx context.Context, node *hiqlite.Node) (*pubsub.Subscrip
 	if !errors.Is(err, pubsub.ErrTooOld) {
 		return sub, err
 	}
-	// It was away for longer than messages are kept. Listen first and read then:
-	// so nothing is between the two.
+	// The feed was away for longer than messages are kept. Listen first and read
+	// the table afterwards, so that no order is missed in between.
 	if sub, err = pubsub.Listen(ctx, node, "orders/*"); err != nil {
 		return nil, err
 	}
@@ -101,13 +110,13 @@ func (f *feed) listen(ctx context.Context, node *hiqlite.Node) (*pubsub.Subscrip
 	return sub, nil
 }
 
-// show shows an order, once.
+// show shows an order, unless it has been shown.
 func (f *feed) show(ctx context.Context, node *hiqlite.Node, id int64, why string) error {
 	if slices.Contains(f.shown, id) {
 		return nil
 	}
 	var what string
-	// The row is there: it was inserted before the message was told.
+	// The row is on this node: it was inserted before the message was sent.
 	if err := node.DB().QueryRowContext(ctx, "SELECT what FROM orders WHERE id = ?", id).Scan(&what); err != nil {
 		return err
 	}
@@ -116,9 +125,11 @@ func (f *feed) show(ctx context.Context, node *hiqlite.Node, id int64, why strin
 	return nil
 }
 
-// reload shows what was missed, if the messages up to one are forgotten.
+// reload shows all orders of the table. The messages up to last have been
+// forgotten.
 func (f *feed) reload(ctx context.Context, node *hiqlite.Node, last uint64) error {
-	// Nobody has told that this node has these rows already: ask for that.
+	// No message says that this node has the rows already, so ask for a
+	// linearizable read.
 	rows, err := node.DB().QueryContext(hiqlite.WithConsistency(ctx, hiqlite.Linearizable), "SELECT id FROM orders ORDER BY id")
 	if err != nil {
 		return err
@@ -129,7 +140,7 @@ func (f *feed) reload(ctx context.Context, node *hiqlite.Node, last uint64) erro
 		if err := rows.Scan(&id); err != nil {
 			return err
 		}
-		if err := f.show(ctx, node, id, "read anew"); err != nil {
+		if err := f.show(ctx, node, id, "read from the table"); err != nil {
 			return err
 		}
 	}
@@ -154,10 +165,6 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	members, err := freePorts(3)
-	if err != nil {
-		return err
-	}
 	open := func(i int) (*hiqlite.Node, error) {
 		id := members[i].ID
 		return hiqlite.Open(ctx, hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(id)), NodeID: id, Nodes: members})
@@ -181,22 +188,22 @@ func run(ctx context.Context) (err error) {
 	}
 
 	two, three := &feed{id: 2}, &feed{id: 3}
-	fmt.Println("node 1 takes orders, nodes 2 and 3 follow")
-	if err := exchange(ctx, nodes, []string{"tea", "coffee", "cake"}, two, three); err != nil {
+	fmt.Println("node 1 inserts orders, nodes 2 and 3 follow")
+	if err := insertAndFollow(ctx, nodes, []string{"tea", "coffee", "cake"}, two, three); err != nil {
 		return err
 	}
-	fmt.Printf("node 3 goes away, having seen message %d\n", three.last)
+	fmt.Printf("node 3 is closed after message %d\n", three.last)
 	if err := nodes[2].Close(); err != nil {
 		return err
 	}
-	if err := exchange(ctx, nodes, []string{"milk", "bread", "jam", "salt"}, two); err != nil {
+	if err := insertAndFollow(ctx, nodes, []string{"milk", "bread", "jam", "salt"}, two); err != nil {
 		return err
 	}
-	fmt.Println("node 3 comes back")
+	fmt.Println("node 3 is opened again")
 	if nodes[2], err = open(2); err != nil {
 		return err
 	}
-	if err := exchange(ctx, nodes, []string{"rice", "beans"}, two, three); err != nil {
+	if err := insertAndFollow(ctx, nodes, []string{"rice", "beans"}, two, three); err != nil {
 		return err
 	}
 	if !slices.Equal(two.shown, three.shown) || len(two.shown) != 9 {
@@ -206,8 +213,8 @@ func run(ctx context.Context) (err error) {
 	return nil
 }
 
-// exchange has node 1 take orders while feeds follow, until they have shown all.
-func exchange(ctx context.Context, nodes []*hiqlite.Node, whats []string, feeds ...*feed) error {
+// insertAndFollow inserts orders through node 1 until all feeds have shown them.
+func insertAndFollow(ctx context.Context, nodes []*hiqlite.Node, whats []string, feeds ...*feed) error {
 	var before int
 	if err := nodes[0].DB().QueryRowContext(ctx, "SELECT count(*) FROM orders").Scan(&before); err != nil {
 		return err
@@ -215,7 +222,7 @@ func exchange(ctx context.Context, nodes []*hiqlite.Node, whats []string, feeds 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		for i, what := range whats {
-			if err := take(ctx, nodes[0], countries[i%len(countries)], what); err != nil {
+			if err := insertOrder(ctx, nodes[0], countries[i%len(countries)], what); err != nil {
 				return err
 			}
 		}
@@ -225,16 +232,4 @@ func exchange(ctx context.Context, nodes []*hiqlite.Node, whats []string, feeds 
 		group.Go(func() error { return f.follow(ctx, nodes[f.id-1], before+len(whats)) })
 	}
 	return group.Wait()
-}
-
-func freePorts(n int) (members []hiqlite.Member, err error) {
-	for id := range n {
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close() // not before all are taken
-		members = append(members, hiqlite.Member{ID: uint64(id + 1), RaftAddr: l.Addr().String()})
-	}
-	return members, nil
 }

@@ -1,13 +1,14 @@
-// Nightly runs a job once a night, though three nodes in this process all try
-// to, and the one that does it is closed in the middle of the second night:
+// Nightly runs a job once a night, although all three nodes of a cluster try to:
 //
 //	go run ./examples/nightly
 //
-// A lock lets one of them work. Its fencing token, which is a higher number each
-// time the lock is given, is written into SQL: what is left of a holder that
-// lost the lock can write nothing any more.
+// A lock lets one node work at a time. The fencing token of the lock, which is
+// higher for each grant, is stored with what the job writes, so that a holder
+// that has lost the lock cannot write any more. In the second night the example
+// closes the node that works; another node does the job instead.
 //
-// A real cluster has one node in each process: what is a worker here.
+// The methods of worker are what a program of a real cluster has. The rest of
+// the file opens three nodes in one process and checks what they wrote.
 package main
 
 import (
@@ -15,7 +16,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -28,10 +28,18 @@ import (
 	"github.com/hiqlite/hiqlite/lock"
 )
 
+// The three nodes of this example run in one process. In a real cluster each
+// program opens one of them, on a machine of its own.
+var members = []hiqlite.Member{
+	{ID: 1, RaftAddr: "127.0.0.1:8211"},
+	{ID: 2, RaftAddr: "127.0.0.1:8212"},
+	{ID: 3, RaftAddr: "127.0.0.1:8213"},
+}
+
 const schema = `
 	CREATE TABLE sales(night INTEGER NOT NULL, shop INTEGER NOT NULL, cents INTEGER NOT NULL);
 	CREATE TABLE totals(night INTEGER NOT NULL, cents INTEGER NOT NULL, node INTEGER NOT NULL, token INTEGER NOT NULL);
-	CREATE TABLE job(name TEXT PRIMARY KEY, token INTEGER NOT NULL); -- the highest token that was seen
+	CREATE TABLE job(name TEXT PRIMARY KEY, token INTEGER NOT NULL); -- the highest token so far
 	INSERT INTO job VALUES('nightly', 0);
 	WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i+1 FROM n WHERE i < 2999)
 		INSERT INTO sales SELECT 1 + i/1000, i%10, 100 + i%7 FROM n`
@@ -40,24 +48,25 @@ const (
 	shops  = 10
 	nights = 3
 
-	// write adds a total, unless a higher token was seen: then another has the
-	// lock, or had it.
-	write = `INSERT INTO totals SELECT ?1, ?2, ?3, ?4 WHERE ?4 >= (SELECT token FROM job WHERE name = 'nightly')`
+	// insertTotal adds a total, unless a holder with a higher token has been here
+	// in the meantime.
+	insertTotal = `INSERT INTO totals SELECT ?1, ?2, ?3, ?4 WHERE ?4 >= (SELECT token FROM job WHERE name = 'nightly')`
 )
 
-// A worker is what each program of a cluster has.
+// A worker does the job on one node.
 type worker struct {
 	id    uint64
 	node  *hiqlite.Node
 	locks *lock.Locker
-	half  func(held *lock.Held) // is called in the middle of the work
-	lost  *lock.Held            // what it had when this example closed its node
+
+	midway func(held *lock.Held) // called in the middle of the job
+	lost   *lock.Held            // the lock that it held when the example closed its node
 }
 
-// errFenced says that another holder came between.
+// errFenced means that another worker got the lock before this one had finished.
 var errFenced = errors.New("the lock was lost before the total was written")
 
-// nightly does the job of a night, unless it is done.
+// nightly does the job of a night, unless it has been done.
 func (w *worker) nightly(ctx context.Context, night int) (err error) {
 	held, err := w.locks.Lock(ctx, "nightly")
 	if err != nil {
@@ -65,18 +74,18 @@ func (w *worker) nightly(ctx context.Context, night int) (err error) {
 	}
 	defer func() { err = errors.Join(err, held.Unlock(ctx)) }()
 
-	// The work ends with the lock, and as before with ctx.
+	// The work has to end when the lock is lost, and when ctx ends.
 	work, cancel := context.WithCancel(held.Context())
 	defer cancel()
 	defer context.AfterFunc(ctx, cancel)()
 
-	// Whoever has the lock can read what was written under it before.
+	// A holder can read what earlier holders wrote, on whatever nodes.
 	var done bool
 	db := w.node.DB()
 	if err := db.QueryRowContext(work, "SELECT count(*) > 0 FROM totals WHERE night = ?", night).Scan(&done); err != nil || done {
 		return err
 	}
-	// From now on, nothing is written with a lower token.
+	// From now on, insertTotal refuses lower tokens.
 	if _, err := db.ExecContext(work, "UPDATE job SET token = ?1 WHERE name = 'nightly' AND token < ?1", int64(held.Token())); err != nil {
 		return err
 	}
@@ -85,7 +94,7 @@ func (w *worker) nightly(ctx context.Context, night int) (err error) {
 	if err != nil {
 		return err
 	}
-	result, err := db.ExecContext(work, write, night, total, w.id, int64(held.Token()))
+	result, err := db.ExecContext(work, insertTotal, night, total, w.id, int64(held.Token()))
 	if err != nil {
 		return err
 	}
@@ -96,11 +105,11 @@ func (w *worker) nightly(ctx context.Context, night int) (err error) {
 	return nil
 }
 
-// total adds up the sales of a night, one shop after the other.
+// total adds up the sales of a night, shop by shop.
 func (w *worker) total(ctx context.Context, night int, held *lock.Held) (total int, err error) {
 	for shop := range shops {
 		if shop == shops/2 {
-			w.half(held)
+			w.midway(held)
 		}
 		var cents int
 		err := w.node.DB().QueryRowContext(ctx, "SELECT sum(cents) FROM sales WHERE night = ? AND shop = ?", night, shop).Scan(&cents)
@@ -129,7 +138,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	nodes, err := openThree(ctx, dir)
+	nodes, err := openNodes(ctx, dir)
 	defer func() {
 		for _, n := range nodes {
 			err = errors.Join(err, n.Close())
@@ -153,8 +162,8 @@ func run(ctx context.Context) (err error) {
 	return check(ctx, workers)
 }
 
-// tryAll has all workers try at the same time. In the second night the node of
-// the one that works is closed in the middle.
+// tryAll lets all workers try to do the job at the same time. In the second night
+// it closes the node of the worker that does it.
 func tryAll(ctx context.Context, workers []*worker, night int) error {
 	group, ctx := errgroup.WithContext(ctx)
 	var closed atomic.Bool
@@ -162,14 +171,14 @@ func tryAll(ctx context.Context, workers []*worker, night int) error {
 		if w.lost != nil {
 			continue
 		}
-		w.half = func(held *lock.Held) {
+		w.midway = func(held *lock.Held) {
 			if night != 2 || closed.Swap(true) {
 				return
 			}
 			fmt.Printf("night %d: closing node %d in the middle of its work\n", night, w.id)
 			w.lost = held
 			group.Go(w.node.Close)
-			<-held.Done() // only so that the example does the same each time
+			<-held.Done() // so that the example prints the same each time
 		}
 		group.Go(func() error {
 			err := w.nightly(ctx, night)
@@ -183,15 +192,15 @@ func tryAll(ctx context.Context, workers []*worker, night int) error {
 	return group.Wait()
 }
 
-// check looks at what was written, and what happens to a late write.
+// check tries a late write with a lost lock, and checks what was written.
 func check(ctx context.Context, workers []*worker) error {
 	for _, w := range workers {
 		if w.lost == nil {
 			continue
 		}
-		// As if it had been sent before the lock was lost, and come later.
+		// A statement that was sent before the lock was lost can arrive this late.
 		db := workers[w.id%3].node.DB()
-		result, err := db.ExecContext(ctx, write, 2, 0, w.id, int64(w.lost.Token()))
+		result, err := db.ExecContext(ctx, insertTotal, 2, 0, w.id, int64(w.lost.Token()))
 		if err != nil {
 			return err
 		}
@@ -205,7 +214,7 @@ func check(ctx context.Context, workers []*worker) error {
 	return errors.New("no node was closed")
 }
 
-// compare checks that each night has one total, and the right one.
+// compare checks that each night has exactly one total, and that it is right.
 func compare(ctx context.Context, db *sql.DB) error {
 	var good, all int
 	err := db.QueryRowContext(ctx, `
@@ -220,13 +229,9 @@ func compare(ctx context.Context, db *sql.DB) error {
 	return err
 }
 
-// openThree opens three nodes on free ports of this machine. What it opened it
-// returns, with an error too.
-func openThree(ctx context.Context, dir string) (nodes []*hiqlite.Node, err error) {
-	members, err := freePorts(3)
-	if err != nil {
-		return nil, err
-	}
+// openNodes opens the three nodes and waits until they are ready. It also returns
+// the nodes that it has opened before an error.
+func openNodes(ctx context.Context, dir string) (nodes []*hiqlite.Node, err error) {
 	for _, m := range members {
 		n, err := hiqlite.Open(ctx, hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(m.ID)), NodeID: m.ID, Nodes: members})
 		if err != nil {
@@ -240,16 +245,4 @@ func openThree(ctx context.Context, dir string) (nodes []*hiqlite.Node, err erro
 		}
 	}
 	return nodes, nil
-}
-
-func freePorts(n int) (members []hiqlite.Member, err error) {
-	for id := range n {
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close() // not before all are taken
-		members = append(members, hiqlite.Member{ID: uint64(id + 1), RaftAddr: l.Addr().String()})
-	}
-	return members, nil
 }

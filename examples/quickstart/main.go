@@ -1,21 +1,21 @@
-// Quickstart runs three nodes in this process and takes the leader away in the
-// middle of the work:
+// Quickstart runs a cluster of three nodes in one process, and stops its leader
+// while rows are written:
 //
 //	go run ./examples/quickstart
 //
-// It loads what the packages of Go's standard library import, and stops the
-// leader meanwhile; asks a follower which packages depend on net/http; starts
-// the stopped node again; and checks that all three hold the same.
+// It stores which packages of Go's standard library import which others, and
+// stops the leader when half of them are stored. Then it asks a follower which
+// packages depend on net/http, starts the stopped node again, and checks that
+// all three nodes hold the same rows.
 //
-// A real cluster has one node in each process. All that it needs there is the
-// DSN in open, and then database/sql, here with sqlx around it.
+// In a real cluster each program has one node. All that it needs is the DSN in
+// the method open, and then database/sql, here used through sqlx.
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/signal"
 	"slices"
@@ -30,12 +30,15 @@ import (
 	_ "github.com/hiqlite/hiqlite/driver"
 )
 
+// nodes are the addresses of the cluster, as they stand in the DSN of each node.
+const nodes = "1=127.0.0.1:8201,2=127.0.0.1:8202,3=127.0.0.1:8203"
+
 const schema = `
 	CREATE TABLE packages(path TEXT PRIMARY KEY, name TEXT NOT NULL, doc TEXT NOT NULL);
 	CREATE TABLE imports(package TEXT NOT NULL REFERENCES packages(path), imported TEXT NOT NULL, PRIMARY KEY(package, imported));
 	CREATE INDEX importers ON imports(imported)`
 
-// dependents are the packages that need one, directly or not.
+// dependents selects the packages that import a package, directly or not.
 const dependents = `
 	WITH RECURSIVE dependent(path) AS (
 		SELECT package FROM imports WHERE imported = ?
@@ -55,9 +58,8 @@ func main() {
 
 type demo struct {
 	dir      string
-	list     string   // of the nodes, as a DSN has it
 	nodes    [4]*node // by id, 1 to 3; nil: stopped
-	leader   uint64   // the one that led at first
+	leader   uint64   // the node that led at first
 	packages []goPackage
 	answer   []string
 }
@@ -84,11 +86,8 @@ func (d *demo) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// form opens three nodes on free ports of this machine, and the schema.
-func (d *demo) form(ctx context.Context) (err error) {
-	if d.list, err = freePorts(3); err != nil {
-		return err
-	}
+// form opens the three nodes and creates the tables.
+func (d *demo) form(ctx context.Context) error {
 	for id := range uint64(3) {
 		if err := d.open(ctx, id+1); err != nil {
 			return err
@@ -103,21 +102,10 @@ func (d *demo) form(ctx context.Context) (err error) {
 	return err
 }
 
-func freePorts(n int) (list string, err error) {
-	for id := range n {
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			return "", err
-		}
-		defer l.Close() // not before all are taken
-		list += fmt.Sprintf(",%d=%s", id+1, l.Addr())
-	}
-	return list[1:], nil
-}
-
-// open opens a node. From is for what database/sql has no name for.
+// open opens a node. hiqlite.From returns its client, for what database/sql has
+// no methods for: Ready, Status and Hash.
 func (d *demo) open(ctx context.Context, id uint64) error {
-	db, err := sqlx.Open("hiqlite", fmt.Sprintf("%s/%d?node_id=%[2]d&nodes=%s", d.dir, id, d.list))
+	db, err := sqlx.Open("hiqlite", fmt.Sprintf("%s/%d?node_id=%[2]d&nodes=%s", d.dir, id, nodes))
 	if err != nil {
 		return err
 	}
@@ -135,25 +123,25 @@ func (d *demo) close() (err error) {
 	return errors.Join(err, os.RemoveAll(d.dir))
 }
 
-// listPackages asks for what is to be loaded.
+// listPackages asks the go command for the packages that are to be loaded.
 func (d *demo) listPackages(ctx context.Context) (err error) {
 	d.packages, err = standardLibrary(ctx)
 	fmt.Printf("listed the standard library: %d packages", len(d.packages))
 	return err
 }
 
-// load writes the packages through the two other nodes, and stops the leader
-// when half of them are written.
+// load writes the packages through the two followers, and stops the leader when
+// half of them are written.
 func (d *demo) load(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	var taken atomic.Int64
+	var next atomic.Int64
 	var slowest [len(d.nodes)]time.Duration
 	for id, n := range d.nodes {
 		if n == nil || uint64(id) == d.leader {
 			continue
 		}
 		group.Go(func() error {
-			for i := taken.Add(1); i <= int64(len(d.packages)); i = taken.Add(1) {
+			for i := next.Add(1); i <= int64(len(d.packages)); i = next.Add(1) {
 				if i%60 == 0 {
 					fmt.Printf("loaded %d packages\n", i)
 				}
@@ -177,7 +165,7 @@ func (d *demo) load(ctx context.Context) error {
 	return nil
 }
 
-// write writes a package, and then what it imports in one round trip.
+// write writes a package, and then, in one round trip, what it imports.
 func (n *node) write(ctx context.Context, p goPackage) error {
 	_, err := n.db.NamedExecContext(ctx, "INSERT INTO packages VALUES(:importpath, :name, :doc)", p)
 	if err != nil {
@@ -191,7 +179,7 @@ func (n *node) write(ctx context.Context, p goPackage) error {
 	return err
 }
 
-// ask asks the node that does not lead what depends on net/http.
+// ask asks a follower which packages depend on net/http.
 func (d *demo) ask(ctx context.Context) error {
 	follower := d.leader%3 + 1
 	if err := d.nodes[follower].Ready(ctx); err != nil {
@@ -212,15 +200,15 @@ func (d *demo) ask(ctx context.Context) error {
 	return nil
 }
 
-// dependents asks this node's own copy. Linearizable: it has to have what was
-// written through the other nodes before.
+// dependents reads from the node's own copy of the database. The read is
+// linearizable: it sees everything that was written before, through any node.
 func (n *node) dependents(ctx context.Context, path string) (paths []string, err error) {
 	ctx = hiqlite.WithConsistency(ctx, hiqlite.Linearizable)
 	err = n.db.SelectContext(ctx, &paths, dependents, path)
 	return paths, err
 }
 
-// restart starts the stopped node again.
+// restart starts the stopped node again and waits until it has caught up.
 func (d *demo) restart(ctx context.Context) error {
 	if err := d.open(ctx, d.leader); err != nil {
 		return err
@@ -229,7 +217,8 @@ func (d *demo) restart(ctx context.Context) error {
 	return d.nodes[d.leader].Ready(ctx)
 }
 
-// compare checks that all nodes hold the packages, and otherwise the same too.
+// compare checks that all nodes hold the packages, and that all their rows are
+// the same.
 func (d *demo) compare(ctx context.Context) error {
 	hashes := map[[32]byte]bool{}
 	for id, n := range d.nodes[1:] {

@@ -8,13 +8,13 @@ import (
 	"os/exec"
 )
 
-// A goPackage is what go list tells of a package.
+// A goPackage is what go list prints about a package.
 type goPackage struct {
 	ImportPath, Name, Doc string
 	Imports               []string
 }
 
-// standardLibrary returns the packages of the Go that is installed here.
+// standardLibrary returns the packages of the installed Go.
 func standardLibrary(ctx context.Context) (packages []goPackage, err error) {
 	out, err := exec.CommandContext(ctx, "go", "list", "-json=ImportPath,Name,Doc,Imports", "std").Output()
 	if err != nil {

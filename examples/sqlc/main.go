@@ -1,11 +1,11 @@
-// Sqlc keeps a library with code that sqlc generates from SQL, in a database of
+// Sqlc keeps a library with code that sqlc generates from SQL, on a cluster of
 // one node:
 //
 //	go run ./examples/sqlc
 //
-// The tables are in schema.sql, the queries in query.sql; the package library is
-// made of them, as if for SQLite. For a cluster only the DSN in main changes;
-// see the package driver.
+// The tables are in schema.sql and the queries in query.sql. sqlc generates the
+// package library from them, for SQLite. On a cluster of three nodes, only the
+// DSN in run differs; see package driver.
 package main
 
 import (
@@ -53,7 +53,7 @@ func run(ctx context.Context, dir string) (err error) {
 	if err := add(ctx, db, "Anna Seghers", nil, map[string]int64{"Transit": 1944}); err != nil {
 		return err
 	}
-	// There is one already: his book is not added either.
+	// The author exists already, so the book is not added either.
 	fmt.Println("again:", add(ctx, db, "Joseph Conrad", nil, map[string]int64{"Victory": 1915}))
 
 	queries := library.New(db)

@@ -1,8 +1,8 @@
-// Sqlx keeps accounts with github.com/jmoiron/sqlx, in a database of one node:
+// Sqlx keeps accounts with github.com/jmoiron/sqlx, on a cluster of one node:
 //
 //	go run ./examples/sqlx
 //
-// For a cluster only the DSN in main changes; see the package driver.
+// On a cluster of three nodes, only the DSN in run differs; see package driver.
 package main
 
 import (
@@ -56,7 +56,7 @@ func run(ctx context.Context, dir string) (err error) {
 		return err
 	}
 
-	// Many rows in one statement, from structs.
+	// sqlx makes one statement of many structs.
 	opening := []account{{Owner: "ann", Balance: 100}, {Owner: "bob", Balance: 20}}
 	if _, err := db.NamedExecContext(ctx, "INSERT INTO accounts(owner, balance) VALUES(:owner, :balance)", opening); err != nil {
 		return err
@@ -85,7 +85,7 @@ func run(ctx context.Context, dir string) (err error) {
 	return nil
 }
 
-// book moves the money and notes the transfer, or does neither.
+// book moves the money and records the transfer, or does neither.
 func (t transfer) book(ctx context.Context, db *sqlx.DB) error {
 	tx, err := db.BeginTxx(ctx, nil)
 	if err != nil {
