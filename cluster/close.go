@@ -12,16 +12,17 @@ import (
 	"github.com/lni/dragonboat/v4"
 )
 
-// Close hands the lead of every shard to another node (waiting at most half a
-// second), ends all shards, started or not, and stops Raft. Callers inside Shard
-// methods get ErrClosed. It is idempotent, and returns once everything is stopped; a
-// machine whose Update does not return holds it up.
+// Close transfers the leadership of every shard that this node leads to another
+// node, which takes at most half a second, ends all shards, started or not, and
+// stops Raft. Calls of Shard methods that are in progress return ErrClosed. Close
+// is idempotent and returns once everything is stopped; a machine whose Update does
+// not return holds it up.
 func (h *Host) Close() error {
 	h.mu.Lock()
 	if h.closing {
 		h.mu.Unlock()
 		<-h.closed
-		return h.err
+		return h.closeErr
 	}
 	h.closing = true
 	shards := slices.Collect(maps.Values(h.shards))
@@ -29,7 +30,7 @@ func (h *Host) Close() error {
 	defer close(h.closed)
 
 	if len(h.cfg.Members) > 1 {
-		h.handOver(slices.Clone(shards))
+		h.handOver(shards)
 	}
 	h.end()
 	h.gate.Lock()
@@ -38,25 +39,26 @@ func (h *Host) Close() error {
 	h.gate.Unlock()
 	closed := make(chan error, 1)
 	go func() { closed <- closeNodeHost(nh) }()
-	left := false
+	stuck := false
 	select {
-	case h.err = <-closed:
+	case h.closeErr = <-closed:
 	case <-h.broken:
 		select {
-		case h.err = <-closed:
-		case <-time.After(brokenClose):
-			left = true
-			h.err = fmt.Errorf("hiqlite: the disk of the Raft folder %s has failed: goroutines that write to it are left behind, and the folder stays open until this program ends", h.cfg.Dir)
+		case h.closeErr = <-closed:
+		case <-time.After(brokenCloseTime):
+			stuck = true
+			h.closeErr = fmt.Errorf("hiqlite: the disk of the Raft folder %s has failed: goroutines that write to it are left behind, and the folder stays open until this program ends", h.cfg.Dir)
 		}
 	}
-	close(h.noSave)
-	h.saving.Wait()
-	if !left {
+	close(h.stopSaver)
+	h.saver.Wait()
+	if !stuck {
 		h.release()
 	}
-	return h.err
+	return h.closeErr
 }
 
+// closeNodeHost returns the panics of NodeHost.Close as errors.
 func closeNodeHost(nh *dragonboat.NodeHost) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -67,19 +69,19 @@ func closeNodeHost(nh *dragonboat.NodeHost) (err error) {
 	return nil
 }
 
-// handOver gives the lead of the shards that this node leads to others. A
-// transfer gives no answer: it shows in who leads.
+// handOver transfers the leadership of those shards that this node leads. Raft does
+// not answer a request for that: who leads shows whether it was successful.
 func (h *Host) handOver(shards []*Shard) {
-	ctx, cancel := context.WithTimeout(context.Background(), handover)
+	ctx, cancel := context.WithTimeout(context.Background(), handOverTime)
 	defer cancel()
 	shards = slices.DeleteFunc(shards, func(s *Shard) bool { return s.Leader().Node != h.cfg.Node })
 	if len(shards) == 0 {
 		return
 	}
-	peers := h.reachable(ctx)
+	reachable := h.reachable(ctx)
 	var wg sync.WaitGroup
 	for _, s := range shards {
-		wg.Go(func() { s.handOver(ctx, peers) })
+		wg.Go(func() { s.handOver(ctx, reachable) })
 	}
 	wg.Wait()
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -13,25 +12,75 @@ import (
 	"github.com/lni/dragonboat/v4"
 )
 
+// The states of an operation between the call of Do and its return:
+//
+//	state      what it means                          leads to
+//	queued     in Combiner.queue                      in flight   fillEntry puts it into the next entry
+//	                                                  answered    its context has ended, or the combiner closes
+//	                                                  abandoned   its context ends
+//	in flight  in Combiner.inFlight; no copy of the   proposed    markProposed, before each copy is proposed
+//	           entry can be in a log                  queued      requeue: another caller of the entry left and was told
+//	                                                              "not proposed", or the entry could not be encoded
+//	                                                  answered    a lone operation could not be encoded, or the
+//	                                                              combiner closes
+//	                                                  abandoned   its context ends; the caller learns "not proposed"
+//	proposed   in Combiner.inFlight; a copy of the    in flight   Raft has dropped, or not taken, the only copy
+//	           entry may be in a log (maybeLogged)    queued      requeue: the machine refused the only copy, because
+//	                                                              the session is unknown
+//	                                                  answered    the machine has applied the entry, or the outcome
+//	                                                              will stay unknown
+//	                                                  abandoned   its context ends; the caller learns ErrOutcomeUnknown
+//	answered   the call has its result or error       the caller takes it and recycles the call
+//	abandoned  the caller has returned                the goroutine drops the call and recycles it
+//
+// An entry whose callers have all left is given up. Its sequence is not used
+// again, so a copy that turns up in the log later is older than the next entry,
+// and the machine drops it.
+//
+// Three kinds of goroutines meet here:
+//
+//	caller     runs Do. It owns its call until the call is queued, and again once it is answered.
+//	           When its context ends it may only change the state to abandoned.
+//	goroutine  the combiner's own, runs run. It owns the fields marked as its own, the calls in flight,
+//	           and abandoned calls. It alone answers and requeues.
+//	apply      the machine's. It calls Applied, SessionOpened and SessionUnknown, which touch the
+//	           mailbox and nothing else, so that it never waits for the other two.
+//
+// Who answers and who abandons a call is decided by a compare-and-swap of its
+// state. What both may touch is guarded by Combiner.mu.
+
 // Codec turns operations into entries of the log. Only the combiner's goroutine
-// calls OpenSession and Encode, one at a time, and has no use for an entry once
-// it calls either again, so a buffer may be reused. Size and Exclusive may be
-// called from any goroutine and must always answer the same for an operation.
+// calls OpenSession and Encode, one at a time. It does not use an entry any more
+// when it calls either of them again, so a Codec may reuse its buffer. Size and
+// Exclusive may be called from any goroutine, and must always return the same for
+// an operation.
 type Codec[O any] interface {
 	OpenSession(nonce uint64) []byte                          // an entry that opens a session; the machine answers with SessionOpened(nonce, id)
 	Encode(session, sequence uint64, ops []O) ([]byte, error) // one entry of all ops; must not keep the slice
 	Size(op O) int                                            // bytes, for the bound of an entry
-	Exclusive(op O) bool                                      // must be alone in its entry
+	Exclusive(op O) bool                                      // the operation must be alone in its entry
 }
 
-// CombinerConfig bounds a Combiner. The zero value has the defaults.
+// CombinerConfig bounds a Combiner. MaxEntryBytes must be set, all others have
+// defaults.
 type CombinerConfig struct {
-	MaxEntryBytes int           // sum of Size over an entry; 0: 8 MiB
-	MaxOperations int           // of an entry; 0: 1024
-	Yields        int           // how often the processor is yielded in vain, between entries, to callers who may come again; 0: 4, negative: never
-	Eager         bool          // opens a session at once, not with the first operation: what an earlier incarnation of the node has left ends with it
-	Resubmit      time.Duration // an entry without an answer is proposed again after this, doubling up to 8 times it; 0: 400 ms
+	MaxEntryBytes int           // bound of the sum of Size over the operations of an entry
+	MaxOperations int           // bound of the operations of an entry; 0: 1024
+	Yields        int           // how often the goroutine yields the processor, without a new call, before it makes the next entry; 0: 4, negative: never
+	Eager         bool          // open a session at once, not with the first operation: it ends what an earlier incarnation of the node has left
+	Resubmit      time.Duration // how long to wait for an answer before the entry is proposed again; doubles up to 8 times this; 0: 400 ms
 }
+
+const (
+	defaultMaxOperations = 1024
+	defaultYields        = 4
+	defaultResubmit      = 400 * time.Millisecond
+
+	// proposalTimeout is how long Dragonboat keeps track of one copy of an entry.
+	// It is longer than any wait of the combiner, which has proposed another copy
+	// by then.
+	proposalTimeout = 10 * time.Second
+)
 
 // raft is what the combiner needs of a Shard.
 type raft interface {
@@ -41,14 +90,10 @@ type raft interface {
 	Done() <-chan struct{}
 }
 
-// proposalTimeout is when Dragonboat forgets a copy of an entry. The combiner
-// has proposed another one long before.
-const proposalTimeout = 10 * time.Second
-
-// Combiner makes one entry of all operations that wait, proposes it, hands the
-// results out, and repeats: one entry is in flight at a time. An operation is
-// applied at most once whatever happens to its entry on the way, because an
-// entry is only ever repeated under its session and sequence, by which machines
+// Combiner makes one entry of all operations that wait, proposes the entry, hands
+// out the results, and repeats. One entry is in flight at a time. An operation is
+// applied at most once, whatever happens to its entry on the way: an entry is only
+// ever repeated with the same session and sequence, by which the machines
 // recognise it.
 //
 // Operations are proposed in the order in which Do was called.
@@ -56,71 +101,72 @@ type Combiner[O, R any] struct {
 	raft  raft
 	codec Codec[O]
 	cfg   CombinerConfig
-	pool  sync.Pool     // of *waiter[O, R]
-	wake  chan struct{} // capacity 1: something the goroutine waits for happened
+	pool  sync.Pool     // of *call[O, R]
+	wake  chan struct{} // capacity 1: wakes the goroutine
 	stop  chan struct{} // closed by Close
 	done  chan struct{} // closed when the goroutine has ended
 
-	mu     sync.Mutex
-	queue  []*waiter[O, R] // operations not yet in an entry
-	left   int             // how many of the queue were abandoned by their callers
-	idle   bool            // the goroutine sleeps until the queue is not empty
-	closed bool            // no operation is accepted any more
-	doubt  bool            // a copy of the entry in flight may be in a log, or will be at once
-	live   int             // callers that did not leave the entry in flight
-	shrunk bool            // a caller was told that the entry in flight was not proposed
+	mu               sync.Mutex
+	queue            []*call[O, R] // calls whose operation is not in an entry, in the order of Do
+	abandonedInQueue int           // how many calls of the queue are abandoned; <= len(queue)
+	idle             bool          // the goroutine sleeps until Do wakes it; the queue has only abandoned calls
+	closed           bool          // no operation is accepted any more
 
-	answers mailbox[R]
-	opened  atomic.Uint64 // session, for other goroutines
-	held    atomic.Int64  // until when nothing is proposed, since processStart; 0: no hold
+	// Of the entry in flight. maybeLogged and callerToldNotProposed are never both
+	// true: an entry of which a caller was told "not proposed" is not proposed again,
+	// since it would have that caller's operation applied.
+	maybeLogged           bool // a copy may be in a log, or is about to be proposed; guarded by mu
+	callersWaiting        int  // callers that have not left; guarded by mu
+	callerToldNotProposed bool // a caller left and was told that nothing was proposed; guarded by mu
 
-	// Of the goroutine alone.
-	session  uint64 // 0: none
-	sequence uint64 // of the last entry
-	flight   []*waiter[O, R]
-	ops      []O
-	timer    *time.Timer
-	last     *dragonboat.RequestState // of an answered entry, not yet released
+	answers   mailbox[R]
+	current   atomic.Uint64 // the session, for other goroutines
+	holdUntil atomic.Int64  // time since processStart until which nothing is proposed; 0: no hold
+
+	// The goroutine's own.
+	session    uint64 // 0: none
+	sequence   uint64 // of the last entry; an entry that was given up has used its own
+	inFlight   []*call[O, R]
+	ops        []O
+	timer      *time.Timer
+	unreleased *dragonboat.RequestState // of an answered entry: its result came later than the answer; nil: none
 }
 
-// waiter is one call of Do.
-type waiter[O, R any] struct {
-	op     O
-	ctx    context.Context
-	size   int
-	state  atomic.Int32  // waits -> delivered by the goroutine, or -> abandoned by the caller
-	ready  chan struct{} // capacity 1: delivered
-	flying bool          // in the entry in flight; guarded by Combiner.mu
-	solo   bool          // to be encoded alone; of the goroutine
-	result R
-	err    error
+// call is one call of Do.
+type call[O, R any] struct {
+	op       O
+	ctx      context.Context
+	size     int
+	state    atomic.Int32  // waiting -> answered (by the goroutine) or abandoned (by the caller)
+	ready    chan struct{} // capacity 1: the state is answered
+	inFlight bool          // the operation is in the entry in flight; guarded by Combiner.mu
+	alone    bool          // encode the operation alone; the goroutine's own
+	result   R             // set before the state becomes answered, as err
+	err      error
 }
 
 const (
-	waits int32 = iota
-	delivered
+	waiting int32 = iota
+	answered
 	abandoned
 )
 
-// NewCombiner starts a combiner for the shard. The caller connects the
-// machine's apply to Applied, SessionOpened and SessionUnknown, and must Close
-// it.
+// NewCombiner starts a combiner for the shard, which need not be started yet. The
+// caller connects the machine's apply to Applied, SessionOpened and
+// SessionUnknown, and must Close the combiner.
 func NewCombiner[O, R any](s *Shard, codec Codec[O], cfg CombinerConfig) *Combiner[O, R] {
 	return newCombiner[O, R](s, codec, cfg)
 }
 
 func newCombiner[O, R any](r raft, codec Codec[O], cfg CombinerConfig) *Combiner[O, R] {
-	if cfg.MaxEntryBytes == 0 {
-		cfg.MaxEntryBytes = 8 << 20
-	}
 	if cfg.MaxOperations == 0 {
-		cfg.MaxOperations = 1024
+		cfg.MaxOperations = defaultMaxOperations
 	}
 	if cfg.Yields == 0 {
-		cfg.Yields = 4
+		cfg.Yields = defaultYields
 	}
 	if cfg.Resubmit == 0 {
-		cfg.Resubmit = 400 * time.Millisecond
+		cfg.Resubmit = defaultResubmit
 	}
 	c := &Combiner[O, R]{
 		raft:  r,
@@ -131,31 +177,31 @@ func newCombiner[O, R any](r raft, codec Codec[O], cfg CombinerConfig) *Combiner
 		done:  make(chan struct{}),
 		timer: time.NewTimer(time.Hour),
 	}
-	c.pool.New = func() any { return &waiter[O, R]{ready: make(chan struct{}, 1)} }
+	c.pool.New = func() any { return &call[O, R]{ready: make(chan struct{}, 1)} }
 	c.answers.wake = c.wake
 	go c.run()
 	return c
 }
 
 // Do has op applied and returns its result, as this node's own replica computed
-// it: reads on this node that begin after Do returned see it. It blocks until
-// then, or until ctx ends.
+// it: reads on this node that begin after Do returned see what op did. Do blocks
+// until then, or until ctx ends.
 //
 // Errors, beside those of the codec:
-//   - ErrTooLarge: larger than an entry may be.
-//   - ErrOutcomeUnknown: op may be applied, now or later. The error that caused
-//     the end (of ctx, ErrClosed) is in the chain too.
+//   - ErrTooLarge: op is larger than an entry may be.
+//   - ErrOutcomeUnknown: op may be applied, now or later. The error that ended the
+//     wait (that of ctx, or ErrClosed) is in the chain too.
 //   - Any other, such as that of ctx or ErrClosed: op is not, and will never
 //     be, applied.
 //
-// With the error of ctx comes ErrNoLeader if no leader was known.
+// If no leader was known when ctx ended, ErrNoLeader is in the chain too.
 func (c *Combiner[O, R]) Do(ctx context.Context, op O) (R, error) {
 	var none R
 	size := c.codec.Size(op)
 	if size > c.cfg.MaxEntryBytes {
 		return none, fmt.Errorf("%w: an operation of %d bytes, an entry has at most %d", ErrTooLarge, size, c.cfg.MaxEntryBytes)
 	}
-	w := c.pool.Get().(*waiter[O, R])
+	w := c.pool.Get().(*call[O, R])
 	w.op, w.ctx, w.size = op, ctx, size
 	c.mu.Lock()
 	if c.closed {
@@ -164,16 +210,16 @@ func (c *Combiner[O, R]) Do(ctx context.Context, op O) (R, error) {
 		return none, ErrClosed
 	}
 	c.queue = append(c.queue, w)
-	rouse := c.idle
+	wasIdle := c.idle
 	c.idle = false
 	c.mu.Unlock()
-	if rouse {
-		c.rouse()
+	if wasIdle {
+		signal(c.wake)
 	}
 	select {
 	case <-w.ready:
 	case <-ctx.Done():
-		if err := c.leave(w); err != nil {
+		if err := c.abandon(w); err != nil {
 			return none, err
 		}
 		<-w.ready
@@ -183,54 +229,54 @@ func (c *Combiner[O, R]) Do(ctx context.Context, op O) (R, error) {
 	return r, err
 }
 
-// Session returns the session under which operations are proposed; 0: none yet.
-func (c *Combiner[O, R]) Session() uint64 { return c.opened.Load() }
+// Session returns the session under which operations are proposed; 0: there is
+// none yet.
+func (c *Combiner[O, R]) Session() uint64 { return c.current.Load() }
 
-// leave ends w's wait because its context ended. It returns nil when the result
-// was faster.
-func (c *Combiner[O, R]) leave(w *waiter[O, R]) error {
+// abandon ends the wait of a caller whose context ended, and returns the error for
+// it. It returns nil if the call was answered just before.
+func (c *Combiner[O, R]) abandon(w *call[O, R]) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	// Read first: an abandoned waiter is the goroutine's, to use again.
-	ctx, flying := w.ctx, w.flying
-	if !w.state.CompareAndSwap(waits, abandoned) {
+	ctx, inFlight := w.ctx, w.inFlight // once abandoned, the call is the goroutine's
+	if !w.state.CompareAndSwap(waiting, abandoned) {
 		return nil
 	}
-	if !flying {
-		c.left++
-		if c.left > len(c.queue)/2 {
-			c.sweep()
+	if !inFlight {
+		c.abandonedInQueue++
+		if c.abandonedInQueue > len(c.queue)/2 {
+			c.dropAbandoned()
 		}
-		return c.ended(ctx, false)
+		return c.contextError(ctx, false)
 	}
-	doubt := c.doubt
-	if !doubt {
-		c.shrunk = true
+	maybeLogged := c.maybeLogged
+	if !maybeLogged {
+		c.callerToldNotProposed = true
 	}
-	if c.live--; c.live == 0 {
-		c.rouse()
+	if c.callersWaiting--; c.callersWaiting == 0 {
+		signal(c.wake)
 	}
-	return c.ended(ctx, doubt)
+	return c.contextError(ctx, maybeLogged)
 }
 
-// ended is the error for a caller whose context ended.
-func (c *Combiner[O, R]) ended(ctx context.Context, doubt bool) error {
-	led := c.raft.Leader().Node != 0
+// contextError returns the error for a caller whose context ended.
+func (c *Combiner[O, R]) contextError(ctx context.Context, maybeLogged bool) error {
+	hasLeader := c.raft.Leader().Node != 0
 	switch {
-	case doubt && led:
+	case maybeLogged && hasLeader:
 		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
-	case doubt:
+	case maybeLogged:
 		return fmt.Errorf("%w: %w: %w", ErrOutcomeUnknown, ErrNoLeader, ctx.Err())
-	case led:
+	case hasLeader:
 		return fmt.Errorf("hiqlite: not proposed: %w", ctx.Err())
 	default:
 		return fmt.Errorf("%w: not proposed: %w", ErrNoLeader, ctx.Err())
 	}
 }
 
-// sweep drops abandoned operations from the queue, so that callers that come
-// and go while there is no leader do not pile up. The caller holds mu.
-func (c *Combiner[O, R]) sweep() {
+// dropAbandoned removes abandoned calls from the queue, which would otherwise grow
+// while there is no leader and callers come and give up. The caller holds mu.
+func (c *Combiner[O, R]) dropAbandoned() {
 	kept := c.queue[:0]
 	for _, w := range c.queue {
 		if w.state.Load() == abandoned {
@@ -240,39 +286,39 @@ func (c *Combiner[O, R]) sweep() {
 		}
 	}
 	clear(c.queue[len(kept):])
-	c.queue, c.left = kept, 0
+	c.queue, c.abandonedInQueue = kept, 0
 }
 
-func (c *Combiner[O, R]) recycle(w *waiter[O, R]) {
+func (c *Combiner[O, R]) recycle(w *call[O, R]) {
 	var op O
 	var r R
 	w.op, w.ctx, w.result, w.err = op, nil, r, nil
-	w.flying, w.solo = false, false
-	w.state.Store(waits)
+	w.inFlight, w.alone = false, false
+	w.state.Store(waiting)
 	c.pool.Put(w)
 }
 
-// rouse makes the goroutine look again. It never blocks.
-func (c *Combiner[O, R]) rouse() {
+// signal fills a channel of capacity 1, if it is empty. It never blocks.
+func signal(c chan struct{}) {
 	select {
-	case c.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
 
-// deliver ends w's wait, unless its caller has left.
-func (c *Combiner[O, R]) deliver(w *waiter[O, R], r R, err error) {
+// deliver answers a call, or recycles it if its caller has left.
+func (c *Combiner[O, R]) deliver(w *call[O, R], r R, err error) {
 	w.result, w.err = r, err
-	if w.state.CompareAndSwap(waits, delivered) {
+	if w.state.CompareAndSwap(waiting, answered) {
 		w.ready <- struct{}{}
 	} else {
 		c.recycle(w)
 	}
 }
 
-// Close ends the combiner and waits for its goroutine. Waiting callers get
-// ErrClosed, with ErrOutcomeUnknown if their operation may be in a log.
-// Idempotent; nil.
+// Close ends the combiner and waits for its goroutine. Callers that wait get
+// ErrClosed, with ErrOutcomeUnknown if their operation may be in a log. Close is
+// idempotent and returns nil.
 func (c *Combiner[O, R]) Close() error {
 	c.mu.Lock()
 	if !c.closed {
@@ -284,55 +330,54 @@ func (c *Combiner[O, R]) Close() error {
 	return nil
 }
 
-var errUnanswered = errors.New("hiqlite: the machine did not keep the results")
-
-// run is the goroutine.
+// run is the goroutine. All that it calls as a condition returns false when the
+// combiner or its shard is closed.
 func (c *Combiner[O, R]) run() {
 	defer close(c.done)
 	defer c.timer.Stop()
-	for (c.cfg.Eager && c.session == 0 || c.work()) && c.led() {
+	for (c.cfg.Eager && c.session == 0 || c.waitQueue()) && c.waitLeader() {
 		if c.session == 0 {
 			if !c.openSession() {
 				break
 			}
 			continue // callers may have left meanwhile
 		}
-		if !c.heed() {
+		if !c.waitHold() {
 			break
 		}
-		if c.take() && !c.fly() {
+		if c.fillEntry() && !c.propose() {
 			break
 		}
-		c.gather(len(c.flight))
+		c.yieldToCallers(len(c.inFlight))
 	}
-	c.shut()
+	c.failQueue()
 }
 
-// gather yields the processor to the callers just answered, who mostly come
-// with their next operation at once: until as many wait as before, or no more
-// come. An entry of many costs hardly more than an entry of one.
-func (c *Combiner[O, R]) gather(want int) {
+// yieldToCallers yields the processor to the callers just answered, most of whom
+// come with their next operation at once. It returns when as many calls wait as
+// there were in the last entry, or when no more come. An entry of many operations
+// costs hardly more than an entry of one.
+func (c *Combiner[O, R]) yieldToCallers(want int) {
 	last := 0
-	for idle := 0; idle < c.cfg.Yields; idle++ {
+	for inVain := 0; inVain < c.cfg.Yields; inVain++ {
 		runtime.Gosched()
 		c.mu.Lock()
-		n := len(c.queue) - c.left
+		n := len(c.queue) - c.abandonedInQueue
 		c.mu.Unlock()
 		if n >= want {
 			return
 		}
 		if n > last {
-			last, idle = n, 0
+			last, inVain = n, 0
 		}
 	}
 }
 
-// work waits until an operation waits. It returns false when the combiner or
-// its shard is closed, as led, openSession and fly do.
-func (c *Combiner[O, R]) work() bool {
+// waitQueue waits until an operation is queued.
+func (c *Combiner[O, R]) waitQueue() bool {
 	for {
 		c.mu.Lock()
-		c.idle = len(c.queue) == c.left
+		c.idle = len(c.queue) == c.abandonedInQueue
 		idle, closed := c.idle, c.closed
 		c.mu.Unlock()
 		if closed {
@@ -351,9 +396,10 @@ func (c *Combiner[O, R]) work() bool {
 	}
 }
 
-// led waits until a leader is known: only without one in sight is "not
-// proposed" certain. It returns at once when there is one.
-func (c *Combiner[O, R]) led() bool {
+// waitLeader waits until a leader is known. Operations stay in the queue until
+// then, because only of those in the queue it is certain that they were not
+// proposed.
+func (c *Combiner[O, R]) waitLeader() bool {
 	for {
 		changed := c.raft.LeaderChanged()
 		if c.raft.Leader().Node != 0 {
@@ -369,21 +415,24 @@ func (c *Combiner[O, R]) led() bool {
 	}
 }
 
-// Hold makes the combiner propose nothing new for d, less if the leader changes:
-// a leader that hands over can only be followed by a node that has applied all,
-// and drops what is proposed meanwhile. It never blocks.
-func (c *Combiner[O, R]) Hold(d time.Duration) { c.held.Store(int64(time.Since(processStart) + d)) }
+// Hold keeps the combiner from proposing new entries for d, or until the leader
+// changes. A leader that hands over leadership needs that: the next leader must
+// have applied all entries first, and what is proposed meanwhile is dropped. Hold
+// never blocks.
+func (c *Combiner[O, R]) Hold(d time.Duration) {
+	c.holdUntil.Store(int64(time.Since(processStart) + d))
+}
 
-// processStart makes clocks of this process that nobody can set.
+// processStart is the origin of a monotonic clock, which nobody can set.
 var processStart = time.Now()
 
-// heed waits while there is a hold.
-func (c *Combiner[O, R]) heed() bool {
-	if c.held.Load() == 0 {
+// waitHold waits until the hold is over, if there is one.
+func (c *Combiner[O, R]) waitHold() bool {
+	if c.holdUntil.Load() == 0 {
 		return true
 	}
-	changed := c.raft.LeaderChanged() // before the hold is taken: none is missed
-	until := c.held.Swap(0)
+	changed := c.raft.LeaderChanged() // before the hold is taken, to miss no change
+	until := c.holdUntil.Swap(0)
 	timer := time.NewTimer(time.Duration(until) - time.Since(processStart))
 	defer timer.Stop()
 	select {
@@ -397,12 +446,12 @@ func (c *Combiner[O, R]) heed() bool {
 	return true
 }
 
-// shut gives every waiting caller its error.
-func (c *Combiner[O, R]) shut() {
+// failQueue answers all queued calls with ErrClosed.
+func (c *Combiner[O, R]) failQueue() {
 	c.mu.Lock()
 	c.closed = true
 	queue := c.queue
-	c.queue = nil
+	c.queue, c.abandonedInQueue = nil, 0
 	c.mu.Unlock()
 	var none R
 	for _, w := range queue {
@@ -410,5 +459,4 @@ func (c *Combiner[O, R]) shut() {
 	}
 }
 
-// nonce returns the first of a range of nonces that nobody else uses; never 0.
-func nonce() uint64 { return rand.Uint64()&^0xffff | 1<<16 }
+var errResultsNotKept = errors.New("hiqlite: the machine did not keep the results")

@@ -1,4 +1,4 @@
-//lint:file-ignore SA1019 the fake shard answers through CompletedC, which is what AppliedC returns
+//lint:file-ignore SA1019 the fake shard answers through CompletedC, which is the channel that AppliedC returns
 
 package cluster
 
@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// entry is what the tests' codec writes and the tests' machine reads.
+// entry is the format of an entry in these tests.
 type entry struct {
 	Nonce    uint64   `json:",omitempty"` // not 0: opens a session
 	Session  uint64   `json:",omitempty"`
@@ -40,50 +40,50 @@ func decode(t testing.TB, cmd []byte) entry {
 
 var errBad = errors.New("bad operation")
 
-// textCodec: operations are strings; "!..." is exclusive, "bad" cannot be
-// encoded. It reuses its buffer, as it may.
+// textCodec is a Codec of strings. An operation "!..." is exclusive, and "bad"
+// cannot be encoded. It reuses its buffer, as a Codec may.
 type textCodec struct{ buf []byte }
 
-func (c *textCodec) keep(e entry) []byte {
+func (c *textCodec) marshal(e entry) []byte {
 	b, _ := json.Marshal(e)
 	c.buf = append(c.buf[:0], b...)
 	return c.buf
 }
-func (c *textCodec) OpenSession(nonce uint64) []byte { return c.keep(entry{Nonce: nonce}) }
+func (c *textCodec) OpenSession(nonce uint64) []byte { return c.marshal(entry{Nonce: nonce}) }
 func (c *textCodec) Encode(session, sequence uint64, ops []string) ([]byte, error) {
 	if slices.Contains(ops, "bad") {
 		return nil, errBad
 	}
-	return c.keep(entry{Session: session, Sequence: sequence, Ops: ops}), nil
+	return c.marshal(entry{Session: session, Sequence: sequence, Ops: ops}), nil
 }
 func (c *textCodec) Size(op string) int       { return len(op) }
 func (c *textCodec) Exclusive(op string) bool { return strings.HasPrefix(op, "!") }
 
-// proposal is one that the fake Raft accepted.
+// proposal is a proposal that fakeRaft accepted.
 type proposal struct {
 	cmd string
 	entry
 	rs *dragonboat.RequestState
 }
 
-// fakeRaft records proposals and does nothing else.
+// fakeRaft records proposals and applies nothing.
 type fakeRaft struct {
 	t         testing.TB
 	proposals chan proposal
 	done      chan struct{}
 
-	mu      sync.Mutex
-	leader  Leader
-	changed chan struct{}
-	refuse  []error // what the next calls of Propose return
+	mu       sync.Mutex
+	leader   Leader
+	changed  chan struct{}
+	refusals []error // the results of the next calls of Propose
 }
 
 func (f *fakeRaft) Propose(cmd []byte, _ time.Duration) (*dragonboat.RequestState, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.refuse) > 0 {
-		err := f.refuse[0]
-		f.refuse = f.refuse[1:]
+	if len(f.refusals) > 0 {
+		err := f.refusals[0]
+		f.refusals = f.refusals[1:]
 		return nil, err
 	}
 	rs := &dragonboat.RequestState{CompletedC: make(chan dragonboat.RequestResult, 1)}
@@ -102,7 +102,7 @@ func (f *fakeRaft) LeaderChanged() <-chan struct{} {
 }
 func (f *fakeRaft) Done() <-chan struct{} { return f.done }
 
-func (f *fakeRaft) lead(node, term uint64) {
+func (f *fakeRaft) setLeader(node, term uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.leader = Leader{node, term}
@@ -110,6 +110,7 @@ func (f *fakeRaft) lead(node, term uint64) {
 	f.changed = make(chan struct{})
 }
 
+// next returns the next proposal.
 func (f *fakeRaft) next() proposal {
 	f.t.Helper()
 	select {
@@ -121,7 +122,8 @@ func (f *fakeRaft) next() proposal {
 	}
 }
 
-func (f *fakeRaft) quiet() {
+// wantNone fails if there was another proposal.
+func (f *fakeRaft) wantNone() {
 	f.t.Helper()
 	select {
 	case p := <-f.proposals:
@@ -130,7 +132,8 @@ func (f *fakeRaft) quiet() {
 	}
 }
 
-// result makes a RequestResult, whose one relevant field is not exported.
+// result makes a RequestResult for which is returns true. The field that decides is
+// not exported.
 func result(t testing.TB, is func(*dragonboat.RequestResult) bool) dragonboat.RequestResult {
 	t.Helper()
 	for code := range 8 {
@@ -144,19 +147,25 @@ func result(t testing.TB, is func(*dragonboat.RequestResult) bool) dragonboat.Re
 	panic("unreachable")
 }
 
+const testEntryBytes = 1 << 20
+
+// fixture is a combiner on a fakeRaft.
 type fixture struct {
 	*fakeRaft
 	c *Combiner[string, string]
 }
 
-const never = time.Hour
+const never = time.Hour // for Resubmit
 
-// begin starts a combiner that has a leader, and will have session 7.
-func begin(t *testing.T, cfg CombinerConfig) *fixture {
+// newFixture starts a combiner that has a leader.
+func newFixture(t *testing.T, cfg CombinerConfig) *fixture {
 	t.Helper()
 	f := &fakeRaft{
 		t: t, proposals: make(chan proposal, 1000), done: make(chan struct{}),
 		leader: Leader{1, 1}, changed: make(chan struct{}),
+	}
+	if cfg.MaxEntryBytes == 0 {
+		cfg.MaxEntryBytes = testEntryBytes
 	}
 	if cfg.Resubmit == 0 {
 		cfg.Resubmit = never
@@ -166,8 +175,8 @@ func begin(t *testing.T, cfg CombinerConfig) *fixture {
 	return &fixture{f, c}
 }
 
-// open answers the entry that opens a session.
-func (f *fixture) open(session uint64) {
+// openSession answers the entry that opens a session.
+func (f *fixture) openSession(session uint64) {
 	f.t.Helper()
 	p := f.next()
 	if p.Nonce == 0 {
@@ -176,8 +185,8 @@ func (f *fixture) open(session uint64) {
 	f.c.SessionOpened(p.Nonce, session)
 }
 
-// answer applies an entry: the result of an operation is "did <operation>".
-func (f *fixture) answer(p proposal) {
+// apply answers an entry: the result of an operation is "did <operation>".
+func (f *fixture) apply(p proposal) {
 	var results []string
 	for _, op := range p.Ops {
 		results = append(results, "did "+op)
@@ -185,7 +194,8 @@ func (f *fixture) answer(p proposal) {
 	f.c.Applied(p.Session, p.Sequence, results)
 }
 
-type call struct {
+// doCall is a call of Do in a goroutine.
+type doCall struct {
 	op     string
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -193,9 +203,9 @@ type call struct {
 	err    error
 }
 
-func (f *fixture) do(op string) *call {
+func (f *fixture) do(op string) *doCall {
 	ctx, cancel := context.WithCancel(context.Background())
-	call := &call{op: op, cancel: cancel, done: make(chan struct{})}
+	call := &doCall{op: op, cancel: cancel, done: make(chan struct{})}
 	f.t.Cleanup(cancel)
 	go func() {
 		defer close(call.done)
@@ -204,17 +214,18 @@ func (f *fixture) do(op string) *call {
 	return call
 }
 
-// queued calls Do for each operation in order, and waits until all n are in the
+// enqueue calls Do for each operation in order, and waits until all are in the
 // queue. There must be an entry in flight.
-func (f *fixture) queued(ops ...string) (calls []*call) {
+func (f *fixture) enqueue(ops ...string) (calls []*doCall) {
 	for i, op := range ops {
 		calls = append(calls, f.do(op))
-		f.until(func() bool { return len(f.c.queue) == i+1 })
+		f.waitUntil(func() bool { return len(f.c.queue) == i+1 })
 	}
 	return calls
 }
 
-func (f *fixture) until(cond func() bool) {
+// waitUntil waits until cond, which it calls with the combiner's mu held, is true.
+func (f *fixture) waitUntil(cond func() bool) {
 	for {
 		f.c.mu.Lock()
 		ok := cond()
@@ -226,7 +237,8 @@ func (f *fixture) until(cond func() bool) {
 	}
 }
 
-func (call *call) ok(t *testing.T) {
+// wantResult waits for the call and checks that it was applied.
+func (call *doCall) wantResult(t *testing.T) {
 	t.Helper()
 	<-call.done
 	if call.err != nil || call.result != "did "+call.op {
@@ -234,7 +246,9 @@ func (call *call) ok(t *testing.T) {
 	}
 }
 
-func (call *call) fails(t *testing.T, is ...error) {
+// wantError waits for the call and checks that its error is all of is, and no other
+// sentinel.
+func (call *doCall) wantError(t *testing.T, is ...error) {
 	t.Helper()
 	<-call.done
 	for _, want := range is {
@@ -249,390 +263,399 @@ func (call *call) fails(t *testing.T, is ...error) {
 	}
 }
 
-func TestCombinesWhatWaits(t *testing.T) {
-	f := begin(t, CombinerConfig{})
+// Operations that wait while an entry is in flight are combined in the next one.
+func TestCombinesWaitingOperations(t *testing.T) {
+	f := newFixture(t, CombinerConfig{})
 	first := f.do("a")
-	f.open(7)
+	f.openSession(7)
 	p := f.next()
 	if p.Session != 7 || p.Sequence != 1 || !slices.Equal(p.Ops, []string{"a"}) {
 		t.Fatalf("got %s", p.cmd)
 	}
-	rest := f.queued("b", "c", "d")
-	f.quiet()
-	f.answer(p)
-	first.ok(t)
+	rest := f.enqueue("b", "c", "d")
+	f.wantNone()
+	f.apply(p)
+	first.wantResult(t)
 	p = f.next()
 	if p.Session != 7 || p.Sequence != 2 || !slices.Equal(p.Ops, []string{"b", "c", "d"}) {
 		t.Fatalf("got %s", p.cmd)
 	}
-	f.answer(p)
+	f.apply(p)
 	p.rs.CompletedC <- result(t, (*dragonboat.RequestResult).Completed)
 	for _, c := range rest {
-		c.ok(t)
+		c.wantResult(t)
 	}
 }
 
 func TestBoundsOfAnEntry(t *testing.T) {
-	f := begin(t, CombinerConfig{MaxEntryBytes: 10, MaxOperations: 3})
+	f := newFixture(t, CombinerConfig{MaxEntryBytes: 10, MaxOperations: 3})
 	if _, err := f.c.Do(t.Context(), "12345678901"); !errors.Is(err, ErrTooLarge) {
 		t.Fatal(err)
 	}
-	all := []*call{f.do("a")}
-	f.open(7)
+	all := []*doCall{f.do("a")}
+	f.openSession(7)
 	p := f.next()
-	all = append(all, f.queued("1234", "123456", "7", "8", "9", "10", "!x", "11", "!y")...)
-	f.answer(p)
+	all = append(all, f.enqueue("1234", "123456", "7", "8", "9", "10", "!x", "11", "!y")...)
+	f.apply(p)
 	for _, want := range [][]string{{"1234", "123456"}, {"7", "8", "9"}, {"10"}, {"!x"}, {"11"}, {"!y"}} {
 		p := f.next()
 		if !slices.Equal(p.Ops, want) {
 			t.Fatalf("got %v, want %v", p.Ops, want)
 		}
-		f.answer(p)
+		f.apply(p)
 	}
 	for _, c := range all {
-		c.ok(t)
+		c.wantResult(t)
 	}
 }
 
-func TestEncodeErrorHitsOnlyTheGuilty(t *testing.T) {
-	f := begin(t, CombinerConfig{})
+// If an entry cannot be encoded, only the operation that is the reason fails.
+func TestEncodeErrorFailsOneOperation(t *testing.T) {
+	f := newFixture(t, CombinerConfig{})
 	first := f.do("a")
-	f.open(7)
+	f.openSession(7)
 	p := f.next()
-	calls := f.queued("b", "bad", "c")
-	f.answer(p)
-	first.ok(t)
+	calls := f.enqueue("b", "bad", "c")
+	f.apply(p)
+	first.wantResult(t)
 	for _, want := range []string{"b", "c"} {
 		p := f.next()
 		if !slices.Equal(p.Ops, []string{want}) {
 			t.Fatalf("got %v, want %v", p.Ops, want)
 		}
-		f.answer(p)
+		f.apply(p)
 	}
-	calls[0].ok(t)
-	calls[1].fails(t, errBad)
-	calls[2].ok(t)
+	calls[0].wantResult(t)
+	calls[1].wantError(t, errBad)
+	calls[2].wantResult(t)
 }
 
 func TestDroppedIsProposedAgain(t *testing.T) {
-	f := begin(t, CombinerConfig{})
+	f := newFixture(t, CombinerConfig{})
 	call := f.do("a")
-	f.open(7)
+	f.openSession(7)
 	p := f.next()
 	p.rs.CompletedC <- result(t, (*dragonboat.RequestResult).Dropped)
 	again := f.next()
 	if again.cmd != p.cmd {
 		t.Fatalf("got %s, want %s", again.cmd, p.cmd)
 	}
-	f.answer(again)
-	f.answer(again) // a duplicate: ignored
-	call.ok(t)
+	f.apply(again)
+	f.apply(again) // a duplicate, which is ignored
+	call.wantResult(t)
 }
 
 func TestRefusedIsProposedAgain(t *testing.T) {
-	f := begin(t, CombinerConfig{})
-	f.refuse = []error{dragonboat.ErrSystemBusy, dragonboat.ErrShardNotReady}
+	f := newFixture(t, CombinerConfig{})
+	f.refusals = []error{dragonboat.ErrSystemBusy, dragonboat.ErrShardNotReady}
 	call := f.do("a")
-	f.open(7)
-	f.answer(f.next())
-	call.ok(t)
+	f.openSession(7)
+	f.apply(f.next())
+	call.wantResult(t)
 }
 
 func TestLeaderChangeProposesTheSameBytes(t *testing.T) {
-	f := begin(t, CombinerConfig{})
+	f := newFixture(t, CombinerConfig{})
 	call := f.do("a")
-	f.open(7)
+	f.openSession(7)
 	p := f.next()
-	f.lead(0, 2)
-	f.lead(2, 2)
+	f.setLeader(0, 2)
+	f.setLeader(2, 2)
 	again := f.next()
 	if again.cmd != p.cmd {
 		t.Fatalf("got %s, want %s", again.cmd, p.cmd)
 	}
-	f.answer(again)
-	call.ok(t)
+	f.apply(again)
+	call.wantResult(t)
 	next := f.do("b")
 	p = f.next()
-	f.c.Applied(7, 1, []string{"late"}) // of the entry before
-	f.answer(p)
-	next.ok(t)
+	f.c.Applied(7, 1, []string{"late"}) // of the entry before, which is ignored
+	f.apply(p)
+	next.wantResult(t)
 }
 
 func TestTimerAndTimeoutProposeTheSameBytes(t *testing.T) {
-	f := begin(t, CombinerConfig{Resubmit: time.Millisecond})
+	f := newFixture(t, CombinerConfig{Resubmit: time.Millisecond})
 	call := f.do("a")
-	f.open(7)
+	f.openSession(7)
 	p := f.next()
-	for p.Nonce != 0 { // the timer may have asked for more than one session
+	for p.Nonce != 0 { // the timer may have proposed several entries that open a session
 		p = f.next()
 	}
 	if again := f.next(); again.cmd != p.cmd {
 		t.Fatalf("got %s, want %s", again.cmd, p.cmd)
 	}
-	f.answer(p)
-	call.ok(t)
+	f.apply(p)
+	call.wantResult(t)
 
-	f = begin(t, CombinerConfig{})
+	f = newFixture(t, CombinerConfig{})
 	call = f.do("a")
-	f.open(7)
+	f.openSession(7)
 	p = f.next()
 	p.rs.CompletedC <- result(t, (*dragonboat.RequestResult).Timeout)
 	if again := f.next(); again.cmd != p.cmd {
 		t.Fatalf("got %s, want %s", again.cmd, p.cmd)
 	}
-	f.answer(p)
-	call.ok(t)
+	f.apply(p)
+	call.wantResult(t)
 }
 
-// While a leader hands over nothing new is proposed; the next leader ends that.
-func TestHoldEndsWithTheLeader(t *testing.T) {
-	f := begin(t, CombinerConfig{})
+// A hold keeps the combiner from proposing new entries until the leader changes, or
+// until its time is over.
+func TestHold(t *testing.T) {
+	f := newFixture(t, CombinerConfig{})
 	f.c.Hold(time.Hour)
 	call := f.do("a")
-	f.open(7)
-	f.until(func() bool { return f.c.held.Load() == 0 }) // it is heeded
-	f.quiet()
-	f.lead(2, 2)
-	f.answer(f.next())
-	call.ok(t)
+	f.openSession(7)
+	f.waitUntil(func() bool { return f.c.holdUntil.Load() == 0 }) // the combiner waits for its end
+	f.wantNone()
+	f.setLeader(2, 2)
+	f.apply(f.next())
+	call.wantResult(t)
 
-	f.c.Hold(time.Millisecond) // the leader stays
+	f.c.Hold(time.Millisecond) // the leader does not change
 	call = f.do("b")
-	f.answer(f.next())
-	call.ok(t)
+	f.apply(f.next())
+	call.wantResult(t)
 }
 
 func TestNoLeader(t *testing.T) {
-	f := begin(t, CombinerConfig{})
-	f.lead(0, 1)
+	f := newFixture(t, CombinerConfig{})
+	f.setLeader(0, 1)
 	call := f.do("a")
 	call.cancel()
-	call.fails(t, context.Canceled, ErrNoLeader)
+	call.wantError(t, context.Canceled, ErrNoLeader)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
 	if _, err := f.c.Do(ctx, "b"); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrNoLeader) || errors.Is(err, ErrOutcomeUnknown) {
 		t.Fatal(err)
 	}
 	stays := f.do("c")
-	f.lead(3, 2)
-	f.open(7)
+	f.setLeader(3, 2)
+	f.openSession(7)
 	p := f.next()
 	if !slices.Equal(p.Ops, []string{"c"}) {
 		t.Fatalf("got %s", p.cmd)
 	}
-	f.answer(p)
-	stays.ok(t)
+	f.apply(p)
+	stays.wantResult(t)
 }
 
-func TestAbandonedWaitersDoNotPileUp(t *testing.T) {
-	f := begin(t, CombinerConfig{})
-	f.lead(0, 1)
+// While there is no leader, calls whose contexts end do not stay in the queue.
+func TestAbandonedCallsLeaveTheQueue(t *testing.T) {
+	f := newFixture(t, CombinerConfig{})
+	f.setLeader(0, 1)
 	for i := range 1000 {
 		call := f.do(fmt.Sprint(i))
-		f.until(func() bool { return len(f.c.queue) > f.c.left })
+		f.waitUntil(func() bool { return len(f.c.queue) > f.c.abandonedInQueue })
 		call.cancel()
-		call.fails(t, context.Canceled, ErrNoLeader)
-		f.until(func() bool { return len(f.c.queue) <= 1 })
+		call.wantError(t, context.Canceled, ErrNoLeader)
+		f.waitUntil(func() bool { return len(f.c.queue) <= 1 })
 	}
 }
 
 func TestContextEndsInFlight(t *testing.T) {
-	f := begin(t, CombinerConfig{})
+	f := newFixture(t, CombinerConfig{})
 	first := f.do("first")
-	f.open(7)
+	f.openSession(7)
 	p := f.next()
-	calls := f.queued("a", "b")
-	f.answer(p)
-	first.ok(t)
+	calls := f.enqueue("a", "b")
+	f.apply(p)
+	first.wantResult(t)
 	p = f.next()
 	calls[0].cancel()
-	calls[0].fails(t, ErrOutcomeUnknown, context.Canceled)
-	f.lead(0, 2)
-	f.lead(2, 2)
-	if again := f.next(); again.cmd != p.cmd { // for the other
+	calls[0].wantError(t, ErrOutcomeUnknown, context.Canceled)
+	f.setLeader(0, 2)
+	f.setLeader(2, 2)
+	if again := f.next(); again.cmd != p.cmd { // for the other caller
 		t.Fatalf("got %s, want %s", again.cmd, p.cmd)
 	}
-	f.answer(p)
-	calls[1].ok(t)
+	f.apply(p)
+	calls[1].wantResult(t)
 }
 
-func TestAllCallersGone(t *testing.T) {
-	f := begin(t, CombinerConfig{})
+// An entry whose callers have all left is given up, and its sequence is not used
+// again.
+func TestAllCallersLeave(t *testing.T) {
+	f := newFixture(t, CombinerConfig{})
 	call := f.do("a")
-	f.open(7)
+	f.openSession(7)
 	p := f.next()
-	f.lead(0, 2)
+	f.setLeader(0, 2)
 	call.cancel()
-	call.fails(t, ErrOutcomeUnknown, ErrNoLeader, context.Canceled)
-	f.lead(1, 3)
+	call.wantError(t, ErrOutcomeUnknown, ErrNoLeader, context.Canceled)
+	f.setLeader(1, 3)
 	next := f.do("b")
 	q := f.next()
-	for q.cmd == p.cmd { // the leader came back before the combiner saw that the caller left
+	for q.cmd == p.cmd { // there was a leader again before the combiner saw that the caller had left
 		q = f.next()
 	}
 	if q.Session != 7 || q.Sequence != 2 || !slices.Equal(q.Ops, []string{"b"}) {
 		t.Fatalf("got %s", q.cmd)
 	}
-	f.answer(p) // late
-	f.answer(q)
-	next.ok(t)
+	f.apply(p) // late
+	f.apply(q)
+	next.wantResult(t)
 }
 
-// A caller that was told "not proposed" must not be in any entry, even though
-// its entry, once dropped, waits to be proposed again.
-func TestLeavingADroppedEntryIsCertain(t *testing.T) {
-	f := begin(t, CombinerConfig{})
+// While an entry that Raft has dropped waits to be proposed again, a caller that
+// leaves is told "not proposed". Its operation must not be in any later entry.
+func TestLeaveDroppedEntry(t *testing.T) {
+	f := newFixture(t, CombinerConfig{})
 	first := f.do("first")
-	f.open(7)
+	f.openSession(7)
 	p := f.next()
-	calls := f.queued("a", "b")
-	f.answer(p)
-	first.ok(t)
+	calls := f.enqueue("a", "b")
+	f.apply(p)
+	first.wantResult(t)
 	p = f.next()
-	f.lead(0, 2)
+	f.setLeader(0, 2)
 	p.rs.CompletedC <- result(t, (*dragonboat.RequestResult).Dropped)
-	f.until(func() bool { return !f.c.doubt })
+	f.waitUntil(func() bool { return !f.c.maybeLogged })
 	calls[0].cancel()
-	calls[0].fails(t, ErrNoLeader, context.Canceled)
-	f.quiet()
-	f.lead(2, 2)
+	calls[0].wantError(t, ErrNoLeader, context.Canceled)
+	f.wantNone()
+	f.setLeader(2, 2)
 	q := f.next()
 	if !slices.Equal(q.Ops, []string{"b"}) {
 		t.Fatalf("got %s", q.cmd)
 	}
-	f.answer(q)
-	calls[1].ok(t)
+	f.apply(q)
+	calls[1].wantResult(t)
 }
 
-func TestSessionUnknownOnce(t *testing.T) {
-	f := begin(t, CombinerConfig{})
+// If the only copy of an entry is refused, its operations are proposed with a new
+// session.
+func TestSessionUnknown(t *testing.T) {
+	f := newFixture(t, CombinerConfig{})
 	call := f.do("a")
-	f.open(7)
+	f.openSession(7)
 	p := f.next()
-	f.c.SessionUnknown(7, 99) // not ours
+	f.c.SessionUnknown(7, 99) // of no entry of this combiner
 	f.c.SessionUnknown(p.Session, p.Sequence)
-	f.open(8)
+	f.openSession(8)
 	p = f.next()
 	if p.Session != 8 || p.Sequence != 1 || !slices.Equal(p.Ops, []string{"a"}) {
 		t.Fatalf("got %s", p.cmd)
 	}
-	f.answer(p)
-	call.ok(t)
+	f.apply(p)
+	call.wantResult(t)
 }
 
-func TestSessionUnknownAfterRepetition(t *testing.T) {
-	f := begin(t, CombinerConfig{})
+// If one of two copies is refused, the other one may have been applied.
+func TestSessionUnknownAfterTwoCopies(t *testing.T) {
+	f := newFixture(t, CombinerConfig{})
 	call := f.do("a")
-	f.open(7)
+	f.openSession(7)
 	p := f.next()
-	f.lead(2, 2)
+	f.setLeader(2, 2)
 	f.next()
 	f.c.SessionUnknown(p.Session, p.Sequence)
-	call.fails(t, ErrOutcomeUnknown)
+	call.wantError(t, ErrOutcomeUnknown)
 	next := f.do("b")
-	f.open(8)
-	f.answer(f.next())
-	next.ok(t)
+	f.openSession(8)
+	f.apply(f.next())
+	next.wantResult(t)
 }
 
-func TestSessionIsAskedForUntilItComes(t *testing.T) {
-	f := begin(t, CombinerConfig{})
+func TestSessionIsProposedUntilOpened(t *testing.T) {
+	f := newFixture(t, CombinerConfig{})
 	call := f.do("a")
 	p := f.next()
-	f.lead(2, 2)
+	f.setLeader(2, 2)
 	q := f.next()
 	if q.Nonce == 0 || q.Nonce == p.Nonce {
 		t.Fatalf("got %s after %s", q.cmd, p.cmd)
 	}
 	f.c.SessionOpened(p.Nonce-1, 5) // of another node
-	f.c.SessionOpened(p.Nonce, 7)   // the first comes late, and is as good
+	f.c.SessionOpened(p.Nonce, 7)   // late, but the combiner can use it
 	f.c.SessionOpened(q.Nonce, 8)
 	r := f.next()
 	if r.Session != 7 && r.Session != 8 {
 		t.Fatalf("got %s", r.cmd)
 	}
-	f.answer(r)
-	call.ok(t)
+	f.apply(r)
+	call.wantResult(t)
 }
 
-// An eager combiner has a session before anybody asks for something, and opens
-// no other for the first who does.
-func TestAnEagerOneOpensItsSessionAtOnce(t *testing.T) {
-	f := begin(t, CombinerConfig{Eager: true})
-	f.open(7)
+// An eager combiner opens a session before the first operation, which then uses it.
+func TestEager(t *testing.T) {
+	f := newFixture(t, CombinerConfig{Eager: true})
+	f.openSession(7)
 	call := f.do("a")
 	p := f.next()
 	if p.Session != 7 {
 		t.Fatalf("got %s", p.cmd)
 	}
-	f.answer(p)
-	call.ok(t)
+	f.apply(p)
+	call.wantResult(t)
 }
 
 func TestResultsNotKept(t *testing.T) {
-	f := begin(t, CombinerConfig{})
+	f := newFixture(t, CombinerConfig{})
 	call := f.do("a")
-	f.open(7)
-	f.c.Applied(7, 1, nil) // not yet in flight, or in flight without results
+	f.openSession(7)
+	f.c.Applied(7, 1, nil) // ignored if the entry is not in flight yet
 	select {
 	case p := <-f.proposals:
 		f.c.Applied(p.Session, p.Sequence, nil)
 	case <-call.done:
 	}
-	call.fails(t, ErrOutcomeUnknown)
+	call.wantError(t, ErrOutcomeUnknown)
 }
 
-func TestCloseWhileWaiting(t *testing.T) {
-	f := begin(t, CombinerConfig{})
-	flying := f.do("a")
-	f.open(7)
+func TestCloseCombiner(t *testing.T) {
+	f := newFixture(t, CombinerConfig{})
+	proposed := f.do("a")
+	f.openSession(7)
 	f.next()
-	queued := f.queued("b")[0]
+	queued := f.enqueue("b")[0]
 	f.c.Close()
 	f.c.Close()
-	flying.fails(t, ErrOutcomeUnknown, ErrClosed)
-	queued.fails(t, ErrClosed)
+	proposed.wantError(t, ErrOutcomeUnknown, ErrClosed)
+	queued.wantError(t, ErrClosed)
 	if _, err := f.c.Do(t.Context(), "c"); err != ErrClosed {
 		t.Fatal(err)
 	}
 
-	f = begin(t, CombinerConfig{}) // while a session is opened
+	f = newFixture(t, CombinerConfig{}) // closed while it opens a session
 	call := f.do("a")
 	f.next()
 	f.c.Close()
-	call.fails(t, ErrClosed)
+	call.wantError(t, ErrClosed)
 }
 
-func TestShardStops(t *testing.T) {
-	f := begin(t, CombinerConfig{})
-	flying := f.do("a")
-	f.open(7)
+func TestShardEnds(t *testing.T) {
+	f := newFixture(t, CombinerConfig{})
+	proposed := f.do("a")
+	f.openSession(7)
 	f.next()
 	close(f.done)
-	flying.fails(t, ErrOutcomeUnknown, ErrClosed)
+	proposed.wantError(t, ErrOutcomeUnknown, ErrClosed)
 	<-f.c.done
 	if _, err := f.c.Do(t.Context(), "c"); err != ErrClosed {
 		t.Fatal(err)
 	}
 
-	f = begin(t, CombinerConfig{}) // refused, so nothing was proposed
-	f.lead(0, 1)
+	f = newFixture(t, CombinerConfig{}) // the shard refuses the proposal: it is in no log
+	f.setLeader(0, 1)
 	call := f.do("a")
 	f.mu.Lock()
-	f.refuse = []error{ErrClosed}
+	f.refusals = []error{ErrClosed}
 	f.mu.Unlock()
-	f.lead(1, 2)
-	call.fails(t, ErrClosed)
+	f.setLeader(1, 2)
+	call.wantError(t, ErrClosed)
 }
 
-// loopRaft applies every proposal at once, for the race detector and for the
-// benchmark.
+// loopRaft applies every proposal at once.
 type loopRaft struct {
 	fakeRaft
-	c *Combiner[int, int]
-	n uint64
+	c        *Combiner[int, int]
+	sequence uint64 // of the last entry
 }
 
+// intCodec is the codec for loopRaft. It keeps the operations instead of encoding
+// them, and opens sessions at once.
 type intCodec struct {
 	loop *loopRaft
 	ops  []int
@@ -641,7 +664,7 @@ type intCodec struct {
 func (c *intCodec) OpenSession(nonce uint64) []byte { c.loop.c.SessionOpened(nonce, 1); return nil }
 func (c *intCodec) Encode(_, sequence uint64, ops []int) ([]byte, error) {
 	c.ops = append(make([]int, 0, len(ops)), ops...)
-	c.loop.n = sequence
+	c.loop.sequence = sequence
 	return nil, nil
 }
 func (c *intCodec) Size(int) int       { return 8 }
@@ -649,17 +672,18 @@ func (c *intCodec) Exclusive(int) bool { return false }
 
 func (f *loopRaft) Propose([]byte, time.Duration) (*dragonboat.RequestState, error) {
 	rs := &dragonboat.RequestState{CompletedC: make(chan dragonboat.RequestResult, 1)}
-	go f.c.Applied(1, f.n, f.c.codec.(*intCodec).ops)
+	go f.c.Applied(1, f.sequence, f.c.codec.(*intCodec).ops)
 	return rs, nil
 }
 
 func newLoop(t testing.TB) *Combiner[int, int] {
 	f := &loopRaft{fakeRaft: fakeRaft{t: t, done: make(chan struct{}), leader: Leader{1, 1}, changed: make(chan struct{})}}
-	f.c = newCombiner[int, int](f, &intCodec{loop: f}, CombinerConfig{})
+	f.c = newCombiner[int, int](f, &intCodec{loop: f}, CombinerConfig{MaxEntryBytes: testEntryBytes})
 	t.Cleanup(func() { f.c.Close() })
 	return f.c
 }
 
+// Many callers, some of which leave, for the race detector.
 func TestManyCallers(t *testing.T) {
 	c := newLoop(t)
 	var wg sync.WaitGroup

@@ -3,12 +3,12 @@ package cluster
 import "errors"
 
 var (
-	// ErrNoLeader: no leader was known for as long as the caller waited. What
-	// was asked for was not done, unless ErrOutcomeUnknown is in the chain too.
+	// ErrNoLeader: no leader was known for as long as the caller waited. The request
+	// was not carried out, unless ErrOutcomeUnknown is in the chain too.
 	ErrNoLeader = errors.New("hiqlite: no leader")
 
-	// ErrOutcomeUnknown: the operation was proposed and may be, or become,
-	// applied. It must not be repeated blindly.
+	// ErrOutcomeUnknown: the operation was proposed, and may have been applied or be
+	// applied later. It must not be repeated blindly.
 	ErrOutcomeUnknown = errors.New("hiqlite: outcome unknown")
 
 	// ErrClosed: the host, the shard or the combiner is closed.
@@ -18,7 +18,7 @@ var (
 	ErrUnreadable = errors.New("hiqlite: the Raft log is unreadable")
 
 	// ErrDiskFailed: the disk under the Raft folder failed while the host ran. All
-	// its shards have ended, and Close will leave goroutines behind.
+	// shards of the host have ended, and Close may leave goroutines behind.
 	ErrDiskFailed = errors.New("hiqlite: the disk of the Raft folder has failed")
 
 	// ErrTooLarge: the operation does not fit into one entry of the log.

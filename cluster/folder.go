@@ -17,24 +17,25 @@ import (
 	"github.com/lni/vfs"
 )
 
-// opened are the folders in use by this process. Dragonboat's own lock is a
-// POSIX one, which does not exclude the same process: it would panic instead.
-var opened = struct {
+// claimed has the folders that hosts of this process use. Dragonboat locks a folder
+// with a POSIX lock, which does not exclude the same process: Dragonboat would panic
+// later.
+var claimed = struct {
 	sync.Mutex
 	dirs map[string]bool
 }{dirs: map[string]bool{}}
 
-// claimFolder creates dir if it is missing, checks that it can be written to
-// and takes it for this process. It returns the folder's absolute path and a
-// function that gives it back.
-func claimFolder(dir string) (string, func(), error) {
+// claimFolder creates dir if it is missing, checks that it is writable, and keeps
+// other hosts of this process from using it until release is called. path is
+// absolute and has no symbolic links.
+func claimFolder(dir string) (path string, release func(), err error) {
 	if dir == "" {
 		return "", nil, errors.New("hiqlite: Config.Dir is empty: name the folder of the Raft log")
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", nil, fmt.Errorf("hiqlite: cannot create the Raft folder: %w", err)
 	}
-	path, err := filepath.Abs(dir)
+	path, err = filepath.Abs(dir)
 	if err == nil {
 		path, err = filepath.EvalSymlinks(path)
 	}
@@ -48,21 +49,21 @@ func claimFolder(dir string) (string, func(), error) {
 	probe.Close()
 	os.Remove(probe.Name())
 
-	opened.Lock()
-	defer opened.Unlock()
-	if opened.dirs[path] {
+	claimed.Lock()
+	defer claimed.Unlock()
+	if claimed.dirs[path] {
 		return "", nil, fmt.Errorf("hiqlite: Raft folder %s is already open in this process: share that node, or close it first", path)
 	}
-	opened.dirs[path] = true
+	claimed.dirs[path] = true
 	return path, func() {
-		opened.Lock()
-		defer opened.Unlock()
-		delete(opened.dirs, path)
+		claimed.Lock()
+		defer claimed.Unlock()
+		delete(claimed.dirs, path)
 	}, nil
 }
 
-// InUse returns who has a Raft folder open: "this process", "another process" or
-// nobody, "".
+// InUse returns which process has a Raft folder open: "this process", "another
+// process", or "" if none has.
 func InUse(dir string) string {
 	path, err := filepath.Abs(dir)
 	if err == nil {
@@ -71,40 +72,41 @@ func InUse(dir string) string {
 	if err != nil {
 		return "" // there is no such folder
 	}
-	opened.Lock()
-	defer opened.Unlock()
-	if opened.dirs[path] {
+	claimed.Lock()
+	defer claimed.Unlock()
+	if claimed.dirs[path] {
 		return "this process"
 	}
 	lock := filepath.Join(path, lockFile)
 	if _, err := os.Stat(lock); err != nil {
 		return ""
 	}
-	// This process does not have it open: to close the file takes nobody's lock.
+	// Closing a file releases all POSIX locks of this process on it. There are none, as
+	// this process does not have the folder open.
 	l, err := vfs.Default.Lock(lock)
 	if err == nil {
 		l.Close()
 	} else if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES) {
 		return "another process"
-	} // else: to open it will say what is wrong
+	} // for other errors, Open says what is wrong
 	return ""
 }
 
 const (
-	flagFile = "dragonboat.ds" // what Dragonboat remembers of who owns a folder
+	flagFile = "dragonboat.ds" // in which Dragonboat records which host owns the folder
 	lockFile = "LOCK"
 )
 
-// adoptHostname makes a folder that was written under another hostname usable
-// under today's. Dragonboat keeps its data in Dir/<hostname>/... and refuses to
-// start (ErrHostnameChanged) when the name in dragonboat.ds is not the current
-// one, but a container gets a new name at every start. So, under Dragonboat's
-// own lock: rename the subfolder, then write the new name into dragonboat.ds
-// (8 bytes of MD5, then a raftpb.RaftDataStatus). Each step is durable before
-// the next and a crash between them is finished at the next start. Paths inside
-// the log's records are not used by Dragonboat after a restart.
+// adoptHostname makes a folder usable that was written under another hostname.
+// Dragonboat keeps its data in Dir/<hostname>/... and refuses to start
+// (ErrHostnameChanged) when the hostname in dragonboat.ds is not the current one,
+// but a container gets a new hostname at every start. So adoptHostname takes
+// Dragonboat's own lock, renames the subfolder, and then writes the new hostname to
+// dragonboat.ds (8 bytes of MD5, then a raftpb.RaftDataStatus). Each step is durable
+// before the next one begins, and the next start completes what a crash has
+// interrupted. Dragonboat does not use paths from the log's records after a restart.
 //
-// It returns the former hostname, or "" if nothing had to be done.
+// It returns the former hostname, or "" if there was nothing to do.
 func adoptHostname(dir string) (former string, err error) {
 	flag := filepath.Join(dir, flagFile)
 	data, err := os.ReadFile(flag)
@@ -149,19 +151,19 @@ func adoptHostname(dir string) (former string, err error) {
 	return former, nil
 }
 
-// logFolders is where the parts of the log are, below the Raft folder.
+// logFolders matches the folders with the parts of the log, below the Raft folder.
 const logFolders = "*/*/logdb-*"
 
-// hasLog reports whether there is a log already.
+// hasLog reports whether the Raft folder has a log.
 func hasLog(dir string) bool {
 	found, err := fs.Glob(os.DirFS(dir), logFolders)
 	return err == nil && len(found) > 0
 }
 
-// checkLogFiles reports files without which Dragonboat's log does not open: it
-// would dereference a nil pointer, and leave the folder locked.
+// checkLogFiles reports that files are missing without which Dragonboat's log does
+// not open. Dragonboat would dereference a nil pointer and leave the folder locked.
 func checkLogFiles(dir string) error {
-	folders, err := fs.Glob(os.DirFS(dir), logFolders) // the folder's own name is no pattern
+	folders, err := fs.Glob(os.DirFS(dir), logFolders) // a Glob below dir, whose own name may look like a pattern
 	if err != nil {
 		return err
 	}
@@ -172,7 +174,7 @@ func checkLogFiles(dir string) error {
 			return fmt.Errorf("%w: %w", ErrUnreadable, err)
 		}
 		if len(entries) == 0 || len(entries) == 1 && entries[0].Name() == lockFile {
-			continue // a first start that was cut short
+			continue // the first start was interrupted
 		}
 		name, err := os.ReadFile(filepath.Join(f, "CURRENT"))
 		if err == nil {
@@ -185,7 +187,7 @@ func checkLogFiles(dir string) error {
 	return nil
 }
 
-// statusSum is the checksum in front of the content of dragonboat.ds.
+// statusSum returns the checksum that precedes the content of dragonboat.ds.
 func statusSum(content []byte) []byte {
 	sum := md5.Sum(content)
 	return sum[8:]

@@ -18,93 +18,102 @@ import (
 	"github.com/lni/dragonboat/v4/raftpb"
 )
 
-// ErrForgotten: a Raft log has lost entries that it once had, here or on other
-// nodes: an older copy of a folder was put back, or a disk lost what it had
-// confirmed. Raft's promises do not hold for such a node, so its replica stops.
+// ErrForgotten: a Raft log has lost entries that it once had, on this node or on
+// others: an older copy of a folder was put back, or a disk has lost what it had
+// confirmed. Raft's guarantees do not hold for such a node, so its replica stops.
 var ErrForgotten = errors.New("hiqlite: a Raft log has lost entries that it had")
 
-// putBack is what to do about it.
-const putBack = "on all nodes, put back copies of the data folders that were made while all nodes were stopped; until then this node takes no part"
+// putBackHint says what a user can do about ErrForgotten.
+const putBackHint = "on all nodes, put back copies of the data folders that were made while all nodes were stopped; until then this node takes no part"
 
-// A guard looks at all messages between this node and the others, for signs
-// that a log has lost what it had. Raft trusts every log to keep what it has
-// acknowledged: it would overwrite committed entries without a word, or end the
+// A guard inspects all messages between this node and the others, for signs that a
+// log has lost entries. Raft relies on every log to keep what it has acknowledged.
+// Without the guard, it would silently overwrite committed entries, or end the
 // process.
 //
-//	seen                                              means                        then
-//	a heartbeat that says this log holds more         this log has forgotten       this replica stops
-//	an entry that differs from a committed one here   the others, or this one      this replica stops
-//	a read index below what was applied here          the others, or this one      this replica stops
-//	a vote or refusal of a peer whose log ends        the peer has forgotten       the message is dropped,
-//	  before what it acknowledged                                                    and heartbeats tell the peer
-//	a candidate's last entry that cannot be           the candidate's log is of    the message is dropped
-//	  where another one is committed here               another history
+//	what the guard sees                               what it means                what the guard does
+//	a heartbeat says that this log has more entries   this log has lost entries    stops this replica
+//	  than it has
+//	an entry differs from the one that is committed   the other logs, or this      stops this replica
+//	  here at its index                                 one, have lost entries
+//	a read index is lower than what was applied       the other logs, or this      stops this replica
+//	  here before it was asked for                      one, have lost entries
+//	a vote request or a rejection says that a         the other node's log has     drops the message, and lets
+//	  node's log ends before what the node has          lost entries                 heartbeats tell the node
+//	  acknowledged
+//	a candidate's last entry cannot belong to a       the candidate's log has      drops the message
+//	  history with the entry that is committed here     another history
 //
-// What peers have acknowledged, and is committed, is written to a file at most
-// once a second, with what is committed here: a peer, or a file of this log, that
-// forgot less than that is not noticed after a restart of this node.
+// At most once a second, the guard writes to a file what other nodes have
+// acknowledged, of the entries that are committed, and which entries are committed
+// here. If a log loses entries that were acknowledged or committed after the last
+// write before a restart of this node, the guard does not notice it.
 type guard struct {
-	node  uint64
-	path  string // of the file
-	log   *slog.Logger
-	known guardedShards
+	node   uint64
+	path   string // of the file
+	log    *slog.Logger
+	shards guardedShards
 
-	raftLog *raftLog // set before any message; of the log factory
+	raftLog *raftLog // set by the log factory, before the first message
 
-	paused atomic.Bool // nothing goes in or out
+	paused atomic.Bool // all messages are dropped
 	peers  peers
 
 	mu     sync.Mutex
-	shards map[uint64]*guardedShard // guarded by mu
-	saved  knowledge                // guarded by mu: what the file says
+	states map[uint64]*guardState // by shard; guarded by mu
+	saved  guardFile              // what the file holds; guarded by mu
 }
 
-// guardedShards is what a guard needs of the host's shards. It calls the methods
-// while it holds its lock, so they must not block.
+// guardedShards is what a guard needs of the host's shards. The guard calls the
+// methods while it holds its lock, so they must not block.
 type guardedShards interface {
-	damaged(shard uint64, err error) // the shard's log turned out to have lost entries
-	applied(shard uint64) uint64     // index of the last entry that the machine on disk has applied; 0 for others
+	damaged(shard uint64, err error) // a log of the shard has lost entries: this replica must stop
+	applied(shard uint64) uint64     // index of the last entry that the machine on disk has applied; 0 for other machines
 	shardName(shard uint64) string
 }
 
-// knowledge is what the file says.
-type knowledge struct {
-	// Acknowledged is, by shard and replica, the last committed entry that the
-	// replica has acknowledged to this node as the leader.
+// guardFile is the content of the guard's file.
+type guardFile struct {
+	// Acknowledged has, by shard and replica, the index of the last committed entry
+	// that the replica has acknowledged to this node while this node was the leader.
 	Acknowledged map[uint64]map[uint64]uint64
-	// Committed is, by shard, an entry that is committed and in this log.
+	// Committed has, by shard, the index of an entry that is committed and in this
+	// node's log.
 	Committed map[uint64]uint64
 }
 
-type guardedShard struct {
-	acked     map[uint64]uint64           // replica -> index of the last committed entry that it has acknowledged
-	answered  map[uint64]time.Time        // replica -> when its last heartbeat response was let through
-	asked     map[raftpb.SystemCtx]uint64 // read index asked for -> index applied here before
-	forgetful map[uint64]bool             // replicas about which it was said
-	returns   uint64                      // how often replicas answered for the first time, or again
-	failed    bool                        // this replica is damaged: nothing goes in or out
+// guardState is what a guard knows about a shard.
+type guardState struct {
+	acknowledged map[uint64]uint64           // replica -> index of the last committed entry that it has acknowledged; never decreases
+	answeredAt   map[uint64]time.Time        // replica -> when its last heartbeat response was let through
+	asked        map[raftpb.SystemCtx]uint64 // a read index that was asked for -> index applied here before; at most maxAsked
+	reported     map[uint64]bool             // replicas whose lost entries were logged
+	returns      uint64                      // see Shard.Returns
+	failed       bool                        // this replica is damaged: all messages of the shard are dropped
 }
 
-// mostAsked bounds the read indexes that are remembered; those forgotten are
-// not checked.
-const mostAsked = 4096
+const (
+	// maxAsked bounds how many read indexes are remembered. When there are more, all
+	// are forgotten and their answers are not checked.
+	maxAsked = 4096
 
-// answersEvery is the least time between two plain heartbeat responses of a
-// replica. A leader answers each with what it takes the replica to lack: a
-// burst of them, after a network was cut, would have it send the same again and
-// again.
-const answersEvery = 20 * time.Millisecond
+	// minAnswerInterval is the least time between two plain heartbeat responses of a
+	// replica that are let through. A leader reacts to each with the entries that it
+	// believes the replica lacks. After a network was cut, heartbeat responses arrive
+	// in a burst, and the leader would send the same entries again for each.
+	minAnswerInterval = 20 * time.Millisecond
 
-// silence is how long a replica says nothing before its next answer counts as a
-// return.
-const silence = 2 * time.Second
+	// silentTime is how long a replica must have been silent for its next answer to
+	// count as a return.
+	silentTime = 2 * time.Second
 
-const acknowledgedFile = "acknowledged.json"
+	guardFileName = "acknowledged.json"
+)
 
-func newGuard(cfg Config, known guardedShards) (*guard, error) {
+func newGuard(cfg Config, shards guardedShards) (*guard, error) {
 	g := &guard{
-		node: cfg.Node, path: filepath.Join(cfg.Dir, acknowledgedFile), log: cfg.Logger,
-		known: known, shards: map[uint64]*guardedShard{},
+		node: cfg.Node, path: filepath.Join(cfg.Dir, guardFileName), log: cfg.Logger,
+		shards: shards, states: map[uint64]*guardState{},
 	}
 	data, err := os.ReadFile(g.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -117,31 +126,32 @@ func newGuard(cfg Config, known guardedShards) (*guard, error) {
 		return nil, fmt.Errorf("%w: %s: %w: put back a copy of the data folder", ErrUnreadable, g.path, err)
 	}
 	for shard, replicas := range g.saved.Acknowledged {
-		maps.Copy(g.shard(shard).acked, replicas)
+		maps.Copy(g.state(shard).acknowledged, replicas)
 	}
 	return g, nil
 }
 
-// shard returns what is known of a shard. The caller holds mu, or is alone.
-func (g *guard) shard(id uint64) *guardedShard {
-	s := g.shards[id]
+// state returns what is known about a shard. The caller holds mu, or no other
+// goroutine has the guard yet.
+func (g *guard) state(shard uint64) *guardState {
+	s := g.states[shard]
 	if s == nil {
-		s = &guardedShard{acked: map[uint64]uint64{}, answered: map[uint64]time.Time{}, asked: map[raftpb.SystemCtx]uint64{}, forgetful: map[uint64]bool{}}
-		g.shards[id] = s
+		s = &guardState{acknowledged: map[uint64]uint64{}, answeredAt: map[uint64]time.Time{}, asked: map[raftpb.SystemCtx]uint64{}, reported: map[uint64]bool{}}
+		g.states[shard] = s
 	}
 	return s
 }
 
-// save writes the file, if there is anything new.
+// save writes the file, if its content has changed. Only one goroutine calls it.
 func (g *guard) save() error {
-	now := knowledge{map[uint64]map[uint64]uint64{}, g.raftLog.committed()}
+	now := guardFile{map[uint64]map[uint64]uint64{}, g.raftLog.committed()}
 	g.mu.Lock()
-	for shard, s := range g.shards {
-		if len(s.acked) > 0 {
-			now.Acknowledged[shard] = maps.Clone(s.acked)
+	for shard, s := range g.states {
+		if len(s.acknowledged) > 0 {
+			now.Acknowledged[shard] = maps.Clone(s.acknowledged)
 		}
 	}
-	for shard, index := range g.saved.Committed { // of shards that are not started
+	for shard, index := range g.saved.Committed { // keeps shards that are not started
 		now.Committed[shard] = max(now.Committed[shard], index)
 	}
 	same := reflect.DeepEqual(now, g.saved)
@@ -161,20 +171,21 @@ func (g *guard) save() error {
 	return err
 }
 
-// had returns an entry that the file says is committed and in this log.
-func (g *guard) had(shard uint64) uint64 {
+// committed returns the index of an entry that is committed and in this node's log,
+// according to the file.
+func (g *guard) committed(shard uint64) uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.saved.Committed[shard]
 }
 
-// received takes out of a batch what Raft must not see.
+// received removes from a batch the messages that Raft must not see.
 func (g *guard) received(batch *raftpb.MessageBatch) {
 	if g.paused.Load() {
 		batch.Requests = nil
 		return
 	}
-	g.peers.hear(batch.Requests)
+	g.peers.received(batch.Requests)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	kept := batch.Requests[:0]
@@ -186,26 +197,27 @@ func (g *guard) received(batch *raftpb.MessageBatch) {
 	batch.Requests = kept
 }
 
-// admit looks at a message that has arrived. The caller holds mu.
+// admit reports whether Raft may see a message that was received. The caller holds
+// mu.
 func (g *guard) admit(m *raftpb.Message) bool {
-	s := g.shard(m.ShardID)
+	s := g.state(m.ShardID)
 	if s.failed {
 		return false
 	}
 	log, known := g.raftLog.end(m.ShardID)
 	if !known {
-		return true // Raft does not know the shard either
+		return true // the shard is not started, so Raft ignores the message
 	}
 	switch m.Type {
 	case raftpb.Heartbeat:
 		if m.Commit > log.last {
 			return g.fail(s, m.ShardID, fmt.Errorf("%w: node %d knows that this node had entry %d, but the log ends at %d: %s",
-				ErrForgotten, nodeID(m.From), m.Commit, log.last, putBack))
+				ErrForgotten, nodeID(m.From), m.Commit, log.last, putBackHint))
 		}
 	case raftpb.Replicate:
 		if index, differs := g.differs(m, log); differs {
 			return g.fail(s, m.ShardID, fmt.Errorf("%w: node %d, which leads, sends another entry %d than the one that was committed here: %s",
-				ErrForgotten, nodeID(m.From), index, putBack))
+				ErrForgotten, nodeID(m.From), index, putBackHint))
 		}
 	case raftpb.ReadIndexResp:
 		ctx := raftpb.SystemCtx{Low: m.Hint, High: m.HintHigh}
@@ -213,27 +225,28 @@ func (g *guard) admit(m *raftpb.Message) bool {
 		delete(s.asked, ctx)
 		if m.LogIndex < applied {
 			return g.fail(s, m.ShardID, fmt.Errorf("%w: node %d, which leads, takes entry %d for the last committed one, but entry %d was applied here: %s",
-				ErrForgotten, nodeID(m.From), m.LogIndex, applied, putBack))
+				ErrForgotten, nodeID(m.From), m.LogIndex, applied, putBackHint))
 		}
 	case raftpb.RequestVote, raftpb.RequestPreVote:
-		return g.remembers(s, m, m.LogIndex, log) && g.sameHistory(s, m, log)
+		return g.hasAcknowledged(s, m, m.LogIndex, log) && g.sameHistory(s, m, log)
 	case raftpb.ReplicateResp:
-		return !m.Reject || g.remembers(s, m, m.Hint, log)
+		return !m.Reject || g.hasAcknowledged(s, m, m.Hint, log)
 	case raftpb.HeartbeatResp:
-		now, before := time.Now(), s.answered[m.From]
-		if m.Hint == 0 && now.Sub(before) < answersEvery {
+		now, before := time.Now(), s.answeredAt[m.From]
+		if m.Hint == 0 && now.Sub(before) < minAnswerInterval { // one with a hint confirms a read index
 			return false
 		}
-		if now.Sub(before) > silence {
+		if now.Sub(before) > silentTime {
 			s.returns++
 		}
-		s.answered[m.From] = now
+		s.answeredAt[m.From] = now
 	}
 	return true
 }
 
-// differs compares a leader's entries with those that are committed here. One
-// that is late, of an earlier term, may well have sent others.
+// differs compares the entries that a leader sends with those that are committed
+// here. A message of an earlier term is not compared: it is late, and its sender
+// may have had entries that were never committed.
 func (g *guard) differs(m *raftpb.Message, log logEnd) (index uint64, differs bool) {
 	if m.LogIndex > log.committed || m.Term < log.term {
 		return 0, false
@@ -253,25 +266,26 @@ func (g *guard) differs(m *raftpb.Message, log logEnd) (index uint64, differs bo
 	return 0, false
 }
 
-// remembers reports whether a peer's log, which ends at an index, still holds
-// what the peer has acknowledged.
-func (g *guard) remembers(s *guardedShard, m *raftpb.Message, end uint64, log logEnd) bool {
-	had := min(s.acked[m.From], log.committed)
+// hasAcknowledged reports whether another node's log, which ends at an index, still
+// has all that the node has acknowledged.
+func (g *guard) hasAcknowledged(s *guardState, m *raftpb.Message, end uint64, log logEnd) bool {
+	had := min(s.acknowledged[m.From], log.committed)
 	if end >= had {
 		return true
 	}
-	if !s.forgetful[m.From] {
-		s.forgetful[m.From] = true
+	if !s.reported[m.From] {
+		s.reported[m.From] = true
 		g.log.Error("hiqlite: another node's Raft log has lost entries that it had; it gets no vote from this node",
-			"node", g.node, "other", nodeID(m.From), "shard", g.known.shardName(m.ShardID), "ends", end, "had", had)
+			"node", g.node, "other", nodeID(m.From), "shard", g.shards.shardName(m.ShardID), "ends", end, "had", had)
 	}
 	return false
 }
 
-// sameHistory reports whether a candidate's last entry may be of the history
-// that this log is of. One of a later term, at an index where another one is
-// committed here, is not: that later leader would have had the committed one.
-func (g *guard) sameHistory(s *guardedShard, m *raftpb.Message, log logEnd) bool {
+// sameHistory reports whether a candidate's last entry can be part of the same
+// history as this log. It cannot if its term is later than that of this log's last
+// entry and another entry is committed here at its index: the leader of that term
+// would have had the committed entry.
+func (g *guard) sameHistory(s *guardState, m *raftpb.Message, log logEnd) bool {
 	if m.LogIndex > log.committed {
 		return true
 	}
@@ -280,22 +294,25 @@ func (g *guard) sameHistory(s *guardedShard, m *raftpb.Message, log logEnd) bool
 	if !ok || !known || term == m.LogTerm || m.LogTerm <= last {
 		return true
 	}
-	if !s.forgetful[m.From] {
-		s.forgetful[m.From] = true
+	if !s.reported[m.From] {
+		s.reported[m.From] = true
 		g.log.Error("hiqlite: another node's Raft log has another entry than the one that was committed here; it gets no vote from this node",
-			"node", g.node, "other", nodeID(m.From), "shard", g.known.shardName(m.ShardID), "entry", m.LogIndex)
+			"node", g.node, "other", nodeID(m.From), "shard", g.shards.shardName(m.ShardID), "entry", m.LogIndex)
 	}
 	return false
 }
 
-// fail ends this node's part in a shard.
-func (g *guard) fail(s *guardedShard, shard uint64, err error) bool {
+// fail drops all further messages of a shard and reports the damage. It returns
+// false, for admit.
+func (g *guard) fail(s *guardState, shard uint64, err error) bool {
 	s.failed = true
-	g.known.damaged(shard, err)
+	g.shards.damaged(shard, err)
 	return false
 }
 
-// sending looks at messages on their way out, and returns those that may go.
+// sending returns, of messages that Raft sends, those that may be sent. It raises
+// the commit index of a heartbeat to what the receiver has acknowledged, so that a
+// node that has lost entries notices it.
 func (g *guard) sending(all []raftpb.Message) []raftpb.Message {
 	if g.paused.Load() {
 		return nil
@@ -303,47 +320,49 @@ func (g *guard) sending(all []raftpb.Message) []raftpb.Message {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	kept := make([]raftpb.Message, 0, len(all))
-	for _, m := range all { // copies: Raft keeps its own
-		s := g.shard(m.ShardID)
+	for _, m := range all { // m is a copy: Raft's own messages are not changed
+		s := g.state(m.ShardID)
 		if s.failed {
 			continue
 		}
 		switch m.Type {
 		case raftpb.Heartbeat:
-			// Commit is what the replica has acknowledged, as far as it is
-			// committed. A leader forgets that when it is elected anew.
-			switch had := s.acked[m.To]; {
+			// Raft sets Commit to the last committed entry that the replica has
+			// acknowledged to this leader. A new leader does not know yet what replicas
+			// acknowledged before.
+			switch had := s.acknowledged[m.To]; {
 			case m.Commit > had:
-				s.acked[m.To] = m.Commit
+				s.acknowledged[m.To] = m.Commit
 			case m.Commit < had:
 				if log, ok := g.raftLog.end(m.ShardID); ok {
 					m.Commit = max(m.Commit, min(had, log.committed))
 				}
 			}
 		case raftpb.ReadIndex:
-			if len(s.asked) >= mostAsked {
+			if len(s.asked) >= maxAsked {
 				clear(s.asked)
 			}
-			s.asked[raftpb.SystemCtx{Low: m.Hint, High: m.HintHigh}] = g.known.applied(m.ShardID)
+			s.asked[raftpb.SystemCtx{Low: m.Hint, High: m.HintHigh}] = g.shards.applied(m.ShardID)
 		}
 		kept = append(kept, m)
 	}
 	return kept
 }
 
-// Pause makes the node as good as cut off from the others, until Resume: what it
-// leads others will lead, and nothing is added to its logs but what it proposes
-// itself. Reads of its machines go on.
+// Pause drops all messages from and to other nodes until Resume, as if the network
+// were cut: other nodes will lead the shards that this node leads, and only what
+// this node proposes itself is added to its logs. Reads of the machines go on.
 func (h *Host) Pause() { h.guard.paused.Store(true) }
 
-// Resume ends what Pause began: the node takes part again.
+// Resume ends a Pause.
 func (h *Host) Resume() { h.guard.paused.Store(false) }
 
-// Returns counts how often, as long as this node leads the shard, other replicas
-// of it answered for the first time, or again after a silence.
+// Returns counts how often other replicas answered this node, as the leader, for
+// the first time, or for the first time after a silence. A leader that sees the
+// count increase knows that a replica has come back.
 func (s *Shard) Returns() uint64 {
 	g := s.host.guard
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.shard(s.cfg.ID).returns
+	return g.state(s.cfg.ID).returns
 }

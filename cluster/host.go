@@ -20,24 +20,25 @@ import (
 )
 
 const (
-	defaultTick     = 50 * time.Millisecond // with peers: elections after 1-2 s
-	defaultLoneTick = 20 * time.Millisecond // alone: leads after 0.1-0.2 s
+	defaultTick     = 50 * time.Millisecond // with other nodes: elections take 1 to 2 s
+	defaultLoneTick = 20 * time.Millisecond // without: the node leads after 0.1 to 0.2 s
 
-	// handover bounds how long Close waits for others to take the lead, for
-	// all shards together.
-	handover = 500 * time.Millisecond
+	// handOverTime bounds how long Close waits until other nodes lead, for all shards
+	// together.
+	handOverTime = 500 * time.Millisecond
 
-	// maxSendQueue bounds, in bytes, what waits to be sent to a peer. Beyond it
-	// messages are dropped, which Raft repeats: a peer that was cut off would
-	// otherwise be sent the same entries many times over, all of them in memory.
+	// maxSendQueue bounds, in bytes, the messages that wait to be sent to one node.
+	// Messages beyond it are dropped, and Raft sends them again later. Without the
+	// bound, a node that cannot be reached would be sent the same entries many times,
+	// and all copies would be kept in memory.
 	maxSendQueue = 16 << 20
 
-	// brokenClose bounds how long Close waits for goroutines that may be stuck in
+	// brokenCloseTime bounds how long Close waits for goroutines that may be stuck in
 	// a write to a disk that has failed.
-	brokenClose = time.Second
+	brokenCloseTime = time.Second
 
-	// saveEvery is how often it is written what peers have acknowledged.
-	saveEvery = time.Second
+	// saveInterval is how often the guard writes its file.
+	saveInterval = time.Second
 )
 
 // Config describes a Host.
@@ -45,11 +46,12 @@ type Config struct {
 	Dir     string            // folder of the Raft log; created if missing
 	Node    uint64            // id of this node, a key of Members; 1 to 2^32-1
 	Members map[uint64]string // node id -> host:port of its Raft listener
-	Tick    time.Duration     // Raft's unit of time, whole milliseconds up to 250; 0: 50 ms, a single member 20 ms
+	Tick    time.Duration     // Raft's unit of time, whole milliseconds up to 250; 0: 50 ms, or 20 ms for a single member
 	Logger  *slog.Logger      // for this package's own lines; nil: slog.Default()
 
 	// Listen is the host:port on which this node listens; empty: its address in
-	// Members. It differs where others reach the node under another address.
+	// Members. It differs from that address where other nodes reach this one through
+	// a proxy or a translated address.
 	Listen string
 }
 
@@ -72,7 +74,7 @@ func (c Config) validate() error {
 			fault("node id %d is not between 1 and %d", id, uint64(maxNode))
 		}
 		if len(c.Members) == 1 {
-			break // a lone node has no listener: its address does not matter
+			break // a lone node does not listen, so its address does not matter
 		}
 		if err := checkAddress(address); err != nil {
 			fault("the Raft address %q of node %d is not host:port: %w", address, id, err)
@@ -89,8 +91,8 @@ func (c Config) validate() error {
 			fault("the listen address %q has no port between 1 and 65535", c.Listen)
 		}
 	}
-	if c.Tick < 0 || c.Tick%time.Millisecond != 0 || c.Tick > firstAttempt {
-		fault("Config.Tick %v is not a whole number of milliseconds up to %v", c.Tick, firstAttempt)
+	if c.Tick < 0 || c.Tick%time.Millisecond != 0 || c.Tick > firstAttemptTimeout {
+		fault("Config.Tick %v is not a whole number of milliseconds up to %v", c.Tick, firstAttemptTimeout)
 	}
 	return errors.Join(faults...)
 }
@@ -107,41 +109,43 @@ func (c Config) Check() error {
 // listenOn returns the address on which this node listens.
 func (c Config) listenOn() string { return cmp.Or(c.Listen, c.Members[c.Node]) }
 
-// Host runs the replicas of one node, in one folder. Its methods may be called
-// from any goroutine.
+// Host runs this node's replicas of all shards, in one folder. Its methods may be
+// called from any goroutine.
 type Host struct {
-	cfg     Config
-	log     *slog.Logger
-	reg     *registry
-	release func()   // gives the folder back
-	memory  sync.Map // id -> true, of the shards in memory
-	guard   *guard
-	raftLog *raftLog // set by Open
-	saving  sync.WaitGroup
-	noSave  chan struct{} // closed to end saving
-	disk    *diskWatch
-	broken  chan struct{} // closed when the disk has failed
-	diskErr error         // how the disk failed; read after broken
+	cfg      Config
+	log      *slog.Logger
+	registry *registry
+	release  func()   // lets another Host use the folder
+	inMemory sync.Map // shard id -> true, of shards with a machine in memory
+	guard    *guard
+	raftLog  *raftLog // set by Open
+	disk     *diskWatch
+	broken   chan struct{} // closed when the disk has failed
+	diskErr  error         // how the disk failed; set before broken is closed
 
-	ctx context.Context // ends when Close has handed over, or when the disk fails; parent of every shard's
+	saver     sync.WaitGroup // the goroutine that writes the guard's file
+	stopSaver chan struct{}  // closed to end it
+
+	ctx context.Context // the parent of every shard's context; ends when Close has handed over, or when the disk fails
 	end context.CancelFunc
 
-	// gate is held for reading around every call of nh: a closed NodeHost has
-	// nil fields and would panic. Callers hold it briefly, except for Shard.Start.
+	// gate is held for reading during every call of a method of nh, because a closed
+	// NodeHost has nil fields and would panic. Its holders are quick, except for
+	// Shard.Start.
 	gate sync.RWMutex
 	nh   *dragonboat.NodeHost // nil once closed; guarded by gate
 
-	mu      sync.Mutex
-	shards  map[uint64]*Shard // those for which Start was called and that were not stopped; guarded by mu
-	closing bool              // guarded by mu
-	closed  chan struct{}     // closed when Close is done
-	err     error             // what Close returned; read after closed
+	mu       sync.Mutex
+	shards   map[uint64]*Shard // that were started and not stopped; guarded by mu
+	closing  bool              // Close was called; guarded by mu
+	closed   chan struct{}     // closed when Close is done
+	closeErr error             // what Close returns; set before closed is closed
 }
 
-// Open starts Raft in cfg.Dir and, when there is more than one member, listens
-// on this node's address. It takes tens of milliseconds and starts no replica:
-// Shard.Start does. Faults of the Config, the folder or the port are errors that
-// say what to do. Only one Host at a time can use a folder.
+// Open starts Raft in cfg.Dir. If there is more than one member, it listens on this
+// node's address. It takes tens of milliseconds and starts no replica: Shard.Start
+// does. What is wrong with the Config, the folder or the port is returned as an
+// error that says what to do. Only one Host at a time can use a folder.
 func Open(cfg Config) (*Host, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -161,14 +165,14 @@ func Open(cfg Config) (*Host, error) {
 	}
 	cfg.Dir = dir
 	h := &Host{
-		cfg:     cfg,
-		log:     cfg.Logger,
-		reg:     newRegistry(cfg.Members),
-		release: release,
-		shards:  map[uint64]*Shard{},
-		closed:  make(chan struct{}),
-		noSave:  make(chan struct{}),
-		broken:  make(chan struct{}),
+		cfg:       cfg,
+		log:       cfg.Logger,
+		registry:  newRegistry(cfg.Members),
+		release:   release,
+		shards:    map[uint64]*Shard{},
+		closed:    make(chan struct{}),
+		stopSaver: make(chan struct{}),
+		broken:    make(chan struct{}),
 	}
 	h.ctx, h.end = context.WithCancel(context.Background())
 	if err := h.open(); err != nil {
@@ -195,12 +199,12 @@ func (h *Host) open() error {
 		RaftAddress:       h.cfg.Members[h.cfg.Node],
 		RaftEventListener: leaderListener{h},
 		Expert: config.ExpertConfig{
-			// Dragonboat's defaults are sized for thousands of shards. Exec
-			// and the log's Shards are frozen once a folder is written.
+			// Dragonboat's defaults are meant for thousands of shards. ExecShards and
+			// LogDB.Shards cannot be changed once a folder has been written with them.
 			Engine:              config.EngineConfig{ExecShards: 4, CommitShards: 1, ApplyShards: 4, SnapshotShards: 4, CloseShards: 2},
 			LogDB:               config.GetTinyMemLogDBConfig(),
-			NodeRegistryFactory: h.reg,
-			LogDBFactory:        logFactory{&h.memory, h.disk, h.logCreated},
+			NodeRegistryFactory: h.registry,
+			LogDBFactory:        logFactory{&h.inMemory, h.disk, h.logCreated},
 		},
 		MaxSendQueueSize: maxSendQueue,
 	}
@@ -221,10 +225,10 @@ func (h *Host) open() error {
 		nhc.Expert.TransportFactory = transportFactory{listenOn: listen, log: h.log, guard: h.guard}
 	}
 	if h.nh, err = newNodeHost(nhc); err != nil {
-		return h.explain(err)
+		return h.withHint(err)
 	}
 	h.disk.arm()
-	h.saving.Go(h.saveAcknowledged)
+	h.saver.Go(h.saveGuard)
 	return nil
 }
 
@@ -244,14 +248,14 @@ func (h *Host) diskFailed(err error) {
 
 func (h *Host) logCreated(l *raftLog) { h.raftLog, h.guard.raftLog = l, l }
 
-// saveAcknowledged writes, from time to time, what peers have acknowledged.
-func (h *Host) saveAcknowledged() {
-	ticker := time.NewTicker(saveEvery)
+// saveGuard writes the guard's file every saveInterval, and once more at the end.
+func (h *Host) saveGuard() {
+	ticker := time.NewTicker(saveInterval)
 	defer ticker.Stop()
 	for open, failed := true, false; open; {
 		select {
 		case <-ticker.C:
-		case <-h.noSave:
+		case <-h.stopSaver:
 			open = false
 		}
 		err := h.guard.save()
@@ -262,8 +266,8 @@ func (h *Host) saveAcknowledged() {
 	}
 }
 
-// newNodeHost is dragonboat.NewNodeHost without its panics, and without the
-// (nil, nil) that it returns after some of them.
+// newNodeHost calls dragonboat.NewNodeHost. It returns an error where that panics,
+// and where it returns (nil, nil) after it has recovered from a panic itself.
 func newNodeHost(nhc config.NodeHostConfig) (nh *dragonboat.NodeHost, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -277,9 +281,9 @@ func newNodeHost(nhc config.NodeHostConfig) (nh *dragonboat.NodeHost, err error)
 	return nh, err
 }
 
-// explain adds what a user can do to errors of Dragonboat, some of which come
-// from internal packages and are known by their text only.
-func (h *Host) explain(err error) error {
+// withHint adds to an error of Dragonboat what a user can do about it. Some of the
+// errors are defined in internal packages and can be recognised only by their text.
+func (h *Host) withHint(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -302,8 +306,8 @@ func (h *Host) explain(err error) error {
 	return fmt.Errorf("hiqlite: Raft folder %s: %w: %s", h.cfg.Dir, err, hint)
 }
 
-// probePort finds out whether address can be listened on, before anything is
-// written. A name that does not resolve yet is no fault: see transport.Start.
+// probePort reports why address cannot be listened on, before anything is written.
+// A name that does not resolve yet is no error: see transport.Start.
 func probePort(address string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
@@ -317,7 +321,7 @@ func probePort(address string) error {
 	return listenError(address, err)
 }
 
-// register makes the shard known to the host when it starts.
+// register adds a shard that is being started.
 func (h *Host) register(s *Shard) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -367,8 +371,8 @@ func (h *Host) shardName(id uint64) string {
 	return strconv.FormatUint(id, 10)
 }
 
-// leaderListener receives leader changes from Dragonboat, from one goroutine.
-// It must not block or call the NodeHost.
+// leaderListener is told by Dragonboat, from one goroutine, who leads. It must not
+// block or call the NodeHost.
 type leaderListener struct{ h *Host }
 
 var _ raftio.IRaftEventListener = leaderListener{}

@@ -125,7 +125,7 @@ func (s *Shard) Start(machine sm.IOnDiskStateMachine) error {
 // machine that cannot read its snapshot must not return another error than
 // sm.ErrSnapshotStopped, and must have the shard stopped first.
 func (s *Shard) StartInMemory(machine sm.IConcurrentStateMachine) error {
-	s.host.memory.Store(s.cfg.ID, true)
+	s.host.inMemory.Store(s.cfg.ID, true)
 	return s.start(func(nh *dragonboat.NodeHost, members map[uint64]string, cfg config.Config) error {
 		return nh.StartConcurrentReplica(members, false, func(uint64, uint64) sm.IConcurrentStateMachine { return machine }, cfg)
 	})
@@ -165,7 +165,7 @@ func (s *Shard) start(startReplica starter) error {
 	var err error
 	select {
 	case err = <-started:
-		err = h.explain(err)
+		err = h.withHint(err)
 	case <-h.broken:
 		err = h.diskErr
 	}

@@ -47,7 +47,7 @@ func TestCreatedShardWaitsForItsStart(t *testing.T) {
 				func() error { return n.shard.WaitLeader(patience(t)) },
 				func() error { return n.shard.ReadIndex(patience(t)) },
 				func() error { return n.shard.Compact(patience(t), 1) },
-				func() error { _, err := n.c.Do(patience(t), "add"); return err },
+				func() error { _, err := n.combiner.Do(patience(t), "add"); return err },
 			} {
 				done := make(chan error, 1)
 				go func() { done <- wait() }()
@@ -73,12 +73,12 @@ func TestCreatedShardWaitsForItsStart(t *testing.T) {
 	})
 }
 
-// wantNoLeader checks what a shard does that has not started.
+// wantNoLeader checks what the methods of a shard return that has not started.
 func wantNoLeader(t *testing.T, n *testNode) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	_, do := n.c.Do(ctx, "add")
+	_, do := n.combiner.Do(ctx, "add")
 	for i, err := range []error{n.shard.WaitLeader(ctx), n.shard.ReadIndex(ctx), do} {
 		if !errors.Is(err, ErrNoLeader) || !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrOutcomeUnknown) {
 			t.Errorf("call %d before the start: %v", i, err)
@@ -94,7 +94,7 @@ func wantNoLeader(t *testing.T, n *testNode) {
 		t.Errorf("before the start entry %d is committed, %v", index, err)
 	}
 	if n.shard.Bootstrapped() || n.shard.Leader() != (Leader{}) || n.shard.Leaderless() == 0 || n.shard.Term(1) != 0 || n.shard.Returns() != 0 {
-		t.Error("a shard that has not started knows something")
+		t.Error("a shard that has not started has a state")
 	}
 }
 
@@ -102,7 +102,7 @@ func TestStopBeforeStart(t *testing.T) {
 	eachSize(t, func(t *testing.T, nodes map[uint64]*testNode, machines map[uint64]*counter) {
 		for id, n := range nodes {
 			done := make(chan error, 1)
-			go func() { _, err := n.c.Do(patience(t), "add"); done <- err }()
+			go func() { _, err := n.combiner.Do(patience(t), "add"); done <- err }()
 			for range 2 {
 				if err := n.shard.Stop(); err != nil {
 					t.Fatal(err)
@@ -122,8 +122,8 @@ func TestStopBeforeStart(t *testing.T) {
 		// The id is free for another shard of the same host.
 		for id, n := range nodes {
 			n.shard = n.host.NewShard(ShardConfig{ID: 1})
-			n.c = NewCombiner[string, string](n.shard, &textCodec{}, CombinerConfig{})
-			machines[id].to = n.c
+			n.combiner = NewCombiner[string, string](n.shard, &textCodec{}, CombinerConfig{MaxEntryBytes: testEntryBytes})
+			machines[id].combiner = n.combiner
 			if err := n.shard.Start(machines[id]); err != nil {
 				t.Fatal(err)
 			}
@@ -246,9 +246,9 @@ func TestStopInUpdate(t *testing.T) {
 					if err != nil && err != ErrClosed {
 						t.Fatal(err)
 					}
-					go func() { _, err := n.c.Do(patience(t), "add"); ended <- err }()
+					go func() { _, err := n.combiner.Do(patience(t), "add"); ended <- err }()
 				}
-				for range len(nodes)/2 + 1 { // the rest has no majority any more
+				for range len(nodes)/2 + 1 { // the others have no majority any more
 					if err := <-ended; !errors.Is(err, ErrClosed) {
 						t.Error(err)
 					}
@@ -283,7 +283,7 @@ func TestDiskFailure(t *testing.T) {
 			}
 		}
 		if len(told) != 0 {
-			t.Errorf("%v is told too", <-told)
+			t.Errorf("Failed was called too often: %v", <-told)
 		}
 	})
 }

@@ -2,17 +2,17 @@ package cluster
 
 import _ "unsafe" // for go:linkname
 
-// replicateSize bounds, in bytes, the entries that a leader puts into one
-// message to a follower, if it is not a single larger entry. Dragonboat's own
-// bound is 64 MiB: a follower that comes back after a while is sent that much
-// for each heartbeat that it answers, and heartbeats that were held up arrive
-// all at once. It is one of Dragonboat's soft settings, which it reads only from
-// a file in the working folder of the process.
-const replicateSize = 1 << 20
+// maxReplicateSize bounds, in bytes, the entries that a leader puts into one message
+// to a follower, unless a single entry is larger. Dragonboat's own bound is 64 MiB.
+// A leader sends that much for every heartbeat response of a follower that lacks
+// entries, and heartbeat responses that were delayed arrive all at once. The bound
+// is one of Dragonboat's soft settings, which it reads only from a file in the
+// process's working folder.
+const maxReplicateSize = 1 << 20
 
 //go:linkname raftMaxEntrySize github.com/lni/dragonboat/v4/internal/raft.maxEntrySize
 var raftMaxEntrySize uint64
 
-// Dragonboat's packages are initialized before this one, and read it when a
-// replica runs.
-func init() { raftMaxEntrySize = min(raftMaxEntrySize, replicateSize) }
+// Dragonboat's packages are initialized before this one, and read the variable when
+// a replica runs.
+func init() { raftMaxEntrySize = min(raftMaxEntrySize, maxReplicateSize) }

@@ -2,9 +2,10 @@ package cluster
 
 import "testing"
 
-// A build against a Dragonboat that has its bound elsewhere would set nothing.
-func TestReplicateSizeIsSet(t *testing.T) {
-	if raftMaxEntrySize != replicateSize {
-		t.Errorf("Dragonboat's bound is %d bytes, not %d", raftMaxEntrySize, replicateSize)
+// With a version of Dragonboat that has its bound in another variable, nothing would
+// be set.
+func TestMaxReplicateSizeIsSet(t *testing.T) {
+	if raftMaxEntrySize != maxReplicateSize {
+		t.Errorf("Dragonboat's bound is %d bytes, not %d", raftMaxEntrySize, maxReplicateSize)
 	}
 }

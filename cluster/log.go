@@ -11,52 +11,54 @@ import (
 	"github.com/lni/dragonboat/v4/raftpb"
 )
 
-// newDefaultLog is Dragonboat's own log, which it gives to nobody but itself. A
-// build against a Dragonboat without this function fails to link.
+// newDefaultLog makes Dragonboat's own log, which Dragonboat does not export. A
+// build against a version without this function fails to link.
 //
 //go:linkname newDefaultLog github.com/lni/dragonboat/v4/internal/logdb.NewDefaultLogDB
 func newDefaultLog(config.NodeHostConfig, config.LogDBCallback, []string, []string) (raftio.ILogDB, error)
 
-// defaultLogName is what Dragonboat writes into a folder with its default log.
+// defaultLogName is the name that Dragonboat writes into a folder with its default
+// log.
 const defaultLogName = "sharded-pebble"
 
-// raftLog is Dragonboat's default log, but for shards in memory it does not
-// write, and sync, that nothing has changed but the commit index: that goes with
-// the next entry. Dragonboat does so for each entry, and the next one waits for
-// it.
+// raftLog is Dragonboat's default log with one difference: it does not write (and
+// sync) an update of a shard in memory in which only the commit index has changed.
+// It writes that commit index with the next update. Dragonboat would write it for
+// each entry, and the next entry would wait for that.
 //
-// Raft needs an entry, the term and the vote on disk before they are told, and
-// these are. The commit index it learns again from the next leader. What is
-// committed is not forgotten by that: it is in the logs of a majority. Three
-// things rely on the one on disk:
-//   - A log that was compacted must not be reloaded with one before its snapshot.
-//     ReadRaftState sees to that: a snapshot holds nothing that is not committed.
-//   - A node must not campaign with a change of members that is committed but not
-//     applied. So with one among what is committed the index is written.
-//   - A machine on disk must not have applied more than its log says is
-//     committed. Such shards are left alone.
+// Raft must have an entry, the term and the vote on disk before it tells other
+// nodes, and these are always written. It learns the commit index again from the
+// next leader, and no committed entry is lost, because committed entries are in the
+// logs of a majority. Three things rely on the commit index on disk:
+//   - Raft must not load a log that was compacted with a commit index before its
+//     snapshot. ReadRaftState raises the commit index to that of the snapshot, which
+//     holds only committed entries.
+//   - A node must not campaign if a change of members is committed and it has not
+//     applied it. So the commit index is written if there is a change of members among
+//     the committed entries.
+//   - A machine on disk must not have applied more than its log says is committed.
+//     All updates of such shards are written.
 type raftLog struct {
 	raftio.ILogDB
-	memory *sync.Map // shard id -> true
+	inMemory *sync.Map // shard id -> true
 
 	mu     sync.Mutex
-	states map[raftio.NodeInfo]*hardState // since the start
+	states map[raftio.NodeInfo]*hardState // of updates since the start; guarded by mu
 
-	ends ends
+	ends logEnds
 }
 
-// A hardState is what Raft keeps beside its entries.
+// A hardState is what Raft stores beside its entries.
 type hardState struct {
 	saved  raftpb.State // as it was last written
-	latest raftpb.State // as it is
+	latest raftpb.State // as of the last update; only its commit index may differ from saved
 }
 
-// logFactory makes a raftLog; it knows which shards are in memory, and tells
-// which log it has made.
+// logFactory makes the raftLog of a host.
 type logFactory struct {
-	memory  *sync.Map
-	disk    *diskWatch
-	created func(*raftLog)
+	inMemory *sync.Map
+	disk     *diskWatch
+	created  func(*raftLog) // is called with the log
 }
 
 func (logFactory) Name() string { return defaultLogName }
@@ -67,7 +69,7 @@ func (f logFactory) Create(cfg config.NodeHostConfig, cb config.LogDBCallback, d
 	if err != nil {
 		return nil, err
 	}
-	// Dragonboat does this with its own type only.
+	// Dragonboat checks this itself only for logs of its own type.
 	if check, ok := log.(interface{ SelfCheckFailed() (bool, error) }); ok {
 		failed, err := check.SelfCheckFailed()
 		if err == nil && failed {
@@ -77,7 +79,7 @@ func (f logFactory) Create(cfg config.NodeHostConfig, cb config.LogDBCallback, d
 			return nil, errors.Join(err, log.Close())
 		}
 	}
-	l := &raftLog{ILogDB: log, memory: f.memory, states: map[raftio.NodeInfo]*hardState{}}
+	l := &raftLog{ILogDB: log, inMemory: f.inMemory, states: map[raftio.NodeInfo]*hardState{}}
 	f.created(l)
 	return l, nil
 }
@@ -87,7 +89,7 @@ func (l *raftLog) SaveRaftState(updates []raftpb.Update, worker uint64) error {
 	needed := make([]raftpb.Update, 0, len(updates))
 	l.mu.Lock()
 	for _, u := range updates {
-		if _, ok := l.memory.Load(u.ShardID); !ok || l.needed(&u) {
+		if _, ok := l.inMemory.Load(u.ShardID); !ok || l.mustWrite(&u) {
 			needed = append(needed, u)
 		}
 	}
@@ -101,9 +103,10 @@ func (l *raftLog) SaveRaftState(updates []raftpb.Update, worker uint64) error {
 	return nil
 }
 
-// needed reports whether an update of a shard in memory has more than a commit
-// index. One that does gets the commit indexes that were left out before it.
-func (l *raftLog) needed(u *raftpb.Update) bool {
+// mustWrite reports whether an update of a shard in memory changes more than the
+// commit index. If so it adds to the update the latest commit index, which earlier
+// updates may have left out. The caller holds mu.
+func (l *raftLog) mustWrite(u *raftpb.Update) bool {
 	replica := raftio.GetNodeInfo(u.ShardID, u.ReplicaID)
 	s := l.states[replica]
 	if s == nil {
@@ -128,11 +131,11 @@ func changesMembers(entries []raftpb.Entry) bool {
 // ReadRaftState implements raftio.ILogDB.
 func (l *raftLog) ReadRaftState(shard, replica, snapshot uint64) (raftio.RaftState, error) {
 	s, err := l.ILogDB.ReadRaftState(shard, replica, snapshot)
-	if _, ok := l.memory.Load(shard); ok && err == nil {
+	if _, ok := l.inMemory.Load(shard); ok && err == nil {
 		s.State.Commit = max(s.State.Commit, snapshot)
 	}
 	if err == nil || errors.Is(err, raftio.ErrNoSavedLog) {
-		l.ends.read(shard, replica, snapshot, s)
+		l.ends.loaded(shard, replica, snapshot, s)
 	}
 	return s, err
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/lni/dragonboat/v4/raftpb"
 )
 
-// recordingLog is a log that keeps what it was last told to write.
+// recordingLog is a log that keeps the updates that it is given.
 type recordingLog struct {
 	raftio.ILogDB
 	saved []raftpb.Update
@@ -24,31 +24,32 @@ func (l *recordingLog) ReadRaftState(_, _, _ uint64) (raftio.RaftState, error) {
 
 const onDisk, inMemory = 1, 2 // shards
 
-func newRecordedLog() (*raftLog, *recordingLog) {
-	under, memory := &recordingLog{}, &sync.Map{}
-	memory.Store(uint64(inMemory), true)
-	return &raftLog{ILogDB: under, memory: memory, states: map[raftio.NodeInfo]*hardState{}}, under
+// newTestLog returns a raftLog and the log that it writes to.
+func newTestLog() (*raftLog, *recordingLog) {
+	under, shards := &recordingLog{}, &sync.Map{}
+	shards.Store(uint64(inMemory), true)
+	return &raftLog{ILogDB: under, inMemory: shards, states: map[raftio.NodeInfo]*hardState{}}, under
 }
 
 func entries(kind raftpb.EntryType) []raftpb.Entry { return []raftpb.Entry{{Type: kind, Index: 9}} }
 
-// Only a commit index alone is left out, of a shard in memory; and it goes with
-// the next update, so that the one on disk is behind by one entry at most.
-func TestOnlyCommitIndexesAreLeftOut(t *testing.T) {
+// Of a shard in memory, an update is not written if only its commit index has
+// changed. The commit index is written with the next update.
+func TestUpdatesOfCommitIndexesAreNotWritten(t *testing.T) {
 	state := func(term, vote, commit uint64) raftpb.State {
 		return raftpb.State{Term: term, Vote: vote, Commit: commit}
 	}
-	log, under := newRecordedLog()
+	log, under := newTestLog()
 	for _, step := range []struct {
 		what   string
 		u      raftpb.Update
 		saved  bool
-		commit uint64 // that is written
+		commit uint64 // the commit index that is written
 	}{
 		{"the first state", raftpb.Update{State: state(1, 0, 1)}, true, 1},
 		{"a commit index", raftpb.Update{State: state(1, 0, 2)}, false, 0},
 		{"nothing", raftpb.Update{CommittedEntries: entries(raftpb.ApplicationEntry)}, false, 0},
-		{"entries, with no news of the state", raftpb.Update{EntriesToSave: entries(raftpb.ApplicationEntry)}, true, 2},
+		{"entries without a state", raftpb.Update{EntriesToSave: entries(raftpb.ApplicationEntry)}, true, 2},
 		{"a commit index", raftpb.Update{State: state(1, 0, 3)}, false, 0},
 		{"a vote", raftpb.Update{State: state(1, 2, 3)}, true, 3},
 		{"a term", raftpb.Update{State: state(2, 2, 3)}, true, 3},
@@ -66,10 +67,10 @@ func TestOnlyCommitIndexesAreLeftOut(t *testing.T) {
 			t.Fatalf("%s is written: %v", step.what, !step.saved)
 		}
 		if step.saved && under.saved[0].State.Commit != step.commit {
-			t.Errorf("with %s goes the commit index %d, want %d", step.what, under.saved[0].State.Commit, step.commit)
+			t.Errorf("with %s the commit index %d is written, want %d", step.what, under.saved[0].State.Commit, step.commit)
 		}
 	}
-	// Of a shard on disk all is written as it is.
+	// All updates of a shard on disk are written unchanged.
 	under.saved = nil
 	u := raftpb.Update{ShardID: onDisk, ReplicaID: 1, State: state(1, 0, 7)}
 	for range 2 {
@@ -82,9 +83,9 @@ func TestOnlyCommitIndexesAreLeftOut(t *testing.T) {
 	}
 }
 
-// A log that was compacted is not read with a commit index before its snapshot.
-func TestTheCommitIndexIsNotBeforeTheSnapshot(t *testing.T) {
-	log, under := newRecordedLog()
+// The commit index of a shard in memory is never before its snapshot.
+func TestCommitIndexIsNotBeforeSnapshot(t *testing.T) {
+	log, under := newTestLog()
 	under.state.State.Commit = 3
 	for shard, want := range map[uint64]uint64{inMemory: 8, onDisk: 3} {
 		s, err := log.ReadRaftState(shard, 1, 8)

@@ -10,16 +10,15 @@ import (
 	"github.com/lni/dragonboat/v4/raftpb"
 )
 
-// A logEnd is how far a shard's log reaches on this node.
+// A logEnd says where a shard's log ends on this node.
 type logEnd struct {
 	last      uint64 // index of the last entry on disk
-	committed uint64 // index of the last entry known to be committed
-	term      uint64 // the latest that is known here
+	committed uint64 // index of the last entry known to be committed; may be beyond last
+	term      uint64 // the latest term known here; never decreases
 }
 
-// ends keeps, since the start, how far the logs reach and the terms of their
-// entries.
-type ends struct {
+// logEnds has the ends of all logs, and the terms of entries saved since the start.
+type logEnds struct {
 	mu     sync.Mutex
 	shards map[uint64]*shardEnd // guarded by mu
 }
@@ -27,23 +26,29 @@ type ends struct {
 type shardEnd struct {
 	logEnd
 	replica uint64
-	runs    []termRun // of entries saved since the start, by index
+	runs    []termRun // of entries saved since the start, by increasing index; at most maxRuns
 }
 
-// A termRun is the first of entries that have the same term.
+// A termRun is a run of consecutive entries of the same term, which ends where the
+// next run begins.
 type termRun struct{ first, term uint64 }
 
-// read takes note of what was found at the start.
-func (e *ends) read(shard, replica, snapshot uint64, s raftio.RaftState) {
+// maxRuns bounds the runs that are kept in memory for a shard. The terms of entries
+// before them are read from the log.
+const maxRuns = 256
+
+// loaded records what the log held at the start. A shard that is known already is
+// left alone.
+func (e *logEnds) loaded(shard, replica, snapshot uint64, s raftio.RaftState) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.shards[shard] != nil {
 		return
 	}
-	e.put(shard, &shardEnd{replica: replica, logEnd: logEnd{last: lastOf(snapshot, s), committed: max(s.State.Commit, snapshot), term: s.State.Term}})
+	e.put(shard, &shardEnd{replica: replica, logEnd: logEnd{last: lastIndex(snapshot, s), committed: max(s.State.Commit, snapshot), term: s.State.Term}})
 }
 
-func (e *ends) put(shard uint64, s *shardEnd) *shardEnd {
+func (e *logEnds) put(shard uint64, s *shardEnd) *shardEnd {
 	if e.shards == nil {
 		e.shards = map[uint64]*shardEnd{}
 	}
@@ -51,17 +56,17 @@ func (e *ends) put(shard uint64, s *shardEnd) *shardEnd {
 	return s
 }
 
-// lastOf returns the index of the last entry, or of the snapshot behind which
-// there is none.
-func lastOf(snapshot uint64, s raftio.RaftState) uint64 {
+// lastIndex returns the index of the last entry, or that of the snapshot if there
+// is no entry after it.
+func lastIndex(snapshot uint64, s raftio.RaftState) uint64 {
 	if s.EntryCount == 0 {
 		return snapshot
 	}
 	return max(snapshot, s.FirstIndex+s.EntryCount-1)
 }
 
-// saved takes note of what is on disk now.
-func (e *ends) saved(updates []raftpb.Update) {
+// saved records what was written to disk.
+func (e *logEnds) saved(updates []raftpb.Update) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for i := range updates {
@@ -82,7 +87,7 @@ func (e *ends) saved(updates []raftpb.Update) {
 	}
 }
 
-// add takes note of an entry, which replaces all from its index on.
+// add records an entry, which replaces all entries from its index on.
 func (s *shardEnd) add(index, term uint64) {
 	if index <= s.last {
 		for len(s.runs) > 0 && s.runs[len(s.runs)-1].first >= index {
@@ -90,18 +95,16 @@ func (s *shardEnd) add(index, term uint64) {
 		}
 	}
 	if n := len(s.runs); n == 0 || s.runs[n-1].term != term {
-		if n == mostRuns {
-			s.runs = append(s.runs[:0], s.runs[n/2:]...) // older terms are read from the log
+		if n == maxRuns {
+			s.runs = append(s.runs[:0], s.runs[n/2:]...)
 		}
 		s.runs = append(s.runs, termRun{index, term})
 	}
 	s.last = index
 }
 
-// mostRuns bounds the terms that are remembered.
-const mostRuns = 256
-
-// end returns how far a shard's log reaches.
+// end returns where a shard's log ends. It returns false for a shard whose log was
+// not read since the start.
 func (l *raftLog) end(shard uint64) (logEnd, bool) {
 	if l == nil {
 		return logEnd{}, false
@@ -115,8 +118,8 @@ func (l *raftLog) end(shard uint64) (logEnd, bool) {
 	return s.logEnd, true
 }
 
-// committed returns, by shard, the last entry that is on disk and known to be
-// committed.
+// committed returns, by shard, the index of the last entry that is on disk and
+// known to be committed.
 func (l *raftLog) committed() map[uint64]uint64 {
 	all := map[uint64]uint64{}
 	if l == nil {
@@ -132,8 +135,8 @@ func (l *raftLog) committed() map[uint64]uint64 {
 	return all
 }
 
-// term returns the term of an entry, unless the log has forgotten it or never
-// had it.
+// term returns the term of an entry. It returns false if the log does not have the
+// entry, or not any more.
 func (l *raftLog) term(shard, index uint64) (uint64, bool) {
 	if l == nil || index == 0 {
 		return 0, false
@@ -157,8 +160,8 @@ func (l *raftLog) term(shard, index uint64) (uint64, bool) {
 
 // readTerm reads the term of an entry from the disk.
 func (l *raftLog) readTerm(shard, replica, index uint64) (uint64, bool) {
-	// For two entries: asked for one that is gone, as those before a snapshot
-	// are, Dragonboat panics.
+	// Two entries are asked for, because Dragonboat panics when it is asked for a
+	// single one that was removed, as those before a snapshot are.
 	entries, _, err := l.ILogDB.IterateEntries(nil, 0, shard, replica, index, index+2, math.MaxUint64)
 	if err == nil && len(entries) > 0 && entries[0].Index == index {
 		return entries[0].Term, true
@@ -177,10 +180,11 @@ func (s *Shard) Term(index uint64) uint64 {
 	return term
 }
 
-// CheckLog reports, before the shard is started, why its log does not fit a
-// machine that has applied the entry at an index, of a term if the machine knows
-// it (0: it does not). Raft would take new entries up to that index for applied.
-// A machine in memory has applied nothing.
+// CheckLog reports, before the shard is started, why its log does not fit a machine
+// whose last applied entry has the given index and term. A term of 0 is one that
+// the machine does not know; a machine in memory has applied nothing, 0 and 0. If a
+// log ended before the applied index, Raft would write new entries up to that index
+// and the machine would never apply them.
 func (s *Shard) CheckLog(applied, term uint64) error {
 	log := s.host.raftLog
 	snapshot, err := log.GetSnapshot(s.cfg.ID, s.replica)
@@ -191,11 +195,11 @@ func (s *Shard) CheckLog(applied, term uint64) error {
 	if err != nil && !errors.Is(err, raftio.ErrNoSavedLog) {
 		return fmt.Errorf("the Raft log of shard %s cannot be read: %w", s.cfg.Name, err)
 	}
-	last := lastOf(snapshot.Index, state)
-	if err := s.checkSnapshotThere(snapshot); err != nil {
+	last := lastIndex(snapshot.Index, state)
+	if err := s.checkSnapshotExists(snapshot); err != nil {
 		return err
 	}
-	switch had := s.host.guard.had(s.cfg.ID); {
+	switch had := s.host.guard.committed(s.cfg.ID); {
 	case last < had:
 		return fmt.Errorf("the Raft log of shard %s ends at entry %d, but had entry %d", s.cfg.Name, last, had)
 	case state.State.Commit > last:

@@ -12,28 +12,28 @@ import (
 	"github.com/lni/dragonboat/v4/logger"
 )
 
-// useSlog routes Dragonboat's logging to slog. Dragonboat has one logger
-// factory per process, so its lines go to slog.Default() as it is when the
-// line is written, whatever Config.Logger says; only this package's own lines
-// go there. Every line carries the Dragonboat package as "raft".
+// useSlog routes Dragonboat's log lines to slog. A process has only one logger
+// factory of Dragonboat, so the lines go to what slog.Default() is when the line is
+// written. Config.Logger is only for this package's own lines. Every line of
+// Dragonboat has its Dragonboat package as "raft".
 //
-// Its log database (pebble) writes to the standard library's log package
-// directly, hard-wired: background errors, and what it considers fatal. It
-// writes nothing while all is well. A program that wants these lines in slog
-// too sets slog.SetDefault, which captures the log package.
+// Dragonboat's log database (pebble) writes to the standard library's log package,
+// and cannot be told otherwise: errors of its background work, and those that it
+// considers fatal. It writes nothing while all is well. A program that wants these
+// lines in slog too calls slog.SetDefault, which captures the log package.
 var useSlog = sync.OnceFunc(func() {
 	defer func() {
 		if r := recover(); r != nil {
-			// The program set a factory of its own before: it wants that one.
+			// The program has set a factory of its own, which is left in place.
 			slog.Default().Debug("hiqlite: Dragonboat's logger was already set", "reason", r)
 		}
 	}()
 	logger.SetLoggerFactory(func(pkg string) logger.ILogger { return raftLogger(pkg) })
 })
 
-// Importing Dragonboat redirects the standard library's log package, for the
-// whole program, to a format of its own. A library has no business doing that:
-// put back what every program expects, before main runs.
+// Importing Dragonboat changes the output and the format of the standard library's
+// log package, for the whole program. A library must not do that, so this restores
+// the defaults before main runs.
 func init() {
 	if strings.Contains(fmt.Sprintf("%T", log.Writer()), "capnslog") {
 		log.SetOutput(os.Stderr)
@@ -46,9 +46,9 @@ type raftLogger string
 
 var _ logger.ILogger = raftLogger("")
 
-// notable are the warnings that tell an operator something. All others
-// (elections, votes, broken connections, refused requests whose caller gets an
-// error anyway) are the noise of a cluster that works as designed.
+// notable has the warnings that an operator needs. All others are the normal
+// noise of a cluster that works: elections, votes, broken connections, and refused
+// requests, whose callers get an error anyway.
 var notable = []string{
 	"deployment id does not match",
 	"binary compatibility version not match",
@@ -56,13 +56,14 @@ var notable = []string{
 	"snapshot failed",
 }
 
-// expected are errors that only say that a peer is away, again and again.
+// expected has the errors that only say, repeatedly, that another node cannot be
+// reached.
 var expected = []string{
 	"failed to get a connection",
 	"failed to connect to",
 	"failed to send snapshot",
 	"failed to get a job",
-	"failed to get the header", // the peer was killed or closed the connection
+	"failed to get the header", // the other node was killed or closed the connection
 	"failed to get poison ack",
 	"send batch failed",
 	"failed to close the connection",
@@ -77,7 +78,7 @@ func contains(list []string, format string) bool {
 	return false
 }
 
-func (raftLogger) SetLevel(logger.LogLevel) {} // slog's handler has the level
+func (raftLogger) SetLevel(logger.LogLevel) {} // the slog handler decides
 
 func (l raftLogger) Debugf(format string, args ...any) { l.log(slog.LevelDebug, format, args) }
 
@@ -99,7 +100,7 @@ func (l raftLogger) Errorf(format string, args ...any) {
 	l.log(level, format, args)
 }
 
-// Panicf logs and panics; Dragonboat relies on it not to return.
+// Panicf logs and panics. Dragonboat relies on Panicf not returning.
 func (l raftLogger) Panicf(format string, args ...any) {
 	l.log(slog.LevelError, format, args)
 	panic("hiqlite: raft (" + string(l) + "): " + fmt.Sprintf(format, args...))

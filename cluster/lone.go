@@ -8,23 +8,22 @@ import (
 	"github.com/lni/dragonboat/v4/raftio"
 )
 
-// loneTransport is the transport of a cluster of one node. It opens no port
-// and connects to nobody: such a node has nothing to say to the network, and
-// nobody has anything to say to it.
+// loneTransport is the transport of a cluster of one node. It opens no port and no
+// connections.
 type loneTransport struct{}
 
 var (
 	_ config.TransportFactory = loneTransport{}
 	_ raftio.ITransport       = loneTransport{}
 
-	errLone = errors.New("hiqlite: this node has no peers")
+	errLone = errors.New("hiqlite: this node is the only one of its cluster")
 )
 
 func (loneTransport) Create(config.NodeHostConfig, raftio.MessageHandler, raftio.ChunkHandler) raftio.ITransport {
 	return loneTransport{}
 }
 
-// Validate accepts every address, as none is used.
+// Validate accepts every address, because none is used.
 func (loneTransport) Validate(string) bool { return true }
 
 func (loneTransport) Name() string { return "hiqlite-lone" }

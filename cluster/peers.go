@@ -10,47 +10,47 @@ import (
 	"github.com/lni/dragonboat/v4/raftpb"
 )
 
-// peers keeps what is known of the other nodes.
+// peers records what this node knows about the others.
 type peers struct {
-	mu      sync.Mutex
-	heard   map[uint64]time.Time // node -> when a message of it came last
-	dialled map[string]attempted // address -> how the last attempt to connect ended
+	mu         sync.Mutex
+	receivedAt map[uint64]time.Time // node -> when its last message was received; guarded by mu
+	dials      map[string]dialEnd   // address -> how the last attempt to connect ended; guarded by mu
 }
 
-type attempted struct {
+type dialEnd struct {
 	at  time.Time
 	err error
 }
 
-func (p *peers) hear(all []raftpb.Message) {
+func (p *peers) received(all []raftpb.Message) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.heard == nil {
-		p.heard = map[uint64]time.Time{}
+	if p.receivedAt == nil {
+		p.receivedAt = map[uint64]time.Time{}
 	}
 	for i := range all {
-		p.heard[nodeID(all[i].From)] = time.Now()
+		p.receivedAt[nodeID(all[i].From)] = time.Now()
 	}
 }
 
-func (p *peers) dial(address string, err error) {
+func (p *peers) dialled(address string, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.dialled == nil {
-		p.dialled = map[string]attempted{}
+	if p.dials == nil {
+		p.dials = map[string]dialEnd{}
 	}
-	p.dialled[address] = attempted{time.Now(), err}
+	p.dials[address] = dialEnd{time.Now(), err}
 }
 
 // A Peer is another node, as this one sees it.
 type Peer struct {
 	Node    uint64
 	Address string
-	Heard   time.Time // when a message of it came last; zero: never
-	Err     error     // why the last attempt to connect to it failed; nil: it did not, or something came since
+	Heard   time.Time // when its last message was received; zero: never
+	Err     error     // why the last attempt to connect to it failed; nil: it did not fail, or a message was received since
 }
 
-// Peers returns the other nodes, by id.
+// Peers returns the other nodes, ordered by id.
 func (h *Host) Peers() (all []Peer) {
 	p := &h.guard.peers
 	p.mu.Lock()
@@ -58,8 +58,8 @@ func (h *Host) Peers() (all []Peer) {
 	for _, node := range slices.SortedFunc(maps.Keys(h.cfg.Members), cmp.Compare) {
 		if node != h.cfg.Node {
 			address := h.cfg.Members[node]
-			peer := Peer{Node: node, Address: address, Heard: p.heard[node]}
-			if last := p.dialled[address]; last.at.After(peer.Heard) {
+			peer := Peer{Node: node, Address: address, Heard: p.receivedAt[node]}
+			if last := p.dials[address]; last.at.After(peer.Heard) {
 				peer.Err = last.err
 			}
 			all = append(all, peer)

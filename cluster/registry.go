@@ -10,23 +10,23 @@ import (
 	"github.com/lni/dragonboat/v4/raftio"
 )
 
-// maxNode is the largest node id. The upper half of a replica id is kept free
-// for an incarnation, which a node that lost its disk gets when it rejoins.
+// maxNode is the largest node id. The upper half of a replica id is reserved for an
+// incarnation number, which a node that lost its disk will need to rejoin.
 const maxNode = 1<<32 - 1
 
 // replicaID returns the id of the node's replica, in every shard.
 func replicaID(node uint64) uint64 { return node }
 
-// nodeID returns the node that a replica id belongs to.
+// nodeID returns the node of a replica.
 func nodeID(replica uint64) uint64 { return replica & maxNode }
 
-// targetPrefix is the first half of every NodeHostID. Dragonboat accepts any
-// UUID and keeps it in the folder and in the replicated membership, so it must
+// targetPrefix is the first half of every NodeHostID. Dragonboat accepts any UUID
+// and stores it in the folder and in the replicated membership, so the prefix must
 // never change.
 const targetPrefix = "hiqlite\x00"
 
-// nodeTarget returns the NodeHostID of a node: a UUID with the node id in its
-// last eight bytes. Membership stores it instead of an address, so that
+// nodeTarget returns the NodeHostID of a node: a UUID whose last eight bytes are the
+// node id. The replicated membership stores it instead of an address, so that
 // addresses may change between starts.
 func nodeTarget(node uint64) string {
 	var id uuid.UUID
@@ -44,9 +44,9 @@ func targetNode(target string) (uint64, bool) {
 	return binary.BigEndian.Uint64(id[8:]), true
 }
 
-// registry tells Dragonboat the address of each replica. It looks the address
-// up in the Config's Members whenever it is asked; Dragonboat asks once per
-// message, and dials (and so resolves a host name) once per connection.
+// registry tells Dragonboat the address of each replica, which it finds in
+// Config.Members. Dragonboat asks for it once per message, and dials it (and so
+// resolves a host name) once per connection.
 type registry struct {
 	members map[uint64]string // node id -> host:port; never written after Open
 	streams uint64            // connections per peer
@@ -70,9 +70,8 @@ func (r *registry) Create(_ string, streams uint64, _ config.TargetValidator) (r
 
 func (r *registry) Close() error { return nil }
 
-// Add implements raftio.INodeRegistry. A replica that is added again with
-// another target is a replaced one, not a reason to panic as Dragonboat's own
-// registry does.
+// Add implements raftio.INodeRegistry. If a replica is added again with another
+// target, the new target replaces the old one; Dragonboat's own registry panics.
 func (r *registry) Add(shard, replica uint64, target string) {
 	r.targets.Store(raftio.GetNodeInfo(shard, replica), target)
 }
@@ -90,8 +89,8 @@ func (r *registry) RemoveShard(shard uint64) {
 	})
 }
 
-// Resolve implements raftio.INodeRegistry: the address of a replica, and the
-// key of the connection that its messages share.
+// Resolve implements raftio.INodeRegistry. It returns the address of a replica, and
+// the key of the connection: messages with the same key share one.
 func (r *registry) Resolve(shard, replica uint64) (address, key string, err error) {
 	node := nodeID(replica)
 	if target, ok := r.targets.Load(raftio.GetNodeInfo(shard, replica)); ok {
@@ -106,15 +105,4 @@ func (r *registry) Resolve(shard, replica uint64) (address, key string, err erro
 		return "", "", fmt.Errorf("hiqlite: no address is configured for node %d", node)
 	}
 	return address, fmt.Sprintf("%s-%d", address, shard%r.streams), nil
-}
-
-// address returns where a membership target can be reached, or the target
-// itself when its node is not in the Config.
-func (r *registry) address(target string) string {
-	if node, ok := targetNode(target); ok {
-		if a, ok := r.members[node]; ok {
-			return a
-		}
-	}
-	return target
 }

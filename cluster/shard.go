@@ -11,26 +11,27 @@ import (
 )
 
 const (
-	// firstAttempt and attempt bound the first and the later tries of a request
-	// that Raft may lose without a word: a new leader forgets read indexes, a
-	// full queue or a connection that is still down drops messages. They double.
-	firstAttempt = 250 * time.Millisecond
-	attempt      = time.Second
+	// firstAttemptTimeout bounds the first attempt of a request that Raft may lose
+	// without a word: a new leader forgets the read indexes that its predecessor was
+	// asked for, and a full queue or a broken connection drops messages. The bound
+	// doubles with each attempt, up to attemptTimeout.
+	firstAttemptTimeout = 250 * time.Millisecond
+	attemptTimeout      = time.Second
 
-	// pause stands between tries of a request that was refused at once (a
-	// transfer is under way, a queue is full) when no event announces that it
-	// would be taken now.
-	pause = 20 * time.Millisecond
+	// retryPause is the time between attempts of a request that was refused at once
+	// (because leadership is being transferred, or a queue is full), when no event
+	// announces that it would be accepted.
+	retryPause = 20 * time.Millisecond
 
-	// settle stands before a transfer of leadership. The target refuses, and
-	// the leader then drops every proposal until an election timeout is over,
-	// if it has not applied all it knows to be committed: give it the time for
-	// the entries just written.
-	settle = 10 * time.Millisecond
+	// settleTime is the time before leadership is transferred. A node refuses to
+	// take over before it has applied all entries that it knows to be committed, and
+	// the old leader then drops every proposal until an election timeout is over. The
+	// pause lets the other node apply the entries that were just written.
+	settleTime = 10 * time.Millisecond
 )
 
-// Leader is who leads a shard, as this node knows it.
-type Leader struct{ Node, Term uint64 } // Node 0: none known
+// Leader is who leads a shard, as far as this node knows.
+type Leader struct{ Node, Term uint64 } // Node 0: no leader is known
 
 // setLeader is called from Dragonboat's event goroutine.
 func (s *Shard) setLeader(l Leader) {
@@ -47,8 +48,8 @@ func (s *Shard) setLeader(l Leader) {
 	s.changed = make(chan struct{})
 }
 
-// Leader returns who leads, as this node knows it. A node that is cut off keeps
-// naming its leader for up to an election timeout.
+// Leader returns who leads, as far as this node knows. A node that is cut off keeps
+// naming its former leader for up to an election timeout.
 func (s *Shard) Leader() Leader {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -58,7 +59,8 @@ func (s *Shard) Leader() Leader {
 	return s.leader
 }
 
-// Leaderless returns for how long this node has known no leader; 0 if it does.
+// Leaderless returns for how long this node has not known a leader; 0 if it knows
+// one.
 func (s *Shard) Leaderless() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,17 +70,16 @@ func (s *Shard) Leaderless() time.Duration {
 	return time.Since(s.lost)
 }
 
-// LeaderChanged returns a channel that is closed at the next change of leader
-// or term. To miss none, get it before calling Leader. After the shard is
-// stopped it stays open: see Done.
+// LeaderChanged returns a channel that is closed when the leader or the term
+// changes next. To miss no change, call it before Leader. The channel stays open
+// when the shard ends: see Done.
 func (s *Shard) LeaderChanged() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.changed
 }
 
-// Done returns a channel that is closed when the shard is stopped or its host
-// is closed.
+// Done returns a channel that is closed when the shard has ended.
 func (s *Shard) Done() <-chan struct{} { return s.ctx.Done() }
 
 // WaitLeader returns once a leader is known. When ctx ends first the error is
@@ -96,14 +97,15 @@ func (s *Shard) WaitLeader(ctx context.Context) error {
 		case <-changed:
 		case <-s.Done():
 		case <-ctx.Done():
-			return s.noLeader(ctx)
+			return s.unanswered(ctx)
 		}
 	}
 }
 
-// noLeader is why something that a leader has to answer was not answered before
-// ctx ended. To cancel it is the caller's business, as long as there is a leader.
-func (s *Shard) noLeader(ctx context.Context) error {
+// unanswered returns the error for a request that no leader answered before ctx
+// ended. If a leader is known and the caller cancelled ctx, that is no lack of a
+// leader: the error is that of ctx alone.
+func (s *Shard) unanswered(ctx context.Context) error {
 	err, leader := ctx.Err(), s.Leader().Node
 	switch {
 	case leader == 0:
@@ -141,10 +143,10 @@ func isClosed(err error) bool {
 		errors.Is(err, dragonboat.ErrShardNotFound)
 }
 
-// Propose hands cmd to Raft and returns at once; the outcome comes by the
-// result's AppliedC within about timeout. cmd is copied. An error means that
-// nothing was proposed; it is ErrClosed, or passes by itself
-// (dragonboat.ErrSystemBusy, ErrShardNotReady). Most callers want a Combiner.
+// Propose hands cmd to Raft and returns at once; the outcome arrives through
+// AppliedC of the result, within about timeout. cmd is copied. An error means that
+// nothing was proposed. It is ErrClosed, or an error that passes by itself:
+// dragonboat.ErrSystemBusy or ErrShardNotReady. Most callers want a Combiner.
 func (s *Shard) Propose(cmd []byte, timeout time.Duration) (*dragonboat.RequestState, error) {
 	var rs *dragonboat.RequestState
 	err := s.call(func(nh *dragonboat.NodeHost) (err error) {
@@ -155,17 +157,17 @@ func (s *Shard) Propose(cmd []byte, timeout time.Duration) (*dragonboat.RequestS
 }
 
 // ReadIndex returns once this replica has applied everything that was committed
-// anywhere before the call. It is retried, within a second or at once when the
-// leader changes, until ctx ends: the error is then ErrNoLeader, wrapping that
-// of ctx, unless ctx was cancelled while there was a leader. Without one it waits
-// for one, as each try would just be dropped.
+// anywhere before the call. It asks again, within a second, or at once when the
+// leader changes, until ctx ends. The error is then ErrNoLeader, wrapping that of
+// ctx, unless ctx was cancelled while there was a leader. Without a leader it
+// waits for one, because Raft would drop the request.
 func (s *Shard) ReadIndex(ctx context.Context) error {
 	if err := ctx.Err(); err != nil && s.Leader().Node != 0 {
-		return err // nobody was asked
+		return err // no leader was asked
 	}
-	for patience := firstAttempt; ; patience = min(2*patience, attempt) {
+	for patience := firstAttemptTimeout; ; patience = min(2*patience, attemptTimeout) {
 		if ctx.Err() != nil {
-			return s.noLeader(ctx)
+			return s.unanswered(ctx)
 		}
 		if err := s.WaitLeader(ctx); err != nil {
 			return err
@@ -190,20 +192,20 @@ func (s *Shard) ReadIndex(ctx context.Context) error {
 					continue
 				}
 			case <-changed:
-				continue // rs belongs to the former leader; the collector takes it
+				continue // rs was for the former leader; the garbage collector takes it
 			case <-s.Done():
 				return ErrClosed
 			case <-ctx.Done():
-				return s.noLeader(ctx)
+				return s.unanswered(ctx)
 			}
 		}
-		if err := s.sleep(ctx, changed, pause); err != nil && ctx.Err() != nil {
-			return s.noLeader(ctx)
+		if err := s.sleep(ctx, changed, retryPause); err != nil && ctx.Err() != nil {
+			return s.unanswered(ctx)
 		}
 	}
 }
 
-// sleep waits for d, less if the leader changes, ctx ends or the shard does.
+// sleep waits for d, or until changed is closed, ctx ends, or the shard ends.
 func (s *Shard) sleep(ctx context.Context, changed <-chan struct{}, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -218,46 +220,14 @@ func (s *Shard) sleep(ctx context.Context, changed <-chan struct{}, d time.Durat
 	return nil
 }
 
-// TransferLeadership returns once node `to` leads. A transfer to a node that
-// does not answer, or that at this moment has committed entries to apply (as
-// under a constant load of writes), expires silently after an election timeout
-// and is asked for again, until ctx ends: the error is then that of ctx.
-// Proposals made meanwhile are dropped by Raft and repeated by the combiner.
-func (s *Shard) TransferLeadership(ctx context.Context, to uint64) error {
-	if _, ok := s.host.cfg.Members[to]; !ok {
-		return fmt.Errorf("hiqlite: node %d is not a member", to)
-	}
-	var asked time.Time
-	for {
-		changed := s.LeaderChanged()
-		if s.Leader().Node == to {
-			return nil
-		}
-		if time.Since(asked) >= attempt/2 {
-			_ = s.sleep(ctx, nil, settle)
-			err := s.call(func(nh *dragonboat.NodeHost) error {
-				return nh.RequestLeaderTransfer(s.cfg.ID, replicaID(to))
-			})
-			if err != nil && !errors.Is(err, dragonboat.ErrSystemBusy) {
-				return err
-			}
-			asked = time.Now()
-		}
-		if err := s.sleep(ctx, changed, attempt/2); errors.Is(err, ErrClosed) {
-			return err
-		} else if err != nil {
-			return fmt.Errorf("hiqlite: leadership not transferred to node %d: %w", to, err)
-		}
-	}
-}
-
-// handOver gives up the lead to a peer that can be reached; best effort, until
-// ctx ends. A leader that asked a dead peer to take over is stuck with it for an
-// election timeout, hence the look before; whoever fails to take over, the
-// others elect a leader after that time.
+// handOver transfers leadership to one of the other nodes that can be reached. It
+// does its best until ctx ends. A leader that asks a dead node to take over drops
+// every proposal for an election timeout, which is why the caller looks first
+// which nodes can be reached. If the chosen node still does not take over, the
+// other nodes elect a leader after that time.
 func (s *Shard) handOver(ctx context.Context, reachable []uint64) {
 	for _, to := range reachable {
-		_ = s.sleep(ctx, nil, settle)
+		_ = s.sleep(ctx, nil, settleTime)
 		changed := s.LeaderChanged()
 		if s.Leader().Node != s.host.cfg.Node {
 			return
@@ -265,60 +235,17 @@ func (s *Shard) handOver(ctx context.Context, reachable []uint64) {
 		err := s.call(func(nh *dragonboat.NodeHost) error {
 			return nh.RequestLeaderTransfer(s.cfg.ID, replicaID(to))
 		})
-		if err != nil || s.sleep(ctx, changed, handover/2) != nil {
+		if err != nil || s.sleep(ctx, changed, handOverTime/2) != nil {
 			return
 		}
 	}
 }
 
-// Members returns the members of the shard, voting or not, as of the call: node
-// id -> Raft address. Errors are those of ReadIndex.
-func (s *Shard) Members(ctx context.Context) (map[uint64]string, error) {
-	for {
-		if err := s.WaitLeader(ctx); err != nil {
-			return nil, err
-		}
-		members, err := s.members(ctx)
-		switch {
-		case err == nil:
-			return members, nil
-		case s.ctx.Err() != nil:
-			return nil, ErrClosed
-		case ctx.Err() != nil:
-			return nil, s.noLeader(ctx)
-		}
-		_ = s.sleep(ctx, s.LeaderChanged(), pause)
-	}
-}
-
-func (s *Shard) members(ctx context.Context) (map[uint64]string, error) {
-	// Not a child of ctx: Dragonboat panics at errors of a context that are not the usual ones.
-	asked, cancel := context.WithTimeout(context.Background(), attempt)
-	defer cancel()
-	defer context.AfterFunc(ctx, cancel)()
-	defer context.AfterFunc(s.ctx, cancel)() // so that Close need not wait
-	var members map[uint64]string
-	err := s.call(func(nh *dragonboat.NodeHost) error {
-		m, err := nh.SyncGetShardMembership(asked, s.cfg.ID)
-		if err != nil {
-			return err
-		}
-		members = make(map[uint64]string, len(m.Nodes)+len(m.NonVotings))
-		for _, replicas := range []map[uint64]string{m.Nodes, m.NonVotings} {
-			for replica, target := range replicas {
-				members[nodeID(replica)] = s.host.reg.address(target)
-			}
-		}
-		return nil
-	})
-	return members, err
-}
-
-// Compact lets the log forget the entries that lie more than keepEntries behind
-// the applied index; a replica that needs older ones is sent a snapshot. It
-// returns once that is recorded (the machine's Sync is called); the space is
-// freed in the background. Nothing new to forget is not an error. When ctx ends
-// first its error is returned, and the compaction may still happen.
+// Compact removes from the log the entries that are more than keepEntries before
+// the applied index. A replica that needs older ones is sent a snapshot. Compact
+// returns once that is recorded, after the machine's Sync; the space is freed in
+// the background. It is not an error if there is nothing to remove. If ctx ends
+// first, its error is returned, and the compaction may still happen.
 func (s *Shard) Compact(ctx context.Context, keepEntries uint64) error {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -334,14 +261,14 @@ func (s *Shard) Compact(ctx context.Context, keepEntries uint64) error {
 			return err
 		})
 		if errors.Is(err, dragonboat.ErrSystemBusy) || errors.Is(err, dragonboat.ErrShardNotReady) {
-			_ = s.sleep(ctx, nil, pause) // one at a time
+			_ = s.sleep(ctx, nil, retryPause) // another compaction is running
 			continue
 		} else if err != nil {
 			return err
 		}
 		select {
 		case r := <-rs.AppliedC():
-			if r.Completed() || r.Rejected() { // rejected: no entry since the last one
+			if r.Completed() || r.Rejected() { // rejected: there is no entry since the last compaction
 				return nil
 			}
 			if r.Terminated() {
@@ -356,13 +283,13 @@ func (s *Shard) Compact(ctx context.Context, keepEntries uint64) error {
 }
 
 // Commit returns the index of the last entry that this node knows to be
-// committed; 0 before the shard runs. It asks Raft's own goroutine: microseconds,
-// unless that is busy.
+// committed; 0 before the shard runs. It asks Raft's own goroutine, which takes
+// microseconds unless that goroutine is busy.
 func (s *Shard) Commit(ctx context.Context) (uint64, error) {
 	var rs *dragonboat.RequestState
 	err := s.call(func(nh *dragonboat.NodeHost) (err error) {
-		// A range beyond every index has no entries, but its answer tells
-		// where the committed ones end.
+		// There are no entries beyond every index, but the answer says where the
+		// committed ones end.
 		rs, err = nh.QueryRaftLog(s.cfg.ID, math.MaxUint64-1, math.MaxUint64, 0)
 		return err
 	})
@@ -383,17 +310,4 @@ func (s *Shard) Commit(ctx context.Context) (uint64, error) {
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-}
-
-// LogEnd returns the index of the last entry that is in this node's log.
-func (s *Shard) LogEnd() (uint64, error) {
-	var last uint64
-	err := s.call(func(nh *dragonboat.NodeHost) error {
-		log, err := nh.GetLogReader(s.cfg.ID)
-		if err == nil {
-			_, last = log.GetRange()
-		}
-		return err
-	})
-	return last, err
 }

@@ -18,25 +18,25 @@ import (
 	sm "github.com/lni/dragonboat/v4/statemachine"
 )
 
-// The form of Dragonboat's snapshot files: a header of its length (8 bytes,
-// little-endian), itself, and its CRC-32, zero if it has none, padded to
-// snapshotHeader bytes; blocks of snapshotBlock bytes, the last one may have
-// less, each with its CRC-32 behind it; and a tail.
+// A snapshot file of Dragonboat has a header, blocks and a tail. The first
+// snapshotHeader bytes have the length of the header (8 bytes, little-endian), the
+// header, its CRC-32 (0: it has none), and padding. A block has at most
+// snapshotBlock bytes, the last one may have fewer, and is followed by its CRC-32.
 const (
 	snapshotHeader = 1024
 	snapshotBlock  = 2 << 20
 	snapshotTail   = 16
 )
 
-// CheckSnapshot reports, before the shard is started, whether the newest snapshot
-// of a machine in memory can be read: Dragonboat would end the process if it
-// cannot. None is no error. It reads all of it.
+// CheckSnapshot reports, before the shard is started, why the newest snapshot of a
+// machine in memory cannot be read: Dragonboat would end the process. It returns
+// nil if there is no snapshot. It reads the whole file.
 func (s *Shard) CheckSnapshot() error {
 	files, err := s.snapshotFiles()
 	if err != nil || len(files) == 0 {
 		return err
 	}
-	// The folder is named after the index, in 16 digits.
+	// The name of the folder is the index, in 16 digits.
 	newest := filepath.Join(s.host.cfg.Dir, filepath.FromSlash(slices.MaxFunc(files, func(a, b string) int {
 		return cmp.Compare(path.Base(path.Dir(a)), path.Base(path.Dir(b)))
 	})))
@@ -50,12 +50,12 @@ func (s *Shard) CheckSnapshot() error {
 func (s *Shard) snapshotFiles() ([]string, error) {
 	pattern := path.Join("*", "*", "snapshot-part-*",
 		fmt.Sprintf("snapshot-%d-%d", s.cfg.ID, s.replica), "snapshot-????????????????", "snapshot-*.gbsnap")
-	return fs.Glob(os.DirFS(s.host.cfg.Dir), pattern) // the folder's own name is no pattern
+	return fs.Glob(os.DirFS(s.host.cfg.Dir), pattern) // a Glob below Dir, whose own name may look like a pattern
 }
 
-// checkSnapshotThere makes sure that the file of the snapshot on which the log
-// builds is there. That of a machine on disk has none.
-func (s *Shard) checkSnapshotThere(snapshot raftpb.Snapshot) error {
+// checkSnapshotExists reports that the file of the snapshot is missing on which the
+// log builds. The snapshots of a machine on disk have no file.
+func (s *Shard) checkSnapshotExists(snapshot raftpb.Snapshot) error {
 	if raftpb.IsEmptySnapshot(snapshot) || snapshot.Dummy || snapshot.OnDiskIndex != 0 || snapshot.Type == sm.OnDiskStateMachine {
 		return nil
 	}
@@ -72,7 +72,7 @@ func (s *Shard) checkSnapshotThere(snapshot raftpb.Snapshot) error {
 	return fmt.Errorf("the snapshot at entry %d of shard %s is missing", snapshot.Index, s.cfg.Name)
 }
 
-var errBadSum = errors.New("its checksum differs")
+var errChecksum = errors.New("its checksum differs")
 
 func checkSnapshotFile(name string) error {
 	f, err := os.Open(name)
@@ -98,7 +98,7 @@ func checkSnapshotFile(name string) error {
 		return errors.New("its header is too long")
 	}
 	if sum := binary.BigEndian.Uint32(head[8+n:]); sum != 0 && sum != crc32.ChecksumIEEE(head[8:8+n]) {
-		return errBadSum
+		return errChecksum
 	}
 	block := make([]byte, snapshotBlock+4)
 	for left > 0 {
@@ -108,7 +108,7 @@ func checkSnapshotFile(name string) error {
 		}
 		left -= int64(len(b))
 		if len(b) <= 4 || binary.BigEndian.Uint32(b[len(b)-4:]) != crc32.ChecksumIEEE(b[:len(b)-4]) {
-			return errBadSum
+			return errChecksum
 		}
 	}
 	return nil

@@ -6,8 +6,8 @@ import (
 	"github.com/lni/vfs"
 )
 
-// syncData makes what was written to a file durable, and of its metadata only
-// what is needed to read it.
+// syncData makes the content of a file durable, and of its metadata only what is
+// needed to read the content.
 func syncData(f vfs.File) error {
 	if d, ok := f.(interface{ Fd() uintptr }); ok {
 		for {

@@ -4,5 +4,5 @@ package cluster
 
 import "github.com/lni/vfs"
 
-// syncData makes what was written to a file durable.
+// syncData makes the content of a file durable.
 func syncData(f vfs.File) error { return f.Sync() }

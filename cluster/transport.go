@@ -18,10 +18,9 @@ import (
 	"github.com/lni/dragonboat/v4/raftpb"
 )
 
-// A frame is what goes over a connection: a header of frameHeader bytes (the
-// magic, a kind, the length and the CRC-32C of the payload) and the payload.
-// Only the node that dialled sends frames; the other one answers endFrame with
-// a byte.
+// Connections carry frames. A frame is a header of frameHeader bytes (the magic, a
+// kind, the length and the CRC-32C of the payload) and the payload. Only the node
+// that dialled sends frames; the other one answers an endFrame with one byte.
 const (
 	frameMagic  = "hiq1"
 	frameHeader = len(frameMagic) + 1 + 4 + 4
@@ -30,34 +29,37 @@ const (
 	chunkFrame byte = 2 // a raftpb.Chunk of a snapshot
 	endFrame   byte = 3 // the snapshot is complete
 
-	// maxFrame bounds, in bytes, the payload that is believed: a proposal
-	// forwarded to the leader is the largest message.
+	// maxFrame bounds, in bytes, the payload that a header may announce. The largest
+	// message is a proposal that is forwarded to the leader.
 	maxFrame = 128 << 20
-	// splitFrame is the size, in bytes, from which the messages of a batch are
-	// sent in several frames, so that no large buffer is needed.
+	// splitFrame is the size, in bytes, from which the messages of a batch are sent in
+	// several frames, so that no large buffer is needed.
 	splitFrame = 1 << 20
-	// keepBuffer is the largest buffer, in bytes, that a connection keeps.
-	keepBuffer = 2 << 20
+	// maxKeptBuffer is the size, in bytes, of the largest buffer that a connection
+	// keeps for the next frame.
+	maxKeptBuffer = 2 << 20
 
-	dialTimeout    = 5 * time.Second
-	redialFor      = time.Second           // after which Dragonboat sends nothing for up to a second
-	redialEvery    = 20 * time.Millisecond // a refused connection costs some 0.1 ms
-	ioTimeout      = 5 * time.Second       // for a part of a frame of at most ioPart bytes
-	ioPart         = 1 << 20
-	ackTimeout     = 10 * time.Second
-	keepAliveEvery = 10 * time.Second
-	acceptAgain    = 50 * time.Millisecond
-	listenAgain    = time.Second
+	dialTimeout       = 5 * time.Second
+	redialTime        = time.Second           // how long a broken connection is replaced without telling Dragonboat; see redial
+	redialPause       = 20 * time.Millisecond // between the attempts; a refused connection costs about 0.1 ms
+	ioTimeout         = 5 * time.Second // for a part of a frame, of at most ioPart bytes
+	ioPart            = 1 << 20
+	ackTimeout        = 10 * time.Second // for the answer to an endFrame
+	keepAliveInterval = 10 * time.Second
+	acceptRetryPause  = 50 * time.Millisecond
+	listenRetryPause  = time.Second
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// transport carries Raft's messages over TCP, in the clear. Unlike Dragonboat's
-// own it takes every address that Go can listen on and dial, does not end the
-// process because of what a stranger sends or because accepting fails, and
-// waits for a listen address that does not resolve yet.
+// transport carries Raft's messages over TCP, without encryption. Unlike
+// Dragonboat's own transport it supports every address that Go can listen on and
+// dial, it does not end the process because of what a stranger sends or because
+// accepting a connection fails, and it waits for a listen address that does not
+// resolve yet.
 type transport struct {
 	listenOn string
+	listen   listenFunc
 	log      *slog.Logger
 	guard    *guard
 	handle   raftio.MessageHandler
@@ -68,14 +70,15 @@ type transport struct {
 	work sync.WaitGroup
 
 	mu    sync.Mutex
-	conns map[net.Conn]struct{} // accepted ones; nil: closed
+	conns map[net.Conn]struct{} // accepted connections; nil: the transport is closed; guarded by mu
 }
 
 var _ raftio.ITransport = (*transport)(nil)
 
-// transportFactory makes the transport of a node with peers.
+// transportFactory makes the transport of a node that is not alone.
 type transportFactory struct {
 	listenOn string
+	listen   listenFunc // nil: listenTCP; tests set another one
 	log      *slog.Logger
 	guard    *guard
 }
@@ -83,16 +86,26 @@ type transportFactory struct {
 var _ config.TransportFactory = transportFactory{}
 
 func (f transportFactory) Create(_ config.NodeHostConfig, handle raftio.MessageHandler, chunk raftio.ChunkHandler) raftio.ITransport {
-	t := &transport{listenOn: f.listenOn, log: f.log, guard: f.guard, handle: handle, chunk: chunk, conns: map[net.Conn]struct{}{}}
+	t := &transport{listenOn: f.listenOn, listen: f.listen, log: f.log, guard: f.guard, handle: handle, chunk: chunk, conns: map[net.Conn]struct{}{}}
+	if t.listen == nil {
+		t.listen = listenTCP
+	}
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	return t
 }
 
-// Validate accepts what Config.validate has accepted.
+// listenFunc listens on an address.
+type listenFunc func(ctx context.Context, cfg *net.ListenConfig, address string) (net.Listener, error)
+
+func listenTCP(ctx context.Context, cfg *net.ListenConfig, address string) (net.Listener, error) {
+	return cfg.Listen(ctx, "tcp", address)
+}
+
+// Validate accepts the addresses that Config.validate accepts.
 func (transportFactory) Validate(address string) bool { return checkAddress(address) == nil }
 
-// checkAddress reports why an address is not host:port. The host may be a name
-// of any form, or an IP address; IPv6 ones stand in brackets.
+// checkAddress reports why an address is not host:port. The host may be any name,
+// or an IP address; an IPv6 address is in brackets.
 func checkAddress(address string) error {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -109,10 +122,10 @@ func checkAddress(address string) error {
 
 func (t *transport) Name() string { return "hiqlite-tcp" }
 
-// Start listens. While the address does not resolve it tries again, and says so
-// once: a container's name may be known later than it runs.
+// Start listens. While the address does not resolve it tries again, and logs that
+// once: the name of a container may be known only some time after its start.
 func (t *transport) Start() error {
-	l, err := t.listen()
+	l, err := t.tryListen()
 	if err != nil && !unresolved(err) {
 		return err
 	}
@@ -131,33 +144,29 @@ func (t *transport) Start() error {
 	return nil
 }
 
-func (t *transport) listen() (net.Listener, error) {
+func (t *transport) tryListen() (net.Listener, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, dialTimeout)
 	defer cancel()
-	return resolveListen(ctx, &net.ListenConfig{KeepAlive: keepAliveEvery}, t.listenOn)
+	return t.listen(ctx, &net.ListenConfig{KeepAlive: keepAliveInterval}, t.listenOn)
 }
 
-// resolveListen is exchanged by tests.
-var resolveListen = func(ctx context.Context, cfg *net.ListenConfig, on string) (net.Listener, error) {
-	return cfg.Listen(ctx, "tcp", on)
-}
-
-// listenLater tries to listen until it can, or the transport is closed.
+// listenLater tries to listen until it succeeds, or until the transport is closed.
+// Then it returns nil.
 func (t *transport) listenLater() net.Listener {
-	for said := false; sleepFor(t.ctx, listenAgain); {
-		l, err := t.listen()
+	for logged := false; sleepFor(t.ctx, listenRetryPause); {
+		l, err := t.tryListen()
 		if err == nil {
 			return l
 		}
-		if !unresolved(err) && !said {
-			said = true
+		if !unresolved(err) && !logged {
+			logged = true
 			t.log.Error("hiqlite: cannot listen on the Raft address; trying again", "address", t.listenOn, "error", err)
 		}
 	}
 	return nil
 }
 
-// unresolved reports whether an error says that a name has no address yet.
+// unresolved reports whether an error says that a name could not be resolved.
 func unresolved(err error) bool {
 	var dns *net.DNSError
 	return errors.As(err, &dns)
@@ -184,8 +193,8 @@ func (t *transport) accept(l net.Listener) {
 			}
 			return
 		}
-		if err != nil { // too many open files, or a connection that broke at once
-			sleepFor(t.ctx, acceptAgain)
+		if err != nil { // such as too many open files, or a connection that broke at once
+			sleepFor(t.ctx, acceptRetryPause)
 			continue
 		}
 		t.mu.Lock()
@@ -202,7 +211,7 @@ func (t *transport) accept(l net.Listener) {
 	}
 }
 
-// Close returns once no handler is called any more.
+// Close returns once the handlers of Raft are not called any more.
 func (t *transport) Close() error {
 	t.stop()
 	t.mu.Lock()
@@ -215,7 +224,7 @@ func (t *transport) Close() error {
 	return nil
 }
 
-// serve reads the frames of a peer until the connection ends, or one is wrong.
+// serve reads frames from a connection until it ends, or a frame is invalid.
 func (t *transport) serve(c net.Conn) {
 	defer func() {
 		c.Close()
@@ -254,8 +263,7 @@ func (t *transport) serve(c net.Conn) {
 	}
 }
 
-// frameReader reads frames. What it returns is valid until the next call, but
-// for a large payload, which is the caller's.
+// frameReader reads frames. A payload is valid until the next call of next.
 type frameReader struct {
 	conn net.Conn
 	head [frameHeader]byte
@@ -265,7 +273,7 @@ type frameReader struct {
 var errFrame = errors.New("hiqlite: not a frame of this transport")
 
 func (r *frameReader) next() (kind byte, payload []byte, err error) {
-	r.conn.SetReadDeadline(time.Time{}) // keep-alive notices a dead peer
+	r.conn.SetReadDeadline(time.Time{}) // TCP's keep-alive notices a dead node
 	if _, err := io.ReadFull(r.conn, r.head[:1]); err != nil {
 		return 0, nil, err
 	}
@@ -277,7 +285,8 @@ func (r *frameReader) next() (kind byte, payload []byte, err error) {
 	if string(r.head[:4]) != frameMagic || size > maxFrame {
 		return 0, nil, errFrame
 	}
-	// Memory is taken as the bytes arrive: a length alone costs nothing.
+	// The buffer grows as the bytes arrive: a header that announces a large payload
+	// costs no memory.
 	buf := r.buf[:0]
 	for uint32(len(buf)) < size {
 		n := min(int(size)-len(buf), ioPart)
@@ -294,7 +303,7 @@ func (r *frameReader) next() (kind byte, payload []byte, err error) {
 	if crc32.Checksum(buf, castagnoli) != binary.LittleEndian.Uint32(r.head[9:]) {
 		return 0, nil, errFrame
 	}
-	if r.buf = buf; cap(buf) > keepBuffer {
+	if r.buf = buf; cap(buf) > maxKeptBuffer {
 		r.buf = nil
 	}
 	return r.head[4], buf, nil
@@ -303,8 +312,8 @@ func (r *frameReader) next() (kind byte, payload []byte, err error) {
 func (t *transport) dial(ctx context.Context, target string) (*frameWriter, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	c, err := (&net.Dialer{KeepAlive: keepAliveEvery}).DialContext(ctx, "tcp", target)
-	t.guard.peers.dial(target, err)
+	c, err := (&net.Dialer{KeepAlive: keepAliveInterval}).DialContext(ctx, "tcp", target)
+	t.guard.peers.dialled(target, err)
 	if err != nil {
 		return nil, err
 	}
@@ -349,7 +358,7 @@ func (w *frameWriter) write(kind byte, m marshaler) error {
 	buf[4] = kind
 	binary.LittleEndian.PutUint32(buf[5:], uint32(len(buf)-frameHeader))
 	binary.LittleEndian.PutUint32(buf[9:], crc32.Checksum(buf[frameHeader:], castagnoli))
-	if w.buf = buf; cap(buf) > keepBuffer {
+	if w.buf = buf; cap(buf) > maxKeptBuffer {
 		w.buf = nil
 	}
 	for len(buf) > 0 {
@@ -363,12 +372,13 @@ func (w *frameWriter) write(kind byte, m marshaler) error {
 	return nil
 }
 
-// peerConn sends messages to a peer.
+// peerConn sends messages to another node. Dragonboat uses it from one goroutine at a
+// time.
 type peerConn struct {
 	*frameWriter
 	t      *transport
 	target string
-	ctx    context.Context
+	ctx    context.Context // ends with Dragonboat's transport
 }
 
 func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IConnection, error) {
@@ -379,19 +389,20 @@ func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IC
 	return &peerConn{w, t, target, ctx}, nil
 }
 
-// redial dials until it succeeds or redialFor is over.
+// redial dials until it succeeds or redialTime is over.
 //
 // Dragonboat has one circuit breaker for each address: after any failure of a
 // connection it sends nothing to that node for up to a second, for no shard. Each
-// shard has a connection of its own and learns only by writing that the peer has
-// restarted, so a node that was back after some milliseconds was cut off for
-// several seconds, one for each stale connection. If another node ended meanwhile,
-// the cluster had no leader for as long. So a peerConn replaces a broken connection
-// without telling Dragonboat; what was lost with it, Raft sends again.
+// shard has a connection of its own, and learns only by writing that the other node
+// has restarted. So a node that was back after some milliseconds was cut off for
+// several seconds, one for each stale connection, and if yet another node ended
+// meanwhile, the cluster had no leader for as long. Therefore a peerConn replaces a
+// broken connection without telling Dragonboat. Raft sends again the messages that
+// were lost with the old one.
 func (t *transport) redial(ctx context.Context, target string) (*frameWriter, error) {
-	for end := time.Now().Add(redialFor); ; {
+	for end := time.Now().Add(redialTime); ; {
 		w, err := t.dial(ctx, target)
-		if err == nil || time.Now().After(end) || !sleepFor(ctx, redialEvery) {
+		if err == nil || time.Now().After(end) || !sleepFor(ctx, redialPause) {
 			return w, err
 		}
 	}
@@ -416,7 +427,7 @@ func (c *peerConn) SendMessageBatch(batch raftpb.MessageBatch) error {
 	return nil
 }
 
-// writeBatch writes a batch, on a new connection if the present one is broken.
+// writeBatch writes a batch, on a new connection if the current one is broken.
 func (c *peerConn) writeBatch(batch *raftpb.MessageBatch) error {
 	if c.write(batchFrame, batch) == nil {
 		return nil
@@ -450,7 +461,8 @@ func (c *snapshotConn) SendChunk(chunk raftpb.Chunk) error {
 	return err
 }
 
-// Close waits until the peer has read everything: closing would discard it.
+// Close waits until the other node has read everything. To close the connection at
+// once would discard what it has not read.
 func (c *snapshotConn) Close() {
 	if !c.failed && c.write(endFrame, nil) == nil {
 		c.conn.SetReadDeadline(time.Now().Add(ackTimeout))
@@ -459,7 +471,7 @@ func (c *snapshotConn) Close() {
 	c.conn.Close()
 }
 
-// listenError says what to do about an address that cannot be listened on.
+// listenError adds what to do about an address that cannot be listened on.
 func listenError(address string, err error) error {
 	hint := "stop what uses the port, or configure another one"
 	if errors.Is(err, syscall.EADDRNOTAVAIL) {

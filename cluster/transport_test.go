@@ -17,23 +17,25 @@ import (
 	"github.com/lni/dragonboat/v4/raftpb"
 )
 
-// listener is a transport that keeps what it is sent.
-type listener struct {
+// recordingTransport is a transport that keeps what it receives.
+type recordingTransport struct {
 	*transport
 	mu      sync.Mutex
 	batches []raftpb.MessageBatch
 	chunks  []raftpb.Chunk
-	got     chan struct{}
+	got     chan struct{} // a batch was received
 }
 
-func listen(t *testing.T, on string) *listener {
+// startTransport starts a transport that listens on an address, by default with
+// listenTCP.
+func startTransport(t *testing.T, address string, listen listenFunc) *recordingTransport {
 	t.Helper()
 	g, err := newGuard(Config{Dir: t.TempDir(), Node: 1, Logger: slog.New(slog.DiscardHandler)}, fakeShards{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &listener{got: make(chan struct{}, 100)}
-	l.transport = transportFactory{listenOn: on, log: slog.New(slog.DiscardHandler), guard: g}.Create(config.NodeHostConfig{},
+	l := &recordingTransport{got: make(chan struct{}, 100)}
+	l.transport = transportFactory{listenOn: address, listen: listen, log: slog.New(slog.DiscardHandler), guard: g}.Create(config.NodeHostConfig{},
 		func(b raftpb.MessageBatch) {
 			l.mu.Lock()
 			l.batches = append(l.batches, b)
@@ -53,7 +55,7 @@ func listen(t *testing.T, on string) *listener {
 	return l
 }
 
-// freeAddress returns an address on a host that nobody listens on.
+// freeAddress returns an address of a host on which nobody listens.
 func freeAddress(t *testing.T, host string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
@@ -68,7 +70,7 @@ func TestTransportCarriesMessages(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "::1", "localhost"} {
 		t.Run(host, func(t *testing.T) {
 			address := freeAddress(t, host)
-			l := listen(t, address)
+			l := startTransport(t, address, nil)
 			c, err := l.GetConnection(context.Background(), address)
 			if err != nil {
 				t.Fatal(err)
@@ -84,7 +86,7 @@ func TestTransportCarriesMessages(t *testing.T) {
 			<-l.got
 			<-l.got
 			if len(l.batches) != 2 || !bytes.Equal(l.batches[0].Requests[0].Entries[0].Cmd, big) || len(l.batches[1].Requests) != 2 || l.batches[1].Requests[1].Commit != 8 || l.batches[1].DeploymentId != 5 {
-				t.Errorf("%d batches came", len(l.batches))
+				t.Errorf("%d batches were received", len(l.batches))
 			}
 			s, err := l.GetSnapshotConnection(context.Background(), address)
 			if err != nil {
@@ -95,20 +97,20 @@ func TestTransportCarriesMessages(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			s.Close() // returns once they were read
+			s.Close() // returns once they are read
 			if len(l.chunks) != 2 || !bytes.Equal(l.chunks[1].Data, big) {
-				t.Errorf("%d chunks came", len(l.chunks))
+				t.Errorf("%d chunks were received", len(l.chunks))
 			}
 		})
 	}
 }
 
-// A node that restarts is sent messages on the connections that were made before,
-// and on one that was dialled while nobody listened.
+// Messages reach a node that has restarted, both over a connection that was made
+// before its restart and over one that was dialled while it did not listen.
 func TestTransportReconnects(t *testing.T) {
 	address := freeAddress(t, "127.0.0.1")
-	sender := listen(t, freeAddress(t, "127.0.0.1"))
-	first := listen(t, address)
+	sender := startTransport(t, freeAddress(t, "127.0.0.1"), nil)
+	first := startTransport(t, address, nil)
 	send := func(c raftio.IConnection) error {
 		return c.SendMessageBatch(raftpb.MessageBatch{Requests: []raftpb.Message{{Type: raftpb.Heartbeat, ShardID: 1}}})
 	}
@@ -131,15 +133,15 @@ func TestTransportReconnects(t *testing.T) {
 		}
 		dialled <- c
 	}()
-	time.Sleep(2 * redialEvery) // the first attempts are refused
-	second := listen(t, address)
+	time.Sleep(2 * redialPause) // the first attempts are refused
+	second := startTransport(t, address, nil)
 	fresh := <-dialled
 	if fresh == nil {
 		return
 	}
 	defer fresh.Close()
 	for _, c := range []raftio.IConnection{fresh, stale} {
-		for sent := 0; ; sent++ { // the kernel takes the first one for the connection that is gone
+		for sent := 0; ; sent++ { // the kernel still accepts the first one, for the broken connection
 			if err := send(c); err != nil {
 				t.Fatalf("message %d to a node that has restarted: %v", sent, err)
 			}
@@ -156,10 +158,10 @@ func TestTransportReconnects(t *testing.T) {
 	}
 }
 
-// What a stranger sends ends its connection, and nothing else.
-func TestTransportSurvivesStrangers(t *testing.T) {
+// Invalid data ends the connection that it came from, and nothing else.
+func TestTransportSurvivesInvalidFrames(t *testing.T) {
 	address := freeAddress(t, "127.0.0.1")
-	l := listen(t, address)
+	l := startTransport(t, address, nil)
 	frame := func(kind byte, size uint32, payload string) string {
 		head := append([]byte(frameMagic), kind)
 		head = binary.LittleEndian.AppendUint32(head, size)
@@ -183,7 +185,7 @@ func TestTransportSurvivesStrangers(t *testing.T) {
 		}
 		c.Close()
 	}
-	// Its length alone costs no memory.
+	// A header that announces a large payload costs no memory.
 	huge, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
@@ -201,22 +203,19 @@ func TestTransportSurvivesStrangers(t *testing.T) {
 	<-l.got
 }
 
-// A node whose own name does not resolve yet listens as soon as it does.
+// A node whose own name does not resolve yet listens as soon as the name does.
 func TestTransportWaitsForItsName(t *testing.T) {
 	address := freeAddress(t, "127.0.0.1")
-	before := resolveListen
-	t.Cleanup(func() { resolveListen = before })
 	var mu sync.Mutex
 	known := false
-	resolveListen = func(ctx context.Context, cfg *net.ListenConfig, on string) (net.Listener, error) {
+	l := startTransport(t, "not-yet:8200", func(ctx context.Context, cfg *net.ListenConfig, name string) (net.Listener, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if !known {
-			return nil, &net.DNSError{Err: "no such host", Name: on, IsNotFound: true}
+			return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
 		}
-		return cfg.Listen(ctx, "tcp", address)
-	}
-	l := listen(t, "not-yet:8200")
+		return listenTCP(ctx, cfg, address)
+	})
 	if c, err := net.Dial("tcp", address); err == nil {
 		c.Close()
 		t.Fatal("somebody listens already")
@@ -234,7 +233,7 @@ func TestTransportWaitsForItsName(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Millisecond) // between tries
+		time.Sleep(10 * time.Millisecond) // between attempts
 	}
 }
 

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Before the host runs errors are returned; then who meets one waits for ever,
-// and it is told once.
+// Before the watch is armed, errors are returned. Then a failed write does not
+// return, and the failure is reported once.
 func TestDiskWatch(t *testing.T) {
 	told := make(chan error, 2)
 	w := newDiskWatch(func(err error) { told <- err })
@@ -29,7 +29,7 @@ func TestDiskWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := f.Write([]byte("x")); !errors.Is(err, os.ErrClosed) {
-		t.Errorf("before it is armed: %v", err)
+		t.Errorf("a write to a closed file before the watch is armed: %v", err)
 	}
 	w.arm()
 	if _, err := fs.Create(filepath.Join(name+"-missing", "g")); !errors.Is(err, os.ErrNotExist) {

@@ -11,49 +11,50 @@ import (
 	"github.com/lni/vfs"
 )
 
-// A diskWatch is the file system under the Raft log, which panics where a write
-// fails, in goroutines of its own, and so ends the program. Here a goroutine whose
-// write fails, once the node runs, never returns from it, and the node is told.
-// What it had written before is what a power loss would have left: nothing was
-// acknowledged that is not on disk.
+// A diskWatch is the file system under the Raft log. When a write fails, the Raft
+// log panics in a goroutine of its own, which would end the program. So once the
+// host runs, an operation that fails because of the disk does not return: its
+// goroutine, and those that wait for it, block until the program ends, and the host
+// is told about the failure. The log then has what a loss of power would have left.
+// Nothing was acknowledged that is not on disk.
 //
-// The goroutine, and what waits for it, stays until the program ends.
-//
-// Dragonboat itself writes few other files, snapshots of shards in memory above
-// all. They are not watched: given such a file system, it would also swallow
-// panics that have nothing to do with it.
+// Dragonboat writes a few other files itself, mostly snapshots of shards in memory.
+// They are not watched: if Dragonboat were given a file system like this one, it
+// would also recover from panics that have other causes.
 type diskWatch struct {
 	vfs.FS
-	failed func(error)   // called once
-	never  chan struct{} // closed by tests alone
+	failed func(error)   // is called once, in a goroutine of its own
+	never  chan struct{} // failed operations wait for it to be closed; only tests close it
 
 	mu    sync.Mutex
-	armed bool
-	err   error // the first; guarded by mu
+	armed bool  // failed operations block; guarded by mu
+	err   error // the first failure since then; guarded by mu
 }
 
 func newDiskWatch(failed func(error)) *diskWatch {
 	return &diskWatch{FS: vfs.Default, failed: failed, never: make(chan struct{})}
 }
 
-// wrapped returns it in the form that Dragonboat takes: it knows its own file
-// systems only, one of which wraps others to inject errors for tests.
+// wrapped returns the diskWatch in a form that Dragonboat accepts. Dragonboat
+// accepts only file systems of its own; one of these wraps another file system, to
+// inject errors in tests.
 func (w *diskWatch) wrapped() vfs.FS { return vfs.Wrap(w, noErrors{}) }
 
-// noErrors injects none.
+// noErrors injects no errors.
 type noErrors struct{}
 
 func (noErrors) MaybeError(vfs.Op) error { return nil }
 
-// arm makes failed writes block from now on: before, they are returned to who
-// opens the node.
+// arm makes failed operations block from now on. Before, their errors are returned,
+// and reach the caller of Open.
 func (w *diskWatch) arm() {
 	w.mu.Lock()
 	w.armed = true
 	w.mu.Unlock()
 }
 
-// check returns err, or, if it says that the disk fails, never.
+// check returns err while the diskWatch is not armed. Once it is armed, check
+// returns only if err is nil.
 func (w *diskWatch) check(what, name string, err error) error {
 	if err == nil {
 		return nil
@@ -77,7 +78,8 @@ func (w *diskWatch) check(what, name string, err error) error {
 	return err
 }
 
-// checkName is check for what may fail because of the name.
+// checkName is check for an operation that also fails if a file exists or does not,
+// which is no failure of the disk.
 func (w *diskWatch) checkName(what, name string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) {
 		return err
@@ -165,7 +167,8 @@ func (f *watchedFile) ReadAt(b []byte, at int64) (int, error) {
 	return n, f.checkRead(err)
 }
 
-// checkRead is check for what a disk alone can be the reason of.
+// checkRead is check for errors that only the disk can cause. Others, such as
+// io.EOF, are returned.
 func (f *watchedFile) checkRead(err error) error {
 	if errors.Is(err, syscall.EIO) {
 		return f.watch.check("read", f.name, err)
