@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/lock"
 )
 
@@ -23,9 +24,9 @@ func TestListenAddress(t *testing.T) {
 			cfg.Nodes = append(cfg.Nodes, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
 		}
 	})
-	mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
+	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 	c.insert(1, 3)
-	c.equal()
+	c.WaitEqual()
 }
 
 // Two nodes cannot reach each other, but both reach a third. The one that does not
@@ -53,7 +54,7 @@ func TestTwoNodesThatCannotReachEachOther(t *testing.T) {
 		}
 	})
 	leaderOf := func(i int) int {
-		s, err := c.nodes[i].Status(patient(t))
+		s, err := c.Node(i).Status(testrun.Context(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +67,7 @@ func TestTwoNodesThatCannotReachEachOther(t *testing.T) {
 	}
 	leads := leaderOf(0)
 	cut, third := (leads+1)%3, (leads+2)%3
-	held, err := lock.New(c.nodes[cut], lock.WithTTL(2*time.Second)).Lock(patient(t), "k")
+	held, err := lock.New(c.Node(cut), lock.WithTTL(2*time.Second)).Lock(testrun.Context(t), "k")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +75,7 @@ func TestTwoNodesThatCannotReachEachOther(t *testing.T) {
 	for _, v := range between {
 		v.hold()
 	}
-	next, err := lock.New(c.nodes[third]).Lock(patient(t), "k")
+	next, err := lock.New(c.Node(third)).Lock(testrun.Context(t), "k")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,22 +84,22 @@ func TestTwoNodesThatCannotReachEachOther(t *testing.T) {
 	default:
 		t.Error("the lock is held twice")
 	}
-	if err := next.Unlock(patient(t)); err != nil {
+	if err := next.Unlock(testrun.Context(t)); err != nil {
 		t.Error(err)
 	}
 	if leaderOf(third) == leads { // no election moved it meanwhile
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		if _, err := lock.New(c.nodes[cut]).Lock(ctx, "other"); err == nil || !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := lock.New(c.Node(cut)).Lock(ctx, "other"); err == nil || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("locking through the node that does not reach the leader: %v", err)
 		}
 	}
 	for _, v := range between {
 		v.release()
 	}
-	again, err := lock.New(c.nodes[cut]).Lock(patient(t), "k")
+	again, err := lock.New(c.Node(cut)).Lock(testrun.Context(t), "k")
 	if err != nil {
 		t.Fatal(err)
 	}
-	again.Unlock(patient(t))
+	again.Unlock(testrun.Context(t))
 }

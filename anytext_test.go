@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // SQLite calls a file malformed and a statement that it cannot read back: the
@@ -13,14 +14,14 @@ func TestAStatementsErrorIsNotTheDisks(t *testing.T) {
 	const malformed = "CREATE VIEW IF NOT EXISTS IF AS SELECT null"
 	eachSize(t, func(t *testing.T, nodes *testCluster) {
 		c := sturdy{nodes}
-		mustExec(t, c.db(0), "CREATE TABLE kept(id INTEGER PRIMARY KEY, v TEXT UNIQUE)")
-		mustExec(t, c.db(0), "INSERT INTO kept(v) VALUES('a'),('b'),('c')")
-		db := c.db(0)
-		_, err := db.ExecContext(patient(t), malformed)
+		mustExec(t, c.DB(0), "CREATE TABLE kept(id INTEGER PRIMARY KEY, v TEXT UNIQUE)")
+		mustExec(t, c.DB(0), "INSERT INTO kept(v) VALUES('a'),('b'),('c')")
+		db := c.DB(0)
+		_, err := db.ExecContext(testrun.Context(t), malformed)
 		refusal(t, malformed, err, 11, "malformed database schema (IF)")
 		c.unharmed(malformed)
 
-		tx, err := db.BeginTx(patient(t), nil)
+		tx, err := db.BeginTx(testrun.Context(t), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -35,14 +36,14 @@ func TestAStatementsErrorIsNotTheDisks(t *testing.T) {
 		}
 		c.unharmed(malformed + " in a transaction")
 		var n int
-		if err := db.QueryRowContext(hiqlite.WithConsistency(patient(t), hiqlite.Linearizable), "SELECT count(*) FROM kept").Scan(&n); err != nil || n != 3 {
+		if err := db.QueryRowContext(hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable), "SELECT count(*) FROM kept").Scan(&n); err != nil || n != 3 {
 			t.Errorf("%d rows, %v", n, err)
 		}
-		for i := range c.nodes {
-			c.stop(i)
+		for i := range c.Len() {
+			c.Stop(i)
 		}
-		for i := range c.nodes {
-			c.start(i)
+		for i := range c.Len() {
+			c.Start(i)
 		}
 		c.unharmed("a restart")
 	})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // A sturdy is a node with a table of three rows, which bad input must not harm.
@@ -21,8 +22,8 @@ type sturdy struct {
 
 func newSturdy(t testing.TB, size int, change ...func(*hiqlite.Config)) sturdy {
 	s := sturdy{newCluster(t, size, change...)}
-	mustExec(t, s.db(0), "CREATE TABLE kept(id INTEGER PRIMARY KEY, v TEXT UNIQUE)")
-	mustExec(t, s.db(0), "INSERT INTO kept(v) VALUES('a'),('b'),('c')")
+	mustExec(t, s.DB(0), "CREATE TABLE kept(id INTEGER PRIMARY KEY, v TEXT UNIQUE)")
+	mustExec(t, s.DB(0), "INSERT INTO kept(v) VALUES('a'),('b'),('c')")
 	return s
 }
 
@@ -30,11 +31,11 @@ func newSturdy(t testing.TB, size int, change ...func(*hiqlite.Config)) sturdy {
 func (s sturdy) unharmed(what string) {
 	s.t.Helper()
 	answers(s.t, s.testCluster)
-	ctx := hiqlite.WithConsistency(patient(s.t), hiqlite.Linearizable)
-	for i := range s.nodes {
-		mustExec(s.t, s.db(i), "UPDATE kept SET v=v")
+	ctx := hiqlite.WithConsistency(testrun.Context(s.t), hiqlite.Linearizable)
+	for i := range s.Nodes() {
+		mustExec(s.t, s.DB(i), "UPDATE kept SET v=v")
 		var n int
-		if err := s.db(i).QueryRowContext(ctx, "SELECT count(*) FROM kept WHERE v IN ('a','b','c')").Scan(&n); err != nil || n != 3 {
+		if err := s.DB(i).QueryRowContext(ctx, "SELECT count(*) FROM kept WHERE v IN ('a','b','c')").Scan(&n); err != nil || n != 3 {
 			s.t.Fatalf("after %s, node %d holds %d rows, %v", what, i+1, n, err)
 		}
 	}
@@ -97,16 +98,16 @@ func TestRefusedStatements(t *testing.T) {
 		"\xff\xfe":                                         {1, nil},
 	} {
 		name := text[:min(len(text), 60)]
-		_, err := s.db(0).ExecContext(patient(t), text)
+		_, err := s.DB(0).ExecContext(testrun.Context(t), text)
 		refusal(t, "exec "+name, err, want.code, want.words...)
-		if rows, err := s.db(0).QueryContext(patient(t), text); err == nil {
+		if rows, err := s.DB(0).QueryContext(testrun.Context(t), text); err == nil {
 			t.Errorf("query %s: no error", name)
 			rows.Close()
 		}
 		s.unharmed(name)
 	}
 	var n int
-	if err := s.db(0).QueryRowContext(patient(t), "SELECT count(*) FROM kept").Scan(&n); err != nil || n != 3 {
+	if err := s.DB(0).QueryRowContext(testrun.Context(t), "SELECT count(*) FROM kept").Scan(&n); err != nil || n != 3 {
 		t.Errorf("%d rows, %v: a script that failed did something", n, err)
 	}
 }
@@ -129,15 +130,15 @@ func TestWrongArguments(t *testing.T) {
 		{"PRAGMA busy_timeout=5", []any{1}, "too many arguments"},
 		{"", []any{1}, "too many arguments"},
 	} {
-		_, err := s.db(0).ExecContext(patient(t), test.text, test.args...)
+		_, err := s.DB(0).ExecContext(testrun.Context(t), test.text, test.args...)
 		refusal(t, test.text, err, 1, test.words)
 		s.unharmed(test.text)
 	}
 	for _, arg := range []any{struct{}{}, []int{1}, make(chan int), complex(1, 1), uint64(1 << 63)} {
-		if _, err := s.db(0).ExecContext(patient(t), "INSERT INTO kept(v) VALUES(?)", arg); err == nil || !strings.Contains(err.Error(), "argument") {
+		if _, err := s.DB(0).ExecContext(testrun.Context(t), "INSERT INTO kept(v) VALUES(?)", arg); err == nil || !strings.Contains(err.Error(), "argument") {
 			t.Errorf("%T: %v", arg, err)
 		}
-		_, err := hiqlite.Batch(patient(t), s.db(0), hiqlite.Statement{SQL: "INSERT INTO kept(v) VALUES(?)", Args: []any{arg}})
+		_, err := hiqlite.Batch(testrun.Context(t), s.DB(0), hiqlite.Statement{SQL: "INSERT INTO kept(v) VALUES(?)", Args: []any{arg}})
 		refusal(t, fmt.Sprintf("%T in a batch", arg), err, 1, "converting argument 1")
 	}
 	s.unharmed("unsupported types")
@@ -163,14 +164,14 @@ func TestBatchSaysWhichStatementFailed(t *testing.T) {
 		"":                                {1, []string{"a batch consists of writes"}},
 		"ATTACH 'x' AS x":                 {23, []string{"ATTACH"}},
 	} {
-		_, err := hiqlite.Batch(patient(t), s.db(0), good, hiqlite.Statement{SQL: "CREATE TABLE made(a)"}, hiqlite.Statement{SQL: "INSERT INTO made VALUES(1)"}, hiqlite.Statement{SQL: text}, good)
+		_, err := hiqlite.Batch(testrun.Context(t), s.DB(0), good, hiqlite.Statement{SQL: "CREATE TABLE made(a)"}, hiqlite.Statement{SQL: "INSERT INTO made VALUES(1)"}, hiqlite.Statement{SQL: text}, good)
 		e := refusal(t, text, err, want.code, want.words...)
 		if e.Statement != 3 {
 			t.Errorf("%q: the error is said to be statement %d's: %v", text, e.Statement, err)
 		}
 		s.unharmed(text)
 		var n int
-		if err := s.db(0).QueryRowContext(patient(t), "SELECT count(*) FROM kept, sqlite_schema WHERE sqlite_schema.name='made' OR kept.v='x'").Scan(&n); err != nil || n != 0 {
+		if err := s.DB(0).QueryRowContext(testrun.Context(t), "SELECT count(*) FROM kept, sqlite_schema WHERE sqlite_schema.name='made' OR kept.v='x'").Scan(&n); err != nil || n != 0 {
 			t.Errorf("%q: the batch did something: %d, %v", text, n, err)
 		}
 	}
@@ -180,20 +181,20 @@ func TestTooLarge(t *testing.T) {
 	s := newSturdy(t, 1)
 	const limit = 8 << 20
 	big := strings.Repeat("x", limit)
-	_, err := s.db(0).ExecContext(patient(t), "INSERT INTO kept(v) VALUES(?)", big)
-	_, errText := s.db(0).ExecContext(patient(t), "INSERT INTO kept(v) VALUES('"+big+"')")
+	_, err := s.DB(0).ExecContext(testrun.Context(t), "INSERT INTO kept(v) VALUES(?)", big)
+	_, errText := s.DB(0).ExecContext(testrun.Context(t), "INSERT INTO kept(v) VALUES('"+big+"')")
 	var stmts []hiqlite.Statement
 	for i := range 100 {
 		stmts = append(stmts, hiqlite.Statement{SQL: "INSERT INTO kept(v) VALUES(?)", Args: []any{fmt.Sprint(i, big[:limit/100])}})
 	}
-	_, errBatch := hiqlite.Batch(patient(t), s.db(0), stmts...)
+	_, errBatch := hiqlite.Batch(testrun.Context(t), s.DB(0), stmts...)
 	for what, err := range map[string]error{"argument": err, "text": errText, "batch": errBatch} {
 		if !errors.Is(err, hiqlite.ErrTooLarge) || !strings.Contains(err.Error(), fmt.Sprint(limit)) || !strings.Contains(err.Error(), "smaller") {
 			t.Errorf("%s: %v", what, err)
 		}
 		s.unharmed(what)
 	}
-	if _, err := hiqlite.Batch(patient(t), s.db(0), stmts[:90]...); err != nil {
+	if _, err := hiqlite.Batch(testrun.Context(t), s.DB(0), stmts[:90]...); err != nil {
 		t.Errorf("below the limit: %v", err)
 	}
 	s.unharmed("a large batch")
@@ -202,27 +203,27 @@ func TestTooLarge(t *testing.T) {
 func TestEndlessWrite(t *testing.T) {
 	s := newSturdy(t, 3, func(cfg *hiqlite.Config) { cfg.MaxSteps = 1_000_000 })
 	for _, text := range []string{"INSERT INTO kept(v) " + silent, "INSERT INTO kept(v) " + endless, "DELETE FROM kept WHERE id IN (" + endless + ")", "INSERT INTO kept(v) VALUES('x'); " + endless} {
-		_, err := s.db(1).ExecContext(patient(t), text)
+		_, err := s.DB(1).ExecContext(testrun.Context(t), text)
 		refusal(t, text, err, 9, "interrupted", "smaller parts")
 		s.unharmed(text)
 	}
-	s.equal()
+	s.WaitEqual()
 }
 
 func TestContextsThatHaveEnded(t *testing.T) {
 	s := newSturdy(t, 1)
-	over, cancel := context.WithCancel(patient(t))
+	over, cancel := context.WithCancel(testrun.Context(t))
 	cancel()
-	if _, err := s.db(0).ExecContext(over, "DELETE FROM kept"); !errors.Is(err, context.Canceled) {
+	if _, err := s.DB(0).ExecContext(over, "DELETE FROM kept"); !errors.Is(err, context.Canceled) {
 		t.Errorf("exec: %v", err)
 	}
-	if err := s.db(0).QueryRowContext(over, "SELECT 1").Scan(new(int)); !errors.Is(err, context.Canceled) {
+	if err := s.DB(0).QueryRowContext(over, "SELECT 1").Scan(new(int)); !errors.Is(err, context.Canceled) {
 		t.Errorf("query: %v", err)
 	}
-	if _, err := hiqlite.Batch(over, s.db(0), hiqlite.Statement{SQL: "DELETE FROM kept"}); !errors.Is(err, context.Canceled) {
+	if _, err := hiqlite.Batch(over, s.DB(0), hiqlite.Statement{SQL: "DELETE FROM kept"}); !errors.Is(err, context.Canceled) {
 		t.Errorf("batch: %v", err)
 	}
-	if err := s.db(0).PingContext(over); !errors.Is(err, context.Canceled) {
+	if err := s.DB(0).PingContext(over); !errors.Is(err, context.Canceled) {
 		t.Errorf("ping: %v", err)
 	}
 	if node, err := hiqlite.Open(over, hiqlite.Config{DataDir: t.TempDir()}); !errors.Is(err, context.Canceled) {
@@ -231,7 +232,7 @@ func TestContextsThatHaveEnded(t *testing.T) {
 			node.Close()
 		}
 	}
-	conn, err := s.db(0).Conn(patient(t))
+	conn, err := s.DB(0).Conn(testrun.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,77 +240,77 @@ func TestContextsThatHaveEnded(t *testing.T) {
 	if _, err := conn.ExecContext(over, "DELETE FROM kept"); !errors.Is(err, context.Canceled) {
 		t.Errorf("exec on a connection: %v", err)
 	}
-	mustExec(t, s.db(0), "UPDATE kept SET v=v")
+	mustExec(t, s.DB(0), "UPDATE kept SET v=v")
 	s.unharmed("contexts that have ended")
 }
 
 func TestNoQuorum(t *testing.T) {
 	s := newSturdy(t, 3)
-	s.equal() // the one that is left has all rows
-	leader := s.leader()
-	s.stop(leader)
-	s.stop((leader + 1) % 3)
+	s.WaitEqual() // the one that is left has all rows
+	leader := s.Leader()
+	s.Stop(leader)
+	s.Stop((leader + 1) % 3)
 	left := (leader + 2) % 3
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
-	if _, err := s.db(left).ExecContext(ctx, "INSERT INTO kept(v) VALUES('lost')"); !errors.Is(err, hiqlite.ErrNoLeader) {
+	if _, err := s.DB(left).ExecContext(ctx, "INSERT INTO kept(v) VALUES('lost')"); !errors.Is(err, hiqlite.ErrNoLeader) {
 		t.Errorf("a write without a majority: %v", err)
 	}
 	var n int
-	if err := s.db(left).QueryRowContext(patient(t), "SELECT count(*) FROM kept").Scan(&n); err != nil || n != 3 {
+	if err := s.DB(left).QueryRowContext(testrun.Context(t), "SELECT count(*) FROM kept").Scan(&n); err != nil || n != 3 {
 		t.Errorf("a local read without a majority: %d, %v", n, err)
 	}
-	if _, err := s.db(left).QueryContext(patient(t), "SELECT * FROM nope"); err == nil || !strings.Contains(err.Error(), "no such table") {
+	if _, err := s.DB(left).QueryContext(testrun.Context(t), "SELECT * FROM nope"); err == nil || !strings.Contains(err.Error(), "no such table") {
 		t.Errorf("a wrong read without a majority: %v", err)
 	}
-	s.start(leader)
-	s.start((leader + 1) % 3)
+	s.Start(leader)
+	s.Start((leader + 1) % 3)
 	for i := range 3 {
-		s.ready(i)
+		s.WaitReady(i)
 	}
 	s.unharmed("a lost majority")
-	s.equal()
+	s.WaitEqual()
 }
 
 func TestClosedNode(t *testing.T) {
 	s := newSturdy(t, 1)
-	node, db := s.nodes[0], s.db(0)
-	conn, err := db.Conn(patient(t))
+	node, db := s.Node(0), s.DB(0)
+	conn, err := db.Conn(testrun.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	stmt, err := conn.PrepareContext(patient(t), "SELECT 1")
+	stmt, err := conn.PrepareContext(testrun.Context(t), "SELECT 1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.stop(0)
-	_, err1 := conn.ExecContext(patient(t), "DELETE FROM kept")
-	_, err2 := stmt.QueryContext(patient(t))
-	_, err3 := node.Status(patient(t))
-	c, err4 := node.Connector().Connect(patient(t))
+	s.Stop(0)
+	_, err1 := conn.ExecContext(testrun.Context(t), "DELETE FROM kept")
+	_, err2 := stmt.QueryContext(testrun.Context(t))
+	_, err3 := node.Status(testrun.Context(t))
+	c, err4 := node.Connector().Connect(testrun.Context(t))
 	if err4 == nil {
 		c.Close()
 	}
-	for i, err := range []error{err1, err2, err3, err4, node.Ready(patient(t))} {
+	for i, err := range []error{err1, err2, err3, err4, node.Ready(testrun.Context(t))} {
 		if !errors.Is(err, hiqlite.ErrClosed) {
 			t.Errorf("%d: %v, want ErrClosed", i, err)
 		}
 	}
-	if _, err := db.ExecContext(patient(t), "DELETE FROM kept"); err == nil {
+	if _, err := db.ExecContext(testrun.Context(t), "DELETE FROM kept"); err == nil {
 		t.Error("a closed node deletes")
 	}
 	if err := node.Close(); err != nil {
 		t.Errorf("closing again: %v", err)
 	}
-	s.start(0)
-	s.ready(0)
+	s.Start(0)
+	s.WaitReady(0)
 	s.unharmed("closing")
 }
 
 func TestFoldersThatCannotBeUsed(t *testing.T) {
 	s := newSturdy(t, 1)
-	used := s.configs[0]
+	used := s.Config(0)
 	file := filepath.Join(t.TempDir(), "file")
 	foreign, newer := t.TempDir(), t.TempDir()
 	for path, content := range map[string]string{file: "x", filepath.Join(foreign, "letter.txt"): "x", filepath.Join(newer, "hiqlite.json"): `{"format": 99, "node_id": 1, "nodes": [1]}`} {
@@ -318,8 +319,8 @@ func TestFoldersThatCannotBeUsed(t *testing.T) {
 		}
 	}
 	other := newCluster(t, 1)
-	closed := other.configs[0]
-	other.stop(0)
+	closed := other.Config(0)
+	other.Stop(0)
 	apart := processes(t, 1, 0)[0]
 	for name, test := range map[string]struct {
 		cfg   hiqlite.Config
@@ -336,7 +337,7 @@ func TestFoldersThatCannotBeUsed(t *testing.T) {
 		"of another cluster": {hiqlite.Config{DataDir: closed.DataDir, Nodes: []hiqlite.Member{{ID: 1, RaftAddr: "localhost:1"}, {ID: 2, RaftAddr: "localhost:2"}}},
 			[]string{"a cluster of the nodes [1]", "lists [1 2]"}},
 	} {
-		node, err := hiqlite.Open(patient(t), test.cfg)
+		node, err := hiqlite.Open(testrun.Context(t), test.cfg)
 		if err == nil {
 			node.Close()
 			t.Errorf("%s: it opens", name)
@@ -350,8 +351,8 @@ func TestFoldersThatCannotBeUsed(t *testing.T) {
 	}
 	s.unharmed("opening what cannot be opened")
 	apart.ask("ready")
-	other.start(0)
-	other.ready(0)
+	other.Start(0)
+	other.WaitReady(0)
 }
 
 func TestWrongMembers(t *testing.T) {
@@ -369,7 +370,7 @@ func TestWrongMembers(t *testing.T) {
 		"an id beyond 2^32-1": {hiqlite.Config{NodeID: 1 << 32}, []string{"2^32-1"}},
 	} {
 		test.cfg.DataDir = filepath.Join(t.TempDir(), "data")
-		node, err := hiqlite.Open(patient(t), test.cfg)
+		node, err := hiqlite.Open(testrun.Context(t), test.cfg)
 		if err == nil {
 			node.Close()
 			t.Errorf("%s: it opens", name)
@@ -394,7 +395,7 @@ func TestTakenPort(t *testing.T) {
 	}
 	members := []hiqlite.Member{{ID: 1, RaftAddr: ports[0]}, {ID: 2, RaftAddr: ports[1]}}
 	cfg := hiqlite.Config{DataDir: filepath.Join(t.TempDir(), "data"), Nodes: members}
-	node, err := hiqlite.Open(patient(t), cfg)
+	node, err := hiqlite.Open(testrun.Context(t), cfg)
 	if err == nil {
 		node.Close()
 	}
@@ -404,7 +405,7 @@ func TestTakenPort(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if node, err = hiqlite.Open(patient(t), cfg); err != nil {
+	if node, err = hiqlite.Open(testrun.Context(t), cfg); err != nil {
 		t.Fatalf("when the port is free again: %v", err)
 	}
 	if err := node.Close(); err != nil {
@@ -426,10 +427,10 @@ func TestAFailedFirstOpenLeavesTheFolderFree(t *testing.T) {
 	for i, address := range ports {
 		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
 	}
-	if _, err := hiqlite.Open(patient(t), hiqlite.Config{DataDir: dir, NodeID: 2, Nodes: members}); err == nil {
+	if _, err := hiqlite.Open(testrun.Context(t), hiqlite.Config{DataDir: dir, NodeID: 2, Nodes: members}); err == nil {
 		t.Fatal("a taken port was not noticed")
 	}
-	node, err := hiqlite.Open(patient(t), hiqlite.Config{DataDir: dir, NodeID: 1, Nodes: members})
+	node, err := hiqlite.Open(testrun.Context(t), hiqlite.Config{DataDir: dir, NodeID: 1, Nodes: members})
 	if err != nil {
 		t.Fatal(err)
 	}

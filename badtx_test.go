@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // hasCode fails unless err is SQLite's, with this code and these words.
@@ -31,7 +32,7 @@ func hasCode(t testing.TB, err error, code int, words ...string) {
 
 func mustConn(t testing.TB, db *sql.DB) *sql.Conn {
 	t.Helper()
-	c, err := db.Conn(patient(t))
+	c, err := db.Conn(testrun.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +42,7 @@ func mustConn(t testing.TB, db *sql.DB) *sql.Conn {
 
 func TestTransactionUsedAfterItsEnd(t *testing.T) {
 	c := newCluster(t, 1, unhurried)
-	db := c.db(0)
+	db := c.DB(0)
 	run(t, db, "CREATE TABLE t(a)")
 	for _, end := range []func(*sql.Tx) error{(*sql.Tx).Commit, (*sql.Tx).Rollback} {
 		tx := mustBegin(t, db)
@@ -70,8 +71,10 @@ func second[T any](_ T, err error) error { return err }
 // database/sql does not let programs do this, other users of the driver may.
 func TestDriverTransactionEndedTwice(t *testing.T) {
 	c := newCluster(t, 1, unhurried)
-	err := mustConn(t, c.db(0)).Raw(func(raw any) error {
-		begin := func() driver.Tx { return must(raw.(driver.ConnBeginTx).BeginTx(patient(t), driver.TxOptions{})) }
+	err := mustConn(t, c.DB(0)).Raw(func(raw any) error {
+		begin := func() driver.Tx {
+			return must(raw.(driver.ConnBeginTx).BeginTx(testrun.Context(t), driver.TxOptions{}))
+		}
 		tx := begin()
 		if err := tx.Commit(); err != nil {
 			return err
@@ -90,7 +93,7 @@ func TestDriverTransactionEndedTwice(t *testing.T) {
 
 func TestTransactionTooLarge(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(len(c.nodes) - 1)
+		db := c.DB(c.Len() - 1)
 		run(t, db, "CREATE TABLE t(id INTEGER PRIMARY KEY, b BLOB)")
 		blob := make([]byte, 3<<20)
 		rand.Read(blob) // zstd must not make it fit
@@ -120,14 +123,14 @@ func TestTransactionTooLarge(t *testing.T) {
 			t.Errorf("a statement that alone is too large: %v", err)
 		}
 		commit(t, tx)
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
 // What Exec took, Commit can propose.
 func TestLargestTransactionCanBeCommitted(t *testing.T) {
 	c := newCluster(t, 1, unhurried)
-	db := c.db(0)
+	db := c.DB(0)
 	run(t, db, "CREATE TABLE t(b)")
 	blob := make([]byte, 9<<20)
 	rand.Read(blob)
@@ -154,7 +157,7 @@ func TestLargestTransactionCanBeCommitted(t *testing.T) {
 
 func TestTransactionWithinATransaction(t *testing.T) {
 	c := newCluster(t, 1, unhurried)
-	db := c.db(0)
+	db := c.DB(0)
 	run(t, db, "CREATE TABLE t(a)")
 	tx := mustBegin(t, db)
 	run(t, tx, "INSERT INTO t VALUES(1)")
@@ -165,13 +168,13 @@ func TestTransactionWithinATransaction(t *testing.T) {
 	commit(t, tx)
 	conn := mustConn(t, db)
 	run(t, conn, "BEGIN")
-	_, err := conn.BeginTx(patient(t), nil)
+	_, err := conn.BeginTx(testrun.Context(t), nil)
 	hasCode(t, err, 1, "cannot start a transaction within a transaction")
-	_, err = conn.BeginTx(patient(t), &sql.TxOptions{ReadOnly: true})
+	_, err = conn.BeginTx(testrun.Context(t), &sql.TxOptions{ReadOnly: true})
 	hasCode(t, err, 1, "cannot start a transaction within a transaction")
 	run(t, conn, "INSERT INTO t VALUES(3)")
 	run(t, conn, "COMMIT")
-	tx = must(conn.BeginTx(patient(t), nil)) // ended by a text
+	tx = must(conn.BeginTx(testrun.Context(t), nil)) // ended by a text
 	run(t, tx, "INSERT INTO t VALUES(4)")
 	run(t, tx, "COMMIT")
 	hasCode(t, tx.Commit(), 1, "cannot commit - no transaction is active")
@@ -185,19 +188,19 @@ func TestTransactionWithinATransaction(t *testing.T) {
 // transaction see what others have written before.
 func TestIsolationLevels(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		mustExec(t, c.db(0), "CREATE TABLE t(a)")
+		mustExec(t, c.DB(0), "CREATE TABLE t(a)")
 		deferred := openDeferred(t, c)
 		for level := sql.LevelDefault; level <= sql.LevelLinearizable; level++ {
-			for i, n := range c.nodes {
+			for i, n := range c.Nodes() {
 				for _, db := range []*sql.DB{n.DB(), deferred[i]} {
-					tx, err := db.BeginTx(patient(t), &sql.TxOptions{Isolation: level})
+					tx, err := db.BeginTx(testrun.Context(t), &sql.TxOptions{Isolation: level})
 					if err != nil {
 						t.Fatalf("%v: %v", level, err)
 					}
 					run(t, tx, "INSERT INTO t VALUES(?)", int(level))
 					commit(t, tx)
-					for j := range c.nodes {
-						tx, err := c.db(j).BeginTx(patient(t), &sql.TxOptions{Isolation: level, ReadOnly: true})
+					for j := range c.Len() {
+						tx, err := c.DB(j).BeginTx(testrun.Context(t), &sql.TxOptions{Isolation: level, ReadOnly: true})
 						if err != nil {
 							t.Fatalf("%v, only reading: %v", level, err)
 						}
@@ -209,16 +212,16 @@ func TestIsolationLevels(t *testing.T) {
 			}
 		}
 		for _, level := range []sql.IsolationLevel{-1, sql.LevelLinearizable + 1} {
-			_, err := c.db(0).BeginTx(patient(t), &sql.TxOptions{Isolation: level})
+			_, err := c.DB(0).BeginTx(testrun.Context(t), &sql.TxOptions{Isolation: level})
 			hasCode(t, err, 1, "not known", "serializable")
 		}
-		want := one[int](t, c.db(0), "SELECT count(*) FROM t")
+		want := one[int](t, c.DB(0), "SELECT count(*) FROM t")
 		for range 50 {
-			mustExec(t, c.db(0), "INSERT INTO t VALUES(9)")
+			mustExec(t, c.DB(0), "INSERT INTO t VALUES(9)")
 			want++
-			for i := range c.nodes {
-				for _, db := range []*sql.DB{c.db(i), deferred[i]} {
-					tx, err := db.BeginTx(patient(t), &sql.TxOptions{Isolation: sql.LevelLinearizable, ReadOnly: db == c.db(i)})
+			for i := range c.Len() {
+				for _, db := range []*sql.DB{c.DB(i), deferred[i]} {
+					tx, err := db.BeginTx(testrun.Context(t), &sql.TxOptions{Isolation: sql.LevelLinearizable, ReadOnly: db == c.DB(i)})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -235,7 +238,7 @@ func TestIsolationLevels(t *testing.T) {
 // openDeferred opens a database on each node whose transactions are deferred.
 func openDeferred(t *testing.T, c *testCluster) (dbs []*sql.DB) {
 	t.Helper()
-	for _, n := range c.nodes {
+	for _, n := range c.Nodes() {
 		connector, err := n.ConnectorWith(hiqlite.ConnConfig{Deferred: true})
 		if err != nil {
 			t.Fatal(err)
@@ -249,11 +252,11 @@ func openDeferred(t *testing.T, c *testCluster) (dbs []*sql.DB) {
 
 func TestReadOnlyTransactions(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		own, other := c.db(0), c.db(len(c.nodes)-1)
+		own, other := c.DB(0), c.DB(c.Len()-1)
 		run(t, own, "CREATE TABLE t(a)")
 		run(t, own, "INSERT INTO t VALUES(1)")
 		writer := mustBegin(t, other) // is not in the way
-		tx, err := own.BeginTx(patient(t), &sql.TxOptions{ReadOnly: true})
+		tx, err := own.BeginTx(testrun.Context(t), &sql.TxOptions{ReadOnly: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -284,18 +287,18 @@ func TestReadOnlyTransactions(t *testing.T) {
 
 func TestNothingUncommittedIsRead(t *testing.T) {
 	c := newCluster(t, 3, unhurried)
-	run(t, c.db(0), "CREATE TABLE t(a)")
-	run(t, c.db(0), "INSERT INTO t VALUES(1)")
-	c.equal() // local reads find it on all nodes
-	for i := range c.nodes {
-		tx := mustBegin(t, c.db(i))
+	run(t, c.DB(0), "CREATE TABLE t(a)")
+	run(t, c.DB(0), "INSERT INTO t VALUES(1)")
+	c.WaitEqual() // local reads find it on all nodes
+	for i := range c.Len() {
+		tx := mustBegin(t, c.DB(i))
 		run(t, tx, "UPDATE t SET a = 2")
 		run(t, tx, "CREATE TABLE u(a)")
-		for j := range c.nodes {
+		for j := range c.Len() {
 			for _, level := range []hiqlite.Consistency{hiqlite.Local, hiqlite.Linearizable} {
-				ctx := hiqlite.WithConsistency(patient(t), level)
+				ctx := hiqlite.WithConsistency(testrun.Context(t), level)
 				var a, tables int
-				if err := c.db(j).QueryRowContext(ctx, "SELECT a, (SELECT count(*) FROM sqlite_schema WHERE name='u') FROM t").Scan(&a, &tables); err != nil || a != 1 || tables != 0 {
+				if err := c.DB(j).QueryRowContext(ctx, "SELECT a, (SELECT count(*) FROM sqlite_schema WHERE name='u') FROM t").Scan(&a, &tables); err != nil || a != 1 || tables != 0 {
 					t.Errorf("%v, on node %d of node %d's transaction: %d, %d tables, %v", level, j+1, i+1, a, tables, err)
 				}
 			}
@@ -306,7 +309,7 @@ func TestNothingUncommittedIsRead(t *testing.T) {
 
 func TestDeferredTransactions(t *testing.T) {
 	c := newCluster(t, 3, unhurried, func(cfg *hiqlite.Config) { cfg.Conn.Deferred = true })
-	own, other := c.db(0), c.db(1)
+	own, other := c.DB(0), c.DB(1)
 	run(t, own, "CREATE TABLE t(a)")
 	changes := func() { // that have arrived on the first node
 		run(t, other, "INSERT INTO t VALUES(1)")
@@ -336,7 +339,7 @@ func TestDeferredTransactions(t *testing.T) {
 			end := begin()
 			before := one[int](t, q, "SELECT count(*) FROM t")
 			changes()
-			_, err := q.ExecContext(patient(t), "INSERT INTO t VALUES(3)")
+			_, err := q.ExecContext(testrun.Context(t), "INSERT INTO t VALUES(3)")
 			hasCode(t, err, 517, "database is locked")
 			if n := one[int](t, q, "SELECT count(*) FROM t"); n != before {
 				t.Errorf("%d rows, %d before", n, before)
@@ -365,50 +368,50 @@ func TestDeferredTransactions(t *testing.T) {
 	}
 	conn := mustConn(t, own)
 	run(t, conn, "BEGIN IMMEDIATE") // is not deferred
-	ctx, cancel := context.WithTimeout(patient(t), 50e6)
+	ctx, cancel := context.WithTimeout(testrun.Context(t), 50e6)
 	defer cancel()
 	if _, err := other.ExecContext(ctx, "INSERT INTO t VALUES(9)"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 	run(t, conn, "ROLLBACK")
-	c.equal()
+	c.WaitEqual()
 }
 
 func TestBusyTimeoutBehindATransaction(t *testing.T) {
 	c := newCluster(t, 3, unhurried)
-	run(t, c.db(0), "CREATE TABLE t(a)")
-	for holder := range c.nodes {
-		tx := mustBegin(t, c.db(holder))
+	run(t, c.DB(0), "CREATE TABLE t(a)")
+	for holder := range c.Len() {
+		tx := mustBegin(t, c.DB(holder))
 		run(t, tx, "INSERT INTO t VALUES(1)")
-		for i := range c.nodes {
-			conn := mustConn(t, c.db(i))
+		for i := range c.Len() {
+			conn := mustConn(t, c.DB(i))
 			run(t, conn, "PRAGMA busy_timeout = 30")
 			named := fmt.Sprintf("node %d", holder+1)
-			_, err := conn.ExecContext(patient(t), "INSERT INTO t VALUES(2)")
+			_, err := conn.ExecContext(testrun.Context(t), "INSERT INTO t VALUES(2)")
 			hasCode(t, err, 5, "database is locked (5) (SQLITE_BUSY)", named)
-			_, err = conn.QueryContext(patient(t), "INSERT INTO t VALUES(2) RETURNING a")
+			_, err = conn.QueryContext(testrun.Context(t), "INSERT INTO t VALUES(2) RETURNING a")
 			hasCode(t, err, 5, "database is locked (5) (SQLITE_BUSY)", named)
-			_, err = conn.BeginTx(patient(t), nil)
+			_, err = conn.BeginTx(testrun.Context(t), nil)
 			hasCode(t, err, 5, "database is locked (5) (SQLITE_BUSY)", named)
-			_, err = conn.ExecContext(patient(t), "BEGIN")
+			_, err = conn.ExecContext(testrun.Context(t), "BEGIN")
 			hasCode(t, err, 5, "database is locked (5) (SQLITE_BUSY)", named)
 			run(t, conn, "PRAGMA busy_timeout = 0")
-			_, err = conn.ExecContext(patient(t), "INSERT INTO t VALUES(2)")
+			_, err = conn.ExecContext(testrun.Context(t), "INSERT INTO t VALUES(2)")
 			hasCode(t, err, 5, "database is locked (5) (SQLITE_BUSY)", named)
 			if n := one[int](t, conn, "SELECT count(*) FROM t WHERE a=2"); n != 0 {
 				t.Errorf("%d rows of those that were refused", n)
 			}
 		}
 		commit(t, tx)
-		for i := range c.nodes {
-			conn := mustConn(t, c.db(i))
+		for i := range c.Len() {
+			conn := mustConn(t, c.DB(i))
 			run(t, conn, "PRAGMA busy_timeout = 60000")
 			run(t, conn, "INSERT INTO t VALUES(3)")
 		}
 	}
-	c.ready(0)
-	if got := one[string](t, c.db(0), "SELECT group_concat(n) FROM (SELECT count(*) AS n FROM t GROUP BY a)"); got != "3,9" {
+	c.WaitReady(0)
+	if got := one[string](t, c.DB(0), "SELECT group_concat(n) FROM (SELECT count(*) AS n FROM t GROUP BY a)"); got != "3,9" {
 		t.Error(got)
 	}
-	c.equal()
+	c.WaitEqual()
 }

@@ -10,7 +10,7 @@ import (
 // included.
 func TestScanTypesAreNeverNil(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(len(c.nodes) - 1)
+		db := c.DB(c.Len() - 1)
 		run(t, db, "CREATE TABLE t(i INTEGER, big BIGINT, r REAL, d DECIMAL(10,2), s VARCHAR(9), b BLOB, y BOOLEAN, dt DATETIME, tz TIMESTAMP WITH TIME ZONE, j JSON, n, ti TIME)")
 		run(t, db, "INSERT INTO t VALUES(1, 2, 1.5, 2.5, 'x', x'00', 1, 5, '2024-02-03 04:05:06', '{}', NULL, 7)")
 		run(t, db, "INSERT INTO t DEFAULT VALUES")

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // unending yields rows for ever, the first at once; tedious yields none.
@@ -160,9 +161,9 @@ func TestContractsOfTransactions(t *testing.T) {
 		}},
 		{"rows end with a transaction that is a text", func(t *testing.T, db *sql.DB) {
 			for _, end := range []string{"COMMIT", "ROLLBACK"} {
-				c := must(db.Conn(patient(t)))
+				c := must(db.Conn(testrun.Context(t)))
 				run(t, c, "BEGIN; CREATE TABLE IF NOT EXISTS ended2(n INT)")
-				rows := must(c.QueryContext(patient(t), unending))
+				rows := must(c.QueryContext(testrun.Context(t), unending))
 				if !rows.Next() {
 					t.Fatal(rows.Err())
 				}
@@ -225,7 +226,7 @@ func TestContractsOfContexts(t *testing.T) {
 			run(t, db, "CREATE TABLE mid(n INT)")
 			tx := mustBegin(t, db)
 			run(t, tx, "INSERT INTO mid VALUES(1)")
-			ctx, cancel := context.WithCancel(patient(t))
+			ctx, cancel := context.WithCancel(testrun.Context(t))
 			rows := must(tx.QueryContext(ctx, unending))
 			if !rows.Next() {
 				t.Fatal(rows.Err())
@@ -245,7 +246,7 @@ func TestContractsOfContexts(t *testing.T) {
 		{"a query that takes too long", func(t *testing.T, db *sql.DB) {
 			tx := mustBegin(t, db)
 			run(t, tx, "CREATE TABLE late(n INT)")
-			ctx, cancel := context.WithTimeout(patient(t), 50e6)
+			ctx, cancel := context.WithTimeout(testrun.Context(t), 50e6)
 			defer cancel()
 			var n int
 			if err := tx.QueryRowContext(ctx, tedious).Scan(&n); !errors.Is(err, context.DeadlineExceeded) {
@@ -261,7 +262,7 @@ func TestContractsOfContexts(t *testing.T) {
 			run(t, db, "CREATE TABLE given(n INT)")
 			tx := mustBegin(t, db)
 			run(t, tx, "INSERT INTO given VALUES(1)")
-			ctx, cancel := context.WithTimeout(patient(t), 50e6)
+			ctx, cancel := context.WithTimeout(testrun.Context(t), 50e6)
 			defer cancel()
 			if _, err := tx.ExecContext(ctx, "INSERT INTO given "+tedious); !errors.Is(err, context.DeadlineExceeded) {
 				t.Error(err)
@@ -277,7 +278,7 @@ func TestContractsOfContexts(t *testing.T) {
 		{"a statement whose context has ended does nothing", func(t *testing.T, db *sql.DB) {
 			run(t, db, "CREATE TABLE never(n INT)")
 			tx := mustBegin(t, db)
-			ctx, cancel := context.WithCancel(patient(t))
+			ctx, cancel := context.WithCancel(testrun.Context(t))
 			cancel()
 			if _, err := tx.ExecContext(ctx, "INSERT INTO never VALUES(1)"); !errors.Is(err, context.Canceled) {
 				t.Error(err)
@@ -293,7 +294,7 @@ func TestContractsOfContexts(t *testing.T) {
 		}},
 		{"a transaction ends with the context of BeginTx", func(t *testing.T, db *sql.DB) {
 			run(t, db, "CREATE TABLE bound(n INT)")
-			ctx, cancel := context.WithCancel(patient(t))
+			ctx, cancel := context.WithCancel(testrun.Context(t))
 			tx := must(db.BeginTx(ctx, nil))
 			run(t, tx, "INSERT INTO bound VALUES(1)")
 			cancel()
@@ -308,7 +309,7 @@ func TestContractsOfContexts(t *testing.T) {
 			}
 		}},
 		{"no transaction with a context that has ended", func(t *testing.T, db *sql.DB) {
-			ctx, cancel := context.WithCancel(patient(t))
+			ctx, cancel := context.WithCancel(testrun.Context(t))
 			cancel()
 			if _, err := db.BeginTx(ctx, nil); !errors.Is(err, context.Canceled) {
 				t.Error(err)
@@ -318,7 +319,7 @@ func TestContractsOfContexts(t *testing.T) {
 		{"waiting for a transaction's turn is given up", func(t *testing.T, db *sql.DB) {
 			run(t, db, "CREATE TABLE queue(n INT)")
 			tx := mustBegin(t, db)
-			ctx, cancel := context.WithTimeout(patient(t), 50e6)
+			ctx, cancel := context.WithTimeout(testrun.Context(t), 50e6)
 			defer cancel()
 			if _, err := db.BeginTx(ctx, nil); !errors.Is(err, context.DeadlineExceeded) {
 				t.Error(err)
@@ -326,7 +327,7 @@ func TestContractsOfContexts(t *testing.T) {
 			if _, err := db.ExecContext(ctx, "INSERT INTO queue VALUES(1)"); !errors.Is(err, context.DeadlineExceeded) {
 				t.Error(err)
 			}
-			ctx, cancel = context.WithTimeout(patient(t), 50e6)
+			ctx, cancel = context.WithTimeout(testrun.Context(t), 50e6)
 			defer cancel()
 			if _, err := db.ExecContext(ctx, "INSERT INTO queue VALUES(2)"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, hiqlite.ErrOutcomeUnknown) {
 				t.Error(err)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // What programs may expect of any driver, and of one for SQLite: the contracts
@@ -28,7 +29,7 @@ type contract struct {
 // unhurried makes what is given up show: nothing ends by itself while a test runs.
 func unhurried(cfg *hiqlite.Config) {
 	cfg.LeaseTTL = time.Hour
-	cfg.Conn.BusyTimeout = patience
+	cfg.Conn.BusyTimeout = testrun.Patience
 	cfg.Conn.TxTimeout = time.Hour
 }
 
@@ -38,7 +39,7 @@ func keepAll(t *testing.T, contracts []contract) {
 	for _, size := range []int{1, 3} {
 		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) {
 			c := newCluster(t, size, unhurried)
-			db := c.db((c.leader() + 1) % size)
+			db := c.DB((c.Leader() + 1) % size)
 			for _, contract := range contracts {
 				t.Run(contract.name, func(t *testing.T) {
 					contract.keep(t, db)
@@ -47,7 +48,7 @@ func keepAll(t *testing.T, contracts []contract) {
 					}
 				})
 			}
-			c.equal()
+			c.WaitEqual()
 		})
 	}
 }
@@ -78,7 +79,7 @@ type asker interface {
 // one returns the one value that a query gives.
 func one[T any](t testing.TB, q asker, query string, args ...any) (v T) {
 	t.Helper()
-	if err := q.QueryRowContext(patient(t), query, args...).Scan(&v); err != nil {
+	if err := q.QueryRowContext(testrun.Context(t), query, args...).Scan(&v); err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}
 	return v
@@ -86,7 +87,7 @@ func one[T any](t testing.TB, q asker, query string, args ...any) (v T) {
 
 func run(t testing.TB, q asker, query string, args ...any) sql.Result {
 	t.Helper()
-	r, err := q.ExecContext(patient(t), query, args...)
+	r, err := q.ExecContext(testrun.Context(t), query, args...)
 	if err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}
@@ -96,7 +97,7 @@ func run(t testing.TB, q asker, query string, args ...any) sql.Result {
 // each calls f for every row of a query.
 func each(t testing.TB, q asker, query string, f func(rows *sql.Rows), args ...any) {
 	t.Helper()
-	rows, err := q.QueryContext(patient(t), query, args...)
+	rows, err := q.QueryContext(testrun.Context(t), query, args...)
 	if err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}
@@ -154,7 +155,7 @@ func TestContractsOfDrivers(t *testing.T) {
 		{"many rows", func(t *testing.T, db *sql.DB) {
 			run(t, db, "CREATE TABLE many(id INTEGER PRIMARY KEY, name TEXT)")
 			tx := mustBegin(t, db)
-			stmt, err := tx.PrepareContext(patient(t), "INSERT INTO many(name) VALUES(?)")
+			stmt, err := tx.PrepareContext(testrun.Context(t), "INSERT INTO many(name) VALUES(?)")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -195,9 +196,9 @@ func TestContractsOfDrivers(t *testing.T) {
 		}},
 		{"prepared statements", func(t *testing.T, db *sql.DB) {
 			run(t, db, "CREATE TABLE prepared(id INTEGER PRIMARY KEY, n INT)")
-			insert := must(db.PrepareContext(patient(t), "INSERT INTO prepared(n) VALUES(?)"))
+			insert := must(db.PrepareContext(testrun.Context(t), "INSERT INTO prepared(n) VALUES(?)"))
 			defer insert.Close()
-			get := must(db.PrepareContext(patient(t), "SELECT n FROM prepared ORDER BY n"))
+			get := must(db.PrepareContext(testrun.Context(t), "SELECT n FROM prepared ORDER BY n"))
 			defer get.Close()
 			for i := range 3 {
 				if _, err := insert.Exec(i); err != nil {
@@ -237,14 +238,14 @@ func TestContractsOfDrivers(t *testing.T) {
 		}},
 		{"a statement of the database in a transaction", func(t *testing.T, db *sql.DB) {
 			run(t, db, "CREATE TABLE stmts(n INT)")
-			insert := must(db.PrepareContext(patient(t), "INSERT INTO stmts VALUES(?)"))
+			insert := must(db.PrepareContext(testrun.Context(t), "INSERT INTO stmts VALUES(?)"))
 			defer insert.Close()
-			count := must(db.PrepareContext(patient(t), "SELECT count(*) FROM stmts"))
+			count := must(db.PrepareContext(testrun.Context(t), "SELECT count(*) FROM stmts"))
 			defer count.Close()
 			tx := mustBegin(t, db)
 			var n int
 			for range 2 {
-				if _, err := tx.StmtContext(patient(t), insert).Exec(1); err != nil {
+				if _, err := tx.StmtContext(testrun.Context(t), insert).Exec(1); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -265,7 +266,7 @@ func TestContractsOfDrivers(t *testing.T) {
 		{"a statement of a transaction ends with it", func(t *testing.T, db *sql.DB) {
 			run(t, db, "CREATE TABLE ends(n INT)")
 			tx := mustBegin(t, db)
-			stmt := must(tx.PrepareContext(patient(t), "INSERT INTO ends VALUES(1)"))
+			stmt := must(tx.PrepareContext(testrun.Context(t), "INSERT INTO ends VALUES(1)"))
 			if _, err := stmt.Exec(); err != nil {
 				t.Fatal(err)
 			}
@@ -318,7 +319,7 @@ func TestContractsOfValues(t *testing.T) {
 				var y bool
 				var when time.Time
 				var n sql.NullString
-				err := q.QueryRowContext(patient(t), "SELECT * FROM vals").Scan(&i, &f, &s, &b, &y, &when, &n)
+				err := q.QueryRowContext(testrun.Context(t), "SELECT * FROM vals").Scan(&i, &f, &s, &b, &y, &when, &n)
 				if err != nil || i != -1<<63 || f != 1.5 || s != "tëxt\x00" || !bytes.Equal(b, []byte{0, 255}) || !y || !when.Equal(at) || n.Valid {
 					t.Error(i, f, s, b, y, when, n, err)
 				}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // A node whose disk has flipped bits answers with right rows or an error, also
@@ -15,33 +16,32 @@ import (
 func TestFlippedBitsAreNeverAnswered(t *testing.T) {
 	const rows = "SELECT count(*) || ' ' || sum(id*length(v)) || ' ' || (SELECT group_concat(substr(v, -2), '') FROM (SELECT v FROM t ORDER BY v)) FROM t"
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT); CREATE INDEX tv ON t(v)")
-		mustExec(t, c.db(0), "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM c WHERE n<3000) INSERT INTO t(v) SELECT printf('%0*d', 50+n%400, n) FROM c")
+		mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT); CREATE INDEX tv ON t(v)")
+		mustExec(t, c.DB(0), "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM c WHERE n<3000) INSERT INTO t(v) SELECT printf('%0*d', 50+n%400, n) FROM c")
 		var want string
-		if err := c.db(0).QueryRow(rows).Scan(&want); err != nil {
+		if err := c.DB(0).QueryRow(rows).Scan(&want); err != nil {
 			t.Fatal(err)
 		}
-		bad := len(c.nodes) - 1
-		c.stop(bad) // all is in the database file
-		flipBits(t, c.configs[bad].DataDir)
-		node, err := hiqlite.Open(patient(t), c.configs[bad])
-		if err == nil {
-			c.nodes[bad] = node
+		bad := c.Len() - 1
+		c.Stop(bad) // all is in the database file
+		flipBits(t, c.Config(bad).DataDir)
+		if c.TryStart(bad) == nil {
+			node := c.Node(bad)
 			for _, consistency := range []hiqlite.Consistency{hiqlite.Local, hiqlite.Linearizable} {
 				var got string
-				err := node.DB().QueryRowContext(hiqlite.WithConsistency(patient(t), consistency), rows).Scan(&got)
+				err := node.DB().QueryRowContext(hiqlite.WithConsistency(testrun.Context(t), consistency), rows).Scan(&got)
 				if err == nil {
 					t.Errorf("it answers in spite of the damage; right: %v", got == want)
 				}
 			}
 		}
-		if len(c.nodes) == 1 {
+		if c.Len() == 1 {
 			return
 		}
-		for i := range c.nodes[:bad] {
-			mustExec(t, c.db(i), "UPDATE t SET v=v WHERE id=1")
+		for i := range bad {
+			mustExec(t, c.DB(i), "UPDATE t SET v=v WHERE id=1")
 			var got string
-			if err := c.db(i).QueryRowContext(hiqlite.WithConsistency(patient(t), hiqlite.Linearizable), rows).Scan(&got); err != nil || got != want {
+			if err := c.DB(i).QueryRowContext(hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable), rows).Scan(&got); err != nil || got != want {
 				t.Errorf("node %d: right: %v, %v", i+1, got == want, err)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // Files that are gone, or older than they were, are an error before Raft, which
@@ -39,25 +40,25 @@ func TestDamagedFolders(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := newCluster(t, 1)
-			dir, old := c.configs[0].DataDir, t.TempDir()
-			mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
+			dir, old := c.Config(0).DataDir, t.TempDir()
+			mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 			fill := func() {
 				for range 20 {
-					mustExec(t, c.db(0), "INSERT INTO t DEFAULT VALUES")
+					mustExec(t, c.DB(0), "INSERT INTO t DEFAULT VALUES")
 				}
-				if err := c.nodes[0].Compact(5); err != nil {
+				if err := c.Node(0).Compact(5); err != nil {
 					t.Fatal(err)
 				}
-				c.stop(0)
+				c.Stop(0)
 			}
 			fill()
 			if err := os.CopyFS(old, os.DirFS(dir)); err != nil {
 				t.Fatal(err)
 			}
-			c.start(0)
+			c.Start(0)
 			fill()
 			test.damage(t, dir, old)
-			node, err := hiqlite.Open(patient(t), c.configs[0])
+			node, err := hiqlite.Open(testrun.Context(t), c.Config(0))
 			if err == nil {
 				node.Close()
 			}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // What differs from modernc.org/sqlite, all of it: see the package's
@@ -51,7 +52,7 @@ func TestDeviations(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			p := newPair(t, "_foreign_keys=&_time_format=")
 			for i, want := range []string{test.ours, test.theirs} {
-				ctx, c := patient(t), p.conns[i]
+				ctx, c := testrun.Context(t), p.conns[i]
 				for _, s := range append([]step{text("CREATE TABLE t(a)")}, test.before...) {
 					_, _ = c.ExecContext(ctx, s.text, s.args...) // some are to fail
 				}
@@ -82,7 +83,7 @@ func TestDefaultsOfANodesOwnDatabase(t *testing.T) {
 	})
 	for query, want := range map[string]int{"PRAGMA query_only": 1, "PRAGMA foreign_keys": 0, "PRAGMA user_version": 7, "PRAGMA temp_store": 2} {
 		var got int
-		if err := c.db(0).QueryRowContext(patient(t), query).Scan(&got); err != nil || got != want {
+		if err := c.DB(0).QueryRowContext(testrun.Context(t), query).Scan(&got); err != nil || got != want {
 			t.Errorf("%s is %d, %v", query, got, err)
 		}
 	}

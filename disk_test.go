@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/kv"
 )
 
@@ -20,10 +21,10 @@ func TestFullDisk(t *testing.T) {
 	t.Cleanup(hiqlite.SetDiskSpace(func(string) (int64, int64, error) { return free.Load(), 1 << 40, nil }))
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		t.Cleanup(func() { free.Store(1 << 40) })
-		mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
+		mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 		written := 0
 		write := func() error {
-			_, err := c.db(0).ExecContext(patient(t), "INSERT INTO t DEFAULT VALUES")
+			_, err := c.DB(0).ExecContext(testrun.Context(t), "INSERT INTO t DEFAULT VALUES")
 			if err == nil {
 				written++
 			}
@@ -32,12 +33,12 @@ func TestFullDisk(t *testing.T) {
 		rows := func(what string) {
 			t.Helper()
 			var n int
-			if err := c.db(0).QueryRowContext(patient(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != written {
+			if err := c.DB(0).QueryRowContext(testrun.Context(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != written {
 				t.Errorf("%s: %d rows of %d, %v", what, n, written, err)
 			}
 		}
 		free.Store(200 << 20)
-		waitFor(t, "writes to be refused", func() bool {
+		testrun.WaitFor(t, "writes to be refused", func() bool {
 			err := write()
 			if err != nil && !errors.Is(err, hiqlite.ErrDiskFull) {
 				t.Fatal(err)
@@ -46,11 +47,11 @@ func TestFullDisk(t *testing.T) {
 		})
 		rows("while writes are refused")
 		free.Store(1 << 40)
-		waitFor(t, "writes to be taken again", func() bool { return write() == nil })
+		testrun.WaitFor(t, "writes to be taken again", func() bool { return write() == nil })
 		free.Store(1 << 20)
-		waitFor(t, "the nodes to take no part", func() bool {
-			for _, n := range c.nodes {
-				s, err := n.Status(patient(t))
+		testrun.WaitFor(t, "the nodes to take no part", func() bool {
+			for _, n := range c.Nodes() {
+				s, err := n.Status(testrun.Context(t))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -65,33 +66,33 @@ func TestFullDisk(t *testing.T) {
 		if err := write(); !errors.Is(err, hiqlite.ErrDiskFull) {
 			t.Errorf("a write to a node that takes no part: %v", err)
 		}
-		buckets, err := kv.New[string](c.nodes[0], "b")
+		buckets, err := kv.New[string](c.Node(0), "b")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := buckets.Delete(patient(t), "k"); !errors.Is(err, hiqlite.ErrDiskFull) {
+		if _, err := buckets.Delete(testrun.Context(t), "k"); !errors.Is(err, hiqlite.ErrDiskFull) {
 			t.Errorf("a Delete through a node that takes no part: %v", err)
 		}
 		rows("while the nodes take no part")
-		if len(c.nodes) > 1 {
+		if c.Len() > 1 {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
-			waitFor(t, "no leader to be left", func() bool { s, _ := c.nodes[0].Status(patient(t)); return s.Leader == 0 })
-			if err := c.nodes[0].Ready(ctx); !errors.Is(err, hiqlite.ErrDiskFull) {
+			testrun.WaitFor(t, "no leader to be left", func() bool { s, _ := c.Node(0).Status(testrun.Context(t)); return s.Leader == 0 })
+			if err := c.Node(0).Ready(ctx); !errors.Is(err, hiqlite.ErrDiskFull) {
 				t.Errorf("a node that takes no part is ready: %v", err)
 			}
 		}
 		free.Store(1 << 40)
-		waitFor(t, "writes to be taken again", func() bool { return write() == nil })
+		testrun.WaitFor(t, "writes to be taken again", func() bool { return write() == nil })
 		rows("afterwards")
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
 // One node of three has no space: the others go on, and it catches up.
 func TestOneFullDiskOfThree(t *testing.T) {
 	c := newCluster(t, 3)
-	full := c.configs[1].DataDir
+	full := c.Config(1).DataDir
 	var low atomic.Bool
 	t.Cleanup(hiqlite.SetDiskSpace(func(dir string) (int64, int64, error) {
 		if low.Load() && dir == full {
@@ -99,12 +100,12 @@ func TestOneFullDiskOfThree(t *testing.T) {
 		}
 		return 1 << 39, 1 << 40, nil
 	}))
-	mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
+	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 	c.insert(0, 5)
-	c.equal()
+	c.WaitEqual()
 	low.Store(true)
-	waitFor(t, "the node to take no part", func() bool {
-		s, err := c.nodes[1].Status(patient(t))
+	testrun.WaitFor(t, "the node to take no part", func() bool {
+		s, err := c.Node(1).Status(testrun.Context(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -112,12 +113,12 @@ func TestOneFullDiskOfThree(t *testing.T) {
 	})
 	c.insert(0, 50)
 	n := 0
-	if err := c.db(1).QueryRowContext(patient(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n < 5 || n == 55 {
+	if err := c.DB(1).QueryRowContext(testrun.Context(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n < 5 || n == 55 {
 		t.Errorf("a node that takes no part reads %d rows, %v", n, err)
 	}
 	low.Store(false)
-	c.equal()
-	mustExec(t, c.db(1), "INSERT INTO t DEFAULT VALUES")
+	c.WaitEqual()
+	mustExec(t, c.DB(1), "INSERT INTO t DEFAULT VALUES")
 }
 
 // Small volumes work.

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // The dumps in testdata/dumps are sqlite3's own (.dump of 3.40.1, but for
@@ -158,7 +160,7 @@ func TestDumpsLoad(t *testing.T) {
 			run(t, loneConn(t, db), strings.Join(withoutTransaction(dump), ""))
 		},
 		"by Tx": func(t *testing.T, db *sql.DB, dump string) {
-			tx, err := loneConn(t, db).BeginTx(patient(t), nil)
+			tx, err := loneConn(t, db).BeginTx(testrun.Context(t), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -184,11 +186,11 @@ func TestDumpsLoad(t *testing.T) {
 			for way, load := range ways {
 				t.Run(fmt.Sprintf("%s/%d/%s", name, size, way), func(t *testing.T) {
 					c := newCluster(t, size)
-					db := c.db(size - 1)
+					db := c.DB(size - 1)
 					load(t, db, dump)
-					for i := range c.nodes {
-						c.ready(i)
-						if got := content(t, c.db(i)); got != want {
+					for i := range c.Len() {
+						c.WaitReady(i)
+						if got := content(t, c.DB(i)); got != want {
 							t.Fatalf("node %d holds %s", i+1, difference(got, want))
 						}
 					}
@@ -201,7 +203,7 @@ func TestDumpsLoad(t *testing.T) {
 							t.Errorf("%d rows are found", n)
 						}
 					}
-					c.equal()
+					c.WaitEqual()
 				})
 			}
 		}
@@ -221,7 +223,7 @@ func TestADumpThatFailsLeavesTheConnectionAsItWas(t *testing.T) {
 			"of settings":              "PRAGMA recursive_triggers=1; PRAGMA busy_timeout=7; SELECT nowhere",
 			"of settings and a writer": "PRAGMA recursive_triggers=1; PRAGMA busy_timeout=7; CREATE TABLE x(a); INSERT INTO nowhere VALUES(1)",
 		} {
-			conn := mustConn(t, c.db(0))
+			conn := mustConn(t, c.DB(0))
 			settings := func() string {
 				out := ""
 				for _, name := range []string{"foreign_keys", "writable_schema", "recursive_triggers", "query_only", "busy_timeout", "defer_foreign_keys"} {
@@ -237,7 +239,7 @@ func TestADumpThatFailsLeavesTheConnectionAsItWas(t *testing.T) {
 					run(t, conn, "BEGIN")
 				}
 				before := settings()
-				if _, err := conn.ExecContext(patient(t), text); err == nil {
+				if _, err := conn.ExecContext(testrun.Context(t), text); err == nil {
 					t.Errorf("%s: no error", name)
 				}
 				if after := settings(); after != before {
@@ -248,9 +250,9 @@ func TestADumpThatFailsLeavesTheConnectionAsItWas(t *testing.T) {
 				}
 			}
 			if name == "behind its end" {
-				empty(t, c.db(0)) // what was committed stays
+				empty(t, c.DB(0)) // what was committed stays
 			}
-			if n := one[int](t, c.db(0), "SELECT count(*) FROM sqlite_schema WHERE name NOT IN ('sqlite_hiqlite','sqlite_sequence','sqlite_stat1')"); n != 0 {
+			if n := one[int](t, c.DB(0), "SELECT count(*) FROM sqlite_schema WHERE name NOT IN ('sqlite_hiqlite','sqlite_sequence','sqlite_stat1')"); n != 0 {
 				t.Errorf("%s: %d objects are left", name, n)
 			}
 			if _, err := conn.ExecContext(context.Background(), "INSERT INTO nowhere VALUES(1)"); err == nil {
@@ -258,12 +260,12 @@ func TestADumpThatFailsLeavesTheConnectionAsItWas(t *testing.T) {
 			}
 		}
 		// A dump that says itself that it is none.
-		conn := mustConn(t, c.db(0))
+		conn := mustConn(t, c.DB(0))
 		run(t, conn, strings.Replace(dump, "\nCOMMIT;", "\nROLLBACK; -- due to errors", 1))
-		if n := one[int](t, c.db(0), "SELECT count(*) FROM sqlite_schema WHERE name NOT IN ('sqlite_hiqlite','sqlite_sequence','sqlite_stat1')"); n != 0 {
+		if n := one[int](t, c.DB(0), "SELECT count(*) FROM sqlite_schema WHERE name NOT IN ('sqlite_hiqlite','sqlite_sequence','sqlite_stat1')"); n != 0 {
 			t.Errorf("%d objects of a dump that was rolled back", n)
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
@@ -271,7 +273,7 @@ func TestADumpThatFailsLeavesTheConnectionAsItWas(t *testing.T) {
 // that nobody can open.
 func TestWritableSchemaIsForDumps(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(len(c.nodes) - 1)
+		db := c.DB(c.Len() - 1)
 		mustExec(t, db, "CREATE TABLE t(a); CREATE VIRTUAL TABLE ft USING fts5(a); INSERT INTO ft VALUES('word')")
 		const row = "INSERT INTO sqlite_schema(type,name,tbl_name,rootpage,sql)VALUES"
 		for _, text := range []string{
@@ -314,13 +316,13 @@ func TestWritableSchemaIsForDumps(t *testing.T) {
 				var err error
 				switch how {
 				case "write":
-					_, err = conn.ExecContext(patient(t), text)
+					_, err = conn.ExecContext(testrun.Context(t), text)
 				case "script":
-					_, err = conn.ExecContext(patient(t), "INSERT INTO t VALUES(5); "+text)
+					_, err = conn.ExecContext(testrun.Context(t), "INSERT INTO t VALUES(5); "+text)
 				default:
 					run(t, conn, "BEGIN")
-					_, err = conn.ExecContext(patient(t), text)
-					if _, other := conn.ExecContext(patient(t), "ROLLBACK"); other != nil {
+					_, err = conn.ExecContext(testrun.Context(t), text)
+					if _, other := conn.ExecContext(testrun.Context(t), "ROLLBACK"); other != nil {
 						t.Errorf("%s: %v", text, other)
 					}
 				}
@@ -338,14 +340,14 @@ func TestWritableSchemaIsForDumps(t *testing.T) {
 		}
 		// Without the PRAGMA nothing of it works, in a dump's own words.
 		for _, text := range []string{row + "('table','x','x',0,'CREATE VIRTUAL TABLE x USING fts5(a)')", "INSERT INTO ft_data VALUES(77,x'')", "CREATE TABLE ft_docsize2(a); CREATE TABLE ft_data(a)"} {
-			if _, err := db.ExecContext(patient(t), text); err == nil {
+			if _, err := db.ExecContext(testrun.Context(t), text); err == nil {
 				t.Errorf("%s: no error", text)
 			}
 		}
-		for i := range c.nodes { // the schema can be read by connections that never saw it
-			c.stop(i)
-			c.start(i)
+		for i := range c.Len() { // the schema can be read by connections that never saw it
+			c.Stop(i)
+			c.Start(i)
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }

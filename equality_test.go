@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // A workload is what one client does: random SQL, much of it not deterministic
@@ -75,20 +76,20 @@ func TestReplicasAreEqual(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	c := newCluster(t, 3)
-	mustExec(t, c.db(0), equalitySchema)
+	mustExec(t, c.DB(0), equalitySchema)
 	for i := range 3 {
-		mustExec(t, c.db(i), fmt.Sprintf(`CREATE TABLE e%d(k INTEGER UNIQUE, v TEXT NOT NULL, n INTEGER DEFAULT 0, at DEFAULT CURRENT_TIMESTAMP);
+		mustExec(t, c.DB(i), fmt.Sprintf(`CREATE TABLE e%d(k INTEGER UNIQUE, v TEXT NOT NULL, n INTEGER DEFAULT 0, at DEFAULT CURRENT_TIMESTAMP);
 			CREATE TRIGGER e%[1]dt AFTER UPDATE ON e%[1]d BEGIN INSERT INTO log(what) VALUES(new.k || '/' || abs(random() %% 10)); END`, i))
 	}
 	for round := range rounds {
 		var wait sync.WaitGroup
 		for client := range clients {
 			w := &workload{random: rand.New(rand.NewPCG(seed, uint64(round*clients+client))), tables: 3}
-			db := c.db(client % 3)
+			db := c.DB(client % 3)
 			wait.Go(func() {
 				for range each {
 					text, args := w.statement()
-					_, err := db.ExecContext(patient(t), text, args...)
+					_, err := db.ExecContext(testrun.Context(t), text, args...)
 					var e *hiqlite.Error
 					if err != nil && !errors.As(err, &e) {
 						t.Errorf("%s: %v", text, err)
@@ -97,26 +98,26 @@ func TestReplicasAreEqual(t *testing.T) {
 			})
 		}
 		wait.Wait()
-		c.equal()
+		c.WaitEqual()
 		// A node that was away while the log was compacted gets a snapshot.
 		away := round % 3
-		c.stop(away)
-		mustExec(t, c.db((away+1)%3), "INSERT INTO log(what) VALUES('one is away')")
-		for i, n := range c.nodes {
+		c.Stop(away)
+		mustExec(t, c.DB((away+1)%3), "INSERT INTO log(what) VALUES('one is away')")
+		for i, n := range c.Nodes() {
 			if i != away {
-				c.ready(i)
+				c.WaitReady(i)
 				if err := n.Compact(0); err != nil {
 					t.Fatal(err)
 				}
 			}
 		}
-		mustExec(t, c.db((away+1)%3), "INSERT INTO log(what) SELECT random() FROM log LIMIT 10")
-		c.start(away)
-		c.ready(away)
-		c.equal()
+		mustExec(t, c.DB((away+1)%3), "INSERT INTO log(what) SELECT random() FROM log LIMIT 10")
+		c.Start(away)
+		c.WaitReady(away)
+		c.WaitEqual()
 	}
 	var n int
-	if err := c.db(0).QueryRow("SELECT count(*) FROM log").Scan(&n); err != nil || n == 0 {
+	if err := c.DB(0).QueryRow("SELECT count(*) FROM log").Scan(&n); err != nil || n == 0 {
 		t.Errorf("the workload did nothing: %d, %v", n, err)
 	}
 }
@@ -125,34 +126,34 @@ func TestReplicasAreEqual(t *testing.T) {
 // database, and its reads move over to it.
 func TestSnapshotReplacesTheDatabase(t *testing.T) {
 	c := newCluster(t, 3)
-	mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
-	mustExec(t, c.db(0), "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM s WHERE n < 2000) INSERT INTO t(v) SELECT randomblob(1000) FROM s")
-	c.ready(2)
-	c.stop(2)
-	mustExec(t, c.db(0), "UPDATE t SET v = randomblob(1000)")
+	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+	mustExec(t, c.DB(0), "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM s WHERE n < 2000) INSERT INTO t(v) SELECT randomblob(1000) FROM s")
+	c.WaitReady(2)
+	c.Stop(2)
+	mustExec(t, c.DB(0), "UPDATE t SET v = randomblob(1000)")
 	for i := range 2 {
-		c.ready(i)
-		if err := c.nodes[i].Compact(0); err != nil {
+		c.WaitReady(i)
+		if err := c.Node(i).Compact(0); err != nil {
 			t.Fatal(err)
 		}
 	}
-	mustExec(t, c.db(1), "INSERT INTO t(v) VALUES('after')")
-	c.start(2)
+	mustExec(t, c.DB(1), "INSERT INTO t(v) VALUES('after')")
+	c.Start(2)
 	// A connection that read the old database must not do so any more.
 	var before int
-	if err := c.db(2).QueryRow("SELECT count(*) FROM t").Scan(&before); err != nil {
+	if err := c.DB(2).QueryRow("SELECT count(*) FROM t").Scan(&before); err != nil {
 		t.Fatal(err)
 	}
-	ctx := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
+	ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
 	var after int
-	if err := c.db(2).QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(&after); err != nil || after != 2001 {
+	if err := c.DB(2).QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(&after); err != nil || after != 2001 {
 		t.Errorf("after %d rows, a linearizable read sees %d, %v", before, after, err)
 	}
-	c.equal()
-	c.stop(2)
-	c.start(2)
-	c.ready(2)
-	c.equal()
+	c.WaitEqual()
+	c.Stop(2)
+	c.Start(2)
+	c.WaitReady(2)
+	c.WaitEqual()
 }
 
 // The log is compacted by its size, without being asked: a node that was away
@@ -160,30 +161,30 @@ func TestSnapshotReplacesTheDatabase(t *testing.T) {
 func TestTheLogIsCompacted(t *testing.T) {
 	t.Cleanup(hiqlite.SetCompaction(20*time.Millisecond, 1<<20))
 	c := newCluster(t, 3)
-	mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
-	c.ready(2)
-	c.stop(2)
-	generation := filepath.Join(c.configs[2].DataDir, "sql", "CURRENT")
+	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+	c.WaitReady(2)
+	c.Stop(2)
+	generation := filepath.Join(c.Config(2).DataDir, "sql", "CURRENT")
 	before, err := os.ReadFile(generation)
 	if err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "the database to be sent", func() bool {
+	testrun.WaitFor(t, "the database to be sent", func() bool {
 		for range 20 {
-			mustExec(t, c.db(0), "INSERT OR REPLACE INTO t VALUES(1, ?)", make([]byte, 100<<10)) // in the log 100 KiB of zeros are few
-			mustExec(t, c.db(1), "INSERT OR REPLACE INTO t VALUES(2, ?)", random(100<<10))
+			mustExec(t, c.DB(0), "INSERT OR REPLACE INTO t VALUES(1, ?)", make([]byte, 100<<10)) // in the log 100 KiB of zeros are few
+			mustExec(t, c.DB(1), "INSERT OR REPLACE INTO t VALUES(2, ?)", random(100<<10))
 		}
-		c.start(2)
-		c.ready(2)
-		c.stop(2)
+		c.Start(2)
+		c.WaitReady(2)
+		c.Stop(2)
 		after, err := os.ReadFile(generation)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return string(after) != string(before)
 	})
-	c.start(2)
-	c.equal()
+	c.Start(2)
+	c.WaitEqual()
 }
 
 func random(n int) []byte {
@@ -197,14 +198,14 @@ func random(n int) []byte {
 // Reads that run while a node closes end with an error or with all their rows.
 func TestReadsWhileClosing(t *testing.T) {
 	c := newCluster(t, 1)
-	mustExec(t, c.db(0), "CREATE TABLE t AS WITH RECURSIVE s(value) AS (SELECT 1 UNION ALL SELECT value+1 FROM s WHERE value < 20000) SELECT value FROM s")
-	rows, err := c.db(0).QueryContext(context.Background(), "SELECT value FROM t")
+	mustExec(t, c.DB(0), "CREATE TABLE t AS WITH RECURSIVE s(value) AS (SELECT 1 UNION ALL SELECT value+1 FROM s WHERE value < 20000) SELECT value FROM s")
+	rows, err := c.DB(0).QueryContext(context.Background(), "SELECT value FROM t")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer rows.Close()
 	rows.Next()
-	c.stop(0)
+	c.Stop(0)
 	n := 1
 	for rows.Next() {
 		n++

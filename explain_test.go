@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // What stands behind EXPLAIN and must not be done.
@@ -26,7 +28,7 @@ var explainedPragmas = []string{
 // which tell of this file's pages.
 func program(t *testing.T, c *sql.Conn, script string) (out []string) {
 	t.Helper()
-	rows, err := c.QueryContext(patient(t), script)
+	rows, err := c.QueryContext(testrun.Context(t), script)
 	if err != nil {
 		t.Fatalf("%s: %v", script, err)
 	}
@@ -66,7 +68,7 @@ func explainedState(t *testing.T, c *sql.Conn) (out string) {
 		"PRAGMA locking_mode", "PRAGMA analysis_limit", "PRAGMA secure_delete", "PRAGMA mmap_size", "PRAGMA auto_vacuum", "PRAGMA threads", "PRAGMA read_uncommitted",
 	} {
 		var v any
-		if err := c.QueryRowContext(patient(t), query).Scan(&v); err != nil {
+		if err := c.QueryRowContext(testrun.Context(t), query).Scan(&v); err != nil {
 			t.Fatalf("%s: %v", query, err)
 		}
 		out += fmt.Sprintln(query, v)
@@ -78,7 +80,7 @@ func explainedState(t *testing.T, c *sql.Conn) (out string) {
 func TestExplainDoesNothing(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		theirs := referenceConn(t)
-		ours, err := c.db((c.leader() + 1) % len(c.nodes)).Conn(patient(t))
+		ours, err := c.DB((c.Leader() + 1) % c.Len()).Conn(testrun.Context(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,8 +121,8 @@ func TestExplainDoesNothing(t *testing.T) {
 					}
 					run(t, ours, "SELECT 1; "+text+"; SELECT 2")
 					program(t, ours, "SELECT 1; "+text)
-					stmt := must(ours.PrepareContext(patient(t), text))
-					if _, err := stmt.ExecContext(patient(t)); err != nil {
+					stmt := must(ours.PrepareContext(testrun.Context(t), text))
+					if _, err := stmt.ExecContext(testrun.Context(t)); err != nil {
 						t.Errorf("%s, prepared %s: %v", place, text, err)
 					}
 					stmt.Close()
@@ -146,15 +148,15 @@ func TestExplainDoesNothing(t *testing.T) {
 				t.Error(got)
 			}
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
 // An EXPLAIN in a script that writes goes through the log, and does nothing there.
 func TestExplainInAScriptThatWrites(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		mustExec(t, c.db(0), "CREATE TABLE t(a INTEGER PRIMARY KEY, b); CREATE INDEX i ON t(b); INSERT INTO t VALUES(1,'one')")
-		conn, err := c.db(0).Conn(patient(t))
+		mustExec(t, c.DB(0), "CREATE TABLE t(a INTEGER PRIMARY KEY, b); CREATE INDEX i ON t(b); INSERT INTO t VALUES(1,'one')")
+		conn, err := c.DB(0).Conn(testrun.Context(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,6 +178,6 @@ func TestExplainInAScriptThatWrites(t *testing.T) {
 				}
 			}
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // failDisk makes every write of this process to a file fail.
@@ -31,12 +33,12 @@ func TestFailingDisk(t *testing.T) {
 			for _, p := range all {
 				p.ask("write")
 			}
-			waitFor(t, "some rows", func() bool { return all[0].ask("status").Acked[0] > 20 })
+			testrun.WaitFor(t, "some rows", func() bool { return all[0].ask("status").Acked[0] > 20 })
 			victim := leads(t, all)
 			if _, err := victim.try("fail disk"); err != nil {
 				t.Fatalf("the program ends with its disk: %v: %s", err, victim.said)
 			}
-			waitFor(t, "the node to say why it takes no part", func() bool {
+			testrun.WaitFor(t, "the node to say why it takes no part", func() bool {
 				r, err := victim.try("status")
 				if err != nil {
 					t.Fatalf("the program ends with its disk: %v", err)
@@ -51,7 +53,7 @@ func TestFailingDisk(t *testing.T) {
 				if p != victim {
 					others = append(others, p)
 					before := p.ask("status").Acked[0]
-					waitFor(t, "the others to go on", func() bool { return p.ask("status").Acked[0] > before+10 })
+					testrun.WaitFor(t, "the others to go on", func() bool { return p.ask("status").Acked[0] > before+10 })
 				}
 			}
 			for _, p := range others {

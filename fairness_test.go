@@ -10,20 +10,21 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // queued waits until so many operations wait for the write lease.
 func queued(t testing.TB, n *hiqlite.Node, count int) {
 	t.Helper()
-	waitFor(t, fmt.Sprintf("a queue of %d", count), func() bool { return n.Queued() == count })
+	testrun.WaitFor(t, fmt.Sprintf("a queue of %d", count), func() bool { return n.Queued() == count })
 }
 
 // What waits for the write lease has its turn in the order in which it came,
 // whichever node it came from and whether it is a transaction or a plain write.
 func TestFirstComeFirstServed(t *testing.T) {
 	c := newCluster(t, 3, unhurried)
-	run(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, who TEXT)")
-	ctx := patient(t)
+	run(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, who TEXT)")
+	ctx := testrun.Context(t)
 	exec := func(db *sql.DB, who string) error {
 		_, err := db.ExecContext(ctx, "INSERT INTO t(who) VALUES(?)", who)
 		return err
@@ -54,7 +55,7 @@ func TestFirstComeFirstServed(t *testing.T) {
 		run  func(db *sql.DB, who string) error
 	}{{"exec", exec}, {"transaction", transaction}, {"transaction", transaction}, {"given up", given}, {"batch", batch}, {"exec", exec}, {"transaction", transaction}}
 
-	holder := mustBegin(t, c.db(0))
+	holder := mustBegin(t, c.DB(0))
 	run(t, holder, "INSERT INTO t(who) VALUES('holder')")
 	want := []string{"holder"}
 	var work sync.WaitGroup
@@ -66,8 +67,8 @@ func TestFirstComeFirstServed(t *testing.T) {
 		if kind.name != "given up" {
 			want = append(want, who)
 		}
-		work.Go(func() { errs[i] = kind.run(c.db(node), who) })
-		queued(t, c.nodes[0], i+1)
+		work.Go(func() { errs[i] = kind.run(c.DB(node), who) })
+		queued(t, c.Node(0), i+1)
 	}
 	commit(t, holder)
 	work.Wait()
@@ -78,7 +79,7 @@ func TestFirstComeFirstServed(t *testing.T) {
 	}
 	var got []string
 	linear := hiqlite.WithConsistency(ctx, hiqlite.Linearizable)
-	rows, err := c.db(0).QueryContext(linear, "SELECT who FROM t ORDER BY id")
+	rows, err := c.DB(0).QueryContext(linear, "SELECT who FROM t ORDER BY id")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,16 +94,16 @@ func TestFirstComeFirstServed(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("came:\n%s\nserved:\n%s", strings.Join(want, "\n"), strings.Join(got, "\n"))
 	}
-	c.equal()
+	c.WaitEqual()
 }
 
 // Who leaves the queue leaves the others where they are.
 func TestQueueThatSomeLeave(t *testing.T) {
 	c := newCluster(t, 3, unhurried)
-	run(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, who INT)")
-	holder := mustBegin(t, c.db(1))
-	impatient, leave := context.WithCancel(patient(t))
-	ctx := patient(t)
+	run(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, who INT)")
+	holder := mustBegin(t, c.DB(1))
+	impatient, leave := context.WithCancel(testrun.Context(t))
+	ctx := testrun.Context(t)
 	var work sync.WaitGroup
 	const rounds = 12
 	errs := make([]error, rounds)
@@ -113,20 +114,20 @@ func TestQueueThatSomeLeave(t *testing.T) {
 		}
 		work.Go(func() {
 			if i%2 == 0 {
-				_, errs[i] = c.db(i%3).ExecContext(waits, "INSERT INTO t(who) VALUES(?)", i)
+				_, errs[i] = c.DB(i%3).ExecContext(waits, "INSERT INTO t(who) VALUES(?)", i)
 				return
 			}
-			tx, err := c.db(i%3).BeginTx(waits, nil)
+			tx, err := c.DB(i%3).BeginTx(waits, nil)
 			if err == nil {
 				_, _ = tx.Exec("INSERT INTO t(who) VALUES(?)", i)
 				err = tx.Commit()
 			}
 			errs[i] = err
 		})
-		queued(t, c.nodes[0], i+1)
+		queued(t, c.Node(0), i+1)
 	}
 	leave()
-	queued(t, c.nodes[0], rounds/3)
+	queued(t, c.Node(0), rounds/3)
 	commit(t, holder)
 	work.Wait()
 	for i, err := range errs {
@@ -134,23 +135,23 @@ func TestQueueThatSomeLeave(t *testing.T) {
 			t.Errorf("%d: %v", i, err)
 		}
 	}
-	run(t, c.db(0), "INSERT INTO t(who) VALUES(100)")
-	if got := one[string](t, c.db(0), "SELECT group_concat(who) FROM (SELECT who FROM t ORDER BY id)"); got != "0,3,6,9,100" {
+	run(t, c.DB(0), "INSERT INTO t(who) VALUES(100)")
+	if got := one[string](t, c.DB(0), "SELECT group_concat(who) FROM (SELECT who FROM t ORDER BY id)"); got != "0,3,6,9,100" {
 		t.Error(got)
 	}
-	c.equal()
+	c.WaitEqual()
 }
 
 // Nobody is turned away who has patience.
 func TestCrowdOfTransactions(t *testing.T) {
 	c := newCluster(t, 3, unhurried)
-	run(t, c.db(0), "CREATE TABLE sums(id INTEGER PRIMARY KEY, n INT)")
-	run(t, c.db(0), "INSERT INTO sums VALUES(1, 0), (2, 0)")
+	run(t, c.DB(0), "CREATE TABLE sums(id INTEGER PRIMARY KEY, n INT)")
+	run(t, c.DB(0), "INSERT INTO sums VALUES(1, 0), (2, 0)")
 	const clients, each = 30, 34 // more than a thousand
 	all(t, clients, func(i int) error {
-		db := c.db(i % 3)
+		db := c.DB(i % 3)
 		for range each {
-			ctx := patient(t)
+			ctx := testrun.Context(t)
 			tx, err := db.BeginTx(ctx, nil)
 			if err != nil {
 				return fmt.Errorf("begin: %w", err)
@@ -173,11 +174,11 @@ func TestCrowdOfTransactions(t *testing.T) {
 		}
 		return nil
 	})
-	for i := range c.nodes {
-		c.ready(i)
-		if got := one[string](t, c.db(i), "SELECT group_concat(n) FROM sums"); got != fmt.Sprintf("%d,%d", clients*each, clients/5*each) {
+	for i := range c.Len() {
+		c.WaitReady(i)
+		if got := one[string](t, c.DB(i), "SELECT group_concat(n) FROM sums"); got != fmt.Sprintf("%d,%d", clients*each, clients/5*each) {
 			t.Errorf("node %d: %s", i+1, got)
 		}
 	}
-	c.equal()
+	c.WaitEqual()
 }

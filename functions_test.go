@@ -1,7 +1,6 @@
 package hiqlite_test
 
 import (
-	"context"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
@@ -12,7 +11,8 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/testcluster"
+	"github.com/hiqlite/hiqlite/hiqlitetest"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // testFunctions are one of each kind.
@@ -74,9 +74,9 @@ func withFunctions(c *hiqlite.Config) { c.Functions, c.Collations = testFunction
 func TestFunctionsOfTheProgram(t *testing.T) {
 	for _, size := range []int{1, 3} {
 		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) {
-			c := testcluster.Started(t, size, withFunctions)
-			ctx := testcluster.Patient(t)
-			db := c.Nodes[0].DB()
+			c := hiqlitetest.NewCluster(t, size, hiqlitetest.WithConfig(withFunctions))
+			ctx := testrun.Context(t)
+			db := c.Node(0).DB()
 			exec := func(text string, args ...any) {
 				t.Helper()
 				if _, err := db.ExecContext(ctx, text, args...); err != nil {
@@ -139,56 +139,32 @@ func TestFunctionsOfTheProgram(t *testing.T) {
 			if _, err := db.QueryContext(ctx, `SELECT 'a' REGEXP '('`); err == nil || !strings.Contains(err.Error(), "REGEXP: error parsing regexp") {
 				t.Errorf("a pattern that is none: %v", err)
 			}
-			sameHashes(t, ctx, c)
-			for i := range c.Nodes { // the functions are needed to start, and there
+			c.WaitEqual()
+			for i := range c.Nodes() { // the functions are needed to start, and there
 				c.Stop(i)
 				c.Start(i)
 			}
-			for i := range c.Nodes {
-				c.Ready(i)
+			for i := range c.Nodes() {
+				c.WaitReady(i)
 			}
-			db = c.Nodes[0].DB()
+			db = c.Node(0).DB()
 			exec(`INSERT INTO word(text) VALUES('again')`)
-			sameHashes(t, ctx, c)
+			c.WaitEqual()
 		})
 	}
-}
-
-// sameHashes compares the nodes' databases once they have applied the same.
-func sameHashes(t *testing.T, ctx context.Context, c *testcluster.Cluster) {
-	t.Helper()
-	testcluster.WaitFor(t, "the nodes to hold the same", func() bool {
-		first, at, err := c.Nodes[0].Hash(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, n := range c.Nodes[1:] {
-			hash, index, err := n.Hash(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if index == at && hash != first {
-				t.Fatalf("at entry %d the nodes differ", at)
-			}
-			if index != at {
-				return false
-			}
-		}
-		return true
-	})
 }
 
 // TestMissingFunctions: a node whose program lacks a function stops before it
 // would compute something else, and goes on when it has it.
 func TestMissingFunctions(t *testing.T) {
-	c := testcluster.Started(t, 3, withFunctions)
-	ctx := testcluster.Patient(t)
+	c := hiqlitetest.NewCluster(t, 3, hiqlitetest.WithConfig(withFunctions))
+	ctx := testrun.Context(t)
 	c.Stop(2)
-	old := c.Configs[2]
-	c.Configs[2].Functions, c.Configs[2].Collations = nil, nil
+	withNone := func(cfg *hiqlite.Config) { cfg.Functions, cfg.Collations = nil, nil }
+	c.Configure(2, withNone)
 	c.Start(2)
-	c.Ready(2) // nothing uses them yet
-	db := c.Nodes[0].DB()
+	c.WaitReady(2) // nothing uses them yet
+	db := c.Node(0).DB()
 	for _, text := range []string{
 		`CREATE TABLE t(text)`,
 		`INSERT INTO t VALUES(reversed('abc'))`,
@@ -200,45 +176,45 @@ func TestMissingFunctions(t *testing.T) {
 	missing := func(err error) bool {
 		return errors.Is(err, hiqlite.ErrFunctionMissing) && strings.Contains(err.Error(), "function reversed, version 1")
 	}
-	testcluster.WaitFor(t, "the node without the function to stop", func() bool {
-		_, err := c.Nodes[2].Status(ctx)
+	testrun.WaitFor(t, "the node without the function to stop", func() bool {
+		_, err := c.Node(2).Status(ctx)
 		return missing(err)
 	})
-	if _, err := c.Nodes[2].DB().ExecContext(ctx, `INSERT INTO t VALUES(1)`); !missing(err) {
+	if _, err := c.Node(2).DB().ExecContext(ctx, `INSERT INTO t VALUES(1)`); !missing(err) {
 		t.Errorf("a write at the stopped node: %v", err)
 	}
 	if _, err := db.ExecContext(ctx, `INSERT INTO t VALUES('the others go on')`); err != nil {
 		t.Error(err)
 	}
 	c.Stop(2)
-	c.Configs[2] = old
+	c.Configure(2, withFunctions)
 	c.Start(2)
-	c.Ready(2)
-	sameHashes(t, ctx, c)
+	c.WaitReady(2)
+	c.WaitEqual()
 
 	// What the schema needs is needed to start.
 	if _, err := db.ExecContext(ctx, `CREATE INDEX i ON t(reversed(text) COLLATE by_length)`); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Nodes[2].Ready(ctx); err != nil {
+	if err := c.Node(2).Ready(ctx); err != nil {
 		t.Fatal(err)
 	}
 	c.Stop(2)
-	c.Configs[2].Functions, c.Configs[2].Collations = testFunctions(2)
-	if _, err := hiqlite.Open(ctx, c.Configs[2]); !errors.Is(err, hiqlite.ErrFunctionMissing) || !strings.Contains(err.Error(), "version 1") {
+	newer := c.Config(2)
+	newer.Functions, newer.Collations = testFunctions(2)
+	if _, err := hiqlite.Open(ctx, newer); !errors.Is(err, hiqlite.ErrFunctionMissing) || !strings.Contains(err.Error(), "version 1") {
 		t.Errorf("a start with another version: %v", err)
 	}
 	if _, err := db.ExecContext(ctx, `DROP INDEX i`); err != nil {
 		t.Fatal(err)
 	}
-	c.Configs[2] = old
 	c.Start(2)
-	c.Ready(2)
+	c.WaitReady(2)
 	c.Stop(2)
-	c.Configs[2].Functions, c.Configs[2].Collations = nil, nil // nothing needs them any more
+	c.Configure(2, withNone) // nothing needs them any more
 	c.Start(2)
-	c.Ready(2)
-	sameHashes(t, ctx, c)
+	c.WaitReady(2)
+	c.WaitEqual()
 }
 
 // TestFunctionsThatAreRefused: all faults are reported, at once.
@@ -265,16 +241,14 @@ func TestFunctionsThatAreRefused(t *testing.T) {
 // TestFunctionsInSQLErrors: what the engine says of values that functions
 // cannot return.
 func TestFunctionsInSQLErrors(t *testing.T) {
-	c := testcluster.New(t, 1, func(cfg *hiqlite.Config) {
+	c := hiqlitetest.NewCluster(t, 1, hiqlitetest.WithConfig(func(cfg *hiqlite.Config) {
 		cfg.Functions = []hiqlite.Function{
 			{Name: "odd", Scalar: func([]driver.Value) (driver.Value, error) { return struct{}{}, nil }},
 			{Name: "not_a_number", Scalar: func([]driver.Value) (driver.Value, error) { return math.NaN(), nil }},
 			{Name: "wrong_window", NArgs: 1, Window: true, Aggregate: func() hiqlite.Aggregate { return new(longest) }},
 		}
-	})
-	c.Start(0)
-	c.Ready(0)
-	db := c.Nodes[0].DB()
+	}))
+	db := c.Node(0).DB()
 	var got sql.NullString
 	if err := db.QueryRow(`SELECT odd()`).Scan(&got); err == nil || !strings.Contains(err.Error(), "returned a struct {}") {
 		t.Errorf("a result of another type: %v", err)

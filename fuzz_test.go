@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // A grammar turns bytes into SQL that mostly means something.
@@ -110,7 +111,7 @@ func (p *pair) begin() {
 	p.t.Helper()
 	for _, c := range p.conns {
 		for _, what := range []string{"VIEW", "TABLE"} {
-			rows, err := c.QueryContext(patient(p.t), "SELECT 'DROP "+what+" \"'||replace(name,'\"','\"\"')||'\"' FROM sqlite_schema WHERE type=lower(?) AND name NOT LIKE '%hiqlite%' AND name NOT LIKE 'sqlite_%'", what)
+			rows, err := c.QueryContext(testrun.Context(p.t), "SELECT 'DROP "+what+" \"'||replace(name,'\"','\"\"')||'\"' FROM sqlite_schema WHERE type=lower(?) AND name NOT LIKE '%hiqlite%' AND name NOT LIKE 'sqlite_%'", what)
 			if err != nil {
 				p.t.Fatal(err)
 			}
@@ -126,7 +127,7 @@ func (p *pair) begin() {
 				p.t.Fatal(err)
 			}
 			for _, drop := range drops {
-				_, _ = c.ExecContext(patient(p.t), drop) // some go with another
+				_, _ = c.ExecContext(testrun.Context(p.t), drop) // some go with another
 			}
 		}
 	}
@@ -154,7 +155,7 @@ func (p *pair) tolerant(w way, query string) bool {
 	p.t.Logf("%s %q", w.name, query)
 	var seen [2]string
 	for i, c := range p.conns {
-		seen[i] = regexp.MustCompile("^id -?[0-9]+").ReplaceAllString(w.run(patient(p.t), c, step{query, args}), "")
+		seen[i] = regexp.MustCompile("^id -?[0-9]+").ReplaceAllString(w.run(testrun.Context(p.t), c, step{query, args}), "")
 		seen[i] = strings.ReplaceAll(seen[i], "[]byte(nil)", "[]byte{}")
 	}
 	failed := strings.Contains(seen[0], "error")

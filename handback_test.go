@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // onlyOne makes a node's pool have one connection.
 func onlyOne(c *testCluster, n int) *sql.DB {
-	db := c.db(n)
+	db := c.DB(n)
 	db.SetMaxOpenConns(1)
 	return db
 }
@@ -21,14 +22,14 @@ func onlyOne(c *testCluster, n int) *sql.DB {
 // anybody else gets the connection, and nobody has to wait for it.
 func TestConnectionsGivenBackInsideATransaction(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		last := (c.leader() + 1) % len(c.nodes)
-		db, other := onlyOne(c, last), c.db(c.leader())
+		last := (c.Leader() + 1) % c.Len()
+		db, other := onlyOne(c, last), c.DB(c.Leader())
 		run(t, db, "CREATE TABLE t(a)")
 		for i, open := range [][]string{
 			{"BEGIN"}, {"BEGIN", "INSERT INTO t VALUES(-1)"}, {"BEGIN IMMEDIATE", "SELECT * FROM t"}, {"SAVEPOINT s"}, {"SAVEPOINT s", "INSERT INTO t VALUES(-1)"}, {"BEGIN DEFERRED", "SELECT * FROM t"},
 			{"BEGIN", "SAVEPOINT s", "INSERT INTO t VALUES(-1)", "RELEASE s"}, {"BEGIN; INSERT INTO t VALUES(-1)"}, {"BEGIN", "CREATE TABLE left_open(a)"}, {"BEGIN", "PRAGMA defer_foreign_keys=ON"},
 		} {
-			conn, err := db.Conn(patient(t))
+			conn, err := db.Conn(testrun.Context(t))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -40,22 +41,22 @@ func TestConnectionsGivenBackInsideATransaction(t *testing.T) {
 			}
 			run(t, other, "INSERT INTO t VALUES(?)", 2*i) // the lease was given back
 			run(t, db, "INSERT INTO t VALUES(?)", 2*i+1)
-			ctx := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
-			for n := range c.nodes {
+			ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+			for n := range c.Len() {
 				var rows, least int
-				if err := c.db(n).QueryRowContext(ctx, "SELECT count(*), min(a) FROM t").Scan(&rows, &least); err != nil || rows != 2*i+2 || least != 0 {
+				if err := c.DB(n).QueryRowContext(ctx, "SELECT count(*), min(a) FROM t").Scan(&rows, &least); err != nil || rows != 2*i+2 || least != 0 {
 					t.Errorf("after %q, node %d has %d rows from %d on, %v", open, n+1, rows, least, err)
 				}
 			}
-			_, err = db.ExecContext(patient(t), "COMMIT")
+			_, err = db.ExecContext(testrun.Context(t), "COMMIT")
 			hasCode(t, err, 1, "cannot commit - no transaction is active")
-			_, err = db.ExecContext(patient(t), "ROLLBACK")
+			_, err = db.ExecContext(testrun.Context(t), "ROLLBACK")
 			hasCode(t, err, 1, "cannot rollback - no transaction is active")
 			if n := one[int](t, db, "PRAGMA defer_foreign_keys"); n != 0 {
 				t.Errorf("after %q: defer_foreign_keys is %d", open, n)
 			}
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
@@ -74,10 +75,10 @@ func TestBeginOfADatabase(t *testing.T) {
 		} else {
 			rows.Close()
 		}
-		for i := range c.nodes {
-			ctx := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
+		for i := range c.Len() {
+			ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
 			var rows, sum int
-			if err := c.db(i).QueryRowContext(ctx, "SELECT count(*), sum(a) FROM t").Scan(&rows, &sum); err != nil || rows != 5 || sum != 5 {
+			if err := c.DB(i).QueryRowContext(ctx, "SELECT count(*), sum(a) FROM t").Scan(&rows, &sum); err != nil || rows != 5 || sum != 5 {
 				t.Errorf("node %d: %d rows, sum %d, %v", i+1, rows, sum, err)
 			}
 		}
@@ -88,8 +89,8 @@ func TestBeginOfADatabase(t *testing.T) {
 // program has been told.
 func TestConnectionsWorkAgainAfterATransactionExpired(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		run(t, c.db(0), "CREATE TABLE t(a)")
-		connector, err := c.nodes[0].ConnectorWith(hiqlite.ConnConfig{TxTimeout: time.Millisecond})
+		run(t, c.DB(0), "CREATE TABLE t(a)")
+		connector, err := c.Node(0).ConnectorWith(hiqlite.ConnConfig{TxTimeout: time.Millisecond})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,15 +98,15 @@ func TestConnectionsWorkAgainAfterATransactionExpired(t *testing.T) {
 		defer db.Close()
 		db.SetMaxOpenConns(1)
 		expired := func() *sql.Conn {
-			conn, err := db.Conn(patient(t))
+			conn, err := db.Conn(testrun.Context(t))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := conn.ExecContext(patient(t), "BEGIN"); err != nil {
+			if _, err := conn.ExecContext(testrun.Context(t), "BEGIN"); err != nil {
 				t.Fatal(err)
 			}
-			_, _ = conn.ExecContext(patient(t), "INSERT INTO t VALUES(-1)") // it may be over already
-			run(t, c.db(0), "DELETE FROM t")                                // waits until it is
+			_, _ = conn.ExecContext(testrun.Context(t), "INSERT INTO t VALUES(-1)") // it may be over already
+			run(t, c.DB(0), "DELETE FROM t")                                        // waits until it is
 			return conn
 		}
 		isOver := func(what string, err error) {
@@ -150,9 +151,9 @@ func TestConnectionsWorkAgainAfterATransactionExpired(t *testing.T) {
 		isOver("a statement", exec(conn, "DELETE FROM t"))
 		conn.Close() // without a word
 		run(t, db, "INSERT INTO t VALUES(5)")
-		if got := one[string](t, c.db(0), "SELECT group_concat(a) FROM t"); got != "5" {
+		if got := one[string](t, c.DB(0), "SELECT group_concat(a) FROM t"); got != "5" {
 			t.Errorf("the rows are %s", got) // expired deletes what was there before
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }

@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // Close hands leadership over first: when it returns, another node leads, and
@@ -12,18 +14,18 @@ import (
 func TestCloseHandsLeadershipOver(t *testing.T) {
 	const rounds, writers = 5, 6
 	c := newCluster(t, 3)
-	mustExec(t, c.db(0), "CREATE TABLE t(n INTEGER)")
+	mustExec(t, c.DB(0), "CREATE TABLE t(n INTEGER)")
 	handed := 0
 	for range rounds {
-		leader := c.leader()
+		leader := c.Leader()
 		var quit atomic.Bool
 		var written atomic.Int64
 		var wait sync.WaitGroup
 		for w := range writers {
-			db := c.db((leader + 1 + w%2) % 3)
+			db := c.DB((leader + 1 + w%2) % 3)
 			wait.Go(func() {
 				for !quit.Load() {
-					if _, err := db.ExecContext(patient(t), "INSERT INTO t VALUES(1)"); err != nil {
+					if _, err := db.ExecContext(testrun.Context(t), "INSERT INTO t VALUES(1)"); err != nil {
 						t.Error(err)
 						return
 					}
@@ -31,10 +33,10 @@ func TestCloseHandsLeadershipOver(t *testing.T) {
 				}
 			})
 		}
-		waitFor(t, "writers", func() bool { return written.Load() > 50 })
-		c.stop(leader)
+		testrun.WaitFor(t, "writers", func() bool { return written.Load() > 50 })
+		c.Stop(leader)
 		for _, survivor := range []int{(leader + 1) % 3, (leader + 2) % 3} {
-			s, err := c.nodes[survivor].Status(patient(t))
+			s, err := c.Node(survivor).Status(testrun.Context(t))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -44,11 +46,11 @@ func TestCloseHandsLeadershipOver(t *testing.T) {
 			}
 		}
 		before := written.Load()
-		waitFor(t, "writers to go on", func() bool { return written.Load() > before+50 })
+		testrun.WaitFor(t, "writers to go on", func() bool { return written.Load() > before+50 })
 		quit.Store(true)
 		wait.Wait()
-		c.start(leader)
-		c.ready(leader)
+		c.Start(leader)
+		c.WaitReady(leader)
 	}
 	if handed < rounds/2 {
 		t.Errorf("only %d of %d leaders handed over", handed, rounds)

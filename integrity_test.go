@@ -3,28 +3,30 @@ package hiqlite_test
 import (
 	"fmt"
 	"testing"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // A reader that has looked into a full-text table remembers how its index was
 // divided. A check of it must not take that for damage.
 func TestIntegrityChecksOfFullTextTables(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(len(c.nodes) - 1)
+		db := c.DB(c.Len() - 1)
 		mustExec(t, db, "CREATE TABLE src(id INTEGER PRIMARY KEY, x); CREATE VIRTUAL TABLE f USING fts5(x, content='src', content_rowid='id'); CREATE VIRTUAL TABLE g USING fts5(x); CREATE VIRTUAL TABLE r USING rtree(id,a,b); INSERT INTO g(g, rank) VALUES('pgsz', 64)")
 		checks := []string{"PRAGMA integrity_check", "PRAGMA quick_check", "PRAGMA integrity_check(g)", "PRAGMA main.integrity_check(5)", "SELECT * FROM pragma_integrity_check", "SELECT integrity_check FROM pragma_integrity_check('f')", "SELECT count(*)||quick_check FROM pragma_quick_check"}
 		for i := range 12 {
-			conn, err := db.Conn(patient(t)) // on one of the readers that idle
+			conn, err := db.Conn(testrun.Context(t)) // on one of the readers that idle
 			if err != nil {
 				t.Fatal(err)
 			}
 			for n, check := range checks {
 				var answer string
-				if err := conn.QueryRowContext(patient(t), check).Scan(&answer); err != nil || answer != "ok" && answer != "1ok" {
+				if err := conn.QueryRowContext(testrun.Context(t), check).Scan(&answer); err != nil || answer != "ok" && answer != "1ok" {
 					t.Errorf("%s: %q, %v", check, answer, err)
 				}
 				word := fmt.Sprintf("word%d_%d and others", i, n)
 				mustExec(t, db, "INSERT INTO src(x) VALUES(?); INSERT INTO f(rowid, x) SELECT id, x FROM src WHERE id=last_insert_rowid(); INSERT INTO g SELECT ?1||id FROM src; INSERT INTO r VALUES(NULL,1,2)", word)
-				if err := conn.QueryRowContext(patient(t), "SELECT count(*)||'' FROM g, f WHERE g MATCH 'others' AND f MATCH 'word'").Scan(&answer); err != nil {
+				if err := conn.QueryRowContext(testrun.Context(t), "SELECT count(*)||'' FROM g, f WHERE g MATCH 'others' AND f MATCH 'word'").Scan(&answer); err != nil {
 					t.Error(err)
 				}
 				mustExec(t, db, "DELETE FROM g WHERE rowid%7=?; INSERT INTO g(g) VALUES('optimize')", n)
@@ -32,25 +34,25 @@ func TestIntegrityChecksOfFullTextTables(t *testing.T) {
 			conn.Close()
 		}
 		// In a transaction, of what that has written too, and beside an open query.
-		tx, err := db.BeginTx(patient(t), nil)
+		tx, err := db.BeginTx(testrun.Context(t), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer tx.Rollback()
-		if _, err := tx.ExecContext(patient(t), "INSERT INTO g VALUES('others'),('others'),('others')"); err != nil {
+		if _, err := tx.ExecContext(testrun.Context(t), "INSERT INTO g VALUES('others'),('others'),('others')"); err != nil {
 			t.Fatal(err)
 		}
-		rows, err := tx.QueryContext(patient(t), "SELECT rowid FROM g WHERE g MATCH 'others'")
+		rows, err := tx.QueryContext(testrun.Context(t), "SELECT rowid FROM g WHERE g MATCH 'others'")
 		if err != nil || !rows.Next() {
 			t.Fatal(err)
 		}
 		for range 3 {
 			for _, check := range checks {
 				var answer string
-				if _, err := tx.ExecContext(patient(t), "INSERT INTO g VALUES('more and others')"); err != nil {
+				if _, err := tx.ExecContext(testrun.Context(t), "INSERT INTO g VALUES('more and others')"); err != nil {
 					t.Error(err)
 				}
-				if err := tx.QueryRowContext(patient(t), check).Scan(&answer); err != nil || answer != "ok" && answer != "1ok" {
+				if err := tx.QueryRowContext(testrun.Context(t), check).Scan(&answer); err != nil || answer != "ok" && answer != "1ok" {
 					t.Errorf("%s in a transaction: %q, %v", check, answer, err)
 				}
 			}
@@ -61,6 +63,6 @@ func TestIntegrityChecksOfFullTextTables(t *testing.T) {
 		if err := tx.Commit(); err != nil {
 			t.Error(err)
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }

@@ -7,28 +7,16 @@ import (
 	"os"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
-
-// waitFor waits until ready says so.
-func waitFor(t testing.TB, what string, ready func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for !ready() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for %s", patience, what)
-		}
-		time.Sleep(5 * time.Millisecond) // between looks
-	}
-}
 
 // leads returns the process that leads, as the others know it.
 func leads(t *testing.T, all []*process) *process {
 	t.Helper()
 	var leader *process
-	waitFor(t, "a leader that all agree on", func() bool {
+	testrun.WaitFor(t, "a leader that all agree on", func() bool {
 		seen := map[uint64]bool{}
 		for _, p := range all {
 			seen[p.ask("status").Status.Leader] = true
@@ -67,7 +55,7 @@ func TestKilledLeadersLoseNothing(t *testing.T) {
 		}
 		for _, p := range survivors {
 			before := p.ask("status").Acked
-			waitFor(t, "every writer of a survivor to go on", func() bool {
+			testrun.WaitFor(t, "every writer of a survivor to go on", func() bool {
 				for i, n := range p.ask("status").Acked {
 					if n < before[i]+2 {
 						return false
@@ -111,7 +99,7 @@ func TestPausedLeadersRepeatNothing(t *testing.T) {
 				continue
 			}
 			before := p.ask("status").Acked
-			waitFor(t, "writers to go on without the paused leader", func() bool {
+			testrun.WaitFor(t, "writers to go on without the paused leader", func() bool {
 				for i, n := range p.ask("status").Acked {
 					if n < before[i]+5 {
 						return false
@@ -133,16 +121,21 @@ func TestPausedLeadersRepeatNothing(t *testing.T) {
 // compares the rows with what was acknowledged.
 func checkAcks(t *testing.T, all []*process) {
 	t.Helper()
-	c := &testCluster{t: t, nodes: make([]*hiqlite.Node, len(all))}
-	for i, p := range all {
+	var nodes []*hiqlite.Node
+	for _, p := range all {
 		p.kill()
-		c.configs = append(c.configs, p.cfg)
-		c.start(i)
-		defer c.stop(i)
+		node, err := hiqlite.Open(testrun.Context(t), p.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer node.Close()
+		nodes = append(nodes, node)
 	}
-	c.ready(0)
+	if err := nodes[0].Ready(testrun.Context(t)); err != nil {
+		t.Fatal(err)
+	}
 	rows := map[string]int{}
-	r, err := c.db(0).QueryContext(patient(t), "SELECT writer, n, count(*) FROM w GROUP BY writer, n")
+	r, err := nodes[0].DB().QueryContext(testrun.Context(t), "SELECT writer, n, count(*) FROM w GROUP BY writer, n")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +197,7 @@ func TestKilledNodesCountOnce(t *testing.T) {
 				continue
 			}
 			before := p.ask("status").Acked
-			waitFor(t, "every writer of a survivor to go on", func() bool {
+			testrun.WaitFor(t, "every writer of a survivor to go on", func() bool {
 				for i, n := range p.ask("status").Acked {
 					if n < before[i]+2 {
 						return false

@@ -6,7 +6,7 @@ import "testing"
 // an upsert, updated: never another table's.
 func TestLastInsertIdIsTheStatementsOwn(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(len(c.nodes) - 1)
+		db := c.DB(c.Len() - 1)
 		db.SetMaxOpenConns(1) // last_insert_rowid() is the connection's
 		for _, s := range []string{
 			"CREATE TABLE other(id INTEGER PRIMARY KEY, v)", "CREATE TABLE t(id INTEGER PRIMARY KEY, k UNIQUE, v)", "CREATE TABLE w(k PRIMARY KEY, v) WITHOUT ROWID",
@@ -67,6 +67,6 @@ func TestLastInsertIdIsTheStatementsOwn(t *testing.T) {
 		if id, err := run(t, db, "INSERT OR IGNORE INTO own(k) VALUES('a')").LastInsertId(); err != nil || id != 0 {
 			t.Errorf("nothing in a TEMP table: %d, %v", id, err)
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }

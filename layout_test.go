@@ -35,7 +35,7 @@ var mayImport = []struct {
 	{"kv", []string{".", "internal/shardapi", "internal/wire"}},
 	{"lock", []string{".", "internal/shardapi", "internal/wire"}},
 	{"pubsub", []string{".", "internal/shardapi", "internal/wire"}},
-	{"internal/testcluster", []string{".", "internal/loopback"}},
+	{"hiqlitetest", []string{".", "internal/loopback"}},
 	{".", []string{"cluster", "statemachine", "internal/shardapi", "internal/durable", "internal/sqlite", "internal/wire"}},
 	{"cluster", []string{"internal/durable"}}, // it moves bytes
 	{"statemachine", []string{"internal/shardapi", "internal/durable", "internal/sqlite", "internal/table", "internal/wire"}},
@@ -43,6 +43,7 @@ var mayImport = []struct {
 	{"internal/sqlite", []string{"internal/wire"}},
 	{"internal/durable", nil},
 	{"internal/loopback", nil},
+	{"internal/testrun", nil},
 	{"internal/table", nil},
 	{"internal/wire", nil},
 }

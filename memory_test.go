@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/kv"
 	"github.com/hiqlite/hiqlite/lock"
 	"github.com/hiqlite/hiqlite/pubsub"
@@ -35,21 +36,21 @@ func bucketOf(t testing.TB, n *hiqlite.Node, name string) *kv.Bucket[string] {
 func TestBucketsSurviveRestarts(t *testing.T) {
 	for _, size := range []int{1, 3} {
 		c := newCluster(t, size)
-		ctx := patient(t)
+		ctx := testrun.Context(t)
 		want := map[string]string{}
 		write := func(i int, key string) {
 			t.Helper()
 			want[key] = fmt.Sprint("value of ", key)
-			if err := bucketOf(t, c.nodes[i], "b").Put(ctx, key, want[key]); err != nil {
+			if err := bucketOf(t, c.Node(i), "b").Put(ctx, key, want[key]); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := bucketOf(t, c.nodes[i], "b").Add(ctx, "n", 1); err != nil {
+			if _, err := bucketOf(t, c.Node(i), "b").Add(ctx, "n", 1); err != nil {
 				t.Fatal(err)
 			}
 		}
 		check := func() {
 			t.Helper()
-			for i, n := range c.nodes {
+			for i, n := range c.Nodes() {
 				b := bucketOf(t, n, "b")
 				if all, err := b.Snapshot(ctx); err != nil || !maps.Equal(all, want) {
 					t.Errorf("node %d of %d holds %v, %v, want %v", i+1, size, all, err, want)
@@ -62,21 +63,21 @@ func TestBucketsSurviveRestarts(t *testing.T) {
 		restart := func(which ...int) {
 			t.Helper()
 			for _, i := range which {
-				c.stop(i)
+				c.Stop(i)
 			}
 			for _, i := range which {
-				c.start(i)
+				c.Start(i)
 			}
-			for i := range c.nodes {
-				c.ready(i)
+			for i := range c.Len() {
+				c.WaitReady(i)
 			}
 		}
 		everyone := []int{0, 1, 2}[:size]
-		if err := bucketOf(t, c.nodes[0], "b").PutTTL(ctx, "expires", "x", time.Hour); err != nil {
+		if err := bucketOf(t, c.Node(0), "b").PutTTL(ctx, "expires", "x", time.Hour); err != nil {
 			t.Fatal(err)
 		}
 		want["expires"] = "x"
-		if err := bucketOf(t, c.nodes[0], "b").SetCounter(ctx, "n", 1); err != nil {
+		if err := bucketOf(t, c.Node(0), "b").SetCounter(ctx, "n", 1); err != nil {
 			t.Fatal(err)
 		}
 		write(0, "first")
@@ -84,7 +85,7 @@ func TestBucketsSurviveRestarts(t *testing.T) {
 		check()
 		restart(everyone...)
 		write(size-1, "second")
-		for i, n := range c.nodes {
+		for i, n := range c.Nodes() {
 			if err := n.CompactMemory(0); err != nil {
 				t.Fatalf("node %d: %v", i+1, err)
 			}
@@ -103,15 +104,15 @@ func TestTimesToLiveOutliveRestarts(t *testing.T) {
 	const ttl = 2 * time.Second
 	c := newCluster(t, 1)
 	began := time.Now()
-	if err := bucketOf(t, c.nodes[0], "b").PutTTL(patient(t), "k", "x", ttl); err != nil {
+	if err := bucketOf(t, c.Node(0), "b").PutTTL(testrun.Context(t), "k", "x", ttl); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "the entry to expire", func() bool {
-		c.stop(0)
-		c.start(0)
-		c.ready(0)
+	testrun.WaitFor(t, "the entry to expire", func() bool {
+		c.Stop(0)
+		c.Start(0)
+		c.WaitReady(0)
 		for up := time.Now(); time.Since(up) < ttl/6; {
-			_, there, err := bucketOf(t, c.nodes[0], "b").Get(patient(t), "k")
+			_, there, err := bucketOf(t, c.Node(0), "b").Get(testrun.Context(t), "k")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -132,20 +133,20 @@ func TestTimesToLiveOutliveRestarts(t *testing.T) {
 // they are told or told of.
 func TestANodeThatWasAwayForLong(t *testing.T) {
 	c := newCluster(t, 3)
-	ctx := patient(t)
-	stays := bucketOf(t, c.nodes[0], "b")
+	ctx := testrun.Context(t)
+	stays := bucketOf(t, c.Node(0), "b")
 	if err := stays.Put(ctx, "before", "x"); err != nil {
 		t.Fatal(err)
 	}
-	first, err := pubsub.Notify(ctx, c.nodes[0], "c", []byte("before"))
+	first, err := pubsub.Notify(ctx, c.Node(0), "c", []byte("before"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	held, err := lock.New(c.nodes[0]).Lock(ctx, "l")
+	held, err := lock.New(c.Node(0)).Lock(ctx, "l")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.stop(2)
+	c.Stop(2)
 	want := map[string]string{"before": "x"}
 	for i := range 300 {
 		key := fmt.Sprint(i)
@@ -154,26 +155,26 @@ func TestANodeThatWasAwayForLong(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := pubsub.Notify(ctx, c.nodes[0], "c", []byte("missed")); err != nil {
+	if _, err := pubsub.Notify(ctx, c.Node(0), "c", []byte("missed")); err != nil {
 		t.Fatal(err)
 	}
-	for _, n := range c.nodes[:2] {
+	for _, n := range c.Nodes()[:2] {
 		if err := n.CompactMemory(0); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c.start(2)
-	c.ready(2)
-	if all, err := bucketOf(t, c.nodes[2], "b").Snapshot(ctx); err != nil || !maps.Equal(all, want) {
+	c.Start(2)
+	c.WaitReady(2)
+	if all, err := bucketOf(t, c.Node(2), "b").Snapshot(ctx); err != nil || !maps.Equal(all, want) {
 		t.Errorf("it holds %d entries, %v, want %d", len(all), err, len(want))
 	}
-	if _, err := lock.New(c.nodes[2]).TryLock(ctx, "l"); !errors.Is(err, lock.ErrHeld) {
+	if _, err := lock.New(c.Node(2)).TryLock(ctx, "l"); !errors.Is(err, lock.ErrHeld) {
 		t.Errorf("it took a lock that is held: %v", err)
 	}
 	if err := held.Unlock(ctx); err != nil {
 		t.Error(err)
 	}
-	s, err := pubsub.Listen(ctx, c.nodes[2], "*", pubsub.After(first))
+	s, err := pubsub.Listen(ctx, c.Node(2), "*", pubsub.After(first))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,27 +191,27 @@ func TestRetention(t *testing.T) {
 	}
 	t.Cleanup(hiqlite.SetRetention(statemachine.Retention{Messages: 10, Bytes: 1 << 20, AgeMS: 1 << 40}))
 	c := newCluster(t, 1)
-	ctx := patient(t)
-	slow, err := pubsub.Listen(ctx, c.nodes[0], "busy")
+	ctx := testrun.Context(t)
+	slow, err := pubsub.Listen(ctx, c.Node(0), "busy")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer slow.Close()
-	quiet, err := pubsub.Listen(ctx, c.nodes[0], "quiet")
+	quiet, err := pubsub.Listen(ctx, c.Node(0), "quiet")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer quiet.Close()
 	var last uint64
 	for range 25 {
-		if last, err = pubsub.Notify(ctx, c.nodes[0], "busy", nil); err != nil {
+		if last, err = pubsub.Notify(ctx, c.Node(0), "busy", nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := pubsub.Listen(ctx, c.nodes[0], "busy", pubsub.After(last-11)); !errors.Is(err, pubsub.ErrTooOld) {
+	if _, err := pubsub.Listen(ctx, c.Node(0), "busy", pubsub.After(last-11)); !errors.Is(err, pubsub.ErrTooOld) {
 		t.Errorf("Listen behind what is kept: %v", err)
 	}
-	back, err := pubsub.Listen(ctx, c.nodes[0], "busy", pubsub.After(last-10))
+	back, err := pubsub.Listen(ctx, c.Node(0), "busy", pubsub.After(last-10))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +235,7 @@ func TestRetention(t *testing.T) {
 		t.Errorf("they were told %v, up to %d", told, last)
 	}
 	// One whose channel was quiet has missed nothing.
-	index, err := pubsub.Notify(ctx, c.nodes[0], "quiet", nil)
+	index, err := pubsub.Notify(ctx, c.Node(0), "quiet", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,8 +247,8 @@ func TestRetention(t *testing.T) {
 // Status names the leaders of all shards.
 func TestStatusOfShards(t *testing.T) {
 	c := newCluster(t, 3)
-	for i, n := range c.nodes {
-		s, err := n.Status(patient(t))
+	for i, n := range c.Nodes() {
+		s, err := n.Status(testrun.Context(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -268,8 +269,8 @@ func TestStatusOfShards(t *testing.T) {
 // it, which would end the program; whatever the folder is called.
 func TestADamagedSnapshotOfABucket(t *testing.T) {
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.DataDir = filepath.Join(filepath.Dir(cfg.DataDir), "[1] a[b") })
-	ctx := patient(t)
-	b := bucketOf(t, c.nodes[0], "b")
+	ctx := testrun.Context(t)
+	b := bucketOf(t, c.Node(0), "b")
 	for i := range 40 { // several blocks of the file: what is random stays as long as it is
 		value := make([]byte, 100_000)
 		rand.Read(value)
@@ -277,15 +278,15 @@ func TestADamagedSnapshotOfABucket(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := c.nodes[0].CompactMemory(0); err != nil {
+	if err := c.Node(0).CompactMemory(0); err != nil {
 		t.Fatal(err)
 	}
-	c.stop(0)
-	c.start(0)
-	c.ready(0) // it is read as it is
-	c.stop(0)
+	c.Stop(0)
+	c.Start(0)
+	c.WaitReady(0) // it is read as it is
+	c.Stop(0)
 	damaged := 0
-	err := filepath.WalkDir(c.configs[0].DataDir, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(c.Config(0).DataDir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, ".gbsnap") || !strings.Contains(path, "snapshot-2-1") {
 			return err
 		}
@@ -300,7 +301,7 @@ func TestADamagedSnapshotOfABucket(t *testing.T) {
 	if err != nil || damaged == 0 {
 		t.Fatalf("%d snapshots are damaged, %v", damaged, err)
 	}
-	_, err = hiqlite.Open(ctx, c.configs[0])
+	_, err = hiqlite.Open(ctx, c.Config(0))
 	if !errors.Is(err, hiqlite.ErrDamaged) || !strings.Contains(err.Error(), ".gbsnap") {
 		t.Errorf("Open: %v", err)
 	}

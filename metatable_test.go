@@ -10,16 +10,16 @@ import (
 // what programs do to all tables; SQLite without hiqlite reads the file.
 func TestToolsLeaveTheMetaTableAlone(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(0)
+		db := c.DB(0)
 		run(t, db, "CREATE TABLE t(a INTEGER PRIMARY KEY AUTOINCREMENT, b); INSERT INTO t(b) VALUES('one')")
 		for _, text := range []string{"ANALYZE", "VACUUM", "REINDEX", "DROP TABLE sqlite_hiqlite", "DROP TABLE IF EXISTS main.SQLITE_HIQLITE", "CREATE TABLE _hiqlite(a)", "INSERT INTO t(b) SELECT group_concat(name || sql) FROM sqlite_schema", "INSERT INTO t(b) SELECT group_concat(name) FROM pragma_table_list"} {
 			run(t, db, text)
 		}
-		for i := range c.nodes {
-			c.stop(i)
+		for i := range c.Len() {
+			c.Stop(i)
 		}
-		for i := range c.nodes {
-			files, err := filepath.Glob(filepath.Join(c.configs[i].DataDir, "sql", "generation-*", "data.db"))
+		for i := range c.Len() {
+			files, err := filepath.Glob(filepath.Join(c.Config(i).DataDir, "sql", "generation-*", "data.db"))
 			if err != nil || len(files) != 1 {
 				t.Fatal(files, err)
 			}
@@ -39,16 +39,16 @@ func TestToolsLeaveTheMetaTableAlone(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		for i := range c.nodes {
-			c.start(i)
+		for i := range c.Len() {
+			c.Start(i)
 		}
-		for i := range c.nodes {
-			c.ready(i)
+		for i := range c.Len() {
+			c.WaitReady(i)
 		}
-		run(t, c.db(len(c.nodes)-1), "INSERT INTO t(b) VALUES('again')")
-		if n := one[int](t, c.db(len(c.nodes)-1), "SELECT count(*) FROM t"); n != 4 {
+		run(t, c.DB(c.Len()-1), "INSERT INTO t(b) VALUES('again')")
+		if n := one[int](t, c.DB(c.Len()-1), "SELECT count(*) FROM t"); n != 4 {
 			t.Errorf("%d rows", n)
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // Each file can be applied once only: all of them fail over themselves.
@@ -31,11 +32,11 @@ func manyMigrations(n int) fstest.MapFS {
 // migrateEverywhere migrates from all nodes, and from each twice, at once.
 func migrateEverywhere(t *testing.T, c *testCluster, files func(caller int) fstest.MapFS) []error {
 	t.Helper()
-	errs := make([]error, 2*len(c.nodes))
-	ctx := patient(t)
+	errs := make([]error, 2*c.Len())
+	ctx := testrun.Context(t)
 	var wait sync.WaitGroup
 	for i := range errs {
-		db := c.db(i % len(c.nodes))
+		db := c.DB(i % c.Len())
 		wait.Go(func() { errs[i] = hiqlite.Migrate(ctx, db, files(i)) })
 	}
 	wait.Wait()
@@ -51,12 +52,12 @@ func TestMigrateOnAllNodesAtOnce(t *testing.T) {
 				t.Errorf("caller %d: %v", i, err)
 			}
 		}
-		for i := range c.nodes {
-			wantRows(t, c.db(i), "SELECT count(*)||' '||count(DISTINCT version)||' '||sum(version) FROM log", fmt.Sprint(n-1, n-1, n*(n+1)/2-1))
-			wantRows(t, c.db(i), "SELECT count(*) FROM hiqlite_migrations", fmt.Sprint(n))
-			wantRows(t, c.db(i), userTables, "log t40")
+		for i := range c.Len() {
+			wantRows(t, c.DB(i), "SELECT count(*)||' '||count(DISTINCT version)||' '||sum(version) FROM log", fmt.Sprint(n-1, n-1, n*(n+1)/2-1))
+			wantRows(t, c.DB(i), "SELECT count(*) FROM hiqlite_migrations", fmt.Sprint(n))
+			wantRows(t, c.DB(i), userTables, "log t40")
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
@@ -85,24 +86,24 @@ func TestMigrateDifferentFilesAtOnce(t *testing.T) {
 		if (succeeded[0] == 3) == (succeeded[1] == 3) || succeeded[0]+succeeded[1] != 3 {
 			t.Errorf("of the two kinds %v succeeded, want all of one", succeeded)
 		}
-		linearizable := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
+		linearizable := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
 		var got string
-		if err := c.db(0).QueryRowContext(linearizable, fmt.Sprintf("SELECT group_concat(v, ' ') FROM (SELECT v FROM r%d ORDER BY rowid)", round)).Scan(&got); err != nil || got != want {
+		if err := c.DB(0).QueryRowContext(linearizable, fmt.Sprintf("SELECT group_concat(v, ' ') FROM (SELECT v FROM r%d ORDER BY rowid)", round)).Scan(&got); err != nil || got != want {
 			t.Errorf("round %d: applied were %q (%v), want %q", round, got, err, want)
 		}
-		mustExec(t, c.db(0), "DROP TABLE hiqlite_migrations")
+		mustExec(t, c.DB(0), "DROP TABLE hiqlite_migrations")
 	}
-	c.equal()
+	c.WaitEqual()
 }
 
 func TestMigrateAfterARestart(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		mustMigrate(t, c.db(0), people)
-		for i := range c.nodes {
-			c.stop(i)
+		mustMigrate(t, c.DB(0), people)
+		for i := range c.Len() {
+			c.Stop(i)
 		}
-		for i := range c.nodes {
-			c.start(i)
+		for i := range c.Len() {
+			c.Start(i)
 		}
 		// Nobody waits for a leader.
 		more := with(people, "11_more.sql", "INSERT INTO people(name) VALUES('eve')")
@@ -111,10 +112,10 @@ func TestMigrateAfterARestart(t *testing.T) {
 				t.Errorf("caller %d: %v", i, err)
 			}
 		}
-		for i := range c.nodes {
-			wantRows(t, c.db(i), "SELECT name FROM people ORDER BY id", "ada bob eve")
+		for i := range c.Len() {
+			wantRows(t, c.DB(i), "SELECT name FROM people ORDER BY id", "ada bob eve")
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
@@ -166,8 +167,8 @@ func TestMigrateWithContextsThatEnd(t *testing.T) {
 		files := manyMigrations(20)
 		between := false // one ended when some files were applied and others not
 		for left := int64(1); ; left++ {
-			ctx, cancel := context.WithCancel(patient(t))
-			err := hiqlite.Migrate(hook(ctx, left, cancel), c.db(0), files)
+			ctx, cancel := context.WithCancel(testrun.Context(t))
+			err := hiqlite.Migrate(hook(ctx, left, cancel), c.DB(0), files)
 			cancel()
 			if err == nil {
 				break
@@ -177,14 +178,14 @@ func TestMigrateWithContextsThatEnd(t *testing.T) {
 			}
 			if strings.Contains(err.Error(), "_step.sql") {
 				between = true
-				wantRows(t, c.db(0), "SELECT count(*)-count(DISTINCT version) FROM log", "0")
+				wantRows(t, c.DB(0), "SELECT count(*)-count(DISTINCT version) FROM log", "0")
 			}
 		}
 		if !between {
 			t.Error("none ended between files")
 		}
-		wantRows(t, c.db(0), "SELECT count(*) FROM log", "19")
-		c.equal()
+		wantRows(t, c.DB(0), "SELECT count(*) FROM log", "19")
+		c.WaitEqual()
 	})
 }
 
@@ -192,8 +193,8 @@ func TestMigrateWithContextsThatEnd(t *testing.T) {
 // it, they are applied once and the caller is told nothing of it.
 func TestMigrateWhileAnotherIsFaster(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		last := len(c.nodes) - 1
-		rival := sql.OpenDB(c.nodes[0].Connector())
+		last := c.Len() - 1
+		rival := sql.OpenDB(c.Node(0).Connector())
 		defer rival.Close()
 		for left, reached := int64(1), true; reached; left++ {
 			// New names, which no node has met.
@@ -206,25 +207,25 @@ func TestMigrateWhileAnotherIsFaster(t *testing.T) {
 				"6_column.sql", fmt.Sprintf("ALTER TABLE b%d ADD COLUMN w", left),
 			)
 			reached = false
-			ctx := hook(patient(t), left, func() {
+			ctx := hook(testrun.Context(t), left, func() {
 				reached = true
-				if err := hiqlite.Migrate(patient(t), rival, files); err != nil {
+				if err := hiqlite.Migrate(testrun.Context(t), rival, files); err != nil {
 					t.Errorf("the faster one at moment %d: %v", left, err)
 				}
-				if err := c.nodes[last].Ready(patient(t)); err != nil {
+				if err := c.Node(last).Ready(testrun.Context(t)); err != nil {
 					t.Error(err)
 				}
 			})
-			err := hiqlite.Migrate(ctx, c.db(last), files)
+			err := hiqlite.Migrate(ctx, c.DB(last), files)
 			ctx.unhook()
 			if err != nil {
 				t.Fatalf("another was faster at moment %d: %v", left, err)
 			}
-			wantRows(t, c.db(last), fmt.Sprintf("SELECT v FROM b%d ORDER BY v", left), "1 2")
-			wantRows(t, c.db(last), "SELECT count(*) FROM hiqlite_migrations", "6")
-			mustExec(t, c.db(last), fmt.Sprintf("DROP TABLE hiqlite_migrations; DROP TABLE b%d", left))
+			wantRows(t, c.DB(last), fmt.Sprintf("SELECT v FROM b%d ORDER BY v", left), "1 2")
+			wantRows(t, c.DB(last), "SELECT count(*) FROM hiqlite_migrations", "6")
+			mustExec(t, c.DB(last), fmt.Sprintf("DROP TABLE hiqlite_migrations; DROP TABLE b%d", left))
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
@@ -234,17 +235,17 @@ func TestMigrateAgainAfterEachError(t *testing.T) {
 	c := newCluster(t, 3)
 	const n = 150
 	files := manyMigrations(n)
-	leader := c.leader()
-	ctx := patient(t)
+	leader := c.Leader()
+	ctx := testrun.Context(t)
 	var wait sync.WaitGroup
-	for i := range c.nodes {
+	for i := range c.Len() {
 		if i == leader {
 			continue
 		}
-		db := c.db(i)
+		db := c.DB(i)
 		wait.Go(func() {
-			for patience := time.Millisecond; ctx.Err() == nil; patience += patience / 8 {
-				short, cancel := context.WithTimeout(ctx, patience)
+			for limit := time.Millisecond; ctx.Err() == nil; limit += limit / 8 {
+				short, cancel := context.WithTimeout(ctx, limit)
 				err := hiqlite.Migrate(short, db, files)
 				cancel()
 				if err == nil {
@@ -260,19 +261,19 @@ func TestMigrateAgainAfterEachError(t *testing.T) {
 			t.Error("it never succeeded")
 		})
 	}
-	waitFor(t, "some files to be applied", func() bool {
+	testrun.WaitFor(t, "some files to be applied", func() bool {
 		var some bool
-		err := c.db(leader).QueryRowContext(ctx, "SELECT count(*)>10 FROM hiqlite_migrations").Scan(&some)
+		err := c.DB(leader).QueryRowContext(ctx, "SELECT count(*)>10 FROM hiqlite_migrations").Scan(&some)
 		return err == nil && some
 	})
-	c.stop(leader)
+	c.Stop(leader)
 	wait.Wait()
-	for i := range c.nodes {
+	for i := range c.Len() {
 		if i != leader {
-			wantRows(t, c.db(i), "SELECT count(*)||' '||count(DISTINCT version) FROM log", fmt.Sprint(n-1, n-1))
+			wantRows(t, c.DB(i), "SELECT count(*)||' '||count(DISTINCT version) FROM log", fmt.Sprint(n-1, n-1))
 		}
 	}
-	c.start(leader)
-	mustMigrate(t, c.db(leader), files)
-	c.equal()
+	c.Start(leader)
+	mustMigrate(t, c.DB(leader), files)
+	c.WaitEqual()
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // migrations are files: names and texts by turns.
@@ -39,7 +40,7 @@ func without(files fstest.MapFS, name string) fstest.MapFS {
 
 func mustMigrate(t *testing.T, db *sql.DB, files fstest.MapFS) {
 	t.Helper()
-	if err := hiqlite.Migrate(patient(t), db, files); err != nil {
+	if err := hiqlite.Migrate(testrun.Context(t), db, files); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -47,7 +48,7 @@ func mustMigrate(t *testing.T, db *sql.DB, files fstest.MapFS) {
 // mustRefuse fails unless Migrate's error holds all of the words.
 func mustRefuse(t *testing.T, db *sql.DB, files fstest.MapFS, words ...string) error {
 	t.Helper()
-	err := hiqlite.Migrate(patient(t), db, files)
+	err := hiqlite.Migrate(testrun.Context(t), db, files)
 	if err == nil {
 		t.Fatalf("no error, want %q", words)
 	}
@@ -62,7 +63,7 @@ func mustRefuse(t *testing.T, db *sql.DB, files fstest.MapFS, words ...string) e
 // ask returns the rows of a query's one column.
 func ask(t *testing.T, db *sql.DB, query string) string {
 	t.Helper()
-	rows, err := db.QueryContext(patient(t), query)
+	rows, err := db.QueryContext(testrun.Context(t), query)
 	if err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}
@@ -103,37 +104,37 @@ var people = migrations(
 
 func TestMigrate(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		for i := range c.nodes {
-			mustMigrate(t, c.db(i), people)
+		for i := range c.Len() {
+			mustMigrate(t, c.DB(i), people)
 			// At once, by a local read.
-			wantRows(t, c.db(i), "SELECT name||age FROM people ORDER BY id", "ada7 bob7")
-			wantRows(t, c.db(i), appliedNames, "0001_people.sql 2_pets.sql 010_age.sql")
+			wantRows(t, c.DB(i), "SELECT name||age FROM people ORDER BY id", "ada7 bob7")
+			wantRows(t, c.DB(i), appliedNames, "0001_people.sql 2_pets.sql 010_age.sql")
 		}
-		wantRows(t, c.db(0), "SELECT version FROM hiqlite_migrations ORDER BY 1", "1 2 10")
-		wantRows(t, c.db(0), "SELECT count(*) FROM hiqlite_migrations WHERE length(checksum)=64 AND applied_at=strftime('%Y-%m-%dT%H:%M:%SZ', applied_at)", "3")
+		wantRows(t, c.DB(0), "SELECT version FROM hiqlite_migrations ORDER BY 1", "1 2 10")
+		wantRows(t, c.DB(0), "SELECT count(*) FROM hiqlite_migrations WHERE length(checksum)=64 AND applied_at=strftime('%Y-%m-%dT%H:%M:%SZ', applied_at)", "3")
 
-		last := len(c.nodes) - 1
-		mustMigrate(t, c.db(last), with(people, "11_more.sql", "UPDATE people SET age=age+1"))
-		wantRows(t, c.db(last), "SELECT age FROM people", "8 8")
-		c.equal()
+		last := c.Len() - 1
+		mustMigrate(t, c.DB(last), with(people, "11_more.sql", "UPDATE people SET age=age+1"))
+		wantRows(t, c.DB(last), "SELECT age FROM people", "8 8")
+		c.WaitEqual()
 	})
 }
 
 func TestMigrateWritesNothingIfNothingIsToDo(t *testing.T) {
 	c := newCluster(t, 1)
-	mustMigrate(t, c.db(0), people)
-	_, before, err := c.nodes[0].Hash(patient(t))
+	mustMigrate(t, c.DB(0), people)
+	_, before, err := c.Node(0).Hash(testrun.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	readOnly, err := c.nodes[0].ConnectorWith(hiqlite.ConnConfig{QueryOnly: true})
+	readOnly, err := c.Node(0).ConnectorWith(hiqlite.ConnConfig{QueryOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	db := sql.OpenDB(readOnly)
 	defer db.Close()
 	mustMigrate(t, db, people)
-	if _, after, err := c.nodes[0].Hash(patient(t)); err != nil || after != before {
+	if _, after, err := c.Node(0).Hash(testrun.Context(t)); err != nil || after != before {
 		t.Errorf("index %d, before %d (%v)", after, before, err)
 	}
 	mustRefuse(t, db, with(people, "11_more.sql", "DELETE FROM pets"), "11_more.sql", "readonly")
@@ -141,16 +142,16 @@ func TestMigrateWritesNothingIfNothingIsToDo(t *testing.T) {
 
 func TestMigrateRefusesChangedHistory(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		mustMigrate(t, c.db(0), people)
-		db := c.db(len(c.nodes) - 1)
+		mustMigrate(t, c.DB(0), people)
+		db := c.DB(c.Len() - 1)
 		more := func(files fstest.MapFS) fstest.MapFS { return with(files, "12_more.sql", "CREATE TABLE more(a)") }
 		mustRefuse(t, db, more(with(people, "2_pets.sql", "CREATE TABLE pets(id)")), "2_pets.sql", "not what was applied:", "restore", "new file")
 		mustRefuse(t, db, more(with(without(people, "2_pets.sql"), "2_dogs.sql", "CREATE TABLE dogs(id)")), "2_dogs.sql", "applied, as 2_pets.sql")
 		mustRefuse(t, db, more(without(people, "2_pets.sql")), "2_pets.sql", "no file", "restore")
 		mustRefuse(t, db, without(people, "010_age.sql"), "010_age.sql", "older than the database", "2_pets.sql")
 		mustRefuse(t, db, more(with(people, "03_late.sql", "CREATE TABLE late(a)")), "03_late.sql", "010_age.sql", "above 10")
-		wantRows(t, c.db(0), userTables, "people pets")
-		wantRows(t, c.db(0), appliedNames, "0001_people.sql 2_pets.sql 010_age.sql")
+		wantRows(t, c.DB(0), userTables, "people pets")
+		wantRows(t, c.DB(0), appliedNames, "0001_people.sql 2_pets.sql 010_age.sql")
 
 		renamed := with(without(people, "2_pets.sql"), "0002_animals.sql", string(people["2_pets.sql"].Data))
 		mustMigrate(t, db, more(renamed))
@@ -180,24 +181,24 @@ func TestMigrateRefusesFiles(t *testing.T) {
 		"NUL":             {with(good, "2_nul.sql", "SELECT 1;\r\n\x00"), []string{"2_nul.sql", "NUL in line 2"}},
 		"UTF-16":          {with(good, "2_wide.sql", "\xff\xfeS\x00"), []string{"2_wide.sql", "UTF-8"}},
 	} {
-		t.Run(name, func(t *testing.T) { mustRefuse(t, c.db(0), test.files, test.words...) })
+		t.Run(name, func(t *testing.T) { mustRefuse(t, c.DB(0), test.files, test.words...) })
 	}
 	big := "CREATE TABLE big(a); -- " + strings.Repeat("x", 8<<20)
-	if err := mustRefuse(t, c.db(0), with(good, "2_big.sql", big), "2_big.sql", "split"); !errors.Is(err, hiqlite.ErrTooLarge) {
+	if err := mustRefuse(t, c.DB(0), with(good, "2_big.sql", big), "2_big.sql", "split"); !errors.Is(err, hiqlite.ErrTooLarge) {
 		t.Errorf("%v is not ErrTooLarge", err)
 	}
-	wantRows(t, c.db(0), userTables, "") // not even what was good
+	wantRows(t, c.DB(0), userTables, "") // not even what was good
 	// So large that only what goes with it makes it too large.
-	if err := mustRefuse(t, c.db(0), with(good, "2_big.sql", big[:8<<20-10]), "2_big.sql", "smaller"); !errors.Is(err, hiqlite.ErrTooLarge) {
+	if err := mustRefuse(t, c.DB(0), with(good, "2_big.sql", big[:8<<20-10]), "2_big.sql", "smaller"); !errors.Is(err, hiqlite.ErrTooLarge) {
 		t.Errorf("%v is not ErrTooLarge", err)
 	}
-	mustMigrate(t, c.db(0), with(good, "2_big.sql", big[:8<<20-1000], "9223372036854775806_max.sql", "CREATE TABLE max(a)"))
-	wantRows(t, c.db(0), userTables, "big good max")
+	mustMigrate(t, c.DB(0), with(good, "2_big.sql", big[:8<<20-1000], "9223372036854775806_max.sql", "CREATE TABLE max(a)"))
+	wantRows(t, c.DB(0), userTables, "big good max")
 }
 
 func TestMigrateUndoesTheFileThatFails(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		mustExec(t, c.db(0), "CREATE TABLE kept(a UNIQUE); INSERT INTO kept VALUES(1)")
+		mustExec(t, c.DB(0), "CREATE TABLE kept(a UNIQUE); INSERT INTO kept VALUES(1)")
 		for text, want := range map[string]struct {
 			code  int // 0: any
 			words string
@@ -228,21 +229,21 @@ func TestMigrateUndoesTheFileThatFails(t *testing.T) {
 			"PRAGMA query_only=ON; CREATE TABLE x(a)":                {8, "readonly"},
 		} {
 			files := migrations("1_good.sql", "CREATE TABLE good(a)", "2_bad.sql", text, "3_later.sql", "CREATE TABLE later(a)")
-			err := mustRefuse(t, c.db(len(c.nodes)-1), files, "2_bad.sql", want.words)
+			err := mustRefuse(t, c.DB(c.Len()-1), files, "2_bad.sql", want.words)
 			var e *hiqlite.Error
 			if !errors.As(err, &e) || want.code != 0 && e.Code() != want.code || e.Statement != 0 {
 				t.Errorf("%q: %v (%+v), want code %d", text, err, e, want.code)
 			}
-			linearizable := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
+			linearizable := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
 			var got string
-			if err := c.db(0).QueryRowContext(linearizable, "SELECT (SELECT group_concat(a) FROM kept)||(SELECT group_concat(name) FROM hiqlite_migrations)").Scan(&got); err != nil || got != "11_good.sql" {
+			if err := c.DB(0).QueryRowContext(linearizable, "SELECT (SELECT group_concat(a) FROM kept)||(SELECT group_concat(name) FROM hiqlite_migrations)").Scan(&got); err != nil || got != "11_good.sql" {
 				t.Errorf("%q left %q, %v", text, got, err)
 			}
-			wantRows(t, c.db(0), userTables, "good kept")
+			wantRows(t, c.DB(0), userTables, "good kept")
 		}
-		mustMigrate(t, c.db(0), migrations("1_good.sql", "CREATE TABLE good(a)", "2_bad.sql", "CREATE TABLE repaired(a)", "3_later.sql", "CREATE TABLE later(a)"))
-		wantRows(t, c.db(0), userTables, "good kept later repaired")
-		c.equal()
+		mustMigrate(t, c.DB(0), migrations("1_good.sql", "CREATE TABLE good(a)", "2_bad.sql", "CREATE TABLE repaired(a)", "3_later.sql", "CREATE TABLE later(a)"))
+		wantRows(t, c.DB(0), userTables, "good kept later repaired")
+		c.WaitEqual()
 	})
 }
 
@@ -258,13 +259,13 @@ PRAGMA foreign_key_check;
 PRAGMA foreign_keys=ON;
 `)
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		mustMigrate(t, c.db(0), rebuild)
-		wantRows(t, c.db(0), "SELECT pets.name||people.name FROM pets JOIN people ON owner=people.id", "catADA")
-		wantRows(t, c.db(0), "PRAGMA foreign_keys", "1")
-		mustRefuse(t, c.db(0), with(rebuild, "12_orphan.sql", "INSERT INTO pets VALUES(9,9,'stray')"), "12_orphan.sql", "FOREIGN KEY")
-		mustExec(t, c.db(0), "DELETE FROM people WHERE id=1")
-		wantRows(t, c.db(0), "SELECT count(*) FROM pets", "0")
-		c.equal()
+		mustMigrate(t, c.DB(0), rebuild)
+		wantRows(t, c.DB(0), "SELECT pets.name||people.name FROM pets JOIN people ON owner=people.id", "catADA")
+		wantRows(t, c.DB(0), "PRAGMA foreign_keys", "1")
+		mustRefuse(t, c.DB(0), with(rebuild, "12_orphan.sql", "INSERT INTO pets VALUES(9,9,'stray')"), "12_orphan.sql", "FOREIGN KEY")
+		mustExec(t, c.DB(0), "DELETE FROM people WHERE id=1")
+		wantRows(t, c.DB(0), "SELECT count(*) FROM pets", "0")
+		c.WaitEqual()
 	})
 }
 
@@ -272,18 +273,18 @@ PRAGMA foreign_keys=ON;
 // the other way round; what the DSN says does. The pool may be in use.
 func TestMigrateRunsOnAFreshConnection(t *testing.T) {
 	c := newCluster(t, 1)
-	mustMigrate(t, c.db(0), people)
+	mustMigrate(t, c.DB(0), people)
 	orphan := with(people, "11_orphan.sql", "INSERT INTO pets VALUES(9,9,'stray')")
 
-	c.db(0).SetMaxOpenConns(1)
-	mustExec(t, c.db(0), "PRAGMA foreign_keys=OFF; PRAGMA query_only=ON")
-	wantRows(t, c.db(0), "PRAGMA foreign_keys", "0") // it is that connection
-	mustRefuse(t, c.db(0), orphan, "11_orphan.sql", "FOREIGN KEY")
-	mustMigrate(t, c.db(0), with(people, "11_off.sql", "PRAGMA foreign_keys=ON; PRAGMA query_only=OFF; CREATE TABLE off(a)"))
-	wantRows(t, c.db(0), "PRAGMA foreign_keys", "0")
-	wantRows(t, c.db(0), "PRAGMA query_only", "1")
+	c.DB(0).SetMaxOpenConns(1)
+	mustExec(t, c.DB(0), "PRAGMA foreign_keys=OFF; PRAGMA query_only=ON")
+	wantRows(t, c.DB(0), "PRAGMA foreign_keys", "0") // it is that connection
+	mustRefuse(t, c.DB(0), orphan, "11_orphan.sql", "FOREIGN KEY")
+	mustMigrate(t, c.DB(0), with(people, "11_off.sql", "PRAGMA foreign_keys=ON; PRAGMA query_only=OFF; CREATE TABLE off(a)"))
+	wantRows(t, c.DB(0), "PRAGMA foreign_keys", "0")
+	wantRows(t, c.DB(0), "PRAGMA query_only", "1")
 
-	loose, err := c.nodes[0].ConnectorWith(hiqlite.ConnConfig{ForeignKeysOff: true})
+	loose, err := c.Node(0).ConnectorWith(hiqlite.ConnConfig{ForeignKeysOff: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,14 +323,14 @@ INSERT INTO notes(body) VALUES('one; two'), ('BEGIN three');
 		"15_values.sql", "INSERT INTO notes(body) WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i+1 FROM n WHERE i<2000) SELECT 'many' FROM n",
 	)
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		mustMigrate(t, c.db(0), files)
-		wantRows(t, c.db(0), "SELECT count(*) FROM hiqlite_migrations", fmt.Sprint(len(files)))
-		wantRows(t, c.db(0), "SELECT hex(body) FROM notes WHERE id=1", "610A62")
-		wantRows(t, c.db(0), "SELECT rowid FROM notes_text WHERE notes_text MATCH 'two OR three OR four'", "2 3 4")
-		mustExec(t, c.db(0), "DELETE FROM notes WHERE id=3")
-		wantRows(t, c.db(0), "SELECT rowid FROM notes_text WHERE notes_text MATCH 'three'", "")
-		wantRows(t, c.db(0), "PRAGMA user_version", "9")
-		wantRows(t, c.db(0), "PRAGMA foreign_keys", "1")
+		mustMigrate(t, c.DB(0), files)
+		wantRows(t, c.DB(0), "SELECT count(*) FROM hiqlite_migrations", fmt.Sprint(len(files)))
+		wantRows(t, c.DB(0), "SELECT hex(body) FROM notes WHERE id=1", "610A62")
+		wantRows(t, c.DB(0), "SELECT rowid FROM notes_text WHERE notes_text MATCH 'two OR three OR four'", "2 3 4")
+		mustExec(t, c.DB(0), "DELETE FROM notes WHERE id=3")
+		wantRows(t, c.DB(0), "SELECT rowid FROM notes_text WHERE notes_text MATCH 'three'", "")
+		wantRows(t, c.DB(0), "PRAGMA user_version", "9")
+		wantRows(t, c.DB(0), "PRAGMA foreign_keys", "1")
 
 		// Checked out on another system, or saved by another editor.
 		other := maps.Clone(files)
@@ -338,23 +339,23 @@ INSERT INTO notes(body) VALUES('one; two'), ('BEGIN three');
 			other[name] = &fstest.MapFile{Data: []byte(text)}
 		}
 		other["2_search.sql"] = &fstest.MapFile{Data: []byte("\ufeff" + strings.ReplaceAll(search, "\n", "\r\n"))}
-		mustMigrate(t, c.db(len(c.nodes)-1), other)
-		c.equal()
+		mustMigrate(t, c.DB(c.Len()-1), other)
+		c.WaitEqual()
 	})
 }
 
 func TestMigrateWhereItCannot(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Timeout = 300 * time.Millisecond })
-	mustMigrate(t, c.db(0), people)
-	c.stop(1)
-	c.stop(2)
-	if err := hiqlite.Migrate(context.Background(), c.db(0), people); !errors.Is(err, hiqlite.ErrNoLeader) {
+	mustMigrate(t, c.DB(0), people)
+	c.Stop(1)
+	c.Stop(2)
+	if err := hiqlite.Migrate(context.Background(), c.DB(0), people); !errors.Is(err, hiqlite.ErrNoLeader) {
 		t.Errorf("without a majority: %v", err)
 	}
-	own, db := c.db(0), sql.OpenDB(c.nodes[0].Connector())
+	own, db := c.DB(0), sql.OpenDB(c.Node(0).Connector())
 	defer db.Close()
-	c.stop(0)
-	if err := hiqlite.Migrate(patient(t), db, people); !errors.Is(err, hiqlite.ErrClosed) {
+	c.Stop(0)
+	if err := hiqlite.Migrate(testrun.Context(t), db, people); !errors.Is(err, hiqlite.ErrClosed) {
 		t.Errorf("on a closed node: %v", err)
 	}
 	mustRefuse(t, own, people, "migrate", "closed")
@@ -369,7 +370,7 @@ func TestMigrateWhereItCannot(t *testing.T) {
 
 func TestMigrateBesideATableOfThatName(t *testing.T) {
 	c := newCluster(t, 1)
-	mustExec(t, c.db(0), "CREATE TABLE Hiqlite_Migrations(id)")
-	mustRefuse(t, c.db(0), people, "hiqlite_migrations", "version")
-	wantRows(t, c.db(0), "SELECT count(*) FROM sqlite_schema WHERE name='people'", "0")
+	mustExec(t, c.DB(0), "CREATE TABLE Hiqlite_Migrations(id)")
+	mustRefuse(t, c.DB(0), people, "hiqlite_migrations", "version")
+	wantRows(t, c.DB(0), "SELECT count(*) FROM sqlite_schema WHERE name='people'", "0")
 }

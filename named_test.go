@@ -4,13 +4,15 @@ import (
 	"database/sql"
 	"strings"
 	"testing"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // A name that a statement has not is ignored, wherever it runs; an argument by
 // place is named in the error.
 func TestSurplusArguments(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(len(c.nodes) - 1)
+		db := c.DB(c.Len() - 1)
 		run(t, db, "CREATE TABLE t(a, b)")
 		a, b, x := sql.Named("a", 1), sql.Named("b", 2), sql.Named("x", 3)
 		look := func(q asker) {
@@ -25,7 +27,7 @@ func TestSurplusArguments(t *testing.T) {
 				}
 			}
 			for _, text := range []string{"INSERT INTO t VALUES(:a, ?)", "SELECT :a, ?"} {
-				if _, err := q.ExecContext(patient(t), text, a, 2, 3); err == nil || !strings.Contains(err.Error(), "argument 3") {
+				if _, err := q.ExecContext(testrun.Context(t), text, a, 2, 3); err == nil || !strings.Contains(err.Error(), "argument 3") {
 					t.Errorf("%s: %v", text, err)
 				}
 			}
@@ -37,6 +39,6 @@ func TestSurplusArguments(t *testing.T) {
 		if n := one[int](t, db, "SELECT count(*) FROM t WHERE a=1 AND b=2"); n != 12 {
 			t.Errorf("%d rows", n)
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }

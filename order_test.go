@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/kv"
 	"github.com/hiqlite/hiqlite/lock"
 	"github.com/hiqlite/hiqlite/pubsub"
@@ -71,14 +72,14 @@ func lockAndUnlock(ctx context.Context, n *hiqlite.Node, key string, opts ...loc
 func slowCluster(t *testing.T) (*testCluster, *door) {
 	t.Helper()
 	c, d := behindDoor(t, hiqlite.SetApplyGate)
-	for c.leader() == 2 {
-		c.stop(2)
-		c.ready(0)
-		c.start(2)
-		c.ready(2)
+	for c.Leader() == 2 {
+		c.Stop(2)
+		c.WaitReady(0)
+		c.Start(2)
+		c.WaitReady(2)
 	}
-	mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
-	c.ready(2)
+	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
+	c.WaitReady(2)
 	return c, d
 }
 
@@ -92,12 +93,12 @@ func slowBuckets(t *testing.T) (*testCluster, *door) {
 // told runs f, which waits for being told on the slow node, and counts the rows
 // that can be read there the moment it returns.
 func (c *testCluster) told(f func(ctx context.Context) error) <-chan int {
-	ctx, rows := patient(c.t), make(chan int, 1)
+	ctx, rows := testrun.Context(c.t), make(chan int, 1)
 	go func() {
 		n := -1
 		if err := f(ctx); err != nil {
 			c.t.Error(err)
-		} else if err := c.db(2).QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(&n); err != nil {
+		} else if err := c.DB(2).QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(&n); err != nil {
 			c.t.Error(err)
 		}
 		rows <- n
@@ -109,8 +110,8 @@ func (c *testCluster) told(f func(ctx context.Context) error) <-chan int {
 // that is behind with SQL.
 func TestWhoIsToldCanRead(t *testing.T) {
 	c, d := slowCluster(t)
-	ctx := patient(t)
-	near, far := c.nodes[0], c.nodes[2]
+	ctx := testrun.Context(t)
+	near, far := c.Node(0), c.Node(2)
 
 	nearKV, err := kv.New[string](near, "b")
 	if err != nil {
@@ -146,7 +147,7 @@ func TestWhoIsToldCanRead(t *testing.T) {
 	}
 
 	d.close()
-	mustExec(t, c.db(0), "INSERT INTO t DEFAULT VALUES")
+	mustExec(t, c.DB(0), "INSERT INTO t DEFAULT VALUES")
 	if err := nearKV.Put(ctx, "k", "v"); err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +176,7 @@ func TestWhoIsToldCanRead(t *testing.T) {
 		t.Errorf("the slow node has %q, %v, %v", v, ok, err)
 	}
 	var n int
-	if err := c.db(2).QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(&n); err != nil || n != 0 {
+	if err := c.DB(2).QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(&n); err != nil || n != 0 {
 		t.Fatalf("the slow node reads %d rows, %v: it is not slow", n, err)
 	}
 	d.open()
@@ -190,8 +191,8 @@ func TestWhoIsToldCanRead(t *testing.T) {
 // a node that is behind with them.
 func TestWhoIsToldCanReadBuckets(t *testing.T) {
 	c, d := slowBuckets(t)
-	ctx := patient(t)
-	near, far := c.nodes[0], c.nodes[2]
+	ctx := testrun.Context(t)
+	near, far := c.Node(0), c.Node(2)
 	nearKV, farKV := bucketOf(t, near, "b"), bucketOf(t, far, "b")
 	if _, _, err := farKV.Get(ctx, "k"); err != nil {
 		t.Fatal(err)
@@ -259,25 +260,25 @@ func TestWhoIsToldCanReadBuckets(t *testing.T) {
 // The next holder reads what one wrote who did not come to unlock.
 func TestWhoTakesALockOverCanRead(t *testing.T) {
 	c, d := slowCluster(t)
-	ctx := patient(t)
+	ctx := testrun.Context(t)
 	holder := 0
-	if c.leader() == 0 {
+	if c.Leader() == 0 {
 		holder = 1 // the leader stays
 	}
-	held, err := lock.New(c.nodes[holder]).Lock(ctx, "l")
+	held, err := lock.New(c.Node(holder)).Lock(ctx, "l")
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.close()
-	mustExec(t, c.db(holder), "INSERT INTO t DEFAULT VALUES")
-	rows := c.told(func(ctx context.Context) error { return lockAndUnlock(ctx, c.nodes[2], "l") })
-	c.stop(holder)
+	mustExec(t, c.DB(holder), "INSERT INTO t DEFAULT VALUES")
+	rows := c.told(func(ctx context.Context) error { return lockAndUnlock(ctx, c.Node(2), "l") })
+	c.Stop(holder)
 	select {
 	case <-held.Done():
 	case <-ctx.Done():
 		t.Error("the node was closed and its lock is held")
 	}
-	if err := lockAndUnlock(ctx, c.nodes[2], "other", lock.WithoutOrder()); err != nil {
+	if err := lockAndUnlock(ctx, c.Node(2), "other", lock.WithoutOrder()); err != nil {
 		t.Error(err)
 	}
 	d.open()
@@ -289,19 +290,19 @@ func TestWhoTakesALockOverCanRead(t *testing.T) {
 // The next holder reads what one put into buckets who did not come to unlock.
 func TestWhoTakesALockOverCanReadBuckets(t *testing.T) {
 	c, d := slowBuckets(t)
-	ctx := patient(t)
-	far := bucketOf(t, c.nodes[2], "b")
-	held, err := lock.New(c.nodes[0]).Lock(ctx, "l")
+	ctx := testrun.Context(t)
+	far := bucketOf(t, c.Node(2), "b")
+	held, err := lock.New(c.Node(0)).Lock(ctx, "l")
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.close()
-	if err := bucketOf(t, c.nodes[0], "b").Put(ctx, "k", "v"); err != nil {
+	if err := bucketOf(t, c.Node(0), "b").Put(ctx, "k", "v"); err != nil {
 		t.Fatal(err)
 	}
 	got := make(chan string, 1)
 	go func() {
-		held, err := lock.New(c.nodes[2]).Lock(ctx, "l")
+		held, err := lock.New(c.Node(2)).Lock(ctx, "l")
 		if err != nil {
 			t.Error(err)
 		}
@@ -311,9 +312,9 @@ func TestWhoTakesALockOverCanReadBuckets(t *testing.T) {
 		}
 		got <- v
 	}()
-	c.stop(0)
+	c.Stop(0)
 	<-held.Done()
-	if err := lockAndUnlock(ctx, c.nodes[2], "other", lock.WithoutOrder()); err != nil {
+	if err := lockAndUnlock(ctx, c.Node(2), "other", lock.WithoutOrder()); err != nil {
 		t.Error(err)
 	}
 	d.open()
@@ -326,15 +327,15 @@ func TestWhoTakesALockOverCanReadBuckets(t *testing.T) {
 // told later.
 func TestWaitingForSQLEnds(t *testing.T) {
 	c, d := slowCluster(t)
-	ctx := patient(t)
-	sub, err := pubsub.Listen(ctx, c.nodes[2], "c")
+	ctx := testrun.Context(t)
+	sub, err := pubsub.Listen(ctx, c.Node(2), "c")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer sub.Close()
 	d.close()
-	mustExec(t, c.db(0), "INSERT INTO t DEFAULT VALUES")
-	index, err := pubsub.Notify(ctx, c.nodes[0], "c", []byte("x"))
+	mustExec(t, c.DB(0), "INSERT INTO t DEFAULT VALUES")
+	index, err := pubsub.Notify(ctx, c.Node(0), "c", []byte("x"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -345,7 +346,7 @@ func TestWaitingForSQLEnds(t *testing.T) {
 	if err := <-done; err != context.Canceled {
 		t.Errorf("Next: %v", err)
 	}
-	if _, err := lock.New(c.nodes[2]).Lock(short, "l"); err == nil {
+	if _, err := lock.New(c.Node(2)).Lock(short, "l"); err == nil {
 		t.Error("Lock took a lock with a context that has ended")
 	}
 	d.open()
@@ -357,8 +358,8 @@ func TestWaitingForSQLEnds(t *testing.T) {
 // Close ends a Next that waits for SQL, too.
 func TestCloseEndsWaitingForSQL(t *testing.T) {
 	c, d := slowCluster(t)
-	ctx := patient(t)
-	near, far := c.nodes[0], c.nodes[2]
+	ctx := testrun.Context(t)
+	near, far := c.Node(0), c.Node(2)
 	messages, err := pubsub.Listen(ctx, far, "c")
 	if err != nil {
 		t.Fatal(err)
@@ -394,14 +395,14 @@ func TestCloseEndsWaitingForSQL(t *testing.T) {
 // also of what has come before.
 func TestNextAfterClose(t *testing.T) {
 	c := newCluster(t, 1)
-	ctx := patient(t)
+	ctx := testrun.Context(t)
 	listen := func() *pubsub.Subscription {
-		s, err := pubsub.Listen(ctx, c.nodes[0], "c")
+		s, err := pubsub.Listen(ctx, c.Node(0), "c")
 		if err != nil {
 			t.Fatal(err)
 		}
 		for range 3 {
-			if _, err := pubsub.Notify(ctx, c.nodes[0], "c", nil); err != nil {
+			if _, err := pubsub.Notify(ctx, c.Node(0), "c", nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -418,7 +419,7 @@ func TestNextAfterClose(t *testing.T) {
 		}
 	}
 	s := listen()
-	c.stop(0)
+	c.Stop(0)
 	if m, err := s.Next(ctx); !errors.Is(err, hiqlite.ErrClosed) {
 		t.Errorf("Next of a closed node's returned %+v, %v", m, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // Writers give up early and often while leaders go and come: what succeeded is
@@ -20,7 +21,7 @@ func TestErrorsTellTheTruth(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	c := newCluster(t, 3)
-	mustExec(t, c.db(0), "CREATE TABLE t(name TEXT)")
+	mustExec(t, c.DB(0), "CREATE TABLE t(name TEXT)")
 
 	var (
 		mu       sync.Mutex
@@ -36,7 +37,7 @@ func TestErrorsTellTheTruth(t *testing.T) {
 			for n := 0; !quit.Load(); n++ {
 				name := fmt.Sprintf("%d/%d", w, n)
 				gate.RLock()
-				node := c.nodes[w%3]
+				node := c.Node(w % 3)
 				gate.RUnlock()
 				if node == nil {
 					time.Sleep(time.Millisecond) // it is being exchanged
@@ -61,32 +62,20 @@ func TestErrorsTellTheTruth(t *testing.T) {
 	}
 	for range 5 {
 		before := counts[0].Load()
-		waitFor(t, "writes to succeed", func() bool { return counts[0].Load() > before+50 })
-		leader := c.leader()
-		gate.Lock()
-		gone := c.nodes[leader]
-		c.nodes[leader] = nil
-		gate.Unlock()
-		if err := gone.Close(); err != nil {
-			t.Error(err)
-		}
+		testrun.WaitFor(t, "writes to succeed", func() bool { return counts[0].Load() > before+50 })
+		leader := c.Leader()
+		c.Stop(leader)
 		before = counts[0].Load()
-		waitFor(t, "writes to succeed without the leader", func() bool { return counts[0].Load() > before+50 })
-		back, err := hiqlite.Open(patient(t), c.configs[leader])
-		if err != nil {
-			t.Fatal(err)
-		}
-		gate.Lock()
-		c.nodes[leader] = back
-		gate.Unlock()
-		c.ready(leader)
+		testrun.WaitFor(t, "writes to succeed without the leader", func() bool { return counts[0].Load() > before+50 })
+		c.Start(leader)
+		c.WaitReady(leader)
 	}
 	quit.Store(true)
 	wait.Wait()
-	c.equal()
+	c.WaitEqual()
 	t.Logf("%d succeeded, %d failed, %d unknown", counts[0].Load(), counts[1].Load(), counts[2].Load())
 
-	rows, err := c.db(0).QueryContext(patient(t), "SELECT name, count(*) FROM t GROUP BY name")
+	rows, err := c.DB(0).QueryContext(testrun.Context(t), "SELECT name, count(*) FROM t GROUP BY name")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,14 +108,14 @@ func TestErrorsTellTheTruth(t *testing.T) {
 // may still come to be.
 func TestNoMajority(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Timeout = 700 * time.Millisecond })
-	mustExec(t, c.db(0), "CREATE TABLE t(name TEXT)")
-	leader := c.leader()
+	mustExec(t, c.DB(0), "CREATE TABLE t(name TEXT)")
+	leader := c.Leader()
 	for i := range 3 {
 		if i != leader {
-			c.stop(i)
+			c.Stop(i)
 		}
 	}
-	db := c.db(leader)
+	db := c.DB(leader)
 	outcomes := map[string]error{}
 	for n := range 6 {
 		name := fmt.Sprint("write ", n)
@@ -148,10 +137,10 @@ func TestNoMajority(t *testing.T) {
 	}
 	for i := range 3 {
 		if i != leader {
-			c.start(i)
+			c.Start(i)
 		}
 	}
-	c.ready(leader)
+	c.WaitReady(leader)
 	mustExec(t, db, "INSERT INTO t VALUES('after')")
 	for name, err := range outcomes {
 		if err := db.QueryRow("SELECT count(*) FROM t WHERE name=?", name).Scan(&n); err != nil {
@@ -161,5 +150,5 @@ func TestNoMajority(t *testing.T) {
 			t.Errorf("%s is there %d times, its error was: %v", name, n, err)
 		}
 	}
-	c.equal()
+	c.WaitEqual()
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/kv"
 	"github.com/hiqlite/hiqlite/pubsub"
 )
@@ -119,7 +120,7 @@ func runNode(order string) error {
 				w.fail(err)
 			}
 		case "ready":
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			ctx, cancel := context.WithTimeout(context.Background(), testrun.Patience)
 			if err := node.Ready(ctx); err != nil {
 				w.fail(err)
 			}
@@ -211,7 +212,7 @@ func (w *writers) count(ctx context.Context, name string, n int) error {
 
 // counted returns what was counted and told, linearizably.
 func counted(node *hiqlite.Node) (count, told int64, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testrun.Patience)
 	defer cancel()
 	b, err := kv.New[string](node, "w")
 	if err != nil {

@@ -7,22 +7,24 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // Each file of a stopped node's Raft folder is removed in turn: the node says
 // what is wrong, or starts and holds all that was there.
 func TestMissingRaftFiles(t *testing.T) {
 	c := newCluster(t, 1)
-	mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
+	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 	c.insert(0, 20)
-	if err := c.nodes[0].Compact(5); err != nil {
+	if err := c.Node(0).Compact(5); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.nodes[0].CompactMemory(5); err != nil {
+	if err := c.Node(0).CompactMemory(5); err != nil {
 		t.Fatal(err)
 	}
 	c.insert(0, 20)
-	c.stop(0)
+	c.Stop(0)
 	whole := c.copyFolders()[0]
 	var names []string
 	err := filepath.WalkDir(filepath.Join(whole, "raft"), func(path string, d fs.DirEntry, err error) error {
@@ -41,7 +43,8 @@ func TestMissingRaftFiles(t *testing.T) {
 		t.Run(strings.ReplaceAll(name, "/", "_"), func(t *testing.T) {
 			// A process of its own: Dragonboat leaves goroutines, and the folder
 			// locked, where it fails to open it.
-			cfg := c.configs[0]
+			cfg := c.Config(0)
+			cfg.Logger = nil // this test's, which another process does not have
 			cfg.DataDir = filepath.Join(t.TempDir(), "1")
 			if err := os.CopyFS(cfg.DataDir, os.DirFS(whole)); err != nil {
 				t.Fatal(err)
@@ -69,9 +72,9 @@ func TestMissingRaftFiles(t *testing.T) {
 
 // hashOf returns the hash of a stopped node, which it starts for it.
 func hashOf(c *testCluster) (string, error) {
-	c.start(0)
-	defer c.stop(0)
-	c.ready(0)
-	hash, _, err := c.nodes[0].Hash(patient(c.t))
+	c.Start(0)
+	defer c.Stop(0)
+	c.WaitReady(0)
+	hash, _, err := c.Node(0).Hash(testrun.Context(c.t))
 	return hex.EncodeToString(hash[:]), err
 }

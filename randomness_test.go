@@ -3,13 +3,15 @@ package hiqlite_test
 import (
 	"strings"
 	"testing"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // SQLite draws some numbers from a generator of the process's own. Nothing of
 // that may get into rows or the schema: several nodes share it, or each has one.
 func TestRandomnessThatIsNotTheOperations(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(0)
+		db := c.DB(0)
 		mustExec(t, db, "CREATE TABLE t(id INTEGER PRIMARY KEY, a); CREATE TABLE six(a,b,c,d,e,f); CREATE TABLE log(what); CREATE TABLE auto(id INTEGER PRIMARY KEY AUTOINCREMENT); INSERT INTO auto VALUES(5); INSERT INTO t(a) VALUES('x'),('y'); ANALYZE")
 		mustExec(t, db, "CREATE VIEW wide AS SELECT a, a, a, a, a, a FROM t; CREATE VIEW broken AS SELECT * FROM nosuch")
 		mustExec(t, db, `CREATE VIRTUAL TABLE r USING rtree(id, lo, hi); CREATE VIRTUAL TABLE f USING fts5(x); CREATE VIRTUAL TABLE ext USING fts5(a, content='t', content_rowid='id'); CREATE VIRTUAL TABLE less USING fts5(x, content='');
@@ -17,17 +19,17 @@ func TestRandomnessThatIsNotTheOperations(t *testing.T) {
 		refused := func(says string, texts ...string) {
 			t.Helper()
 			for _, text := range texts {
-				if _, err := db.ExecContext(patient(t), text); err == nil || !strings.Contains(err.Error(), says) {
+				if _, err := db.ExecContext(testrun.Context(t), text); err == nil || !strings.Contains(err.Error(), says) {
 					t.Errorf("%s: %v", text, err)
 				}
-				if _, err := db.ExecContext(patient(t), "INSERT INTO log VALUES('before'); "+text); err == nil || !strings.Contains(err.Error(), says) {
+				if _, err := db.ExecContext(testrun.Context(t), "INSERT INTO log VALUES('before'); "+text); err == nil || !strings.Contains(err.Error(), says) {
 					t.Errorf("%s in a script: %v", text, err)
 				}
-				tx, err := db.BeginTx(patient(t), nil)
+				tx, err := db.BeginTx(testrun.Context(t), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := tx.ExecContext(patient(t), text); err == nil || !strings.Contains(err.Error(), says) {
+				if _, err := tx.ExecContext(testrun.Context(t), text); err == nil || !strings.Contains(err.Error(), says) {
 					t.Errorf("%s in a transaction: %v", text, err)
 				}
 				tx.Rollback()
@@ -50,7 +52,7 @@ func TestRandomnessThatIsNotTheOperations(t *testing.T) {
 			mustExec(t, db, text)
 		}
 		var n int
-		if err := db.QueryRowContext(patient(t), "SELECT count(*) FROM wide").Scan(&n); err != nil || n != 2 {
+		if err := db.QueryRowContext(testrun.Context(t), "SELECT count(*) FROM wide").Scan(&n); err != nil || n != 2 {
 			t.Errorf("the view has %d rows, %v", n, err)
 		}
 		refused("largest rowid", "INSERT INTO t(id) VALUES(9223372036854775807)", "UPDATE t SET id=9223372036854775807 WHERE id=1", "INSERT INTO six(rowid,a) VALUES(9223372036854775807,1)", "REPLACE INTO t(id) SELECT 9223372036854775807",
@@ -58,12 +60,12 @@ func TestRandomnessThatIsNotTheOperations(t *testing.T) {
 			"INSERT INTO g(rowid,_shape) VALUES(9223372036854775807,'[[0,0],[1,0],[1,1],[0,0]]')", "INSERT INTO sqlite_sequence(rowid,name,seq) VALUES(9223372036854775807,'x',1)", "INSERT INTO sqlite_stat1(rowid,tbl) VALUES(9223372036854775807,'x')")
 		mustExec(t, db, "INSERT INTO t(a) VALUES('next'); INSERT INTO r VALUES(NULL,1,2); INSERT INTO f VALUES('next'); INSERT INTO less VALUES('next'); INSERT INTO sqlite_sequence(name,seq) VALUES('y',1); ANALYZE")
 		// Nodes of another history, whose generator is elsewhere.
-		for i := range c.nodes {
-			if err := c.db(i).QueryRowContext(patient(t), "SELECT count(*), max(id) FROM t").Scan(&n, new(int)); err != nil {
+		for i := range c.Len() {
+			if err := c.DB(i).QueryRowContext(testrun.Context(t), "SELECT count(*), max(id) FROM t").Scan(&n, new(int)); err != nil {
 				t.Error(err)
 			}
-			mustExec(t, c.db(i), "INSERT INTO log VALUES(fts5_locale('en_US', 'again'))")
+			mustExec(t, c.DB(i), "INSERT INTO log VALUES(fts5_locale('en_US', 'again'))")
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }

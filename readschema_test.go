@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // Reads that depend on the schema when they are prepared: SQLite notices with
@@ -42,7 +43,7 @@ func referenceConn(t testing.TB) *sql.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
-	c, err := db.Conn(patient(t))
+	c, err := db.Conn(testrun.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +56,7 @@ func occupy(t testing.TB, db *sql.DB, n int) (free func()) {
 	t.Helper()
 	var open []*sql.Rows
 	for range n {
-		rows, err := db.QueryContext(patient(t), "SELECT 1 UNION ALL SELECT 2")
+		rows, err := db.QueryContext(testrun.Context(t), "SELECT 1 UNION ALL SELECT 2")
 		if err != nil || !rows.Next() {
 			t.Fatal(err)
 		}
@@ -77,17 +78,17 @@ func TestReadsKnowTheSchema(t *testing.T) {
 				c := newCluster(t, size)
 				theirs := referenceConn(t)
 				for i, change := range schemaChanges {
-					_, err := c.db(i%size).ExecContext(patient(t), change)
-					if _, wrong := theirs.ExecContext(patient(t), change); (err == nil) != (wrong == nil) {
+					_, err := c.DB(i%size).ExecContext(testrun.Context(t), change)
+					if _, wrong := theirs.ExecContext(testrun.Context(t), change); (err == nil) != (wrong == nil) {
 						t.Fatalf("%s: %v, theirs %v", change, err, wrong)
 					}
 					for n := range size {
-						free := occupy(t, c.db(n), i%3)
+						free := occupy(t, c.DB(n), i%3)
 						readAlike(t, c, n, kind, change, theirs)
 						free()
 					}
 				}
-				c.equal()
+				c.WaitEqual()
 			})
 		}
 	}
@@ -95,8 +96,8 @@ func TestReadsKnowTheSchema(t *testing.T) {
 
 // readAlike compares the answers of a node with theirs.
 func readAlike(t *testing.T, c *testCluster, n int, kind, change string, theirs *sql.Conn) {
-	ctx := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
-	ours, err := c.db(n).Conn(ctx)
+	ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+	ours, err := c.DB(n).Conn(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,19 +131,19 @@ func readAlike(t *testing.T, c *testCluster, n int, kind, change string, theirs 
 func TestReadsOfATransactionKnowItsSchema(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		theirs := referenceConn(t)
-		ours, err := c.db((c.leader() + 1) % len(c.nodes)).Conn(patient(t))
+		ours, err := c.DB((c.Leader() + 1) % c.Len()).Conn(testrun.Context(t))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer ours.Close()
 		both := func(change string) {
-			_, err := ours.ExecContext(patient(t), change)
-			if _, wrong := theirs.ExecContext(patient(t), change); (err == nil) != (wrong == nil) {
+			_, err := ours.ExecContext(testrun.Context(t), change)
+			if _, wrong := theirs.ExecContext(testrun.Context(t), change); (err == nil) != (wrong == nil) {
 				t.Fatalf("%s: %v, theirs %v", change, err, wrong)
 			}
 			for _, read := range schemaReads {
 				for _, way := range []way{ways[0], ways[2]} {
-					ours, theirs := way.run(patient(t), ours, text(read)), way.run(patient(t), theirs, text(read))
+					ours, theirs := way.run(testrun.Context(t), ours, text(read)), way.run(testrun.Context(t), theirs, text(read))
 					if ours != theirs {
 						t.Errorf("after %q, %s %q:\n--- theirs\n%s\n--- ours\n%s", change, way.name, read, theirs, ours)
 					}
@@ -163,7 +164,7 @@ func TestReadsOfATransactionKnowItsSchema(t *testing.T) {
 			both(change)
 		}
 		both("COMMIT")
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
@@ -172,10 +173,10 @@ func TestReadsOfATransactionKnowItsSchema(t *testing.T) {
 func TestHeldStatementsFollowTheSchema(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		theirs := referenceConn(t)
-		ctx := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
+		ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
 		held := map[string][2]*sql.Stmt{}
 		for i, change := range schemaChanges {
-			_, err := c.db(i%len(c.nodes)).ExecContext(ctx, change)
+			_, err := c.DB(i%c.Len()).ExecContext(ctx, change)
 			if _, wrong := theirs.ExecContext(ctx, change); (err == nil) != (wrong == nil) {
 				t.Fatalf("%s: %v, theirs %v", change, err, wrong)
 			}
@@ -185,7 +186,7 @@ func TestHeldStatementsFollowTheSchema(t *testing.T) {
 				}
 				stmts, ok := held[read]
 				if !ok {
-					a, err := c.db((i+1)%len(c.nodes)).PrepareContext(ctx, read)
+					a, err := c.DB((i+1)%c.Len()).PrepareContext(ctx, read)
 					b, wrong := theirs.PrepareContext(ctx, read)
 					if (err == nil) != (wrong == nil) {
 						t.Errorf("after %q, prepare %q: %v, theirs %v", change, read, err, wrong)
@@ -211,8 +212,8 @@ func TestHeldStatementsFollowTheSchema(t *testing.T) {
 func TestTextsMeanWhatTheSchemaSays(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		theirs := referenceConn(t)
-		ctx := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
-		ours, err := c.db((c.leader() + 1) % len(c.nodes)).Conn(ctx)
+		ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+		ours, err := c.DB((c.Leader() + 1) % c.Len()).Conn(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -225,7 +226,7 @@ func TestTextsMeanWhatTheSchemaSays(t *testing.T) {
 			"DROP VIEW v; CREATE TABLE v(x); CREATE TRIGGER tr AFTER INSERT ON t BEGIN INSERT INTO log VALUES(last_insert_rowid()), (changes()); END", "DROP TRIGGER tr; DROP VIEW w; CREATE VIEW w AS SELECT 8 AS x",
 			"DROP TABLE v; CREATE VIRTUAL TABLE v USING fts5(x); INSERT INTO v VALUES('text')", "DROP TABLE v; CREATE VIEW v AS SELECT x, (SELECT max(a) FROM t) FROM w", "DROP VIEW w; CREATE VIEW w AS SELECT last_insert_rowid() AS x",
 		} {
-			run(t, c.db(i%len(c.nodes)), change)
+			run(t, c.DB(i%c.Len()), change)
 			_, err := theirs.ExecContext(ctx, change) // which counts on that connection
 			if err != nil {
 				t.Fatal(err)
@@ -251,7 +252,7 @@ func TestTextsMeanWhatTheSchemaSays(t *testing.T) {
 				}
 			}
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
@@ -259,7 +260,7 @@ func TestTextsMeanWhatTheSchemaSays(t *testing.T) {
 // it found something to change.
 func TestResultsOfSchemaChanges(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		conn, err := c.db(len(c.nodes) - 1).Conn(patient(t))
+		conn, err := c.DB(c.Len() - 1).Conn(testrun.Context(t))
 		if err != nil {
 			t.Fatal(err)
 		}

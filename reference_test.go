@@ -11,8 +11,10 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/hiqlite/hiqlite/driver"
 	reference "modernc.org/sqlite"
+
+	_ "github.com/hiqlite/hiqlite/driver"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // A pair is a connection of this driver and one of modernc.org/sqlite's, which
@@ -46,7 +48,7 @@ func (p *pair) open(options string) (conns [2]*sql.Conn) {
 			p.t.Fatalf("%s: %v", source.dsn, err)
 		}
 		p.t.Cleanup(func() { db.Close() })
-		if conns[i], err = db.Conn(patient(p.t)); err != nil {
+		if conns[i], err = db.Conn(testrun.Context(p.t)); err != nil {
 			p.t.Fatalf("%s: %v", source.dsn, err)
 		}
 		p.t.Cleanup(func() { conns[i].Close() })
@@ -84,7 +86,7 @@ var ways = []way{{"query", seeQuery}, {"exec", seeExec}, {"prepared query", seeP
 // same runs a step on both and fails unless they can be seen to do the same.
 func (p *pair) same(w way, s step) {
 	p.t.Helper()
-	ours, theirs := w.run(patient(p.t), p.conns[0], s), w.run(patient(p.t), p.conns[1], s)
+	ours, theirs := w.run(testrun.Context(p.t), p.conns[0], s), w.run(testrun.Context(p.t), p.conns[1], s)
 	if !alike(s.text, ours, theirs) {
 		p.t.Errorf("%s %q %v:\n--- modernc.org/sqlite\n%s\n--- hiqlite\n%s", w.name, s.text, s.args, theirs, ours)
 	}

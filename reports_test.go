@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // What users of SQLite from Go, and of replicated SQLite, have reported in
@@ -23,7 +24,7 @@ import (
 // a statement interrupted the next one.
 func TestReportBeginUnderAnEndingContext(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(0)
+		db := c.DB(0)
 		db.SetMaxOpenConns(1)
 		mustExec(t, db, "CREATE TABLE t(n)")
 		for i := range 100 {
@@ -34,7 +35,7 @@ func TestReportBeginUnderAnEndingContext(t *testing.T) {
 				_ = tx.Rollback()
 			}
 			cancel()
-			tx, err := db.BeginTx(patient(t), nil)
+			tx, err := db.BeginTx(testrun.Context(t), nil)
 			if err != nil {
 				t.Fatalf("round %d: the next transaction: %v", i, err)
 			}
@@ -56,7 +57,7 @@ func TestReportBeginUnderAnEndingContext(t *testing.T) {
 // after the rollback, on its own, and stayed.
 func TestReportStatementsAfterTheRollback(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(0)
+		db := c.DB(0)
 		mustExec(t, db, "CREATE TABLE t(n)")
 		var committed, unknown [200]bool
 		for i := range committed {
@@ -87,7 +88,7 @@ func TestReportStatementsAfterTheRollback(t *testing.T) {
 
 func rowsWith(t *testing.T, db *sql.DB, n int) (rows int) {
 	t.Helper()
-	ctx := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
+	ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
 	if err := db.QueryRowContext(ctx, "SELECT count(*) FROM t WHERE n = ?", n).Scan(&rows); err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +99,7 @@ func rowsWith(t *testing.T, db *sql.DB, n int) (rows int) {
 // fail.
 func TestReportSpaceAfterTheSemicolon(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(0)
+		db := c.DB(0)
 		mustExec(t, db, "CREATE TABLE t(n);\n\t ")
 		for _, end := range []string{"; ", ";\n", ";;\t\n;", "; -- the end", ";/* the end */ ", "\n-- no semicolon\n"} {
 			if r, err := db.Exec("INSERT INTO t VALUES(?)"+end, 1); err != nil {
@@ -118,10 +119,10 @@ func TestReportSpaceAfterTheSemicolon(t *testing.T) {
 // schema, a query returned the columns of before.
 func TestReportColumnsAfterAnotherChangedTheSchema(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db, other := c.db(0), c.db(len(c.nodes)-1)
+		db, other := c.DB(0), c.DB(c.Len()-1)
 		mustExec(t, db, "CREATE TABLE foo(id INTEGER PRIMARY KEY, title TEXT)")
 		mustExec(t, db, "INSERT INTO foo VALUES(1, 'one')")
-		ctx := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
+		ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
 		held, err := other.PrepareContext(ctx, "SELECT * FROM foo")
 		if err != nil {
 			t.Fatal(err)
@@ -163,7 +164,7 @@ func TestReportColumnsAfterAnotherChangedTheSchema(t *testing.T) {
 // mattn/go-sqlite3 #240: ALTER TABLE while rows are read made Scan panic.
 func TestReportAlterWhileRowsAreRead(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(0)
+		db := c.DB(0)
 		mustExec(t, db, "CREATE TABLE test(id INTEGER PRIMARY KEY, name TEXT); INSERT INTO test(name) VALUES('Bart'), ('Lisa'), ('Maggie')")
 		rows, err := db.Query("SELECT * FROM test ORDER BY id")
 		if err != nil {
@@ -191,7 +192,7 @@ func TestReportAlterWhileRowsAreRead(t *testing.T) {
 // rqlite #382: a dump could not be loaded, for the transaction that it begins.
 func TestReportDumpWithATransaction(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(0)
+		db := c.DB(0)
 		mustExec(t, db, `PRAGMA foreign_keys=OFF;
 BEGIN TRANSACTION;
 CREATE TABLE foo (id INTEGER NOT NULL PRIMARY KEY, name TEXT);
@@ -208,26 +209,26 @@ COMMIT;`)
 // rqlite #1010: a start that failed emptied the database.
 func TestReportFailedStartKeepsTheData(t *testing.T) {
 	c := newCluster(t, 3)
-	mustExec(t, c.db(0), "CREATE TABLE t(n); INSERT INTO t VALUES(1), (2), (3)")
-	if err := c.nodes[2].Ready(patient(t)); err != nil {
+	mustExec(t, c.DB(0), "CREATE TABLE t(n); INSERT INTO t VALUES(1), (2), (3)")
+	if err := c.Node(2).Ready(testrun.Context(t)); err != nil {
 		t.Fatal(err)
 	}
-	c.stop(2)
-	taken, err := net.Listen("tcp", c.configs[2].Nodes[2].RaftAddr)
+	c.Stop(2)
+	taken, err := net.Listen("tcp", c.Config(2).Nodes[2].RaftAddr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 3 {
-		if node, err := hiqlite.Open(patient(t), c.configs[2]); err == nil {
+		if node, err := hiqlite.Open(testrun.Context(t), c.Config(2)); err == nil {
 			node.Close()
 			t.Fatal("the node started, though its port is taken")
 		}
 	}
 	taken.Close()
-	c.start(2)
-	c.ready(2)
+	c.Start(2)
+	c.WaitReady(2)
 	var n int
-	if err := c.db(2).QueryRow("SELECT count(*) FROM t").Scan(&n); err != nil || n != 3 {
+	if err := c.DB(2).QueryRow("SELECT count(*) FROM t").Scan(&n); err != nil || n != 3 {
 		t.Errorf("%d rows, %v", n, err)
 	}
 }
@@ -237,20 +238,20 @@ func TestReportFailedStartKeepsTheData(t *testing.T) {
 // "database is locked".
 func TestReportManyWriters(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		mustExec(t, c.db(0), "CREATE TABLE account(id INTEGER PRIMARY KEY, balance INTEGER); INSERT INTO account VALUES(1, 0)")
+		mustExec(t, c.DB(0), "CREATE TABLE account(id INTEGER PRIMARY KEY, balance INTEGER); INSERT INTO account VALUES(1, 0)")
 		var work sync.WaitGroup
 		const writers, rounds = 12, 10
 		for w := range writers {
-			db := c.db(w % len(c.nodes))
+			db := c.DB(w % c.Len())
 			work.Go(func() {
 				for range rounds {
 					if w%2 == 0 {
-						if _, err := db.ExecContext(patient(t), "UPDATE account SET balance = balance + 1 WHERE id = 1"); err != nil {
+						if _, err := db.ExecContext(testrun.Context(t), "UPDATE account SET balance = balance + 1 WHERE id = 1"); err != nil {
 							t.Errorf("a write: %v", err)
 						}
 						continue
 					}
-					tx, err := db.BeginTx(patient(t), nil)
+					tx, err := db.BeginTx(testrun.Context(t), nil)
 					if err != nil {
 						t.Errorf("begin: %v", err)
 						continue
@@ -269,8 +270,8 @@ func TestReportManyWriters(t *testing.T) {
 		work.Wait()
 		var balance int
 		// The last write may be another node's.
-		ctx := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
-		if err := c.db(0).QueryRowContext(ctx, "SELECT balance FROM account").Scan(&balance); err != nil || balance != writers*rounds {
+		ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+		if err := c.DB(0).QueryRowContext(ctx, "SELECT balance FROM account").Scan(&balance); err != nil || balance != writers*rounds {
 			t.Errorf("the balance is %d, %v; want %d", balance, err, writers*rounds)
 		}
 	})
@@ -280,7 +281,7 @@ func TestReportManyWriters(t *testing.T) {
 // whole one.
 func TestReportTruncatedRowsAreAnError(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(0)
+		db := c.DB(0)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		rows, err := db.QueryContext(ctx, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 100000000) SELECT i FROM n")
@@ -317,7 +318,7 @@ func TestReportTruncatedRowsAreAnError(t *testing.T) {
 // so they stay an error; nothing is stored that would compare wrongly.
 func TestReportUnsignedIntegers(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(0)
+		db := c.DB(0)
 		mustExec(t, db, "CREATE TABLE t(n INTEGER)")
 		mustExec(t, db, "INSERT INTO t VALUES(?)", uint64(math.MaxInt64))
 		if _, err := db.Exec("INSERT INTO t VALUES(?)", uint64(math.MaxUint64)); err == nil {

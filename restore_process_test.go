@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // copyLive copies a folder that is in use, file by file, as a careless backup
@@ -63,7 +65,7 @@ func TestCopiesOfLiveFoldersPutBack(t *testing.T) {
 		}
 		progress := func(p *process, rows int64) {
 			before := p.ask("status").Acked[0]
-			waitFor(t, "writers to go on", func() bool { return p.ask("status").Acked[0] >= before+rows })
+			testrun.WaitFor(t, "writers to go on", func() bool { return p.ask("status").Acked[0] >= before+rows })
 		}
 		progress(all[0], 20)
 		dir := t.TempDir()
@@ -140,7 +142,7 @@ func takingPart(t testing.TB, all []*process) (whole []*process) {
 // was acknowledged, unless no majority takes part any more.
 func settled(t testing.TB, whole []*process) []*process {
 	t.Helper()
-	waitFor(t, "nodes that are alike, or refuse", func() bool {
+	testrun.WaitFor(t, "nodes that are alike, or refuse", func() bool {
 		if whole = takingPart(t, whole); len(whole) < 2 {
 			return true
 		}

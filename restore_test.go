@@ -10,15 +10,16 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // copyFolders copies the folders of all nodes.
 func (c *testCluster) copyFolders() (copies []string) {
 	c.t.Helper()
 	dir := c.t.TempDir()
-	for i := range c.configs {
+	for i := range c.Len() {
 		to := filepath.Join(dir, fmt.Sprint(i+1))
-		if err := os.CopyFS(to, os.DirFS(c.configs[i].DataDir)); err != nil {
+		if err := os.CopyFS(to, os.DirFS(c.Config(i).DataDir)); err != nil {
 			c.t.Fatal(err)
 		}
 		copies = append(copies, to)
@@ -28,7 +29,7 @@ func (c *testCluster) copyFolders() (copies []string) {
 
 func (c *testCluster) putBack(i int, copied string) {
 	c.t.Helper()
-	dir := c.configs[i].DataDir
+	dir := c.Config(i).DataDir
 	if err := os.RemoveAll(dir); err != nil {
 		c.t.Fatal(err)
 	}
@@ -38,24 +39,23 @@ func (c *testCluster) putBack(i int, copied string) {
 }
 
 func (c *testCluster) stopAll() {
-	for i := range c.nodes {
-		c.stop(i)
+	for i := range c.Len() {
+		c.Stop(i)
 	}
 }
 
 func (c *testCluster) insert(i, rows int) {
 	c.t.Helper()
 	for range rows {
-		mustExec(c.t, c.db(i), "INSERT INTO t DEFAULT VALUES")
+		mustExec(c.t, c.DB(i), "INSERT INTO t DEFAULT VALUES")
 	}
 }
 
 // tryStart starts a node, which may refuse because it is damaged.
 func (c *testCluster) tryStart(i int) (started bool) {
 	c.t.Helper()
-	node, err := hiqlite.Open(patient(c.t), c.configs[i])
+	err := c.TryStart(i)
 	if err == nil {
-		c.nodes[i] = node
 		return true
 	}
 	if !errors.Is(err, hiqlite.ErrDamaged) {
@@ -68,7 +68,7 @@ func (c *testCluster) tryStart(i int) (started bool) {
 // damaged reports whether a node has stopped because it is damaged.
 func (c *testCluster) damaged(i int) bool {
 	c.t.Helper()
-	_, err := c.nodes[i].Status(context.Background())
+	_, err := c.Node(i).Status(context.Background())
 	if err != nil && !errors.Is(err, hiqlite.ErrDamaged) {
 		c.t.Fatalf("node %d: %v", i+1, err)
 	}
@@ -81,12 +81,12 @@ func (c *testCluster) damaged(i int) bool {
 // so somebody has to write.
 func (c *testCluster) sameOrRefused(rows int) (whole int) {
 	c.t.Helper()
-	waitFor(c.t, "the nodes to hold the same, or to refuse", func() bool {
+	testrun.WaitFor(c.t, "the nodes to hold the same, or to refuse", func() bool {
 		whole = 0
 		counts := map[int]bool{}
 		hashes := map[[32]byte]bool{}
-		for i, n := range c.nodes {
-			if n == nil || c.damaged(i) {
+		for i, n := range c.Nodes() {
+			if !c.Running(i) || c.damaged(i) {
 				continue
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -102,7 +102,7 @@ func (c *testCluster) sameOrRefused(rows int) (whole int) {
 			whole++
 			hashes[hash], counts[count] = true, true
 		}
-		if whole > len(c.nodes)/2 { // the others can do nothing without them
+		if whole > c.Len()/2 { // the others can do nothing without them
 			for count := range counts {
 				if count < rows {
 					return false
@@ -121,23 +121,23 @@ func TestDatabaseAheadOfItsLog(t *testing.T) {
 		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) {
 			c := newCluster(t, size)
 			last := size - 1
-			mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
+			mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 			c.insert(0, 10)
 			c.stopAll()
 			old := c.copyFolders()
-			for i := range c.nodes {
-				c.start(i)
+			for i := range c.Len() {
+				c.Start(i)
 			}
 			c.insert(0, 40)
-			c.equal()
+			c.WaitEqual()
 			c.stopAll()
 			newer := c.copyFolders()
-			for i := range c.nodes {
+			for i := range c.Len() {
 				c.putBack(i, old[i])
 			}
-			putBack(t, c.configs[last].DataDir, newer[last], "sql")
+			putBack(t, c.Config(last).DataDir, newer[last], "sql")
 			for i := range last {
-				c.start(i)
+				c.Start(i)
 			}
 			if c.tryStart(last) {
 				t.Error("the node with the newer database starts")
@@ -145,7 +145,7 @@ func TestDatabaseAheadOfItsLog(t *testing.T) {
 			if size == 1 {
 				return
 			}
-			c.ready(0)
+			c.WaitReady(0)
 			c.insert(0, 300)
 			if whole := c.sameOrRefused(310); whole != 2 {
 				t.Errorf("%d nodes are whole, want 2", whole)
@@ -162,30 +162,30 @@ func TestDatabaseAheadOfItsLog(t *testing.T) {
 // another term.
 func TestDatabaseOfAnotherHistory(t *testing.T) {
 	c := newCluster(t, 3)
-	mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
+	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 	c.insert(0, 10)
 	c.stopAll()
 	old := c.copyFolders()
-	for i := range c.nodes {
-		c.start(i)
+	for i := range c.Len() {
+		c.Start(i)
 	}
 	c.insert(0, 40)
-	c.equal()
+	c.WaitEqual()
 	c.stopAll()
 	newer := c.copyFolders()
-	for i := range c.nodes {
+	for i := range c.Len() {
 		c.putBack(i, old[i])
 	}
 	for range 3 { // an election each
-		for i := range c.nodes {
-			c.start(i)
+		for i := range c.Len() {
+			c.Start(i)
 		}
-		c.ready(0)
+		c.WaitReady(0)
 		c.insert(0, 40)
-		c.equal()
+		c.WaitEqual()
 		c.stopAll()
 	}
-	putBack(t, c.configs[2].DataDir, newer[2], "sql")
+	putBack(t, c.Config(2).DataDir, newer[2], "sql")
 	if c.tryStart(2) {
 		t.Error("a node starts with the database of another history")
 	}
@@ -208,18 +208,18 @@ func TestOlderFoldersPutBack(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := newCluster(t, 3)
-			mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
+			mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 			c.insert(0, 10)
 			c.stopAll()
 			old := c.copyFolders()
-			for i := range c.nodes {
-				c.start(i)
+			for i := range c.Len() {
+				c.Start(i)
 			}
-			for i := range c.nodes {
-				c.ready(i)
+			for i := range c.Len() {
+				c.WaitReady(i)
 			}
 			c.insert(0, 40)
-			c.equal()
+			c.WaitEqual()
 			c.stopAll()
 			for _, i := range test.old {
 				c.putBack(i, old[i])
@@ -244,8 +244,8 @@ func (c *testCluster) insertSome() (rows int) {
 	c.t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
 		running := 0
-		for i, n := range c.nodes {
-			if n == nil || c.damaged(i) {
+		for i, n := range c.Nodes() {
+			if !c.Running(i) || c.damaged(i) {
 				continue
 			}
 			running++
@@ -258,7 +258,7 @@ func (c *testCluster) insertSome() (rows int) {
 				acknowledged++
 			}
 			if acknowledged > 0 {
-				if err := n.DB().QueryRowContext(patient(c.t), "SELECT count(*) FROM t").Scan(&rows); err != nil && !c.damaged(i) {
+				if err := n.DB().QueryRowContext(testrun.Context(c.t), "SELECT count(*) FROM t").Scan(&rows); err != nil && !c.damaged(i) {
 					c.t.Fatal(err)
 				}
 			}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // querier is what a sql.DB, a sql.Conn and a sql.Tx have in common.
@@ -83,9 +84,9 @@ var setScripts = []struct {
 // it runs.
 func TestScriptsHaveAResultSetForEachStatement(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(len(c.nodes) - 1)
+		db := c.DB(c.Len() - 1)
 		mustExec(t, db, "CREATE TABLE s(id INTEGER PRIMARY KEY, v TEXT); INSERT INTO s VALUES(1, 'one'), (2, 'two')")
-		linearizable := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
+		linearizable := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
 		check := func(where string, ctx context.Context, q querier) {
 			for _, s := range setScripts {
 				if got := allSets(ctx, q, s.text, s.args...); got != s.want {
@@ -93,40 +94,40 @@ func TestScriptsHaveAResultSetForEachStatement(t *testing.T) {
 				}
 			}
 		}
-		check("database", patient(t), db)
+		check("database", testrun.Context(t), db)
 		check("database, linearizable", linearizable, db)
 
-		conn := must(db.Conn(patient(t)))
+		conn := must(db.Conn(testrun.Context(t)))
 		defer conn.Close()
-		check("connection", patient(t), conn)
-		must(conn.ExecContext(patient(t), "BEGIN"))
-		check("connection after BEGIN", patient(t), conn)
-		must(conn.ExecContext(patient(t), "COMMIT"))
+		check("connection", testrun.Context(t), conn)
+		must(conn.ExecContext(testrun.Context(t), "BEGIN"))
+		check("connection after BEGIN", testrun.Context(t), conn)
+		must(conn.ExecContext(testrun.Context(t), "COMMIT"))
 
-		must(conn.ExecContext(patient(t), "CREATE TEMP TABLE k(a); INSERT INTO k VALUES(1)"))
-		check("connection with TEMP objects", patient(t), conn)
+		must(conn.ExecContext(testrun.Context(t), "CREATE TEMP TABLE k(a); INSERT INTO k VALUES(1)"))
+		check("connection with TEMP objects", testrun.Context(t), conn)
 		check("connection with TEMP objects, linearizable", linearizable, conn)
-		must(conn.ExecContext(patient(t), "BEGIN"))
-		check("connection with TEMP objects after BEGIN", patient(t), conn)
-		must(conn.ExecContext(patient(t), "ROLLBACK"))
+		must(conn.ExecContext(testrun.Context(t), "BEGIN"))
+		check("connection with TEMP objects after BEGIN", testrun.Context(t), conn)
+		must(conn.ExecContext(testrun.Context(t), "ROLLBACK"))
 		text := "SELECT a FROM k; INSERT INTO k VALUES(2) RETURNING a; INSERT INTO s VALUES(3, 'three') RETURNING id; SELECT a FROM k; DELETE FROM k WHERE a=2; DELETE FROM s WHERE id=3"
-		if got, want := allSets(patient(t), conn, text), "a: 1 / a: 2 / id: 3 / a: 1 2"; got != want {
+		if got, want := allSets(testrun.Context(t), conn, text), "a: 1 / a: 2 / id: 3 / a: 1 2"; got != want {
 			t.Errorf("TEMP objects: %s, want %s", got, want)
 		}
 
 		tx := mustBegin(t, db)
-		check("transaction", patient(t), tx)
+		check("transaction", testrun.Context(t), tx)
 		rollBack(t, tx)
 
 		for _, s := range setScripts {
-			stmt := must(db.PrepareContext(patient(t), s.text))
+			stmt := must(db.PrepareContext(testrun.Context(t), s.text))
 			for range 2 {
-				if got := setsOf(must(stmt.QueryContext(patient(t), s.args...))); got != s.want {
+				if got := setsOf(must(stmt.QueryContext(testrun.Context(t), s.args...))); got != s.want {
 					t.Errorf("prepared, %s: %s, want %s", s.name, got, s.want)
 				}
 			}
 			stmt.Close()
-			if _, err := db.ExecContext(patient(t), s.text, s.args...); err != nil {
+			if _, err := db.ExecContext(testrun.Context(t), s.text, s.args...); err != nil {
 				t.Errorf("Exec, %s: %v", s.name, err)
 			}
 		}
@@ -136,9 +137,9 @@ func TestScriptsHaveAResultSetForEachStatement(t *testing.T) {
 // A script that begins and ends a transaction keeps what was read in it.
 func TestResultSetsOfScriptsWithTransactions(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(len(c.nodes) - 1)
+		db := c.DB(c.Len() - 1)
 		mustExec(t, db, "CREATE TABLE s(id INTEGER PRIMARY KEY, v BLOB)")
-		conn := must(db.Conn(patient(t)))
+		conn := must(db.Conn(testrun.Context(t)))
 		defer conn.Close()
 		for _, s := range []struct{ text, want string }{
 			{"BEGIN; SELECT count(*) n FROM s; INSERT INTO s VALUES(1, x'01') RETURNING id; SELECT id, v, NULL FROM s; COMMIT", "n: 0 / id: 1 / id|v|NULL: 1|[1]|<nil>"},
@@ -147,7 +148,7 @@ func TestResultSetsOfScriptsWithTransactions(t *testing.T) {
 			{"BEGIN; SELECT 1 a; PRAGMA table_info(nope); SELECT 2 b", "a: 1 / cid|name|type|notnull|dflt_value|pk: / b: 2"},
 			{"SAVEPOINT one; INSERT INTO s VALUES(3, 'x'); SELECT id FROM s; ROLLBACK TO one; SELECT id FROM s; RELEASE one; COMMIT; SELECT 3 c", "id: 3 / id: / c: 3"},
 		} {
-			if got := allSets(patient(t), conn, s.text); got != s.want {
+			if got := allSets(testrun.Context(t), conn, s.text); got != s.want {
 				t.Errorf("%s: %s, want %s", s.text, got, s.want)
 			}
 		}
@@ -156,7 +157,7 @@ func TestResultSetsOfScriptsWithTransactions(t *testing.T) {
 
 func TestColumnTypesOfResultSets(t *testing.T) {
 	c := newCluster(t, 1)
-	db := c.db(0)
+	db := c.DB(0)
 	mustExec(t, db, "CREATE TABLE s(i INTEGER, v VARCHAR(9), b BLOB)")
 	for _, text := range []string{
 		"SELECT i FROM s; SELECT v, b FROM s",
@@ -164,7 +165,7 @@ func TestColumnTypesOfResultSets(t *testing.T) {
 		"BEGIN; SELECT i FROM s; SELECT v, b FROM s; COMMIT",
 	} {
 		mustExec(t, db, "INSERT INTO s VALUES(1, 'x', x'01')")
-		rows := must(db.QueryContext(patient(t), text))
+		rows := must(db.QueryContext(testrun.Context(t), text))
 		var got []string
 		for more := true; more; more = rows.NextResultSet() {
 			for _, ct := range must(rows.ColumnTypes()) {
@@ -189,36 +190,36 @@ func TestColumnTypesOfResultSets(t *testing.T) {
 // none then: it was applied, or not, before its first row is seen.
 func TestErrorsBetweenResultSets(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(len(c.nodes) - 1)
+		db := c.DB(c.Len() - 1)
 		mustExec(t, db, "CREATE TABLE s(id INTEGER PRIMARY KEY)")
 		const failing = "SELECT 1 a; SELECT abs(-9223372036854775808) b; SELECT 3 c"
-		conn := must(db.Conn(patient(t)))
+		conn := must(db.Conn(testrun.Context(t)))
 		defer conn.Close()
 		tx := mustBegin(t, db)
 		for where, q := range map[string]querier{"database": db, "connection": conn, "transaction": tx} {
-			got := allSets(patient(t), q, failing)
+			got := allSets(testrun.Context(t), q, failing)
 			if !strings.HasPrefix(got, "a: 1 / error: ") || !strings.Contains(got, "integer overflow") {
 				t.Errorf("%s: %s", where, got)
 			}
-			rows := must(q.QueryContext(patient(t), failing))
+			rows := must(q.QueryContext(testrun.Context(t), failing))
 			if rows.NextResultSet() || rows.Err() == nil || rows.NextResultSet() {
 				t.Errorf("%s: the first set was skipped, %v", where, rows.Err())
 			}
 			rows.Close()
 		}
 		rollBack(t, tx)
-		if _, err := db.ExecContext(patient(t), failing); err == nil {
+		if _, err := db.ExecContext(testrun.Context(t), failing); err == nil {
 			t.Error("Exec has not run the later statements")
 		}
 		for _, text := range []string{
 			"INSERT INTO s VALUES(1) RETURNING id; SELECT abs(-9223372036854775808)",
 			"BEGIN; INSERT INTO s VALUES(1) RETURNING id; SELECT abs(-9223372036854775808); COMMIT",
 		} {
-			if got := allSets(patient(t), conn, text); !strings.HasPrefix(got, "error: ") {
+			if got := allSets(testrun.Context(t), conn, text); !strings.HasPrefix(got, "error: ") {
 				t.Errorf("%s: %s", text, got)
 			}
 		}
-		if got := allSets(patient(t), db, "SELECT count(*) n FROM s"); got != "n: 0" {
+		if got := allSets(testrun.Context(t), db, "SELECT count(*) n FROM s"); got != "n: 0" {
 			t.Errorf("a script that failed has left %s", got)
 		}
 	})
@@ -227,14 +228,14 @@ func TestErrorsBetweenResultSets(t *testing.T) {
 // All statements of a script that reads see the same rows.
 func TestAScriptReadsOneSnapshot(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(0)
+		db := c.DB(0)
 		mustExec(t, db, "CREATE TABLE s(id INTEGER PRIMARY KEY); INSERT INTO s VALUES(1)")
-		rows := must(db.QueryContext(patient(t), "SELECT count(*) n FROM s; SELECT count(*) n FROM s"))
+		rows := must(db.QueryContext(testrun.Context(t), "SELECT count(*) n FROM s; SELECT count(*) n FROM s"))
 		mustExec(t, db, "INSERT INTO s VALUES(2)")
 		if got := setsOf(rows); got != "n: 1 / n: 1" {
 			t.Errorf("the script read %s", got)
 		}
-		if got := allSets(patient(t), db, "SELECT count(*) n FROM s"); got != "n: 2" {
+		if got := allSets(testrun.Context(t), db, "SELECT count(*) n FROM s"); got != "n: 2" {
 			t.Errorf("the next read %s", got)
 		}
 	})
@@ -244,10 +245,10 @@ func TestAScriptReadsOneSnapshot(t *testing.T) {
 // readers of a node would run out otherwise.
 func TestResultSetsAreGivenBack(t *testing.T) {
 	c := newCluster(t, 1)
-	db := c.db(0)
+	db := c.DB(0)
 	const text = "SELECT 1 a UNION SELECT 2; SELECT 3 b UNION SELECT 4; SELECT 5 c"
 	for i := range 400 {
-		ctx, cancel := context.WithCancel(patient(t))
+		ctx, cancel := context.WithCancel(testrun.Context(t))
 		rows := must(db.QueryContext(ctx, text))
 		for range i % 3 {
 			rows.Next()
@@ -268,7 +269,7 @@ func TestResultSetsAreGivenBack(t *testing.T) {
 		}
 	}
 	var n int
-	if err := db.QueryRowContext(patient(t), text).Scan(&n); err != nil || n != 1 {
+	if err := db.QueryRowContext(testrun.Context(t), text).Scan(&n); err != nil || n != 1 {
 		t.Errorf("QueryRow reads %d, %v, not the first result set", n, err)
 	}
 }
@@ -276,13 +277,13 @@ func TestResultSetsAreGivenBack(t *testing.T) {
 // A context that ends between the result sets ends the script.
 func TestContextsEndResultSets(t *testing.T) {
 	c := newCluster(t, 1)
-	conn := must(c.db(0).Conn(patient(t)))
+	conn := must(c.DB(0).Conn(testrun.Context(t)))
 	defer conn.Close()
 	for _, begin := range []string{"", "BEGIN"} {
 		if begin != "" {
-			must(conn.ExecContext(patient(t), begin))
+			must(conn.ExecContext(testrun.Context(t), begin))
 		}
-		ctx, cancel := context.WithCancel(patient(t))
+		ctx, cancel := context.WithCancel(testrun.Context(t))
 		rows := must(conn.QueryContext(ctx, "SELECT 1 a; SELECT 2 b"))
 		if !rows.Next() {
 			t.Fatal(rows.Err())
@@ -293,7 +294,7 @@ func TestContextsEndResultSets(t *testing.T) {
 			}
 		}
 		rows.Close()
-		if got := allSets(patient(t), conn, "SELECT 1 a; SELECT 2 b"); got != "a: 1 / b: 2" {
+		if got := allSets(testrun.Context(t), conn, "SELECT 1 a; SELECT 2 b"); got != "a: 1 / b: 2" {
 			t.Errorf("the connection reads %s afterwards", got)
 		}
 	}
@@ -302,17 +303,17 @@ func TestContextsEndResultSets(t *testing.T) {
 // The rows of one script are bounded, over all of its result sets.
 func TestResultSetsAreBoundedTogether(t *testing.T) {
 	c := newCluster(t, 1)
-	db := c.db(0)
+	db := c.DB(0)
 	mustExec(t, db, "CREATE TABLE s(id INTEGER PRIMARY KEY)")
 	const large = "SELECT length(zeroblob(40000000)) n, zeroblob(40000000) b; SELECT zeroblob(40000000) b; "
-	conn := must(db.Conn(patient(t)))
+	conn := must(db.Conn(testrun.Context(t)))
 	defer conn.Close()
 	for _, begin := range []string{"", "BEGIN"} {
 		if begin != "" {
-			must(conn.ExecContext(patient(t), begin))
+			must(conn.ExecContext(testrun.Context(t), begin))
 		}
 		for _, text := range []string{"INSERT INTO s VALUES(1); " + large, large + "SAVEPOINT a; SELECT 1"} {
-			rows, err := conn.QueryContext(patient(t), text)
+			rows, err := conn.QueryContext(testrun.Context(t), text)
 			var e *hiqlite.Error
 			if !errors.As(err, &e) || e.Code() != 18 {
 				t.Errorf("after %q: %s: %v", begin, text, err)

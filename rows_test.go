@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 const numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<%d) SELECT i FROM n"
@@ -20,10 +21,10 @@ const silent = endless + " WHERE i<0"
 
 func TestReadsBesideOpenRows(t *testing.T) {
 	c := newCluster(t, 1)
-	db := c.db(0)
+	db := c.DB(0)
 	mustExec(t, db, "CREATE TABLE t(a)")
 	mustExec(t, db, "INSERT INTO t "+fmt.Sprintf(numbers, 1000))
-	rows, err := db.QueryContext(patient(t), "SELECT a FROM t ORDER BY a")
+	rows, err := db.QueryContext(testrun.Context(t), "SELECT a FROM t ORDER BY a")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +39,7 @@ func TestReadsBesideOpenRows(t *testing.T) {
 		}
 		// The rows are those of when the query began; another query sees more.
 		mustExec(t, db, "INSERT INTO t VALUES(0)")
-		if err := db.QueryRowContext(patient(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 1000+seen/100 {
+		if err := db.QueryRowContext(testrun.Context(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 1000+seen/100 {
 			t.Fatalf("counted %d beside open rows, %v", n, err)
 		}
 	}
@@ -49,14 +50,14 @@ func TestReadsBesideOpenRows(t *testing.T) {
 
 func TestManyReadersAtOnce(t *testing.T) {
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 4 })
-	db := c.db(0)
+	db := c.DB(0)
 	mustExec(t, db, "CREATE TABLE t(a)")
 	mustExec(t, db, "INSERT INTO t "+fmt.Sprintf(numbers, 500))
 	var work sync.WaitGroup
 	for range 16 {
 		work.Go(func() {
 			for range 5 {
-				rows, err := db.QueryContext(patient(t), "SELECT a FROM t")
+				rows, err := db.QueryContext(testrun.Context(t), "SELECT a FROM t")
 				if err != nil {
 					t.Error(err)
 					return
@@ -76,10 +77,10 @@ func TestManyReadersAtOnce(t *testing.T) {
 
 func TestRowsLeftOpen(t *testing.T) {
 	c := newCluster(t, 1)
-	db := c.db(0)
+	db := c.DB(0)
 	mustExec(t, db, "CREATE TABLE t(a); INSERT INTO t VALUES(1),(2)")
 	for _, query := range []string{"SELECT a FROM t", endless, "VACUUM", "PRAGMA busy_timeout", "UPDATE t SET a=a RETURNING a"} {
-		rows, err := db.QueryContext(patient(t), query)
+		rows, err := db.QueryContext(testrun.Context(t), query)
 		if err != nil {
 			t.Fatalf("%s: %v", query, err)
 		}
@@ -87,17 +88,17 @@ func TestRowsLeftOpen(t *testing.T) {
 	}
 	mustExec(t, db, "INSERT INTO t VALUES(3)")
 	var n int
-	if err := db.QueryRowContext(patient(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 3 {
+	if err := db.QueryRowContext(testrun.Context(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 3 {
 		t.Errorf("counted %d, %v", n, err)
 	}
-	c.stop(0) // ends them
+	c.Stop(0) // ends them
 }
 
 func TestOneRowOfMany(t *testing.T) {
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
 	for range 20 {
 		var i int
-		if err := c.db(0).QueryRowContext(patient(t), endless).Scan(&i); err != nil || i != 1 {
+		if err := c.DB(0).QueryRowContext(testrun.Context(t), endless).Scan(&i); err != nil || i != 1 {
 			t.Fatalf("read %d, %v", i, err)
 		}
 	}
@@ -106,8 +107,8 @@ func TestOneRowOfMany(t *testing.T) {
 func TestCancelledIteration(t *testing.T) {
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
 	for i := range 10 {
-		ctx, cancel := context.WithCancel(patient(t))
-		rows, err := c.db(0).QueryContext(ctx, endless)
+		ctx, cancel := context.WithCancel(testrun.Context(t))
+		rows, err := c.DB(0).QueryContext(ctx, endless)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -129,10 +130,10 @@ func TestCancelledQuery(t *testing.T) {
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
 	for _, query := range []string{silent, "SELECT 1; " + silent, "SELECT 1; " + silent + "; SELECT 2"} {
 		for _, run := range []func(context.Context) error{
-			func(ctx context.Context) error { return c.db(0).QueryRowContext(ctx, query).Scan(new(int)) },
-			func(ctx context.Context) error { _, err := c.db(0).ExecContext(ctx, query); return err },
+			func(ctx context.Context) error { return c.DB(0).QueryRowContext(ctx, query).Scan(new(int)) },
+			func(ctx context.Context) error { _, err := c.DB(0).ExecContext(ctx, query); return err },
 			func(ctx context.Context) error {
-				s, err := c.db(0).PrepareContext(ctx, query)
+				s, err := c.DB(0).PrepareContext(ctx, query)
 				if err != nil {
 					return err
 				}
@@ -140,7 +141,7 @@ func TestCancelledQuery(t *testing.T) {
 				return s.QueryRowContext(ctx).Scan(new(int))
 			},
 		} {
-			ctx, cancel := context.WithCancel(patient(t))
+			ctx, cancel := context.WithCancel(testrun.Context(t))
 			done := make(chan error)
 			go func() { done <- run(ctx) }()
 			cancel()
@@ -155,9 +156,9 @@ func TestCancelledQuery(t *testing.T) {
 // Exec of something endless that returns rows has to end, too.
 func TestCancelledExecOfARead(t *testing.T) {
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
-	ctx, cancel := context.WithCancel(patient(t))
+	ctx, cancel := context.WithCancel(testrun.Context(t))
 	done := make(chan error)
-	go func() { _, err := c.db(0).ExecContext(ctx, endless); done <- err }()
+	go func() { _, err := c.DB(0).ExecContext(ctx, endless); done <- err }()
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("it ended with %v", err)
@@ -167,18 +168,18 @@ func TestCancelledExecOfARead(t *testing.T) {
 
 func TestWaitingForAReaderEndsWithTheContext(t *testing.T) {
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
-	rows, err := c.db(0).QueryContext(patient(t), endless)
+	rows, err := c.DB(0).QueryContext(testrun.Context(t), endless)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(patient(t))
+	ctx, cancel := context.WithCancel(testrun.Context(t))
 	done := make(chan error)
-	go func() { done <- c.db(0).QueryRowContext(ctx, "SELECT 1").Scan(new(int)) }()
+	go func() { done <- c.DB(0).QueryRowContext(ctx, "SELECT 1").Scan(new(int)) }()
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("waiting for a reader ended with %v", err)
 	}
-	mustExec(t, c.db(0), "CREATE TABLE t(a)") // writes need none
+	mustExec(t, c.DB(0), "CREATE TABLE t(a)") // writes need none
 	rows.Close()
 	answers(t, c)
 }
@@ -186,12 +187,12 @@ func TestWaitingForAReaderEndsWithTheContext(t *testing.T) {
 // answers fails unless all running nodes answer.
 func answers(t testing.TB, c *testCluster) {
 	t.Helper()
-	for i, n := range c.nodes {
+	for i, n := range c.Nodes() {
 		if n == nil {
 			continue
 		}
 		var one int
-		if err := n.DB().QueryRowContext(patient(t), "SELECT 1").Scan(&one); err != nil || one != 1 {
+		if err := n.DB().QueryRowContext(testrun.Context(t), "SELECT 1").Scan(&one); err != nil || one != 1 {
 			t.Errorf("node %d answers SELECT 1 with %d, %v", i+1, one, err)
 		}
 	}

@@ -8,17 +8,18 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // Whether a statement can be prepared depends on settings as well.
 func TestForeignKeysAreOffForClassificationToo(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		conn := mustConn(t, c.db(0))
+		conn := mustConn(t, c.DB(0))
 		run(t, conn, "PRAGMA foreign_keys=OFF")
 		run(t, conn, "CREATE TABLE c(x REFERENCES nosuch)")
 		run(t, conn, "INSERT INTO c VALUES(1)")
 		run(t, conn, "PRAGMA foreign_keys=ON")
-		if _, err := conn.ExecContext(patient(t), "INSERT INTO c VALUES(2)"); err == nil || !strings.Contains(err.Error(), "nosuch") {
+		if _, err := conn.ExecContext(testrun.Context(t), "INSERT INTO c VALUES(2)"); err == nil || !strings.Contains(err.Error(), "nosuch") {
 			t.Errorf("foreign keys are on again: %v", err)
 		}
 		run(t, conn, "PRAGMA foreign_keys=OFF; INSERT INTO c VALUES(3); PRAGMA foreign_keys=ON")
@@ -27,13 +28,13 @@ func TestForeignKeysAreOffForClassificationToo(t *testing.T) {
 		run(t, conn, "INSERT INTO c VALUES(4)")
 		run(t, conn, "INSERT INTO c VALUES(5); UPDATE c SET x=x+10 WHERE x=5")
 		run(t, conn, "COMMIT")
-		if _, err := hiqlite.Batch(patient(t), c.db(len(c.nodes)-1), hiqlite.Statement{SQL: "INSERT INTO c VALUES(6)"}); err == nil {
+		if _, err := hiqlite.Batch(testrun.Context(t), c.DB(c.Len()-1), hiqlite.Statement{SQL: "INSERT INTO c VALUES(6)"}); err == nil {
 			t.Error("another connection has them off")
 		}
-		if got := one[string](t, c.db(0), "SELECT group_concat(x) FROM c"); got != "1,3,4,15" {
+		if got := one[string](t, c.DB(0), "SELECT group_concat(x) FROM c"); got != "1,3,4,15" {
 			t.Error(got)
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
@@ -42,7 +43,7 @@ func TestForeignKeysAreOffForClassificationToo(t *testing.T) {
 func TestForeignKeysSwitchedOffInsideATransaction(t *testing.T) {
 	const rebuild = `CREATE TABLE new_p(id INTEGER PRIMARY KEY, v, w DEFAULT 7); INSERT INTO new_p(id,v) SELECT id, v FROM p; DROP TABLE p; ALTER TABLE new_p RENAME TO p`
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(0)
+		db := c.DB(0)
 		fill := func() {
 			t.Helper()
 			mustExec(t, db, "DROP TABLE IF EXISTS c; DROP TABLE IF EXISTS p")
@@ -56,7 +57,7 @@ func TestForeignKeysSwitchedOffInsideATransaction(t *testing.T) {
 			if one[int](t, q, "PRAGMA foreign_keys") != 1 {
 				t.Errorf("%s: foreign keys are off behind the transaction", how)
 			}
-			if _, err := q.ExecContext(patient(t), "INSERT INTO c VALUES(99)"); err == nil {
+			if _, err := q.ExecContext(testrun.Context(t), "INSERT INTO c VALUES(99)"); err == nil {
 				t.Errorf("%s: foreign keys are not enforced behind the transaction", how)
 			}
 		}
@@ -72,7 +73,7 @@ func TestForeignKeysSwitchedOffInsideATransaction(t *testing.T) {
 		check("texts", conn)
 
 		fill()
-		tx, err := conn.BeginTx(patient(t), nil)
+		tx, err := conn.BeginTx(testrun.Context(t), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,7 +91,7 @@ func TestForeignKeysSwitchedOffInsideATransaction(t *testing.T) {
 		run(t, conn, "PRAGMA foreign_keys=OFF")
 		run(t, conn, "BEGIN")
 		run(t, conn, "PRAGMA foreign_keys=ON")
-		if _, err := conn.ExecContext(patient(t), "INSERT INTO c VALUES(99)"); err == nil {
+		if _, err := conn.ExecContext(testrun.Context(t), "INSERT INTO c VALUES(99)"); err == nil {
 			t.Error("they are not on inside")
 		}
 		run(t, conn, "DELETE FROM p WHERE id=2")
@@ -109,7 +110,7 @@ func TestForeignKeysSwitchedOffInsideATransaction(t *testing.T) {
 		run(t, conn, "BEGIN")
 		run(t, conn, "PRAGMA defer_foreign_keys=ON")
 		run(t, conn, "INSERT INTO c VALUES(50)")
-		if _, err := conn.ExecContext(patient(t), "PRAGMA foreign_keys=OFF"); err == nil || !strings.Contains(err.Error(), "deferred foreign keys are violated") {
+		if _, err := conn.ExecContext(testrun.Context(t), "PRAGMA foreign_keys=OFF"); err == nil || !strings.Contains(err.Error(), "deferred foreign keys are violated") {
 			t.Error(err)
 		}
 		run(t, conn, "PRAGMA foreign_keys=ON") // as it is
@@ -119,7 +120,7 @@ func TestForeignKeysSwitchedOffInsideATransaction(t *testing.T) {
 		if one[int](t, conn, "PRAGMA foreign_keys") != 1 {
 			t.Error("off behind a ROLLBACK")
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
@@ -149,7 +150,7 @@ func TestSettingsTravel(t *testing.T) {
 				name, _, _ := strings.Cut(e.set, "=")
 				for on, want := range map[bool]string{false: e.off, true: e.on} {
 					t.Run(fmt.Sprintf("%s/%s/%v", name, how, on), func(t *testing.T) {
-						db := c.db(len(c.nodes) - 1)
+						db := c.DB(c.Len() - 1)
 						empty(t, db)
 						mustExec(t, db, e.schema)
 						conn := loneConn(t, db)
@@ -167,7 +168,7 @@ func TestSettingsTravel(t *testing.T) {
 						if !strings.Contains(got, want) {
 							t.Errorf("%q, want %q", got, want)
 						}
-						if name != "case_sensitive_like" && one[int](t, db, "PRAGMA "+name) != one[int](t, c.db(0), "PRAGMA "+name) {
+						if name != "case_sensitive_like" && one[int](t, db, "PRAGMA "+name) != one[int](t, c.DB(0), "PRAGMA "+name) {
 							t.Error("other connections have it too")
 						}
 						if one[int](t, db, "SELECT 'a' LIKE 'A'") != 1 || one[string](t, db, "SELECT group_concat(x) FROM (SELECT column1 AS x FROM (VALUES(1),(2)))") != "1,2" {
@@ -177,7 +178,7 @@ func TestSettingsTravel(t *testing.T) {
 				}
 			}
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
@@ -185,11 +186,11 @@ func TestSettingsTravel(t *testing.T) {
 var settingWays = map[string]func(t *testing.T, conn *sql.Conn, set, write string) error{
 	"beside": func(t *testing.T, conn *sql.Conn, set, write string) error {
 		run(t, conn, set)
-		_, err := conn.ExecContext(patient(t), write)
+		_, err := conn.ExecContext(testrun.Context(t), write)
 		return err
 	},
 	"in the script": func(t *testing.T, conn *sql.Conn, set, write string) error {
-		_, err := conn.ExecContext(patient(t), set+"; "+write)
+		_, err := conn.ExecContext(testrun.Context(t), set+"; "+write)
 		return err
 	},
 	"before a transaction": func(t *testing.T, conn *sql.Conn, set, write string) error {
@@ -198,20 +199,20 @@ var settingWays = map[string]func(t *testing.T, conn *sql.Conn, set, write strin
 	},
 	"in a transaction": func(t *testing.T, conn *sql.Conn, set, write string) error { return insideTx(t, conn, set, write) },
 	"in a script with a transaction": func(t *testing.T, conn *sql.Conn, set, write string) error {
-		_, err := conn.ExecContext(patient(t), set+"; BEGIN; "+write+"; COMMIT")
+		_, err := conn.ExecContext(testrun.Context(t), set+"; BEGIN; "+write+"; COMMIT")
 		return err
 	},
 }
 
 func insideTx(t *testing.T, conn *sql.Conn, set, write string) error {
-	tx, err := conn.BeginTx(patient(t), nil)
+	tx, err := conn.BeginTx(testrun.Context(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer tx.Rollback()
 	run(t, tx, set)
 	for _, text := range strings.Split(write, "; ") {
-		if _, err := tx.ExecContext(patient(t), text); err != nil {
+		if _, err := tx.ExecContext(testrun.Context(t), text); err != nil {
 			return err
 		}
 	}
@@ -237,7 +238,7 @@ func empty(t *testing.T, db *sql.DB) {
 // loneConn is a connection that is not used again.
 func loneConn(t *testing.T, db *sql.DB) *sql.Conn {
 	t.Helper()
-	conn, err := db.Conn(patient(t))
+	conn, err := db.Conn(testrun.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 func TestStateOfAConnection(t *testing.T) {
@@ -28,19 +29,19 @@ func TestStateOfAConnection(t *testing.T) {
 
 func TestPreparedStatementsSurviveSchemaChanges(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		last := len(c.nodes) - 1
-		mustExec(t, c.db(0), "CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
-		ctx := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
+		last := c.Len() - 1
+		mustExec(t, c.DB(0), "CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
+		ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
 		var inserts, all, counts []*sql.Stmt
-		for i := range c.nodes {
-			c.ready(i)
-			inserts = append(inserts, prepare(t, c.db(i), "INSERT INTO t(b) VALUES(?) RETURNING *"))
-			all = append(all, prepare(t, c.db(i), "SELECT * FROM t ORDER BY a DESC LIMIT 1"))
-			counts = append(counts, prepare(t, c.db(i), "SELECT count(*) FROM t"))
+		for i := range c.Len() {
+			c.WaitReady(i)
+			inserts = append(inserts, prepare(t, c.DB(i), "INSERT INTO t(b) VALUES(?) RETURNING *"))
+			all = append(all, prepare(t, c.DB(i), "SELECT * FROM t ORDER BY a DESC LIMIT 1"))
+			counts = append(counts, prepare(t, c.DB(i), "SELECT count(*) FROM t"))
 		}
 		check := func(what string, columns string, count int) {
 			t.Helper()
-			for i := range c.nodes {
+			for i := range c.Len() {
 				if got := columnsOf(t, ctx, inserts[i], i); got != columns {
 					t.Errorf("after %s, node %d inserts into the columns %s", what, i+1, got)
 				}
@@ -55,12 +56,12 @@ func TestPreparedStatementsSurviveSchemaChanges(t *testing.T) {
 			}
 		}
 		check("nothing", "a b", 0)
-		mustExec(t, c.db(last), "ALTER TABLE t ADD COLUMN c DEFAULT 5")
-		check("ADD COLUMN", "a b c", len(c.nodes))
-		mustExec(t, c.db(0), "ALTER TABLE t DROP COLUMN c")
-		check("DROP COLUMN", "a b", 2*len(c.nodes))
-		mustExec(t, c.db(last), "DROP TABLE t")
-		for i := range c.nodes {
+		mustExec(t, c.DB(last), "ALTER TABLE t ADD COLUMN c DEFAULT 5")
+		check("ADD COLUMN", "a b c", c.Len())
+		mustExec(t, c.DB(0), "ALTER TABLE t DROP COLUMN c")
+		check("DROP COLUMN", "a b", 2*c.Len())
+		mustExec(t, c.DB(last), "DROP TABLE t")
+		for i := range c.Len() {
 			if _, err := inserts[i].QueryContext(ctx, 1); err == nil || !strings.Contains(err.Error(), "no such table: t") {
 				t.Errorf("node %d inserts into a dropped table: %v", i+1, err)
 			}
@@ -68,36 +69,36 @@ func TestPreparedStatementsSurviveSchemaChanges(t *testing.T) {
 				t.Errorf("node %d reads a dropped table: %v", i+1, err)
 			}
 		}
-		mustExec(t, c.db(0), "CREATE TABLE t(x, a INTEGER PRIMARY KEY, b)")
+		mustExec(t, c.DB(0), "CREATE TABLE t(x, a INTEGER PRIMARY KEY, b)")
 		check("CREATE", "x a b", 0)
-		mustExec(t, c.db(last), "DROP TABLE t; CREATE VIEW t AS SELECT 1 AS a, 2 AS b")
-		for i := range c.nodes {
+		mustExec(t, c.DB(last), "DROP TABLE t; CREATE VIEW t AS SELECT 1 AS a, 2 AS b")
+		for i := range c.Len() {
 			if got := columnsOf(t, ctx, all[i]); got != "a b" {
 				t.Errorf("node %d reads the columns %s of a view", i+1, got)
 			}
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
 // A node may still remember a schema without what the statement before made.
 func TestSchemaChangesSeeEachOther(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		last := len(c.nodes) - 1
+		last := c.Len() - 1
 		for i, text := range []string{
 			"CREATE TABLE t(a, b)", "ALTER TABLE t ADD COLUMN c", "ALTER TABLE t DROP COLUMN c", "ALTER TABLE t ADD COLUMN c", "ALTER TABLE t RENAME COLUMN c TO d", "ALTER TABLE t DROP COLUMN d",
 			"CREATE INDEX i ON t(a)", "DROP INDEX i", "CREATE INDEX i ON t(b)", "ALTER TABLE t RENAME TO u", "CREATE TABLE t(a)", "DROP TABLE t", "CREATE VIEW t AS SELECT * FROM u", "DROP VIEW t", "ALTER TABLE u RENAME TO t",
 			"CREATE TRIGGER tr AFTER INSERT ON t BEGIN SELECT 1; END", "DROP TRIGGER tr", "CREATE TRIGGER tr AFTER DELETE ON t BEGIN SELECT 1; END", "DROP TABLE t", "CREATE VIRTUAL TABLE t USING fts5(a)", "DROP TABLE t", "CREATE TABLE t(x)",
 		} {
-			mustExec(t, c.db(i%2*last), text)
+			mustExec(t, c.DB(i%2*last), text)
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
 func prepare(t testing.TB, db *sql.DB, query string) *sql.Stmt {
 	t.Helper()
-	s, err := db.PrepareContext(patient(t), query)
+	s, err := db.PrepareContext(testrun.Context(t), query)
 	if err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}
@@ -134,41 +135,41 @@ func columnsOf(t testing.TB, ctx context.Context, s *sql.Stmt, args ...any) stri
 // and as goose, ent and gorm do it.
 func TestTableRebuild(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		mustExec(t, c.db(0), `CREATE TABLE parent(id INTEGER PRIMARY KEY, v); CREATE TABLE child(p REFERENCES parent(id) ON DELETE CASCADE);
+		mustExec(t, c.DB(0), `CREATE TABLE parent(id INTEGER PRIMARY KEY, v); CREATE TABLE child(p REFERENCES parent(id) ON DELETE CASCADE);
 			INSERT INTO parent VALUES(1,'a'),(2,'b'); INSERT INTO child VALUES(1),(2)`)
 		const rebuild = `CREATE TABLE parent_new(id INTEGER PRIMARY KEY, v, w DEFAULT 'new'); INSERT INTO parent_new(id,v) SELECT id, v FROM parent;
 			DROP TABLE parent; ALTER TABLE parent_new RENAME TO parent`
-		conn, err := c.db(len(c.nodes) - 1).Conn(patient(t))
+		conn, err := c.DB(c.Len() - 1).Conn(testrun.Context(t))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
 		for _, s := range []string{"PRAGMA foreign_keys=OFF", rebuild, "PRAGMA foreign_keys=ON"} {
-			if _, err := conn.ExecContext(patient(t), s); err != nil {
+			if _, err := conn.ExecContext(testrun.Context(t), s); err != nil {
 				t.Fatalf("%s: %v", s, err)
 			}
 		}
-		ctx := hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
-		for i := range c.nodes {
+		ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+		for i := range c.Len() {
 			var children, violations int
-			if err := c.db(i).QueryRowContext(ctx, "SELECT (SELECT count(*) FROM child), (SELECT count(*) FROM pragma_foreign_key_check)").Scan(&children, &violations); err != nil {
+			if err := c.DB(i).QueryRowContext(ctx, "SELECT (SELECT count(*) FROM child), (SELECT count(*) FROM pragma_foreign_key_check)").Scan(&children, &violations); err != nil {
 				t.Fatal(err)
 			}
 			if children != 2 || violations != 0 {
 				t.Errorf("node %d has %d children and %d violations after the rebuild", i+1, children, violations)
 			}
 		}
-		if _, err := conn.ExecContext(patient(t), "INSERT INTO child VALUES(3)"); err == nil {
+		if _, err := conn.ExecContext(testrun.Context(t), "INSERT INTO child VALUES(3)"); err == nil {
 			t.Error("foreign keys stayed off on the connection")
 		}
-		if _, err := c.db(0).ExecContext(patient(t), "DELETE FROM parent WHERE id=1"); err != nil {
+		if _, err := c.DB(0).ExecContext(testrun.Context(t), "DELETE FROM parent WHERE id=1"); err != nil {
 			t.Error(err)
 		}
 		var children int
-		if err := c.db(0).QueryRowContext(ctx, "SELECT count(*) FROM child").Scan(&children); err != nil || children != 1 {
+		if err := c.DB(0).QueryRowContext(ctx, "SELECT count(*) FROM child").Scan(&children); err != nil || children != 1 {
 			t.Errorf("deleting a parent leaves %d children, %v: foreign keys are off on other connections", children, err)
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
@@ -216,7 +217,7 @@ func TestHarmlessPragmasAnswerLikeSQLite(t *testing.T) {
 // and in scripts too, and nothing for what touched no row.
 func TestTotalChanges(t *testing.T) {
 	c := newCluster(t, 1)
-	conn, err := c.db(0).Conn(patient(t))
+	conn, err := c.DB(0).Conn(testrun.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,11 +232,11 @@ func TestTotalChanges(t *testing.T) {
 		{"REINDEX", 4},
 		{"UPDATE t SET a=3; UPDATE t SET a=4 WHERE a=0; DELETE FROM l", 8},
 	} {
-		if _, err := conn.ExecContext(patient(t), step.text); err != nil {
+		if _, err := conn.ExecContext(testrun.Context(t), step.text); err != nil {
 			t.Fatal(err)
 		}
 		var got int
-		if err := conn.QueryRowContext(patient(t), "SELECT total_changes()").Scan(&got); err != nil || got != step.want {
+		if err := conn.QueryRowContext(testrun.Context(t), "SELECT total_changes()").Scan(&got); err != nil || got != step.want {
 			t.Errorf("after %q: %d, %v, want %d", step.text, got, err, step.want)
 		}
 	}
@@ -246,16 +247,16 @@ func TestTotalChanges(t *testing.T) {
 func TestScriptsOfReadsTakeArguments(t *testing.T) {
 	c := newCluster(t, 1)
 	var got int
-	if err := c.db(0).QueryRow("PRAGMA cache_size=100; SELECT ?", 5).Scan(&got); err != nil || got != 5 {
+	if err := c.DB(0).QueryRow("PRAGMA cache_size=100; SELECT ?", 5).Scan(&got); err != nil || got != 5 {
 		t.Errorf("got %d, %v", got, err)
 	}
-	if err := c.db(0).QueryRow("SELECT ? + ?; SELECT 1", 5, 6).Scan(&got); err != nil || got != 11 {
+	if err := c.DB(0).QueryRow("SELECT ? + ?; SELECT 1", 5, 6).Scan(&got); err != nil || got != 11 {
 		t.Errorf("got %d, %v", got, err)
 	}
-	if err := c.db(0).QueryRow("SELECT 1; SELECT ?", 5, 6, 7).Scan(&got); err == nil {
+	if err := c.DB(0).QueryRow("SELECT 1; SELECT ?", 5, 6, 7).Scan(&got); err == nil {
 		t.Error("arguments that nothing uses were taken")
 	}
-	if err := c.db(0).QueryRow("SELECT 1; SELECT ? + ?", 5).Scan(&got); err == nil {
+	if err := c.DB(0).QueryRow("SELECT 1; SELECT ? + ?", 5).Scan(&got); err == nil {
 		t.Error("a missing argument was not noticed")
 	}
 }

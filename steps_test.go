@@ -10,6 +10,7 @@ import (
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // A write for which nobody waits any more does not go on, whatever its bound:
@@ -18,7 +19,7 @@ func TestARunawayWriteEndsWithItsContext(t *testing.T) {
 	defer hiqlite.SetFirstSteps(20_000)()
 	for _, size := range []int{1, 3} {
 		c := newCluster(t, size, func(cfg *hiqlite.Config) { cfg.MaxSteps = 1 << 60 })
-		db := c.db(size - 1)
+		db := c.DB(size - 1)
 		mustExec(t, db, "CREATE TABLE t(n)")
 		for name, run := range map[string]func(ctx context.Context) error{
 			"a write": func(ctx context.Context) error { _, err := db.ExecContext(ctx, "INSERT INTO t "+endless); return err },
@@ -37,19 +38,19 @@ func TestARunawayWriteEndsWithItsContext(t *testing.T) {
 				return hiqlite.RunTx(ctx, db, nil, func(tx *sql.Tx) error { _, err := tx.ExecContext(ctx, "INSERT INTO t "+endless); return err })
 			},
 		} {
-			ctx, cancel := context.WithTimeout(patient(t), 300*time.Millisecond)
+			ctx, cancel := context.WithTimeout(testrun.Context(t), 300*time.Millisecond)
 			if err := run(ctx); err == nil {
 				t.Errorf("%s: it succeeded", name)
 			}
 			cancel()
-			for i := range c.nodes {
-				mustExec(t, c.db(i), "INSERT INTO t VALUES('others')")
+			for i := range c.Len() {
+				mustExec(t, c.DB(i), "INSERT INTO t VALUES('others')")
 			}
 			if r := mustExec(t, db, "DELETE FROM t"); affected(t, r) != int64(size) {
 				t.Errorf("%s: %d rows were there", name, affected(t, r))
 			}
 		}
-		c.equal()
+		c.WaitEqual()
 	}
 }
 
@@ -68,7 +69,7 @@ func TestALongWriteIsTriedAgain(t *testing.T) {
 	defer hiqlite.SetFirstSteps(20_000)()
 	for _, size := range []int{1, 3} {
 		c := newCluster(t, size, func(cfg *hiqlite.Config) { cfg.MaxSteps = 2_000_000 })
-		db := c.db(size - 1)
+		db := c.DB(size - 1)
 		mustExec(t, db, "CREATE TABLE t(n, r DEFAULT (random()))")
 		const rows = "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x WHERE n<20000) SELECT n FROM x"
 		if n := affected(t, mustExec(t, db, "INSERT INTO t(n) "+rows)); n != 20000 {
@@ -77,36 +78,36 @@ func TestALongWriteIsTriedAgain(t *testing.T) {
 		if n := affected(t, mustExec(t, db, "UPDATE t SET n=n+1")); n != 20000 {
 			t.Errorf("%d rows were changed", n)
 		}
-		results, err := hiqlite.Batch(patient(t), db, hiqlite.Statement{SQL: "DELETE FROM t WHERE n<=10001"}, hiqlite.Statement{SQL: "INSERT INTO t(n) SELECT n FROM t"})
+		results, err := hiqlite.Batch(testrun.Context(t), db, hiqlite.Statement{SQL: "DELETE FROM t WHERE n<=10001"}, hiqlite.Statement{SQL: "INSERT INTO t(n) SELECT n FROM t"})
 		if err != nil || affected(t, results[0]) != 10000 || affected(t, results[1]) != 10000 {
 			t.Errorf("the batch: %v", err)
 		}
-		_, err = db.ExecContext(patient(t), "INSERT INTO t(n) SELECT 1 FROM t a, t b")
+		_, err = db.ExecContext(testrun.Context(t), "INSERT INTO t(n) SELECT 1 FROM t a, t b")
 		var e *hiqlite.Error
 		if !errors.As(err, &e) || e.ExtendedCode != sqlite.CodeInterrupt || !strings.Contains(err.Error()+e.Hint, "max_steps") {
 			t.Errorf("beyond the bound: %v", err)
 		}
-		c.equal()
+		c.WaitEqual()
 	}
 }
 
 // A statement under a context that has ended does not start, wherever it is run.
 func TestNothingStartsUnderAnEndedContext(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(0)
+		db := c.DB(0)
 		mustExec(t, db, "CREATE TABLE t(n)")
-		conn, err := db.Conn(patient(t))
+		conn, err := db.Conn(testrun.Context(t))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		over, cancel := context.WithCancel(patient(t))
+		over, cancel := context.WithCancel(testrun.Context(t))
 		cancel()
 		prepared := map[string]*sql.Stmt{}
 		texts := []string{"INSERT INTO t VALUES(1)", "INSERT INTO t VALUES(1) RETURNING n", "SELECT 1", "PRAGMA user_version=5", "PRAGMA cache_size=17", "PRAGMA foreign_keys=OFF", "PRAGMA integrity_check", "BEGIN", "BEGIN; INSERT INTO t VALUES(1); COMMIT",
 			"SAVEPOINT s", "INSERT INTO t VALUES(1); INSERT INTO t VALUES(2)", "SELECT 1; SELECT 2", "CREATE TABLE no(a)", "VACUUM", ""}
 		for _, text := range texts[:7] {
-			if prepared[text], err = conn.PrepareContext(patient(t), text); err != nil {
+			if prepared[text], err = conn.PrepareContext(testrun.Context(t), text); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -144,7 +145,7 @@ func TestNothingStartsUnderAnEndedContext(t *testing.T) {
 		all("outside")
 		begin := func(text string) {
 			t.Helper()
-			if _, err := conn.ExecContext(patient(t), text); err != nil {
+			if _, err := conn.ExecContext(testrun.Context(t), text); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -164,7 +165,7 @@ func TestNothingStartsUnderAnEndedContext(t *testing.T) {
 		if _, err := conn.ExecContext(over, "ROLLBACK"); err != nil {
 			t.Errorf("ROLLBACK gives back what is held, whoever waits for it: %v", err)
 		}
-		if _, err := conn.ExecContext(patient(t), "ROLLBACK"); err == nil {
+		if _, err := conn.ExecContext(testrun.Context(t), "ROLLBACK"); err == nil {
 			t.Error("the transaction is open still")
 		}
 		if _, err := hiqlite.Batch(over, db, hiqlite.Statement{SQL: "INSERT INTO t VALUES(1)"}); !errors.Is(err, context.Canceled) {
@@ -174,7 +175,7 @@ func TestNothingStartsUnderAnEndedContext(t *testing.T) {
 			t.Errorf("RunTx: %v", err)
 		}
 		var n, version int
-		if err := conn.QueryRowContext(patient(t), "SELECT count(*), (SELECT user_version FROM pragma_user_version) FROM t WHERE n='kept' OR n IS NOT NULL").Scan(&n, &version); err != nil || n != 3 || version != 0 {
+		if err := conn.QueryRowContext(testrun.Context(t), "SELECT count(*), (SELECT user_version FROM pragma_user_version) FROM t WHERE n='kept' OR n IS NOT NULL").Scan(&n, &version); err != nil || n != 3 || version != 0 {
 			t.Errorf("%d rows and the version %d, %v", n, version, err)
 		}
 	})

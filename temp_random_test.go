@@ -112,5 +112,5 @@ func TestRandomTempObjectsOnThreeNodes(t *testing.T) {
 	c := newCluster(t, 3)
 	h := &tempHistory{Rand: rand.New(rand.NewPCG(seed, 2))}
 	h.run(clusterPair(t, c, 1, ""), steps)
-	c.equal()
+	c.WaitEqual()
 }

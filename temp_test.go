@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // tempSteps are what programs do with TEMP objects, on one connection. Both
@@ -72,8 +73,8 @@ func clusterPair(t *testing.T, c *testCluster, node int, options string) *pair {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { theirs.Close() })
-	for i, db := range []*sql.DB{c.db(node), theirs} {
-		if p.conns[i], err = db.Conn(patient(t)); err != nil {
+	for i, db := range []*sql.DB{c.DB(node), theirs} {
+		if p.conns[i], err = db.Conn(testrun.Context(t)); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { p.conns[i].Close() })
@@ -84,22 +85,22 @@ func clusterPair(t *testing.T, c *testCluster, node int, options string) *pair {
 // All nodes hold the same afterwards, and no TEMP object is left on any of them.
 func TestTempObjectsOnAllNodes(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		p := clusterPair(t, c, len(c.nodes)-1, "")
+		p := clusterPair(t, c, c.Len()-1, "")
 		for i, s := range tempSteps {
 			p.same(ways[i%len(ways)], s)
 			if i%20 == 0 {
-				c.equal()
+				c.WaitEqual()
 			}
 		}
-		for i := range c.nodes { // one after the other: each loads the log anew
-			c.stop(i)
-			c.start(i)
-			c.ready(i)
-			mustExec(t, c.db(i), "INSERT INTO log(what) SELECT 'left '||count(*) FROM sqlite_temp_schema")
+		for i := range c.Len() { // one after the other: each loads the log anew
+			c.Stop(i)
+			c.Start(i)
+			c.WaitReady(i)
+			mustExec(t, c.DB(i), "INSERT INTO log(what) SELECT 'left '||count(*) FROM sqlite_temp_schema")
 		}
-		c.equal()
+		c.WaitEqual()
 		var n int
-		if err := c.db(0).QueryRowContext(patient(t), "SELECT count(*) FROM log WHERE what='left 0'").Scan(&n); err != nil || n != len(c.nodes) {
+		if err := c.DB(0).QueryRowContext(testrun.Context(t), "SELECT count(*) FROM log WHERE what='left 0'").Scan(&n); err != nil || n != c.Len() {
 			t.Errorf("%d, %v", n, err)
 		}
 	})
@@ -108,25 +109,25 @@ func TestTempObjectsOnAllNodes(t *testing.T) {
 // They belong to one connection, for as long as that lives.
 func TestTempObjectsBelongToTheirConnection(t *testing.T) {
 	c := newCluster(t, 1)
-	db := c.db(0)
+	db := c.DB(0)
 	db.SetMaxOpenConns(1)
 	mustExec(t, db, "CREATE TABLE t(a)")
 	mustExec(t, db, "CREATE TEMP TABLE x(a)") // on the pool's one connection
 	mustExec(t, db, "INSERT INTO x VALUES(1)")
 	mustExec(t, db, "INSERT INTO t SELECT a FROM x")
-	conn, err := db.Conn(patient(t))
+	conn, err := db.Conn(testrun.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var n int
-	if err := conn.QueryRowContext(patient(t), "SELECT count(*) FROM x").Scan(&n); err != nil || n != 1 {
+	if err := conn.QueryRowContext(testrun.Context(t), "SELECT count(*) FROM x").Scan(&n); err != nil || n != 1 {
 		t.Errorf("%d, %v", n, err)
 	}
 	db.SetMaxOpenConns(2)
-	if err := db.QueryRowContext(patient(t), "SELECT count(*) FROM x").Scan(&n); err == nil {
+	if err := db.QueryRowContext(testrun.Context(t), "SELECT count(*) FROM x").Scan(&n); err == nil {
 		t.Error("another connection sees it")
 	}
-	if err := db.QueryRowContext(patient(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 1 {
+	if err := db.QueryRowContext(testrun.Context(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 1 {
 		t.Errorf("%d, %v", n, err)
 	}
 	conn.Close()
@@ -136,40 +137,40 @@ func TestTempObjectsBelongToTheirConnection(t *testing.T) {
 // transaction has the write lease, and in a transaction that only reads.
 func TestTempObjectsNeedNoLease(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
-		mustExec(t, c.db(0), "INSERT INTO t VALUES(1,'one'),(2,'two')")
-		other, err := c.db(0).BeginTx(patient(t), nil)
+		mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+		mustExec(t, c.DB(0), "INSERT INTO t VALUES(1,'one'),(2,'two')")
+		other, err := c.DB(0).BeginTx(testrun.Context(t), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer other.Rollback()
-		last := len(c.nodes) - 1
-		c.ready(last)
-		conn, err := c.db(last).Conn(patient(t))
+		last := c.Len() - 1
+		c.WaitReady(last)
+		conn, err := c.DB(last).Conn(testrun.Context(t))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
 		exec := func(text string, args ...any) {
 			t.Helper()
-			if _, err := conn.ExecContext(patient(t), text, args...); err != nil {
+			if _, err := conn.ExecContext(testrun.Context(t), text, args...); err != nil {
 				t.Fatalf("%s: %v", text, err)
 			}
 		}
 		exec("PRAGMA busy_timeout=1")
 		exec("CREATE TEMP TABLE ids(id)")
 		exec("INSERT INTO ids VALUES(1); INSERT INTO ids VALUES(2)")
-		tx, err := conn.BeginTx(patient(t), &sql.TxOptions{ReadOnly: true})
+		tx, err := conn.BeginTx(testrun.Context(t), &sql.TxOptions{ReadOnly: true})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, text := range []string{"INSERT INTO ids SELECT id+1 FROM t", "CREATE TEMP TABLE more AS SELECT * FROM ids", "DELETE FROM ids WHERE id=1; DELETE FROM more WHERE id=1"} {
-			if _, err := tx.ExecContext(patient(t), text); err != nil {
+			if _, err := tx.ExecContext(testrun.Context(t), text); err != nil {
 				t.Fatalf("%s: %v", text, err)
 			}
 		}
 		for _, text := range []string{"INSERT INTO t SELECT id+10, 'x' FROM ids", "DELETE FROM ids; DELETE FROM t", "DELETE FROM t"} {
-			if _, err := tx.ExecContext(patient(t), text); err == nil || !strings.Contains(err.Error(), "readonly") {
+			if _, err := tx.ExecContext(testrun.Context(t), text); err == nil || !strings.Contains(err.Error(), "readonly") {
 				t.Errorf("%s: %v", text, err)
 			}
 		}
@@ -177,10 +178,10 @@ func TestTempObjectsNeedNoLease(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got string
-		if err := conn.QueryRowContext(patient(t), "SELECT group_concat(id||v,' ') FROM (SELECT * FROM more JOIN t USING(id) ORDER BY id)").Scan(&got); err != nil || got != "2two 2two" {
+		if err := conn.QueryRowContext(testrun.Context(t), "SELECT group_concat(id||v,' ') FROM (SELECT * FROM more JOIN t USING(id) ORDER BY id)").Scan(&got); err != nil || got != "2two 2two" {
 			t.Errorf("%q, %v", got, err)
 		}
-		_, err = conn.ExecContext(patient(t), "INSERT INTO t(v) SELECT id FROM ids")
+		_, err = conn.ExecContext(testrun.Context(t), "INSERT INTO t(v) SELECT id FROM ids")
 		var e *hiqlite.Error
 		if !errors.As(err, &e) || e.ExtendedCode != 5 {
 			t.Errorf("a write while another has the lease: %v", err)
@@ -191,18 +192,18 @@ func TestTempObjectsNeedNoLease(t *testing.T) {
 		exec("PRAGMA busy_timeout=10000")
 		exec("INSERT INTO t(v) SELECT id FROM ids")
 		exec("PRAGMA query_only=1")
-		if _, err := conn.ExecContext(patient(t), "DELETE FROM ids"); err == nil {
+		if _, err := conn.ExecContext(testrun.Context(t), "DELETE FROM ids"); err == nil {
 			t.Error("query_only")
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
 // A batch may make, use and drop them.
 func TestTempObjectsInABatch(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v UNIQUE)")
-		results, err := hiqlite.Batch(patient(t), c.db(0),
+		mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v UNIQUE)")
+		results, err := hiqlite.Batch(testrun.Context(t), c.DB(0),
 			hiqlite.Statement{SQL: "CREATE TEMP TABLE x(a)"}, hiqlite.Statement{SQL: "INSERT INTO x VALUES(?),(?)", Args: []any{"p", "q"}},
 			hiqlite.Statement{SQL: "INSERT INTO t(v) SELECT a FROM x"}, hiqlite.Statement{SQL: "DROP TABLE x"})
 		if err != nil || len(results) != 4 {
@@ -211,29 +212,29 @@ func TestTempObjectsInABatch(t *testing.T) {
 		if n, _ := results[2].RowsAffected(); n != 2 {
 			t.Errorf("%d rows", n)
 		}
-		_, err = hiqlite.Batch(patient(t), c.db(0), hiqlite.Statement{SQL: "INSERT INTO t(v) VALUES('r')"}, hiqlite.Statement{SQL: "CREATE TEMP TABLE x(a)"}, hiqlite.Statement{SQL: "INSERT OR FAIL INTO t(v) VALUES('s'),('p')"})
+		_, err = hiqlite.Batch(testrun.Context(t), c.DB(0), hiqlite.Statement{SQL: "INSERT INTO t(v) VALUES('r')"}, hiqlite.Statement{SQL: "CREATE TEMP TABLE x(a)"}, hiqlite.Statement{SQL: "INSERT OR FAIL INTO t(v) VALUES('s'),('p')"})
 		var e *hiqlite.Error
 		if !errors.As(err, &e) || e.Statement != 2 {
 			t.Errorf("%v", err)
 		}
 		var n int
-		if err := c.db(0).QueryRowContext(patient(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 2 {
+		if err := c.DB(0).QueryRowContext(testrun.Context(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 2 {
 			t.Errorf("%d rows, %v", n, err)
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
 // There is a bound, which says what it is.
 func TestTempObjectsAreBounded(t *testing.T) {
 	c := newCluster(t, 1)
-	conn, err := c.db(0).Conn(patient(t))
+	conn, err := c.DB(0).Conn(testrun.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
 	exec := func(text string) error {
-		_, err := conn.ExecContext(patient(t), text)
+		_, err := conn.ExecContext(testrun.Context(t), text)
 		return err
 	}
 	for _, text := range []string{"CREATE TABLE t(a)", "CREATE TEMP TABLE x(a)", "INSERT INTO x VALUES(zeroblob(3000000))"} {
@@ -258,7 +259,7 @@ func TestTempObjectsAreBounded(t *testing.T) {
 		t.Error(err)
 	}
 	var n int
-	if err := conn.QueryRowContext(patient(t), "SELECT a FROM t").Scan(&n); err != nil || n != 3000000 {
+	if err := conn.QueryRowContext(testrun.Context(t), "SELECT a FROM t").Scan(&n); err != nil || n != 3000000 {
 		t.Errorf("%d, %v", n, err)
 	}
 }
@@ -267,14 +268,14 @@ func TestTempObjectsAreBounded(t *testing.T) {
 func TestPreparedStatementsFollowTempObjects(t *testing.T) {
 	c := newCluster(t, 1)
 	ctx := context.Background()
-	conn, err := c.db(0).Conn(ctx)
+	conn, err := c.DB(0).Conn(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
 	exec := func(text string) {
 		t.Helper()
-		if _, err := conn.ExecContext(patient(t), text); err != nil {
+		if _, err := conn.ExecContext(testrun.Context(t), text); err != nil {
 			t.Fatalf("%s: %v", text, err)
 		}
 	}
@@ -292,10 +293,10 @@ func TestPreparedStatementsFollowTempObjects(t *testing.T) {
 	see := func(want int) {
 		t.Helper()
 		var n int
-		if _, err := insert.ExecContext(patient(t), 1); err != nil {
+		if _, err := insert.ExecContext(testrun.Context(t), 1); err != nil {
 			t.Fatal(err)
 		}
-		if err := count.QueryRowContext(patient(t)).Scan(&n); err != nil || n != want {
+		if err := count.QueryRowContext(testrun.Context(t)).Scan(&n); err != nil || n != want {
 			t.Errorf("%d, %v, want %d", n, err, want)
 		}
 	}
@@ -350,7 +351,7 @@ func TestKilledNodesAndTempObjects(t *testing.T) {
 				continue
 			}
 			before := p.ask("status").Acked
-			waitFor(t, "every writer of a survivor to go on", func() bool {
+			testrun.WaitFor(t, "every writer of a survivor to go on", func() bool {
 				for i, n := range p.ask("status").Acked {
 					if n < before[i]+2 {
 						return false
@@ -366,7 +367,7 @@ func TestKilledNodesAndTempObjects(t *testing.T) {
 	for _, p := range all {
 		p.ask("stop")
 	}
-	waitFor(t, "the nodes to hold the same", func() bool {
+	testrun.WaitFor(t, "the nodes to hold the same", func() bool {
 		hashes := map[string]bool{}
 		for _, p := range all {
 			p.ask("ready")
@@ -383,9 +384,9 @@ func TestKilledNodesAndTempObjects(t *testing.T) {
 // nothing but TEMP tables.
 func TestDeferredKeysOfTempTables(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		conn := mustConn(t, c.db(0))
+		conn := mustConn(t, c.DB(0))
 		run := func(text string) error {
-			_, err := conn.ExecContext(patient(t), text)
+			_, err := conn.ExecContext(testrun.Context(t), text)
 			return err
 		}
 		for _, text := range []string{
@@ -402,7 +403,7 @@ func TestDeferredKeysOfTempTables(t *testing.T) {
 			}
 		}
 		var got string
-		if err := conn.QueryRowContext(patient(t), "SELECT (SELECT group_concat(a) FROM p) || ' ' || (SELECT group_concat(a) FROM k)").Scan(&got); err != nil || got != "3,4 3,4" {
+		if err := conn.QueryRowContext(testrun.Context(t), "SELECT (SELECT group_concat(a) FROM p) || ' ' || (SELECT group_concat(a) FROM k)").Scan(&got); err != nil || got != "3,4 3,4" {
 			t.Errorf("%s, %v", got, err)
 		}
 	})

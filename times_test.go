@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 var zones = []*time.Location{
@@ -32,13 +33,13 @@ func TestTimesOfEveryZoneComeBack(t *testing.T) {
 		time.Date(1969, 12, 31, 23, 59, 59, 999_999_999, time.UTC), time.Date(1, 1, 2, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 30, 1, 2, 3, 1000, time.UTC),
 	}
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		db := c.db(len(c.nodes) - 1)
+		db := c.DB(c.Len() - 1)
 		run(t, db, "CREATE TABLE t(id INTEGER PRIMARY KEY, dt DATETIME, tz timestamp with time zone, d6 DateTime(6), p3 TIMESTAMP(3), ptz timestamptz)")
 		for _, moment := range moments {
 			for _, zone := range zones {
 				at := moment.In(zone)
 				var got [5]time.Time
-				err := db.QueryRowContext(patient(t), "INSERT INTO t(dt,tz,d6,p3,ptz) VALUES(?1,?1,?1,?1,?1) RETURNING dt,tz,d6,p3,ptz", at).Scan(&got[0], &got[1], &got[2], &got[3], &got[4])
+				err := db.QueryRowContext(testrun.Context(t), "INSERT INTO t(dt,tz,d6,p3,ptz) VALUES(?1,?1,?1,?1,?1) RETURNING dt,tz,d6,p3,ptz", at).Scan(&got[0], &got[1], &got[2], &got[3], &got[4])
 				for i := range got {
 					if err != nil || !got[i].Equal(at) || got[i].Location() != time.UTC {
 						t.Fatalf("%v in %q came back as %v, %v", at, zone, got[i], err)
@@ -56,14 +57,14 @@ func TestTimesOfEveryZoneComeBack(t *testing.T) {
 		if n := one[int](t, db, "SELECT count(*) FROM t WHERE datetime(dt) IS NULL OR julianday(dt) IS NULL OR strftime('%s', dt) IS NULL OR dt LIKE '%m=%'"); n != 0 {
 			t.Errorf("SQLite's functions cannot read %d of them", n)
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
 // The order of the texts is the order of the times.
 func TestTimesSortAsTexts(t *testing.T) {
 	c := newCluster(t, 1)
-	db := c.db(0)
+	db := c.DB(0)
 	run(t, db, "CREATE TABLE t(at DATETIME)")
 	random := rand.New(rand.NewPCG(1, 2))
 	var times []time.Time
@@ -103,7 +104,7 @@ func TestTimesSortAsTexts(t *testing.T) {
 // stored is a time in a column of times.
 func TestTimesInForeignForms(t *testing.T) {
 	c := newCluster(t, 1)
-	db := c.db(0)
+	db := c.DB(0)
 	at := time.Date(2024, 2, 3, 4, 5, 6, 700_000_000, time.UTC)
 	second := at.Truncate(time.Second)
 	minute, day := at.Truncate(time.Minute), at.Truncate(24*time.Hour)
@@ -144,7 +145,7 @@ func TestTimeFormatsByName(t *testing.T) {
 		"": "2024-02-03 08:05:06.7+00:00", "sqlite": "2024-02-03 04:05:06.7-04:00", "datetime": "2024-02-03 04:05:06",
 		"string": "2024-02-03 04:05:06.7 -0400 -0400", "string_no_monotonic": "2024-02-03 04:05:06.7 -0400 -0400",
 	} {
-		connector, err := c.nodes[0].ConnectorWith(hiqlite.ConnConfig{TimeFormat: format})
+		connector, err := c.Node(0).ConnectorWith(hiqlite.ConnConfig{TimeFormat: format})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -158,7 +159,7 @@ func TestTimeFormatsByName(t *testing.T) {
 		}
 		db.Close()
 	}
-	connector, err := c.nodes[0].ConnectorWith(hiqlite.ConnConfig{Location: mustZone("Asia/Kathmandu")})
+	connector, err := c.Node(0).ConnectorWith(hiqlite.ConnConfig{Location: mustZone("Asia/Kathmandu")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +177,7 @@ func TestTimeFormatsByName(t *testing.T) {
 
 func TestTimesThatTextsCannotHold(t *testing.T) {
 	c := newCluster(t, 1)
-	db := c.db(0)
+	db := c.DB(0)
 	for _, at := range []time.Time{time.Date(-1, 12, 31, 0, 0, 0, 0, time.UTC), time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("", -4*3600))} {
 		if _, err := db.Exec("SELECT ?", at); err == nil || !strings.Contains(err.Error(), "year") || !strings.Contains(err.Error(), "_time_format") {
 			t.Errorf("%v: %v", at, err)

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // A folder that is open already is named as the user has named it, whoever has it
@@ -12,7 +13,7 @@ import (
 func TestFolderOpenedTwice(t *testing.T) {
 	check := func(t *testing.T, cfg hiqlite.Config, by string) {
 		t.Helper()
-		node, err := hiqlite.Open(patient(t), cfg)
+		node, err := hiqlite.Open(testrun.Context(t), cfg)
 		if err == nil {
 			node.Close()
 			t.Fatal("it opens")
@@ -23,8 +24,8 @@ func TestFolderOpenedTwice(t *testing.T) {
 	}
 	t.Run("this process", func(t *testing.T) {
 		eachSize(t, func(t *testing.T, c *testCluster) {
-			check(t, c.configs[0], "this process")
-			mustExec(t, c.db(0), "CREATE TABLE t(x)") // the other one is none the worse
+			check(t, c.Config(0), "this process")
+			mustExec(t, c.DB(0), "CREATE TABLE t(x)") // the other one is none the worse
 		})
 	})
 	t.Run("another process", func(t *testing.T) {

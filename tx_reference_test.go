@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // Transactions as texts and by database/sql's Tx against modernc.org/sqlite:
@@ -185,7 +187,7 @@ func (d *duel) fatal(what, ours, theirs string) {
 }
 
 func (d *duel) tell(who int, text string) error {
-	_, err := d.pair.conns[who].ExecContext(patient(d.t), text)
+	_, err := d.pair.conns[who].ExecContext(testrun.Context(d.t), text)
 	return err
 }
 
@@ -346,7 +348,7 @@ func withoutRows(seen string) string {
 func (d *duel) counters(after string) {
 	d.t.Helper()
 	ask := func(what string) bool {
-		a, b := seeQuery(patient(d.t), d.pair.conns[ours], text(what)), seeQuery(patient(d.t), d.pair.conns[theirs], text(what))
+		a, b := seeQuery(testrun.Context(d.t), d.pair.conns[ours], text(what)), seeQuery(testrun.Context(d.t), d.pair.conns[theirs], text(what))
 		may := d.idDiffers
 		if what == "SELECT changes()" {
 			may = d.changesDiffer
@@ -368,7 +370,7 @@ var everything = []string{"SELECT * FROM p ORDER BY id", "SELECT * FROM k ORDER 
 func (d *duel) same(when string) {
 	d.t.Helper()
 	for _, ask := range everything {
-		a, b := seeQuery(patient(d.t), d.pair.conns[ours], text(ask)), seeQuery(patient(d.t), d.pair.conns[theirs], text(ask))
+		a, b := seeQuery(testrun.Context(d.t), d.pair.conns[ours], text(ask)), seeQuery(testrun.Context(d.t), d.pair.conns[theirs], text(ask))
 		if a != b {
 			d.fatal(when+": "+ask, a, b)
 		}
@@ -394,13 +396,13 @@ func TestTransactionsAsTexts(t *testing.T) {
 	eachSeed(t, 30, func(t *testing.T, seed uint64) {
 		d, h := newDuel(t, seed), &history{rand.New(rand.NewPCG(seed, 1))}
 		for i := range 150 {
-			d.step(patient(t), h, h.move())
+			d.step(testrun.Context(t), h, h.move())
 			if i%10 == 0 {
 				d.same("in between")
 			}
 		}
 		if d.open() {
-			d.step(patient(t), h, move{parts: []string{"ROLLBACK"}})
+			d.step(testrun.Context(t), h, move{parts: []string{"ROLLBACK"}})
 		}
 		d.same("at the end")
 	})
@@ -420,7 +422,7 @@ func TestTransactionsByTx(t *testing.T) {
 // transaction runs one on both.
 func (d *duel) transaction(h *history) {
 	d.t.Helper()
-	ctx := patient(d.t)
+	ctx := testrun.Context(d.t)
 	var txs [2]*sql.Tx
 	for i, c := range d.pair.conns {
 		tx, err := c.BeginTx(ctx, nil)

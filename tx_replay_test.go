@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // What a transaction has seen before it is committed is what all nodes hold
@@ -16,16 +18,16 @@ import (
 func TestTransactionsAreAppliedAsSeen(t *testing.T) {
 	c := newCluster(t, 3, unhurried)
 	for _, text := range txSchema {
-		run(t, c.db(0), text)
+		run(t, c.DB(0), text)
 	}
-	run(t, c.db(0), "CREATE TABLE chance(id INTEGER PRIMARY KEY, a DEFAULT (random()), b DEFAULT (datetime('now', 'subsec')), c DEFAULT CURRENT_TIMESTAMP, d)")
-	run(t, c.db(0), "CREATE TRIGGER chances AFTER INSERT ON p BEGIN INSERT INTO chance(d) VALUES(hex(randomblob(4))); END")
-	run(t, c.db(0), "CREATE VIRTUAL TABLE words USING fts5(w)")
+	run(t, c.DB(0), "CREATE TABLE chance(id INTEGER PRIMARY KEY, a DEFAULT (random()), b DEFAULT (datetime('now', 'subsec')), c DEFAULT CURRENT_TIMESTAMP, d)")
+	run(t, c.DB(0), "CREATE TRIGGER chances AFTER INSERT ON p BEGIN INSERT INTO chance(d) VALUES(hex(randomblob(4))); END")
+	run(t, c.DB(0), "CREATE VIRTUAL TABLE words USING fts5(w)")
 	committed := 0
 	eachSeed(t, 60, func(t *testing.T, seed uint64) {
 		h := &history{rand.New(rand.NewPCG(seed, 3))}
 		i := h.IntN(3)
-		conn := loneConn(t, c.db(i))
+		conn := loneConn(t, c.DB(i))
 		defer conn.ExecContext(context.Background(), "ROLLBACK") // fails if there is none
 		run(t, conn, "BEGIN")
 		past := []string{"BEGIN"}
@@ -35,14 +37,14 @@ func TestTransactionsAreAppliedAsSeen(t *testing.T) {
 			var err error
 			switch h.IntN(3) {
 			case 0:
-				_, err = conn.ExecContext(patient(t), text)
+				_, err = conn.ExecContext(testrun.Context(t), text)
 			case 1:
-				seen := seeRows(conn.QueryContext(patient(t), text))
+				seen := seeRows(conn.QueryContext(testrun.Context(t), text))
 				if strings.Contains(seen, "error") {
 					err = errors.New(seen)
 				}
 			default: // left open for a while
-				rows, failed := conn.QueryContext(patient(t), text)
+				rows, failed := conn.QueryContext(testrun.Context(t), text)
 				if err = failed; err == nil {
 					rows.Next()
 					open = append(open, rows)
@@ -54,11 +56,11 @@ func TestTransactionsAreAppliedAsSeen(t *testing.T) {
 			rows.Close()
 		}
 		run(t, conn, "PRAGMA reverse_unordered_selects = 0") // the others' is
-		inside, err := look(patient(t), conn)
+		inside, err := look(testrun.Context(t), conn)
 		if err != nil {
 			t.Fatalf("seed %d: %v\n%s", seed, err, strings.Join(past, ";\n"))
 		}
-		_, err = conn.ExecContext(patient(t), "COMMIT")
+		_, err = conn.ExecContext(testrun.Context(t), "COMMIT")
 		if err != nil {
 			if !strings.Contains(err.Error(), "FOREIGN KEY") {
 				t.Fatalf("seed %d: COMMIT: %v\n%s", seed, err, strings.Join(past, ";\n"))
@@ -66,9 +68,9 @@ func TestTransactionsAreAppliedAsSeen(t *testing.T) {
 			return // deferred
 		}
 		committed++
-		for j := range c.nodes {
-			c.ready(j)
-			outside, err := look(patient(t), c.db(j))
+		for j := range c.Len() {
+			c.WaitReady(j)
+			outside, err := look(testrun.Context(t), c.DB(j))
 			if err != nil || outside != inside {
 				t.Fatalf("seed %d: the transaction of node %d saw\n%s\nnode %d holds\n%s\n%v\n%s", seed, i+1, inside, j+1, outside, err, strings.Join(past, ";\n"))
 			}
@@ -77,7 +79,7 @@ func TestTransactionsAreAppliedAsSeen(t *testing.T) {
 	if committed < 20 {
 		t.Errorf("only %d transactions were committed: they show little", committed)
 	}
-	c.equal()
+	c.WaitEqual()
 }
 
 // chance is a statement of a transaction, often one whose outcome is random.

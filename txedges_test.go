@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // SAVEPOINT reads nothing: what others write before the first statement is not
@@ -26,7 +27,7 @@ func TestSavepointReadsNothing(t *testing.T) {
 				run(t, c, "CREATE TABLE t(a)")
 				run(t, c, begin)
 				run(t, others[i], "INSERT INTO t VALUES(1)")
-				if _, err := c.ExecContext(patient(t), "INSERT INTO t VALUES(2)"); err != nil {
+				if _, err := c.ExecContext(testrun.Context(t), "INSERT INTO t VALUES(2)"); err != nil {
 					t.Errorf("%d: %v", i, err)
 				}
 			}
@@ -37,18 +38,18 @@ func TestSavepointReadsNothing(t *testing.T) {
 // Who waits for the lease is told when his own node is closed.
 func TestNodeClosedWhileOthersWait(t *testing.T) {
 	c := newCluster(t, 3, unhurried)
-	run(t, c.db(0), "CREATE TABLE t(a)")
-	tx := mustBegin(t, c.db(0))
+	run(t, c.DB(0), "CREATE TABLE t(a)")
+	tx := mustBegin(t, c.DB(0))
 	run(t, tx, "INSERT INTO t VALUES(1)")
 	var begun, written error
 	var work sync.WaitGroup
 	// Nothing but the node's end ends their waiting: neither busy_timeout nor this.
-	ctx, cancel := context.WithTimeout(context.Background(), patience/4)
+	ctx, cancel := context.WithTimeout(context.Background(), testrun.Patience/8)
 	defer cancel()
-	work.Go(func() { _, begun = c.db(1).BeginTx(ctx, nil) })
-	work.Go(func() { _, written = c.db(1).ExecContext(ctx, "INSERT INTO t VALUES(2)") })
-	queued(t, c.nodes[0], 2)
-	c.stop(1)
+	work.Go(func() { _, begun = c.DB(1).BeginTx(ctx, nil) })
+	work.Go(func() { _, written = c.DB(1).ExecContext(ctx, "INSERT INTO t VALUES(2)") })
+	queued(t, c.Node(0), 2)
+	c.Stop(1)
 	work.Wait()
 	if ctx.Err() != nil {
 		t.Error("they were not told that the node was closed")
@@ -56,15 +57,15 @@ func TestNodeClosedWhileOthersWait(t *testing.T) {
 	isClosed(t, "BeginTx", begun, false)
 	isClosed(t, "Exec", written, true)
 	commit(t, tx)
-	run(t, c.db(2), "INSERT INTO t VALUES(3)")
-	next := mustBegin(t, c.db(0))
+	run(t, c.DB(2), "INSERT INTO t VALUES(3)")
+	next := mustBegin(t, c.DB(0))
 	rollBack(t, next)
-	if n := one[int](t, c.db(0), "SELECT count(*) FROM t WHERE a=2"); n > 1 || n == 1 && !errors.Is(written, hiqlite.ErrOutcomeUnknown) {
+	if n := one[int](t, c.DB(0), "SELECT count(*) FROM t WHERE a=2"); n > 1 || n == 1 && !errors.Is(written, hiqlite.ErrOutcomeUnknown) {
 		t.Errorf("%d rows, and Exec returned %v", n, written)
 	}
-	c.start(1)
-	c.ready(1)
-	c.equal()
+	c.Start(1)
+	c.WaitReady(1)
+	c.WaitEqual()
 }
 
 // The line about a forgotten transaction names the program, not RunTx.
@@ -74,10 +75,10 @@ func TestForgottenRunTx(t *testing.T) {
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		cfg.Conn.TxTimeout, cfg.Conn.TxTrace = 100*time.Millisecond, true
 	})
-	run(t, c.db(0), "CREATE TABLE t(a)")
-	ctx, cancel := context.WithCancel(patient(t))
-	_ = hiqlite.RunTx(ctx, c.db(0), nil, func(tx *sql.Tx) error {
-		waitFor(t, "its end", func() bool { return len(log.lines("a transaction was ended")) > 0 })
+	run(t, c.DB(0), "CREATE TABLE t(a)")
+	ctx, cancel := context.WithCancel(testrun.Context(t))
+	_ = hiqlite.RunTx(ctx, c.DB(0), nil, func(tx *sql.Tx) error {
+		testrun.WaitFor(t, "its end", func() bool { return len(log.lines("a transaction was ended")) > 0 })
 		cancel()
 		return errors.New("enough")
 	})
@@ -101,19 +102,19 @@ func TestQueryOnlyIsSwitchedInATransaction(t *testing.T) {
 // hand out the answer to the release before they settle the place.)
 func TestWritesThatLeaveTheQueueKnowIt(t *testing.T) {
 	c := newCluster(t, 1, unhurried)
-	run(t, c.db(0), "CREATE TABLE t(a)")
-	tx := mustBegin(t, c.db(0))
+	run(t, c.DB(0), "CREATE TABLE t(a)")
+	tx := mustBegin(t, c.DB(0))
 	all(t, 48, func(int) error {
-		conn, err := c.db(0).Conn(patient(t))
+		conn, err := c.DB(0).Conn(testrun.Context(t))
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		if _, err := conn.ExecContext(patient(t), "PRAGMA busy_timeout = 0"); err != nil {
+		if _, err := conn.ExecContext(testrun.Context(t), "PRAGMA busy_timeout = 0"); err != nil {
 			return err
 		}
 		for range 100 {
-			if _, err := conn.ExecContext(patient(t), "INSERT INTO t VALUES(1)"); err == nil || errors.Is(err, hiqlite.ErrOutcomeUnknown) {
+			if _, err := conn.ExecContext(testrun.Context(t), "INSERT INTO t VALUES(1)"); err == nil || errors.Is(err, hiqlite.ErrOutcomeUnknown) {
 				return fmt.Errorf("a write behind a transaction: %w", err)
 			}
 		}
@@ -129,9 +130,9 @@ func TestCommitBesideTheTimeout(t *testing.T) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 		cfg.Conn.TxTimeout = limit
 	})
-	run(t, c.db(0), "CREATE TABLE t(a)")
+	run(t, c.DB(0), "CREATE TABLE t(a)")
 	for i := range 300 {
-		tx := mustBegin(t, c.db(0))
+		tx := mustBegin(t, c.DB(0))
 		began := time.Now()
 		_, err := tx.Exec("INSERT INTO t VALUES(1)")
 		for time.Since(began) < limit-time.Duration(i)*2*time.Microsecond {
@@ -165,12 +166,12 @@ func TestScriptsInATransactionAnswer(t *testing.T) {
 // one's failed statements leave nothing.
 func TestDeferredKeysAreForgotten(t *testing.T) {
 	c := newCluster(t, 1)
-	run(t, c.db(0), "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE k(q REFERENCES p(id)); CREATE TABLE seen(n)")
-	tx := mustBegin(t, c.db(0))
+	run(t, c.DB(0), "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE k(q REFERENCES p(id)); CREATE TABLE seen(n)")
+	tx := mustBegin(t, c.DB(0))
 	run(t, tx, "PRAGMA defer_foreign_keys=ON")
 	run(t, tx, "INSERT INTO k VALUES(?)", 1)
 	rollBack(t, tx)
-	tx = mustBegin(t, c.db(0))
+	tx = mustBegin(t, c.DB(0))
 	if _, err := tx.Exec("INSERT INTO k VALUES(?)", 99); err == nil {
 		t.Error("a key that refers to nothing was taken")
 	}
@@ -179,7 +180,7 @@ func TestDeferredKeysAreForgotten(t *testing.T) {
 		t.Errorf("the failed statement left %d rows", n)
 	}
 	commit(t, tx)
-	if n := one[int](t, c.db(0), "SELECT n FROM seen"); n != 0 {
+	if n := one[int](t, c.DB(0), "SELECT n FROM seen"); n != 0 {
 		t.Errorf("the transaction is applied as if it had seen %d rows", n)
 	}
 }
@@ -188,11 +189,11 @@ func TestDeferredKeysAreForgotten(t *testing.T) {
 // execute: they choose the same plan nevertheless.
 func TestPlansAfterRollbackTo(t *testing.T) {
 	c := newCluster(t, 3)
-	run(t, c.db(0), `CREATE TABLE a(x,z); CREATE TABLE b(x,z); CREATE TABLE o(v);
+	run(t, c.DB(0), `CREATE TABLE a(x,z); CREATE TABLE b(x,z); CREATE TABLE o(v);
 		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<20) INSERT INTO a SELECT i, i FROM n;
 		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<5000) INSERT INTO b SELECT i, 5001-i FROM n;
 		CREATE INDEX i1 ON a(x); CREATE INDEX ib ON b(x); ANALYZE; CREATE INDEX ca ON a(z); CREATE INDEX cb ON b(z)`)
-	tx := mustBegin(t, c.db(0))
+	tx := mustBegin(t, c.DB(0))
 	for _, q := range []string{"DROP INDEX i1", "SAVEPOINT s", "INSERT INTO o VALUES('undone')", "ROLLBACK TO s", "RELEASE s",
 		"INSERT INTO o SELECT a.x||'-'||b.x FROM a JOIN b ON a.z=b.z LIMIT 5"} {
 		run(t, tx, q)
@@ -200,9 +201,9 @@ func TestPlansAfterRollbackTo(t *testing.T) {
 	const all = "SELECT group_concat(v, ' ') FROM o"
 	saw := one[string](t, tx, all)
 	commit(t, tx)
-	for i := range c.nodes {
-		c.ready(i)
-		if got := one[string](t, c.db(i), all); got != saw {
+	for i := range c.Len() {
+		c.WaitReady(i)
+		if got := one[string](t, c.DB(i), all); got != saw {
 			t.Errorf("node %d holds %s, the transaction saw %s", i+1, got, saw)
 		}
 	}
@@ -212,36 +213,36 @@ func TestPlansAfterRollbackTo(t *testing.T) {
 // an index was made in between.
 func TestPlansOfAConnectionUsedAgain(t *testing.T) {
 	c := newCluster(t, 3)
-	run(t, c.db(0), `CREATE TABLE a(id INTEGER PRIMARY KEY, x, y); CREATE TABLE o(v); INSERT INTO a VALUES(1,9,0),(2,8,0),(3,7,0),(4,6,0);
+	run(t, c.DB(0), `CREATE TABLE a(id INTEGER PRIMARY KEY, x, y); CREATE TABLE o(v); INSERT INTO a VALUES(1,9,0),(2,8,0),(3,7,0),(4,6,0);
 		CREATE INDEX i0 ON a(x,y); ANALYZE`)
-	for i := range c.nodes {
-		c.ready(i)
-		tx := mustBegin(t, c.db(i)) // leaves a connection that has loaded the schema
+	for i := range c.Len() {
+		c.WaitReady(i)
+		tx := mustBegin(t, c.DB(i)) // leaves a connection that has loaded the schema
 		run(t, tx, "DELETE FROM o")
 		commit(t, tx)
 	}
-	run(t, c.db(0), "CREATE INDEX i1 ON a(x,y)")
-	for i := range c.nodes {
-		tx := mustBegin(t, c.db(i))
+	run(t, c.DB(0), "CREATE INDEX i1 ON a(x,y)")
+	for i := range c.Len() {
+		tx := mustBegin(t, c.DB(i))
 		run(t, tx, "DELETE FROM o")
 		run(t, tx, "INSERT INTO o SELECT x FROM a ORDER BY random() LIMIT 2")
 		const all = "SELECT group_concat(v, ' ') FROM o"
 		saw := one[string](t, tx, all)
 		commit(t, tx)
-		if got := one[string](t, c.db(i), all); got != saw {
+		if got := one[string](t, c.DB(i), all); got != saw {
 			t.Errorf("node %d holds %s, the transaction saw %s", i+1, got, saw)
 		}
 	}
-	c.equal()
+	c.WaitEqual()
 }
 
 // A change of the schema makes virtual tables begin anew, which have not written
 // everything at that point.
 func TestFullTextBesideSchemaChanges(t *testing.T) {
 	c := newCluster(t, 3)
-	run(t, c.db(0), "CREATE VIRTUAL TABLE f USING fts5(x)")
+	run(t, c.DB(0), "CREATE VIRTUAL TABLE f USING fts5(x)")
 	for round := range 3 {
-		tx := mustBegin(t, c.db(round))
+		tx := mustBegin(t, c.DB(round))
 		for i := range 5 {
 			run(t, tx, "INSERT INTO f VALUES(?)", fmt.Sprint("word", i))
 			run(t, tx, fmt.Sprintf("CREATE TABLE z%d%d(a)", round, i))
@@ -250,25 +251,25 @@ func TestFullTextBesideSchemaChanges(t *testing.T) {
 		}
 		commit(t, tx)
 	}
-	for i := range c.nodes {
-		c.ready(i)
-		if n := one[int](t, c.db(i), "SELECT count(*) FROM f WHERE f MATCH 'word3'"); n != 3 {
+	for i := range c.Len() {
+		c.WaitReady(i)
+		if n := one[int](t, c.DB(i), "SELECT count(*) FROM f WHERE f MATCH 'word3'"); n != 3 {
 			t.Errorf("node %d finds %d rows", i+1, n)
 		}
 	}
-	run(t, c.db(0), "INSERT INTO f(f) VALUES('integrity-check')")
-	c.equal()
+	run(t, c.DB(0), "INSERT INTO f(f) VALUES('integrity-check')")
+	c.WaitEqual()
 }
 
 // A transaction that a statement has rolled back says so, and is in nobody's way.
 func TestRolledBackByAStatement(t *testing.T) {
 	c := newCluster(t, 3, unhurried)
-	run(t, c.db(0), "CREATE TABLE t(a UNIQUE)")
-	tx := mustBegin(t, c.db(0))
+	run(t, c.DB(0), "CREATE TABLE t(a UNIQUE)")
+	tx := mustBegin(t, c.DB(0))
 	run(t, tx, "INSERT INTO t VALUES(1)")
 	_, err := tx.Exec("INSERT OR ROLLBACK INTO t VALUES(1)")
 	code(t, err, 2067)
-	run(t, c.db(1), "INSERT INTO t VALUES(2)") // the transaction is still to be rolled back
+	run(t, c.DB(1), "INSERT INTO t VALUES(2)") // the transaction is still to be rolled back
 	_, err = tx.Exec("INSERT INTO t VALUES(3)")
 	code(t, err, 516)
 	err = tx.Commit()
@@ -276,7 +277,7 @@ func TestRolledBackByAStatement(t *testing.T) {
 	if !strings.Contains(err.Error(), "UNIQUE") {
 		t.Errorf("it does not say what was the matter: %v", err)
 	}
-	if n := one[int](t, c.db(1), "SELECT count(*) FROM t"); n != 1 {
+	if n := one[int](t, c.DB(1), "SELECT count(*) FROM t"); n != 1 {
 		t.Errorf("%d rows", n)
 	}
 }
@@ -284,9 +285,9 @@ func TestRolledBackByAStatement(t *testing.T) {
 // The end of BeginTx's context ends a statement that runs without it.
 func TestContextEndsARunningStatement(t *testing.T) {
 	c := newCluster(t, 3, unhurried)
-	run(t, c.db(0), "CREATE TABLE t(a)")
-	ctx, cancel := context.WithCancel(patient(t))
-	tx, err := c.db(0).BeginTx(ctx, nil)
+	run(t, c.DB(0), "CREATE TABLE t(a)")
+	ctx, cancel := context.WithCancel(testrun.Context(t))
+	tx, err := c.DB(0).BeginTx(ctx, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +300,7 @@ func TestContextEndsARunningStatement(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) && !errors.Is(err, sql.ErrTxDone) {
 		t.Errorf("the statement returned %v", err)
 	}
-	run(t, c.db(1), "INSERT INTO t VALUES(1)")
+	run(t, c.DB(1), "INSERT INTO t VALUES(1)")
 }
 
 // A transaction that takes longer than it may is not run again.
@@ -308,12 +309,12 @@ func TestSlowTransactionsAreNotRepeated(t *testing.T) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 		cfg.Conn.TxTimeout = 20 * time.Millisecond
 	})
-	run(t, c.db(0), "CREATE TABLE t(a)")
+	run(t, c.DB(0), "CREATE TABLE t(a)")
 	runs := 0
-	err := hiqlite.RunTx(patient(t), c.db(0), nil, func(tx *sql.Tx) error {
+	err := hiqlite.RunTx(testrun.Context(t), c.DB(0), nil, func(tx *sql.Tx) error {
 		runs++
 		var err error
-		waitFor(t, "its end", func() bool { _, err = tx.Exec("INSERT INTO t VALUES(1)"); return err != nil })
+		testrun.WaitFor(t, "its end", func() bool { _, err = tx.Exec("INSERT INTO t VALUES(1)"); return err != nil })
 		return err
 	})
 	if !errors.Is(err, hiqlite.ErrTxExpired) || runs != 1 {
@@ -324,12 +325,12 @@ func TestSlowTransactionsAreNotRepeated(t *testing.T) {
 // Migrate waits for transactions as long as its context allows.
 func TestMigrateWaitsForTransactions(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Conn.BusyTimeout = time.Millisecond })
-	tx := mustBegin(t, c.db(0))
+	tx := mustBegin(t, c.DB(0))
 	done := make(chan error)
 	go func() {
-		done <- hiqlite.Migrate(patient(t), c.db(1), fstest.MapFS{"1_t.sql": {Data: []byte("CREATE TABLE t(a)")}})
+		done <- hiqlite.Migrate(testrun.Context(t), c.DB(1), fstest.MapFS{"1_t.sql": {Data: []byte("CREATE TABLE t(a)")}})
 	}()
-	queued(t, c.nodes[0], 1)
+	queued(t, c.Node(0), 1)
 	commit(t, tx)
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -348,13 +349,13 @@ func code(t testing.TB, err error, want int) {
 // A script that fails gives back the reader of the rows that it had so far.
 func TestFailedScriptsGiveReadersBack(t *testing.T) {
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
-	run(t, c.db(0), "CREATE TABLE t(a); INSERT INTO t VALUES(1),(2)")
+	run(t, c.DB(0), "CREATE TABLE t(a); INSERT INTO t VALUES(1),(2)")
 	for range 2 {
-		if _, err := c.db(0).QueryContext(patient(t), "SELECT a FROM t; BEGIN; SELEC 1"); err == nil {
+		if _, err := c.DB(0).QueryContext(testrun.Context(t), "SELECT a FROM t; BEGIN; SELEC 1"); err == nil {
 			t.Error("no error")
 		}
 	}
-	if n := one[int](t, c.db(0), "SELECT count(*) FROM t"); n != 2 {
+	if n := one[int](t, c.DB(0), "SELECT count(*) FROM t"); n != 2 {
 		t.Errorf("%d rows", n)
 	}
 }

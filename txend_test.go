@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // logged takes what nodes log.
@@ -50,19 +51,19 @@ func TestForgottenTransactions(t *testing.T) {
 					cfg.Conn.TxTrace = trace
 				}
 			})
-			run(t, c.db(1), "CREATE TABLE t(a)")
+			run(t, c.DB(1), "CREATE TABLE t(a)")
 			forgotten := 0
 			forget := func(use func(tx *sql.Tx) error) {
 				t.Helper()
-				tx := must(c.db(0).BeginTx(patient(t), nil)) // here, as the log is to say
+				tx := must(c.DB(0).BeginTx(testrun.Context(t), nil)) // here, as the log is to say
 				run(t, tx, "INSERT INTO t VALUES(1)")
 				forgotten++
-				run(t, c.db(1), "INSERT INTO t VALUES(2)") // waits for nothing but its end
+				run(t, c.DB(1), "INSERT INTO t VALUES(2)") // waits for nothing but its end
 				if err := use(tx); !errors.Is(err, hiqlite.ErrTxExpired) {
 					t.Errorf("its use: %v", err)
 				}
 				_ = tx.Rollback()
-				waitFor(t, "a line in the log for each", func() bool { return len(log.lines("a transaction was ended")) >= forgotten })
+				testrun.WaitFor(t, "a line in the log for each", func() bool { return len(log.lines("a transaction was ended")) >= forgotten })
 			}
 			forget(func(tx *sql.Tx) error { return tx.Commit() })
 			forget(func(tx *sql.Tx) error {
@@ -85,20 +86,20 @@ func TestForgottenTransactions(t *testing.T) {
 					t.Errorf("with trace=%v the log says %s", trace, line)
 				}
 			}
-			if got := one[string](t, c.db(1), "SELECT group_concat(a) FROM t"); got != "2,2,2,2" {
+			if got := one[string](t, c.DB(1), "SELECT group_concat(a) FROM t"); got != "2,2,2,2" {
 				t.Error(got)
 			}
-			run(t, c.db(0), "INSERT INTO t VALUES(4)")
-			c.equal()
+			run(t, c.DB(0), "INSERT INTO t VALUES(4)")
+			c.WaitEqual()
 		})
 	}
 }
 
 func TestCommitAfterTheContext(t *testing.T) {
 	c := newCluster(t, 3, unhurried)
-	run(t, c.db(0), "CREATE TABLE t(a)")
-	ctx, cancel := context.WithCancel(patient(t))
-	tx, err := c.db(0).BeginTx(ctx, nil)
+	run(t, c.DB(0), "CREATE TABLE t(a)")
+	ctx, cancel := context.WithCancel(testrun.Context(t))
+	tx, err := c.DB(0).BeginTx(ctx, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,9 +108,9 @@ func TestCommitAfterTheContext(t *testing.T) {
 	if err := tx.Commit(); !errors.Is(err, context.Canceled) && !errors.Is(err, sql.ErrTxDone) {
 		t.Error(err)
 	}
-	run(t, c.db(1), "INSERT INTO t VALUES(2)") // nothing ends a lease by itself here
+	run(t, c.DB(1), "INSERT INTO t VALUES(2)") // nothing ends a lease by itself here
 
-	conn := mustConn(t, c.db(0))
+	conn := mustConn(t, c.DB(0))
 	run(t, conn, "BEGIN")
 	run(t, conn, "INSERT INTO t VALUES(3)")
 	if _, err := conn.ExecContext(ctx, "COMMIT"); !errors.Is(err, context.Canceled) {
@@ -117,11 +118,11 @@ func TestCommitAfterTheContext(t *testing.T) {
 	}
 	run(t, conn, "INSERT INTO t VALUES(4)") // nothing was proposed: it goes on
 	run(t, conn, "COMMIT")
-	run(t, c.db(1), "INSERT INTO t VALUES(5)")
-	if got := one[string](t, c.db(1), "SELECT group_concat(a) FROM t"); got != "2,3,4,5" {
+	run(t, c.DB(1), "INSERT INTO t VALUES(5)")
+	if got := one[string](t, c.DB(1), "SELECT group_concat(a) FROM t"); got != "2,3,4,5" {
 		t.Error(got)
 	}
-	c.equal()
+	c.WaitEqual()
 }
 
 // isClosed fails unless an error says that the node was closed, or, if it may,
@@ -135,52 +136,52 @@ func isClosed(t testing.TB, what string, err error, mayBeUnknown bool) {
 
 func TestNodeClosedUnderATransaction(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		for i := range c.configs {
-			unhurried(&c.configs[i])
-			c.stop(i)
+		for i := range c.Len() {
+			c.Configure(i, unhurried)
+			c.Stop(i)
 		}
-		for i := range c.configs {
-			c.start(i)
+		for i := range c.Len() {
+			c.Start(i)
 		}
-		c.ready(0)
-		run(t, c.db(0), "CREATE TABLE t(a)")
-		tx := mustBegin(t, c.db(0))
+		c.WaitReady(0)
+		run(t, c.DB(0), "CREATE TABLE t(a)")
+		tx := mustBegin(t, c.DB(0))
 		run(t, tx, "INSERT INTO t VALUES(1)")
-		reader := must(c.db(0).BeginTx(patient(t), &sql.TxOptions{ReadOnly: true}))
+		reader := must(c.DB(0).BeginTx(testrun.Context(t), &sql.TxOptions{ReadOnly: true}))
 		rows := must(reader.Query("SELECT 1"))
 		rows.Close()
-		c.stop(0)
+		c.Stop(0)
 		isClosed(t, "Exec", second(tx.Exec("INSERT INTO t VALUES(2)")), false)
 		isClosed(t, "Query", second(tx.Query("SELECT * FROM t")), false)
 		isClosed(t, "Query of a reader", second(reader.Query("SELECT * FROM t")), false)
 		isClosed(t, "Commit", tx.Commit(), false)
 		_ = reader.Rollback()
-		if len(c.nodes) > 1 {
-			run(t, c.db(1), "INSERT INTO t VALUES(3)") // nothing ends a lease by itself here
+		if c.Len() > 1 {
+			run(t, c.DB(1), "INSERT INTO t VALUES(3)") // nothing ends a lease by itself here
 		}
-		c.start(0)
-		c.ready(0)
-		run(t, c.db(0), "INSERT INTO t VALUES(4)")
-		if n := one[int](t, c.db(0), "SELECT count(*) FROM t WHERE a < 3"); n != 0 {
+		c.Start(0)
+		c.WaitReady(0)
+		run(t, c.DB(0), "INSERT INTO t VALUES(4)")
+		if n := one[int](t, c.DB(0), "SELECT count(*) FROM t WHERE a < 3"); n != 0 {
 			t.Errorf("%d rows of the transaction", n)
 		}
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
 func TestNodeClosedDuringCommit(t *testing.T) {
 	c := newCluster(t, 3, unhurried)
-	run(t, c.db(0), "CREATE TABLE t(a)")
+	run(t, c.DB(0), "CREATE TABLE t(a)")
 	for round := range 6 {
 		i := round % 3
-		tx := mustBegin(t, c.db(i))
+		tx := mustBegin(t, c.DB(i))
 		run(t, tx, "INSERT INTO t VALUES(?)", round)
 		var committed error
 		var work sync.WaitGroup
 		work.Go(func() { committed = tx.Commit() })
-		c.stop(i)
+		c.Stop(i)
 		work.Wait()
-		other := c.db((i + 1) % 3)
+		other := c.DB((i + 1) % 3)
 		run(t, other, "INSERT INTO t VALUES(-1)")
 		n := one[int](t, other, "SELECT count(*) FROM t WHERE a = ?", round)
 		switch {
@@ -189,16 +190,16 @@ func TestNodeClosedDuringCommit(t *testing.T) {
 		case committed != nil:
 			isClosed(t, "Commit", committed, true)
 		}
-		c.start(i)
-		c.ready(i)
+		c.Start(i)
+		c.WaitReady(i)
 	}
-	c.equal()
+	c.WaitEqual()
 }
 
 func TestVacuumInATransaction(t *testing.T) {
 	c := newCluster(t, 1, unhurried)
-	run(t, c.db(0), "CREATE TABLE t(a)")
-	tx := mustBegin(t, c.db(0))
+	run(t, c.DB(0), "CREATE TABLE t(a)")
+	tx := mustBegin(t, c.DB(0))
 	run(t, tx, "INSERT INTO t VALUES(1)")
 	for _, text := range []string{"VACUUM", "INSERT INTO t VALUES(2); VACUUM"} {
 		if _, err := tx.Exec(text); err == nil {
@@ -211,15 +212,15 @@ func TestVacuumInATransaction(t *testing.T) {
 		}
 	}
 	commit(t, tx)
-	if n := one[int](t, c.db(0), "SELECT count(*) FROM t"); n != 1 {
+	if n := one[int](t, c.DB(0), "SELECT count(*) FROM t"); n != 1 {
 		t.Errorf("%d rows", n)
 	}
-	run(t, c.db(0), "VACUUM")
+	run(t, c.DB(0), "VACUUM")
 }
 
 func TestScriptsThatBeginTransactions(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		conn := mustConn(t, c.db(len(c.nodes)-1))
+		conn := mustConn(t, c.DB(c.Len()-1))
 		values := func(want string) {
 			t.Helper()
 			if got := one[string](t, conn, "SELECT coalesce(group_concat(a), '') FROM t"); got != want {
@@ -228,7 +229,7 @@ func TestScriptsThatBeginTransactions(t *testing.T) {
 		}
 		open := func(want bool) {
 			t.Helper()
-			_, err := conn.ExecContext(patient(t), "COMMIT")
+			_, err := conn.ExecContext(testrun.Context(t), "COMMIT")
 			if open := err == nil; open != want {
 				t.Errorf("a transaction is open: %v, want %v: %v", open, want, err)
 			}
@@ -238,7 +239,7 @@ func TestScriptsThatBeginTransactions(t *testing.T) {
 		values("1,2")
 		open(false)
 		for _, script := range []string{"BEGIN; INSERT INTO t VALUES(3); INSERT INTO t VALUES(1); COMMIT", "BEGIN; INSERT INTO t VALUES(3); SELEC; COMMIT", "BEGIN; INSERT INTO t VALUES(3); INSERT INTO nowhere VALUES(1); COMMIT;"} {
-			if _, err := conn.ExecContext(patient(t), script); err == nil {
+			if _, err := conn.ExecContext(testrun.Context(t), script); err == nil {
 				t.Errorf("%s: no error", script)
 			}
 			open(false)
@@ -261,19 +262,19 @@ func TestScriptsThatBeginTransactions(t *testing.T) {
 		run(t, conn, "INSERT INTO t VALUES(8)")
 		run(t, conn, "RELEASE a") // the inner one
 		var n int
-		if err := c.db(0).QueryRowContext(hiqlite.WithConsistency(patient(t), hiqlite.Linearizable), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 6 {
+		if err := c.DB(0).QueryRowContext(hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 6 {
 			t.Errorf("others see %d rows, %v", n, err)
 		}
 		run(t, conn, "RELEASE a") // commits
 		values("1,2,3,4,5,6,7,8")
 		open(false)
-		c.equal()
+		c.WaitEqual()
 	})
 }
 
 func TestScriptOfADump(t *testing.T) {
 	c := newCluster(t, 1, unhurried)
-	conn := mustConn(t, c.db(0))
+	conn := mustConn(t, c.DB(0))
 	run(t, conn, `PRAGMA foreign_keys=OFF;
 BEGIN TRANSACTION;
 CREATE TABLE child(id INTEGER PRIMARY KEY, p INT REFERENCES parent(id));
@@ -295,7 +296,7 @@ COMMIT;
 	if n := one[int](t, conn, "PRAGMA foreign_keys"); n != 0 {
 		t.Error("the script's setting is gone")
 	}
-	if n := one[int](t, mustConn(t, c.db(0)), "PRAGMA foreign_keys"); n != 1 {
+	if n := one[int](t, mustConn(t, c.DB(0)), "PRAGMA foreign_keys"); n != 1 {
 		t.Error("the script's setting is that of other connections too")
 	}
 }
@@ -304,7 +305,7 @@ COMMIT;
 // is one write, and atomic.
 func TestScriptWithATriggerOnATableOfItsOwn(t *testing.T) {
 	c := newCluster(t, 1, unhurried)
-	db := c.db(0)
+	db := c.DB(0)
 	const make = "CREATE TABLE k(id INTEGER PRIMARY KEY); CREATE TABLE log(m); CREATE TRIGGER noted AFTER INSERT ON k BEGIN INSERT INTO log VALUES('k'); END"
 	if _, err := db.Exec(make + "; INSERT INTO nowhere VALUES(1)"); err == nil {
 		t.Error("no error")

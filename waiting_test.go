@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // said keeps what is logged.
@@ -63,21 +64,21 @@ func TestNoMajorityIsSaidOnce(t *testing.T) {
 		}
 	})
 	log.clear()
-	c.stop(1)
-	c.stop(2)
-	waitFor(t, "the lack of a majority to be said", func() bool { return len(log.lines("no leader")) > 0 })
+	c.Stop(1)
+	c.Stop(2)
+	testrun.WaitFor(t, "the lack of a majority to be said", func() bool { return len(log.lines("no leader")) > 0 })
 	line := log.lines("no leader")[0]
-	if !containsAll(line, []string{"level=INFO", "node=1", "shard=sql,", "waiting for 1 more of node 2 at " + c.configs[1].Nodes[1].RaftAddr, "node 3 at"}) {
+	if !containsAll(line, []string{"level=INFO", "node=1", "shard=sql,", "waiting for 1 more of node 2 at " + c.Config(1).Nodes[1].RaftAddr, "node 3 at"}) {
 		t.Errorf("it says %s", line)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
-	if err := c.nodes[0].Ready(ctx); !errors.Is(err, hiqlite.ErrNoLeader) || !containsAll(err.Error(), []string{"node 1 is not ready", "sql", "waiting for 1 more of node 2"}) {
+	if err := c.Node(0).Ready(ctx); !errors.Is(err, hiqlite.ErrNoLeader) || !containsAll(err.Error(), []string{"node 1 is not ready", "sql", "waiting for 1 more of node 2"}) {
 		t.Errorf("Ready says %v", err)
 	}
-	c.start(1)
-	c.ready(0)
-	waitFor(t, "the end of it to be said", func() bool { return len(log.lines("there is a leader again")) > 0 })
+	c.Start(1)
+	c.WaitReady(0)
+	testrun.WaitFor(t, "the end of it to be said", func() bool { return len(log.lines("there is a leader again")) > 0 })
 	if n := len(log.lines("no leader")) + len(log.lines("a leader again", "node=1", "leader=", "after=")); n != 2 {
 		t.Errorf("%d lines, want 2: %s", n, log.lines(""))
 	}
@@ -100,14 +101,14 @@ func TestReadySaysWhatIsNotApplied(t *testing.T) {
 	})
 	c := newCluster(t, 3)
 	restore()
-	mustExec(t, c.db(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
+	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 	hold <- 3
 	c.insert(0, 20)
 	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 	defer cancel()
-	if err := c.nodes[2].Ready(ctx); err == nil || !containsAll(err.Error(), []string{"node 3 is not ready", "shard sql has applied entry ", " of "}) {
+	if err := c.Node(2).Ready(ctx); err == nil || !containsAll(err.Error(), []string{"node 3 is not ready", "shard sql has applied entry ", " of "}) {
 		t.Errorf("Ready says %v", err)
 	}
 	close(gate)
-	c.ready(2)
+	c.WaitReady(2)
 }

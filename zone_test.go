@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 const localTimes = `SELECT datetime('2024-07-01 12:00:00','localtime') || ' ' || datetime('2024-01-01 12:00:00','localtime') || ' ' ||
@@ -18,9 +19,9 @@ const localTimes = `SELECT datetime('2024-07-01 12:00:00','localtime') || ' ' ||
 // one zone, in reads, writes and transactions of all nodes.
 func sameZone(t *testing.T, c *testCluster, want string) {
 	t.Helper()
-	for i := range c.nodes {
-		db := c.db(i)
-		if err := c.nodes[i].Ready(patient(t)); err != nil {
+	for i := range c.Len() {
+		db := c.DB(i)
+		if err := c.Node(i).Ready(testrun.Context(t)); err != nil {
 			t.Fatal(err)
 		}
 		if got := one[string](t, db, localTimes); got != want {
@@ -36,7 +37,7 @@ func sameZone(t *testing.T, c *testCluster, want string) {
 			t.Errorf("a transaction on node %d: %s, want %s", i+1, got, want)
 		}
 		commit(t, tx)
-		read, err := db.BeginTx(patient(t), &sql.TxOptions{ReadOnly: true})
+		read, err := db.BeginTx(testrun.Context(t), &sql.TxOptions{ReadOnly: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -48,7 +49,7 @@ func sameZone(t *testing.T, c *testCluster, want string) {
 			t.Errorf("%d different times stand in the table", n)
 		}
 	}
-	c.equal()
+	c.WaitEqual()
 }
 
 const (
@@ -74,10 +75,10 @@ func TestLocaltimeIsTheClusters(t *testing.T) {
 			c := newCluster(t, size, func(cfg *hiqlite.Config) { cfg.Timezone = "Europe/Berlin" })
 			sameZone(t, c, inBerlin)
 			// It stays, for who does not name it too, and no other one is taken.
-			c.stop(size - 1)
-			c.configs[size-1].Timezone = ""
-			c.start(size - 1)
-			c.ready(size - 1)
+			c.Stop(size - 1)
+			c.Configure(size-1, func(cfg *hiqlite.Config) { cfg.Timezone = "" })
+			c.Start(size - 1)
+			c.WaitReady(size - 1)
 			sameZone(t, c, inBerlin)
 		})
 	}
@@ -90,22 +91,22 @@ func TestANodeInAnotherZoneAnswersNoSQL(t *testing.T) {
 		}
 	})
 	sameZone(t, c, inBerlin)
-	c.stop(2)
-	c.configs[2].Timezone = "America/Bogota"
-	c.start(2)
+	c.Stop(2)
+	c.Configure(2, func(cfg *hiqlite.Config) { cfg.Timezone = "America/Bogota" })
+	c.Start(2)
 	for _, query := range []string{"SELECT 1", "INSERT INTO zone VALUES(1)", "BEGIN"} {
-		_, err := c.db(2).ExecContext(patient(t), query)
+		_, err := c.DB(2).ExecContext(testrun.Context(t), query)
 		if err == nil || !strings.Contains(err.Error(), "Europe/Berlin") || !strings.Contains(err.Error(), "America/Bogota") || errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%s: %v", query, err)
 		}
 	}
-	if _, err := c.db(2).BeginTx(patient(t), nil); err == nil {
+	if _, err := c.DB(2).BeginTx(testrun.Context(t), nil); err == nil {
 		t.Error("a transaction began")
 	}
-	if err := c.nodes[2].Ready(patient(t)); err == nil || !strings.Contains(err.Error(), "Europe/Berlin") {
+	if err := c.Node(2).Ready(testrun.Context(t)); err == nil || !strings.Contains(err.Error(), "Europe/Berlin") {
 		t.Errorf("Ready: %v", err)
 	}
-	run(t, c.db(0), "INSERT INTO zone VALUES('goes on')")
+	run(t, c.DB(0), "INSERT INTO zone VALUES('goes on')")
 }
 
 func TestTimezoneFaults(t *testing.T) {

@@ -18,7 +18,7 @@ import (
 	_ "modernc.org/sqlite" // the yardstick
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/testcluster"
+	"github.com/hiqlite/hiqlite/hiqlitetest"
 )
 
 var (
@@ -31,29 +31,10 @@ const (
 	insert = "INSERT INTO bench(ts, name) VALUES(?, ?)"
 )
 
-// start starts a cluster.
-func start(b *testing.B, size int) (nodes []*hiqlite.Node) {
+// start starts a cluster with the default configuration.
+func start(b *testing.B, size int) []*hiqlite.Node {
 	b.Helper()
-	dir := b.TempDir()
-	members := testcluster.Members(b, size)
-	for _, m := range members {
-		n, err := hiqlite.Open(b.Context(), hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(m.ID)), NodeID: m.ID, Nodes: members})
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.Cleanup(func() {
-			if err := n.Close(); err != nil {
-				b.Error(err)
-			}
-		})
-		nodes = append(nodes, n)
-	}
-	for _, n := range nodes {
-		if err := n.Ready(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-	}
-	return nodes
+	return hiqlitetest.NewCluster(b, size, hiqlitetest.WithConfig(func(cfg *hiqlite.Config) { cfg.Tick = 0 })).Nodes()
 }
 
 // open starts a cluster and returns the database of its leader.

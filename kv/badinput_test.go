@@ -8,26 +8,27 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/testcluster"
+	"github.com/hiqlite/hiqlite/hiqlitetest"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/kv"
 )
 
 func TestBadBuckets(t *testing.T) {
-	c := testcluster.Started(t, 1)
+	c := hiqlitetest.NewCluster(t, 1)
 	for _, bad := range []struct {
 		what string
 		make func() error
 		want string
 	}{
-		{"no name", func() error { _, err := kv.New[int](c.Nodes[0], ""); return err }, "1 to 255"},
-		{"a long name", func() error { _, err := kv.New[int](c.Nodes[0], strings.Repeat("b", 256)); return err }, "256 bytes"},
-		{"a codec of another type", func() error { _, err := kv.New[int](c.Nodes[0], "b", kv.WithCodec(kv.Bytes)); return err }, "int"},
-		{"no limits", func() error { _, err := kv.New[int](c.Nodes[0], "b", kv.WithLimits(0, 0)); return err }, "SetLimits"},
+		{"no name", func() error { _, err := kv.New[int](c.Node(0), ""); return err }, "1 to 255"},
+		{"a long name", func() error { _, err := kv.New[int](c.Node(0), strings.Repeat("b", 256)); return err }, "256 bytes"},
+		{"a codec of another type", func() error { _, err := kv.New[int](c.Node(0), "b", kv.WithCodec(kv.Bytes)); return err }, "int"},
+		{"no limits", func() error { _, err := kv.New[int](c.Node(0), "b", kv.WithLimits(0, 0)); return err }, "SetLimits"},
 		{"no client", func() error { _, err := kv.New[int](nil, "b"); return err }, "hiqlite.From"},
-		{"no codec", func() error { _, err := kv.New[int](c.Nodes[0], "b", kv.WithCodec[int](nil)); return err }, "JSON"},
-		{"negative limits", func() error { _, err := kv.New[int](c.Nodes[0], "b", kv.WithLimits(-1, 0)); return err }, "-1 entries"},
+		{"no codec", func() error { _, err := kv.New[int](c.Node(0), "b", kv.WithCodec[int](nil)); return err }, "JSON"},
+		{"negative limits", func() error { _, err := kv.New[int](c.Node(0), "b", kv.WithLimits(-1, 0)); return err }, "-1 entries"},
 		{"negative limits set", func() error {
-			return bucket[int](t, c.Nodes[0], "b").SetLimits(testcluster.Patient(t), 0, -5)
+			return bucket[int](t, c.Node(0), "b").SetLimits(testrun.Context(t), 0, -5)
 		}, "-5 bytes"},
 	} {
 		if err := bad.make(); err == nil || !strings.Contains(err.Error(), bad.want) || !strings.HasPrefix(err.Error(), "kv: ") {
@@ -39,9 +40,9 @@ func TestBadBuckets(t *testing.T) {
 // What is wrong with a key, a value or a time is an error that names it, and
 // changes nothing.
 func TestBadInput(t *testing.T) {
-	c := testcluster.Started(t, 1)
-	ctx := testcluster.Patient(t)
-	b := bucket[[]byte](t, c.Nodes[0], "b", kv.WithCodec(kv.Bytes))
+	c := hiqlitetest.NewCluster(t, 1)
+	ctx := testrun.Context(t)
+	b := bucket[[]byte](t, c.Node(0), "b", kv.WithCodec(kv.Bytes))
 	if err := b.Put(ctx, "k", []byte("v")); err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +77,7 @@ func TestBadInput(t *testing.T) {
 	if !errors.Is(err, hiqlite.ErrTooLarge) || !strings.Contains(err.Error(), "1048577") || !strings.Contains(err.Error(), `"k"`) {
 		t.Errorf("a large value: %v", err)
 	}
-	if err := bucket[func()](t, c.Nodes[0], "b").Put(ctx, "k", nil); err == nil || !strings.Contains(err.Error(), `"k"`) {
+	if err := bucket[func()](t, c.Node(0), "b").Put(ctx, "k", nil); err == nil || !strings.Contains(err.Error(), `"k"`) {
 		t.Errorf("a value that JSON has no form for: %v", err)
 	}
 	if v, ok, err := b.Get(ctx, "k"); err != nil || !ok || string(v) != "v" {
@@ -99,9 +100,9 @@ func TestBadInput(t *testing.T) {
 
 // A value that is not of the bucket's type is named, and stays.
 func TestValuesThatDoNotDecode(t *testing.T) {
-	c := testcluster.Started(t, 1)
-	ctx := testcluster.Patient(t)
-	text, number := bucket[string](t, c.Nodes[0], "b"), bucket[int](t, c.Nodes[0], "b")
+	c := hiqlitetest.NewCluster(t, 1)
+	ctx := testrun.Context(t)
+	text, number := bucket[string](t, c.Node(0), "b"), bucket[int](t, c.Node(0), "b")
 	if err := text.Put(ctx, "k", "seven"); err != nil {
 		t.Fatal(err)
 	}
@@ -124,9 +125,9 @@ func TestValuesThatDoNotDecode(t *testing.T) {
 // A context that has ended, a cluster without a majority and a closed node are
 // told apart, and nothing is half done.
 func TestWithoutACluster(t *testing.T) {
-	c := testcluster.Started(t, 3)
-	ctx := testcluster.Patient(t)
-	b := bucket[string](t, c.Nodes[0], "b")
+	c := hiqlitetest.NewCluster(t, 3)
+	ctx := testrun.Context(t)
+	b := bucket[string](t, c.Node(0), "b")
 	if err := b.Put(ctx, "k", "v"); err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +139,7 @@ func TestWithoutACluster(t *testing.T) {
 		"Counter":  func(ctx context.Context) error { _, _, err := b.Counter(ctx, "k"); return err },
 		"Keys":     func(ctx context.Context) error { _, err := b.Keys(ctx, ""); return err },
 		"Watch":    func(ctx context.Context) error { _, err := b.Watch(ctx, ""); return err },
-		"ClearAll": func(ctx context.Context) error { return kv.ClearAll(ctx, c.Nodes[0]) },
+		"ClearAll": func(ctx context.Context) error { return kv.ClearAll(ctx, c.Node(0)) },
 	} {
 		if err := f(over); !errors.Is(err, context.Canceled) || errors.Is(err, hiqlite.ErrOutcomeUnknown) {
 			t.Errorf("%s with a context that has ended: %v", name, err)
@@ -161,11 +162,11 @@ func TestWithoutACluster(t *testing.T) {
 		t.Errorf("a local Get without a majority: %q, %v, %v", v, ok, err)
 	}
 	c.Start(1)
-	c.Ready(0)
+	c.WaitReady(0)
 	if err := b.Put(ctx, "k", "again"); err != nil {
 		t.Errorf("Put with a majority again: %v", err)
 	}
-	node := c.Nodes[0]
+	node := c.Node(0)
 	c.Stop(0)
 	if err := b.Put(ctx, "k", "x"); !errors.Is(err, hiqlite.ErrClosed) {
 		t.Errorf("Put on a closed node: %v", err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -15,7 +16,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/testcluster"
+	"github.com/hiqlite/hiqlite/hiqlitetest"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/kv"
 )
 
@@ -31,14 +33,21 @@ func bucket[V any](t testing.TB, n *hiqlite.Node, name string, opts ...kv.Option
 	return b
 }
 
+// eachSize runs a test on a cluster of one node and on one of three.
+func eachSize(t *testing.T, test func(t *testing.T, c *hiqlitetest.Cluster)) {
+	for _, size := range []int{1, 3} {
+		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) { test(t, hiqlitetest.NewCluster(t, size)) })
+	}
+}
+
 func TestPutThenGet(t *testing.T) {
 	type user struct {
 		Name string
 		Age  int
 	}
-	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
-		ctx := testcluster.Patient(t)
-		for i, n := range c.Nodes {
+	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
+		ctx := testrun.Context(t)
+		for i, n := range c.Nodes() {
 			b := bucket[user](t, n, "users")
 			want := user{"Ada", 36 + i}
 			if err := b.Put(ctx, "ada", want); err != nil {
@@ -47,7 +56,7 @@ func TestPutThenGet(t *testing.T) {
 			if got, ok, err := b.Get(ctx, "ada"); err != nil || !ok || got != want {
 				t.Errorf("node %d reads %v, %v, %v of what it put", i+1, got, ok, err)
 			}
-			for j, other := range c.Nodes {
+			for j, other := range c.Nodes() {
 				got, ok, err := bucket[user](t, other, "users").Get(hiqlite.WithConsistency(ctx, hiqlite.Linearizable), "ada")
 				if err != nil || !ok || got != want {
 					t.Errorf("node %d reads %v, %v, %v of what node %d put", j+1, got, ok, err, i+1)
@@ -59,12 +68,12 @@ func TestPutThenGet(t *testing.T) {
 
 // All operations, on each node in turn, the others looking.
 func TestOperations(t *testing.T) {
-	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
-		ctx := testcluster.Patient(t)
+	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
+		ctx := testrun.Context(t)
 		strict := hiqlite.WithConsistency(ctx, hiqlite.Linearizable)
-		for i, n := range c.Nodes {
+		for i, n := range c.Nodes() {
 			b := bucket[string](t, n, "b")
-			other := bucket[string](t, c.Nodes[(i+1)%len(c.Nodes)], "b")
+			other := bucket[string](t, c.Node((i+1)%c.Len()), "b")
 			seen := func(key, want string, there bool) {
 				t.Helper()
 				if got, ok, err := other.Get(strict, key); err != nil || ok != there || got != want {
@@ -175,9 +184,9 @@ func TestOperations(t *testing.T) {
 
 // What a value is in its codec.
 func TestCodecs(t *testing.T) {
-	c := testcluster.Started(t, 1)
-	ctx := testcluster.Patient(t)
-	raw := bucket[[]byte](t, c.Nodes[0], "raw", kv.WithCodec(kv.Bytes))
+	c := hiqlitetest.NewCluster(t, 1)
+	ctx := testrun.Context(t)
+	raw := bucket[[]byte](t, c.Node(0), "raw", kv.WithCodec(kv.Bytes))
 	value := []byte{0, 255, '"'}
 	if err := raw.Put(ctx, "k", value); err != nil {
 		t.Fatal(err)
@@ -191,18 +200,18 @@ func TestCodecs(t *testing.T) {
 	if got, _, _ := raw.Get(ctx, "k"); got[0] != 0 {
 		t.Error("a caller has changed what is kept")
 	}
-	text := bucket[string](t, c.Nodes[0], "raw", kv.WithCodec(kv.String))
+	text := bucket[string](t, c.Node(0), "raw", kv.WithCodec(kv.String))
 	if got, _, err := text.Get(ctx, "k"); err != nil || got != "\x00\xff\"" {
 		t.Errorf("string: %q, %v", got, err)
 	}
-	own := bucket[time.Duration](t, c.Nodes[0], "own", kv.WithCodec[time.Duration](inWords{}))
+	own := bucket[time.Duration](t, c.Node(0), "own", kv.WithCodec[time.Duration](inWords{}))
 	if err := own.Put(ctx, "k", 90*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	if got, _, err := own.Get(ctx, "k"); err != nil || got != 90*time.Second {
 		t.Errorf("a codec of one's own: %v, %v", got, err)
 	}
-	if got, _, err := bucket[string](t, c.Nodes[0], "own", kv.WithCodec(kv.String)).Get(ctx, "k"); err != nil || got != "1m30s" {
+	if got, _, err := bucket[string](t, c.Node(0), "own", kv.WithCodec(kv.String)).Get(ctx, "k"); err != nil || got != "1m30s" {
 		t.Errorf("what it wrote: %q, %v", got, err)
 	}
 	if err := own.Put(ctx, "k", -1); !errors.Is(err, errNegative) {
@@ -225,11 +234,11 @@ func (inWords) Decode(b []byte) (time.Duration, error) { return time.ParseDurati
 // Counters are exact, whichever nodes count at once, and one leads no more.
 func TestCountersAreExact(t *testing.T) {
 	const writers, each = 4, 150
-	c := testcluster.Started(t, 3)
-	ctx := testcluster.Patient(t)
+	c := hiqlitetest.NewCluster(t, 3)
+	ctx := testrun.Context(t)
 	var wg sync.WaitGroup
 	var sums sync.Map
-	for _, n := range c.Nodes[:2] {
+	for _, n := range c.Nodes()[:2] {
 		for range writers {
 			wg.Go(func() {
 				b := bucket[string](t, n, "b")
@@ -247,7 +256,7 @@ func TestCountersAreExact(t *testing.T) {
 		}
 	}
 	wg.Go(func() {
-		b := bucket[string](t, c.Nodes[2], "b")
+		b := bucket[string](t, c.Node(2), "b")
 		for range each {
 			if _, err := b.Add(ctx, "others", 2); err != nil {
 				t.Error(err)
@@ -258,10 +267,10 @@ func TestCountersAreExact(t *testing.T) {
 				return
 			}
 		}
-		c.Nodes[2].Close()
+		c.Node(2).Close()
 	})
 	wg.Wait()
-	for _, n := range c.Nodes[:2] {
+	for _, n := range c.Nodes()[:2] {
 		sum, ok, err := bucket[string](t, n, "b").Counter(hiqlite.WithConsistency(ctx, hiqlite.Linearizable), "hits")
 		if err != nil || !ok || sum != 2*writers*each {
 			t.Errorf("the counter is %d, %v, %v, want %d", sum, ok, err, 2*writers*each)
@@ -270,9 +279,9 @@ func TestCountersAreExact(t *testing.T) {
 }
 
 func TestCounters(t *testing.T) {
-	c := testcluster.Started(t, 1)
-	ctx := testcluster.Patient(t)
-	b := bucket[string](t, c.Nodes[0], "b")
+	c := hiqlitetest.NewCluster(t, 1)
+	ctx := testrun.Context(t)
+	b := bucket[string](t, c.Node(0), "b")
 	if err := b.Put(ctx, "k", "an entry"); err != nil {
 		t.Fatal(err)
 	}
@@ -312,9 +321,9 @@ func TestCounters(t *testing.T) {
 // An entry is there for its time, measured by somebody else's clock, and then
 // is gone on all nodes; and its time begins anew with each write.
 func TestExpiry(t *testing.T) {
-	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
-		ctx := testcluster.Patient(t)
-		b := bucket[string](t, c.Nodes[0], "b")
+	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
+		ctx := testrun.Context(t)
+		b := bucket[string](t, c.Node(0), "b")
 		const ttl = 700 * time.Millisecond
 		if err := b.Put(ctx, "stays", "x"); err != nil {
 			t.Fatal(err)
@@ -350,7 +359,7 @@ func TestExpiry(t *testing.T) {
 		if lived := time.Since(began); lived < ttl {
 			t.Errorf("it lived for %v, less than %v", lived, ttl)
 		}
-		for i, n := range c.Nodes {
+		for i, n := range c.Nodes() {
 			all, err := bucket[string](t, n, "b").Snapshot(hiqlite.WithConsistency(ctx, hiqlite.Linearizable))
 			if err != nil || !maps.Equal(all, map[string]string{"stays": "x", "kept": "for good", "longer": "x"}) {
 				t.Errorf("node %d holds %v, %v", i+1, all, err)
@@ -362,21 +371,21 @@ func TestExpiry(t *testing.T) {
 // A node that was just started waits until it knows what there is, instead of
 // saying that there is nothing; without a majority it says so.
 func TestReadsAfterAStart(t *testing.T) {
-	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
-		ctx := testcluster.Patient(t)
-		b := bucket[string](t, c.Nodes[0], "b")
+	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
+		ctx := testrun.Context(t)
+		b := bucket[string](t, c.Node(0), "b")
 		if err := b.Put(ctx, "k", "v"); err != nil {
 			t.Fatal(err)
 		}
 		if err := b.SetCounter(ctx, "n", 7); err != nil {
 			t.Fatal(err)
 		}
-		for i := range c.Nodes {
+		for i := range c.Nodes() {
 			c.Stop(i)
 		}
 		c.Start(0)
-		b = bucket[string](t, c.Nodes[0], "b")
-		if len(c.Nodes) > 1 {
+		b = bucket[string](t, c.Node(0), "b")
+		if c.Len() > 1 {
 			short, cancel := context.WithTimeout(ctx, time.Second)
 			defer cancel()
 			if v, ok, err := b.Get(short, "k"); !errors.Is(err, hiqlite.ErrNoLeader) {

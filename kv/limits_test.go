@@ -8,17 +8,18 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/testcluster"
+	"github.com/hiqlite/hiqlite/hiqlitetest"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/kv"
 )
 
 // A bounded bucket keeps what was written last, the same on all nodes.
 func TestLimits(t *testing.T) {
-	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
-		ctx := testcluster.Patient(t)
+	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
+		ctx := testrun.Context(t)
 		strict := hiqlite.WithConsistency(ctx, hiqlite.Linearizable)
-		last := c.Nodes[len(c.Nodes)-1]
-		few := bucket[string](t, c.Nodes[0], "few", kv.WithLimits(3, 0))
+		last := c.Node(c.Len() - 1)
+		few := bucket[string](t, c.Node(0), "few", kv.WithLimits(3, 0))
 		w := watch(t, bucket[string](t, last, "few"), "")
 		for _, key := range []string{"a", "b", "c", "a", "d", "e"} {
 			if err := few.Put(ctx, key, "v"); err != nil {
@@ -28,7 +29,7 @@ func TestLimits(t *testing.T) {
 		if got := events(t, w, 8); !slices.Equal(got[4:], []string{"put d v", "evicted b", "put e v", "evicted c"}) {
 			t.Errorf("told %v", got)
 		}
-		small := bucket[[]byte](t, c.Nodes[0], "small", kv.WithCodec(kv.Bytes), kv.WithLimits(0, 100))
+		small := bucket[[]byte](t, c.Node(0), "small", kv.WithCodec(kv.Bytes), kv.WithLimits(0, 100))
 		for _, key := range []string{"1", "2", "3"} {
 			if err := small.Put(ctx, key, make([]byte, 39)); err != nil { // 40 bytes
 				t.Fatal(err)
@@ -38,7 +39,7 @@ func TestLimits(t *testing.T) {
 		if !errors.Is(err, hiqlite.ErrTooLarge) || !strings.Contains(err.Error(), `"large"`) || !strings.Contains(err.Error(), `"small"`) {
 			t.Errorf("an entry larger than its bucket: %v", err)
 		}
-		for i, n := range c.Nodes {
+		for i, n := range c.Nodes() {
 			if keys, err := bucket[string](t, n, "few").Keys(strict, ""); err != nil || !slices.Equal(keys, []string{"a", "d", "e"}) {
 				t.Errorf("node %d has %v, %v", i+1, keys, err)
 			}
@@ -51,12 +52,12 @@ func TestLimits(t *testing.T) {
 
 // The first limits win, wherever others are asked for, until somebody sets them.
 func TestLimitsThatDiffer(t *testing.T) {
-	c := testcluster.Started(t, 3)
-	ctx := testcluster.Patient(t)
-	first := bucket[string](t, c.Nodes[0], "b", kv.WithLimits(2, 0))
-	other := bucket[string](t, c.Nodes[1], "b", kv.WithLimits(5, 0))
-	same := bucket[string](t, c.Nodes[2], "b", kv.WithLimits(2, 0))
-	none := bucket[string](t, c.Nodes[2], "b")
+	c := hiqlitetest.NewCluster(t, 3)
+	ctx := testrun.Context(t)
+	first := bucket[string](t, c.Node(0), "b", kv.WithLimits(2, 0))
+	other := bucket[string](t, c.Node(1), "b", kv.WithLimits(5, 0))
+	same := bucket[string](t, c.Node(2), "b", kv.WithLimits(2, 0))
+	none := bucket[string](t, c.Node(2), "b")
 	if err := none.Put(ctx, "unbounded", "x"); err != nil {
 		t.Fatal(err)
 	}

@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/testcluster"
+	"github.com/hiqlite/hiqlite/hiqlitetest"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/kv"
 )
 
 func watch[V any](t testing.TB, b *kv.Bucket[V], prefix string) *kv.Watcher[V] {
 	t.Helper()
-	w, err := b.Watch(testcluster.Patient(t), prefix)
+	w, err := b.Watch(testrun.Context(t), prefix)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +31,7 @@ func events[V any](t testing.TB, w *kv.Watcher[V], n int) (out []string) {
 	t.Helper()
 	last := uint64(0)
 	for range n {
-		e, err := w.Next(testcluster.Patient(t))
+		e, err := w.Next(testrun.Context(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,14 +46,14 @@ func events[V any](t testing.TB, w *kv.Watcher[V], n int) (out []string) {
 
 // A watcher gets what happens to its keys, in order, on every node.
 func TestWatch(t *testing.T) {
-	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
-		ctx := testcluster.Patient(t)
-		b := bucket[string](t, c.Nodes[0], "b")
+	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
+		ctx := testrun.Context(t)
+		b := bucket[string](t, c.Node(0), "b")
 		if err := b.Put(ctx, "a1", "before"); err != nil {
 			t.Fatal(err)
 		}
 		var all, some []*kv.Watcher[string]
-		for _, n := range c.Nodes {
+		for _, n := range c.Nodes() {
 			all = append(all, watch(t, bucket[string](t, n, "b"), ""))
 			some = append(some, watch(t, bucket[string](t, n, "b"), "a"))
 		}
@@ -67,7 +68,7 @@ func TestWatch(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		ok(nil, bucket[string](t, c.Nodes[0], "another").Put(ctx, "a1", "x"))
+		ok(nil, bucket[string](t, c.Node(0), "another").Put(ctx, "a1", "x"))
 		ok(nil, b.Put(ctx, "a1", "1"))
 		ok(nil, b.Put(ctx, "b1", "2"))
 		ok(b.PutIfAbsent(ctx, "b1", "not put"))
@@ -87,7 +88,7 @@ func TestWatch(t *testing.T) {
 		if got := events(t, one, 2); !slices.Equal(got, []string{"deleted a1", "cleared"}) {
 			t.Errorf("the watcher of a key is told %v", got)
 		}
-		for i := range c.Nodes {
+		for i := range c.Nodes() {
 			n := 6
 			if i == 0 {
 				n = 2
@@ -104,9 +105,9 @@ func TestWatch(t *testing.T) {
 
 // A slow watcher holds nobody up, and learns that it has missed something.
 func TestSlowWatcher(t *testing.T) {
-	c := testcluster.Started(t, 1)
-	ctx := testcluster.Patient(t)
-	b := bucket[string](t, c.Nodes[0], "b")
+	c := hiqlitetest.NewCluster(t, 1)
+	ctx := testrun.Context(t)
+	b := bucket[string](t, c.Node(0), "b")
 	slow, quick := watch(t, b, ""), watch(t, b, "last")
 	var wg sync.WaitGroup
 	for g := range 50 {
@@ -135,13 +136,13 @@ func TestSlowWatcher(t *testing.T) {
 
 // A value that is none is an error of its own, and the watcher goes on.
 func TestWatchingWhatDoesNotDecode(t *testing.T) {
-	c := testcluster.Started(t, 1)
-	ctx := testcluster.Patient(t)
-	w := watch(t, bucket[int](t, c.Nodes[0], "b"), "")
-	if err := bucket[string](t, c.Nodes[0], "b").Put(ctx, "k", "no number"); err != nil {
+	c := hiqlitetest.NewCluster(t, 1)
+	ctx := testrun.Context(t)
+	w := watch(t, bucket[int](t, c.Node(0), "b"), "")
+	if err := bucket[string](t, c.Node(0), "b").Put(ctx, "k", "no number"); err != nil {
 		t.Fatal(err)
 	}
-	if err := bucket[int](t, c.Nodes[0], "b").Put(ctx, "k", 7); err != nil {
+	if err := bucket[int](t, c.Node(0), "b").Put(ctx, "k", 7); err != nil {
 		t.Fatal(err)
 	}
 	if e, err := w.Next(ctx); !errors.Is(err, kv.ErrDecode) || e.Key != "k" {
@@ -154,30 +155,30 @@ func TestWatchingWhatDoesNotDecode(t *testing.T) {
 
 // Next ends with its context, and loses nothing; and with the node.
 func TestWatchingEnds(t *testing.T) {
-	c := testcluster.Started(t, 1)
-	b := bucket[string](t, c.Nodes[0], "b")
+	c := hiqlitetest.NewCluster(t, 1)
+	b := bucket[string](t, c.Node(0), "b")
 	w := watch(t, b, "")
-	ctx, cancel := context.WithCancel(testcluster.Patient(t))
+	ctx, cancel := context.WithCancel(testrun.Context(t))
 	done := make(chan error, 1)
 	go func() { _, err := w.Next(ctx); done <- err }()
 	cancel()
 	if err := <-done; err != context.Canceled {
 		t.Errorf("Next: %v", err)
 	}
-	if err := b.Put(testcluster.Patient(t), "k", "v"); err != nil {
+	if err := b.Put(testrun.Context(t), "k", "v"); err != nil {
 		t.Fatal(err)
 	}
 	if got := events(t, w, 1); got[0] != "put k v" {
 		t.Errorf("then it is told %v", got)
 	}
-	go func() { _, err := w.Next(testcluster.Patient(t)); done <- err }()
+	go func() { _, err := w.Next(testrun.Context(t)); done <- err }()
 	c.Stop(0)
 	if err := <-done; !errors.Is(err, hiqlite.ErrClosed) {
 		t.Errorf("Next on a closed node: %v", err)
 	}
 	w.Close()
 	w.Close()
-	if _, err := w.Next(testcluster.Patient(t)); !errors.Is(err, hiqlite.ErrClosed) {
+	if _, err := w.Next(testrun.Context(t)); !errors.Is(err, hiqlite.ErrClosed) {
 		t.Errorf("Next of a closed watcher: %v", err)
 	}
 }

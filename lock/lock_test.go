@@ -3,6 +3,7 @@ package lock_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,17 +13,25 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/testcluster"
+	"github.com/hiqlite/hiqlite/hiqlitetest"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/lock"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// eachSize runs a test on a cluster of one node and on one of three.
+func eachSize(t *testing.T, test func(t *testing.T, c *hiqlitetest.Cluster)) {
+	for _, size := range []int{1, 3} {
+		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) { test(t, hiqlitetest.NewCluster(t, size)) })
+	}
+}
+
 func TestLockAndUnlock(t *testing.T) {
-	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
-		ctx := testcluster.Patient(t)
+	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
+		ctx := testrun.Context(t)
 		token := uint64(0)
-		for i, n := range c.Nodes {
+		for i, n := range c.Nodes() {
 			l := lock.New(n)
 			held, err := l.Lock(ctx, "job")
 			if err != nil {
@@ -32,7 +41,7 @@ func TestLockAndUnlock(t *testing.T) {
 				t.Errorf("token %d after %d", held.Token(), token)
 			}
 			token = held.Token()
-			for _, other := range c.Nodes {
+			for _, other := range c.Nodes() {
 				if _, err := lock.New(other).TryLock(ctx, "job"); !errors.Is(err, lock.ErrHeld) {
 					t.Errorf("TryLock of a held lock: %v", err)
 				}
@@ -49,7 +58,7 @@ func TestLockAndUnlock(t *testing.T) {
 
 func mustLock(t testing.TB, l *lock.Locker, key string) *lock.Held {
 	t.Helper()
-	h, err := l.Lock(testcluster.Patient(t), key)
+	h, err := l.Lock(testrun.Context(t), key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +67,7 @@ func mustLock(t testing.TB, l *lock.Locker, key string) *lock.Held {
 
 func mustUnlock(t testing.TB, h *lock.Held) {
 	t.Helper()
-	if err := h.Unlock(testcluster.Patient(t)); err != nil {
+	if err := h.Unlock(testrun.Context(t)); err != nil {
 		t.Error(err)
 	}
 }
@@ -66,15 +75,15 @@ func mustUnlock(t testing.TB, h *lock.Held) {
 // waitUntilQueued waits until n programs hold the lock of key or wait for it.
 func waitUntilQueued(t testing.TB, node *hiqlite.Node, key string, n int) {
 	t.Helper()
-	testcluster.WaitFor(t, "the queue", func() bool { return node.InMemoryShards().Lock.QueueLen(key) == n })
+	testrun.WaitFor(t, "the queue", func() bool { return node.InMemoryShards().Lock.QueueLen(key) == n })
 }
 
 // Waiters get the lock in the order in which they came, whichever nodes they use,
 // and never two at once.
 func TestWaitersAreServedInOrder(t *testing.T) {
-	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
+	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
 		const waiters = 12
-		first := mustLock(t, lock.New(c.Nodes[0]), "l")
+		first := mustLock(t, lock.New(c.Node(0)), "l")
 		var wg sync.WaitGroup
 		var mu sync.Mutex
 		var order []int
@@ -82,7 +91,7 @@ func TestWaitersAreServedInOrder(t *testing.T) {
 		token := first.Token()
 		for i := range waiters {
 			wg.Go(func() {
-				h := mustLock(t, lock.New(c.Nodes[i%len(c.Nodes)]), "l")
+				h := mustLock(t, lock.New(c.Node(i%c.Len())), "l")
 				if inside.Add(1) != 1 {
 					t.Error("two holders at once")
 				}
@@ -96,7 +105,7 @@ func TestWaitersAreServedInOrder(t *testing.T) {
 				inside.Add(-1)
 				mustUnlock(t, h)
 			})
-			waitUntilQueued(t, c.Nodes[0], "l", i+2)
+			waitUntilQueued(t, c.Node(0), "l", i+2)
 		}
 		mustUnlock(t, first)
 		wg.Wait()
@@ -105,27 +114,27 @@ func TestWaitersAreServedInOrder(t *testing.T) {
 				t.Fatalf("the waiters were served in the order %v", order)
 			}
 		}
-		waitUntilQueued(t, c.Nodes[0], "l", 0)
+		waitUntilQueued(t, c.Node(0), "l", 0)
 	})
 }
 
 // A waiter whose context ends leaves the queue, and the next one gets the lock.
 func TestCancelledWaiterLeavesTheQueue(t *testing.T) {
-	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
-		l := lock.New(c.Nodes[0])
+	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
+		l := lock.New(c.Node(0))
 		first := mustLock(t, l, "l")
-		ctx, cancel := context.WithCancel(testcluster.Patient(t))
+		ctx, cancel := context.WithCancel(testrun.Context(t))
 		gaveUp := make(chan error, 1)
 		go func() { _, err := l.Lock(ctx, "l"); gaveUp <- err }()
-		waitUntilQueued(t, c.Nodes[0], "l", 2)
+		waitUntilQueued(t, c.Node(0), "l", 2)
 		next := make(chan *lock.Held, 1)
-		go func() { next <- mustLock(t, lock.New(c.Nodes[len(c.Nodes)-1]), "l") }()
-		waitUntilQueued(t, c.Nodes[0], "l", 3)
+		go func() { next <- mustLock(t, lock.New(c.Node(c.Len()-1)), "l") }()
+		waitUntilQueued(t, c.Node(0), "l", 3)
 		cancel()
 		if err := <-gaveUp; !errors.Is(err, context.Canceled) {
 			t.Errorf("Lock returned %v", err)
 		}
-		waitUntilQueued(t, c.Nodes[0], "l", 2)
+		waitUntilQueued(t, c.Node(0), "l", 2)
 		mustUnlock(t, first)
 		mustUnlock(t, <-next)
 	})
@@ -135,13 +144,13 @@ func TestCancelledWaiterLeavesTheQueue(t *testing.T) {
 // leader changes.
 func TestRenewal(t *testing.T) {
 	const ttl = 4 * time.Second // the shortest that survives an election
-	c := testcluster.Started(t, 3)
-	h := mustLock(t, lock.New(c.Nodes[0], lock.WithTTL(ttl)), "l")
-	other := lock.New(c.Nodes[1])
+	c := hiqlitetest.NewCluster(t, 3)
+	h := mustLock(t, lock.New(c.Node(0), lock.WithTTL(ttl)), "l")
+	other := lock.New(c.Node(1))
 	began := time.Now()
 	closed := false
 	for time.Since(began) < 3*ttl/2 {
-		if _, err := other.TryLock(testcluster.Patient(t), "l"); !errors.Is(err, lock.ErrHeld) {
+		if _, err := other.TryLock(testrun.Context(t), "l"); !errors.Is(err, lock.ErrHeld) {
 			t.Fatalf("after %v another TryLock returned %v", time.Since(began), err)
 		}
 		if !closed && time.Since(began) > ttl/4 {
@@ -163,10 +172,10 @@ func TestRenewal(t *testing.T) {
 // A holder that is cut off learns that its locks are lost. When it is connected
 // again, it cannot unlock a lock that another holds.
 func TestLoss(t *testing.T) {
-	c := testcluster.Started(t, 3)
+	c := hiqlitetest.NewCluster(t, 3)
 	type key struct{}
-	ctx := context.WithValue(testcluster.Patient(t), key{}, "value")
-	l := lock.New(c.Nodes[0], lock.WithTTL(lock.MinTTL))
+	ctx := context.WithValue(testrun.Context(t), key{}, "value")
+	l := lock.New(c.Node(0), lock.WithTTL(lock.MinTTL))
 	h, err := l.Lock(ctx, "l")
 	if err != nil {
 		t.Fatal(err)
@@ -187,8 +196,8 @@ func TestLoss(t *testing.T) {
 	}
 	c.Start(1)
 	c.Start(2)
-	c.Ready(1)
-	next := mustLock(t, lock.New(c.Nodes[1]), "l") // after the TTL
+	c.WaitReady(1)
+	next := mustLock(t, lock.New(c.Node(1)), "l") // after the TTL
 	if next.Token() <= h.Token() {
 		t.Errorf("token %d after %d", next.Token(), h.Token())
 	}
@@ -205,11 +214,11 @@ func TestLoss(t *testing.T) {
 // A node that is closed releases its locks, after the contexts of their holders
 // have ended.
 func TestClosingANodeReleasesItsLocks(t *testing.T) {
-	c := testcluster.Started(t, 3)
-	h := mustLock(t, lock.New(c.Nodes[0], lock.WithTTL(lock.MaxTTL)), "l")
+	c := hiqlitetest.NewCluster(t, 3)
+	h := mustLock(t, lock.New(c.Node(0), lock.WithTTL(lock.MaxTTL)), "l")
 	next := make(chan *lock.Held, 1)
-	go func() { next <- mustLock(t, lock.New(c.Nodes[1]), "l") }()
-	waitUntilQueued(t, c.Nodes[1], "l", 2)
+	go func() { next <- mustLock(t, lock.New(c.Node(1)), "l") }()
+	waitUntilQueued(t, c.Node(1), "l", 2)
 	c.Stop(0)
 	select {
 	case <-h.Done():
@@ -221,40 +230,40 @@ func TestClosingANodeReleasesItsLocks(t *testing.T) {
 	}
 	mustUnlock(t, <-next) // at once, not after the TTL of one hour
 	c.Start(0)
-	c.Ready(0)
-	if err := h.Unlock(testcluster.Patient(t)); !errors.Is(err, lock.ErrLost) {
+	c.WaitReady(0)
+	if err := h.Unlock(testrun.Context(t)); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock: %v", err)
 	}
 }
 
 func TestBadInput(t *testing.T) {
-	c := testcluster.Started(t, 1)
-	ctx := testcluster.Patient(t)
+	c := hiqlitetest.NewCluster(t, 1)
+	ctx := testrun.Context(t)
 	for _, key := range []string{"", strings.Repeat("k", lock.MaxKey+1)} {
-		if _, err := lock.New(c.Nodes[0]).Lock(ctx, key); !errors.Is(err, lock.ErrKey) {
+		if _, err := lock.New(c.Node(0)).Lock(ctx, key); !errors.Is(err, lock.ErrKey) {
 			t.Errorf("a key of %d bytes: %v", len(key), err)
 		}
-		if _, err := lock.New(c.Nodes[0]).TryLock(ctx, key); !errors.Is(err, lock.ErrKey) {
+		if _, err := lock.New(c.Node(0)).TryLock(ctx, key); !errors.Is(err, lock.ErrKey) {
 			t.Errorf("a key of %d bytes: %v", len(key), err)
 		}
 	}
 	for _, ttl := range []time.Duration{0, -time.Second, time.Millisecond, 2 * lock.MaxTTL} {
-		if _, err := lock.New(c.Nodes[0], lock.WithTTL(ttl)).Lock(ctx, "l"); err == nil || !strings.Contains(err.Error(), "1s and 1h0m0s") {
+		if _, err := lock.New(c.Node(0), lock.WithTTL(ttl)).Lock(ctx, "l"); err == nil || !strings.Contains(err.Error(), "1s and 1h0m0s") {
 			t.Errorf("a time to live of %v: %v", ttl, err)
 		}
 	}
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := lock.New(c.Nodes[0]).Lock(ended, "l"); !errors.Is(err, context.Canceled) {
+	if _, err := lock.New(c.Node(0)).Lock(ended, "l"); !errors.Is(err, context.Canceled) {
 		t.Errorf("a context that has ended: %v", err)
 	}
 	// Unlock releases the lock even with a context that has ended.
-	h := mustLock(t, lock.New(c.Nodes[0]), "l")
+	h := mustLock(t, lock.New(c.Node(0)), "l")
 	if err := h.Unlock(ended); err != nil {
 		t.Errorf("Unlock with a context that has ended: %v", err)
 	}
-	mustUnlock(t, mustLock(t, lock.New(c.Nodes[0]), "l"))
-	node := c.Nodes[0]
+	mustUnlock(t, mustLock(t, lock.New(c.Node(0)), "l"))
+	node := c.Node(0)
 	c.Stop(0)
 	if _, err := lock.New(node).Lock(ctx, "l"); !errors.Is(err, hiqlite.ErrClosed) {
 		t.Errorf("a closed node: %v", err)

@@ -10,8 +10,9 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/hiqlitetest"
 	"github.com/hiqlite/hiqlite/internal/shardapi"
-	"github.com/hiqlite/hiqlite/internal/testcluster"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/lock"
 )
@@ -40,10 +41,10 @@ func (l interceptedLock) Do(ctx context.Context, c *wire.Command) (wire.Outcome,
 // A holder loses its locks in time even if its renewing goroutine hangs while
 // other goroutines of the program continue to take locks with the same Locker.
 func TestAStarvedHolderLosesItsLocks(t *testing.T) {
-	c := testcluster.Started(t, 3)
-	ctx := testcluster.Patient(t)
+	c := hiqlitetest.NewCluster(t, 3)
+	ctx := testrun.Context(t)
 	resume := make(chan struct{})
-	starved := &interceptedNode{c.Nodes[0], func(ctx context.Context, c *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
+	starved := &interceptedNode{c.Node(0), func(ctx context.Context, c *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
 		if c.Kind == wire.LockRenew {
 			<-resume
 		}
@@ -51,7 +52,7 @@ func TestAStarvedHolderLosesItsLocks(t *testing.T) {
 	}}
 	l := lock.New(starved, lock.WithTTL(lock.MinTTL))
 	a := mustLock(t, l, "a")
-	other := mustLock(t, lock.New(c.Nodes[1]), "a") // after the TTL
+	other := mustLock(t, lock.New(c.Node(1)), "a") // after the TTL
 	b := mustLock(t, l, "b")
 	select {
 	case <-a.Done():
@@ -68,8 +69,8 @@ func TestAStarvedHolderLosesItsLocks(t *testing.T) {
 
 // A renewal that overtakes a release releases the lock as well, so Unlock succeeds.
 func TestARenewalOvertakesARelease(t *testing.T) {
-	c := testcluster.Started(t, 1)
-	n := &interceptedNode{c.Nodes[0], func(ctx context.Context, c *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
+	c := hiqlitetest.NewCluster(t, 1)
+	n := &interceptedNode{c.Node(0), func(ctx context.Context, c *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
 		if c.Kind == wire.LockRelease {
 			if o, err := next.Do(ctx, &wire.Command{Kind: wire.LockRenew, Owner: c.Owner, ID: c.ID}); err != nil || o.Code != wire.Done {
 				t.Errorf("the renewal: %+v, %v", o, err)
@@ -83,10 +84,10 @@ func TestARenewalOvertakesARelease(t *testing.T) {
 // A node that is closed while its Lockers are busy leaves no lock behind.
 func TestAClosedNodeLeavesNoLocks(t *testing.T) {
 	const lockers = 16
-	c := testcluster.Started(t, 3)
+	c := hiqlitetest.NewCluster(t, 3)
 	var wg sync.WaitGroup
 	var rounds [lockers]atomic.Int64
-	node := c.Nodes[0]
+	node := c.Node(0)
 	for i := range lockers {
 		wg.Go(func() {
 			l := lock.New(node, lock.WithTTL(lock.MaxTTL))
@@ -101,32 +102,32 @@ func TestAClosedNodeLeavesNoLocks(t *testing.T) {
 		})
 	}
 	for i := range lockers {
-		testcluster.WaitFor(t, "all lockers to work", func() bool { return rounds[i].Load() >= 3 })
+		testrun.WaitFor(t, "all lockers to work", func() bool { return rounds[i].Load() >= 3 })
 	}
 	c.Stop(0)
 	wg.Wait()
 	for i := range lockers {
-		mustUnlock(t, mustLock(t, lock.New(c.Nodes[1]), fmt.Sprint(i))) // at once, not after the TTL of one hour
+		mustUnlock(t, mustLock(t, lock.New(c.Node(1)), fmt.Sprint(i))) // at once, not after the TTL of one hour
 	}
 }
 
 // A waiter keeps its place in the order even if its program releases its last
 // lock while the request is on its way.
 func TestReleasingTheLastLockKeepsTheOrderOfARequest(t *testing.T) {
-	c := testcluster.Started(t, 3)
-	ctx := testcluster.Patient(t)
+	c := hiqlitetest.NewCluster(t, 3)
+	ctx := testrun.Context(t)
 	var a *lock.Held
 	asked := make(chan struct{}, 1)
 	other := make(chan *lock.Held, 1)
-	n := &interceptedNode{c.Nodes[0], func(ctx context.Context, cmd *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
+	n := &interceptedNode{c.Node(0), func(ctx context.Context, cmd *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
 		if cmd.Kind != wire.LockAcquire || cmd.Key != "b" || len(asked) > 0 {
 			return next.Do(ctx, cmd)
 		}
 		asked <- struct{}{}
 		mustUnlock(t, a) // before the request for b arrives
 		o, err := next.Do(ctx, cmd)
-		go func() { other <- mustLock(t, lock.New(c.Nodes[1]), "b") }()
-		waitUntilQueued(t, c.Nodes[0], "b", 2)
+		go func() { other <- mustLock(t, lock.New(c.Node(1)), "b") }()
+		waitUntilQueued(t, c.Node(0), "b", 2)
 		return o, err
 	}}
 	l := lock.New(n)
@@ -147,8 +148,8 @@ func TestReleasingTheLastLockKeepsTheOrderOfARequest(t *testing.T) {
 // A waiter in the queue whose context has no deadline returns ErrNoLeader when
 // there is no leader.
 func TestWaitingWithoutALeader(t *testing.T) {
-	c := testcluster.Started(t, 3, func(cfg *hiqlite.Config) { cfg.Timeout = 2 * time.Second })
-	n := c.Nodes[0]
+	c := hiqlitetest.NewCluster(t, 3, hiqlitetest.WithConfig(func(cfg *hiqlite.Config) { cfg.Timeout = 2 * time.Second }))
+	n := c.Node(0)
 	held := mustLock(t, lock.New(n, lock.WithTTL(lock.MinTTL)), "a")
 	gaveUp := make(chan error, 1)
 	go func() {
@@ -163,7 +164,7 @@ func TestWaitingWithoutALeader(t *testing.T) {
 		if !errors.Is(err, hiqlite.ErrNoLeader) || errors.Is(err, hiqlite.ErrOutcomeUnknown) {
 			t.Errorf("Lock returned %v", err)
 		}
-	case <-testcluster.Patient(t).Done():
+	case <-testrun.Context(t).Done():
 		t.Error("Lock still waits")
 	}
 	<-held.Done()

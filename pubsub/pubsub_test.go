@@ -13,17 +13,25 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/testcluster"
+	"github.com/hiqlite/hiqlite/hiqlitetest"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/pubsub"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// eachSize runs a test on a cluster of one node and on one of three.
+func eachSize(t *testing.T, test func(t *testing.T, c *hiqlitetest.Cluster)) {
+	for _, size := range []int{1, 3} {
+		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) { test(t, hiqlitetest.NewCluster(t, size)) })
+	}
+}
+
 func TestNotifyThenNext(t *testing.T) {
-	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
-		ctx := testcluster.Patient(t)
+	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
+		ctx := testrun.Context(t)
 		var subs []*pubsub.Subscription
-		for _, n := range c.Nodes {
+		for _, n := range c.Nodes() {
 			s, err := pubsub.Listen(ctx, n, "news")
 			if err != nil {
 				t.Fatal(err)
@@ -31,7 +39,7 @@ func TestNotifyThenNext(t *testing.T) {
 			defer s.Close()
 			subs = append(subs, s)
 		}
-		for i, n := range c.Nodes {
+		for i, n := range c.Nodes() {
 			index, err := pubsub.Notify(ctx, n, "news", []byte{byte(i)})
 			if err != nil {
 				t.Fatal(err)
@@ -48,7 +56,7 @@ func TestNotifyThenNext(t *testing.T) {
 
 func listen(t testing.TB, n *hiqlite.Node, channel string, opts ...pubsub.Option) *pubsub.Subscription {
 	t.Helper()
-	s, err := pubsub.Listen(testcluster.Patient(t), n, channel, opts...)
+	s, err := pubsub.Listen(testrun.Context(t), n, channel, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +66,7 @@ func listen(t testing.TB, n *hiqlite.Node, channel string, opts ...pubsub.Option
 
 func notify(t testing.TB, n *hiqlite.Node, channel, payload string) uint64 {
 	t.Helper()
-	index, err := pubsub.Notify(testcluster.Patient(t), n, channel, []byte(payload))
+	index, err := pubsub.Notify(testrun.Context(t), n, channel, []byte(payload))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +75,7 @@ func notify(t testing.TB, n *hiqlite.Node, channel, payload string) uint64 {
 
 func next(t testing.TB, s *pubsub.Subscription) pubsub.Message {
 	t.Helper()
-	m, err := s.Next(testcluster.Patient(t))
+	m, err := s.Next(testrun.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,13 +86,13 @@ func next(t testing.TB, s *pubsub.Subscription) pubsub.Message {
 // while all nodes tell at the same time.
 func TestOneOrder(t *testing.T) {
 	const tellers, each = 5, 60
-	c := testcluster.Started(t, 3)
+	c := hiqlitetest.NewCluster(t, 3)
 	var subs []*pubsub.Subscription
-	for _, n := range c.Nodes {
+	for _, n := range c.Nodes() {
 		subs = append(subs, listen(t, n, "*"), listen(t, n, "c*"))
 	}
 	var wg sync.WaitGroup
-	for i, n := range c.Nodes {
+	for i, n := range c.Nodes() {
 		for g := range tellers {
 			wg.Go(func() {
 				last := uint64(0)
@@ -123,8 +131,8 @@ func TestOneOrder(t *testing.T) {
 
 // Of several channels one gets those that are meant.
 func TestChannels(t *testing.T) {
-	c := testcluster.Started(t, 1)
-	n := c.Nodes[0]
+	c := hiqlitetest.NewCluster(t, 1)
+	n := c.Node(0)
 	exact, some, all := listen(t, n, "a"), listen(t, n, "a.*"), listen(t, n, "*")
 	began := time.Now().Truncate(time.Millisecond)
 	for _, channel := range []string{"a", "a.b", "ab", "b", "a.", "a"} {
@@ -145,26 +153,26 @@ func TestChannels(t *testing.T) {
 
 // After a restart nothing old is told again, but to those who ask for it.
 func TestRestart(t *testing.T) {
-	testcluster.Each(t, func(t *testing.T, c *testcluster.Cluster) {
-		first := notify(t, c.Nodes[0], "c", "first")
-		second := notify(t, c.Nodes[0], "c", "second")
-		for i := range c.Nodes {
+	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
+		first := notify(t, c.Node(0), "c", "first")
+		second := notify(t, c.Node(0), "c", "second")
+		for i := range c.Nodes() {
 			c.Stop(i)
 		}
-		for i := range c.Nodes {
+		for i := range c.Nodes() {
 			c.Start(i)
 		}
 		var fresh, back []*pubsub.Subscription
-		for i, n := range c.Nodes {
-			c.Ready(i)
+		for i, n := range c.Nodes() {
+			c.WaitReady(i)
 			fresh = append(fresh, listen(t, n, "c"))
 			back = append(back, listen(t, n, "c", pubsub.After(first)))
 			if start := fresh[i].Start(); start != second {
 				t.Errorf("node %d starts behind message %d, the last one was %d", i+1, start, second)
 			}
 		}
-		third := notify(t, c.Nodes[0], "c", "third")
-		for i := range c.Nodes {
+		third := notify(t, c.Node(0), "c", "third")
+		for i := range c.Nodes() {
 			if m := next(t, fresh[i]); m.Index != third {
 				t.Errorf("node %d is told message %d, %q", i+1, m.Index, m.Payload)
 			}
@@ -175,7 +183,7 @@ func TestRestart(t *testing.T) {
 				t.Errorf("node %d goes on with message %d, %q", i+1, m.Index, m.Payload)
 			}
 		}
-		whole := listen(t, c.Nodes[0], "c", pubsub.After(0))
+		whole := listen(t, c.Node(0), "c", pubsub.After(0))
 		for _, want := range []uint64{first, second, third} {
 			if m := next(t, whole); m.Index != want {
 				t.Errorf("from the beginning on it is message %d, want %d", m.Index, want)
@@ -186,22 +194,22 @@ func TestRestart(t *testing.T) {
 
 // Subscribers live on while leaders change: each message once.
 func TestLeadersChange(t *testing.T) {
-	c := testcluster.Started(t, 3)
-	s := listen(t, c.Nodes[0], "c")
+	c := hiqlitetest.NewCluster(t, 3)
+	s := listen(t, c.Node(0), "c")
 	var want []string
 	for round := range 4 {
 		for k := range 20 {
 			text := fmt.Sprint(round, "-", k)
-			notify(t, c.Nodes[0], "c", text)
+			notify(t, c.Node(0), "c", text)
 			want = append(want, text)
 		}
 		which := 1 + round%2
 		c.Stop(which)
 		text := fmt.Sprint(round, " without ", which)
-		notify(t, c.Nodes[0], "c", text)
+		notify(t, c.Node(0), "c", text)
 		want = append(want, text)
 		c.Start(which)
-		c.Ready(which)
+		c.WaitReady(which)
 	}
 	for _, w := range want {
 		if m := next(t, s); string(m.Payload) != w {
@@ -211,8 +219,8 @@ func TestLeadersChange(t *testing.T) {
 }
 
 func TestBadInput(t *testing.T) {
-	c := testcluster.Started(t, 1)
-	ctx, n := testcluster.Patient(t), c.Nodes[0]
+	c := hiqlitetest.NewCluster(t, 1)
+	ctx, n := testrun.Context(t), c.Node(0)
 	for _, channel := range []string{"", strings.Repeat("c", pubsub.MaxChannel+1), "a*b", "**"} {
 		if _, err := pubsub.Notify(ctx, n, channel, nil); !errors.Is(err, pubsub.ErrChannel) {
 			t.Errorf("Notify to %q: %v", channel, err)
@@ -263,17 +271,17 @@ func TestBadInput(t *testing.T) {
 
 // Close ends a Next that waits. An index of another cluster is refused.
 func TestClosingASubscription(t *testing.T) {
-	c := testcluster.Started(t, 1)
-	s := listen(t, c.Nodes[0], "c")
+	c := hiqlitetest.NewCluster(t, 1)
+	s := listen(t, c.Node(0), "c")
 	done := make(chan error, 1)
-	go func() { _, err := s.Next(testcluster.Patient(t)); done <- err }()
+	go func() { _, err := s.Next(testrun.Context(t)); done <- err }()
 	s.Close()
 	if err := <-done; !errors.Is(err, hiqlite.ErrClosed) {
 		t.Errorf("Next: %v", err)
 	}
 	s.Close()
-	last := notify(t, c.Nodes[0], "c", "x")
-	_, err := pubsub.Listen(testcluster.Patient(t), c.Nodes[0], "c", pubsub.After(last+1))
+	last := notify(t, c.Node(0), "c", "x")
+	_, err := pubsub.Listen(testrun.Context(t), c.Node(0), "c", pubsub.After(last+1))
 	if !errors.Is(err, pubsub.ErrAhead) || !strings.Contains(err.Error(), fmt.Sprint("the last message is ", last)) {
 		t.Errorf("After a message that was never told: %v", err)
 	}

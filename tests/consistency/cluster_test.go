@@ -18,7 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/testcluster"
+	"github.com/hiqlite/hiqlite/internal/loopback"
 )
 
 const (
@@ -79,7 +79,14 @@ func newCluster(t testing.TB, size int, change func(*hiqlite.Config)) *cluster {
 	t.Helper()
 	dir := t.TempDir()
 	c := &cluster{t: t}
-	members := testcluster.Members(t, size)
+	addresses, err := loopback.Addresses(size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var members []hiqlite.Member
+	for i, address := range addresses {
+		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
+	}
 	for i := range size {
 		cfg := hiqlite.Config{
 			DataDir: filepath.Join(dir, fmt.Sprint(i+1)), NodeID: uint64(i + 1), Nodes: members,

@@ -200,7 +200,7 @@ func (d *database) differences() string {
 		asks[i] = strings.Replace(text, schemaDump, "SELECT * FROM sqlite_schema", 1)
 	}
 	var dumps [][]string
-	for _, n := range d.cluster.Nodes {
+	for _, n := range d.cluster.Nodes() {
 		ctx, cancel := patient()
 		c, err := n.DB().Conn(ctx)
 		if err != nil {

@@ -12,7 +12,8 @@ import (
 	_ "unsafe" // for go:linkname
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/testcluster"
+	"github.com/hiqlite/hiqlite/hiqlitetest"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // connections is how many a script uses.
@@ -28,7 +29,7 @@ const patience = 30 * time.Second
 type database struct {
 	t       testing.TB
 	name    string
-	cluster *testcluster.Cluster // nil: the reference
+	cluster *hiqlitetest.Cluster // nil: the reference
 	folder  string               // of the reference
 	dbs     []*sql.DB
 	conns   [connections]*sql.Conn
@@ -55,7 +56,7 @@ func newReference(t testing.TB) *database {
 func newDatabase(t testing.TB, nodes int) *database {
 	t.Helper()
 	d := &database{t: t, name: fmt.Sprintf("hiqlite, %d nodes", nodes)}
-	d.cluster = testcluster.Started(t, nodes, func(c *hiqlite.Config) { c.Logger, c.MaxSteps = quiet, maxSteps })
+	d.cluster = hiqlitetest.NewCluster(t, nodes, hiqlitetest.WithConfig(func(c *hiqlite.Config) { c.Logger, c.MaxSteps = quiet, maxSteps }))
 	for i := range nodes {
 		d.dbs = append(d.dbs, d.open(i))
 	}
@@ -64,7 +65,7 @@ func newDatabase(t testing.TB, nodes int) *database {
 
 // open opens the database of a node.
 func (d *database) open(node int) *sql.DB {
-	c, err := d.cluster.Nodes[node].ConnectorWith(hiqlite.ConnConfig{Consistency: hiqlite.Linearizable, TimeFormat: "sqlite"})
+	c, err := d.cluster.Node(node).ConnectorWith(hiqlite.ConnConfig{Consistency: hiqlite.Linearizable, TimeFormat: "sqlite"})
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -95,7 +96,7 @@ func (d *database) begin() {
 			d.t.Fatal(err) // sqlite_sequence comes with it, and stays
 		}
 	case d.spoiled || !d.empty():
-		nodes := len(d.cluster.Nodes)
+		nodes := d.cluster.Len()
 		d.close()
 		*d = *newDatabase(d.t, nodes)
 	}
@@ -113,10 +114,10 @@ func (d *database) close() {
 		_ = os.RemoveAll(d.folder)
 	}
 	if d.cluster != nil {
-		for i := range d.cluster.Nodes {
+		for i := range d.cluster.Len() {
 			d.cluster.Stop(i)
 		}
-		_ = os.RemoveAll(filepath.Dir(d.cluster.Configs[0].DataDir))
+		_ = os.RemoveAll(filepath.Dir(d.cluster.Config(0).DataDir))
 	}
 }
 
@@ -247,11 +248,11 @@ func (d *database) restart(node int) {
 	d.t.Helper()
 	d.disconnect()
 	if d.cluster != nil {
-		node %= len(d.cluster.Nodes)
+		node %= d.cluster.Len()
 		_ = d.dbs[node].Close()
 		d.cluster.Stop(node)
 		d.cluster.Start(node)
-		d.cluster.Ready(node)
+		d.cluster.WaitReady(node)
 		d.dbs[node] = d.open(node)
 	}
 	d.connect()
@@ -266,7 +267,7 @@ func (d *database) snapshot(node int) {
 		d.connect()
 		return
 	}
-	n := len(d.cluster.Nodes)
+	n := d.cluster.Len()
 	node %= n
 	other := (node + 1) % n
 	if n > 1 {
@@ -280,9 +281,9 @@ func (d *database) snapshot(node int) {
 			}
 		}
 	}
-	for i, one := range d.cluster.Nodes {
-		if one != nil {
-			d.cluster.Ready(i)
+	for i, one := range d.cluster.Nodes() {
+		if d.cluster.Running(i) {
+			d.cluster.WaitReady(i)
 			if err := compactTo(one, 0); err != nil && !strings.Contains(err.Error(), "rejected") {
 				d.t.Fatalf("%s: compacting: %v", d.name, err)
 			}
@@ -290,7 +291,7 @@ func (d *database) snapshot(node int) {
 	}
 	if n > 1 {
 		d.cluster.Start(node)
-		d.cluster.Ready(node)
+		d.cluster.WaitReady(node)
 		d.dbs[node] = d.open(node)
 	}
 	d.connect()
@@ -307,9 +308,9 @@ func (d *database) unequal() string {
 	}
 	at := map[uint64]held{}
 	difference := ""
-	testcluster.WaitFor(d.t, "the nodes to hold the same", func() bool {
+	testrun.WaitFor(d.t, "the nodes to hold the same", func() bool {
 		hashes := map[[32]byte]bool{}
-		for i, n := range d.cluster.Nodes {
+		for i, n := range d.cluster.Nodes() {
 			ctx, cancel := patient()
 			hash, index, err := n.Hash(ctx)
 			cancel()

@@ -15,7 +15,8 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/testcluster"
+	"github.com/hiqlite/hiqlite/internal/loopback"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // nodeVariable makes the test's program a node, see runNode.
@@ -147,7 +148,14 @@ func killRound(t *testing.T, seed uint64) {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	members := testcluster.Members(t, 3)
+	addresses, err := loopback.Addresses(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var members []hiqlite.Member
+	for i, address := range addresses {
+		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
+	}
 	nodes := make([]*process, len(members))
 	config := func(i int) hiqlite.Config {
 		return hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(i+1)), NodeID: uint64(i + 1), Nodes: members, Tick: 10 * time.Millisecond, MaxSteps: maxSteps, LeaseTTL: time.Second}
@@ -174,7 +182,7 @@ func killRound(t *testing.T, seed uint64) {
 		n.ask(t)
 	}
 	at := map[string]string{} // answers by index
-	testcluster.WaitFor(t, "the nodes to hold the same", func() bool {
+	testrun.WaitFor(t, "the nodes to hold the same", func() bool {
 		answers := map[string]bool{}
 		for i, n := range nodes {
 			answer := n.ask(t)
