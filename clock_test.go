@@ -34,6 +34,7 @@ type look struct {
 }
 
 func TestWhenAClockIsMoved(t *testing.T) {
+	t.Parallel()
 	still := func(now uint64) statemachine.Clock { return statemachine.Clock{Now: now} }
 	for name, looks := range map[string][]look{
 		"nothing runs": {{0, still(0), true, nil, false}, {5000, still(0), true, nil, false}},
@@ -76,6 +77,7 @@ func TestWhenAClockIsMoved(t *testing.T) {
 
 // What is beyond the bound of a step is not counted by the next.
 func TestAStepIsBounded(t *testing.T) {
+	t.Parallel()
 	var s shardClock
 	s.next(runs(0, 0), 200, after(0), true)
 	first, due := s.next(runs(0, 0), 200, after(5000), true)
@@ -91,6 +93,7 @@ func TestAStepIsBounded(t *testing.T) {
 
 // Parts of milliseconds are lost, not gained.
 func TestStepsAreRoundedDown(t *testing.T) {
+	t.Parallel()
 	var s shardClock
 	now := clockStart
 	s.next(runs(0, 0), 0, now, true)
@@ -110,6 +113,7 @@ func TestStepsAreRoundedDown(t *testing.T) {
 // was lost, must not take another node's for it: the time since its own was
 // proposed has been counted by that.
 func TestALostTickIsNotTakenForAnothers(t *testing.T) {
+	t.Parallel()
 	var a, b shardClock
 	b.next(runs(0, 0), 0, after(0), true)
 	a.next(runs(0, 0), 0, after(0), false)
@@ -269,6 +273,7 @@ func (w *clockWorld) jump(n, from *clockNode) {
 // time: whoever leads or believes to, wherever nodes rest, and whatever ticks
 // are late, lost or overtaken. If nodes do not rest and ticks arrive, it ends.
 func TestNoDurationEndsEarly(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		w := newClockWorld(t)
 		// Steps of the same few lengths make different nodes come to the same

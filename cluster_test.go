@@ -22,6 +22,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	testrun.MoreParallel()
 	goleak.VerifyTestMain(m)
 }
 
@@ -68,6 +69,7 @@ func mustExec(t testing.TB, db *sql.DB, query string, args ...any) sql.Result {
 }
 
 func TestWriteThenRead(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)")
 		for i := range c.Len() {

@@ -123,6 +123,7 @@ func TestOneFullDiskOfThree(t *testing.T) {
 
 // Small volumes work.
 func TestDiskMarks(t *testing.T) {
+	t.Parallel()
 	for total, want := range map[int64][2]int64{
 		100 << 20: {64 << 20, 32 << 20}, 1 << 30: {64 << 20, 32 << 20}, 2 << 30: {102 << 20, 51 << 20}, 1 << 40: {256 << 20, 128 << 20},
 	} {

@@ -34,6 +34,7 @@ func bucketOf(t testing.TB, n *hiqlite.Node, name string) *kv.Bucket[string] {
 // Buckets survive restarts of single nodes and of the whole cluster, from the
 // log alone and from a snapshot with the log behind it.
 func TestBucketsSurviveRestarts(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int{1, 3} {
 		c := newCluster(t, size)
 		ctx := testrun.Context(t)
@@ -101,6 +102,7 @@ func TestBucketsSurviveRestarts(t *testing.T) {
 
 // An entry's time goes on over restarts, however often there are some.
 func TestTimesToLiveOutliveRestarts(t *testing.T) {
+	t.Parallel()
 	const ttl = 2 * time.Second
 	c := newCluster(t, 1)
 	began := time.Now()
@@ -132,6 +134,7 @@ func TestTimesToLiveOutliveRestarts(t *testing.T) {
 // brought up to date by a snapshot, and what its subscribers and watchers missed
 // they are told or told of.
 func TestANodeThatWasAwayForLong(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	ctx := testrun.Context(t)
 	stays := bucketOf(t, c.Node(0), "b")
@@ -246,6 +249,7 @@ func TestRetention(t *testing.T) {
 
 // Status names the leaders of all shards.
 func TestStatusOfShards(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	for i, n := range c.Nodes() {
 		s, err := n.Status(testrun.Context(t))
@@ -268,6 +272,7 @@ func TestStatusOfShards(t *testing.T) {
 // A snapshot of a shard in memory that cannot be read is found before Raft reads
 // it, which would end the program; whatever the folder is called.
 func TestADamagedSnapshotOfABucket(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.DataDir = filepath.Join(filepath.Dir(cfg.DataDir), "[1] a[b") })
 	ctx := testrun.Context(t)
 	b := bucketOf(t, c.Node(0), "b")

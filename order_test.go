@@ -109,6 +109,7 @@ func (c *testCluster) told(f func(ctx context.Context) error) <-chan int {
 // Whoever is told of a change can read what was written before it, on a node
 // that is behind with SQL.
 func TestWhoIsToldCanRead(t *testing.T) {
+	t.Parallel()
 	c, d := slowCluster(t)
 	ctx := testrun.Context(t)
 	near, far := c.Node(0), c.Node(2)
@@ -190,6 +191,7 @@ func TestWhoIsToldCanRead(t *testing.T) {
 // Who is given a lock or gets a message reads the buckets as they were before, on
 // a node that is behind with them.
 func TestWhoIsToldCanReadBuckets(t *testing.T) {
+	t.Parallel()
 	c, d := slowBuckets(t)
 	ctx := testrun.Context(t)
 	near, far := c.Node(0), c.Node(2)
@@ -259,6 +261,7 @@ func TestWhoIsToldCanReadBuckets(t *testing.T) {
 
 // The next holder reads what one wrote who did not come to unlock.
 func TestWhoTakesALockOverCanRead(t *testing.T) {
+	t.Parallel()
 	c, d := slowCluster(t)
 	ctx := testrun.Context(t)
 	holder := 0
@@ -289,6 +292,7 @@ func TestWhoTakesALockOverCanRead(t *testing.T) {
 
 // The next holder reads what one put into buckets who did not come to unlock.
 func TestWhoTakesALockOverCanReadBuckets(t *testing.T) {
+	t.Parallel()
 	c, d := slowBuckets(t)
 	ctx := testrun.Context(t)
 	far := bucketOf(t, c.Node(2), "b")
@@ -326,6 +330,7 @@ func TestWhoTakesALockOverCanReadBuckets(t *testing.T) {
 // What waits for a node's SQL ends with its context, and with the node, and is
 // told later.
 func TestWaitingForSQLEnds(t *testing.T) {
+	t.Parallel()
 	c, d := slowCluster(t)
 	ctx := testrun.Context(t)
 	sub, err := pubsub.Listen(ctx, c.Node(2), "c")
@@ -357,6 +362,7 @@ func TestWaitingForSQLEnds(t *testing.T) {
 
 // Close ends a Next that waits for SQL, too.
 func TestCloseEndsWaitingForSQL(t *testing.T) {
+	t.Parallel()
 	c, d := slowCluster(t)
 	ctx := testrun.Context(t)
 	near, far := c.Node(0), c.Node(2)
@@ -394,6 +400,7 @@ func TestCloseEndsWaitingForSQL(t *testing.T) {
 // After Close, of the subscription or the node, Next returns nothing any more,
 // also of what has come before.
 func TestNextAfterClose(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	ctx := testrun.Context(t)
 	listen := func() *pubsub.Subscription {

@@ -57,6 +57,7 @@ func containsAll(text string, parts []string) bool {
 // A node that has no majority says so once, with what it waits for, and once when
 // that is over. So does the error of Ready.
 func TestNoMajorityIsSaidOnce(t *testing.T) {
+	t.Parallel()
 	log := new(said)
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
 		if cfg.NodeID == 1 {
