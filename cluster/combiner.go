@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/lni/dragonboat/v4"
+
+	"github.com/hiqlite/hiqlite/internal/invariants"
 )
 
 // The states of an operation between the call of Do and its return:
@@ -212,6 +214,7 @@ func (c *Combiner[O, R]) Do(ctx context.Context, op O) (R, error) {
 	c.queue = append(c.queue, call)
 	wasIdle := c.idle
 	c.idle = false
+	c.checkInvariants()
 	c.mu.Unlock()
 	if wasIdle {
 		signal(c.wake)
@@ -238,6 +241,7 @@ func (c *Combiner[O, R]) Session() uint64 { return c.current.Load() }
 func (c *Combiner[O, R]) abandon(call *doCall[O, R]) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.checkInvariants()
 	ctx, inFlight := call.ctx, call.inFlight // once abandoned, the call is the goroutine's
 	if !call.state.CompareAndSwap(waiting, abandoned) {
 		return nil
@@ -296,6 +300,28 @@ func (c *Combiner[O, R]) recycle(call *doCall[O, R]) {
 	call.inFlight, call.alone = false, false
 	call.state.Store(waiting)
 	c.pool.Put(call)
+}
+
+// checkInvariants panics if what the comments of the fields promise does not hold.
+// The caller holds mu.
+func (c *Combiner[O, R]) checkInvariants() {
+	if !invariants.Enabled {
+		return
+	}
+	broken := ""
+	switch {
+	case c.abandonedInQueue < 0 || c.abandonedInQueue > len(c.queue):
+		broken = fmt.Sprintf("%d of %d queued calls are abandoned", c.abandonedInQueue, len(c.queue))
+	case c.idle && c.abandonedInQueue != len(c.queue):
+		broken = fmt.Sprintf("the goroutine is idle and %d calls are queued", len(c.queue)-c.abandonedInQueue)
+	case c.callersWaiting < 0:
+		broken = fmt.Sprintf("%d callers wait", c.callersWaiting)
+	case c.maybeLogged && c.callerToldNotProposed:
+		broken = `an entry may be in a log, and a caller was told "not proposed"`
+	}
+	if broken != "" {
+		panic("hiqlite: combiner: " + broken)
+	}
 }
 
 // signal fills a channel of capacity 1, if it is empty. It never blocks.
@@ -378,6 +404,7 @@ func (c *Combiner[O, R]) waitQueue() bool {
 	for {
 		c.mu.Lock()
 		c.idle = len(c.queue) == c.abandonedInQueue
+		c.checkInvariants()
 		idle, closed := c.idle, c.closed
 		c.mu.Unlock()
 		if closed {

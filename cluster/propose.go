@@ -145,6 +145,7 @@ func (c *Combiner[O, R]) fillEntry() bool {
 	c.inFlight = c.inFlight[:0]
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.checkInvariants()
 	bytes, n := 0, 0
 	for _, call := range c.queue {
 		if call.state.Load() == abandoned {
@@ -183,6 +184,7 @@ func (c *Combiner[O, R]) fillEntry() bool {
 func (c *Combiner[O, R]) markProposed() (callersWaiting int, callerToldNotProposed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.checkInvariants()
 	if c.callersWaiting > 0 && !c.callerToldNotProposed {
 		c.maybeLogged = true
 	}
@@ -194,6 +196,7 @@ func (c *Combiner[O, R]) markProposed() (callersWaiting int, callerToldNotPropos
 func (c *Combiner[O, R]) setMaybeLogged(maybeLogged bool) {
 	c.mu.Lock()
 	c.maybeLogged = maybeLogged
+	c.checkInvariants()
 	c.mu.Unlock()
 }
 
@@ -202,6 +205,7 @@ func (c *Combiner[O, R]) setMaybeLogged(maybeLogged bool) {
 func (c *Combiner[O, R]) requeue(alone bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.checkInvariants()
 	c.maybeLogged = false
 	queue := make([]*doCall[O, R], 0, len(c.inFlight)+len(c.queue))
 	for _, call := range c.inFlight {
