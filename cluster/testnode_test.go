@@ -9,8 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hiqlite/hiqlite/internal/loopback"
 	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite/internal/loopback"
 )
 
 // disk is the state of a test machine that survives a restart.
