@@ -48,8 +48,8 @@ import (
 //	apply      the machine's. It calls Applied, SessionOpened and SessionUnknown, which touch the
 //	           mailbox and nothing else, so that it never waits for the other two.
 //
-// Who answers and who abandons a call is decided by a compare-and-swap of its
-// state. What both may touch is guarded by Combiner.mu.
+// A compare-and-swap of the call's state decides whether the call is answered or
+// abandoned. Combiner.mu guards what both the callers and the goroutine use.
 
 // Codec turns operations into entries of the log. Only the combiner's goroutine
 // calls OpenSession and Encode, one at a time. It does not use an entry any more
