@@ -69,7 +69,7 @@ type CombinerConfig struct {
 	MaxEntryBytes int           // bound of the sum of Size over the operations of an entry
 	MaxOperations int           // bound of the operations of an entry; 0: 1024
 	Yields        int           // how often the goroutine yields the processor, without a new call, before it makes the next entry; 0: 4, negative: never
-	Eager         bool          // open a session at once, not with the first operation: it ends what an earlier incarnation of the node has left
+	Eager         bool          // open a session at once, not with the first operation; the machine then ends what earlier incarnations of the node held
 	Resubmit      time.Duration // how long to wait for an answer before the entry is proposed again; doubles up to 8 times this; 0: 400 ms
 }
 

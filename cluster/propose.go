@@ -117,7 +117,7 @@ func (c *Combiner[O, R]) openSession() bool {
 		case closing:
 			return false
 		case woken:
-			if kind, _, session := c.answers.take(); kind == sessionOpened {
+			if kind, _, session := c.answers.takeAnswer(); kind == sessionOpened {
 				c.session, c.sequence = session, 0
 				c.current.Store(session)
 				return true
@@ -179,8 +179,9 @@ func (c *Combiner[O, R]) fillEntry() bool {
 
 // markProposed is called before a copy of the entry is proposed: from then on a
 // caller that leaves does not know the outcome. It marks nothing if the entry must
-// not be proposed, which is when no caller waits any more, or when one was told
-// that nothing was proposed. It returns both.
+// not be proposed: because no caller waits any more, or because a caller was told
+// that nothing was proposed. It returns how many callers wait, and whether one was
+// told so.
 func (c *Combiner[O, R]) markProposed() (callersWaiting int, callerToldNotProposed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -355,7 +356,7 @@ func closedError(maybeLogged bool) error {
 // finished reports whether the entry is answered, requeued or dropped, after the
 // goroutine was woken.
 func (c *Combiner[O, R]) finished(s *resubmitter) bool {
-	kind, results, _ := c.answers.take()
+	kind, results, _ := c.answers.takeAnswer()
 	switch kind {
 	case entryApplied:
 		c.deliverAll(results)
