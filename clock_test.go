@@ -12,6 +12,7 @@ import (
 
 	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/statemachine/memory"
 )
 
 // clockStart is when the clocks of these tests begin.
@@ -137,7 +138,7 @@ func TestALostTickIsNotTakenForAnothers(t *testing.T) {
 // A clockNode is one of the nodes of a simulation: a replica, its clock, and
 // where its loop stands.
 type clockNode struct {
-	kv    *statemachine.KV
+	kv    *memory.KV
 	clock shardClock
 	seen  int // entries applied
 
@@ -152,7 +153,7 @@ type clockWorld struct {
 	t       *rapid.T
 	ms      int64 // real time
 	log     []sm.Entry
-	first   *statemachine.KV // applies at once
+	first   *memory.KV // applies at once
 	nodes   []*clockNode
 	flight  []measured // on their way to the log
 	counted int64      // until when the clock has counted
@@ -175,9 +176,9 @@ func (nobody) Held(uint64)                           {}
 func (n nobody) Failed(err error)                    { panic(err) }
 
 func newClockWorld(t *rapid.T) *clockWorld {
-	w := &clockWorld{t: t, first: statemachine.NewKV(statemachine.MemoryConfig{Listener: nobody{t}}), waiting: map[string][2]int64{}}
+	w := &clockWorld{t: t, first: memory.NewKV(memory.Config{Listener: nobody{t}}), waiting: map[string][2]int64{}}
 	for range 3 {
-		w.nodes = append(w.nodes, &clockNode{kv: statemachine.NewKV(statemachine.MemoryConfig{Listener: nobody{t}})})
+		w.nodes = append(w.nodes, &clockNode{kv: memory.NewKV(memory.Config{Listener: nobody{t}})})
 	}
 	w.append(wire.EncodeOpenSession(1, 0, 0))
 	return w
@@ -298,7 +299,7 @@ func TestNoDurationEndsEarly(t *testing.T) {
 			case 6:
 				n, from := node(), node()
 				if rapid.IntRange(0, 3).Draw(t, "restart") == 0 { // from a snapshot or from the log alone
-					*n = clockNode{kv: statemachine.NewKV(statemachine.MemoryConfig{Listener: nobody{t}})}
+					*n = clockNode{kv: memory.NewKV(memory.Config{Listener: nobody{t}})}
 				}
 				if n.seen < from.seen {
 					w.jump(n, from)

@@ -11,7 +11,7 @@ import (
 
 	"github.com/hiqlite/hiqlite/internal/shardapi"
 	"github.com/hiqlite/hiqlite/internal/wire"
-	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/statemachine/memory"
 )
 
 // InMemoryShards returns what the packages kv, lock and pubsub work on.
@@ -21,7 +21,7 @@ func (n *Node) InMemoryShards() shardapi.Shards {
 
 type kvClient struct {
 	*memoryShard
-	machine *statemachine.KV
+	machine *memory.KV
 }
 
 var _ shardapi.KV = (*kvClient)(nil)
@@ -54,8 +54,8 @@ func (c *kvClient) Watch(ctx context.Context, bucket string, m shardapi.Match) (
 		return nil, err
 	}
 	w := c.machine.Watch(bucket, m.Text, m.Prefix)
-	r := newReader(c.memoryShard, w, func(e statemachine.Event) wire.Seen { return e.Seen })
-	r.fetch = func() ([]statemachine.Event, error) {
+	r := newReader(c.memoryShard, w, func(e memory.Event) wire.Seen { return e.Seen })
+	r.fetch = func() ([]memory.Event, error) {
 		events, err := w.Next()
 		if err != nil {
 			return nil, &shardapi.LaggedError{}
@@ -65,7 +65,7 @@ func (c *kvClient) Watch(ctx context.Context, bucket string, m shardapi.Match) (
 	return &bucketWatch{r}, nil
 }
 
-type bucketWatch struct{ *reader[statemachine.Event] }
+type bucketWatch struct{ *reader[memory.Event] }
 
 func (w *bucketWatch) Next(ctx context.Context, ordered bool) (out shardapi.Event, err error) {
 	e, err := w.next(ctx, ordered)
@@ -180,7 +180,7 @@ func (s *memoryShard) wait(ctx context.Context, ready, over <-chan struct{}) err
 
 type lockClient struct {
 	*memoryShard
-	machine *statemachine.Locks
+	machine *memory.Locks
 
 	mu      sync.Mutex
 	closed  bool
@@ -278,7 +278,7 @@ func (c *lockClient) leave(ctx context.Context) {
 
 type pubsubClient struct {
 	*memoryShard
-	machine *statemachine.Messages
+	machine *memory.Messages
 }
 
 var _ shardapi.PubSub = (*pubsubClient)(nil)
@@ -295,8 +295,8 @@ func (c *pubsubClient) Listen(ctx context.Context, channels shardapi.Match, afte
 	default:
 		return nil, index, shardapi.ErrTooOld
 	}
-	r := newReader(c.memoryShard, s, func(m *statemachine.Message) wire.Seen { return m.Seen })
-	r.fetch = func() ([]*statemachine.Message, error) {
+	r := newReader(c.memoryShard, s, func(m *memory.Message) wire.Seen { return m.Seen })
+	r.fetch = func() ([]*memory.Message, error) {
 		messages, lost, err := s.Next()
 		if err != nil {
 			return nil, &shardapi.LaggedError{Lost: lost}
@@ -306,7 +306,7 @@ func (c *pubsubClient) Listen(ctx context.Context, channels shardapi.Match, afte
 	return &channelListen{r}, index, nil
 }
 
-type channelListen struct{ *reader[*statemachine.Message] }
+type channelListen struct{ *reader[*memory.Message] }
 
 func (l *channelListen) Next(ctx context.Context, ordered bool) (shardapi.Message, error) {
 	m, err := l.next(ctx, ordered)

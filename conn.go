@@ -8,7 +8,7 @@ import (
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
-	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
 // conn is a connection of database/sql: what SQLite keeps per connection, and a
@@ -25,8 +25,8 @@ type conn struct {
 	travels wire.Settings // the settings that its operations take along
 	closed  bool
 
-	tx   *tx                     // that is open; nil: none
-	temp *statemachine.Temporary // its TEMP objects; nil: it has none
+	tx   *tx                // that is open; nil: none
+	temp *replica.Temporary // its TEMP objects; nil: it has none
 }
 
 var (
@@ -383,9 +383,9 @@ func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args 
 }
 
 // run runs a statement on a reader, which it gives back.
-func (c *conn) run(ctx context.Context, reader *statemachine.Reader, text string, args []wire.Argument) (resultSet, error) {
+func (c *conn) run(ctx context.Context, reader *replica.Reader, text string, args []wire.Argument) (resultSet, error) {
 	watch := watchOver(ctx, reader)
-	var q *statemachine.Query
+	var q *replica.Query
 	err := ctx.Err()
 	if err == nil {
 		q, _, err = reader.Query(text, args)

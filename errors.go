@@ -8,7 +8,7 @@ import (
 	"github.com/hiqlite/hiqlite/cluster"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
-	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
 // Errors to test for with errors.Is. What SQLite itself says comes as *Error.
@@ -35,12 +35,12 @@ var (
 	// ErrFunctionMissing: the log or the schema needs a Function or Collation
 	// that this program's Config does not have in that version. The node goes on
 	// once it is started by a program that has it.
-	ErrFunctionMissing = statemachine.ErrFunctionMissing
+	ErrFunctionMissing = replica.ErrFunctionMissing
 	// ErrDamaged: files of the data folder are missing, unreadable, older than
 	// they were, or not as they were written: a page of the database does not
 	// match its checksum. The node stops; the others go on. Put back a copy, or
 	// replace the disk.
-	ErrDamaged = statemachine.ErrDamaged
+	ErrDamaged = replica.ErrDamaged
 )
 
 // An Error is what SQLite reported for a statement, in the words and with the
@@ -73,7 +73,7 @@ func sqlError(err error) error {
 	if errors.As(err, &e) {
 		return &Error{Message: e.Message, ExtendedCode: e.Code, Statement: e.Statement, Hint: e.Hint}
 	}
-	if errors.Is(err, statemachine.ErrReplicaClosed) {
+	if errors.Is(err, replica.ErrReplicaClosed) {
 		return fmt.Errorf("%w: %w", ErrClosed, err)
 	}
 	return err

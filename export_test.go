@@ -5,7 +5,7 @@ import (
 
 	sm "github.com/lni/dragonboat/v4/statemachine"
 
-	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/statemachine/memory"
 )
 
 // SetDiskSpace makes nodes believe in the space that f tells, until the returned
@@ -79,14 +79,14 @@ func (g gatedKV) Update(entries []sm.Entry) ([]sm.Entry, error) {
 
 // SetRetention makes nodes opened from now on keep less of what was told, until
 // the returned function is called.
-func SetRetention(r statemachine.Retention) (restore func()) {
+func SetRetention(r memory.Retention) (restore func()) {
 	before := retention
 	retention = r
 	return func() { retention = before }
 }
 
 // Retention is what nodes keep of what was told.
-func Retention() statemachine.Retention { return retention }
+func Retention() memory.Retention { return retention }
 
 // CompactMemory writes snapshots of the shards in memory, and lets their logs
 // forget all but the last entries.

@@ -12,6 +12,7 @@ import (
 	"github.com/hiqlite/hiqlite/cluster"
 	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/statemachine/memory"
 )
 
 // The ids of the shards in memory; see sqlShard.
@@ -57,20 +58,20 @@ func newMemoryShards(n *Node) *memoryShards {
 	shard := func(name string, id uint64) *memoryShard {
 		return &memoryShard{node: n, name: name, id: id, started: make(chan struct{}), held: make(chan struct{}, 1)}
 	}
-	config := func(s *memoryShard) statemachine.MemoryConfig {
-		return statemachine.MemoryConfig{Listener: s, Logger: n.cfg.Logger}
+	config := func(s *memoryShard) memory.Config {
+		return memory.Config{Listener: s, Logger: n.cfg.Logger}
 	}
 	kv, lock, pubsub := shard("kv", kvShard), shard("lock", lockShard), shard("pubsub", pubsubShard)
 	m := &memoryShards{all: []*memoryShard{kv, lock, pubsub}}
-	m.kv = kvClient{kv, statemachine.NewKV(config(kv))}
-	m.lock = lockClient{memoryShard: lock, machine: statemachine.NewLocks(config(lock)), holders: map[uint64]func(){}}
-	m.pubsub = pubsubClient{pubsub, statemachine.NewMessages(config(pubsub), retention)}
+	m.kv = kvClient{kv, memory.NewKV(config(kv))}
+	m.lock = lockClient{memoryShard: lock, machine: memory.NewLocks(config(lock)), holders: map[uint64]func(){}}
+	m.pubsub = pubsubClient{pubsub, memory.NewMessages(config(pubsub), retention)}
 	kv.replica, lock.replica, pubsub.replica = m.kv.machine, m.lock.machine, m.pubsub.machine
 	return m
 }
 
 // retention is exchanged by tests.
-var retention = statemachine.DefaultRetention
+var retention = memory.DefaultRetention
 
 // kvMachine is what Raft applies entries of the kv shard to; exchanged by tests.
 var kvMachine = func(_ uint64, replica sm.IConcurrentStateMachine) sm.IConcurrentStateMachine { return replica }

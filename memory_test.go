@@ -19,7 +19,7 @@ import (
 	"github.com/hiqlite/hiqlite/kv"
 	"github.com/hiqlite/hiqlite/lock"
 	"github.com/hiqlite/hiqlite/pubsub"
-	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/statemachine/memory"
 )
 
 func bucketOf(t testing.TB, n *hiqlite.Node, name string) *kv.Bucket[string] {
@@ -192,7 +192,7 @@ func TestRetention(t *testing.T) {
 	if r := hiqlite.Retention(); r.Messages != pubsub.KeptMessages || r.Bytes != pubsub.KeptBytes || time.Duration(r.AgeMS)*time.Millisecond != pubsub.KeptFor {
 		t.Errorf("nodes keep %+v", r)
 	}
-	t.Cleanup(hiqlite.SetRetention(statemachine.Retention{Messages: 10, Bytes: 1 << 20, AgeMS: 1 << 40}))
+	t.Cleanup(hiqlite.SetRetention(memory.Retention{Messages: 10, Bytes: 1 << 20, AgeMS: 1 << 40}))
 	c := newCluster(t, 1)
 	ctx := testrun.Context(t)
 	slow, err := pubsub.Listen(ctx, c.Node(0), "busy")

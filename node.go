@@ -17,7 +17,7 @@ import (
 	"github.com/hiqlite/hiqlite/internal/durable"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
-	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
 // sqlShard is the id of the shard that replicates the SQL database.
@@ -31,7 +31,7 @@ type Node struct {
 	cfg       Config
 	host      *cluster.Host
 	shard     *cluster.Shard // set before Open returns
-	replica   *statemachine.SQL
+	replica   *replica.SQL
 	classes   classes
 	db        *sql.DB
 	lowDisk   atomic.Pointer[diskLow] // nil: there is enough space
@@ -117,9 +117,9 @@ func (n *Node) open() error {
 		return err
 	}
 	dir := filepath.Join(n.cfg.DataDir, "sql")
-	n.replica = statemachine.New(statemachine.Config{
+	n.replica = replica.New(replica.Config{
 		Dir: dir, Marker: filepath.Join(n.cfg.DataDir, "synced"),
-		Listener: listener{n}, Logger: n.cfg.Logger, MaxReaders: n.cfg.MaxReaders, Functions: n.functions,
+		Listener: listener{n}, Leases: listener{n}, Logger: n.cfg.Logger, MaxReaders: n.cfg.MaxReaders, Functions: n.functions,
 		Term: func(index uint64) uint64 { return n.shard.Term(index) },
 	})
 	n.shard = n.host.NewShard(cluster.ShardConfig{ID: sqlShard, Name: "sql", Applied: n.replica.Applied, Failed: func(err error) { n.replica.Fail(n.shardFailure(err)) }})

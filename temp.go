@@ -7,12 +7,12 @@ import (
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
-	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
 // TEMP objects belong to their connection, and live until it is closed, as with
 // SQLite. While it has some it holds a SQLite connection of its own
-// (statemachine.Temporary), on which it reads, and writes what is TEMP: locally.
+// (replica.Temporary), on which it reads, and writes what is TEMP: locally.
 // What writes anything else and uses TEMP objects, or may, is a transaction: that
 // brings them to the replicas.
 
@@ -109,7 +109,7 @@ func (c *conn) writeTempOnly(ctx context.Context, text string, class *sqlite.Cla
 }
 
 // dropTemp makes what next holds the connection's TEMP objects; nil: it has none.
-func (c *conn) dropTemp(next *statemachine.Temporary) {
+func (c *conn) dropTemp(next *replica.Temporary) {
 	if c.temp != nil {
 		c.temp.Close()
 	}
@@ -168,7 +168,7 @@ func (t *tx) nextTemp() (take func(), drop func(), err error) {
 	if err != nil || !changed {
 		return nothing, nothing, err
 	}
-	var next *statemachine.Temporary
+	var next *replica.Temporary
 	if content != nil {
 		if next, err = t.c.node.replica.Temporary(content); err != nil {
 			return nil, nil, err

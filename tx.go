@@ -13,7 +13,7 @@ import (
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
-	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
 // tx is a transaction that is open on a connection. Its statements run on a
@@ -21,9 +21,9 @@ import (
 // Commit, under the write lease that it has had since.
 type tx struct {
 	c        *conn
-	ctx      context.Context           // of BeginTx: bounds Commit
-	view     *statemachine.Transaction // nil: a deferred one that has not read yet
-	grant    *grant                    // nil: it has not the lease
+	ctx      context.Context      // of BeginTx: bounds Commit
+	view     *replica.Transaction // nil: a deferred one that has not read yet
+	grant    *grant               // nil: it has not the lease
 	readOnly bool
 	newest   bool     // it sees all that was acknowledged before it first reads
 	watched  bool     // it is over when ctx is
@@ -143,9 +143,9 @@ func (t *tx) look(ctx context.Context) error {
 	return t.opened()
 }
 
-func (t *tx) options() (opts statemachine.TransactionOptions, err error) {
+func (t *tx) options() (opts replica.TransactionOptions, err error) {
 	c := t.c
-	opts = statemachine.TransactionOptions{
+	opts = replica.TransactionOptions{
 		Seed: wire.NewSeed(), MaxSteps: c.node.cfg.MaxSteps, MaxBytes: maxOperation, Settings: c.travels,
 		Changes: c.changes, TotalChanges: c.totalChanges, LastInsertID: c.lastInsertID,
 	}
@@ -202,7 +202,7 @@ func (t *tx) writeUnder(g *grant) error {
 		}
 	}
 	err := t.view.Lease(g.id, g.base)
-	if errors.Is(err, statemachine.ErrChanged) {
+	if errors.Is(err, replica.ErrChanged) {
 		return sqlError(sqlite.BusySnapshot("rows have changed since the transaction's first read; roll it back and run it again, as RunTx does"))
 	}
 	return t.explain(err)
@@ -293,18 +293,18 @@ func (t *tx) explain(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, statemachine.ErrLeaseLost):
+	case errors.Is(err, replica.ErrLeaseLost):
 		return fmt.Errorf("%w: %w", ErrTxExpired, err)
-	case errors.Is(err, statemachine.ErrRolledBack):
+	case errors.Is(err, replica.ErrRolledBack):
 		return sqlError(sqlite.RolledBack(fmt.Sprintf("nothing of it will be applied; that statement's error was: %s",
-			strings.TrimPrefix(err.Error(), statemachine.ErrRolledBack.Error()+": "))))
-	case errors.Is(err, statemachine.ErrRecordFull):
+			strings.TrimPrefix(err.Error(), replica.ErrRolledBack.Error()+": "))))
+	case errors.Is(err, replica.ErrRecordFull):
 		return &recordFull{err}
 	}
 	return sqlError(err)
 }
 
-// recordFull is ErrTooLarge in the words of statemachine.ErrRecordFull, which say
+// recordFull is ErrTooLarge in the words of replica.ErrRecordFull, which say
 // what is too large.
 type recordFull struct{ err error }
 
@@ -423,7 +423,7 @@ func (t *tx) deferForeignKeys(ctx context.Context, on bool) error {
 // opened brings over what the connection was told before.
 func (t *tx) opened() error {
 	for _, name := range t.pending {
-		err := t.view.Savepoint(statemachine.SetSavepoint, name, `SAVEPOINT "`+strings.ReplaceAll(name, `"`, `""`)+`"`)
+		err := t.view.Savepoint(replica.SetSavepoint, name, `SAVEPOINT "`+strings.ReplaceAll(name, `"`, `""`)+`"`)
 		if err != nil {
 			return t.explain(err)
 		}
