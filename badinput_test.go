@@ -61,7 +61,6 @@ func refusal(t testing.TB, what string, err error, code int, words ...string) *h
 }
 
 func TestRefusedStatements(t *testing.T) {
-	t.Parallel()
 	s := newSturdy(t, 1)
 	for text, want := range map[string]struct {
 		code  int
@@ -114,7 +113,6 @@ func TestRefusedStatements(t *testing.T) {
 }
 
 func TestWrongArguments(t *testing.T) {
-	t.Parallel()
 	s := newSturdy(t, 1)
 	for _, test := range []struct {
 		text  string
@@ -147,7 +145,6 @@ func TestWrongArguments(t *testing.T) {
 }
 
 func TestBatchSaysWhichStatementFailed(t *testing.T) {
-	t.Parallel()
 	s := newSturdy(t, 1)
 	good := hiqlite.Statement{SQL: "INSERT INTO kept(v) VALUES(?)", Args: []any{"x"}}
 	for text, want := range map[string]struct {
@@ -181,7 +178,6 @@ func TestBatchSaysWhichStatementFailed(t *testing.T) {
 }
 
 func TestTooLarge(t *testing.T) {
-	t.Parallel()
 	s := newSturdy(t, 1)
 	const limit = 8 << 20
 	big := strings.Repeat("x", limit)
@@ -205,7 +201,6 @@ func TestTooLarge(t *testing.T) {
 }
 
 func TestEndlessWrite(t *testing.T) {
-	t.Parallel()
 	s := newSturdy(t, 3, func(cfg *hiqlite.Config) { cfg.MaxSteps = 1_000_000 })
 	for _, text := range []string{"INSERT INTO kept(v) " + silent, "INSERT INTO kept(v) " + endless, "DELETE FROM kept WHERE id IN (" + endless + ")", "INSERT INTO kept(v) VALUES('x'); " + endless} {
 		_, err := s.DB(1).ExecContext(testrun.Context(t), text)
@@ -216,7 +211,6 @@ func TestEndlessWrite(t *testing.T) {
 }
 
 func TestContextsThatHaveEnded(t *testing.T) {
-	t.Parallel()
 	s := newSturdy(t, 1)
 	over, cancel := context.WithCancel(testrun.Context(t))
 	cancel()
@@ -251,7 +245,6 @@ func TestContextsThatHaveEnded(t *testing.T) {
 }
 
 func TestNoQuorum(t *testing.T) {
-	t.Parallel()
 	s := newSturdy(t, 3)
 	s.WaitEqual() // the one that is left has all rows
 	leader := s.Leader()
@@ -280,7 +273,6 @@ func TestNoQuorum(t *testing.T) {
 }
 
 func TestClosedNode(t *testing.T) {
-	t.Parallel()
 	s := newSturdy(t, 1)
 	node, db := s.Node(0), s.DB(0)
 	conn, err := db.Conn(testrun.Context(t))
@@ -364,7 +356,6 @@ func TestFoldersThatCannotBeUsed(t *testing.T) {
 }
 
 func TestWrongMembers(t *testing.T) {
-	t.Parallel()
 	address := freePorts(t, 3)
 	for name, test := range map[string]struct {
 		cfg   hiqlite.Config
@@ -397,7 +388,6 @@ func TestWrongMembers(t *testing.T) {
 }
 
 func TestTakenPort(t *testing.T) {
-	t.Parallel()
 	ports := freePorts(t, 2)
 	l, err := net.Listen("tcp", ports[0])
 	if err != nil {
@@ -426,7 +416,6 @@ func TestTakenPort(t *testing.T) {
 // A first try that was wrong, and came to nothing, does not decide whose the
 // folder is.
 func TestAFailedFirstOpenLeavesTheFolderFree(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	ports := freePorts(t, 3)
 	taken, err := net.Listen("tcp", ports[1])

@@ -41,7 +41,6 @@ func mustConn(t testing.TB, db *sql.DB) *sql.Conn {
 }
 
 func TestTransactionUsedAfterItsEnd(t *testing.T) {
-	t.Parallel()
 	c := newCluster(t, 1, unhurried)
 	db := c.DB(0)
 	run(t, db, "CREATE TABLE t(a)")
@@ -93,7 +92,6 @@ func TestDriverTransactionEndedTwice(t *testing.T) {
 }
 
 func TestTransactionTooLarge(t *testing.T) {
-	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
 		run(t, db, "CREATE TABLE t(id INTEGER PRIMARY KEY, b BLOB)")
@@ -131,7 +129,6 @@ func TestTransactionTooLarge(t *testing.T) {
 
 // What Exec took, Commit can propose.
 func TestLargestTransactionCanBeCommitted(t *testing.T) {
-	t.Parallel()
 	c := newCluster(t, 1, unhurried)
 	db := c.DB(0)
 	run(t, db, "CREATE TABLE t(b)")
@@ -159,7 +156,6 @@ func TestLargestTransactionCanBeCommitted(t *testing.T) {
 }
 
 func TestTransactionWithinATransaction(t *testing.T) {
-	t.Parallel()
 	c := newCluster(t, 1, unhurried)
 	db := c.DB(0)
 	run(t, db, "CREATE TABLE t(a)")
@@ -191,7 +187,6 @@ func TestTransactionWithinATransaction(t *testing.T) {
 // Serializable satisfies every weaker level, and LevelLinearizable makes a
 // transaction see what others have written before.
 func TestIsolationLevels(t *testing.T) {
-	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), "CREATE TABLE t(a)")
 		deferred := openDeferred(t, c)
@@ -256,7 +251,6 @@ func openDeferred(t *testing.T, c *testCluster) (dbs []*sql.DB) {
 }
 
 func TestReadOnlyTransactions(t *testing.T) {
-	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		own, other := c.DB(0), c.DB(c.Len()-1)
 		run(t, own, "CREATE TABLE t(a)")
@@ -292,7 +286,6 @@ func TestReadOnlyTransactions(t *testing.T) {
 }
 
 func TestNothingUncommittedIsRead(t *testing.T) {
-	t.Parallel()
 	c := newCluster(t, 3, unhurried)
 	run(t, c.DB(0), "CREATE TABLE t(a)")
 	run(t, c.DB(0), "INSERT INTO t VALUES(1)")
@@ -385,7 +378,6 @@ func TestDeferredTransactions(t *testing.T) {
 }
 
 func TestBusyTimeoutBehindATransaction(t *testing.T) {
-	t.Parallel()
 	c := newCluster(t, 3, unhurried)
 	run(t, c.DB(0), "CREATE TABLE t(a)")
 	for holder := range c.Len() {

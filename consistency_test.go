@@ -12,7 +12,6 @@ import (
 
 // A linearizable read on any node sees every write acknowledged on any other.
 func TestLinearizableReadsSeeAcknowledgedWrites(t *testing.T) {
-	t.Parallel()
 	c := newCluster(t, 3)
 	mustExec(t, c.DB(0), "CREATE TABLE t(n INTEGER)")
 	mustExec(t, c.DB(0), "INSERT INTO t VALUES(0)")
@@ -28,7 +27,6 @@ func TestLinearizableReadsSeeAcknowledgedWrites(t *testing.T) {
 
 // Local reads see what was written through their own node, from any connection.
 func TestReadsSeeOwnWrites(t *testing.T) {
-	t.Parallel()
 	c := newCluster(t, 3)
 	mustExec(t, c.DB(0), "CREATE TABLE t(client INTEGER, n INTEGER)")
 	var wait sync.WaitGroup
@@ -53,7 +51,6 @@ func TestReadsSeeOwnWrites(t *testing.T) {
 
 // What only reads does not go through the log.
 func TestReadsStayLocal(t *testing.T) {
-	t.Parallel()
 	c := newCluster(t, 1)
 	mustExec(t, c.DB(0), "CREATE TABLE t(n INTEGER)")
 	before, err := c.Node(0).Status(testrun.Context(t))
@@ -75,7 +72,6 @@ func TestReadsStayLocal(t *testing.T) {
 // Reads run beside each other and beside writes: more open result sets than the
 // node has readers only make the next wait.
 func TestReadersAreBoundedAndReturn(t *testing.T) {
-	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 4 })
 	mustExec(t, c.DB(0), "CREATE TABLE t(n INTEGER)")
 	mustExec(t, c.DB(0), "INSERT INTO t VALUES(1),(2),(3)")
@@ -103,7 +99,6 @@ func TestReadersAreBoundedAndReturn(t *testing.T) {
 
 // A text's first error is not trusted while this node may be behind.
 func TestTablesOfOtherNodesAreFound(t *testing.T) {
-	t.Parallel()
 	c := newCluster(t, 3)
 	for n := range 20 {
 		mustExec(t, c.DB(n%3), fmt.Sprintf("CREATE TABLE t%d(a)", n))

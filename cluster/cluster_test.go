@@ -4,16 +4,203 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite/internal/loopback"
 )
+
+// disk is the state of a test machine that survives a restart.
+type disk struct {
+	mu       sync.Mutex
+	applied  uint64
+	total    int // how many operations were applied
+	sessions map[uint64]*testSession
+	syncs    int
+}
+
+// testSession is what makes the entries of a session apply once.
+type testSession struct {
+	sequence uint64
+	results  []string
+}
+
+// counter is a machine on disk that counts operations. The result of an operation
+// is the count.
+type counter struct {
+	t        testing.TB
+	disk     *disk
+	combiner *Combiner[string, string]
+}
+
+func (m *counter) Open(<-chan struct{}) (uint64, error) {
+	m.disk.mu.Lock()
+	defer m.disk.mu.Unlock()
+	return m.disk.applied, nil
+}
+
+func (m *counter) Update(entries []sm.Entry) ([]sm.Entry, error) {
+	m.disk.mu.Lock()
+	defer m.disk.mu.Unlock()
+	for i := range entries {
+		e := decode(m.t, entries[i].Cmd)
+		m.disk.applied = entries[i].Index
+		if e.Nonce != 0 {
+			m.disk.sessions[entries[i].Index] = &testSession{}
+			m.combiner.SessionOpened(e.Nonce, entries[i].Index)
+			continue
+		}
+		s := m.disk.sessions[e.Session]
+		if s == nil {
+			m.combiner.SessionUnknown(e.Session, e.Sequence)
+			continue
+		}
+		if e.Sequence < s.sequence {
+			continue
+		}
+		if e.Sequence > s.sequence {
+			s.sequence, s.results = e.Sequence, nil
+			for range e.Ops {
+				m.disk.total++
+				s.results = append(s.results, strconv.Itoa(m.disk.total))
+			}
+		}
+		m.combiner.Applied(e.Session, e.Sequence, s.results)
+	}
+	return entries, nil
+}
+
+func (m *counter) Lookup(any) (any, error) { return nil, nil }
+func (m *counter) Sync() error {
+	m.disk.mu.Lock()
+	defer m.disk.mu.Unlock()
+	m.disk.syncs++
+	return nil
+}
+func (m *counter) PrepareSnapshot() (any, error)                               { return nil, nil }
+func (m *counter) SaveSnapshot(any, io.Writer, <-chan struct{}) error          { return sm.ErrSnapshotAborted }
+func (m *counter) RecoverFromSnapshot(r io.Reader, done <-chan struct{}) error { return nil }
+func (m *counter) Close() error                                                { return nil }
+
+const testTick = 10 * time.Millisecond
+
+// testNode is a node of a test cluster.
+type testNode struct {
+	t     testing.TB
+	cfg   Config
+	disk  *disk
+	host  *Host
+	shard *Shard
+
+	combiner *Combiner[string, string]
+}
+
+func newMembers(t testing.TB, n int) map[uint64]string {
+	t.Helper()
+	addresses, err := loopback.Addresses(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	members := map[uint64]string{}
+	for i, address := range addresses {
+		members[uint64(i+1)] = address
+	}
+	return members
+}
+
+func newNodes(t testing.TB, n int) map[uint64]*testNode {
+	members := newMembers(t, n)
+	nodes := map[uint64]*testNode{}
+	for id := range members {
+		nodes[id] = &testNode{
+			t:    t,
+			cfg:  Config{Dir: filepath.Join(t.TempDir(), "raft"), Node: id, Members: members, Tick: testTick},
+			disk: &disk{sessions: map[uint64]*testSession{}},
+		}
+	}
+	return nodes
+}
+
+func (n *testNode) start() {
+	n.t.Helper()
+	if err := n.shard.Start(n.create()); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// create opens the host and makes the shard, its combiner and its machine. It does
+// not start the shard.
+func (n *testNode) create() *counter {
+	n.t.Helper()
+	var err error
+	if n.host, err = Open(n.cfg); err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(n.stop)
+	n.shard = n.host.NewShard(ShardConfig{ID: 1})
+	n.combiner = NewCombiner[string, string](n.shard, &textCodec{}, CombinerConfig{MaxEntryBytes: testEntryBytes})
+	return &counter{t: n.t, disk: n.disk, combiner: n.combiner}
+}
+
+func (n *testNode) stop() {
+	n.combiner.Close()
+	if err := n.host.Close(); err != nil {
+		n.t.Error(err)
+	}
+}
+
+// patience returns a context that ends long after a working cluster is done.
+func patience(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func (n *testNode) add() int {
+	n.t.Helper()
+	r, err := n.combiner.Do(patience(n.t), "add")
+	if err != nil {
+		n.t.Fatalf("node %d: %v", n.cfg.Node, err)
+	}
+	total, _ := strconv.Atoi(r)
+	return total
+}
+
+func (n *testNode) total() int {
+	n.disk.mu.Lock()
+	defer n.disk.mu.Unlock()
+	return n.disk.total
+}
+
+func (n *testNode) wantTotal(want int) {
+	n.t.Helper()
+	if err := n.shard.ReadIndex(patience(n.t)); err != nil {
+		n.t.Fatalf("node %d: %v", n.cfg.Node, err)
+	}
+	if got := n.total(); got != want {
+		n.t.Fatalf("node %d: %d operations applied, want %d", n.cfg.Node, got, want)
+	}
+}
+
+func (n *testNode) leader() uint64 {
+	n.t.Helper()
+	if err := n.shard.WaitLeader(patience(n.t)); err != nil {
+		n.t.Fatal(err)
+	}
+	return n.shard.Leader().Node
+}
 
 func TestThreeNodes(t *testing.T) {
 	nodes := newNodes(t, 3)
@@ -267,6 +454,107 @@ func TestCloseUnderLoad(t *testing.T) {
 	n.add()
 	n.stop()
 	wg.Wait()
+}
+
+func TestHostnameChanges(t *testing.T) {
+	n := newNodes(t, 1)[1]
+	n.start()
+	n.add()
+	if err := n.shard.Compact(patience(t), 0); err != nil { // so that there is a snapshot record
+		t.Fatal(err)
+	}
+	n.add()
+	n.stop()
+	// The folder is as another host would have left it; the adoption is interrupted
+	// before and after the rename.
+	for _, renamed := range []bool{true, false} {
+		flag := filepath.Join(n.cfg.Dir, flagFile)
+		data, err := os.ReadFile(flag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, err := decodeStatus(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if renamed {
+			if err := os.Rename(filepath.Join(n.cfg.Dir, status.Hostname), filepath.Join(n.cfg.Dir, "elsewhere")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		status.Hostname = "elsewhere"
+		if err := writeStatus(flag, status); err != nil {
+			t.Fatal(err)
+		}
+		before := n.total()
+		n.start()
+		n.wantTotal(before)
+		n.add()
+		n.stop()
+	}
+	if err := os.WriteFile(filepath.Join(n.cfg.Dir, flagFile), []byte("garbage, not a status"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(n.cfg); !errors.Is(err, ErrUnreadable) {
+		t.Fatal(err)
+	}
+}
+
+func TestOpenErrors(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	address := taken.Addr().String()
+	dir := t.TempDir()
+	for _, test := range []struct {
+		cfg  Config
+		want []string
+	}{
+		{Config{Dir: dir, Node: 1, Members: map[uint64]string{1: address, 2: "127.0.0.1:1"}}, []string{address, "stop what uses the port"}},
+		{Config{Dir: dir, Node: 1, Members: map[uint64]string{1: "192.0.2.1:2000", 2: "127.0.0.1:1"}}, []string{"192.0.2.1:2000", "listen address"}},
+		{Config{Dir: dir, Node: 1, Members: map[uint64]string{1: "a:0", 2: ":1"}, Listen: "a"}, []string{"a:0", "no host", "listen address"}},
+		{Config{Dir: dir, Node: 3, Members: map[uint64]string{1: "a:1", 2: "b:1"}}, []string{"this node, 3", "[1 2]"}},
+		{Config{Node: 0, Members: map[uint64]string{0: "a:1", 1: "nonsense", 2: "c:1", 3: "c:1"}, Tick: 1},
+			[]string{"Dir is empty", "node id 0", "nonsense", "nodes 2 and 3", "Tick"}},
+		{Config{Dir: filepath.Join(file, "sub"), Node: 1, Members: map[uint64]string{1: ""}}, []string{"cannot create", "not a directory"}},
+		{Config{Dir: file, Node: 1, Members: map[uint64]string{1: ""}}, []string{file}},
+	} {
+		h, err := Open(test.cfg)
+		if err == nil {
+			h.Close()
+			t.Fatalf("%+v: no error", test.cfg)
+		}
+		for _, want := range test.want {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%v does not say %q", err, want)
+			}
+		}
+	}
+}
+
+func TestFolderOfAnotherNode(t *testing.T) {
+	dir := t.TempDir()
+	h, err := Open(Config{Dir: dir, Node: 1, Members: map[uint64]string{1: ""}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Close()
+	if _, err := Open(Config{Dir: dir, Node: 2, Members: map[uint64]string{2: ""}}); err == nil || !strings.Contains(err.Error(), "another node") {
+		t.Fatal(err)
+	}
+	// With a damaged id file Dragonboat panics.
+	if err := os.WriteFile(filepath.Join(dir, "NODEHOST.ID"), []byte("damaged, badly"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Config{Dir: dir, Node: 1, Members: map[uint64]string{1: ""}}); err == nil {
+		t.Fatal("a damaged folder was opened")
+	}
 }
 
 func TestTargets(t *testing.T) {

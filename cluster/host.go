@@ -242,7 +242,7 @@ func (h *Host) diskFailed(err error) {
 	shards := slices.Collect(maps.Values(h.shards))
 	h.mu.Unlock()
 	for _, s := range shards {
-		go s.tellFailed(h.diskErr)
+		s.tellFailed(h.diskErr)
 	}
 }
 

@@ -2,14 +2,13 @@ package kv
 
 import "encoding/json"
 
-// A Codec encodes the values of a bucket. Decode may keep and change the slice that
-// it is given.
+// A Codec encodes the values of a bucket. What Decode is given is its own.
 type Codec[V any] interface {
 	Encode(V) ([]byte, error)
 	Decode([]byte) (V, error)
 }
 
-// Bytes and String are codecs that store values unchanged.
+// Codecs that store values as they are.
 var (
 	Bytes  Codec[[]byte] = bytesCodec{}
 	String Codec[string] = stringCodec{}

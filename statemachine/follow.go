@@ -6,18 +6,23 @@ import (
 	"sync/atomic"
 )
 
-// Followers are the goroutines that wait until a replica has applied an entry.
-type Followers struct {
+// followers wait for the replica to apply what others wrote.
+type followers struct {
 	waiting atomic.Int64
 
 	mu      sync.Mutex
-	applied chan struct{} // closed by the next Wake; nil: nobody waits
+	applied chan struct{} // closed at the next apply; nil: nobody waits
 }
 
-// Wait returns once applied has reached index. The error is that of ctx, or why
-// the replica stopped.
-func (f *Followers) Wait(ctx context.Context, applied *atomic.Uint64, index uint64, failure *Failure) error {
-	if applied.Load() >= index {
+// WaitApplied returns once reads on this replica see the entry at index. The
+// error is that of ctx, or why the replica stopped.
+func (r *SQL) WaitApplied(ctx context.Context, index uint64) error {
+	return r.followers.wait(ctx, &r.visible, index, &r.failure)
+}
+
+// wait waits until visible has come to index.
+func (f *followers) wait(ctx context.Context, visible *atomic.Uint64, index uint64, replica *failure) error {
+	if visible.Load() >= index {
 		return nil
 	}
 	f.waiting.Add(1)
@@ -27,24 +32,23 @@ func (f *Followers) Wait(ctx context.Context, applied *atomic.Uint64, index uint
 		if f.applied == nil {
 			f.applied = make(chan struct{})
 		}
-		wake := f.applied
+		applied := f.applied
 		f.mu.Unlock()
-		if applied.Load() >= index { // the index may have moved before the channel existed
+		if visible.Load() >= index { // before the channel was there
 			return nil
 		}
 		select {
-		case <-wake:
-		case <-failure.stopped:
-			return failure.Err()
+		case <-applied:
+		case <-replica.stopped:
+			return replica.Err()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// Wake makes all followers compare the applied index again. The caller has changed
-// it before.
-func (f *Followers) Wake() {
+// tell wakes those who wait.
+func (f *followers) tell() {
 	if f.waiting.Load() == 0 {
 		return
 	}
@@ -55,6 +59,3 @@ func (f *Followers) Wake() {
 		f.applied = nil
 	}
 }
-
-// Waiting returns how many goroutines wait.
-func (f *Followers) Waiting() int { return int(f.waiting.Load()) }
