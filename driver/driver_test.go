@@ -95,10 +95,10 @@ func TestOpensOfAFolderShareTheNode(t *testing.T) {
 	}
 	exec(t, second, "INSERT INTO t VALUES(1)")
 	if got := one[int](t, db, "SELECT a FROM t"); got != 1 {
-		t.Errorf("the first reads %d of what the second wrote", got)
+		t.Errorf("the first reads %d, which the second wrote", got)
 	}
 	if one[int](t, db, "PRAGMA foreign_keys") != 1 || one[int](t, second, "PRAGMA foreign_keys") != 0 {
-		t.Error("connections do not begin as their own DSN says")
+		t.Error("a connection does not have the settings of its own DSN")
 	}
 	if err := second.Close(); err != nil {
 		t.Fatal(err)
@@ -109,7 +109,7 @@ func TestOpensOfAFolderShareTheNode(t *testing.T) {
 	}
 	again := open(t, link)
 	if got := one[int](t, again, "SELECT count(*) FROM t"); got != 2 {
-		t.Errorf("opened again, it holds %d rows", got)
+		t.Errorf("after it was opened again, it has %d rows", got)
 	}
 }
 
@@ -148,11 +148,11 @@ func TestManyOpensAtOnce(t *testing.T) {
 	}
 	work.Wait()
 	if got := one[int](t, open(t, dir), "SELECT count(*) FROM t"); got != 24 {
-		t.Errorf("%d rows are there, not 24", got)
+		t.Errorf("%d rows instead of 24", got)
 	}
 }
 
-// Programs that wrap drivers may know Driver.Open only.
+// Programs that wrap drivers may use Driver.Open only.
 func TestASingleConnectionKeepsTheNode(t *testing.T) {
 	dir := t.TempDir()
 	var d driver.Driver = hiqlitedriver.Driver{}
@@ -195,7 +195,7 @@ func TestClosedDatabase(t *testing.T) {
 		return err
 	})
 	if !errors.Is(err, hiqlite.ErrClosed) {
-		t.Errorf("a connection of a closed database answers %v", err)
+		t.Errorf("a connection of a closed database returned %v", err)
 	}
 	if err := db.Close(); err != nil {
 		t.Errorf("closing again: %v", err)

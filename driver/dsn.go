@@ -14,13 +14,13 @@ import (
 	"github.com/hiqlite/hiqlite"
 )
 
-// A source is what a data source name says.
+// A source is a parsed DSN.
 type source struct {
-	node hiqlite.Config // without Conn
+	node hiqlite.Config // Conn is not set
 	conn hiqlite.ConnConfig
 }
 
-// parse reads a data source name. The error lists all of its faults.
+// parse parses a DSN. Its error lists all faults of the DSN.
 func parse(name string) (*source, error) {
 	path, query, _ := strings.Cut(name, "?")
 	s := &source{node: hiqlite.Config{NodeID: 1, Timeout: hiqlite.DefaultTimeout, MaxSteps: hiqlite.DefaultMaxSteps}}
@@ -30,21 +30,21 @@ func parse(name string) (*source, error) {
 
 	dir, err := folder(path)
 	if err != nil {
-		return nil, fmt.Errorf("hiqlite: %w", err) // the keys of others mean other things
+		return nil, fmt.Errorf("hiqlite: %w", err) // do not judge the keys of another driver's DSN
 	}
 	s.node.DataDir = dir
 	values, err := url.ParseQuery(query)
 	if err != nil {
 		fault(fmt.Errorf("the DSN's keys cannot be read: %w", err))
 	}
-	said, errs := collect(values)
+	given, errs := collect(values)
 	for _, err := range errs {
 		fault(err)
 	}
-	misread := false // who the nodes are
-	for _, name := range slices.Sorted(maps.Keys(said)) {
-		value, key := said[name], keys[name]
-		if value == "" && !key.needed {
+	nodesUnknown := false // node_id or nodes could not be read, so the rest of the node cannot be validated
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		value, key := given[name], keys[name]
+		if value == "" && !key.required {
 			continue
 		}
 		err := errors.New("the value is empty")
@@ -53,11 +53,11 @@ func parse(name string) (*source, error) {
 		}
 		if err != nil {
 			fault(fmt.Errorf("%s=%s: %w", name, value, err))
-			misread = misread || name == "node_id" || name == "nodes"
+			nodesUnknown = nodesUnknown || name == "node_id" || name == "nodes"
 		}
 	}
-	s.conn.Pragmas = pragmas(said, values["_pragma"])
-	if !misread {
+	s.conn.Pragmas = pragmas(given, values["_pragma"])
+	if !nodesUnknown {
 		s.node.Conn = s.conn
 		if err := s.node.Validate(); err != nil {
 			faults = append(faults, err)
@@ -70,7 +70,7 @@ func parse(name string) (*source, error) {
 	return s, nil
 }
 
-// folder reads what stands before the '?'.
+// folder returns the path of the data folder from the part of the DSN before the '?'.
 func folder(path string) (string, error) {
 	switch scheme, _, found := strings.Cut(path, "://"); {
 	case path == "env:" || strings.HasPrefix(path, "env:"):
@@ -99,54 +99,55 @@ func folder(path string) (string, error) {
 	}
 	switch {
 	case path == "":
-		return "", errors.New("the DSN names no data folder: write it before the ?, as in \"data?node_id=1\"; for a passing one use a new temporary folder")
+		return "", errors.New("the DSN names no data folder: write it before the ?, as in \"data?node_id=1\"; for temporary data use a new temporary folder")
 	case path == ":memory:":
-		return "", errors.New("there are no databases in memory: a node keeps its log and rows in a data folder; for a passing one use a new temporary folder (in tests t.TempDir())")
+		return "", errors.New("there are no databases in memory: a node keeps its log and rows in a data folder; for temporary data use a new temporary folder (in tests t.TempDir())")
 	case strings.ContainsRune(path, 0):
 		return "", errors.New("the DSN's path holds a NUL character")
 	}
 	return path, nil
 }
 
-// collect finds one value for each key, under its first name.
-func collect(values url.Values) (said map[string]string, faults []error) {
-	said = map[string]string{}
-	by := map[string]string{} // the name that was used
+// collect returns one value for each key, by the name that is not an alias.
+func collect(values url.Values) (given map[string]string, faults []error) {
+	given = map[string]string{}
+	usedName := map[string]string{} // the name under which the key was given
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		if name == "_pragma" {
 			continue
 		}
-		first := name
+		key := name
 		if of, ok := aliases[name]; ok {
-			first = of
+			key = of
 		}
-		if _, ok := keys[first]; !ok {
+		if _, ok := keys[key]; !ok {
 			faults = append(faults, unknownKey(name, values.Get(name)))
 			continue
 		}
 		for _, value := range values[name] {
-			before, ok := said[first]
+			before, ok := given[key]
 			switch {
 			case !ok:
-				said[first], by[first] = value, name
-			case before != value && by[first] == name:
-				faults = append(faults, fmt.Errorf("the DSN says %s twice, %q and %q", name, before, value))
+				given[key], usedName[key] = value, name
+			case before != value && usedName[key] == name:
+				faults = append(faults, fmt.Errorf("the DSN gives %s twice, as %q and %q", name, before, value))
 			case before != value:
-				faults = append(faults, fmt.Errorf("the DSN says %s=%s and %s=%s, which is the same key", by[first], before, name, value))
+				faults = append(faults, fmt.Errorf("the DSN gives %s=%s and %s=%s, which are the same key", usedName[key], before, name, value))
 			}
 		}
 	}
-	return said, faults
+	return given, faults
 }
 
-// pragmas puts PRAGMAs in modernc.org/sqlite's order: those of _pragma
-// busy_timeout first, then by the alphabet, and the keys' own after them.
-func pragmas(said map[string]string, listed []string) []string {
+// pragmas returns the PRAGMAs of a connection in modernc.org/sqlite's order: first
+// those of _pragma, with busy_timeout before the others and these by the alphabet,
+// and then those of the keys.
+func pragmas(given map[string]string, listed []string) []string {
 	var out []string
-	if v, err := strconv.ParseInt(said["_busy_timeout"], 10, 64); err == nil && v <= 0 {
+	if v, err := strconv.ParseInt(given["_busy_timeout"], 10, 64); err == nil && v <= 0 {
 		out = append(out, "busy_timeout=0")
 	}
-	if v := said["_auto_vacuum"]; v != "" {
+	if v := given["_auto_vacuum"]; v != "" {
 		out = append(out, "auto_vacuum="+v)
 	}
 	rank := func(s string) string {
@@ -160,22 +161,22 @@ func pragmas(said map[string]string, listed []string) []string {
 	slices.SortStableFunc(listed, func(a, b string) int { return strings.Compare(rank(a), rank(b)) })
 	out = append(out, listed...)
 	for _, name := range []string{"_foreign_keys", "_journal_mode", "_synchronous", "_query_only"} {
-		if v := said[name]; v != "" {
+		if v := given[name]; v != "" {
 			out = append(out, name[1:]+"="+v)
 		}
 	}
 	return out
 }
 
-// aliases are second names of keys.
+// aliases maps other names of keys to the keys.
 var aliases = map[string]string{
 	"_timeout": "_busy_timeout", "_fk": "_foreign_keys", "_journal": "_journal_mode", "_sync": "_synchronous", "_vacuum": "_auto_vacuum",
 }
 
-// A key of a DSN: how its value is read.
+// A key says how the value of a key of the DSN is read.
 type key struct {
-	needed bool // an empty value is a fault, not a value left out
-	read   func(s *source, value string) error
+	required bool // an empty value is an error, not the default
+	read     func(s *source, value string) error
 }
 
 var keys = map[string]key{
@@ -239,18 +240,18 @@ var keys = map[string]key{
 	"_dqs": {false, func(_ *source, v string) error {
 		on, err := boolean(v)
 		if err == nil && !on {
-			err = errors.New("replicas read double-quoted texts as SQLite does by default; a connection of its own mind would have its statements mean something else there")
+			err = errors.New("replicas read double-quoted texts as SQLite does by default; with another setting a statement of this connection would mean something else on them")
 		}
 		return err
 	}},
 
-	"mode":      {false, only("a node makes and writes its files; for connections that only read say _query_only=1", "rwc")},
-	"cache":     {false, only("connections of a process share the node already", "private")},
+	"mode":      {false, only("a node creates and writes its files; for connections that only read write _query_only=1", "rwc")},
+	"cache":     {false, only("the connections of a process share the node anyway", "private")},
 	"immutable": {false, only("a node's files change", "0", "no", "false", "off")},
 	"nolock":    {false, only("a node's files are locked against other processes", "0", "no", "false", "off")},
 	"psow":      {false, oneOf(switches...)},
-	"vfs":       {false, refuse("a node keeps its files itself, on the operating system's file system")},
-	"modeof":    {false, refuse("a node keeps its files itself; set the data folder's permissions")},
+	"vfs":       {false, refuse("a node manages its files itself, on the operating system's file system")},
+	"modeof":    {false, refuse("a node manages its files itself; set the permissions of the data folder")},
 }
 
 var switches = []string{"0", "1", "false", "true", "no", "yes", "off", "on"}
@@ -266,7 +267,7 @@ func durability(_ *source, v string) error {
 	if v == "always" {
 		return nil
 	}
-	return errors.New("relaxed levels come with a later version; say always, or leave it out")
+	return errors.New("relaxed levels come with a later version; write always, or leave it out")
 }
 
 func duration(v string) (time.Duration, error) {
@@ -305,7 +306,7 @@ func only(reason string, allowed ...string) func(*source, string) error {
 
 func refuse(reason string) func(*source, string) error { return only(reason) }
 
-// parseNodes reads id=host:raftport/apiport,...
+// parseNodes parses a list of id=host:raftport/apiport.
 func parseNodes(list string) ([]hiqlite.Member, error) {
 	var members []hiqlite.Member
 	for item := range strings.SplitSeq(list, ",") {
@@ -340,27 +341,27 @@ func formatNodes(members []hiqlite.Member) string {
 	return strings.Join(out, ",")
 }
 
-// nearest returns the known key that takes the fewest changes of a letter, of
-// several the one that begins most alike.
+// nearest returns the key that differs from name in the fewest letters. Of several
+// it returns the one that has the longest prefix in common with name.
 func nearest(name string) string {
 	name = strings.ToLower(name)
 	best, least, longest := "", -1, 0
 	for _, known := range slices.Concat(slices.Sorted(maps.Keys(keys)), slices.Sorted(maps.Keys(aliases))) {
-		alike := 0
-		for alike < min(len(name), len(known)) && name[alike] == known[alike] {
-			alike++
+		common := 0
+		for common < min(len(name), len(known)) && name[common] == known[common] {
+			common++
 		}
 		d := distance(name, known)
-		if least < 0 || d < least || d == least && alike > longest {
-			best, least, longest = known, d, alike
+		if least < 0 || d < least || d == least && common > longest {
+			best, least, longest = known, d, common
 		}
 	}
 	return best
 }
 
-// distance is Levenshtein's, in bytes.
+// distance returns the Levenshtein distance of a and b, in bytes.
 func distance(a, b string) int {
-	const most = 40 // bytes of a name that are looked at; keys are shorter
+	const most = 40 // bytes of a name that are compared; all keys are shorter
 	a, b = a[:min(len(a), most)], b[:min(len(b), most)]
 	row := make([]int, len(b)+1)
 	for j := range row {

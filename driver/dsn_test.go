@@ -76,8 +76,8 @@ func TestDSNFaultsSayWhatToDo(t *testing.T) {
 		"env:": "later version", "env:PREFIX": "later version", "hiqlite://a:8100,b:8100": "later version",
 		"postgres://u@h/db": "postgres:// is no DSN", "file://host/x": `host "host"`, "file:x#y": "%23", "file:%zz": "escape", "a\x00b": "NUL",
 
-		"d?nod_id=1": "is node_id meant?", "d?node=1": "is nodes meant?", "d?NODE_ID=1": "is node_id meant?", "d?_busytimeout=1": "is _busy_timeout meant?",
-		"d?secretfile=x": "is secret_file meant?", "d?_journl=WAL": "is _journal meant?",
+		"d?nod_id=1": "did you mean node_id?", "d?node=1": "did you mean nodes?", "d?NODE_ID=1": "did you mean node_id?", "d?_busytimeout=1": "did you mean _busy_timeout?",
+		"d?secretfile=x": "did you mean secret_file?", "d?_journl=WAL": "did you mean _journal?",
 		"d?_loc=auto": "_timezone", "d?_mutex=full": "leave it out", "d?_cache_size=-2000": "_pragma=cache_size(-2000)",
 		"d?_case_sensitive_like=1": "_pragma=case_sensitive_like(1)", "d?_cslike=true": "_pragma=case_sensitive_like(true)",
 		"d?_recursive_triggers=1": "_pragma=recursive_triggers(1)", "d?_rt=": "_pragma=recursive_triggers(...)", "d?_writable_schema=1": "_pragma=writable_schema(1)",

@@ -10,7 +10,7 @@ import (
 )
 
 func Example() {
-	dir, err := os.MkdirTemp("", "hiqlite-*") // where the node keeps its data
+	dir, err := os.MkdirTemp("", "hiqlite-*") // the data folder of the node
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// Other drivers of SQLite have keys that this one has not. What to write
-// instead is known for each; nearest would only find one that is spelled alike.
+// Other SQLite drivers have keys that this one does not have. The error for such a
+// key says what to write instead; nearest would only suggest a similar spelling.
 
-// otherPragmas are keys of other drivers that set a PRAGMA, mostly
-// mattn/go-sqlite3's, with the PRAGMA's name.
+// otherPragmas maps keys of other drivers, mostly of mattn/go-sqlite3, to the PRAGMAs
+// that they set.
 var otherPragmas = map[string]string{
 	"_cache_size": "cache_size", "_case_sensitive_like": "case_sensitive_like", "_cslike": "case_sensitive_like",
 	"_defer_foreign_keys": "defer_foreign_keys", "_defer_fk": "defer_foreign_keys", "_ignore_check_constraints": "ignore_check_constraints",
@@ -19,7 +19,7 @@ var otherPragmas = map[string]string{
 	"_trusted_schema": "trusted_schema", "_legacy_alter_table": "legacy_alter_table", "_encoding": "encoding",
 }
 
-// otherKeys are the other keys of other drivers, with what to do instead.
+// otherKeys maps the remaining keys of other drivers to what to write instead.
 var otherKeys = map[string]string{
 	"_loc":             "write _timezone with the zone's name, as in _timezone=Europe/Berlin; for the process's own zone _timezone=Local",
 	"loc":              "write _timezone with the zone's name, as in _timezone=Europe/Berlin",
@@ -27,7 +27,7 @@ var otherKeys = map[string]string{
 	"_timefmt":         "write _time_format, or leave it out",
 	"_mutex":           "leave it out: connections can be used by any goroutine",
 	"_stmt_cache_size": "leave it out: prepared statements are kept by the node",
-	"_loadextension":   "leave it out: extensions cannot be loaded, every replica must compute the same",
+	"_loadextension":   "leave it out: extensions cannot be loaded, because every replica must compute the same",
 	"_auth":            "leave it out: there are no users in the database",
 	"_auth_user":       "leave it out: there are no users in the database",
 	"_auth_pass":       "leave it out: there are no users in the database",
@@ -38,7 +38,7 @@ var otherKeys = map[string]string{
 	"_crypto_key":      "leave it out: files are not encrypted; use an encrypted file system",
 }
 
-// unknownKey is the error of a key that is none of this driver's.
+// unknownKey returns the error for a key that this driver does not have.
 func unknownKey(name, value string) error {
 	lower := strings.ToLower(name)
 	if pragma, ok := otherPragmas[lower]; ok {
@@ -50,5 +50,5 @@ func unknownKey(name, value string) error {
 	if hint, ok := otherKeys[lower]; ok {
 		return fmt.Errorf("the DSN's key %q is another driver's: %s", name, hint)
 	}
-	return fmt.Errorf("the DSN's key %q is unknown: is %s meant?", name, nearest(name))
+	return fmt.Errorf("the DSN's key %q is unknown: did you mean %s?", name, nearest(name))
 }

@@ -13,24 +13,25 @@ import (
 	"github.com/hiqlite/hiqlite"
 )
 
-// running are the nodes that this process runs, by their folder.
+// running has the nodes of this process by their data folders.
 var running = struct {
 	mu       sync.Mutex
 	byFolder map[string]*sharedNode
 }{byFolder: map[string]*sharedNode{}}
 
-// A sharedNode is a node and those who use it.
+// A sharedNode is a node that several connectors may use.
 type sharedNode struct {
 	folder string
-	users  int // those who wait for it included; guarded by running.mu
+	users  int // connectors, including those that wait for mu; guarded by running.mu
 
-	mu   sync.Mutex // held while the node opens and closes
-	open int        // connectors that have it
+	mu   sync.Mutex // held while the node is opened and closed
+	open int        // connectors that use the node; it is closed with the last one
 	node *hiqlite.Node
 	cfg  hiqlite.Config
 }
 
-// acquire returns the node that cfg describes, running. The caller releases it.
+// acquire returns the node that cfg describes, and starts it if it does not run. The
+// caller has to release it.
 func acquire(cfg hiqlite.Config) (*sharedNode, error) {
 	folder, err := resolve(cfg.DataDir)
 	if err != nil {
@@ -48,19 +49,20 @@ func acquire(cfg hiqlite.Config) (*sharedNode, error) {
 	running.mu.Unlock()
 
 	s.mu.Lock()
-	err = s.join(cfg)
+	err = s.openNode(cfg)
 	s.mu.Unlock()
 	if err != nil {
-		s.leave()
+		s.removeUser()
 		return nil, err
 	}
 	return s, nil
 }
 
-// join opens the node, or checks that it is the one that is wanted.
-func (s *sharedNode) join(cfg hiqlite.Config) error {
+// openNode opens the node. If it is open already, it checks that its configuration is
+// the same.
+func (s *sharedNode) openNode(cfg hiqlite.Config) error {
 	if s.node != nil {
-		if err := same(&s.cfg, &cfg); err != nil {
+		if err := checkSame(&s.cfg, &cfg); err != nil {
 			return err
 		}
 		s.open++
@@ -74,7 +76,7 @@ func (s *sharedNode) join(cfg hiqlite.Config) error {
 	return nil
 }
 
-// release stops the node if it is the last one's.
+// release stops the node if the caller was the last one to use it.
 func (s *sharedNode) release() error {
 	s.mu.Lock()
 	var err error
@@ -83,11 +85,12 @@ func (s *sharedNode) release() error {
 		s.node = nil
 	}
 	s.mu.Unlock()
-	s.leave()
+	s.removeUser()
 	return err
 }
 
-func (s *sharedNode) leave() {
+// removeUser forgets the node when nobody uses it or waits for it.
+func (s *sharedNode) removeUser() {
 	running.mu.Lock()
 	defer running.mu.Unlock()
 	if s.users--; s.users == 0 {
@@ -95,8 +98,8 @@ func (s *sharedNode) leave() {
 	}
 }
 
-// same says what two configurations of a node differ in.
-func same(have, want *hiqlite.Config) error {
+// checkSame returns an error that lists the differences of two configurations.
+func checkSame(have, want *hiqlite.Config) error {
 	var differences []string
 	differ := func(key string, have, want any) {
 		differences = append(differences, fmt.Sprintf("%s is %v, not %v", key, have, want))
@@ -125,11 +128,12 @@ func same(have, want *hiqlite.Config) error {
 	if differences == nil {
 		return nil
 	}
-	return fmt.Errorf("hiqlite: this process runs the node in %s already, differently: %s; say the same about the node in each sql.Open",
+	return fmt.Errorf("hiqlite: this process already runs the node in %s with another configuration: %s; give the same keys of the node in each sql.Open",
 		have.DataDir, strings.Join(differences, "; "))
 }
 
-// resolve makes a path absolute and follows its links, as far as it exists.
+// resolve makes a path absolute and resolves the symbolic links in the part of it
+// that exists.
 func resolve(path string) (string, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {

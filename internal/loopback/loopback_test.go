@@ -29,24 +29,24 @@ func hostOf(t *testing.T, address string) string {
 
 func TestAddressesCanBeListenedOn(t *testing.T) {
 	for _, a := range addresses(t, 9) {
-		l, err := net.Listen("tcp", a) // fails, too, if it stands twice
+		l, err := net.Listen("tcp", a) // also fails if the address was returned twice
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer l.Close()
 		if l.Addr().String() != a {
-			t.Errorf("%s became %s", a, l.Addr())
+			t.Errorf("listening on %s, the address is %s", a, l.Addr())
 		}
 	}
 }
 
-// What keeps the ports free: no other call has the host, and no connection goes
-// out from it, not even one to the host itself.
-func TestTheHostIsNobodyElses(t *testing.T) {
+// The ports stay free because no other call returns the host, and no outgoing
+// connection uses it, not even one to the host itself.
+func TestTheHostIsUsedByNobodyElse(t *testing.T) {
 	a := addresses(t, 1)[0]
 	host, linux := hostOf(t, a), runtime.GOOS == "linux"
 	if other := hostOf(t, addresses(t, 1)[0]); linux && other == host {
-		t.Errorf("two calls have the host %s", host)
+		t.Errorf("two calls returned the host %s", host)
 	}
 	l, err := net.Listen("tcp", a)
 	if err != nil {
@@ -59,6 +59,6 @@ func TestTheHostIsNobodyElses(t *testing.T) {
 	}
 	defer c.Close()
 	if from := hostOf(t, c.LocalAddr().String()); linux && from != "127.0.0.1" {
-		t.Errorf("a connection goes out from %s", from)
+		t.Errorf("an outgoing connection uses %s", from)
 	}
 }
