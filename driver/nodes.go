@@ -116,6 +116,9 @@ func checkSame(have, want *hiqlite.Config) error {
 	if have.Timeout != want.Timeout {
 		differ("timeout", have.Timeout, want.Timeout)
 	}
+	if have.Timezone != want.Timezone {
+		differ("timezone", have.Timezone, want.Timezone)
+	}
 	if have.LeaseTTL != want.LeaseTTL {
 		differ("lease_ttl", have.LeaseTTL, want.LeaseTTL)
 	}
