@@ -13,6 +13,7 @@ import (
 
 // Nodes listen on other addresses than those under which they are reached.
 func TestListenAddress(t *testing.T) {
+	t.Parallel()
 	own, advertised := freePorts(t, 3), freePorts(t, 3)
 	for i := range own {
 		newValve(t, advertised[i], own[i])
@@ -33,6 +34,7 @@ func TestListenAddress(t *testing.T) {
 // lead takes no part; its lock goes to the next one when its time to live is over,
 // and it goes on when the network is whole again.
 func TestTwoNodesThatCannotReachEachOther(t *testing.T) {
+	t.Parallel()
 	own := freePorts(t, 3)
 	valves := map[[2]int]*valve{} // from, to
 	for from := range own {

@@ -11,6 +11,7 @@ import (
 // latter is the statement's error, alone and in a transaction, and no node
 // stops, neither now nor at its next start.
 func TestAStatementsErrorIsNotTheDisks(t *testing.T) {
+	t.Parallel()
 	const malformed = "CREATE VIEW IF NOT EXISTS IF AS SELECT null"
 	eachSize(t, func(t *testing.T, nodes *testCluster) {
 		c := sturdy{nodes}

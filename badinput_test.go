@@ -61,6 +61,7 @@ func refusal(t testing.TB, what string, err error, code int, words ...string) *h
 }
 
 func TestRefusedStatements(t *testing.T) {
+	t.Parallel()
 	s := newSturdy(t, 1)
 	for text, want := range map[string]struct {
 		code  int
@@ -113,6 +114,7 @@ func TestRefusedStatements(t *testing.T) {
 }
 
 func TestWrongArguments(t *testing.T) {
+	t.Parallel()
 	s := newSturdy(t, 1)
 	for _, test := range []struct {
 		text  string
@@ -145,6 +147,7 @@ func TestWrongArguments(t *testing.T) {
 }
 
 func TestBatchSaysWhichStatementFailed(t *testing.T) {
+	t.Parallel()
 	s := newSturdy(t, 1)
 	good := hiqlite.Statement{SQL: "INSERT INTO kept(v) VALUES(?)", Args: []any{"x"}}
 	for text, want := range map[string]struct {
@@ -178,6 +181,7 @@ func TestBatchSaysWhichStatementFailed(t *testing.T) {
 }
 
 func TestTooLarge(t *testing.T) {
+	t.Parallel()
 	s := newSturdy(t, 1)
 	const limit = 8 << 20
 	big := strings.Repeat("x", limit)
@@ -201,6 +205,7 @@ func TestTooLarge(t *testing.T) {
 }
 
 func TestEndlessWrite(t *testing.T) {
+	t.Parallel()
 	s := newSturdy(t, 3, func(cfg *hiqlite.Config) { cfg.MaxSteps = 1_000_000 })
 	for _, text := range []string{"INSERT INTO kept(v) " + silent, "INSERT INTO kept(v) " + endless, "DELETE FROM kept WHERE id IN (" + endless + ")", "INSERT INTO kept(v) VALUES('x'); " + endless} {
 		_, err := s.DB(1).ExecContext(testrun.Context(t), text)
@@ -211,6 +216,7 @@ func TestEndlessWrite(t *testing.T) {
 }
 
 func TestContextsThatHaveEnded(t *testing.T) {
+	t.Parallel()
 	s := newSturdy(t, 1)
 	over, cancel := context.WithCancel(testrun.Context(t))
 	cancel()
@@ -245,6 +251,7 @@ func TestContextsThatHaveEnded(t *testing.T) {
 }
 
 func TestNoQuorum(t *testing.T) {
+	t.Parallel()
 	s := newSturdy(t, 3)
 	s.WaitEqual() // the one that is left has all rows
 	leader := s.Leader()
@@ -273,6 +280,7 @@ func TestNoQuorum(t *testing.T) {
 }
 
 func TestClosedNode(t *testing.T) {
+	t.Parallel()
 	s := newSturdy(t, 1)
 	node, db := s.Node(0), s.DB(0)
 	conn, err := db.Conn(testrun.Context(t))
@@ -356,6 +364,7 @@ func TestFoldersThatCannotBeUsed(t *testing.T) {
 }
 
 func TestWrongMembers(t *testing.T) {
+	t.Parallel()
 	address := freePorts(t, 3)
 	for name, test := range map[string]struct {
 		cfg   hiqlite.Config
@@ -388,6 +397,7 @@ func TestWrongMembers(t *testing.T) {
 }
 
 func TestTakenPort(t *testing.T) {
+	t.Parallel()
 	ports := freePorts(t, 2)
 	l, err := net.Listen("tcp", ports[0])
 	if err != nil {
@@ -416,6 +426,7 @@ func TestTakenPort(t *testing.T) {
 // A first try that was wrong, and came to nothing, does not decide whose the
 // folder is.
 func TestAFailedFirstOpenLeavesTheFolderFree(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	ports := freePorts(t, 3)
 	taken, err := net.Listen("tcp", ports[1])

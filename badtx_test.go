@@ -41,6 +41,7 @@ func mustConn(t testing.TB, db *sql.DB) *sql.Conn {
 }
 
 func TestTransactionUsedAfterItsEnd(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, unhurried)
 	db := c.DB(0)
 	run(t, db, "CREATE TABLE t(a)")
@@ -92,6 +93,7 @@ func TestDriverTransactionEndedTwice(t *testing.T) {
 }
 
 func TestTransactionTooLarge(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
 		run(t, db, "CREATE TABLE t(id INTEGER PRIMARY KEY, b BLOB)")
@@ -129,6 +131,7 @@ func TestTransactionTooLarge(t *testing.T) {
 
 // What Exec took, Commit can propose.
 func TestLargestTransactionCanBeCommitted(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, unhurried)
 	db := c.DB(0)
 	run(t, db, "CREATE TABLE t(b)")
@@ -156,6 +159,7 @@ func TestLargestTransactionCanBeCommitted(t *testing.T) {
 }
 
 func TestTransactionWithinATransaction(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, unhurried)
 	db := c.DB(0)
 	run(t, db, "CREATE TABLE t(a)")
@@ -187,6 +191,7 @@ func TestTransactionWithinATransaction(t *testing.T) {
 // Serializable satisfies every weaker level, and LevelLinearizable makes a
 // transaction see what others have written before.
 func TestIsolationLevels(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), "CREATE TABLE t(a)")
 		deferred := openDeferred(t, c)
@@ -251,6 +256,7 @@ func openDeferred(t *testing.T, c *testCluster) (dbs []*sql.DB) {
 }
 
 func TestReadOnlyTransactions(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		own, other := c.DB(0), c.DB(c.Len()-1)
 		run(t, own, "CREATE TABLE t(a)")
@@ -286,6 +292,7 @@ func TestReadOnlyTransactions(t *testing.T) {
 }
 
 func TestNothingUncommittedIsRead(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, unhurried)
 	run(t, c.DB(0), "CREATE TABLE t(a)")
 	run(t, c.DB(0), "INSERT INTO t VALUES(1)")
@@ -378,6 +385,7 @@ func TestDeferredTransactions(t *testing.T) {
 }
 
 func TestBusyTimeoutBehindATransaction(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, unhurried)
 	run(t, c.DB(0), "CREATE TABLE t(a)")
 	for holder := range c.Len() {

@@ -6,7 +6,6 @@ import (
 	"database/sql/driver"
 	"fmt"
 
-	"github.com/hiqlite/hiqlite/internal/node"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
@@ -117,13 +116,12 @@ func (c *conn) batchClass(ctx context.Context, text string, made bool) (class *s
 	if c.tx != nil {
 		class, err = c.classify(ctx, text)
 	} else if made {
-		if class, err = c.node.ClassifyNow(text, c.travels); node.MayBeStale(err) {
+		if class, err = c.node.classifyHere(text, c.travels); mayBeStale(err) {
 			return unknownClass, nil
 		}
 		err = readError(ctx, err)
 	} else {
-		class, err = c.node.Classify(ctx, text, c.travels)
-		err = readError(ctx, err)
+		class, err = c.node.classify(ctx, text, c.travels)
 	}
 	if err != nil {
 		return nil, err

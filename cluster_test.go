@@ -22,6 +22,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	testrun.MoreParallel()
 	goleak.VerifyTestMain(m)
 }
 
@@ -42,9 +43,9 @@ func newCluster(t testing.TB, size int, change ...func(*hiqlite.Config)) *testCl
 }
 
 // eachSize runs a test on a cluster of one node and on one of three.
-func eachSize(t *testing.T, test func(t *testing.T, c *testCluster), change ...func(*hiqlite.Config)) {
+func eachSize(t *testing.T, test func(t *testing.T, c *testCluster)) {
 	for _, size := range []int{1, 3} {
-		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) { test(t, newCluster(t, size, change...)) })
+		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) { test(t, newCluster(t, size)) })
 	}
 }
 
@@ -68,6 +69,7 @@ func mustExec(t testing.TB, db *sql.DB, query string, args ...any) sql.Result {
 }
 
 func TestWriteThenRead(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)")
 		for i := range c.Len() {

@@ -9,6 +9,7 @@ import (
 // A scan type is one into which the row's value can be scanned, NULL and no row
 // included.
 func TestScanTypesAreNeverNil(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
 		run(t, db, "CREATE TABLE t(i INTEGER, big BIGINT, r REAL, d DECIMAL(10,2), s VARCHAR(9), b BLOB, y BOOLEAN, dt DATETIME, tz TIMESTAMP WITH TIME ZONE, j JSON, n, ti TIME)")

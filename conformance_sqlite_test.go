@@ -34,6 +34,7 @@ func isOver(t testing.TB, what string, err error) {
 }
 
 func TestContractsOfTransactions(t *testing.T) {
+	t.Parallel()
 	keepAll(t, []contract{
 		{"results of writes", func(t *testing.T, db *sql.DB) {
 			run(t, db, "CREATE TABLE results(id INTEGER PRIMARY KEY, n INT UNIQUE)")
@@ -221,6 +222,7 @@ func TestContractsOfTransactions(t *testing.T) {
 }
 
 func TestContractsOfContexts(t *testing.T) {
+	t.Parallel()
 	keepAll(t, []contract{
 		{"a query given up between its rows", func(t *testing.T, db *sql.DB) {
 			run(t, db, "CREATE TABLE mid(n INT)")

@@ -125,6 +125,7 @@ func all(t testing.TB, n int, f func(i int) error) {
 }
 
 func TestContractsOfDrivers(t *testing.T) {
+	t.Parallel()
 	keepAll(t, []contract{
 		{"blobs come back as bytes and as text", func(t *testing.T, db *sql.DB) {
 			run(t, db, "CREATE TABLE blobs(id INTEGER PRIMARY KEY, b BLOB)")

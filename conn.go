@@ -6,18 +6,16 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/hiqlite/hiqlite/internal/node"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
-	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
 // conn is a connection of database/sql: what SQLite keeps per connection, and a
 // way to the node. It holds no SQLite connection of its own; each read borrows
 // one of the node's. database/sql uses it from one goroutine at a time.
 type conn struct {
-	client   *Node
-	node     *node.Node // of client
+	node     *Node
 	cfg      ConnConfig
 	settings settings
 
@@ -27,8 +25,8 @@ type conn struct {
 	travels wire.Settings // the settings that its operations take along
 	closed  bool
 
-	tx   *tx                     // that is open; nil: none
-	temp *statemachine.Temporary // its TEMP objects; nil: it has none
+	tx   *tx                // that is open; nil: none
+	temp *replica.Temporary // its TEMP objects; nil: it has none
 }
 
 var (
@@ -42,11 +40,14 @@ var (
 	_ driver.Validator          = (*conn)(nil)
 )
 
-func connect(ctx context.Context, client *Node, cfg ConnConfig) (driver.Conn, error) {
-	if err := client.node.Err(); err != nil {
+func (n *Node) connect(ctx context.Context, cfg ConnConfig) (driver.Conn, error) {
+	if err := n.failure(); err != nil {
 		return nil, err
 	}
-	c := &conn{client: client, node: client.node, cfg: cfg}
+	if n.ctx.Err() != nil {
+		return nil, ErrClosed
+	}
+	c := &conn{node: n, cfg: cfg}
 	if cfg.ForeignKeysOff {
 		c.travels = wire.ForeignKeysOff
 	}
@@ -102,7 +103,7 @@ func (c *conn) ResetSession(context.Context) error {
 // at once, so that others need not wait until the connection is used again.
 func (c *conn) IsValid() bool {
 	c.abandon()
-	return !c.closed && !c.node.Closed()
+	return !c.closed && c.node.ctx.Err() == nil
 }
 
 // abandon rolls back a transaction that the connection's last caller has left
@@ -112,9 +113,9 @@ func (c *conn) abandon() {
 		return
 	}
 	c.tx.end()
-	c.client.leftOpen.Do(func() {
-		c.client.cfg.Logger.Warn("hiqlite: a connection was given back to its pool inside a transaction, which was rolled back; run BEGIN and what follows on one sql.Conn, or use sql.DB.BeginTx (said once)",
-			"node", c.client.cfg.NodeID)
+	c.node.abandoned.Do(func() {
+		c.node.cfg.Logger.Warn("hiqlite: a connection was given back to its pool inside a transaction, which was rolled back; run BEGIN and what follows on one sql.Conn, or use sql.DB.BeginTx (said once)",
+			"node", c.node.cfg.NodeID)
 	})
 }
 
@@ -125,10 +126,10 @@ func (c *conn) usable(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := c.node.Err(); err != nil {
+	if err := c.node.failure(); err != nil {
 		return err
 	}
-	if c.closed {
+	if c.closed || c.node.ctx.Err() != nil {
 		return ErrClosed
 	}
 	return nil
@@ -169,7 +170,7 @@ func (c *conn) rollBack(text string, why error) (driver.Result, error) {
 	if c.tx == nil {
 		return nil, why
 	}
-	if class, err := c.node.ClassifyNow(text, c.travels); err != nil || class.What != "ROLLBACK" || class.Script {
+	if class, err := c.node.classifyHere(text, c.travels); err != nil || class.What != "ROLLBACK" || class.Script {
 		return nil, why
 	}
 	c.tx.end()
@@ -191,18 +192,17 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 // classify finds out which way a text goes: in a transaction, of which only the
 // transaction itself sees what it made, by what that sees.
 func (c *conn) classify(ctx context.Context, text string) (*sqlite.Class, error) {
-	if err := c.node.WaitZone(ctx); err != nil {
+	if err := c.node.inZone(ctx); err != nil {
 		return nil, err
 	}
 	if c.usesTemp() {
 		return c.classifyTemp(ctx, text)
 	}
 	if c.tx == nil {
-		class, err := c.node.Classify(ctx, text, c.travels)
-		return class, readError(ctx, err)
+		return c.node.classify(ctx, text, c.travels)
 	}
-	class, err := c.node.ClassifyNow(text, c.travels)
-	if node.MayBeStale(err) {
+	class, err := c.node.classifyHere(text, c.travels)
+	if mayBeStale(err) {
 		return c.tx.classify(ctx, text)
 	}
 	return class, readError(ctx, err)
@@ -336,9 +336,9 @@ func (c *conn) propose(ctx context.Context, op *wire.Operation, classes ...*sqli
 		return nil, errReadOnly()
 	}
 	delete(c.settings, "defer_foreign_keys") // it lasts until the end of a transaction
-	r, err := c.node.Write(ctx, op, c.patience())
+	r, err := c.node.write(ctx, op, c.patience())
 	if err != nil {
-		return nil, sqlError(err)
+		return nil, err
 	}
 	for i, class := range classes {
 		c.remember(class, &r.Statements[i])
@@ -364,7 +364,7 @@ func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args 
 		return c.tx.read(ctx, text, class, args)
 	}
 	if c.consistency(ctx) == Linearizable {
-		if err := c.node.Linearize(ctx); err != nil {
+		if err := c.node.linearize(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -374,7 +374,7 @@ func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args 
 	if class.Script {
 		return c.readScript(ctx, class, args)
 	}
-	reader, err := c.node.Machine().AcquireUnder(ctx, c.travels)
+	reader, err := c.node.replica.AcquireUnder(ctx, c.travels)
 	if err != nil {
 		return nil, sqlError(err)
 	}
@@ -383,9 +383,9 @@ func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args 
 }
 
 // run runs a statement on a reader, which it gives back.
-func (c *conn) run(ctx context.Context, reader *statemachine.Reader, text string, args []wire.Argument) (resultSet, error) {
+func (c *conn) run(ctx context.Context, reader *replica.Reader, text string, args []wire.Argument) (resultSet, error) {
 	watch := watchOver(ctx, reader)
-	var q *statemachine.Query
+	var q *replica.Query
 	err := ctx.Err()
 	if err == nil {
 		q, _, err = reader.Query(text, args)

@@ -12,6 +12,7 @@ import (
 
 // A linearizable read on any node sees every write acknowledged on any other.
 func TestLinearizableReadsSeeAcknowledgedWrites(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	mustExec(t, c.DB(0), "CREATE TABLE t(n INTEGER)")
 	mustExec(t, c.DB(0), "INSERT INTO t VALUES(0)")
@@ -27,6 +28,7 @@ func TestLinearizableReadsSeeAcknowledgedWrites(t *testing.T) {
 
 // Local reads see what was written through their own node, from any connection.
 func TestReadsSeeOwnWrites(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	mustExec(t, c.DB(0), "CREATE TABLE t(client INTEGER, n INTEGER)")
 	var wait sync.WaitGroup
@@ -51,6 +53,7 @@ func TestReadsSeeOwnWrites(t *testing.T) {
 
 // What only reads does not go through the log.
 func TestReadsStayLocal(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	mustExec(t, c.DB(0), "CREATE TABLE t(n INTEGER)")
 	before, err := c.Node(0).Status(testrun.Context(t))
@@ -72,6 +75,7 @@ func TestReadsStayLocal(t *testing.T) {
 // Reads run beside each other and beside writes: more open result sets than the
 // node has readers only make the next wait.
 func TestReadersAreBoundedAndReturn(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 4 })
 	mustExec(t, c.DB(0), "CREATE TABLE t(n INTEGER)")
 	mustExec(t, c.DB(0), "INSERT INTO t VALUES(1),(2),(3)")
@@ -99,6 +103,7 @@ func TestReadersAreBoundedAndReturn(t *testing.T) {
 
 // A text's first error is not trusted while this node may be behind.
 func TestTablesOfOtherNodesAreFound(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	for n := range 20 {
 		mustExec(t, c.DB(n%3), fmt.Sprintf("CREATE TABLE t%d(a)", n))

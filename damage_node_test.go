@@ -14,6 +14,7 @@ import (
 // A node whose disk has flipped bits answers with right rows or an error, also
 // linearizably; it stops, and gives nothing of it to the others.
 func TestFlippedBitsAreNeverAnswered(t *testing.T) {
+	t.Parallel()
 	const rows = "SELECT count(*) || ' ' || sum(id*length(v)) || ' ' || (SELECT group_concat(substr(v, -2), '') FROM (SELECT v FROM t ORDER BY v)) FROM t"
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT); CREATE INDEX tv ON t(v)")

@@ -13,6 +13,7 @@ import (
 // Files that are gone, or older than they were, are an error before Raft, which
 // would end the process, sees them.
 func TestDamagedFolders(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name   string
 		damage func(t *testing.T, dir, old string)

@@ -78,6 +78,7 @@ func glance(ctx context.Context, c *sql.Conn, s step, exec bool) string {
 }
 
 func TestDefaultsOfANodesOwnDatabase(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) {
 		cfg.Conn = hiqlite.ConnConfig{QueryOnly: true, ForeignKeysOff: true, Pragmas: []string{"user_version=7", "temp_store(2)"}, TimeFormat: "sqlite"}
 	})

@@ -18,9 +18,7 @@ import (
 func TestFullDisk(t *testing.T) {
 	var free atomic.Int64
 	free.Store(1 << 40)
-	hook := func(cfg *hiqlite.Config) {
-		cfg.HookDiskSpace(func(string) (int64, int64, error) { return free.Load(), 1 << 40, nil })
-	}
+	t.Cleanup(hiqlite.SetDiskSpace(func(string) (int64, int64, error) { return free.Load(), 1 << 40, nil }))
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		t.Cleanup(func() { free.Store(1 << 40) })
 		mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
@@ -88,21 +86,20 @@ func TestFullDisk(t *testing.T) {
 		testrun.WaitFor(t, "writes to be taken again", func() bool { return write() == nil })
 		rows("afterwards")
 		c.WaitEqual()
-	}, hook)
+	})
 }
 
 // One node of three has no space: the others go on, and it catches up.
 func TestOneFullDiskOfThree(t *testing.T) {
+	c := newCluster(t, 3)
+	full := c.Config(1).DataDir
 	var low atomic.Bool
-	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
-		full := cfg.NodeID == 2
-		cfg.HookDiskSpace(func(string) (int64, int64, error) {
-			if full && low.Load() {
-				return 1 << 20, 1 << 40, nil
-			}
-			return 1 << 39, 1 << 40, nil
-		})
-	})
+	t.Cleanup(hiqlite.SetDiskSpace(func(dir string) (int64, int64, error) {
+		if low.Load() && dir == full {
+			return 1 << 20, 1 << 40, nil
+		}
+		return 1 << 39, 1 << 40, nil
+	}))
 	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 	c.insert(0, 5)
 	c.WaitEqual()
@@ -126,6 +123,7 @@ func TestOneFullDiskOfThree(t *testing.T) {
 
 // Small volumes work.
 func TestDiskMarks(t *testing.T) {
+	t.Parallel()
 	for total, want := range map[int64][2]int64{
 		100 << 20: {64 << 20, 32 << 20}, 1 << 30: {64 << 20, 32 << 20}, 2 << 30: {102 << 20, 51 << 20}, 1 << 40: {256 << 20, 128 << 20},
 	} {

@@ -142,6 +142,7 @@ func plainContent(t *testing.T, dump string) string {
 }
 
 func TestDumpsLoad(t *testing.T) {
+	t.Parallel()
 	ways := map[string]func(t *testing.T, db *sql.DB, dump string){
 		"whole": func(t *testing.T, db *sql.DB, dump string) { run(t, loneConn(t, db), dump) },
 		"statement by statement": func(t *testing.T, db *sql.DB, dump string) {
@@ -212,6 +213,7 @@ func TestDumpsLoad(t *testing.T) {
 
 // A dump that fails leaves nothing, and the connection as it was.
 func TestADumpThatFailsLeavesTheConnectionAsItWas(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		dump := dumps(t)["plain"]
 		for name, text := range map[string]string{
@@ -272,6 +274,7 @@ func TestADumpThatFailsLeavesTheConnectionAsItWas(t *testing.T) {
 // PRAGMA writable_schema lets dumps in, and nothing that could make a database
 // that nobody can open.
 func TestWritableSchemaIsForDumps(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
 		mustExec(t, db, "CREATE TABLE t(a); CREATE VIRTUAL TABLE ft USING fts5(a); INSERT INTO ft VALUES('word')")

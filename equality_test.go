@@ -72,6 +72,7 @@ const equalitySchema = `
 // Whatever SQL is run, by whichever node, with restarts and snapshots in
 // between: all replicas hold the same, rowids included.
 func TestReplicasAreEqual(t *testing.T) {
+	t.Parallel()
 	const rounds, clients, each = 4, 6, 120
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -125,6 +126,7 @@ func TestReplicasAreEqual(t *testing.T) {
 // A node that was away for longer than the log reaches back is sent the
 // database, and its reads move over to it.
 func TestSnapshotReplacesTheDatabase(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
 	mustExec(t, c.DB(0), "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM s WHERE n < 2000) INSERT INTO t(v) SELECT randomblob(1000) FROM s")
@@ -159,7 +161,8 @@ func TestSnapshotReplacesTheDatabase(t *testing.T) {
 // The log is compacted by its size, without being asked: a node that was away
 // for longer is sent the database.
 func TestTheLogIsCompacted(t *testing.T) {
-	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.HookCompaction(20*time.Millisecond, 1<<20) })
+	t.Cleanup(hiqlite.SetCompaction(20*time.Millisecond, 1<<20))
+	c := newCluster(t, 3)
 	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
 	c.WaitReady(2)
 	c.Stop(2)
@@ -196,6 +199,7 @@ func random(n int) []byte {
 
 // Reads that run while a node closes end with an error or with all their rows.
 func TestReadsWhileClosing(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	mustExec(t, c.DB(0), "CREATE TABLE t AS WITH RECURSIVE s(value) AS (SELECT 1 UNION ALL SELECT value+1 FROM s WHERE value < 20000) SELECT value FROM s")
 	rows, err := c.DB(0).QueryContext(context.Background(), "SELECT value FROM t")

@@ -78,6 +78,7 @@ func explainedState(t *testing.T, c *sql.Conn) (out string) {
 
 // Nothing that is explained is done, wherever it stands, and its rows are SQLite's.
 func TestExplainDoesNothing(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		theirs := referenceConn(t)
 		ours, err := c.DB((c.Leader() + 1) % c.Len()).Conn(testrun.Context(t))
@@ -154,6 +155,7 @@ func TestExplainDoesNothing(t *testing.T) {
 
 // An EXPLAIN in a script that writes goes through the log, and does nothing there.
 func TestExplainInAScriptThatWrites(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), "CREATE TABLE t(a INTEGER PRIMARY KEY, b); CREATE INDEX i ON t(b); INSERT INTO t VALUES(1,'one')")
 		conn, err := c.DB(0).Conn(testrun.Context(t))

@@ -22,6 +22,7 @@ func queued(t testing.TB, n *hiqlite.Node, count int) {
 // What waits for the write lease has its turn in the order in which it came,
 // whichever node it came from and whether it is a transaction or a plain write.
 func TestFirstComeFirstServed(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, unhurried)
 	run(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, who TEXT)")
 	ctx := testrun.Context(t)
@@ -99,6 +100,7 @@ func TestFirstComeFirstServed(t *testing.T) {
 
 // Who leaves the queue leaves the others where they are.
 func TestQueueThatSomeLeave(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, unhurried)
 	run(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, who INT)")
 	holder := mustBegin(t, c.DB(1))
@@ -144,6 +146,7 @@ func TestQueueThatSomeLeave(t *testing.T) {
 
 // Nobody is turned away who has patience.
 func TestCrowdOfTransactions(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, unhurried)
 	run(t, c.DB(0), "CREATE TABLE sums(id INTEGER PRIMARY KEY, n INT)")
 	run(t, c.DB(0), "INSERT INTO sums VALUES(1, 0), (2, 0)")

@@ -72,6 +72,7 @@ func withFunctions(c *hiqlite.Config) { c.Functions, c.Collations = testFunction
 // TestFunctionsOfTheProgram: reads and writes compute with them, and all nodes
 // come to the same rows.
 func TestFunctionsOfTheProgram(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int{1, 3} {
 		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) {
 			c := hiqlitetest.NewCluster(t, size, hiqlitetest.WithConfig(withFunctions))
@@ -157,6 +158,7 @@ func TestFunctionsOfTheProgram(t *testing.T) {
 // TestMissingFunctions: a node whose program lacks a function stops before it
 // would compute something else, and goes on when it has it.
 func TestMissingFunctions(t *testing.T) {
+	t.Parallel()
 	c := hiqlitetest.NewCluster(t, 3, hiqlitetest.WithConfig(withFunctions))
 	ctx := testrun.Context(t)
 	c.Stop(2)
@@ -219,6 +221,7 @@ func TestMissingFunctions(t *testing.T) {
 
 // TestFunctionsThatAreRefused: all faults are reported, at once.
 func TestFunctionsThatAreRefused(t *testing.T) {
+	t.Parallel()
 	scalar := func([]driver.Value) (driver.Value, error) { return nil, nil }
 	cfg := hiqlite.Config{DataDir: t.TempDir(),
 		Functions: []hiqlite.Function{
@@ -241,6 +244,7 @@ func TestFunctionsThatAreRefused(t *testing.T) {
 // TestFunctionsInSQLErrors: what the engine says of values that functions
 // cannot return.
 func TestFunctionsInSQLErrors(t *testing.T) {
+	t.Parallel()
 	c := hiqlitetest.NewCluster(t, 1, hiqlitetest.WithConfig(func(cfg *hiqlite.Config) {
 		cfg.Functions = []hiqlite.Function{
 			{Name: "odd", Scalar: func([]driver.Value) (driver.Value, error) { return struct{}{}, nil }},

@@ -21,6 +21,7 @@ func onlyOne(c *testCluster, n int) *sql.DB {
 // What leaves its caller's hands inside a transaction is rolled back before
 // anybody else gets the connection, and nobody has to wait for it.
 func TestConnectionsGivenBackInsideATransaction(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		last := (c.Leader() + 1) % c.Len()
 		db, other := onlyOne(c, last), c.DB(c.Leader())
@@ -62,6 +63,7 @@ func TestConnectionsGivenBackInsideATransaction(t *testing.T) {
 
 // BEGIN by sql.DB gives its connection back at once, and does nothing.
 func TestBeginOfADatabase(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := onlyOne(c, 0)
 		run(t, db, "CREATE TABLE t(a)")
@@ -88,6 +90,7 @@ func TestBeginOfADatabase(t *testing.T) {
 // A transaction that has expired is over for its connection too, once the
 // program has been told.
 func TestConnectionsWorkAgainAfterATransactionExpired(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		run(t, c.DB(0), "CREATE TABLE t(a)")
 		connector, err := c.Node(0).ConnectorWith(hiqlite.ConnConfig{TxTimeout: time.Millisecond})

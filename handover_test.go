@@ -12,6 +12,7 @@ import (
 // writers on the others have not seen an error. A transfer is Raft's best
 // effort, so one of several may fail; then the others elect.
 func TestCloseHandsLeadershipOver(t *testing.T) {
+	t.Parallel()
 	const rounds, writers = 5, 6
 	c := newCluster(t, 3)
 	mustExec(t, c.DB(0), "CREATE TABLE t(n INTEGER)")

@@ -10,6 +10,7 @@ import (
 // A reader that has looked into a full-text table remembers how its index was
 // divided. A check of it must not take that for damage.
 func TestIntegrityChecksOfFullTextTables(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
 		mustExec(t, db, "CREATE TABLE src(id INTEGER PRIMARY KEY, x); CREATE VIRTUAL TABLE f USING fts5(x, content='src', content_rowid='id'); CREATE VIRTUAL TABLE g USING fts5(x); CREATE VIRTUAL TABLE r USING rtree(id,a,b); INSERT INTO g(g, rank) VALUES('pgsz', 64)")

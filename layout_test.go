@@ -36,13 +36,15 @@ var mayImport = []struct {
 	{"lock", []string{".", "internal/shardapi", "internal/wire"}},
 	{"pubsub", []string{".", "internal/shardapi", "internal/wire"}},
 	{"hiqlitetest", []string{".", "internal/loopback"}},
-	{".", []string{"internal/node", "internal/shardapi", "internal/sqlite", "internal/wire", "statemachine"}}, // the nouns of database/sql
-	{"internal/node", []string{"cluster", "statemachine", "internal/shardapi", "internal/durable", "internal/sqlite", "internal/wire"}},
-	{"cluster", []string{"internal/durable"}}, // it moves bytes
-	{"statemachine", []string{"internal/shardapi", "internal/durable", "internal/sqlite", "internal/table", "internal/wire"}},
+	{".", []string{"cluster", "statemachine", "statemachine/replica", "statemachine/memory", "internal/shardapi", "internal/durable", "internal/sqlite", "internal/wire"}},
+	{"cluster", []string{"internal/durable", "internal/invariants"}}, // it moves bytes
+	{"statemachine/replica", []string{"statemachine", "internal/durable", "internal/invariants", "internal/sqlite", "internal/wire"}},
+	{"statemachine/memory", []string{"statemachine", "internal/invariants", "internal/shardapi", "internal/table", "internal/wire"}},
+	{"statemachine", []string{"internal/wire"}},
 	{"internal/shardapi", []string{"internal/wire"}},
 	{"internal/sqlite", []string{"internal/wire"}},
 	{"internal/durable", nil},
+	{"internal/invariants", nil},
 	{"internal/loopback", nil},
 	{"internal/testrun", nil},
 	{"internal/table", nil},
@@ -63,7 +65,7 @@ var confined = []struct {
 	{"modernc.org/sqlite/lib", []string{"internal/sqlite"}, false},
 	{"modernc.org/libc", []string{"internal/sqlite"}, false},
 	{"modernc.org/sqlite", nil, true}, // registers a driver that would clash in users' programs
-	{"github.com/lni/dragonboat/v4/statemachine", []string{"cluster", "statemachine", "internal/node"}, true},
+	{"github.com/lni/dragonboat/v4/statemachine", []string{"cluster", "statemachine", "statemachine/replica", "statemachine/memory", "."}, true},
 	{"github.com/lni/dragonboat", []string{"cluster"}, false},
 	// These belong to modules of their own, see go.work: a program that imports
 	// hiqlite is not to require them.
@@ -159,11 +161,13 @@ func TestForbidden(t *testing.T) {
 	}{
 		{"driver", modulePath, false, true},
 		{".", modulePath + "/driver", false, false},
-		{".", modulePath + "/cluster", false, false},
 		{".", modulePath + "/driver", true, true},
 		{"cluster", modulePath + "/statemachine", false, false},
 		{"cluster", modulePath, false, false},
 		{"statemachine", modulePath + "/cluster", false, false},
+		{"statemachine", modulePath + "/statemachine/replica", false, false},
+		{"statemachine/replica", modulePath + "/statemachine/memory", false, false},
+		{"statemachine/memory", modulePath + "/internal/sqlite", false, false},
 		{"internal/wire", modulePath + "/internal/sqlite", false, false},
 		{"newcomer", modulePath, false, false},
 		{"internal/sqlite", "modernc.org/sqlite/lib", false, true},

@@ -9,6 +9,7 @@ import (
 // The replica's own table is one of those that tools leave alone, and survives
 // what programs do to all tables; SQLite without hiqlite reads the file.
 func TestToolsLeaveTheMetaTableAlone(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(0)
 		run(t, db, "CREATE TABLE t(a INTEGER PRIMARY KEY AUTOINCREMENT, b); INSERT INTO t(b) VALUES('one')")

@@ -44,6 +44,7 @@ func migrateEverywhere(t *testing.T, c *testCluster, files func(caller int) fste
 }
 
 func TestMigrateOnAllNodesAtOnce(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		const n = 40
 		files := manyMigrations(n)
@@ -64,6 +65,7 @@ func TestMigrateOnAllNodesAtOnce(t *testing.T) {
 // Two programs of which each has a file that the other lacks: what is applied
 // is what one of them has, in order.
 func TestMigrateDifferentFilesAtOnce(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	for round := range 8 {
 		base := migrations("1_a.sql", fmt.Sprintf("CREATE TABLE r%d(v)", round), "4_d.sql", fmt.Sprintf("INSERT INTO r%d VALUES(4)", round))
@@ -97,6 +99,7 @@ func TestMigrateDifferentFilesAtOnce(t *testing.T) {
 }
 
 func TestMigrateAfterARestart(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustMigrate(t, c.DB(0), people)
 		for i := range c.Len() {
@@ -163,6 +166,7 @@ func (h *hooked) Value(key any) any {
 }
 
 func TestMigrateWithContextsThatEnd(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		files := manyMigrations(20)
 		between := false // one ended when some files were applied and others not
@@ -192,6 +196,7 @@ func TestMigrateWithContextsThatEnd(t *testing.T) {
 // At whatever moment another one applies the files, and the caller's node sees
 // it, they are applied once and the caller is told nothing of it.
 func TestMigrateWhileAnotherIsFaster(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		last := c.Len() - 1
 		rival := sql.OpenDB(c.Node(0).Connector())
@@ -232,6 +237,7 @@ func TestMigrateWhileAnotherIsFaster(t *testing.T) {
 // Callers give up early and often and begin anew, while the leader goes: each
 // file is applied once.
 func TestMigrateAgainAfterEachError(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	const n = 150
 	files := manyMigrations(n)

@@ -103,6 +103,7 @@ var people = migrations(
 )
 
 func TestMigrate(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		for i := range c.Len() {
 			mustMigrate(t, c.DB(i), people)
@@ -121,6 +122,7 @@ func TestMigrate(t *testing.T) {
 }
 
 func TestMigrateWritesNothingIfNothingIsToDo(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	mustMigrate(t, c.DB(0), people)
 	_, before, err := c.Node(0).Hash(testrun.Context(t))
@@ -141,6 +143,7 @@ func TestMigrateWritesNothingIfNothingIsToDo(t *testing.T) {
 }
 
 func TestMigrateRefusesChangedHistory(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustMigrate(t, c.DB(0), people)
 		db := c.DB(c.Len() - 1)
@@ -160,6 +163,7 @@ func TestMigrateRefusesChangedHistory(t *testing.T) {
 }
 
 func TestMigrateRefusesFiles(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	good := migrations("1_good.sql", "CREATE TABLE good(a)")
 	for name, test := range map[string]struct {
@@ -197,6 +201,7 @@ func TestMigrateRefusesFiles(t *testing.T) {
 }
 
 func TestMigrateUndoesTheFileThatFails(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), "CREATE TABLE kept(a UNIQUE); INSERT INTO kept VALUES(1)")
 		for text, want := range map[string]struct {
@@ -250,6 +255,7 @@ func TestMigrateUndoesTheFileThatFails(t *testing.T) {
 // The children of a table that is made anew survive, though they would go with
 // its rows; and keys are enforced again afterwards.
 func TestMigrateRebuildsATable(t *testing.T) {
+	t.Parallel()
 	rebuild := with(people, "11_rebuild.sql", `PRAGMA foreign_keys=OFF;
 CREATE TABLE new_people(id INTEGER PRIMARY KEY, name TEXT NOT NULL, age INTEGER);
 INSERT INTO new_people SELECT id, upper(name), age FROM people;
@@ -272,6 +278,7 @@ PRAGMA foreign_keys=ON;
 // What a user of the pool told its connection does not reach a migration, nor
 // the other way round; what the DSN says does. The pool may be in use.
 func TestMigrateRunsOnAFreshConnection(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	mustMigrate(t, c.DB(0), people)
 	orphan := with(people, "11_orphan.sql", "INSERT INTO pets VALUES(9,9,'stray')")
@@ -295,6 +302,7 @@ func TestMigrateRunsOnAFreshConnection(t *testing.T) {
 }
 
 func TestMigrateTexts(t *testing.T) {
+	t.Parallel()
 	const search = `
 CREATE VIRTUAL TABLE notes_text USING fts5(body, content='notes', content_rowid='id');
 CREATE TRIGGER notes_insert AFTER INSERT ON notes BEGIN
@@ -345,6 +353,7 @@ INSERT INTO notes(body) VALUES('one; two'), ('BEGIN three');
 }
 
 func TestMigrateWhereItCannot(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Timeout = 300 * time.Millisecond })
 	mustMigrate(t, c.DB(0), people)
 	c.Stop(1)
@@ -369,6 +378,7 @@ func TestMigrateWhereItCannot(t *testing.T) {
 }
 
 func TestMigrateBesideATableOfThatName(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	mustExec(t, c.DB(0), "CREATE TABLE Hiqlite_Migrations(id)")
 	mustRefuse(t, c.DB(0), people, "hiqlite_migrations", "version")

@@ -45,16 +45,15 @@ func (d *door) open() {
 
 // behindDoor is three nodes, of which the last has to pass a door to apply
 // entries of the shard whose gate set sets.
-func behindDoor(t *testing.T, hook func(cfg *hiqlite.Config, f func(node uint64))) (*testCluster, *door) {
+func behindDoor(t *testing.T, set func(gate func(node uint64)) (restore func())) (*testCluster, *door) {
 	t.Helper()
 	d := &door{}
-	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
-		hook(cfg, func(node uint64) {
-			if node == 3 {
-				d.pass()
-			}
-		})
-	})
+	t.Cleanup(set(func(node uint64) {
+		if node == 3 {
+			d.pass()
+		}
+	}))
+	c := newCluster(t, 3)
 	t.Cleanup(d.open) // before the nodes are stopped
 	return c, d
 }
@@ -72,7 +71,7 @@ func lockAndUnlock(ctx context.Context, n *hiqlite.Node, key string, opts ...loc
 // It never leads: the others would have to wait for it.
 func slowCluster(t *testing.T) (*testCluster, *door) {
 	t.Helper()
-	c, d := behindDoor(t, (*hiqlite.Config).HookApplySQL)
+	c, d := behindDoor(t, hiqlite.SetApplyGate)
 	for c.Leader() == 2 {
 		c.Stop(2)
 		c.WaitReady(0)
@@ -88,7 +87,7 @@ func slowCluster(t *testing.T) (*testCluster, *door) {
 // put into buckets.
 func slowBuckets(t *testing.T) (*testCluster, *door) {
 	t.Helper()
-	return behindDoor(t, (*hiqlite.Config).HookApplyKV)
+	return behindDoor(t, hiqlite.SetKVGate)
 }
 
 // told runs f, which waits for being told on the slow node, and counts the rows
@@ -110,6 +109,7 @@ func (c *testCluster) told(f func(ctx context.Context) error) <-chan int {
 // Whoever is told of a change can read what was written before it, on a node
 // that is behind with SQL.
 func TestWhoIsToldCanRead(t *testing.T) {
+	t.Parallel()
 	c, d := slowCluster(t)
 	ctx := testrun.Context(t)
 	near, far := c.Node(0), c.Node(2)
@@ -191,6 +191,7 @@ func TestWhoIsToldCanRead(t *testing.T) {
 // Who is given a lock or gets a message reads the buckets as they were before, on
 // a node that is behind with them.
 func TestWhoIsToldCanReadBuckets(t *testing.T) {
+	t.Parallel()
 	c, d := slowBuckets(t)
 	ctx := testrun.Context(t)
 	near, far := c.Node(0), c.Node(2)
@@ -260,6 +261,7 @@ func TestWhoIsToldCanReadBuckets(t *testing.T) {
 
 // The next holder reads what one wrote who did not come to unlock.
 func TestWhoTakesALockOverCanRead(t *testing.T) {
+	t.Parallel()
 	c, d := slowCluster(t)
 	ctx := testrun.Context(t)
 	holder := 0
@@ -290,6 +292,7 @@ func TestWhoTakesALockOverCanRead(t *testing.T) {
 
 // The next holder reads what one put into buckets who did not come to unlock.
 func TestWhoTakesALockOverCanReadBuckets(t *testing.T) {
+	t.Parallel()
 	c, d := slowBuckets(t)
 	ctx := testrun.Context(t)
 	far := bucketOf(t, c.Node(2), "b")
@@ -327,6 +330,7 @@ func TestWhoTakesALockOverCanReadBuckets(t *testing.T) {
 // What waits for a node's SQL ends with its context, and with the node, and is
 // told later.
 func TestWaitingForSQLEnds(t *testing.T) {
+	t.Parallel()
 	c, d := slowCluster(t)
 	ctx := testrun.Context(t)
 	sub, err := pubsub.Listen(ctx, c.Node(2), "c")
@@ -358,6 +362,7 @@ func TestWaitingForSQLEnds(t *testing.T) {
 
 // Close ends a Next that waits for SQL, too.
 func TestCloseEndsWaitingForSQL(t *testing.T) {
+	t.Parallel()
 	c, d := slowCluster(t)
 	ctx := testrun.Context(t)
 	near, far := c.Node(0), c.Node(2)
@@ -395,6 +400,7 @@ func TestCloseEndsWaitingForSQL(t *testing.T) {
 // After Close, of the subscription or the node, Next returns nothing any more,
 // also of what has come before.
 func TestNextAfterClose(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	ctx := testrun.Context(t)
 	listen := func() *pubsub.Subscription {

@@ -18,6 +18,7 @@ import (
 // there once, what failed is not there, and only what may be either is called
 // unknown.
 func TestErrorsTellTheTruth(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	c := newCluster(t, 3)
@@ -107,6 +108,7 @@ func TestErrorsTellTheTruth(t *testing.T) {
 // Without a majority a write ends when its context does, and says whether it
 // may still come to be.
 func TestNoMajority(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Timeout = 700 * time.Millisecond })
 	mustExec(t, c.DB(0), "CREATE TABLE t(name TEXT)")
 	leader := c.Leader()

@@ -10,6 +10,7 @@ import (
 // SQLite draws some numbers from a generator of the process's own. Nothing of
 // that may get into rows or the schema: several nodes share it, or each has one.
 func TestRandomnessThatIsNotTheOperations(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(0)
 		mustExec(t, db, "CREATE TABLE t(id INTEGER PRIMARY KEY, a); CREATE TABLE six(a,b,c,d,e,f); CREATE TABLE log(what); CREATE TABLE auto(id INTEGER PRIMARY KEY AUTOINCREMENT); INSERT INTO auto VALUES(5); INSERT INTO t(a) VALUES('x'),('y'); ANALYZE")

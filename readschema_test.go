@@ -72,6 +72,7 @@ func occupy(t testing.TB, db *sql.DB, n int) (free func()) {
 // Whatever a reader prepares knows the schema of the rows that it reads,
 // whichever reader it is and whichever node changed the schema.
 func TestReadsKnowTheSchema(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int{1, 3} {
 		for _, kind := range []string{"alone", "in a read-only transaction", "in a transaction", "in a deferred transaction"} {
 			t.Run(fmt.Sprintf("nodes=%d/%s", size, kind), func(t *testing.T) {
@@ -129,6 +130,7 @@ func readAlike(t *testing.T, c *testCluster, n int, kind, change string, theirs 
 
 // What a transaction itself changes of the schema, and undoes, its reads know.
 func TestReadsOfATransactionKnowItsSchema(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		theirs := referenceConn(t)
 		ours, err := c.DB((c.Leader() + 1) % c.Len()).Conn(testrun.Context(t))
@@ -210,6 +212,7 @@ func TestHeldStatementsFollowTheSchema(t *testing.T) {
 // What a text asks of its connection follows the schema, although what is known
 // of a text is kept.
 func TestTextsMeanWhatTheSchemaSays(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		theirs := referenceConn(t)
 		ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
@@ -259,6 +262,7 @@ func TestTextsMeanWhatTheSchemaSays(t *testing.T) {
 // The result of a statement that changes the schema does not depend on whether
 // it found something to change.
 func TestResultsOfSchemaChanges(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		conn, err := c.DB(c.Len() - 1).Conn(testrun.Context(t))
 		if err != nil {

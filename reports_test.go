@@ -23,6 +23,7 @@ import (
 // left the transaction open on the pooled connection, and one that ended after
 // a statement interrupted the next one.
 func TestReportBeginUnderAnEndingContext(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(0)
 		db.SetMaxOpenConns(1)
@@ -56,6 +57,7 @@ func TestReportBeginUnderAnEndingContext(t *testing.T) {
 // golang/go #34775: a statement of a transaction whose context had ended ran
 // after the rollback, on its own, and stayed.
 func TestReportStatementsAfterTheRollback(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(0)
 		mustExec(t, db, "CREATE TABLE t(n)")
@@ -98,6 +100,7 @@ func rowsWith(t *testing.T, db *sql.DB, n int) (rows int) {
 // glebarez/go-sqlite #157: white space after the last semicolon made a query
 // fail.
 func TestReportSpaceAfterTheSemicolon(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(0)
 		mustExec(t, db, "CREATE TABLE t(n);\n\t ")
@@ -118,6 +121,7 @@ func TestReportSpaceAfterTheSemicolon(t *testing.T) {
 // mattn/go-sqlite3 #1284 and #1447: after another connection had changed the
 // schema, a query returned the columns of before.
 func TestReportColumnsAfterAnotherChangedTheSchema(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db, other := c.DB(0), c.DB(c.Len()-1)
 		mustExec(t, db, "CREATE TABLE foo(id INTEGER PRIMARY KEY, title TEXT)")
@@ -163,6 +167,7 @@ func TestReportColumnsAfterAnotherChangedTheSchema(t *testing.T) {
 
 // mattn/go-sqlite3 #240: ALTER TABLE while rows are read made Scan panic.
 func TestReportAlterWhileRowsAreRead(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(0)
 		mustExec(t, db, "CREATE TABLE test(id INTEGER PRIMARY KEY, name TEXT); INSERT INTO test(name) VALUES('Bart'), ('Lisa'), ('Maggie')")
@@ -191,6 +196,7 @@ func TestReportAlterWhileRowsAreRead(t *testing.T) {
 
 // rqlite #382: a dump could not be loaded, for the transaction that it begins.
 func TestReportDumpWithATransaction(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(0)
 		mustExec(t, db, `PRAGMA foreign_keys=OFF;
@@ -208,6 +214,7 @@ COMMIT;`)
 
 // rqlite #1010: a start that failed emptied the database.
 func TestReportFailedStartKeepsTheData(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	mustExec(t, c.DB(0), "CREATE TABLE t(n); INSERT INTO t VALUES(1), (2), (3)")
 	if err := c.Node(2).Ready(testrun.Context(t)); err != nil {
@@ -237,6 +244,7 @@ func TestReportFailedStartKeepsTheData(t *testing.T) {
 // goroutines that write, some of them in transactions that read first, got
 // "database is locked".
 func TestReportManyWriters(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), "CREATE TABLE account(id INTEGER PRIMARY KEY, balance INTEGER); INSERT INTO account VALUES(1, 0)")
 		var work sync.WaitGroup
@@ -280,6 +288,7 @@ func TestReportManyWriters(t *testing.T) {
 // gogf/gf #4858 and golang/go #18961: a result that was cut short looked like a
 // whole one.
 func TestReportTruncatedRowsAreAnError(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(0)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -317,6 +326,7 @@ func TestReportTruncatedRowsAreAnError(t *testing.T) {
 // golang/go #9373, lib/pq #72: unsigned integers from 2^63 on. SQLite has none,
 // so they stay an error; nothing is stored that would compare wrongly.
 func TestReportUnsignedIntegers(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(0)
 		mustExec(t, db, "CREATE TABLE t(n INTEGER)")

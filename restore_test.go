@@ -117,6 +117,7 @@ func (c *testCluster) sameOrRefused(rows int) (whole int) {
 // The old folders of all nodes are put back, but on one the database is newer.
 // That one refuses to start; the others lose nothing that is written then.
 func TestDatabaseAheadOfItsLog(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int{1, 3} {
 		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) {
 			c := newCluster(t, size)
@@ -161,6 +162,7 @@ func TestDatabaseAheadOfItsLog(t *testing.T) {
 // The newer database's last entry has an index that the log has too, but of
 // another term.
 func TestDatabaseOfAnotherHistory(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 	c.insert(0, 10)
@@ -195,6 +197,7 @@ func TestDatabaseOfAnotherHistory(t *testing.T) {
 // first, what is acknowledged afterwards is not lost, and no two nodes that run
 // differ.
 func TestOlderFoldersPutBack(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name  string
 		old   []int // nodes

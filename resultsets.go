@@ -8,7 +8,7 @@ import (
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
-	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
 // resultSets are the rows of a script: a result set for each of its statements
@@ -190,7 +190,7 @@ func (c *conn) ask(part *sqlite.Part, query func(text string) (resultSet, error)
 
 // readScript runs a script that reads. All of its statements see the same rows.
 func (c *conn) readScript(ctx context.Context, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
-	view, err := c.node.Machine().Read(ctx, statemachine.TransactionOptions{
+	view, err := c.node.replica.Read(ctx, replica.TransactionOptions{
 		Settings: c.travels, Changes: c.changes, TotalChanges: c.totalChanges, LastInsertID: c.lastInsertID,
 	})
 	if err != nil {
@@ -241,7 +241,7 @@ func (c *collector) add(class *sqlite.Class, rows resultSet, last bool) error {
 		}
 		rows = held
 	}
-	if err := statemachine.BoundRows(c.bytes); err != nil {
+	if err := replica.BoundRows(c.bytes); err != nil {
 		rows.Close()
 		return sqlError(err)
 	}
@@ -280,7 +280,7 @@ func (c *collector) hold(local *localRows) (*heldRows, error) {
 				c.bytes += len(v)
 			}
 		}
-		if err := statemachine.BoundRows(c.bytes); err != nil {
+		if err := replica.BoundRows(c.bytes); err != nil {
 			return nil, sqlError(err)
 		}
 		held.rows = append(held.rows, row)

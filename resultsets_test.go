@@ -83,6 +83,7 @@ var setScripts = []struct {
 // A script has a result set for each of its statements that has columns, wherever
 // it runs.
 func TestScriptsHaveAResultSetForEachStatement(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
 		mustExec(t, db, "CREATE TABLE s(id INTEGER PRIMARY KEY, v TEXT); INSERT INTO s VALUES(1, 'one'), (2, 'two')")
@@ -136,6 +137,7 @@ func TestScriptsHaveAResultSetForEachStatement(t *testing.T) {
 
 // A script that begins and ends a transaction keeps what was read in it.
 func TestResultSetsOfScriptsWithTransactions(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
 		mustExec(t, db, "CREATE TABLE s(id INTEGER PRIMARY KEY, v BLOB)")
@@ -156,6 +158,7 @@ func TestResultSetsOfScriptsWithTransactions(t *testing.T) {
 }
 
 func TestColumnTypesOfResultSets(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	db := c.DB(0)
 	mustExec(t, db, "CREATE TABLE s(i INTEGER, v VARCHAR(9), b BLOB)")
@@ -189,6 +192,7 @@ func TestColumnTypesOfResultSets(t *testing.T) {
 // A later statement's error comes when its turn comes; a script that writes has
 // none then: it was applied, or not, before its first row is seen.
 func TestErrorsBetweenResultSets(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
 		mustExec(t, db, "CREATE TABLE s(id INTEGER PRIMARY KEY)")
@@ -227,6 +231,7 @@ func TestErrorsBetweenResultSets(t *testing.T) {
 
 // All statements of a script that reads see the same rows.
 func TestAScriptReadsOneSnapshot(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(0)
 		mustExec(t, db, "CREATE TABLE s(id INTEGER PRIMARY KEY); INSERT INTO s VALUES(1)")
@@ -244,6 +249,7 @@ func TestAScriptReadsOneSnapshot(t *testing.T) {
 // Rows that are closed early, or whose context ends, give back what they hold: the
 // readers of a node would run out otherwise.
 func TestResultSetsAreGivenBack(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	db := c.DB(0)
 	const text = "SELECT 1 a UNION SELECT 2; SELECT 3 b UNION SELECT 4; SELECT 5 c"
@@ -276,6 +282,7 @@ func TestResultSetsAreGivenBack(t *testing.T) {
 
 // A context that ends between the result sets ends the script.
 func TestContextsEndResultSets(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	conn := must(c.DB(0).Conn(testrun.Context(t)))
 	defer conn.Close()
@@ -302,6 +309,7 @@ func TestContextsEndResultSets(t *testing.T) {
 
 // The rows of one script are bounded, over all of its result sets.
 func TestResultSetsAreBoundedTogether(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	db := c.DB(0)
 	mustExec(t, db, "CREATE TABLE s(id INTEGER PRIMARY KEY)")

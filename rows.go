@@ -11,7 +11,7 @@ import (
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
-	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
 // typedRows is what all rows have in common: their columns and the storage
@@ -166,7 +166,7 @@ type watch struct {
 // interrupt that comes before a statement's first step.
 const again = time.Millisecond
 
-func watchOver(ctx context.Context, reader *statemachine.Reader) *watch {
+func watchOver(ctx context.Context, reader *replica.Reader) *watch {
 	if ctx.Done() == nil {
 		return nil
 	}

@@ -20,6 +20,7 @@ const endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) S
 const silent = endless + " WHERE i<0"
 
 func TestReadsBesideOpenRows(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	db := c.DB(0)
 	mustExec(t, db, "CREATE TABLE t(a)")
@@ -49,6 +50,7 @@ func TestReadsBesideOpenRows(t *testing.T) {
 }
 
 func TestManyReadersAtOnce(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 4 })
 	db := c.DB(0)
 	mustExec(t, db, "CREATE TABLE t(a)")
@@ -76,6 +78,7 @@ func TestManyReadersAtOnce(t *testing.T) {
 }
 
 func TestRowsLeftOpen(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	db := c.DB(0)
 	mustExec(t, db, "CREATE TABLE t(a); INSERT INTO t VALUES(1),(2)")
@@ -95,6 +98,7 @@ func TestRowsLeftOpen(t *testing.T) {
 }
 
 func TestOneRowOfMany(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
 	for range 20 {
 		var i int
@@ -105,6 +109,7 @@ func TestOneRowOfMany(t *testing.T) {
 }
 
 func TestCancelledIteration(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
 	for i := range 10 {
 		ctx, cancel := context.WithCancel(testrun.Context(t))
@@ -127,6 +132,7 @@ func TestCancelledIteration(t *testing.T) {
 }
 
 func TestCancelledQuery(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
 	for _, query := range []string{silent, "SELECT 1; " + silent, "SELECT 1; " + silent + "; SELECT 2"} {
 		for _, run := range []func(context.Context) error{
@@ -155,6 +161,7 @@ func TestCancelledQuery(t *testing.T) {
 
 // Exec of something endless that returns rows has to end, too.
 func TestCancelledExecOfARead(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
 	ctx, cancel := context.WithCancel(testrun.Context(t))
 	done := make(chan error)
@@ -167,6 +174,7 @@ func TestCancelledExecOfARead(t *testing.T) {
 }
 
 func TestWaitingForAReaderEndsWithTheContext(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
 	rows, err := c.DB(0).QueryContext(testrun.Context(t), endless)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
-	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
 // control runs a text that begins or ends a transaction, or a script with such.
@@ -53,15 +53,15 @@ func (c *conn) commit(ctx context.Context) error {
 	return err
 }
 
-var savepoints = map[string]statemachine.Savepoint{
-	"SAVEPOINT": statemachine.SetSavepoint, "RELEASE": statemachine.ReleaseSavepoint, "ROLLBACK TO": statemachine.RollbackToSavepoint,
+var savepoints = map[string]replica.Savepoint{
+	"SAVEPOINT": replica.SetSavepoint, "RELEASE": replica.ReleaseSavepoint, "ROLLBACK TO": replica.RollbackToSavepoint,
 }
 
 func (c *conn) savepoint(ctx context.Context, text string, class *sqlite.Class) error {
 	t := c.tx
 	what := savepoints[class.What]
 	if t.view == nil {
-		found := what == statemachine.SetSavepoint
+		found := what == replica.SetSavepoint
 		if found {
 			t.pending = append(t.pending, class.Savepoint)
 		}
@@ -69,7 +69,7 @@ func (c *conn) savepoint(ctx context.Context, text string, class *sqlite.Class) 
 			if found = sqlite.SameName(t.pending[i], class.Savepoint); !found {
 				continue
 			}
-			if t.pending = t.pending[:i+1]; what == statemachine.ReleaseSavepoint {
+			if t.pending = t.pending[:i+1]; what == replica.ReleaseSavepoint {
 				t.pending = t.pending[:i]
 			}
 		}
@@ -81,7 +81,7 @@ func (c *conn) savepoint(ctx context.Context, text string, class *sqlite.Class) 
 		}
 		return nil
 	}
-	if t.bySave && what == statemachine.ReleaseSavepoint && t.view.Outermost(class.Savepoint) {
+	if t.bySave && what == replica.ReleaseSavepoint && t.view.Outermost(class.Savepoint) {
 		return c.commit(ctx)
 	}
 	return t.explain(t.view.Savepoint(what, class.Savepoint, text))
@@ -133,7 +133,7 @@ func (c *conn) steps(ctx context.Context, script string, args []wire.Argument) (
 // first classifies the first statement of a script.
 func (c *conn) first(ctx context.Context, script string) (part sqlite.Part, rest string, err error) {
 	if c.temp != nil && c.tx != nil {
-		if err := c.tx.beginView(ctx); err != nil {
+		if err := c.tx.look(ctx); err != nil {
 			return part, rest, err
 		}
 	}
@@ -145,7 +145,7 @@ func (c *conn) first(ctx context.Context, script string) (part sqlite.Part, rest
 		part, rest, err = c.temp.First(script, c.travels)
 		return part, rest, sqlError(err)
 	}
-	part, rest, err = c.node.Machine().First(script, c.travels)
+	part, rest, err = c.node.replica.First(script, c.travels)
 	return part, rest, sqlError(err)
 }
 
@@ -221,8 +221,8 @@ func (t *tx) script(ctx context.Context, script string, args []wire.Argument) (*
 				return err
 			}
 			rows := next.Rows
-			if bytes += rows.Size(); statemachine.BoundRows(bytes) != nil {
-				return sqlError(statemachine.BoundRows(bytes))
+			if bytes += rows.Size(); replica.BoundRows(bytes) != nil {
+				return sqlError(replica.BoundRows(bytes))
 			}
 			next.Rows, next.More = out.Rows, out.More
 			next.AddRows(rows)
@@ -250,7 +250,7 @@ func (t *tx) part(ctx context.Context, part *sqlite.Part, args []wire.Argument) 
 			if t.readOnly {
 				return out, errReadOnly()
 			}
-			if err := t.acquireLease(ctx); err != nil {
+			if err := t.lease(ctx); err != nil {
 				return out, err
 			}
 		}

@@ -13,6 +13,7 @@ import (
 
 // Whether a statement can be prepared depends on settings as well.
 func TestForeignKeysAreOffForClassificationToo(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		conn := mustConn(t, c.DB(0))
 		run(t, conn, "PRAGMA foreign_keys=OFF")
@@ -41,6 +42,7 @@ func TestForeignKeysAreOffForClassificationToo(t *testing.T) {
 // The rebuild of a table, with foreign keys switched off inside the transaction:
 // SQLite ignores that, and DROP TABLE deletes the children.
 func TestForeignKeysSwitchedOffInsideATransaction(t *testing.T) {
+	t.Parallel()
 	const rebuild = `CREATE TABLE new_p(id INTEGER PRIMARY KEY, v, w DEFAULT 7); INSERT INTO new_p(id,v) SELECT id, v FROM p; DROP TABLE p; ALTER TABLE new_p RENAME TO p`
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(0)
@@ -144,6 +146,7 @@ var settingEffects = []struct {
 }
 
 func TestSettingsTravel(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		for _, e := range settingEffects {
 			for how, do := range settingWays {

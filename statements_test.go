@@ -28,6 +28,7 @@ func TestStateOfAConnection(t *testing.T) {
 }
 
 func TestPreparedStatementsSurviveSchemaChanges(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		last := c.Len() - 1
 		mustExec(t, c.DB(0), "CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
@@ -83,6 +84,7 @@ func TestPreparedStatementsSurviveSchemaChanges(t *testing.T) {
 
 // A node may still remember a schema without what the statement before made.
 func TestSchemaChangesSeeEachOther(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		last := c.Len() - 1
 		for i, text := range []string{
@@ -134,6 +136,7 @@ func columnsOf(t testing.TB, ctx context.Context, s *sql.Stmt, args ...any) stri
 // A transaction's worth of schema change, as SQLite's documentation advises it
 // and as goose, ent and gorm do it.
 func TestTableRebuild(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), `CREATE TABLE parent(id INTEGER PRIMARY KEY, v); CREATE TABLE child(p REFERENCES parent(id) ON DELETE CASCADE);
 			INSERT INTO parent VALUES(1,'a'),(2,'b'); INSERT INTO child VALUES(1),(2)`)
@@ -216,6 +219,7 @@ func TestHarmlessPragmasAnswerLikeSQLite(t *testing.T) {
 // total_changes() of a connection counts what its writes touched, by triggers
 // and in scripts too, and nothing for what touched no row.
 func TestTotalChanges(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	conn, err := c.DB(0).Conn(testrun.Context(t))
 	if err != nil {
@@ -245,6 +249,7 @@ func TestTotalChanges(t *testing.T) {
 // Each statement of a script binds from the first argument, settings beside
 // reads too; an argument that none uses is an error.
 func TestScriptsOfReadsTakeArguments(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	var got int
 	if err := c.DB(0).QueryRow("PRAGMA cache_size=100; SELECT ?", 5).Scan(&got); err != nil || got != 5 {

@@ -7,12 +7,12 @@ import (
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
-	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
 // TEMP objects belong to their connection, and live until it is closed, as with
 // SQLite. While it has some it holds a SQLite connection of its own
-// (statemachine.Temporary), on which it reads, and writes what is TEMP: locally.
+// (replica.Temporary), on which it reads, and writes what is TEMP: locally.
 // What writes anything else and uses TEMP objects, or may, is a transaction: that
 // brings them to the replicas.
 
@@ -31,16 +31,15 @@ func (c *conn) classifyTemp(ctx context.Context, text string) (*sqlite.Class, er
 	if c.tx != nil {
 		// What ends a transaction means the same with and without TEMP objects,
 		// and has to be understood when the transaction is over already.
-		if class, err := c.node.ClassifyNow(text, c.travels); err == nil && class.Kind == sqlite.Transaction {
+		if class, err := c.node.classifyHere(text, c.travels); err == nil && class.Kind == sqlite.Transaction {
 			return class, nil
 		}
 		return c.tx.classify(ctx, text)
 	}
-	class, err := c.node.ClassifyBy(ctx, text, func(text string) (*sqlite.Class, error) {
+	return c.node.classifyBy(ctx, text, func(text string) (*sqlite.Class, error) {
 		class, err := c.temp.Classify(text, c.travels)
 		return &class, err
 	})
-	return class, readError(ctx, err)
 }
 
 // current returns the class of a text that was classified earlier: TEMP objects
@@ -86,12 +85,12 @@ func (c *conn) writeTemp(ctx context.Context, text string, class *sqlite.Class, 
 // writeTempOnly runs a statement that changes TEMP objects and nothing else.
 func (c *conn) writeTempOnly(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (*wire.Result, error) {
 	if c.consistency(ctx) == Linearizable { // it may read what is not TEMP
-		if err := c.node.Linearize(ctx); err != nil {
+		if err := c.node.linearize(ctx); err != nil {
 			return nil, err
 		}
 	}
 	if c.temp == nil {
-		held, err := c.node.Machine().Temporary(nil)
+		held, err := c.node.replica.Temporary(nil)
 		if err != nil {
 			return nil, sqlError(err)
 		}
@@ -110,7 +109,7 @@ func (c *conn) writeTempOnly(ctx context.Context, text string, class *sqlite.Cla
 }
 
 // dropTemp makes what next holds the connection's TEMP objects; nil: it has none.
-func (c *conn) dropTemp(next *statemachine.Temporary) {
+func (c *conn) dropTemp(next *replica.Temporary) {
 	if c.temp != nil {
 		c.temp.Close()
 	}
@@ -169,9 +168,9 @@ func (t *tx) nextTemp() (take func(), drop func(), err error) {
 	if err != nil || !changed {
 		return nothing, nothing, err
 	}
-	var next *statemachine.Temporary
+	var next *replica.Temporary
 	if content != nil {
-		if next, err = t.c.node.Machine().Temporary(content); err != nil {
+		if next, err = t.c.node.replica.Temporary(content); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -98,6 +98,7 @@ func (h *tempHistory) run(p *pair, steps int) {
 }
 
 func TestRandomTempObjects(t *testing.T) {
+	t.Parallel()
 	const seeds, steps = 10, 100
 	for seed := range uint64(seeds) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
@@ -108,6 +109,7 @@ func TestRandomTempObjects(t *testing.T) {
 }
 
 func TestRandomTempObjectsOnThreeNodes(t *testing.T) {
+	t.Parallel()
 	const seed, steps = 77, 120
 	c := newCluster(t, 3)
 	h := &tempHistory{Rand: rand.New(rand.NewPCG(seed, 2))}

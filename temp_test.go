@@ -108,6 +108,7 @@ func TestTempObjectsOnAllNodes(t *testing.T) {
 
 // They belong to one connection, for as long as that lives.
 func TestTempObjectsBelongToTheirConnection(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	db := c.DB(0)
 	db.SetMaxOpenConns(1)
@@ -136,6 +137,7 @@ func TestTempObjectsBelongToTheirConnection(t *testing.T) {
 // What concerns TEMP objects alone needs nobody: it works while another node's
 // transaction has the write lease, and in a transaction that only reads.
 func TestTempObjectsNeedNoLease(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
 		mustExec(t, c.DB(0), "INSERT INTO t VALUES(1,'one'),(2,'two')")
@@ -201,6 +203,7 @@ func TestTempObjectsNeedNoLease(t *testing.T) {
 
 // A batch may make, use and drop them.
 func TestTempObjectsInABatch(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v UNIQUE)")
 		results, err := hiqlite.Batch(testrun.Context(t), c.DB(0),
@@ -227,6 +230,7 @@ func TestTempObjectsInABatch(t *testing.T) {
 
 // There is a bound, which says what it is.
 func TestTempObjectsAreBounded(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	conn, err := c.DB(0).Conn(testrun.Context(t))
 	if err != nil {
@@ -266,6 +270,7 @@ func TestTempObjectsAreBounded(t *testing.T) {
 
 // A prepared statement follows what its text means: TEMP objects come and go.
 func TestPreparedStatementsFollowTempObjects(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	ctx := context.Background()
 	conn, err := c.DB(0).Conn(ctx)
@@ -383,6 +388,7 @@ func TestKilledNodesAndTempObjects(t *testing.T) {
 // A deferred key that is violated undoes the statement, also where it changes
 // nothing but TEMP tables.
 func TestDeferredKeysOfTempTables(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		conn := mustConn(t, c.DB(0))
 		run := func(text string) error {

@@ -28,6 +28,7 @@ func mustZone(name string) *time.Location {
 }
 
 func TestTimesOfEveryZoneComeBack(t *testing.T) {
+	t.Parallel()
 	moments := []time.Time{
 		time.Now(), time.Date(2024, 2, 29, 23, 59, 59, 0, time.UTC), time.Date(2024, 7, 1, 0, 0, 0, 500_000_000, time.UTC),
 		time.Date(1969, 12, 31, 23, 59, 59, 999_999_999, time.UTC), time.Date(1, 1, 2, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 30, 1, 2, 3, 1000, time.UTC),
@@ -63,6 +64,7 @@ func TestTimesOfEveryZoneComeBack(t *testing.T) {
 
 // The order of the texts is the order of the times.
 func TestTimesSortAsTexts(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	db := c.DB(0)
 	run(t, db, "CREATE TABLE t(at DATETIME)")
@@ -103,6 +105,7 @@ func TestTimesSortAsTexts(t *testing.T) {
 // Every form that this driver or another one, or another language's, has ever
 // stored is a time in a column of times.
 func TestTimesInForeignForms(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	db := c.DB(0)
 	at := time.Date(2024, 2, 3, 4, 5, 6, 700_000_000, time.UTC)
@@ -139,6 +142,7 @@ func TestTimesInForeignForms(t *testing.T) {
 }
 
 func TestTimeFormatsByName(t *testing.T) {
+	t.Parallel()
 	at := time.Date(2024, 2, 3, 4, 5, 6, 700_000_000, time.FixedZone("", -4*3600))
 	c := newCluster(t, 1)
 	for format, want := range map[string]string{
@@ -176,6 +180,7 @@ func TestTimeFormatsByName(t *testing.T) {
 }
 
 func TestTimesThatTextsCannotHold(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	db := c.DB(0)
 	for _, at := range []time.Time{time.Date(-1, 12, 31, 0, 0, 0, 0, time.UTC), time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("", -4*3600))} {

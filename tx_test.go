@@ -14,6 +14,7 @@ import (
 )
 
 func TestTransactionsReadWhatTheyWrite(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)")
 		for i := range c.Len() {
@@ -62,6 +63,7 @@ func TestTransactionsReadWhatTheyWrite(t *testing.T) {
 
 // Tools that empty a database drop all tables that sqlite_master lists.
 func TestDroppingAllTables(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), "CREATE TABLE a(x); CREATE TABLE b(x); INSERT INTO a VALUES(1)")
 		err := hiqlite.RunTx(testrun.Context(t), c.DB(0), nil, func(tx *sql.Tx) error {
@@ -105,6 +107,7 @@ func TestDroppingAllTables(t *testing.T) {
 // A node closes at once, too, when it has just kept a lease for a next
 // transaction, or has one to give back.
 func TestCloseAfterTransactions(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	for range 5 {
 		for i := range 3 { // the later ones find a lease that was kept
@@ -136,6 +139,7 @@ func mustBegin(t testing.TB, db *sql.DB) *sql.Tx {
 // Three nodes come up with migrations, each at its own time: all are ready with
 // the schema in place.
 func TestNodesMigrateAtTheirStart(t *testing.T) {
+	t.Parallel()
 	files := fstest.MapFS{
 		"1_accounts.sql": {Data: []byte("CREATE TABLE account(id INTEGER PRIMARY KEY, balance INTEGER)")},
 		"2_first.sql":    {Data: []byte("INSERT INTO account(balance) VALUES(7)")},
@@ -160,6 +164,7 @@ func TestNodesMigrateAtTheirStart(t *testing.T) {
 
 // Transactions that collide are run again, others are not.
 func TestRunTx(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Conn.Deferred = true })
 	mustExec(t, c.DB(0), "CREATE TABLE counter(n INTEGER)")
 	mustExec(t, c.DB(0), "INSERT INTO counter VALUES(0)")
@@ -222,6 +227,7 @@ func TestRunTx(t *testing.T) {
 // Texts are classified by the transaction itself once it has TEMP objects, or has
 // changed the schema: changes() answered 0 after that.
 func TestCountersSurviveClassification(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		conn := mustConn(t, c.DB(0))
 		for _, text := range []string{

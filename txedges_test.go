@@ -19,6 +19,7 @@ import (
 // SAVEPOINT reads nothing: what others write before the first statement is not
 // in the way, as with SQLite.
 func TestSavepointReadsNothing(t *testing.T) {
+	t.Parallel()
 	for _, begin := range []string{"SAVEPOINT a", "BEGIN; SAVEPOINT a", "SAVEPOINT a; SAVEPOINT b; ROLLBACK TO b"} {
 		t.Run(begin, func(t *testing.T) {
 			p := newPair(t, "_txlock=deferred")
@@ -37,6 +38,7 @@ func TestSavepointReadsNothing(t *testing.T) {
 
 // Who waits for the lease is told when his own node is closed.
 func TestNodeClosedWhileOthersWait(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, unhurried)
 	run(t, c.DB(0), "CREATE TABLE t(a)")
 	tx := mustBegin(t, c.DB(0))
@@ -70,6 +72,7 @@ func TestNodeClosedWhileOthersWait(t *testing.T) {
 
 // The line about a forgotten transaction names the program, not RunTx.
 func TestForgottenRunTx(t *testing.T) {
+	t.Parallel()
 	var log logged
 	c := newCluster(t, 1, unhurried, func(cfg *hiqlite.Config) {
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
@@ -101,6 +104,7 @@ func TestQueryOnlyIsSwitchedInATransaction(t *testing.T) {
 // A write that leaves the queue in time was not applied, and says so. (Replicas
 // hand out the answer to the release before they settle the place.)
 func TestWritesThatLeaveTheQueueKnowIt(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, unhurried)
 	run(t, c.DB(0), "CREATE TABLE t(a)")
 	tx := mustBegin(t, c.DB(0))
@@ -125,6 +129,7 @@ func TestWritesThatLeaveTheQueueKnowIt(t *testing.T) {
 
 // Commit says why it was too late, even if it was on its way already.
 func TestCommitBesideTheTimeout(t *testing.T) {
+	t.Parallel()
 	const limit = 5 * time.Millisecond
 	c := newCluster(t, 1, unhurried, func(cfg *hiqlite.Config) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -165,6 +170,7 @@ func TestScriptsInATransactionAnswer(t *testing.T) {
 // What a transaction was told about foreign keys is forgotten with it: the next
 // one's failed statements leave nothing.
 func TestDeferredKeysAreForgotten(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	run(t, c.DB(0), "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE k(q REFERENCES p(id)); CREATE TABLE seen(n)")
 	tx := mustBegin(t, c.DB(0))
@@ -188,6 +194,7 @@ func TestDeferredKeysAreForgotten(t *testing.T) {
 // ROLLBACK TO makes SQLite load its statistics anew, which replicas do not
 // execute: they choose the same plan nevertheless.
 func TestPlansAfterRollbackTo(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	run(t, c.DB(0), `CREATE TABLE a(x,z); CREATE TABLE b(x,z); CREATE TABLE o(v);
 		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<20) INSERT INTO a SELECT i, i FROM n;
@@ -212,6 +219,7 @@ func TestPlansAfterRollbackTo(t *testing.T) {
 // A connection that is used for a second transaction plans as replicas do, though
 // an index was made in between.
 func TestPlansOfAConnectionUsedAgain(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	run(t, c.DB(0), `CREATE TABLE a(id INTEGER PRIMARY KEY, x, y); CREATE TABLE o(v); INSERT INTO a VALUES(1,9,0),(2,8,0),(3,7,0),(4,6,0);
 		CREATE INDEX i0 ON a(x,y); ANALYZE`)
@@ -239,6 +247,7 @@ func TestPlansOfAConnectionUsedAgain(t *testing.T) {
 // A change of the schema makes virtual tables begin anew, which have not written
 // everything at that point.
 func TestFullTextBesideSchemaChanges(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	run(t, c.DB(0), "CREATE VIRTUAL TABLE f USING fts5(x)")
 	for round := range 3 {
@@ -263,6 +272,7 @@ func TestFullTextBesideSchemaChanges(t *testing.T) {
 
 // A transaction that a statement has rolled back says so, and is in nobody's way.
 func TestRolledBackByAStatement(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, unhurried)
 	run(t, c.DB(0), "CREATE TABLE t(a UNIQUE)")
 	tx := mustBegin(t, c.DB(0))
@@ -284,6 +294,7 @@ func TestRolledBackByAStatement(t *testing.T) {
 
 // The end of BeginTx's context ends a statement that runs without it.
 func TestContextEndsARunningStatement(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, unhurried)
 	run(t, c.DB(0), "CREATE TABLE t(a)")
 	ctx, cancel := context.WithCancel(testrun.Context(t))
@@ -305,6 +316,7 @@ func TestContextEndsARunningStatement(t *testing.T) {
 
 // A transaction that takes longer than it may is not run again.
 func TestSlowTransactionsAreNotRepeated(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 		cfg.Conn.TxTimeout = 20 * time.Millisecond
@@ -324,6 +336,7 @@ func TestSlowTransactionsAreNotRepeated(t *testing.T) {
 
 // Migrate waits for transactions as long as its context allows.
 func TestMigrateWaitsForTransactions(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Conn.BusyTimeout = time.Millisecond })
 	tx := mustBegin(t, c.DB(0))
 	done := make(chan error)
@@ -348,6 +361,7 @@ func code(t testing.TB, err error, want int) {
 
 // A script that fails gives back the reader of the rows that it had so far.
 func TestFailedScriptsGiveReadersBack(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
 	run(t, c.DB(0), "CREATE TABLE t(a); INSERT INTO t VALUES(1),(2)")
 	for range 2 {

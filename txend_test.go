@@ -41,6 +41,7 @@ func (l *logged) lines(words string) (found []string) {
 }
 
 func TestForgottenTransactions(t *testing.T) {
+	t.Parallel()
 	for _, trace := range []bool{false, true} {
 		t.Run(fmt.Sprintf("trace=%v", trace), func(t *testing.T) {
 			var log logged
@@ -96,6 +97,7 @@ func TestForgottenTransactions(t *testing.T) {
 }
 
 func TestCommitAfterTheContext(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, unhurried)
 	run(t, c.DB(0), "CREATE TABLE t(a)")
 	ctx, cancel := context.WithCancel(testrun.Context(t))
@@ -135,6 +137,7 @@ func isClosed(t testing.TB, what string, err error, mayBeUnknown bool) {
 }
 
 func TestNodeClosedUnderATransaction(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		for i := range c.Len() {
 			c.Configure(i, unhurried)
@@ -170,6 +173,7 @@ func TestNodeClosedUnderATransaction(t *testing.T) {
 }
 
 func TestNodeClosedDuringCommit(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, unhurried)
 	run(t, c.DB(0), "CREATE TABLE t(a)")
 	for round := range 6 {
@@ -197,6 +201,7 @@ func TestNodeClosedDuringCommit(t *testing.T) {
 }
 
 func TestVacuumInATransaction(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, unhurried)
 	run(t, c.DB(0), "CREATE TABLE t(a)")
 	tx := mustBegin(t, c.DB(0))
@@ -219,6 +224,7 @@ func TestVacuumInATransaction(t *testing.T) {
 }
 
 func TestScriptsThatBeginTransactions(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		conn := mustConn(t, c.DB(c.Len()-1))
 		values := func(want string) {
@@ -273,6 +279,7 @@ func TestScriptsThatBeginTransactions(t *testing.T) {
 }
 
 func TestScriptOfADump(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, unhurried)
 	conn := mustConn(t, c.DB(0))
 	run(t, conn, `PRAGMA foreign_keys=OFF;
@@ -304,6 +311,7 @@ COMMIT;
 // The END of a trigger whose table the script makes is not a COMMIT: the script
 // is one write, and atomic.
 func TestScriptWithATriggerOnATableOfItsOwn(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, unhurried)
 	db := c.DB(0)
 	const make = "CREATE TABLE k(id INTEGER PRIMARY KEY); CREATE TABLE log(m); CREATE TRIGGER noted AFTER INSERT ON k BEGIN INSERT INTO log VALUES('k'); END"

@@ -11,6 +11,7 @@ import (
 // A node without a leader answers what it does not understand at once, and says
 // that it may be behind.
 func TestUnknownTablesWithoutAMajority(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	mustExec(t, c.DB(0), "CREATE TABLE t(a)")
 	c.WaitEqual()
@@ -37,6 +38,7 @@ func TestUnknownTablesWithoutAMajority(t *testing.T) {
 
 // One with a leader catches up before it says that there is no such table.
 func TestUnknownTablesAreLookedFor(t *testing.T) {
+	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		for i := range 30 {
 			name := "t" + string(rune('a'+i%26)) + string(rune('a'+i/26))

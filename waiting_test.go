@@ -57,6 +57,7 @@ func containsAll(text string, parts []string) bool {
 // A node that has no majority says so once, with what it waits for, and once when
 // that is over. So does the error of Ready.
 func TestNoMajorityIsSaidOnce(t *testing.T) {
+	t.Parallel()
 	log := new(said)
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
 		if cfg.NodeID == 1 {
@@ -88,19 +89,19 @@ func TestNoMajorityIsSaidOnce(t *testing.T) {
 func TestReadySaysWhatIsNotApplied(t *testing.T) {
 	gate := make(chan struct{})
 	hold := make(chan uint64, 1)
-	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
-		cfg.HookApplySQL(func(node uint64) {
-			select {
-			case n := <-hold:
-				if n == node {
-					<-gate
-					return
-				}
-				hold <- n
-			default:
+	restore := hiqlite.SetApplyGate(func(node uint64) {
+		select {
+		case n := <-hold:
+			if n == node {
+				<-gate
+				return
 			}
-		})
+			hold <- n
+		default:
+		}
 	})
+	c := newCluster(t, 3)
+	restore()
 	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 	hold <- 3
 	c.insert(0, 20)

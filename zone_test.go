@@ -85,6 +85,7 @@ func TestLocaltimeIsTheClusters(t *testing.T) {
 }
 
 func TestANodeInAnotherZoneAnswersNoSQL(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
 		if cfg.NodeID < 3 {
 			cfg.Timezone = "Europe/Berlin"
@@ -110,6 +111,7 @@ func TestANodeInAnotherZoneAnswersNoSQL(t *testing.T) {
 }
 
 func TestTimezoneFaults(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"Mars/Base", "Local"} {
 		if err := (hiqlite.Config{DataDir: t.TempDir(), Timezone: name}).Validate(); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)

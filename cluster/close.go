@@ -15,8 +15,8 @@ import (
 // Close transfers the leadership of every shard that this node leads to another
 // node, which takes at most half a second, ends all shards, started or not, and
 // stops Raft. Calls of Shard methods that are in progress return ErrClosed. Close
-// is idempotent and returns once everything is stopped; a machine whose Update does
-// not return holds it up.
+// is idempotent and returns once everything is stopped. It waits for a machine whose
+// Update does not return.
 func (h *Host) Close() error {
 	h.mu.Lock()
 	if h.closing {

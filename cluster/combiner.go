@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/lni/dragonboat/v4"
+
+	"github.com/hiqlite/hiqlite/internal/invariants"
 )
 
 // The states of an operation between the call of Do and its return:
@@ -46,8 +48,8 @@ import (
 //	apply      the machine's. It calls Applied, SessionOpened and SessionUnknown, which touch the
 //	           mailbox and nothing else, so that it never waits for the other two.
 //
-// Who answers and who abandons a call is decided by a compare-and-swap of its
-// state. What both may touch is guarded by Combiner.mu.
+// A compare-and-swap of the call's state decides whether the call is answered or
+// abandoned. Combiner.mu guards what both the callers and the goroutine use.
 
 // Codec turns operations into entries of the log. Only the combiner's goroutine
 // calls OpenSession and Encode, one at a time. It does not use an entry any more
@@ -67,7 +69,7 @@ type CombinerConfig struct {
 	MaxEntryBytes int           // bound of the sum of Size over the operations of an entry
 	MaxOperations int           // bound of the operations of an entry; 0: 1024
 	Yields        int           // how often the goroutine yields the processor, without a new call, before it makes the next entry; 0: 4, negative: never
-	Eager         bool          // open a session at once, not with the first operation: it ends what an earlier incarnation of the node has left
+	Eager         bool          // open a session at once, not with the first operation; the machine then ends what earlier incarnations of the node held
 	Resubmit      time.Duration // how long to wait for an answer before the entry is proposed again; doubles up to 8 times this; 0: 400 ms
 }
 
@@ -101,16 +103,16 @@ type Combiner[O, R any] struct {
 	raft  raft
 	codec Codec[O]
 	cfg   CombinerConfig
-	pool  sync.Pool     // of *call[O, R]
+	pool  sync.Pool     // of *doCall[O, R]
 	wake  chan struct{} // capacity 1: wakes the goroutine
 	stop  chan struct{} // closed by Close
 	done  chan struct{} // closed when the goroutine has ended
 
 	mu               sync.Mutex
-	queue            []*call[O, R] // calls whose operation is not in an entry, in the order of Do
-	abandonedInQueue int           // how many calls of the queue are abandoned; <= len(queue)
-	idle             bool          // the goroutine sleeps until Do wakes it; the queue has only abandoned calls
-	closed           bool          // no operation is accepted any more
+	queue            []*doCall[O, R] // calls whose operation is not in an entry, in the order of Do
+	abandonedInQueue int             // how many calls of the queue are abandoned; <= len(queue)
+	idle             bool            // the goroutine sleeps until Do wakes it; the queue has only abandoned calls
+	closed           bool            // no operation is accepted any more
 
 	// Of the entry in flight. maybeLogged and callerToldNotProposed are never both
 	// true: an entry of which a caller was told "not proposed" is not proposed again,
@@ -126,14 +128,14 @@ type Combiner[O, R any] struct {
 	// The goroutine's own.
 	session    uint64 // 0: none
 	sequence   uint64 // of the last entry; an entry that was given up has used its own
-	inFlight   []*call[O, R]
+	inFlight   []*doCall[O, R]
 	ops        []O
 	timer      *time.Timer
 	unreleased *dragonboat.RequestState // of an answered entry: its result came later than the answer; nil: none
 }
 
-// call is one call of Do.
-type call[O, R any] struct {
+// doCall is one call of Do.
+type doCall[O, R any] struct {
 	op       O
 	ctx      context.Context
 	size     int
@@ -177,7 +179,7 @@ func newCombiner[O, R any](r raft, codec Codec[O], cfg CombinerConfig) *Combiner
 		done:  make(chan struct{}),
 		timer: time.NewTimer(time.Hour),
 	}
-	c.pool.New = func() any { return &call[O, R]{ready: make(chan struct{}, 1)} }
+	c.pool.New = func() any { return &doCall[O, R]{ready: make(chan struct{}, 1)} }
 	c.answers.wake = c.wake
 	go c.run()
 	return c
@@ -201,31 +203,32 @@ func (c *Combiner[O, R]) Do(ctx context.Context, op O) (R, error) {
 	if size > c.cfg.MaxEntryBytes {
 		return none, fmt.Errorf("%w: an operation of %d bytes, an entry has at most %d", ErrTooLarge, size, c.cfg.MaxEntryBytes)
 	}
-	w := c.pool.Get().(*call[O, R])
-	w.op, w.ctx, w.size = op, ctx, size
+	call := c.pool.Get().(*doCall[O, R])
+	call.op, call.ctx, call.size = op, ctx, size
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
-		c.recycle(w)
+		c.recycle(call)
 		return none, ErrClosed
 	}
-	c.queue = append(c.queue, w)
+	c.queue = append(c.queue, call)
 	wasIdle := c.idle
 	c.idle = false
+	c.checkInvariants()
 	c.mu.Unlock()
 	if wasIdle {
 		signal(c.wake)
 	}
 	select {
-	case <-w.ready:
+	case <-call.ready:
 	case <-ctx.Done():
-		if err := c.abandon(w); err != nil {
+		if err := c.abandon(call); err != nil {
 			return none, err
 		}
-		<-w.ready
+		<-call.ready
 	}
-	r, err := w.result, w.err
-	c.recycle(w)
+	r, err := call.result, call.err
+	c.recycle(call)
 	return r, err
 }
 
@@ -235,11 +238,12 @@ func (c *Combiner[O, R]) Session() uint64 { return c.current.Load() }
 
 // abandon ends the wait of a caller whose context ended, and returns the error for
 // it. It returns nil if the call was answered just before.
-func (c *Combiner[O, R]) abandon(w *call[O, R]) error {
+func (c *Combiner[O, R]) abandon(call *doCall[O, R]) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ctx, inFlight := w.ctx, w.inFlight // once abandoned, the call is the goroutine's
-	if !w.state.CompareAndSwap(waiting, abandoned) {
+	defer c.checkInvariants()
+	ctx, inFlight := call.ctx, call.inFlight // once abandoned, the call is the goroutine's
+	if !call.state.CompareAndSwap(waiting, abandoned) {
 		return nil
 	}
 	if !inFlight {
@@ -278,24 +282,46 @@ func (c *Combiner[O, R]) contextError(ctx context.Context, maybeLogged bool) err
 // while there is no leader and callers come and give up. The caller holds mu.
 func (c *Combiner[O, R]) dropAbandoned() {
 	kept := c.queue[:0]
-	for _, w := range c.queue {
-		if w.state.Load() == abandoned {
-			c.recycle(w)
+	for _, call := range c.queue {
+		if call.state.Load() == abandoned {
+			c.recycle(call)
 		} else {
-			kept = append(kept, w)
+			kept = append(kept, call)
 		}
 	}
 	clear(c.queue[len(kept):])
 	c.queue, c.abandonedInQueue = kept, 0
 }
 
-func (c *Combiner[O, R]) recycle(w *call[O, R]) {
+func (c *Combiner[O, R]) recycle(call *doCall[O, R]) {
 	var op O
 	var r R
-	w.op, w.ctx, w.result, w.err = op, nil, r, nil
-	w.inFlight, w.alone = false, false
-	w.state.Store(waiting)
-	c.pool.Put(w)
+	call.op, call.ctx, call.result, call.err = op, nil, r, nil
+	call.inFlight, call.alone = false, false
+	call.state.Store(waiting)
+	c.pool.Put(call)
+}
+
+// checkInvariants panics if what the comments of the fields promise does not hold.
+// The caller holds mu.
+func (c *Combiner[O, R]) checkInvariants() {
+	if !invariants.Enabled {
+		return
+	}
+	broken := ""
+	switch {
+	case c.abandonedInQueue < 0 || c.abandonedInQueue > len(c.queue):
+		broken = fmt.Sprintf("%d of %d queued calls are abandoned", c.abandonedInQueue, len(c.queue))
+	case c.idle && c.abandonedInQueue != len(c.queue):
+		broken = fmt.Sprintf("the goroutine is idle and %d calls are queued", len(c.queue)-c.abandonedInQueue)
+	case c.callersWaiting < 0:
+		broken = fmt.Sprintf("%d callers wait", c.callersWaiting)
+	case c.maybeLogged && c.callerToldNotProposed:
+		broken = `an entry may be in a log, and a caller was told "not proposed"`
+	}
+	if broken != "" {
+		panic("hiqlite: combiner: " + broken)
+	}
 }
 
 // signal fills a channel of capacity 1, if it is empty. It never blocks.
@@ -307,12 +333,12 @@ func signal(c chan struct{}) {
 }
 
 // deliver answers a call, or recycles it if its caller has left.
-func (c *Combiner[O, R]) deliver(w *call[O, R], r R, err error) {
-	w.result, w.err = r, err
-	if w.state.CompareAndSwap(waiting, answered) {
-		w.ready <- struct{}{}
+func (c *Combiner[O, R]) deliver(call *doCall[O, R], r R, err error) {
+	call.result, call.err = r, err
+	if call.state.CompareAndSwap(waiting, answered) {
+		call.ready <- struct{}{}
 	} else {
-		c.recycle(w)
+		c.recycle(call)
 	}
 }
 
@@ -378,6 +404,7 @@ func (c *Combiner[O, R]) waitQueue() bool {
 	for {
 		c.mu.Lock()
 		c.idle = len(c.queue) == c.abandonedInQueue
+		c.checkInvariants()
 		idle, closed := c.idle, c.closed
 		c.mu.Unlock()
 		if closed {
@@ -454,8 +481,8 @@ func (c *Combiner[O, R]) failQueue() {
 	c.queue, c.abandonedInQueue = nil, 0
 	c.mu.Unlock()
 	var none R
-	for _, w := range queue {
-		c.deliver(w, none, ErrClosed)
+	for _, call := range queue {
+		c.deliver(call, none, ErrClosed)
 	}
 }
 

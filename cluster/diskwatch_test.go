@@ -11,8 +11,8 @@ import (
 // Before the watch is armed, errors are returned. Then a failed write does not
 // return, and the failure is reported once.
 func TestDiskWatch(t *testing.T) {
-	told := make(chan error, 2)
-	w := newDiskWatch(func(err error) { told <- err })
+	failures := make(chan error, 2)
+	w := newDiskWatch(func(err error) { failures <- err })
 	fs := w.wrapped()
 	name := filepath.Join(t.TempDir(), "f")
 	f, err := fs.Create(name)
@@ -40,7 +40,7 @@ func TestDiskWatch(t *testing.T) {
 	}
 	returned := make(chan struct{})
 	go func() { f.Write([]byte("x")); close(returned) }()
-	if err := <-told; !errors.Is(err, os.ErrClosed) {
+	if err := <-failures; !errors.Is(err, os.ErrClosed) {
 		t.Error(err)
 	}
 	select {

@@ -190,16 +190,16 @@ func (g *guard) received(batch *raftpb.MessageBatch) {
 	defer g.mu.Unlock()
 	kept := batch.Requests[:0]
 	for i := range batch.Requests {
-		if g.admit(&batch.Requests[i]) {
+		if g.letThrough(&batch.Requests[i]) {
 			kept = append(kept, batch.Requests[i])
 		}
 	}
 	batch.Requests = kept
 }
 
-// admit reports whether Raft may see a message that was received. The caller holds
-// mu.
-func (g *guard) admit(m *raftpb.Message) bool {
+// letThrough reports whether Raft may see a message that was received. The caller
+// holds mu.
+func (g *guard) letThrough(m *raftpb.Message) bool {
 	s := g.state(m.ShardID)
 	if s.failed {
 		return false
@@ -303,7 +303,7 @@ func (g *guard) sameHistory(s *guardState, m *raftpb.Message, log logEnd) bool {
 }
 
 // fail drops all further messages of a shard and reports the damage. It returns
-// false, for admit.
+// false, for letThrough.
 func (g *guard) fail(s *guardState, shard uint64, err error) bool {
 	s.failed = true
 	g.shards.damaged(shard, err)

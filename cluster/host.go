@@ -242,7 +242,7 @@ func (h *Host) diskFailed(err error) {
 	shards := slices.Collect(maps.Values(h.shards))
 	h.mu.Unlock()
 	for _, s := range shards {
-		s.tellFailed(h.diskErr)
+		go s.tellFailed(h.diskErr)
 	}
 }
 

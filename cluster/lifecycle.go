@@ -13,20 +13,20 @@ import (
 	sm "github.com/lni/dragonboat/v4/statemachine"
 )
 
-// The life of a shard:
+// The states of a shard:
 //
-//	state     entered by                          what its methods do
-//	created   Host.NewShard                       as for a shard without a leader: they wait,
-//	                                              and return ErrNoLeader when their context ends
-//	starting  Start, StartInMemory                the same
-//	running   Start, StartInMemory returned nil   what they say
-//	ended     Stop, Host.Close, a Start that      return ErrClosed; Start too
-//	          failed, a failure of the disk, the
+//	state     entered by                            what its methods do
+//	created   Host.NewShard                         what they do while no leader is known: they wait, and
+//	                                                return ErrNoLeader when their context ends
+//	starting  a call of Start or StartInMemory      the same
+//	running   Start or StartInMemory returned nil   what their comments say
+//	ended     Stop; Host.Close; a Start that        return ErrClosed, Start too
+//	          failed; a disk that failed; the
 //	          removal of the replica by Raft
 //
-// Every state leads to ended, created too, and nothing leads out of it. A state
-// is left in the order of the table. The context of the shard says whether it has
-// ended, its phase says which of the other states it is in.
+// Each state is followed by the next one of the table or, at any time, by ended.
+// Nothing follows ended. The context of the shard says whether it has ended, and
+// its phase says which of the other states it is in.
 type phase int
 
 const (
@@ -40,8 +40,8 @@ type ShardConfig struct {
 	ID   uint64
 	Name string // in errors and log lines; empty: the id
 
-	// Applied returns the index of the last entry that the machine has applied; nil
-	// for a machine in memory, whose state is gone after a restart. It is not called
+	// Applied returns the index of the last entry that the machine has applied. It is
+	// nil for a machine in memory, whose state is lost in a restart. It is not called
 	// before Start, and must not block.
 	Applied func() uint64
 
@@ -49,14 +49,14 @@ type ShardConfig struct {
 	// replica must be stopped: with ErrForgotten when the shard's log has lost
 	// entries, here or on another node, and with ErrDiskFailed when the disk fails
 	// while the host runs. From then on the replica neither gets nor sends messages.
-	// It is not called before Start, but may be before Start returns. nil: nobody is
-	// told.
+	// It is not called before Start, but it may be called before Start returns. It may
+	// be nil.
 	Failed func(err error)
 }
 
-// Shard is this node's replica of one replicated log and its machine. Its
-// methods may be called from any goroutine, also before it is started. Once it is
-// stopped, or its host closed, they return ErrClosed.
+// Shard is this node's replica of one replicated log and its machine. Its methods
+// may be called from any goroutine, also before the shard is started. Once the shard
+// has ended they return ErrClosed.
 type Shard struct {
 	host    *Host
 	cfg     ShardConfig
@@ -64,55 +64,56 @@ type Shard struct {
 
 	ctx    context.Context // ends with the shard
 	stop   context.CancelFunc
-	failed sync.Once // around Failed
+	failed sync.Once // around the call of ShardConfig.Failed
 
-	session *client.Session // of no use to machines on disk, but Propose wants one; set before phase is running
+	session *client.Session // these machines do not use it, but Propose needs one; set before phase is running
 
-	mu      sync.Mutex
-	phase   phase         // guarded by mu
-	leader  Leader        // guarded by mu
-	lost    time.Time     // when no leader was known any more; guarded by mu
-	changed chan struct{} // closed and replaced at every change of leader; guarded by mu
+	mu           sync.Mutex
+	phase        phase         // guarded by mu
+	leader       Leader        // guarded by mu
+	leaderLostAt time.Time     // when the shard was made, or the last leader was lost; guarded by mu
+	changed      chan struct{} // closed and replaced at every change of leader; guarded by mu
 }
 
-// NewShard makes a shard that takes no part yet: Start does that. It can be used
-// at once, by a Combiner for instance, and behaves like a shard without a leader
-// until it is started. A shard that is never started needs no Stop: it ends when
-// the host is closed. On a closed host it has ended from the beginning.
+// NewShard makes a shard, which takes part in the cluster once it is started. The
+// shard can be used at once, for example by a Combiner, and behaves like a shard
+// without a leader until it is started. A shard that is never started need not be
+// stopped: it ends when the host is closed. If the host is closed already, the shard
+// has ended from the beginning.
 func (h *Host) NewShard(cfg ShardConfig) *Shard {
 	if cfg.Name == "" {
 		cfg.Name = strconv.FormatUint(cfg.ID, 10)
 	}
 	s := &Shard{
-		host:    h,
-		cfg:     cfg,
-		replica: replicaID(h.cfg.Node),
-		changed: make(chan struct{}),
-		lost:    time.Now(),
+		host:         h,
+		cfg:          cfg,
+		replica:      replicaID(h.cfg.Node),
+		changed:      make(chan struct{}),
+		leaderLostAt: time.Now(),
 	}
 	s.ctx, s.stop = context.WithCancel(h.ctx)
 	return s
 }
 
-// Bootstrapped reports whether the Raft folder knows this node's replica of the
-// shard, that is whether it was ever started in this folder. It is false on a
-// closed host.
+// Bootstrapped reports whether this node's replica of the shard was ever started in
+// this Raft folder. It returns false if the host is closed.
 func (s *Shard) Bootstrapped() bool {
 	s.host.gate.RLock()
 	defer s.host.gate.RUnlock()
 	return s.host.nh != nil && s.host.nh.HasNodeInfo(s.cfg.ID, s.replica)
 }
 
-// Start starts this node's replica, with a machine that keeps its state on disk.
-// It blocks until the machine is open and the local log is loaded, not until
-// there is a leader: WaitLeader does. The members of a shard that starts for the
-// first time are those of the Config; later ones come from its log.
+// Start starts this node's replica, with a machine that keeps its state on disk. It
+// blocks until the machine is open and the local log is loaded. It does not wait for
+// a leader, as WaitLeader does. When a shard starts for the first time its members
+// are those of the Config; afterwards its log says who they are.
 //
-// A shard can be started once. If Start fails the shard has ended. It returns
-// ErrClosed if the shard was stopped, or its host closed, before or meanwhile.
+// A shard can be started once. If Start fails, the shard has ended. Start returns
+// ErrClosed if the shard was stopped or its host closed, before the call or during
+// it.
 //
-// Any error that the machine returns from Open, other than sm.ErrOpenStopped,
-// ends the process: check what can fail first.
+// If the machine's Open returns an error other than sm.ErrOpenStopped, the process
+// ends. The caller checks beforehand what can fail.
 func (s *Shard) Start(machine sm.IOnDiskStateMachine) error {
 	return s.start(func(nh *dragonboat.NodeHost, members map[uint64]string, cfg config.Config) error {
 		cfg.WaitReady = true
@@ -120,10 +121,10 @@ func (s *Shard) Start(machine sm.IOnDiskStateMachine) error {
 	})
 }
 
-// StartInMemory is Start for a machine in memory, whose state comes from its own
-// snapshots and log. It does not wait until they are read: ReadIndex does. A
-// machine that cannot read its snapshot must not return another error than
-// sm.ErrSnapshotStopped, and must have the shard stopped first.
+// StartInMemory is Start for a machine in memory, whose state is restored from its
+// snapshot and log. It does not wait until they are read, as ReadIndex does. A
+// machine that cannot read its snapshot must have the shard stopped, and then return
+// sm.ErrSnapshotStopped; any other error ends the process.
 func (s *Shard) StartInMemory(machine sm.IConcurrentStateMachine) error {
 	s.host.inMemory.Store(s.cfg.ID, true)
 	return s.start(func(nh *dragonboat.NodeHost, members map[uint64]string, cfg config.Config) error {
@@ -131,7 +132,7 @@ func (s *Shard) StartInMemory(machine sm.IConcurrentStateMachine) error {
 	})
 }
 
-// A starter calls Dragonboat for one kind of machine.
+// A starter starts a replica with one kind of machine.
 type starter func(nh *dragonboat.NodeHost, members map[uint64]string, cfg config.Config) error
 
 func (s *Shard) start(startReplica starter) error {
@@ -155,12 +156,12 @@ func (s *Shard) start(startReplica starter) error {
 	if again {
 		return fmt.Errorf("hiqlite: shard %d is already started", s.cfg.ID)
 	}
-	if err := h.register(s); err != nil { // before the start: leader events follow
+	if err := h.register(s); err != nil { // before the start, to miss no leader event
 		s.stop()
 		return err
 	}
 	started := make(chan error, 1)
-	nh := h.nh // the goroutine may outlive the gate if the disk fails
+	nh := h.nh // h.nh may change while the goroutine runs: if the disk fails, start returns first
 	go func() { started <- s.callStart(nh, startReplica) }()
 	var err error
 	select {
@@ -181,7 +182,7 @@ func (s *Shard) start(startReplica starter) error {
 	}
 	s.mu.Unlock()
 	if ended {
-		// Stop came too early to find a replica, or has found it: then this does nothing.
+		// If Stop was called before there was a replica, it has stopped nothing.
 		_ = nh.StopReplica(s.cfg.ID, s.replica)
 		h.forget(s)
 		return ErrClosed
@@ -189,7 +190,7 @@ func (s *Shard) start(startReplica starter) error {
 	return nil
 }
 
-// callStart calls Dragonboat, and returns its panics as errors.
+// callStart calls startReplica and returns its panics as errors.
 func (s *Shard) callStart(nh *dragonboat.NodeHost, startReplica starter) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -216,14 +217,14 @@ func (s *Shard) callStart(nh *dragonboat.NodeHost, startReplica starter) (err er
 		for node := range configured {
 			members[replicaID(node)] = nodeTarget(node)
 		}
-	} // else the log knows them, and the Config may have changed since
+	} // otherwise the log has the members, and the Config may have changed
 	return startReplica(nh, members, cfg)
 }
 
-// Stop ends the shard, and leaves the host and its other shards running: for a
-// failure of this node only, such as a full disk. It may be called before and
-// during Start, and while the machine's Update blocks. The machine is closed in
-// the background, some time after Stop has returned. Idempotent.
+// Stop ends the shard and leaves the host and its other shards running. It is meant
+// for a failure of this node alone, such as a full disk. It may be called before and
+// during Start, and while the machine's Update blocks. The machine is closed in the
+// background, some time after Stop has returned. Stop is idempotent.
 func (s *Shard) Stop() error {
 	s.mu.Lock() // so that either start sees that the shard has ended, or Stop that it runs
 	s.stop()
@@ -231,14 +232,14 @@ func (s *Shard) Stop() error {
 	s.mu.Unlock()
 	h := s.host
 	if h.shard(s.cfg.ID) != s {
-		return nil // there is no replica, or start stops it
+		return nil // either there is no replica, or start will stop it
 	}
 	if phase == running {
 		defer h.forget(s) // otherwise start does
 	}
-	// Close holds the gate, or waits for it, when it stops all replicas itself. Not
-	// to wait for it matters: Close may be waiting for a Start whose machine is the
-	// caller of Stop.
+	// If the gate is not free, Close holds it or waits for it, and will stop all
+	// replicas itself. Stop must not wait for Close, because Close may be waiting for a
+	// Start whose machine is calling Stop.
 	if !h.gate.TryRLock() {
 		return nil
 	}
@@ -257,7 +258,7 @@ func (s *Shard) Stop() error {
 	return nil
 }
 
-// tellFailed calls Failed, once.
+// tellFailed calls ShardConfig.Failed, once.
 func (s *Shard) tellFailed(err error) {
 	s.failed.Do(func() {
 		if s.cfg.Failed != nil {

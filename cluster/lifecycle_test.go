@@ -260,20 +260,20 @@ func TestStopInUpdate(t *testing.T) {
 
 func TestDiskFailure(t *testing.T) {
 	eachSize(t, func(t *testing.T, nodes map[uint64]*testNode, machines map[uint64]*counter) {
-		told := make(chan error, 10)
+		failures := make(chan error, 10)
 		for id, n := range nodes {
 			never := n.shard
-			n.shard = n.host.NewShard(ShardConfig{ID: 1, Failed: func(err error) { told <- err }})
+			n.shard = n.host.NewShard(ShardConfig{ID: 1, Failed: func(err error) { failures <- err }})
 			if err := n.shard.Start(machines[id]); err != nil {
 				t.Fatal(err)
 			}
 			cause := errors.New("the disk is on fire")
 			n.host.diskFailed(cause)
-			if err := <-told; !errors.Is(err, ErrDiskFailed) || !errors.Is(err, cause) {
+			if err := <-failures; !errors.Is(err, ErrDiskFailed) || !errors.Is(err, cause) {
 				t.Error(err)
 			}
 			wantClosed(t, n)
-			for _, s := range []*Shard{never, n.host.NewShard(ShardConfig{ID: 2, Failed: func(err error) { told <- err }})} {
+			for _, s := range []*Shard{never, n.host.NewShard(ShardConfig{ID: 2, Failed: func(err error) { failures <- err }})} {
 				if err := s.Start(machines[id]); !errors.Is(err, cause) {
 					t.Errorf("a start on a failed disk: %v", err)
 				}
@@ -282,8 +282,8 @@ func TestDiskFailure(t *testing.T) {
 				}
 			}
 		}
-		if len(told) != 0 {
-			t.Errorf("Failed was called too often: %v", <-told)
+		if len(failures) != 0 {
+			t.Errorf("Failed was called too often: %v", <-failures)
 		}
 	})
 }

@@ -18,7 +18,7 @@ import (
 // Dragonboat has its Dragonboat package as "raft".
 //
 // Dragonboat's log database (pebble) writes to the standard library's log package,
-// and cannot be told otherwise: errors of its background work, and those that it
+// without an option to change that: errors of its background work, and those that it
 // considers fatal. It writes nothing while all is well. A program that wants these
 // lines in slog too calls slog.SetDefault, which captures the log package.
 var useSlog = sync.OnceFunc(func() {

@@ -29,24 +29,25 @@ const (
 	sessionOpened
 )
 
-// expect makes the mailbox take the answer to an entry, and no other. 0, 0: to
-// none.
+// expect makes the mailbox accept the answer to the given entry and to no other.
+// expect(0, 0) makes it accept no answer.
 func (m *mailbox[R]) expect(session, sequence uint64) {
 	m.mu.Lock()
 	m.session, m.sequence, m.kind = session, sequence, noAnswer
 	m.mu.Unlock()
 }
 
-// expectSession makes the mailbox take the answer to an entry that opens a session
-// with one of the nonces from first on. 0, 0: to none.
+// expectSession makes the mailbox accept the answer to an entry that opens a session
+// with one of count nonces, from first on. expectSession(0, 0) makes it accept no
+// such answer.
 func (m *mailbox[R]) expectSession(first, count uint64) {
 	m.mu.Lock()
 	m.nonce, m.nonces = first, count
 	m.mu.Unlock()
 }
 
-// take returns the answer and removes it.
-func (m *mailbox[R]) take() (kind answerKind, results []R, session uint64) {
+// takeAnswer returns the answer and removes it.
+func (m *mailbox[R]) takeAnswer() (kind answerKind, results []R, session uint64) {
 	m.mu.Lock()
 	kind, results, session = m.kind, m.results, m.opened
 	m.kind, m.results = noAnswer, nil

@@ -117,7 +117,7 @@ func (c *Combiner[O, R]) openSession() bool {
 		case closing:
 			return false
 		case woken:
-			if kind, _, session := c.answers.take(); kind == sessionOpened {
+			if kind, _, session := c.answers.takeAnswer(); kind == sessionOpened {
 				c.session, c.sequence = session, 0
 				c.current.Store(session)
 				return true
@@ -145,26 +145,27 @@ func (c *Combiner[O, R]) fillEntry() bool {
 	c.inFlight = c.inFlight[:0]
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.checkInvariants()
 	bytes, n := 0, 0
-	for _, w := range c.queue {
-		if w.state.Load() == abandoned {
+	for _, call := range c.queue {
+		if call.state.Load() == abandoned {
 			c.abandonedInQueue--
-			c.recycle(w)
+			c.recycle(call)
 			n++
 			continue
 		}
-		alone := w.alone || c.codec.Exclusive(w.op)
-		if len(c.inFlight) > 0 && (alone || bytes+w.size > c.cfg.MaxEntryBytes || len(c.inFlight) == c.cfg.MaxOperations) {
+		alone := call.alone || c.codec.Exclusive(call.op)
+		if len(c.inFlight) > 0 && (alone || bytes+call.size > c.cfg.MaxEntryBytes || len(c.inFlight) == c.cfg.MaxOperations) {
 			break
 		}
 		n++
-		if w.ctx.Err() != nil {
-			c.deliver(w, none, c.contextError(w.ctx, false))
+		if call.ctx.Err() != nil {
+			c.deliver(call, none, c.contextError(call.ctx, false))
 			continue
 		}
-		w.inFlight = true
-		bytes += w.size
-		c.inFlight = append(c.inFlight, w)
+		call.inFlight = true
+		bytes += call.size
+		c.inFlight = append(c.inFlight, call)
 		if alone {
 			break
 		}
@@ -178,11 +179,13 @@ func (c *Combiner[O, R]) fillEntry() bool {
 
 // markProposed is called before a copy of the entry is proposed: from then on a
 // caller that leaves does not know the outcome. It marks nothing if the entry must
-// not be proposed, which is when no caller waits any more, or when one was told
-// that nothing was proposed. It returns both.
+// not be proposed: because no caller waits any more, or because a caller was told
+// that nothing was proposed. It returns how many callers wait, and whether one was
+// told so.
 func (c *Combiner[O, R]) markProposed() (callersWaiting int, callerToldNotProposed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.checkInvariants()
 	if c.callersWaiting > 0 && !c.callerToldNotProposed {
 		c.maybeLogged = true
 	}
@@ -194,6 +197,7 @@ func (c *Combiner[O, R]) markProposed() (callersWaiting int, callerToldNotPropos
 func (c *Combiner[O, R]) setMaybeLogged(maybeLogged bool) {
 	c.mu.Lock()
 	c.maybeLogged = maybeLogged
+	c.checkInvariants()
 	c.mu.Unlock()
 }
 
@@ -202,15 +206,16 @@ func (c *Combiner[O, R]) setMaybeLogged(maybeLogged bool) {
 func (c *Combiner[O, R]) requeue(alone bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.checkInvariants()
 	c.maybeLogged = false
-	queue := make([]*call[O, R], 0, len(c.inFlight)+len(c.queue))
-	for _, w := range c.inFlight {
-		w.inFlight, w.alone = false, alone
-		if w.state.Load() == abandoned {
-			c.recycle(w)
+	queue := make([]*doCall[O, R], 0, len(c.inFlight)+len(c.queue))
+	for _, call := range c.inFlight {
+		call.inFlight, call.alone = false, alone
+		if call.state.Load() == abandoned {
+			c.recycle(call)
 			continue
 		}
-		queue = append(queue, w)
+		queue = append(queue, call)
 	}
 	c.queue = append(queue, c.queue...)
 }
@@ -218,8 +223,8 @@ func (c *Combiner[O, R]) requeue(alone bool) {
 // failAll answers all calls of the entry with an error.
 func (c *Combiner[O, R]) failAll(err error) {
 	var none R
-	for _, w := range c.inFlight {
-		c.deliver(w, none, err)
+	for _, call := range c.inFlight {
+		c.deliver(call, none, err)
 	}
 }
 
@@ -229,15 +234,15 @@ func (c *Combiner[O, R]) deliverAll(results []R) {
 		c.failAll(fmt.Errorf("%w: %w", ErrOutcomeUnknown, errResultsNotKept))
 		return
 	}
-	for i, w := range c.inFlight {
-		c.deliver(w, results[i], nil)
+	for i, call := range c.inFlight {
+		c.deliver(call, results[i], nil)
 	}
 }
 
 // dropEntry gives up an entry whose callers have all left.
 func (c *Combiner[O, R]) dropEntry() {
-	for _, w := range c.inFlight {
-		c.recycle(w)
+	for _, call := range c.inFlight {
+		c.recycle(call)
 	}
 }
 
@@ -245,8 +250,8 @@ func (c *Combiner[O, R]) dropEntry() {
 // callers. It returns false when the combiner or its shard is closed.
 func (c *Combiner[O, R]) propose() bool {
 	c.ops = c.ops[:0]
-	for _, w := range c.inFlight {
-		c.ops = append(c.ops, w.op)
+	for _, call := range c.inFlight {
+		c.ops = append(c.ops, call.op)
 	}
 	c.sequence++
 	cmd, err := c.codec.Encode(c.session, c.sequence, c.ops)
@@ -351,7 +356,7 @@ func closedError(maybeLogged bool) error {
 // finished reports whether the entry is answered, requeued or dropped, after the
 // goroutine was woken.
 func (c *Combiner[O, R]) finished(s *resubmitter) bool {
-	kind, results, _ := c.answers.take()
+	kind, results, _ := c.answers.takeAnswer()
 	switch kind {
 	case entryApplied:
 		c.deliverAll(results)

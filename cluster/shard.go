@@ -41,7 +41,7 @@ func (s *Shard) setLeader(l Leader) {
 		return
 	}
 	if l.Node == 0 && s.leader.Node != 0 {
-		s.lost = time.Now()
+		s.leaderLostAt = time.Now()
 	}
 	s.leader = l
 	close(s.changed)
@@ -67,7 +67,7 @@ func (s *Shard) Leaderless() time.Duration {
 	if s.leader.Node != 0 && s.ctx.Err() == nil {
 		return 0
 	}
-	return time.Since(s.lost)
+	return time.Since(s.leaderLostAt)
 }
 
 // LeaderChanged returns a channel that is closed when the leader or the term
@@ -82,7 +82,7 @@ func (s *Shard) LeaderChanged() <-chan struct{} {
 // Done returns a channel that is closed when the shard has ended.
 func (s *Shard) Done() <-chan struct{} { return s.ctx.Done() }
 
-// WaitLeader returns once a leader is known. When ctx ends first the error is
+// WaitLeader returns once a leader is known. If ctx ends first, the error is
 // ErrNoLeader, wrapping that of ctx.
 func (s *Shard) WaitLeader(ctx context.Context) error {
 	for {
@@ -116,8 +116,9 @@ func (s *Shard) unanswered(ctx context.Context) error {
 	return fmt.Errorf("%w: node %d led and did not answer: %w", ErrNoLeader, leader, err)
 }
 
-// call runs f with the NodeHost, which cannot be closed meanwhile: f must not
-// block for long. Before the shard runs the error is dragonboat.ErrShardNotReady.
+// call calls f with the NodeHost, which is not closed before f returns, so f must not
+// block for long. If the shard does not run yet, call returns
+// dragonboat.ErrShardNotReady.
 func (s *Shard) call(f func(nh *dragonboat.NodeHost) error) error {
 	s.host.gate.RLock()
 	defer s.host.gate.RUnlock()
@@ -132,7 +133,7 @@ func (s *Shard) call(f func(nh *dragonboat.NodeHost) error) error {
 	}
 	err := f(s.host.nh)
 	if isClosed(err) {
-		s.stop() // Dragonboat stops a replica that was removed from its shard
+		s.stop() // the replica was removed from its shard, so Dragonboat has stopped it
 		return ErrClosed
 	}
 	return err
@@ -282,8 +283,8 @@ func (s *Shard) Compact(ctx context.Context, keepEntries uint64) error {
 	}
 }
 
-// Commit returns the index of the last entry that this node knows to be
-// committed; 0 before the shard runs. It asks Raft's own goroutine, which takes
+// Commit returns the index of the last entry that this node knows to be committed,
+// or 0 while the shard does not run yet. It asks Raft's own goroutine, which takes
 // microseconds unless that goroutine is busy.
 func (s *Shard) Commit(ctx context.Context) (uint64, error) {
 	var rs *dragonboat.RequestState

@@ -42,7 +42,7 @@ const (
 	dialTimeout       = 5 * time.Second
 	redialTime        = time.Second           // how long a broken connection is replaced without telling Dragonboat; see redial
 	redialPause       = 20 * time.Millisecond // between the attempts; a refused connection costs about 0.1 ms
-	ioTimeout         = 5 * time.Second // for a part of a frame, of at most ioPart bytes
+	ioTimeout         = 5 * time.Second       // for a part of a frame, of at most ioPart bytes
 	ioPart            = 1 << 20
 	ackTimeout        = 10 * time.Second // for the answer to an endFrame
 	keepAliveInterval = 10 * time.Second

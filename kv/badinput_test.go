@@ -37,8 +37,7 @@ func TestBadBuckets(t *testing.T) {
 	}
 }
 
-// What is wrong with a key, a value or a time is an error that names it, and
-// changes nothing.
+// A bad key, value or TTL returns an error that names it, and changes nothing.
 func TestBadInput(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
 	ctx := testrun.Context(t)
@@ -83,7 +82,7 @@ func TestBadInput(t *testing.T) {
 	if v, ok, err := b.Get(ctx, "k"); err != nil || !ok || string(v) != "v" {
 		t.Errorf("the entry is %q, %v, %v", v, ok, err)
 	}
-	// At the bounds.
+	// The largest sizes are accepted.
 	if err := b.Put(ctx, strings.Repeat("k", kv.MaxKey), make([]byte, kv.MaxValue)); err != nil {
 		t.Errorf("the longest key and value: %v", err)
 	}
@@ -98,7 +97,7 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// A value that is not of the bucket's type is named, and stays.
+// A value that is not of the bucket's type returns an error that names it, and stays.
 func TestValuesThatDoNotDecode(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
 	ctx := testrun.Context(t)
@@ -122,8 +121,8 @@ func TestValuesThatDoNotDecode(t *testing.T) {
 	}
 }
 
-// A context that has ended, a cluster without a majority and a closed node are
-// told apart, and nothing is half done.
+// A context that has ended, a cluster without a majority and a closed node return
+// different errors, and none of them leaves a change half made.
 func TestWithoutACluster(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 3)
 	ctx := testrun.Context(t)

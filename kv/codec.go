@@ -2,13 +2,14 @@ package kv
 
 import "encoding/json"
 
-// A Codec encodes the values of a bucket. What Decode is given is its own.
+// A Codec encodes the values of a bucket. Decode may keep and change the slice that
+// it is given.
 type Codec[V any] interface {
 	Encode(V) ([]byte, error)
 	Decode([]byte) (V, error)
 }
 
-// Codecs that store values as they are.
+// Bytes and String are codecs that store values unchanged.
 var (
 	Bytes  Codec[[]byte] = bytesCodec{}
 	String Codec[string] = stringCodec{}

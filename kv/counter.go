@@ -7,23 +7,23 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// Counters stand beside a bucket's entries, under keys of their own: an entry
-// and a counter of the same key have nothing to do with each other. They do not
-// expire, count for no limit and are never evicted.
+// Counters have keys of their own: an entry and a counter of the same key are
+// independent. Counters do not expire, do not count towards the bucket's limits, and
+// are never evicted.
 
-// Add adds delta to the counter of key, which begins at 0, and returns the sum.
-// It is exact, however many nodes add at once. A sum beyond 64 bits is
-// ErrOverflow, and the counter stays as it is.
+// Add adds delta to the counter of key, which starts at 0, and returns the sum. It is
+// exact however many nodes add at the same time. If the sum would exceed 64 bits, it
+// returns ErrOverflow and leaves the counter unchanged.
 func (b *Bucket[V]) Add(ctx context.Context, key string, delta int64) (int64, error) {
-	o, err := b.keyed(ctx, &wire.Command{Kind: wire.CounterAdd, Key: key, Number: delta})
+	o, err := b.doKey(ctx, &wire.Command{Kind: wire.CounterAdd, Key: key, Number: delta})
 	if err == nil && o.Code == wire.Overflow {
-		err = fmt.Errorf("%w: %d and %d, of %q in bucket %q", ErrOverflow, o.Number, delta, key, b.name)
+		err = fmt.Errorf("%w: %d plus %d, for %q in bucket %q", ErrOverflow, o.Number, delta, key, b.name)
 	}
 	return o.Number, err
 }
 
-// Counter returns the counter of key; ok is false if there is none. It reads as
-// Get does.
+// Counter returns the counter of key; ok is false if there is none. It sees the same
+// changes as Get.
 func (b *Bucket[V]) Counter(ctx context.Context, key string) (n int64, ok bool, err error) {
 	if err := b.checkKey(key); err != nil {
 		return 0, false, err
@@ -33,12 +33,12 @@ func (b *Bucket[V]) Counter(ctx context.Context, key string) (n int64, ok bool, 
 
 // SetCounter sets the counter of key.
 func (b *Bucket[V]) SetCounter(ctx context.Context, key string, n int64) error {
-	_, err := b.keyed(ctx, &wire.Command{Kind: wire.CounterSet, Key: key, Number: n})
+	_, err := b.doKey(ctx, &wire.Command{Kind: wire.CounterSet, Key: key, Number: n})
 	return err
 }
 
 // DeleteCounter removes the counter of key, and reports whether there was one.
 func (b *Bucket[V]) DeleteCounter(ctx context.Context, key string) (had bool, err error) {
-	o, err := b.keyed(ctx, &wire.Command{Kind: wire.CounterDelete, Key: key})
+	o, err := b.doKey(ctx, &wire.Command{Kind: wire.CounterDelete, Key: key})
 	return o.Had, err
 }

@@ -74,7 +74,7 @@ func ExampleNew() {
 	must(err)
 	fmt.Println(sessions.Name(), s)
 
-	// The same entries, as they are stored.
+	// The same entries as JSON, as they are stored.
 	raw, err := kv.New[string](client, "sessions", kv.WithCodec(kv.String))
 	must(err)
 	text, _, err := raw.Get(ctx, "c3a1")
@@ -98,7 +98,7 @@ func ExampleWithCodec() {
 	// Output: <h1>Hello</h1>
 }
 
-// timeCodec stores times as RFC 3339 has them.
+// timeCodec stores times in the form of RFC 3339.
 type timeCodec struct{}
 
 func (timeCodec) Encode(t time.Time) ([]byte, error) { return t.AppendFormat(nil, time.RFC3339), nil }
@@ -132,7 +132,7 @@ func ExampleWithLimits() {
 	client, closeAll := openExample()
 	defer closeAll()
 	ctx := context.Background()
-	// At most two entries, of however many bytes: the oldest goes.
+	// At most two entries, of any size: the third evicts the oldest.
 	recent, err := kv.New[string](client, "recent", kv.WithCodec(kv.String), kv.WithLimits(2, 0))
 	must(err)
 	for _, word := range []string{"one", "two", "three"} {
@@ -142,7 +142,7 @@ func ExampleWithLimits() {
 	must(err)
 	fmt.Println(keys)
 
-	// The limits are the cluster's: a program with others is told so.
+	// The limits belong to the cluster, so a program with others gets an error.
 	other, err := kv.New[string](client, "recent", kv.WithCodec(kv.String), kv.WithLimits(10, 0))
 	must(err)
 	fmt.Println(errors.Is(other.Put(ctx, "four", "seen"), kv.ErrLimits))
@@ -174,8 +174,8 @@ func ExampleBucket_Get() {
 	stock, err := kv.New[int](client, "stock")
 	must(err)
 	must(stock.Put(ctx, "tea", 7))
-	// This sees every change acknowledged by any node before now, and asks the
-	// leader for it; without, Get reads this node's memory.
+	// This read asks the leader, and sees every change that any node has
+	// acknowledged before. Without WithConsistency, Get reads this node's memory.
 	ctx = hiqlite.WithConsistency(ctx, hiqlite.Linearizable)
 	n, ok, err := stock.Get(ctx, "tea")
 	must(err)
@@ -247,7 +247,7 @@ func ExampleBucket_CompareAndSwap() {
 	must(err)
 	add := func(item string) error {
 		for {
-			cart, version, _, err := carts.GetVersion(ctx, "ada") // version 0: there is none yet
+			cart, version, _, err := carts.GetVersion(ctx, "ada") // version 0: there is no cart yet
 			if err != nil {
 				return err
 			}
@@ -305,7 +305,7 @@ func ExampleBucket_GetRemove() {
 	links, err := kv.New[string](client, "login-links", kv.WithCodec(kv.String))
 	must(err)
 	must(links.Put(ctx, "x7f2", "ada"))
-	for range 2 { // a link is good for once, on whichever node it is used
+	for range 2 { // a link can be used once, on any node
 		user, ok, err := links.GetRemove(ctx, "x7f2")
 		must(err)
 		fmt.Printf("%q %v\n", user, ok)
@@ -477,7 +477,7 @@ func ExampleBucket_WatchKey() {
 	ctx := context.Background()
 	config, err := kv.New[string](client, "config", kv.WithCodec(kv.String))
 	must(err)
-	watcher, err := config.WatchKey(ctx, "log-level", kv.WithoutOrder()) // it needs no SQL
+	watcher, err := config.WatchKey(ctx, "log-level", kv.WithoutOrder()) // the program does not read SQL after an event
 	must(err)
 	defer watcher.Close()
 	must(config.Put(ctx, "log-level", "debug"))
@@ -487,8 +487,8 @@ func ExampleBucket_WatchKey() {
 	// Output: debug
 }
 
-// A watcher that was too slow has missed events: it is made anew, and the
-// entries are read behind that.
+// A watcher that was too slow has missed events. Make another one, and then read the
+// entries.
 func ExampleWatcher_Next() {
 	client, closeAll := openExample()
 	defer closeAll()
@@ -509,7 +509,7 @@ func ExampleWatcher_Next() {
 			return err
 		}
 		fmt.Println("begins with", all)
-		stop() // only for this example: a program goes on
+		stop() // only in this example: a program continues
 		for {
 			e, err := watcher.Next(ctx)
 			if err != nil {

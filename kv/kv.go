@@ -1,5 +1,6 @@
-// Package kv keeps named buckets of values on all nodes of a cluster: caches,
-// sessions, feature flags, counters, with no other process beside the program.
+// Package kv provides named buckets of values that are the same on all nodes of a
+// cluster, for caches, web sessions, feature flags and counters. It needs no
+// process besides the program.
 //
 //	flags, err := kv.New[bool](client, "flags")
 //	err = flags.Put(ctx, "dark-mode", true)
@@ -9,44 +10,48 @@
 //
 // # Guarantees
 //
-//   - A change that returned without an error is in the log of a majority, on
-//     disk, and was applied exactly once. Buckets are in memory, and survive the
-//     restart of nodes and of the whole cluster.
+//   - A change that returned without an error is in the log of a majority of the
+//     nodes, on disk, and was applied exactly once. Buckets are kept in memory,
+//     but survive the restart of nodes and of the whole cluster.
 //   - A change that returned an error was not applied and never will be, unless
 //     the error is hiqlite.ErrOutcomeUnknown (or an [ErrDecode] that says so).
-//   - All changes of all buckets have one order, the same on all nodes. Each is
-//     atomic: [Bucket.CompareAndSwap], [Bucket.GetRemove], [Bucket.Replace] and
-//     [Bucket.Add] are exact, whoever competes.
-//   - Reads are reads of this node's memory, without a lock or the network. They
-//     see every change that was made through this node, and others' a moment
-//     later. After a start they wait until the node has caught up, as
-//     hiqlite.Node.Ready does, and are hiqlite.ErrNoLeader if there is no
-//     majority; with hiqlite.WithConsistency(ctx, hiqlite.Linearizable) they see
-//     every change acknowledged anywhere before.
-//   - Who is given a lock of package lock, or gets a message of package pubsub,
-//     reads buckets as they were there when it was given or told, or later. What
-//     [Bucket.Watch] tells has an order with SQL: who is told can read all SQL
-//     that could be read on the node on which the change was made, at the time.
-//     Entries that are just read have none: one can be seen before rows that
-//     were written before it.
-//   - Buckets are no part of SQL transactions: a change within one stands, also
-//     if that is rolled back.
+//   - All changes of all buckets have one order, the same on all nodes. Each
+//     change is atomic: [Bucket.CompareAndSwap], [Bucket.GetRemove],
+//     [Bucket.Replace] and [Bucket.Add] are exact under any competition.
+//   - Reads read this node's memory, without a lock and without the network. They
+//     see every change that was made through this node, and changes made through
+//     other nodes a moment later. After the start of a node they wait until it
+//     has caught up, as hiqlite.Node.Ready does, and return hiqlite.ErrNoLeader
+//     if there is no majority. With
+//     hiqlite.WithConsistency(ctx, hiqlite.Linearizable) they see every change
+//     that was acknowledged anywhere before.
+//   - A program that gets a lock of package lock can read what earlier holders
+//     had put into buckets, and a program that gets a message of package pubsub
+//     can read what its sender could read when it sent the message. A program
+//     that gets an event of [Bucket.Watch] can read all SQL that could be read on
+//     the node that made the change, at that time. Plain reads of entries are not
+//     ordered with SQL: an entry can be visible before rows that were written
+//     before it.
+//   - Buckets are not part of SQL transactions: a change that is made inside a
+//     transaction stays even if the transaction is rolled back.
 //
 // # Expiry
 //
-// An entry put with [Bucket.PutTTL] is removed on all nodes by the same entry of
-// the log: never before its time, whatever clocks say, and mostly within 0.5 s
-// after it. (Monotonic clocks have to run at one speed.) Time counts while there
-// is a leader: not while all nodes are down, and when the leader's process or
-// machine dies, up to ten seconds may count twice. A node that is cut off from
-// the others hears of no end, so a plain Get there may return what has expired;
-// a linearizable one does not. Memory is given back at the end, without a read.
-// Every write of an entry sets its time to live anew, and all but PutTTL to none.
+// An entry that was put with [Bucket.PutTTL] expires on all nodes by the same
+// entry of the log: never before its time to live (TTL) has passed, whatever
+// clocks say, and mostly within 0.5 s after that. (Monotonic clocks have to run at
+// the same speed.) Only time in which there is a leader counts: it does not pass
+// while all nodes are down. When the leader's process or machine dies, up to ten
+// seconds may be counted twice. A node that is cut off from the others does not
+// learn that entries have expired, so a plain Get on it may return them; a
+// linearizable one does not. Memory is freed when entries expire; no read is needed
+// for that. Every write of an entry replaces its TTL: PutTTL sets one, and all
+// other writes remove it.
 //
 // # Limits
 //
-// Keys have 1 to [MaxKey] bytes, names of buckets 1 to [MaxBucket], encoded
-// values up to [MaxValue]. A bucket takes what memory there is, unless it is
+// Keys have 1 to [MaxKey] bytes, names of buckets 1 to [MaxBucket], and encoded
+// values at most [MaxValue]. A bucket can use all memory there is unless it is
 // bounded: see [WithLimits]. A million entries of 100 bytes take about 200 MB, and
 // 240 MB if all of them expire.
 package kv
@@ -65,7 +70,7 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// Bounds, in bytes.
+// Largest sizes, in bytes.
 const (
 	MaxBucket = 255
 	MaxKey    = 4 << 10
@@ -74,44 +79,45 @@ const (
 
 var errUpgrade = errors.New("kv: the cluster does not know this command: upgrade all nodes")
 
-// Errors to test for with errors.Is, beside those of package hiqlite, of which
-// ErrTooLarge says that a value is larger than MaxValue, or an entry than its
-// bucket may be. With any of them nothing was changed, but for an ErrDecode that
-// says so.
+// Errors to test for with errors.Is, besides those of package hiqlite.
+// hiqlite.ErrTooLarge says that a value is larger than MaxValue, or an entry larger
+// than its bucket may be. After each of these errors nothing has changed, except
+// for an ErrDecode that says so.
 var (
 	// ErrKey: a key is empty or too long.
 	ErrKey = errors.New("kv: bad key")
-	// ErrTTL: a time to live is not positive.
+	// ErrTTL: a TTL is not positive.
 	ErrTTL = errors.New("kv: bad time to live")
-	// ErrOverflow: a counter would be beyond 64 bits.
+	// ErrOverflow: a counter would exceed 64 bits.
 	ErrOverflow = errors.New("kv: counter overflow")
-	// ErrLimits: the bucket has other limits than this program asks for.
+	// ErrLimits: the bucket has limits other than those that this program sets.
 	ErrLimits = errors.New("kv: the bucket has other limits")
-	// ErrDecode: the bucket's codec refuses a value, which stays as it is. (When
-	// another program puts such a value in the instant of a Replace or GetRemove,
-	// it is not seen in time: then it was changed, and the error says so and has
-	// the beginning of the value.) JSON refuses little: another struct's value
-	// becomes one with its fields unset.
+	// ErrDecode: the bucket's codec cannot decode a value. The value is unchanged,
+	// except if another program put it while a Replace or GetRemove was under way:
+	// then it has been replaced or removed, and the error says so and quotes the
+	// beginning of the value. JSON accepts most values: one of another struct type
+	// decodes with its fields unset.
 	ErrDecode = errors.New("kv: cannot decode")
-	// ErrLagged: a watcher was too slow, see Watcher.Next.
+	// ErrLagged: a watcher was too slow; see Watcher.Next.
 	ErrLagged = errors.New("kv: watcher lagged")
 )
 
-// A Bucket is a named bucket of values of type V. It holds nothing itself: any
-// number of them, on any node, are views of the same entries. Its methods may be
-// called from any goroutine.
+// A Bucket gives access to a named bucket of values of type V. It holds no entries
+// itself: all Buckets of one name, on all nodes, have the same entries. Its methods
+// may be called from any goroutine.
 type Bucket[V any] struct {
 	kv     shardapi.KV
 	name   string
 	codec  Codec[V]
 	limits *limits
-	agreed atomic.Bool // the cluster has these limits
+
+	limitsAgreed atomic.Bool // the cluster has the same limits
 }
 
-// New returns a bucket. It asks nobody: the bucket is there once something is
-// in it. Values are encoded as JSON, unless WithCodec says otherwise; all who
-// use a bucket must agree on that. (JSON is UTF-8: what is not, in a string, is
-// replaced; the codec String keeps every byte.)
+// New returns a bucket. It does not contact the cluster: the bucket comes into
+// being with its first entry. Values are encoded as JSON unless WithCodec says
+// otherwise; all programs must use the same codec for a bucket. (JSON is UTF-8 and
+// replaces other bytes in strings; the codec String keeps all bytes.)
 func New[V any](c hiqlite.Client, bucket string, opts ...Option) (*Bucket[V], error) {
 	if c == nil {
 		return nil, fmt.Errorf("kv: bucket %q: the client is nil: give a *hiqlite.Node, or what hiqlite.From returns", bucket)
@@ -150,16 +156,16 @@ func (b *Bucket[V]) checkKey(key string) error {
 	return nil
 }
 
-// Get returns the value of key; ok is false if there is none. Errors are ErrKey,
-// ErrDecode, that of ctx, hiqlite.ErrClosed, and hiqlite.ErrNoLeader of
-// linearizable reads and until the node has caught up after its start.
+// Get returns the value of key; ok is false if there is none. It returns ErrKey,
+// ErrDecode, the error of ctx, hiqlite.ErrClosed or hiqlite.ErrNoLeader; the last
+// one only for linearizable reads, and while the node catches up after its start.
 func (b *Bucket[V]) Get(ctx context.Context, key string) (v V, ok bool, err error) {
 	v, _, ok, err = b.GetVersion(ctx, key)
 	return v, ok, err
 }
 
-// GetVersion is Get with the entry's version, for CompareAndSwap: a number that
-// grows with each change of any bucket, and is never used again.
+// GetVersion is like Get and also returns the entry's version, for CompareAndSwap.
+// Versions grow with each change of any bucket and are never reused.
 func (b *Bucket[V]) GetVersion(ctx context.Context, key string) (v V, version uint64, ok bool, err error) {
 	if err := b.checkKey(key); err != nil {
 		return v, 0, false, err
@@ -180,17 +186,17 @@ func (b *Bucket[V]) decode(key, data string) (V, error) {
 	return v, nil
 }
 
-// Put sets the value of key, for good.
+// Put sets the value of key. The entry does not expire.
 func (b *Bucket[V]) Put(ctx context.Context, key string, v V) error {
 	_, err := b.put(ctx, &wire.Command{Kind: wire.KVPut, Key: key}, v)
 	return err
 }
 
-// PutTTL sets the value of key, which is removed after ttl, rounded up to
-// milliseconds; see Expiry.
+// PutTTL sets the value of key. The entry expires after ttl, which is rounded up to
+// milliseconds; see the section Expiry.
 func (b *Bucket[V]) PutTTL(ctx context.Context, key string, v V, ttl time.Duration) error {
 	if ttl <= 0 {
-		return fmt.Errorf("%w %v for %q in bucket %q: use Put for an entry that stays", ErrTTL, ttl, key, b.name)
+		return fmt.Errorf("%w %v for %q in bucket %q: use Put for an entry that does not expire", ErrTTL, ttl, key, b.name)
 	}
 	ms := uint64(ttl / time.Millisecond)
 	if ttl%time.Millisecond > 0 {
@@ -207,38 +213,38 @@ func (b *Bucket[V]) PutIfAbsent(ctx context.Context, key string, v V) (put bool,
 	return err == nil && o.Code == wire.Done, err
 }
 
-// Replace sets the value of key and returns the one before; had is false if
-// there was none. An old value that cannot be decoded is ErrDecode, and stays;
-// see ErrDecode.
+// Replace sets the value of key and returns the old one; had is false if there was
+// none. If the old value cannot be decoded, it returns ErrDecode and does not
+// replace the value; see there for an exception.
 func (b *Bucket[V]) Replace(ctx context.Context, key string, v V) (old V, had bool, err error) {
-	if _, _, err := b.Get(ctx, key); err != nil { // what cannot be decoded is not replaced
+	if _, _, err := b.Get(ctx, key); err != nil { // do not replace a value that cannot be decoded
 		return old, false, err
 	}
 	o, err := b.put(ctx, &wire.Command{Kind: wire.KVReplace, Key: key}, v)
-	return b.before(key, o, err)
+	return b.oldValue(key, o, err)
 }
 
-// before returns the value that a change has replaced or removed.
-func (b *Bucket[V]) before(key string, o wire.Outcome, err error) (old V, had bool, _ error) {
+// oldValue returns the value that a change has replaced or removed.
+func (b *Bucket[V]) oldValue(key string, o wire.Outcome, err error) (old V, had bool, _ error) {
 	if err != nil || !o.Had {
 		return old, false, err
 	}
 	old, err = b.codec.Decode([]byte(o.Value))
 	if err != nil {
-		return old, true, fmt.Errorf("%w what was the value of %q in bucket %q as %T (it came meanwhile, and was changed as asked; it was %q): %w", ErrDecode, key, b.name, old, o.Value[:min(len(o.Value), 1<<10)], err)
+		return old, true, fmt.Errorf("%w the old value of %q in bucket %q as %T (another program put it meanwhile, and it has been changed as asked; it was %q): %w", ErrDecode, key, b.name, old, o.Value[:min(len(o.Value), 1<<10)], err)
 	}
 	return old, true, nil
 }
 
-// CompareAndSwap sets the value of key if the entry has this version, and
-// returns its new one; version 0 stands for no entry. If another version was
-// found, swapped is false, and newVersion that one.
+// CompareAndSwap sets the value of key if the entry has this version, and returns
+// its new version. Version 0 means that there is no entry. If the entry has another
+// version, swapped is false and newVersion is the version that it has.
 func (b *Bucket[V]) CompareAndSwap(ctx context.Context, key string, version uint64, v V) (newVersion uint64, swapped bool, err error) {
 	o, err := b.put(ctx, &wire.Command{Kind: wire.KVCompareAndSwap, Key: key, Version: version}, v)
 	return o.Index, err == nil && o.Code == wire.Done, err
 }
 
-// put has a command with a value applied.
+// put encodes the value and applies the command with it.
 func (b *Bucket[V]) put(ctx context.Context, c *wire.Command, v V) (wire.Outcome, error) {
 	if err := b.checkKey(c.Key); err != nil {
 		return wire.Outcome{}, err
@@ -258,13 +264,13 @@ func (b *Bucket[V]) put(ctx context.Context, c *wire.Command, v V) (wire.Outcome
 	return o, err
 }
 
-// do has a command applied, and before the first one the limits.
+// do applies a command of this bucket. Before the first one it sets the limits.
 func (b *Bucket[V]) do(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
-	if b.limits != nil && !b.agreed.Load() {
-		if err := b.limit(ctx, *b.limits, false); err != nil {
+	if b.limits != nil && !b.limitsAgreed.Load() {
+		if err := b.setLimits(ctx, *b.limits, false); err != nil {
 			return wire.Outcome{}, err
 		}
-		b.agreed.Store(true)
+		b.limitsAgreed.Store(true)
 	}
 	c.Name = b.name
 	o, err := b.kv.Do(ctx, c)
@@ -276,29 +282,31 @@ func (b *Bucket[V]) do(ctx context.Context, c *wire.Command) (wire.Outcome, erro
 
 // Delete removes the entry of key, and reports whether there was one.
 func (b *Bucket[V]) Delete(ctx context.Context, key string) (had bool, err error) {
-	o, err := b.keyed(ctx, &wire.Command{Kind: wire.KVDelete, Key: key})
+	o, err := b.doKey(ctx, &wire.Command{Kind: wire.KVDelete, Key: key})
 	return o.Had, err
 }
 
-// GetRemove removes the entry of key and returns its value; of all who try, one
-// gets it. A value that cannot be decoded is ErrDecode, and stays; see ErrDecode.
+// GetRemove removes the entry of key and returns its value. If several programs try
+// at once, one of them gets it. If the value cannot be decoded, it returns ErrDecode
+// and does not remove the entry; see there for an exception.
 func (b *Bucket[V]) GetRemove(ctx context.Context, key string) (v V, had bool, err error) {
 	if _, _, err := b.Get(ctx, key); err != nil {
 		return v, false, err
 	}
-	o, err := b.keyed(ctx, &wire.Command{Kind: wire.KVGetRemove, Key: key})
-	return b.before(key, o, err)
+	o, err := b.doKey(ctx, &wire.Command{Kind: wire.KVGetRemove, Key: key})
+	return b.oldValue(key, o, err)
 }
 
-func (b *Bucket[V]) keyed(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
+// doKey is do for a command with a key.
+func (b *Bucket[V]) doKey(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
 	if err := b.checkKey(c.Key); err != nil {
 		return wire.Outcome{}, err
 	}
 	return b.do(ctx, c)
 }
 
-// Keys returns the keys that begin with prefix, sorted, as they were at one
-// moment. It goes through the whole bucket.
+// Keys returns the keys that begin with prefix, sorted, as of one moment. It
+// visits all entries of the bucket.
 func (b *Bucket[V]) Keys(ctx context.Context, prefix string) ([]string, error) {
 	entries, err := b.kv.Entries(ctx, b.name, prefix)
 	if err != nil {
@@ -306,14 +314,14 @@ func (b *Bucket[V]) Keys(ctx context.Context, prefix string) ([]string, error) {
 	}
 	var keys []string
 	for key := range entries {
-		keys = append(keys, strings.Clone(key)) // without the value behind it
+		keys = append(keys, strings.Clone(key)) // the key shares memory with its value
 	}
 	slices.Sort(keys)
 	return keys, nil
 }
 
-// Snapshot returns all entries, as they were at one moment. If a value cannot be
-// decoded the error is ErrDecode.
+// Snapshot returns all entries as of one moment. If a value cannot be decoded, the
+// error is ErrDecode.
 func (b *Bucket[V]) Snapshot(ctx context.Context) (map[string]V, error) {
 	entries, err := b.kv.Entries(ctx, b.name, "")
 	if err != nil {
@@ -328,14 +336,15 @@ func (b *Bucket[V]) Snapshot(ctx context.Context) (map[string]V, error) {
 	return all, nil
 }
 
-// Clear removes all entries and counters of the bucket, at once. Its limits
-// stay.
+// Clear removes all entries and counters of the bucket in one atomic step. The
+// limits stay.
 func (b *Bucket[V]) Clear(ctx context.Context) error {
 	_, err := b.do(ctx, &wire.Command{Kind: wire.KVClear})
 	return err
 }
 
-// ClearAll removes all entries and counters of all buckets, at once.
+// ClearAll removes all entries and counters of all buckets in one atomic step. Limits
+// stay.
 func ClearAll(ctx context.Context, c hiqlite.Client) error {
 	_, err := c.InMemoryShards().KV.Do(ctx, &wire.Command{Kind: wire.KVClearAll})
 	return err

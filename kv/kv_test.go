@@ -66,7 +66,7 @@ func TestPutThenGet(t *testing.T) {
 	})
 }
 
-// All operations, on each node in turn, the others looking.
+// All operations, made on each node in turn and read on the others.
 func TestOperations(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
 		ctx := testrun.Context(t)
@@ -135,8 +135,8 @@ func TestOperations(t *testing.T) {
 				t.Errorf("GetRemove of nothing: %v, %v", had, err)
 			}
 			seen("a", "", false)
-			// A version is never used again: what was read before the removal does
-			// not fit what was put after it.
+			// Versions are never reused: one that was read before the removal does
+			// not match the entry that was put after it.
 			ok(b.Put(ctx, "a", "new"))
 			if _, swapped, err = b.CompareAndSwap(ctx, "a", next, "6"); err != nil || swapped {
 				t.Errorf("CompareAndSwap across a removal: %v, %v", swapped, err)
@@ -182,7 +182,7 @@ func TestOperations(t *testing.T) {
 	})
 }
 
-// What a value is in its codec.
+// Values of all kinds come back from each codec as they were put.
 func TestCodecs(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
 	ctx := testrun.Context(t)
@@ -231,7 +231,7 @@ func (inWords) Encode(d time.Duration) ([]byte, error) {
 }
 func (inWords) Decode(b []byte) (time.Duration, error) { return time.ParseDuration(string(b)) }
 
-// Counters are exact, whichever nodes count at once, and one leads no more.
+// Counters are exact while all nodes add at once and the leader changes.
 func TestCountersAreExact(t *testing.T) {
 	const writers, each = 4, 150
 	c := hiqlitetest.NewCluster(t, 3)
@@ -249,7 +249,7 @@ func TestCountersAreExact(t *testing.T) {
 						return
 					}
 					if _, twice := sums.LoadOrStore(sum, true); twice {
-						t.Errorf("two were told %d", sum)
+						t.Errorf("two callers got %d", sum)
 					}
 				}
 			})
@@ -318,8 +318,8 @@ func TestCounters(t *testing.T) {
 	}
 }
 
-// An entry is there for its time, measured by somebody else's clock, and then
-// is gone on all nodes; and its time begins anew with each write.
+// An entry does not expire before its TTL has passed by the test's own clock, and
+// then expires on all nodes. Each write starts the TTL again.
 func TestExpiry(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
 		ctx := testrun.Context(t)
@@ -368,8 +368,8 @@ func TestExpiry(t *testing.T) {
 	})
 }
 
-// A node that was just started waits until it knows what there is, instead of
-// saying that there is nothing; without a majority it says so.
+// A read on a node that has just been started waits until the node has caught up,
+// instead of finding nothing. Without a majority it returns ErrNoLeader.
 func TestReadsAfterAStart(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
 		ctx := testrun.Context(t)

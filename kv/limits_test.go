@@ -13,7 +13,7 @@ import (
 	"github.com/hiqlite/hiqlite/kv"
 )
 
-// A bounded bucket keeps what was written last, the same on all nodes.
+// A bounded bucket keeps the entries that were written last, the same on all nodes.
 func TestLimits(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
 		ctx := testrun.Context(t)
@@ -27,7 +27,7 @@ func TestLimits(t *testing.T) {
 			}
 		}
 		if got := events(t, w, 8); !slices.Equal(got[4:], []string{"put d v", "evicted b", "put e v", "evicted c"}) {
-			t.Errorf("told %v", got)
+			t.Errorf("got %v", got)
 		}
 		small := bucket[[]byte](t, c.Node(0), "small", kv.WithCodec(kv.Bytes), kv.WithLimits(0, 100))
 		for _, key := range []string{"1", "2", "3"} {
@@ -50,7 +50,7 @@ func TestLimits(t *testing.T) {
 	})
 }
 
-// The first limits win, wherever others are asked for, until somebody sets them.
+// The first limits stay, whichever node asks for others, until SetLimits is called.
 func TestLimitsThatDiffer(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 3)
 	ctx := testrun.Context(t)
@@ -91,7 +91,7 @@ func TestLimitsThatDiffer(t *testing.T) {
 	if keys, err := other.Keys(ctx, ""); err != nil || !slices.Equal(keys, []string{"4", "5", "6", "7", "8"}) {
 		t.Errorf("there are %v, %v", keys, err)
 	}
-	// Fewer than there are: the oldest go at once.
+	// Limits below the present size evict the oldest entries at once.
 	if err := none.SetLimits(ctx, 1, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestLimitsThatDiffer(t *testing.T) {
 	if err := none.Clear(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := first.SetLimits(ctx, 0, 0); err != nil { // none any more
+	if err := first.SetLimits(ctx, 0, 0); err != nil { // remove the limits
 		t.Fatal(err)
 	}
 	for i := range 9 {

@@ -8,25 +8,25 @@ import (
 	"github.com/hiqlite/hiqlite/internal/shardapi"
 )
 
-// A WatchOption changes what Watch returns.
+// A WatchOption configures a Watcher.
 type WatchOption func(*watchOptions)
 
 type watchOptions struct{ unordered bool }
 
-// WithoutOrder tells of changes as soon as they are known here: SQL that was
-// written before a change may not be readable on this node yet.
+// WithoutOrder makes Next return a change as soon as this node has applied it. SQL
+// that was written before the change may then not be readable on this node yet.
 func WithoutOrder() WatchOption { return func(o *watchOptions) { o.unordered = true } }
 
 // An EventKind says what happened to an entry.
 type EventKind uint8
 
-// The kinds.
+// The kinds of events.
 const (
 	Put     EventKind = EventKind(shardapi.Written)
 	Deleted EventKind = EventKind(shardapi.Deleted)
-	Expired EventKind = EventKind(shardapi.Expired) // its time to live was over
-	Evicted EventKind = EventKind(shardapi.Evicted) // the bucket was at its limits
-	Cleared EventKind = EventKind(shardapi.Cleared) // all entries were removed; there is no key
+	Expired EventKind = EventKind(shardapi.Expired) // its TTL has passed
+	Evicted EventKind = EventKind(shardapi.Evicted) // the bucket exceeded its limits
+	Cleared EventKind = EventKind(shardapi.Cleared) // all entries were removed; the event has no key
 )
 
 func (k EventKind) String() string {
@@ -37,33 +37,33 @@ func (k EventKind) String() string {
 	return fmt.Sprintf("EventKind(%d)", k)
 }
 
-// An Event is a change of a bucket. Version is the entry's if it was put, and
-// otherwise the change's: it grows from one event to the next.
+// An Event is a change of a bucket.
 type Event[V any] struct {
 	Kind    EventKind
 	Key     string
-	Value   V // that was put
-	Version uint64
+	Value   V      // of a Put
+	Version uint64 // of the entry if Kind is Put, else of the change; it grows from event to event
 }
 
-// A Watcher gets the changes of entries, all of them and in their order.
-// Counters are not watched.
+// A Watcher returns the changes of entries in the order in which they were applied,
+// and leaves none out. It does not see counters.
 type Watcher[V any] struct {
 	bucket    *Bucket[V]
 	watch     shardapi.Watcher
 	unordered bool
 }
 
-// Watch returns a watcher of the entries whose keys begin with prefix, "" for
-// all. Changes that were acknowledged before Watch was called it does not get;
-// any that it does not get are there for Get and Snapshot when Watch returns. So
-// who watches first and reads then misses nothing, and may see the first changes
-// twice. The caller must Close it.
+// Watch returns a watcher of the entries whose keys begin with prefix; "" selects all
+// entries. The watcher does not return changes that were acknowledged before the call
+// of Watch. When Watch returns, Get and Snapshot see every change that the watcher
+// does not return. So a program that calls Watch first and reads entries afterwards
+// misses no change, but may see some changes twice. The caller must Close the
+// watcher.
 func (b *Bucket[V]) Watch(ctx context.Context, prefix string, opts ...WatchOption) (*Watcher[V], error) {
 	return b.watch(ctx, shardapi.Prefix(prefix), opts)
 }
 
-// WatchKey is Watch for one key.
+// WatchKey is like Watch, for one key.
 func (b *Bucket[V]) WatchKey(ctx context.Context, key string, opts ...WatchOption) (*Watcher[V], error) {
 	if err := b.checkKey(key); err != nil {
 		return nil, err
@@ -83,22 +83,23 @@ func (b *Bucket[V]) watch(ctx context.Context, match shardapi.Match, opts []Watc
 	return &Watcher[V]{b, w, o.unordered}, nil
 }
 
-// Next waits for the next event. When it returns, the SQL that could be read on
-// the node on which the change was made can be read on this one.
+// Next waits for the next event and returns it. When it returns, all SQL that could be
+// read on the node that made the change, when it made it, can be read on this node.
 //
-// A watcher that lets 4096 events, or 16 MiB of them, wait has lagged: what waits
-// is given up, and Next returns ErrLagged, then and for ever. So it does when
-// this node had to be brought up to date by a snapshot. Make another one, and
-// read the entries anew. It never holds anybody up. A value that cannot be
-// decoded is ErrDecode, beside the rest of the event, and the watcher goes on.
-// Other errors are those of ctx, after which Next can be called again, and
-// hiqlite.ErrClosed. It may be called from several goroutines, each of which
-// gets another event.
+// At most 4096 events, or 16 MiB of them, wait for a watcher. If there are more, or
+// if this node had to catch up by a snapshot, the watcher has lagged: the waiting
+// events are dropped, and Next returns ErrLagged from then on. Make another watcher,
+// and read the entries again. A slow watcher never delays writers or other watchers.
+//
+// If a value cannot be decoded, Next returns the event without its value and
+// ErrDecode; the next call returns the next event. Other errors are the error of ctx,
+// after which no event is lost, and hiqlite.ErrClosed. Next may be called from several
+// goroutines; each event is returned to one of them.
 func (w *Watcher[V]) Next(ctx context.Context) (Event[V], error) {
 	e, err := w.watch.Next(ctx, !w.unordered)
 	var lagged *shardapi.LaggedError
 	if errors.As(err, &lagged) {
-		return Event[V]{}, fmt.Errorf("%w: bucket %q: watch it anew, and read its entries", ErrLagged, w.bucket.name)
+		return Event[V]{}, fmt.Errorf("%w: bucket %q: make another watcher, and read the entries again", ErrLagged, w.bucket.name)
 	}
 	out := Event[V]{Kind: EventKind(e.Kind), Key: e.Key, Version: e.Version}
 	if err == nil && out.Kind == Put {
@@ -107,8 +108,8 @@ func (w *Watcher[V]) Next(ctx context.Context) (Event[V], error) {
 	return out, err
 }
 
-// Close ends the watcher, and a Next that waits with hiqlite.ErrClosed.
-// Idempotent; nil.
+// Close ends the watcher. A Next that waits returns hiqlite.ErrClosed. Close is
+// idempotent and always returns nil.
 func (w *Watcher[V]) Close() error {
 	w.watch.Close()
 	return nil

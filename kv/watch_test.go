@@ -26,7 +26,7 @@ func watch[V any](t testing.TB, b *kv.Bucket[V], prefix string) *kv.Watcher[V] {
 	return w
 }
 
-// events reads so many.
+// events reads n events.
 func events[V any](t testing.TB, w *kv.Watcher[V], n int) (out []string) {
 	t.Helper()
 	last := uint64(0)
@@ -44,7 +44,7 @@ func events[V any](t testing.TB, w *kv.Watcher[V], n int) (out []string) {
 	return out
 }
 
-// A watcher gets what happens to its keys, in order, on every node.
+// A watcher returns all changes of its keys, in order, on every node.
 func TestWatch(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
 		ctx := testrun.Context(t)
@@ -76,17 +76,17 @@ func TestWatch(t *testing.T) {
 		ok(b.Add(ctx, "a-counter", 1))
 		ok(nil, b.PutTTL(ctx, "a2", "3", time.Millisecond))
 		if got := events(t, one, 1); !slices.Equal(got, []string{"put a1 1"}) {
-			t.Errorf("the watcher of a key is told %v", got)
+			t.Errorf("the watcher of a key got %v", got)
 		}
 		want := []string{"put a1 1", "put b1 2", "put a2 3", "expired a2"}
 		if got := events(t, all[0], 4); !slices.Equal(got, want) {
-			t.Errorf("node 1 is told %v", got)
+			t.Errorf("node 1 got %v", got)
 		}
 		_, _, err = b.GetRemove(ctx, "a1")
 		ok(nil, err)
 		ok(nil, b.Clear(ctx))
 		if got := events(t, one, 2); !slices.Equal(got, []string{"deleted a1", "cleared"}) {
-			t.Errorf("the watcher of a key is told %v", got)
+			t.Errorf("the watcher of a key got %v", got)
 		}
 		for i := range c.Nodes() {
 			n := 6
@@ -94,16 +94,16 @@ func TestWatch(t *testing.T) {
 				n = 2
 			}
 			if got := events(t, all[i], n); !slices.Equal(got, append(want, "deleted a1", "cleared")[6-n:]) {
-				t.Errorf("node %d is told %v", i+1, got)
+				t.Errorf("node %d got %v", i+1, got)
 			}
 			if got := events(t, some[i], 5); !slices.Equal(got, []string{"put a1 1", "put a2 3", "expired a2", "deleted a1", "cleared"}) {
-				t.Errorf("node %d is told %v of what begins with a", i+1, got)
+				t.Errorf("node %d got %v for the prefix a", i+1, got)
 			}
 		}
 	})
 }
 
-// A slow watcher holds nobody up, and learns that it has missed something.
+// A slow watcher delays nobody, and gets ErrLagged.
 func TestSlowWatcher(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
 	ctx := testrun.Context(t)
@@ -126,15 +126,15 @@ func TestSlowWatcher(t *testing.T) {
 	}
 	for range 2 {
 		if _, err := slow.Next(ctx); !errors.Is(err, kv.ErrLagged) || !strings.Contains(err.Error(), `"b"`) {
-			t.Fatalf("a slow watcher is told %v", err)
+			t.Fatalf("a slow watcher got %v", err)
 		}
 	}
 	if got := events(t, quick, 1); !slices.Equal(got, []string{"put last x"}) {
-		t.Errorf("the other is told %v", got)
+		t.Errorf("the other watcher got %v", got)
 	}
 }
 
-// A value that is none is an error of its own, and the watcher goes on.
+// A value that cannot be decoded is an error of its event alone.
 func TestWatchingWhatDoesNotDecode(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
 	ctx := testrun.Context(t)
@@ -153,7 +153,7 @@ func TestWatchingWhatDoesNotDecode(t *testing.T) {
 	}
 }
 
-// Next ends with its context, and loses nothing; and with the node.
+// Next ends with its context without losing an event, and with the node.
 func TestWatchingEnds(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
 	b := bucket[string](t, c.Node(0), "b")
@@ -169,7 +169,7 @@ func TestWatchingEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := events(t, w, 1); got[0] != "put k v" {
-		t.Errorf("then it is told %v", got)
+		t.Errorf("then it got %v", got)
 	}
 	go func() { _, err := w.Next(testrun.Context(t)); done <- err }()
 	c.Stop(0)

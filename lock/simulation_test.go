@@ -15,7 +15,7 @@ import (
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
-	"github.com/hiqlite/hiqlite/statemachine"
+	"github.com/hiqlite/hiqlite/statemachine/memory"
 )
 
 var (
@@ -28,7 +28,7 @@ var (
 type simulation struct {
 	mu       sync.Mutex // held while an entry is applied
 	random   *rand.Rand
-	locks    *statemachine.Locks
+	locks    *memory.Locks
 	index    uint64
 	session  uint64 // the session that was opened last
 	outcomes []wire.Outcome
@@ -160,7 +160,7 @@ func TestSimulation(t *testing.T) {
 func simulate(t *testing.T, seed uint64) {
 	const ttl = DefaultTTL
 	s := &simulation{random: rand.New(rand.NewPCG(seed, 0))}
-	s.locks = statemachine.NewLocks(statemachine.MemoryConfig{Listener: s})
+	s.locks = memory.NewLocks(memory.Config{Listener: s})
 	ctx, stop := context.WithCancel(t.Context())
 	go s.advanceClock(ctx)
 	var slow, slowAnswers time.Duration

@@ -40,7 +40,7 @@ func must(err error) {
 	}
 }
 
-// Who is told can read what was written before.
+// A program that receives a message can read what was written before it was sent.
 func Example() {
 	db, client, closeAll := openExample()
 	defer closeAll()
@@ -82,7 +82,7 @@ func ExampleNotify() {
 	// true
 }
 
-// A * at the end stands for whatever follows.
+// A * at the end selects all channels that begin with the text before it.
 func ExampleListen() {
 	_, client, closeAll := openExample()
 	defer closeAll()
@@ -104,7 +104,7 @@ func ExampleListen() {
 	// orders/de
 }
 
-// A program that was away goes on behind the last message that it has seen.
+// A program that was away continues after the last message that it has seen.
 func ExampleAfter() {
 	_, client, closeAll := openExample()
 	defer closeAll()
@@ -124,18 +124,18 @@ func ExampleAfter() {
 	for range 2 {
 		m, err := sub.Next(ctx)
 		must(err)
-		fmt.Printf("%s, %d behind it\n", m.Payload, m.Index-seen)
+		fmt.Printf("%s, %d later\n", m.Payload, m.Index-seen)
 	}
 	// Output:
-	// two, 1 behind it
-	// three, 2 behind it
+	// two, 1 later
+	// three, 2 later
 }
 
 func ExampleWithoutOrder() {
 	_, client, closeAll := openExample()
 	defer closeAll()
 	ctx := context.Background()
-	// The message says it all: no need to wait for SQL.
+	// The message is complete in itself, so there is no need to wait for SQL.
 	sub, err := pubsub.Listen(ctx, client, "chat", pubsub.WithoutOrder())
 	must(err)
 	defer sub.Close()

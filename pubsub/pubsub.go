@@ -1,5 +1,5 @@
-// Package pubsub tells the programs of a cluster what happens in others: Notify
-// on one node, Listen on any.
+// Package pubsub sends messages between the programs of a cluster: Notify sends a
+// message on one node, and Listen receives messages on any node.
 //
 //	sub, err := pubsub.Listen(ctx, client, "orders")
 //	defer sub.Close()
@@ -12,27 +12,27 @@
 //
 // # Guarantees
 //
-//   - Messages of all channels have one order, the same for all subscribers on
-//     all nodes: that of [Message].Index, which grows by one from each message
-//     to the next.
-//   - A message whose Notify returned without an error is in the log of a
-//     majority, on disk, once. If Notify returned an error it was not told and
-//     never will be, unless the error is hiqlite.ErrOutcomeUnknown.
-//   - A subscription gets each message of its channels that was told after
-//     Listen returned, exactly once, whichever nodes die, as long as its own
-//     lives; and none whose Notify had returned before Listen was called.
-//   - When Next returns a message, all that could be read on the node on which
-//     it was told, at the time, can be read on this node: SQL, and buckets of
-//     package kv.
-//   - A slow subscriber holds nobody up. What he may be behind is bounded by
-//     what is kept: then he gets [ErrLagged].
-//   - What was told is kept for a while: the last [KeptMessages] messages, at
-//     most [KeptBytes], for [KeptFor] or up to 20 s less. A program that was away
-//     goes on where it was with [After].
+//   - The messages of all channels have one order, which is the same for all
+//     subscribers on all nodes: that of [Message].Index, which grows by one from
+//     each message to the next.
+//   - If Notify returned without an error, its message is in the log of a majority
+//     of the nodes, on disk, exactly once. If it returned an error, the message was
+//     not sent and never will be, unless the error is hiqlite.ErrOutcomeUnknown.
+//   - A subscription receives each message of its channels that is sent after
+//     Listen returned, exactly once, whichever other nodes die. It receives no
+//     message whose Notify had returned before Listen was called.
+//   - When Next returns a message, this node can read everything that the sending
+//     node could read when it sent the message: SQL, and buckets of package kv.
+//   - A slow subscriber delays nobody. If it is so slow that messages are
+//     forgotten before it has read them, it gets [ErrLagged].
+//   - Messages are kept for subscribers that are slow, or come back with [After]:
+//     the last [KeptMessages] messages, at most [KeptBytes], and for [KeptFor] or
+//     up to 20 s less.
 //
-// It is not a queue: a message is told to all who listen, and to nobody if none
-// does. Nor has it a part in SQL transactions: what is told within one is told,
-// also if that is rolled back.
+// This is not a work queue: every subscriber receives every message, and a message
+// that nobody listens for is received by nobody. Nor is it part of SQL transactions:
+// a message that is sent inside a transaction is sent even if the transaction is
+// rolled back.
 package pubsub
 
 import (
@@ -48,69 +48,69 @@ import (
 )
 
 const (
-	// MaxChannel and MaxPayload bound a message, in bytes.
+	// MaxChannel and MaxPayload are the largest sizes of the parts of a message, in
+	// bytes.
 	MaxChannel = 255
 	MaxPayload = 1 << 20
 
-	// KeptMessages, KeptBytes (of channels and payloads) and KeptFor bound what
-	// is kept for those who are slow or come back, of all channels together.
+	// KeptMessages, KeptBytes (of channels and payloads) and KeptFor bound the
+	// messages that are kept, of all channels together.
 	KeptMessages = 65_536
 	KeptBytes    = 64 << 20
 	KeptFor      = 15 * time.Minute
 )
 
-// Errors to test for with errors.Is, beside those of package hiqlite, of which
-// ErrTooLarge says that a payload is larger than MaxPayload.
+// Errors to test for with errors.Is, besides those of package hiqlite.
+// hiqlite.ErrTooLarge says that a payload is larger than MaxPayload.
 var (
-	// ErrChannel: the name of a channel is empty, too long, or has a * where
-	// none may be.
+	// ErrChannel: the name of a channel is empty or too long, or has a * where none
+	// is allowed.
 	ErrChannel = errors.New("pubsub: bad channel")
-	// ErrLagged: messages were forgotten before they were read. It comes as a
+	// ErrLagged: messages were forgotten before they were read. Next returns it as a
 	// *LaggedError.
 	ErrLagged = errors.New("pubsub: lagged")
-	// ErrTooOld: of the messages behind the one given to After some are
-	// forgotten.
+	// ErrTooOld: some messages after the index given to After have been forgotten.
 	ErrTooOld = errors.New("pubsub: too old")
-	// ErrAhead: the message given to After was never told: its index is of
-	// another cluster.
-	ErrAhead = errors.New("pubsub: beyond the last message")
+	// ErrAhead: no message with the index given to After has been sent; the index
+	// comes from another cluster.
+	ErrAhead = errors.New("pubsub: after the last message")
 )
 
-// A LaggedError says what a subscription has missed.
+// A LaggedError says which messages a subscription has missed.
 type LaggedError struct {
-	// Resume is the index of the last message that is forgotten, of all
-	// channels. The subscription goes on with those behind it, and so would one
-	// with After(Resume).
+	// Resume is the index of the last message that has been forgotten, of all
+	// channels. The subscription continues with the next one, as another
+	// subscription with After(Resume) would.
 	Resume uint64
 }
 
 func (e *LaggedError) Error() string {
-	return fmt.Sprintf("%v: messages up to %d were forgotten before they were read; what comes next is behind it", ErrLagged, e.Resume)
+	return fmt.Sprintf("%v: messages up to %d were forgotten before they were read; the subscription continues after them", ErrLagged, e.Resume)
 }
 
 // Is reports that e is ErrLagged.
 func (e *LaggedError) Is(target error) bool { return target == ErrLagged }
 
-// A Message is what was told to a channel.
+// A Message was sent to a channel.
 type Message struct {
 	Index   uint64 // grows by one from each message to the next, over all channels
 	Channel string
 	Payload []byte
-	Time    time.Time // by the clock of who told it, to the millisecond: not for ordering
+	Time    time.Time // by the clock of the sending node, in milliseconds; not suited for ordering
 }
 
-// Notify tells all who listen to the channel, on all nodes, and returns the
-// message's index. It returns when the message is in the log of a majority and
-// this node has handed it to its own subscribers.
+// Notify sends a message to all subscribers of the channel, on all nodes, and returns
+// the message's index. When it returns, the message is in the log of a majority and
+// has been passed to the subscribers on this node.
 func Notify(ctx context.Context, c hiqlite.Client, channel string, payload []byte) (index uint64, err error) {
 	if err := checkChannel(channel); err != nil {
 		return 0, err
 	}
 	if strings.Contains(channel, "*") {
-		return 0, fmt.Errorf("%w: %q: a * stands for many channels, and only Listen takes that", ErrChannel, channel)
+		return 0, fmt.Errorf("%w: %q: a * stands for many channels, which only Listen accepts", ErrChannel, channel)
 	}
 	if len(payload) > MaxPayload {
-		return 0, fmt.Errorf("%w: the payload for %q has %d bytes, and may have %d: send where it can be read instead", hiqlite.ErrTooLarge, channel, len(payload), MaxPayload)
+		return 0, fmt.Errorf("%w: the payload for %q has %d bytes, and may have %d: store it, and send where it can be read", hiqlite.ErrTooLarge, channel, len(payload), MaxPayload)
 	}
 	o, err := c.InMemoryShards().PubSub.Do(ctx, &wire.Command{Kind: wire.Notify, Name: channel, Value: payload, Number: time.Now().UnixMilli()})
 	if err == nil && o.Code != wire.Done {
@@ -126,7 +126,7 @@ func checkChannel(channel string) error {
 	return nil
 }
 
-// An Option changes what Listen returns.
+// An Option configures a Subscription.
 type Option func(*options)
 
 type options struct {
@@ -134,26 +134,28 @@ type options struct {
 	unordered bool
 }
 
-// After begins behind the message with this index, as if the subscription had
-// been there since; 0 stands for all that were ever told. If some of these are
-// forgotten, Listen returns ErrTooOld; if it was never told, ErrAhead.
+// After makes the subscription begin after the message with this index, as if it had
+// existed since then; 0 selects all messages ever sent. Listen returns ErrTooOld if
+// some of the selected messages have been forgotten, and ErrAhead if no message with
+// this index has been sent.
 func After(index uint64) Option { return func(o *options) { o.after = &index } }
 
-// WithoutOrder returns messages as soon as they are known here: what was written
-// before one may not be readable on this node yet.
+// WithoutOrder makes Next return a message as soon as this node has applied it. What
+// was written before the message may then not be readable on this node yet.
 func WithoutOrder() Option { return func(o *options) { o.unordered = true } }
 
-// A Subscription gets the messages of one or several channels.
+// A Subscription receives the messages of one or several channels.
 type Subscription struct {
-	listen    shardapi.Subscription
+	messages  shardapi.Subscription
 	unordered bool
 	start     uint64
 }
 
-// Listen returns a subscription to a channel; to all channels whose names begin
-// alike, if the last character is a *; and so to all channels with "*". It asks
-// the leader where the messages are, so that it gets none that was told before.
-// The caller must Close it.
+// Listen returns a subscription to a channel. If the last character of channel is a
+// *, it is a subscription to all channels whose names begin with the characters
+// before it; "*" selects all channels. Listen asks the leader for the index of the
+// last message, so that the subscription receives no earlier ones. The caller must
+// Close the subscription.
 func Listen(ctx context.Context, c hiqlite.Client, channel string, opts ...Option) (*Subscription, error) {
 	if err := checkChannel(channel); err != nil {
 		return nil, err
@@ -169,30 +171,31 @@ func Listen(ctx context.Context, c hiqlite.Client, channel string, opts ...Optio
 	if strings.Contains(channels.Text, "*") {
 		return nil, fmt.Errorf("%w: %q: a * may only be its last character", ErrChannel, channel)
 	}
-	listen, index, err := c.InMemoryShards().PubSub.Listen(ctx, channels, o.after)
+	messages, index, err := c.InMemoryShards().PubSub.Listen(ctx, channels, o.after)
 	if errors.Is(err, shardapi.ErrTooOld) {
-		return nil, fmt.Errorf("%w: messages up to %d are forgotten, the last one seen was %d: read anew what they were about, and listen without After", ErrTooOld, index, *o.after)
+		return nil, fmt.Errorf("%w: messages up to %d have been forgotten, and After was given %d: read again what the messages were about, and listen without After", ErrTooOld, index, *o.after)
 	}
 	if errors.Is(err, shardapi.ErrAhead) {
-		return nil, fmt.Errorf("%w: the last message is %d, the last one seen was %d: it is of another cluster, listen without After", ErrAhead, index, *o.after)
+		return nil, fmt.Errorf("%w: the last message is %d, and After was given %d, which comes from another cluster: listen without After", ErrAhead, index, *o.after)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &Subscription{listen, o.unordered, index}, nil
+	return &Subscription{messages, o.unordered, index}, nil
 }
 
-// Start returns the index of the last message that the subscription is behind:
-// it gets those with higher ones.
+// Start returns the index after which the subscription begins: it receives messages
+// with higher indexes.
 func (s *Subscription) Start() uint64 { return s.start }
 
-// Next waits for the next message and returns it. Errors are those of ctx, after
-// which Next can be called again and nothing is lost; a *LaggedError, once, in
-// the place of messages that were missed (or may have been, if this node had to
-// be brought up to date by a snapshot); and hiqlite.ErrClosed. It may be called
-// from several goroutines, each of which gets another message.
+// Next waits for the next message and returns it. It returns the error of ctx, after
+// which no message is lost, and hiqlite.ErrClosed. It returns a *LaggedError once in
+// place of messages that were forgotten before they were read, or may have been
+// because this node had to catch up by a snapshot; the next call returns the next
+// message. Next may be called from several goroutines; each message is returned to
+// one of them.
 func (s *Subscription) Next(ctx context.Context) (Message, error) {
-	m, err := s.listen.Next(ctx, !s.unordered)
+	m, err := s.messages.Next(ctx, !s.unordered)
 	var lagged *shardapi.LaggedError
 	if errors.As(err, &lagged) {
 		err = &LaggedError{Resume: lagged.Lost}
@@ -203,9 +206,9 @@ func (s *Subscription) Next(ctx context.Context) (Message, error) {
 	return Message{m.Index, m.Channel, []byte(m.Payload), time.UnixMilli(m.TimeMS)}, nil
 }
 
-// Close ends the subscription, and a Next that waits with hiqlite.ErrClosed.
-// Idempotent; nil.
+// Close ends the subscription. A Next that waits returns hiqlite.ErrClosed. Close is
+// idempotent and always returns nil.
 func (s *Subscription) Close() error {
-	s.listen.Close()
+	s.messages.Close()
 	return nil
 }

@@ -82,8 +82,8 @@ func next(t testing.TB, s *pubsub.Subscription) pubsub.Message {
 	return m
 }
 
-// All subscribers on all nodes get the same messages, in one order, each once,
-// while all nodes tell at the same time.
+// All subscribers on all nodes receive the same messages in the same order, each
+// once, while all nodes send at the same time.
 func TestOneOrder(t *testing.T) {
 	const tellers, each = 5, 60
 	c := hiqlitetest.NewCluster(t, 3)
@@ -129,7 +129,7 @@ func TestOneOrder(t *testing.T) {
 	wg.Wait()
 }
 
-// Of several channels one gets those that are meant.
+// A subscription receives the messages of the channels that it selects.
 func TestChannels(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
 	n := c.Node(0)
@@ -151,7 +151,7 @@ func TestChannels(t *testing.T) {
 	}
 }
 
-// After a restart nothing old is told again, but to those who ask for it.
+// After a restart, old messages are received only by subscriptions with After.
 func TestRestart(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
 		first := notify(t, c.Node(0), "c", "first")
@@ -192,7 +192,7 @@ func TestRestart(t *testing.T) {
 	})
 }
 
-// Subscribers live on while leaders change: each message once.
+// Subscribers receive each message once while leaders change.
 func TestLeadersChange(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 3)
 	s := listen(t, c.Node(0), "c")
@@ -269,7 +269,7 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// Close ends a Next that waits. An index of another cluster is refused.
+// Close ends a Next that waits. Listen refuses an index of another cluster.
 func TestClosingASubscription(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
 	s := listen(t, c.Node(0), "c")

@@ -6,23 +6,18 @@ import (
 	"sync/atomic"
 )
 
-// followers wait for the replica to apply what others wrote.
-type followers struct {
+// Followers are the goroutines that wait until a replica has applied an entry.
+type Followers struct {
 	waiting atomic.Int64
 
 	mu      sync.Mutex
-	applied chan struct{} // closed at the next apply; nil: nobody waits
+	applied chan struct{} // closed by the next Wake; nil: nobody waits
 }
 
-// WaitApplied returns once reads on this replica see the entry at index. The
-// error is that of ctx, or why the replica stopped.
-func (r *SQL) WaitApplied(ctx context.Context, index uint64) error {
-	return r.followers.wait(ctx, &r.visible, index, &r.failure)
-}
-
-// wait waits until visible has come to index.
-func (f *followers) wait(ctx context.Context, visible *atomic.Uint64, index uint64, replica *failure) error {
-	if visible.Load() >= index {
+// Wait returns once applied has reached index. The error is that of ctx, or why
+// the replica stopped.
+func (f *Followers) Wait(ctx context.Context, applied *atomic.Uint64, index uint64, failure *Failure) error {
+	if applied.Load() >= index {
 		return nil
 	}
 	f.waiting.Add(1)
@@ -32,23 +27,24 @@ func (f *followers) wait(ctx context.Context, visible *atomic.Uint64, index uint
 		if f.applied == nil {
 			f.applied = make(chan struct{})
 		}
-		applied := f.applied
+		wake := f.applied
 		f.mu.Unlock()
-		if visible.Load() >= index { // before the channel was there
+		if applied.Load() >= index { // the index may have moved before the channel existed
 			return nil
 		}
 		select {
-		case <-applied:
-		case <-replica.stopped:
-			return replica.Err()
+		case <-wake:
+		case <-failure.stopped:
+			return failure.Err()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// tell wakes those who wait.
-func (f *followers) tell() {
+// Wake makes all followers compare the applied index again. The caller has changed
+// it before.
+func (f *Followers) Wake() {
 	if f.waiting.Load() == 0 {
 		return
 	}
@@ -59,3 +55,6 @@ func (f *followers) tell() {
 		f.applied = nil
 	}
 }
+
+// Waiting returns how many goroutines wait.
+func (f *Followers) Waiting() int { return int(f.waiting.Load()) }

@@ -1,68 +1,72 @@
 package statemachine
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// maxSessions bounds the sessions of a shard; beyond it the one unused for
-// longest goes. Far above the number of nodes and clients that write.
-const maxSessions = 8192
+// MaxSessions bounds the sessions of a shard. One more session takes the place of
+// the one that has been unused for longest. The bound is far above the number of
+// nodes and clients that write.
+const MaxSessions = 8192
 
-// defaultSessionTTL is how long, in milliseconds of ticks, an unused session is
-// kept: far longer than any caller waits.
-const defaultSessionTTL = 3600_000
+// DefaultSessionTTL is how long, in milliseconds of the shard's clock, an unused
+// session is kept. It is far longer than any caller waits.
+const DefaultSessionTTL = 3600_000
 
-// keepResult is the size, in bytes, up to which a result is kept, rows and all,
-// to answer an entry that comes again.
-const keepResult = 4 << 10
-
-// sessions makes entries apply once. An entry of a session is applied only if
-// its sequence is higher than the last one's: copies of the last are answered
-// from what is kept, older ones (kept back somewhere, delivered late) dropped.
-// R is what an operation answers.
-type sessions[R any] struct {
-	byID  map[uint64]*wire.Session[R]
-	dirty map[uint64]bool // changed since they were last written to SQLite
+// Sessions make entries apply once. R is the type of a result or an outcome. An
+// entry of a session is applied only if its sequence is higher than that of the
+// last one. A copy of the last entry is answered with the results that the session
+// keeps; an older entry, which was delivered late, is dropped.
+//
+// Sessions are replicated state: all methods are called by the apply goroutine, or
+// under the same mutex.
+type Sessions[R any] struct {
+	byID map[uint64]*wire.Session[R]
+	// unsaved are the ids of sessions that were changed or dropped since the last
+	// call of Saved.
+	unsaved map[uint64]bool
 }
 
-type verdict int
+// A Verdict says what a machine does with an entry.
+type Verdict int
 
 const (
-	apply verdict = iota
-	again         // the last entry once more
-	stale         // older than the last entry
-	unknown
+	Apply   Verdict = iota // apply it
+	Repeat                 // it is a copy of the session's last entry: answer with the kept results
+	Stale                  // it is older than the session's last entry: drop it
+	Unknown                // there is no such session: drop it and say so
 )
 
-// load takes over all.
-func (s *sessions[R]) load(all []wire.Session[R]) {
+// Load replaces all sessions.
+func (s *Sessions[R]) Load(all []wire.Session[R]) {
 	s.byID = make(map[uint64]*wire.Session[R], len(all))
-	s.dirty = map[uint64]bool{}
+	s.unsaved = map[uint64]bool{}
 	for i := range all {
 		s.byID[all[i].ID] = &all[i]
 	}
 }
 
-// all returns copies of the sessions, in order.
-func (s *sessions[R]) all() []wire.Session[R] {
+// All returns copies of the sessions, ordered by id.
+func (s *Sessions[R]) All() []wire.Session[R] {
 	out := make([]wire.Session[R], 0, len(s.byID))
-	for _, session := range s.byID {
-		out = append(out, *session)
+	for _, id := range slices.Sorted(maps.Keys(s.byID)) {
+		out = append(out, *s.byID[id])
 	}
-	slices.SortFunc(out, func(a, b wire.Session[R]) int {
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
-	})
 	return out
 }
 
-// open makes the entry at index a session. Those of the node's earlier
-// incarnations end: nobody is left to use them.
-func (s *sessions[R]) open(index, ticks, node, incarnation uint64) {
+// Len returns the number of sessions.
+func (s *Sessions[R]) Len() int { return len(s.byID) }
+
+// Get returns the session with this id, or nil.
+func (s *Sessions[R]) Get(id uint64) *wire.Session[R] { return s.byID[id] }
+
+// Open makes the entry at index a new session, last used at now. It ends the
+// sessions of earlier incarnations of the node, since nobody can use them any more.
+func (s *Sessions[R]) Open(index, now, node, incarnation uint64) {
 	if node != 0 {
 		for id, other := range s.byID {
 			if other.Node == node && other.Incarnation < incarnation {
@@ -70,14 +74,15 @@ func (s *sessions[R]) open(index, ticks, node, incarnation uint64) {
 			}
 		}
 	}
-	if len(s.byID) >= maxSessions {
+	if len(s.byID) >= MaxSessions {
 		s.evict()
 	}
-	s.byID[index] = &wire.Session[R]{ID: index, Used: ticks, Node: node, Incarnation: incarnation}
-	s.dirty[index] = true
+	s.byID[index] = &wire.Session[R]{ID: index, Used: now, Node: node, Incarnation: incarnation}
+	s.unsaved[index] = true
 }
 
-func (s *sessions[R]) evict() {
+// evict drops the session that has been unused for longest.
+func (s *Sessions[R]) evict() {
 	var oldest *wire.Session[R]
 	for _, session := range s.byID {
 		if oldest == nil || session.Used < oldest.Used || session.Used == oldest.Used && session.ID < oldest.ID {
@@ -87,13 +92,13 @@ func (s *sessions[R]) evict() {
 	s.drop(oldest.ID)
 }
 
-func (s *sessions[R]) drop(id uint64) {
+func (s *Sessions[R]) drop(id uint64) {
 	delete(s.byID, id)
-	s.dirty[id] = true
+	s.unsaved[id] = true
 }
 
-// expire drops the sessions that were last used before the tick.
-func (s *sessions[R]) expire(before uint64) {
+// Expire drops the sessions that were last used before a time of the clock.
+func (s *Sessions[R]) Expire(before uint64) {
 	for id, session := range s.byID {
 		if session.Used < before {
 			s.drop(id)
@@ -101,49 +106,31 @@ func (s *sessions[R]) expire(before uint64) {
 	}
 }
 
-// admit says what becomes of an entry, and counts it if it is to be applied.
-func (s *sessions[R]) admit(id, sequence, ticks uint64) (*wire.Session[R], verdict) {
+// Admit decides what to do with an entry. If the entry is to be applied, the
+// session's sequence is set to that of the entry, and its kept results are removed.
+func (s *Sessions[R]) Admit(id, sequence, now uint64) (*wire.Session[R], Verdict) {
 	session := s.byID[id]
 	switch {
 	case session == nil:
-		return nil, unknown
+		return nil, Unknown
 	case sequence < session.Sequence, sequence == 0: // sequences begin at 1
-		return session, stale
+		return session, Stale
 	case sequence == session.Sequence:
-		return session, again
+		return session, Repeat
 	}
-	session.Sequence, session.Used = sequence, ticks
+	session.Sequence, session.Used = sequence, now
 	session.Results = nil
-	s.dirty[id] = true
-	return session, apply
+	s.unsaved[id] = true
+	return session, Apply
 }
 
-// kept returns of results what a session keeps. The rows of a large one are not.
-func kept(results []wire.Result) []wire.Result {
-	out := slices.Clone(results)
-	for i := range out {
-		if size(&out[i]) <= keepResult {
-			continue
-		}
-		out[i].RowsDropped = true
-		out[i].Statements = slices.Clone(out[i].Statements)
-		for j := range out[i].Statements {
-			out[i].Statements[j].Rows, out[i].Statements[j].More = nil, nil
-		}
-	}
-	return out
-}
+// Changed records that a session has to be saved: because the caller changed it,
+// or because what is saved of it is out of date.
+func (s *Sessions[R]) Changed(id uint64) { s.unsaved[id] = true }
 
-// size is about how many bytes a result takes.
-func size(r *wire.Result) int {
-	n := 0
-	for i := range r.Statements {
-		for _, rows := range r.Statements[i].Sets() {
-			for _, c := range rows.Columns {
-				n += len(c.Name) + len(c.DeclType) + 4
-			}
-			n += rows.Size()
-		}
-	}
-	return n
-}
+// Unsaved returns, in order, the ids of sessions that were changed or dropped
+// since the last call of Saved.
+func (s *Sessions[R]) Unsaved() []uint64 { return slices.Sorted(maps.Keys(s.unsaved)) }
+
+// Saved records that all sessions were saved as they are now.
+func (s *Sessions[R]) Saved() { clear(s.unsaved) }

@@ -9,7 +9,10 @@ package testrun
 
 import (
 	"context"
+	"flag"
 	"os"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -42,6 +45,22 @@ func Length(short, long time.Duration) time.Duration {
 		return long
 	}
 	return short
+}
+
+// ParallelPerCPU is how many tests run at a time, per CPU, in the packages that call
+// MoreParallel.
+const ParallelPerCPU = 3
+
+// MoreParallel raises the number of tests that run at a time, for packages whose
+// tests wait for elections and disks most of the time. The flag -parallel wins. It
+// is called by TestMain.
+func MoreParallel() {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		flag.Set("test.parallel", strconv.Itoa(ParallelPerCPU*runtime.GOMAXPROCS(0)))
+	}
 }
 
 // Context returns a context that ends after Patience, or with the test.

@@ -1,0 +1,195 @@
+package cluster
+
+import (
+	"context"
+	"io"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite/internal/loopback"
+)
+
+// disk is the state of a test machine that survives a restart.
+type disk struct {
+	mu       sync.Mutex
+	applied  uint64
+	total    int // how many operations were applied
+	sessions map[uint64]*testSession
+	syncs    int
+}
+
+// testSession is what makes the entries of a session apply once.
+type testSession struct {
+	sequence uint64
+	results  []string
+}
+
+// counter is a machine on disk that counts operations. The result of an operation
+// is the count.
+type counter struct {
+	t        testing.TB
+	disk     *disk
+	combiner *Combiner[string, string]
+}
+
+func (m *counter) Open(<-chan struct{}) (uint64, error) {
+	m.disk.mu.Lock()
+	defer m.disk.mu.Unlock()
+	return m.disk.applied, nil
+}
+
+func (m *counter) Update(entries []sm.Entry) ([]sm.Entry, error) {
+	m.disk.mu.Lock()
+	defer m.disk.mu.Unlock()
+	for i := range entries {
+		e := decode(m.t, entries[i].Cmd)
+		m.disk.applied = entries[i].Index
+		if e.Nonce != 0 {
+			m.disk.sessions[entries[i].Index] = &testSession{}
+			m.combiner.SessionOpened(e.Nonce, entries[i].Index)
+			continue
+		}
+		s := m.disk.sessions[e.Session]
+		if s == nil {
+			m.combiner.SessionUnknown(e.Session, e.Sequence)
+			continue
+		}
+		if e.Sequence < s.sequence {
+			continue
+		}
+		if e.Sequence > s.sequence {
+			s.sequence, s.results = e.Sequence, nil
+			for range e.Ops {
+				m.disk.total++
+				s.results = append(s.results, strconv.Itoa(m.disk.total))
+			}
+		}
+		m.combiner.Applied(e.Session, e.Sequence, s.results)
+	}
+	return entries, nil
+}
+
+func (m *counter) Lookup(any) (any, error) { return nil, nil }
+func (m *counter) Sync() error {
+	m.disk.mu.Lock()
+	defer m.disk.mu.Unlock()
+	m.disk.syncs++
+	return nil
+}
+func (m *counter) PrepareSnapshot() (any, error)                               { return nil, nil }
+func (m *counter) SaveSnapshot(any, io.Writer, <-chan struct{}) error          { return sm.ErrSnapshotAborted }
+func (m *counter) RecoverFromSnapshot(r io.Reader, done <-chan struct{}) error { return nil }
+func (m *counter) Close() error                                                { return nil }
+
+const testTick = 10 * time.Millisecond
+
+// testNode is a node of a test cluster.
+type testNode struct {
+	t     testing.TB
+	cfg   Config
+	disk  *disk
+	host  *Host
+	shard *Shard
+
+	combiner *Combiner[string, string]
+}
+
+func newMembers(t testing.TB, n int) map[uint64]string {
+	t.Helper()
+	addresses, err := loopback.Addresses(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	members := map[uint64]string{}
+	for i, address := range addresses {
+		members[uint64(i+1)] = address
+	}
+	return members
+}
+
+func newNodes(t testing.TB, n int) map[uint64]*testNode {
+	members := newMembers(t, n)
+	nodes := map[uint64]*testNode{}
+	for id := range members {
+		nodes[id] = &testNode{
+			t:    t,
+			cfg:  Config{Dir: filepath.Join(t.TempDir(), "raft"), Node: id, Members: members, Tick: testTick},
+			disk: &disk{sessions: map[uint64]*testSession{}},
+		}
+	}
+	return nodes
+}
+
+func (n *testNode) start() {
+	n.t.Helper()
+	if err := n.shard.Start(n.create()); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// create opens the host and makes the shard, its combiner and its machine. It does
+// not start the shard.
+func (n *testNode) create() *counter {
+	n.t.Helper()
+	var err error
+	if n.host, err = Open(n.cfg); err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(n.stop)
+	n.shard = n.host.NewShard(ShardConfig{ID: 1})
+	n.combiner = NewCombiner[string, string](n.shard, &textCodec{}, CombinerConfig{MaxEntryBytes: testEntryBytes})
+	return &counter{t: n.t, disk: n.disk, combiner: n.combiner}
+}
+
+func (n *testNode) stop() {
+	n.combiner.Close()
+	if err := n.host.Close(); err != nil {
+		n.t.Error(err)
+	}
+}
+
+// patience returns a context that ends long after a working cluster is done.
+func patience(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func (n *testNode) add() int {
+	n.t.Helper()
+	r, err := n.combiner.Do(patience(n.t), "add")
+	if err != nil {
+		n.t.Fatalf("node %d: %v", n.cfg.Node, err)
+	}
+	total, _ := strconv.Atoi(r)
+	return total
+}
+
+func (n *testNode) total() int {
+	n.disk.mu.Lock()
+	defer n.disk.mu.Unlock()
+	return n.disk.total
+}
+
+func (n *testNode) wantTotal(want int) {
+	n.t.Helper()
+	if err := n.shard.ReadIndex(patience(n.t)); err != nil {
+		n.t.Fatalf("node %d: %v", n.cfg.Node, err)
+	}
+	if got := n.total(); got != want {
+		n.t.Fatalf("node %d: %d operations applied, want %d", n.cfg.Node, got, want)
+	}
+}
+
+func (n *testNode) leader() uint64 {
+	n.t.Helper()
+	if err := n.shard.WaitLeader(patience(n.t)); err != nil {
+		n.t.Fatal(err)
+	}
+	return n.shard.Leader().Node
+}

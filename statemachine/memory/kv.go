@@ -1,0 +1,540 @@
+package memory
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"hash/maphash"
+	"iter"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/hiqlite/hiqlite/internal/shardapi"
+	"github.com/hiqlite/hiqlite/internal/table"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// KV is the replica of the kv shard: named buckets of entries and counters.
+type KV struct {
+	memory
+	buckets  atomic.Pointer[buckets]
+	revision uint64 // of the last change: entries' versions
+	expiries timers[expiry]
+	mortal   int // entries that expire
+
+	watchers map[string]map[*Watcher]bool // by bucket
+
+	restoring *restoration
+}
+
+// NewKV returns an empty replica.
+func NewKV(cfg Config) *KV {
+	k := &KV{watchers: map[string]map[*Watcher]bool{}}
+	k.buckets.Store(newBuckets())
+	k.start(cfg, k)
+	return k
+}
+
+// A bucket is one namespace. Entries whose mark is set expire.
+type bucket struct {
+	name     string
+	entries  *table.Table
+	counters *table.Table // the values are 8 bytes
+	limits   limits
+
+	// The entries in the order in which they were written, of a bucket with
+	// limits: which is the one to go. What was written again stands there twice.
+	order []table.Ref
+	first int // those before it are gone
+}
+
+// limits of a bucket; 0: none.
+type limits struct{ entries, bytes uint64 }
+
+// expiry names an entry that expires.
+type expiry struct {
+	of  *bucket
+	ref table.Ref
+}
+
+func newBucket(name string) *bucket {
+	return &bucket{name: strings.Clone(name), entries: table.New(), counters: table.New()}
+}
+
+// buckets finds buckets by name, for any number of readers while apply adds and
+// removes some: it copies the part that it changes, of some four buckets.
+type buckets struct {
+	seed  maphash.Seed
+	parts atomic.Pointer[[]bucketPart]
+	n     int // of apply
+}
+
+type bucketPart = atomic.Pointer[[]*bucket]
+
+// leastParts are as many as there are at least.
+const leastParts = 64
+
+func newBuckets() *buckets {
+	s := &buckets{seed: maphash.MakeSeed()}
+	s.arrange(leastParts, nil)
+	return s
+}
+
+// arrange makes all the buckets, in so many parts.
+func (s *buckets) arrange(parts int, all []*bucket) {
+	next, of := make([]bucketPart, parts), make([][]*bucket, parts)
+	for _, b := range all {
+		i := s.index(b.name, parts)
+		of[i] = append(of[i], b)
+	}
+	for i := range next {
+		next[i].Store(&of[i])
+	}
+	s.parts.Store(&next)
+}
+
+func (s *buckets) index(name string, parts int) int {
+	return int(maphash.String(s.seed, name) % uint64(parts))
+}
+
+func (s *buckets) part(name string) *bucketPart {
+	parts := *s.parts.Load()
+	return &parts[s.index(name, len(parts))]
+}
+
+// find returns a bucket, or nil.
+func (s *buckets) find(name string) *bucket {
+	for _, b := range *s.part(name).Load() {
+		if b.name == name {
+			return b
+		}
+	}
+	return nil
+}
+
+// add adds a bucket that is not there.
+func (s *buckets) add(b *bucket) {
+	part := s.part(b.name)
+	next := append(slices.Clip(*part.Load()), b)
+	part.Store(&next)
+	s.n++
+	if parts := len(*s.parts.Load()); s.n > 4*parts {
+		s.arrange(4*parts, s.all())
+	}
+}
+
+// remove removes a bucket that is there.
+func (s *buckets) remove(b *bucket) {
+	part := s.part(b.name)
+	next := slices.DeleteFunc(slices.Clone(*part.Load()), func(other *bucket) bool { return other == b })
+	part.Store(&next)
+	s.n--
+	if parts := len(*s.parts.Load()); parts > leastParts && s.n < parts/4 {
+		s.arrange(parts/4, s.all())
+	}
+}
+
+func (s *buckets) all() []*bucket {
+	all := make([]*bucket, 0, s.n)
+	parts := *s.parts.Load()
+	for i := range parts {
+		all = append(all, *parts[i].Load()...)
+	}
+	return all
+}
+
+// sorted returns the buckets in an order that all replicas share.
+func (s *buckets) sorted() []*bucket {
+	all := s.all()
+	slices.SortFunc(all, func(a, b *bucket) int { return cmp.Compare(a.name, b.name) })
+	return all
+}
+
+// bucket returns a bucket, or nil.
+func (k *KV) bucket(name string) *bucket { return k.buckets.Load().find(name) }
+
+// made returns a bucket, made if it was not there.
+func (k *KV) made(name string) *bucket {
+	if b := k.bucket(name); b != nil {
+		return b
+	}
+	b := newBucket(name)
+	k.buckets.Load().add(b)
+	return b
+}
+
+// tidy forgets a bucket that holds nothing.
+func (k *KV) tidy(b *bucket) {
+	if b.entries.Len() == 0 && b.counters.Len() == 0 && b.limits == (limits{}) {
+		k.buckets.Load().remove(b)
+	}
+}
+
+// Get returns the entry of key, as it is now on this node, without a lock. The
+// value is shared: whoever wants to change it copies it.
+func (k *KV) Get(bucket, key string) (value string, version uint64, ok bool) {
+	b := k.bucket(bucket)
+	if b == nil {
+		return "", 0, false
+	}
+	i := b.entries.Get(key)
+	if i == nil {
+		return "", 0, false
+	}
+	return i.Value(), i.Version(), true
+}
+
+// Counter returns the counter of key, as it is now on this node, without a lock.
+func (k *KV) Counter(bucket, key string) (n int64, ok bool) {
+	b := k.bucket(bucket)
+	if b == nil {
+		return 0, false
+	}
+	i := b.counters.Get(key)
+	if i == nil {
+		return 0, false
+	}
+	return counted(i), true
+}
+
+func counted(i *table.Item) int64 { return int64(binary.LittleEndian.Uint64([]byte(i.Value()))) }
+
+// Entries returns the entries of a bucket whose keys begin with prefix, all as
+// they were at one moment, in no order.
+func (k *KV) Entries(bucket, prefix string) iter.Seq2[string, string] {
+	k.mu.Lock()
+	b := k.bucket(bucket)
+	var view table.View
+	if b != nil {
+		view = b.entries.Freeze()
+	}
+	k.mu.Unlock()
+	return func(yield func(string, string) bool) {
+		for i := range view.All() {
+			if strings.HasPrefix(i.Key(), prefix) && !yield(i.Key(), i.Value()) {
+				return
+			}
+		}
+	}
+}
+
+func (k *KV) apply(c *wire.Command, _ *wire.Session[wire.Outcome]) wire.Outcome {
+	if c.Name == "" && c.Kind != wire.KVClearAll {
+		return wire.Outcome{Code: wire.Foreign}
+	}
+	switch c.Kind {
+	case wire.KVPut, wire.KVPutIfAbsent, wire.KVReplace, wire.KVCompareAndSwap:
+		return k.put(c)
+	case wire.KVDelete, wire.KVGetRemove:
+		return k.delete(c)
+	case wire.KVClear:
+		if b := k.bucket(c.Name); b != nil {
+			k.clear(b)
+		}
+		return wire.Outcome{}
+	case wire.KVClearAll:
+		for _, b := range k.buckets.Load().sorted() {
+			k.clear(b)
+		}
+		return wire.Outcome{}
+	case wire.KVLimits:
+		return k.limit(c)
+	case wire.CounterAdd, wire.CounterSet, wire.CounterDelete:
+		return k.count(c)
+	}
+	return wire.Outcome{Code: wire.Foreign}
+}
+
+func (k *KV) put(c *wire.Command) wire.Outcome {
+	b := k.made(c.Name)
+	defer k.tidy(b)
+	size := uint64(len(c.Key) + len(c.Value))
+	if b.limits.bytes > 0 && size > b.limits.bytes {
+		return wire.Outcome{Code: wire.TooLarge, Number: int64(b.limits.bytes)}
+	}
+	switch c.Kind {
+	case wire.KVPutIfAbsent:
+		if i := b.entries.Get(c.Key); i != nil {
+			return wire.Outcome{Code: wire.Present, Index: i.Version()}
+		}
+	case wire.KVCompareAndSwap:
+		version := uint64(0)
+		if i := b.entries.Get(c.Key); i != nil {
+			version = i.Version()
+		}
+		if version != c.Version {
+			return wire.Outcome{Code: wire.Changed, Index: version}
+		}
+	}
+	k.revision++
+	item, old := b.entries.Put(c.Key, c.Value, k.revision, c.TTLMS > 0)
+	o := wire.Outcome{Index: k.revision, Had: old != nil}
+	if old != nil && c.Kind == wire.KVReplace {
+		o.Value = old.Value()
+	}
+	k.gone(old)
+	if c.TTLMS > 0 {
+		k.mortal++
+		k.expiries.start(c.TTLMS, expiry{b, item.Ref()})
+	}
+	k.emit(b.name, shardapi.Written, item)
+	if b.limits != (limits{}) {
+		b.order = append(b.order, item.Ref())
+		k.evict(b)
+	}
+	return o
+}
+
+// gone counts an item that is not in its table any more.
+func (k *KV) gone(i *table.Item) {
+	if i != nil && i.Mark() {
+		k.mortal--
+	}
+}
+
+func (k *KV) delete(c *wire.Command) wire.Outcome {
+	b := k.bucket(c.Name)
+	if b == nil {
+		return wire.Outcome{Code: wire.Missing}
+	}
+	old := b.entries.Delete(c.Key)
+	if old == nil {
+		return wire.Outcome{Code: wire.Missing}
+	}
+	k.lost(b, old, shardapi.Deleted)
+	k.tidy(b)
+	o := wire.Outcome{Index: old.Version(), Had: true}
+	if c.Kind == wire.KVGetRemove {
+		o.Value = old.Value()
+	}
+	return o
+}
+
+// lost tells of an entry that was removed.
+func (k *KV) lost(b *bucket, i *table.Item, why shardapi.EventKind) {
+	k.revision++
+	k.gone(i)
+	k.emit(b.name, why, i)
+}
+
+// clear removes the entries and counters of a bucket; its limits stay.
+func (k *KV) clear(b *bucket) {
+	k.revision++
+	if k.mortal > 0 {
+		for i := range b.entries.Freeze().All() {
+			k.gone(i)
+		}
+	}
+	b.entries.Clear()
+	b.counters.Clear()
+	b.order, b.first = nil, 0
+	k.emit(b.name, shardapi.Cleared, nil)
+	k.tidy(b)
+}
+
+// limit sets the limits of a bucket, if it has none, or by force.
+func (k *KV) limit(c *wire.Command) wire.Outcome {
+	b, want := k.made(c.Name), limits{c.MaxEntries, c.MaxBytes}
+	defer k.tidy(b)
+	if b.limits != (limits{}) && b.limits != want && !c.Force {
+		return wire.Outcome{Code: wire.Differs, Index: b.limits.entries, Number: int64(b.limits.bytes)}
+	}
+	b.limits = want
+	b.order, b.first = nil, 0
+	if want != (limits{}) {
+		for i := range b.entries.Freeze().All() {
+			b.order = append(b.order, i.Ref())
+		}
+		b.sortOrder()
+		k.evict(b)
+	}
+	return wire.Outcome{Index: want.entries, Number: int64(want.bytes)}
+}
+
+// sortOrder puts what was written first to the front.
+func (b *bucket) sortOrder() {
+	slices.SortFunc(b.order, func(x, y table.Ref) int { return cmp.Compare(x.Version(), y.Version()) })
+}
+
+// evict removes the entries that were written longest ago, until the bucket is
+// within its limits. The last one written fits, see put.
+func (k *KV) evict(b *bucket) {
+	over := func() bool {
+		return b.limits.entries > 0 && uint64(b.entries.Len()) > b.limits.entries || b.limits.bytes > 0 && uint64(b.entries.Size()) > b.limits.bytes
+	}
+	for over() && b.first < len(b.order) {
+		if i := b.entries.Remove(b.order[b.first]); i != nil {
+			k.lost(b, i, shardapi.Evicted)
+		}
+		b.first++
+	}
+	if len(b.order)-b.first > 2*b.entries.Len()+1024 { // entries that were written again, or deleted
+		b.order = slices.DeleteFunc(b.order[b.first:], func(r table.Ref) bool { return b.entries.Find(r) == nil })
+		b.first = 0
+	}
+	if b.first > len(b.order)/2 {
+		b.order, b.first = slices.Clone(b.order[b.first:]), 0
+	}
+}
+
+func (k *KV) count(c *wire.Command) wire.Outcome {
+	b := k.made(c.Name)
+	defer k.tidy(b)
+	if c.Kind == wire.CounterDelete {
+		if old := b.counters.Delete(c.Key); old != nil {
+			return wire.Outcome{Had: true, Number: counted(old)}
+		}
+		return wire.Outcome{Code: wire.Missing}
+	}
+	n, had := int64(0), false
+	if old := b.counters.Get(c.Key); old != nil {
+		n, had = counted(old), true
+	}
+	next := c.Number
+	if c.Kind == wire.CounterAdd {
+		if next > 0 && n > math.MaxInt64-next || next < 0 && n < math.MinInt64-next {
+			return wire.Outcome{Code: wire.Overflow, Number: n, Had: had}
+		}
+		next += n
+	}
+	k.revision++
+	b.counters.Put(c.Key, binary.LittleEndian.AppendUint64(nil, uint64(next)), k.revision, false)
+	return wire.Outcome{Number: next, Had: had}
+}
+
+// tick removes what has expired.
+func (k *KV) tick(now uint64) {
+	for _, t := range k.expiries.tick(now) {
+		b := t.of.of
+		if i := b.entries.Remove(t.of.ref); i != nil {
+			k.lost(b, i, shardapi.Expired)
+			k.tidy(b)
+		}
+	}
+	k.expiries.prune(k.mortal, func(e expiry) bool { return e.of.entries.Find(e.ref) == nil })
+}
+
+func (k *KV) opened(uint64, uint64) {}
+
+// Size returns the bytes of all keys and values.
+func (k *KV) Size() (n int64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, b := range k.buckets.Load().sorted() {
+		n += int64(b.entries.Size() + b.counters.Size())
+	}
+	return n
+}
+
+func (k *KV) next() (atOnce bool, end uint64, any bool) { return k.expiries.next() }
+
+func (k *KV) freeze() iter.Seq[*wire.Record] {
+	type frozen struct {
+		head              wire.Record
+		entries, counters table.View
+	}
+	var all []frozen
+	for _, b := range k.buckets.Load().sorted() {
+		all = append(all, frozen{
+			wire.Record{Kind: wire.RecordBucket, Name: b.name, MaxEntries: b.limits.entries, MaxBytes: b.limits.bytes},
+			b.entries.Freeze(), b.counters.Freeze(),
+		})
+	}
+	revision := k.revision
+	timers := k.expiries.clone()
+	return func(yield func(*wire.Record) bool) {
+		if !yield(&wire.Record{Kind: wire.RecordBucket, Version: revision}) { // no bucket has this name
+			return
+		}
+		for _, f := range all {
+			if !yield(&f.head) {
+				return
+			}
+			for i := range f.entries.All() {
+				if !yield(&wire.Record{Kind: wire.RecordEntry, Key: i.Key(), Value: i.Value(), Version: i.Version(), Expired: i.Mark()}) {
+					return
+				}
+			}
+			for i := range f.counters.All() {
+				if !yield(&wire.Record{Kind: wire.RecordCounter, Key: i.Key(), Number: counted(i), Version: i.Version()}) {
+					return
+				}
+			}
+		}
+		expiries, phases := timers.all()
+		for n, t := range expiries {
+			if !yield(&wire.Record{Kind: wire.RecordExpiry, Version: t.of.ref.Version(), Ticks: t.end, Phase: uint8(phases[n])}) {
+				return
+			}
+		}
+	}
+}
+
+// restoration is what is known while a snapshot is read. Readers see what was
+// there before until all of it is.
+type restoration struct {
+	buckets  *buckets
+	in       *bucket
+	revision uint64
+	expiries timers[expiry]
+	mortal   map[uint64]expiry // by version
+}
+
+func (k *KV) begin() {
+	k.restoring = &restoration{buckets: newBuckets(), mortal: map[uint64]expiry{}}
+}
+
+func (k *KV) restore(r *wire.Record) error {
+	x := k.restoring
+	b := x.in
+	if b == nil && r.Kind != wire.RecordBucket && r.Kind != wire.RecordExpiry {
+		return fmt.Errorf("a record of kind %d before a bucket", r.Kind)
+	}
+	switch r.Kind {
+	case wire.RecordBucket:
+		if r.Name == "" {
+			x.revision = r.Version
+			break
+		}
+		b = newBucket(r.Name)
+		b.limits = limits{r.MaxEntries, r.MaxBytes}
+		x.buckets.add(b)
+		x.in = b
+	case wire.RecordEntry:
+		item, _ := b.entries.Put(r.Key, []byte(r.Value), r.Version, r.Expired)
+		if r.Expired {
+			x.mortal[r.Version] = expiry{b, item.Ref()}
+		}
+		if b.limits != (limits{}) {
+			b.order = append(b.order, item.Ref())
+		}
+	case wire.RecordCounter:
+		b.counters.Put(r.Key, binary.LittleEndian.AppendUint64(nil, uint64(r.Number)), r.Version, false)
+	case wire.RecordExpiry:
+		if e, ok := x.mortal[r.Version]; ok {
+			x.expiries.restore(r.Ticks, phase(r.Phase), e)
+		}
+	default:
+		return fmt.Errorf("a record of kind %d", r.Kind)
+	}
+	return nil
+}
+
+func (k *KV) restored() error {
+	x := k.restoring
+	for _, b := range x.buckets.sorted() {
+		b.sortOrder()
+	}
+	k.buckets.Store(x.buckets)
+	k.revision, k.expiries, k.mortal = x.revision, x.expiries, len(x.mortal)
+	k.restoring = nil
+	for _, name := range slices.Sorted(maps.Keys(k.watchers)) {
+		for w := range k.watchers[name] {
+			w.fail()
+		}
+	}
+	return nil
+}

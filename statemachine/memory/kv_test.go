@@ -1,0 +1,413 @@
+package memory
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+func newKVShard(t rapid.TB) (*shard, *KV) {
+	s := newShard(t, shardKinds["kv"])
+	return s, s.machine.(*KV)
+}
+
+func put(bucket, key, value string) *wire.Command {
+	return &wire.Command{Kind: wire.KVPut, Name: bucket, Key: key, Value: []byte(value)}
+}
+
+func eventText(e Event) string {
+	return fmt.Sprintf("%d %q=%q at %d", e.Kind, e.Key, e.Value, e.Version)
+}
+
+// The kv shard does what maps with times to live would, and tells who watches.
+func TestKVIsAMap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s, kv := newKVShard(t)
+		m := &kvModel{buckets: map[string]*kvBucket{}, events: map[string][]string{}}
+		watchers := map[string]*Watcher{}
+		for _, name := range []string{"a", "b"} {
+			watchers[name] = kv.Watch(name, "", true)
+		}
+		seen := map[string]int{}
+		for range rapid.IntRange(1, 80).Draw(t, "steps") {
+			if rapid.IntRange(0, 4).Draw(t, "step") == 0 {
+				step := rapid.SampledFrom([]uint64{1, 100, 1000, 3000}).Draw(t, "tick")
+				s.tick(step)
+				m.tick(m.now + step)
+			} else {
+				var commands []*wire.Command
+				var want []wire.Outcome
+				for range rapid.IntRange(1, 3).Draw(t, "commands") {
+					c := kvCommand(t)
+					if rapid.IntRange(0, 3).Draw(t, "now") == 0 { // the right version, now and then
+						_, c.Version, _ = kv.Get(c.Name, c.Key)
+					}
+					commands, want = append(commands, c), append(want, m.apply(c))
+				}
+				if got := s.do(commands...); !slices.Equal(got, want) {
+					t.Fatalf("%+v came to\n%+v, want\n%+v", commands, got, want)
+				}
+			}
+			for name, w := range watchers {
+				events, err := w.Next()
+				if err != nil {
+					t.Fatal(err)
+				}
+				var got []string
+				for _, e := range events {
+					got = append(got, eventText(e))
+				}
+				if want := m.events[name][seen[name]:]; !slices.Equal(got, want) {
+					t.Fatalf("%s was told %q, want %q", name, got, want)
+				}
+				seen[name] = len(m.events[name])
+			}
+		}
+		size, mortal := int64(0), 0
+		for name, b := range m.buckets {
+			got := maps.Collect(kv.Entries(name, ""))
+			if len(got) != len(b.entries) {
+				t.Fatalf("%s holds %v, want %d entries", name, got, len(b.entries))
+			}
+			for key, e := range b.entries {
+				if e.ttl > 0 {
+					mortal++
+				}
+				if value, version, ok := kv.Get(name, key); !ok || value != e.value || version != e.version || got[key] != value {
+					t.Fatalf("%s of %s is %q, %d, %v, want %+v", key, name, value, version, ok, e)
+				}
+			}
+			for key, want := range b.counters {
+				if n, ok := kv.Counter(name, key); !ok || n != want {
+					t.Fatalf("%s of %s is %d, %v, want %d", key, name, n, ok, want)
+				}
+				size += int64(len(key)) + 8
+			}
+			size += int64(b.size())
+		}
+		var names []string
+		for _, b := range kv.buckets.Load().sorted() {
+			names = append(names, b.name)
+		}
+		if want := slices.Sorted(maps.Keys(m.buckets)); !slices.Equal(names, want) {
+			t.Fatalf("the buckets are %q, want %q", names, want)
+		}
+		if kv.mortal != mortal {
+			t.Fatalf("it counts %d that expire, want %d", kv.mortal, mortal)
+		}
+		if got := kv.Size(); got != size {
+			t.Fatalf("it says that it has %d bytes, want %d", got, size)
+		}
+	})
+}
+
+// What is written again is the youngest, and what was deleted leaves its place,
+// also among more than are looked at between two tidyings.
+func TestTheOldestWrittenGoesFirst(t *testing.T) {
+	s, kv := newKVShard(t)
+	const limit = 100
+	s.do(&wire.Command{Kind: wire.KVLimits, Name: "b", MaxEntries: limit})
+	var order []string // as they were written
+	write := func(key string) {
+		order = append(slices.DeleteFunc(order, func(k string) bool { return k == key }), key)
+		if len(order) > limit {
+			order = order[1:]
+		}
+	}
+	for i := range 400 {
+		var commands []*wire.Command
+		for j := range 20 {
+			key := fmt.Sprint("k", (i*7+j*j)%150)
+			if (i+j)%11 == 0 {
+				commands = append(commands, &wire.Command{Kind: wire.KVDelete, Name: "b", Key: key})
+				order = slices.DeleteFunc(order, func(k string) bool { return k == key })
+				continue
+			}
+			commands = append(commands, put("b", key, "v"))
+			write(key)
+		}
+		if i == 200 {
+			s.restore(s.snapshot())
+		}
+		s.do(commands...)
+		if got := slices.Sorted(maps.Keys(maps.Collect(kv.Entries("b", "")))); !slices.Equal(got, slices.Sorted(slices.Values(order))) {
+			t.Fatalf("round %d holds %q, want %q", i, got, order)
+		}
+	}
+	if n := len(kv.bucket("b").order); n > 3*limit+1024 {
+		t.Errorf("%d places for %d entries", n, limit)
+	}
+}
+
+// A bucket's limits hold for all that is in it when they are set.
+func TestLimitsAreSetOnceOrByForce(t *testing.T) {
+	s, kv := newKVShard(t)
+	s.do(put("b", "1", "aaaa"), put("b", "2", "bbbb"), put("b", "3", "cccc"), put("b", "1", "dddd"))
+	set := func(entries, size uint64, force bool) wire.Outcome {
+		return s.do(&wire.Command{Kind: wire.KVLimits, Name: "b", MaxEntries: entries, MaxBytes: size, Force: force})[0]
+	}
+	expect := func(want string) {
+		t.Helper()
+		if got := strings.Join(slices.Sorted(maps.Keys(maps.Collect(kv.Entries("b", "")))), ""); got != want {
+			t.Errorf("it holds %q, want %q", got, want)
+		}
+	}
+	if o := set(0, 11, false); o.Code != wire.Done {
+		t.Errorf("%+v", o)
+	}
+	expect("13")
+	if o := set(5, 0, false); o.Code != wire.Differs || o.Number != 11 {
+		t.Errorf("%+v", o)
+	}
+	if o := set(0, 11, false); o.Code != wire.Done {
+		t.Errorf("the same once more: %+v", o)
+	}
+	if o := s.do(put("b", "4", strings.Repeat("x", 11)))[0]; o.Code != wire.TooLarge || o.Number != 11 {
+		t.Errorf("an entry that does not fit: %+v", o)
+	}
+	expect("13")
+	s.do(put("b", "4", strings.Repeat("x", 10)))
+	expect("4")
+	if o := set(0, 0, true); o.Code != wire.Done {
+		t.Errorf("%+v", o)
+	}
+	s.do(put("b", "5", strings.Repeat("x", 100)))
+	expect("45")
+}
+
+func TestCountersDoNotOverflow(t *testing.T) {
+	s, kv := newKVShard(t)
+	count := func(kind wire.CommandKind, n int64) wire.Outcome {
+		return s.do(&wire.Command{Kind: kind, Name: "b", Key: "n", Number: n})[0]
+	}
+	for _, sign := range []int64{1, -1} {
+		limit := int64(math.MaxInt64)
+		if sign < 0 {
+			limit = math.MinInt64
+		}
+		count(wire.CounterSet, limit-sign)
+		if o := count(wire.CounterAdd, 2*sign); o.Code != wire.Overflow || o.Number != limit-sign || !o.Had {
+			t.Errorf("beyond %d it comes to %+v", limit, o)
+		}
+		if o := count(wire.CounterAdd, sign); o.Code != wire.Done || o.Number != limit {
+			t.Errorf("to %d it comes to %+v", limit, o)
+		}
+		if o := count(wire.CounterAdd, 0); o.Code != wire.Done || o.Number != limit {
+			t.Errorf("at %d it comes to %+v", limit, o)
+		}
+	}
+	if n, ok := kv.Counter("b", "n"); !ok || n != math.MinInt64 {
+		t.Errorf("it is %d, %v", n, ok)
+	}
+}
+
+// An entry with the longest time to live does not expire at once.
+func TestALongTimeToLiveDoesNotEndAtOnce(t *testing.T) {
+	s, kv := newKVShard(t)
+	c := put("b", "k", "v")
+	c.TTLMS = math.MaxUint64
+	s.do(c)
+	s.tick(100, 100, 100, 100)
+	if _, _, ok := kv.Get("b", "k"); !ok {
+		t.Error("it expired")
+	}
+}
+
+// A name that was forgotten and is used again has nothing to do with what was
+// written under it before.
+func TestABucketThatComesAgain(t *testing.T) {
+	s, kv := newKVShard(t)
+	c := put("b", "k", "first")
+	c.TTLMS = 100
+	s.do(c)
+	s.tick(1, 1)
+	s.do(&wire.Command{Kind: wire.KVDelete, Name: "b", Key: "k"})
+	if kv.bucket("b") != nil {
+		t.Error("the empty bucket is kept")
+	}
+	s.do(put("b", "k", "second"))
+	s.tick(200, 200)
+	if v, _, ok := kv.Get("b", "k"); !ok || v != "second" {
+		t.Errorf("it is %q, %v", v, ok)
+	}
+}
+
+// One that was written again has the time to live of its last value alone.
+func TestAWriteRenewsTheTimeToLive(t *testing.T) {
+	s, kv := newKVShard(t)
+	short := put("b", "k", "v")
+	short.TTLMS = 100
+	s.do(short)
+	s.tick(1, 1, 99)
+	s.do(short)
+	s.tick(1, 50)
+	if _, _, ok := kv.Get("b", "k"); !ok {
+		t.Fatal("it expired with its first value")
+	}
+	s.do(put("b", "k", "v"))
+	s.tick(1000, 1000, 1000)
+	if _, _, ok := kv.Get("b", "k"); !ok {
+		t.Error("one without a time to live expired")
+	}
+}
+
+// Readers see what is there all the time, also while a snapshot that has it
+// takes the place of what there was.
+func TestReadsBesideARestore(t *testing.T) {
+	s, kv := newKVShard(t)
+	var all []*wire.Command
+	for i := range 3000 {
+		all = append(all, put("b", fmt.Sprint("k", i), "v"))
+	}
+	s.do(append(all, &wire.Command{Kind: wire.CounterSet, Name: "b", Key: "n", Number: 7})...)
+	b := s.snapshot()
+	stop := make(chan struct{})
+	var missing error
+	var readers sync.WaitGroup
+	readers.Go(func() {
+		for missing == nil {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if v, _, ok := kv.Get("b", "k1500"); !ok || v != "v" {
+				missing = fmt.Errorf("the entry is %q, %v", v, ok)
+			}
+			if n, ok := kv.Counter("b", "n"); !ok || n != 7 {
+				missing = fmt.Errorf("the counter is %d, %v", n, ok)
+			}
+		}
+	})
+	for range 20 {
+		s.restore(b)
+	}
+	close(stop)
+	if readers.Wait(); missing != nil {
+		t.Error(missing)
+	}
+}
+
+// Entries are of one moment, while others are written.
+func TestEntriesAreOfOneMoment(t *testing.T) {
+	s, kv := newKVShard(t)
+	s.do(put("b", "x1", "0"), put("b", "x2", "0"), put("b", "y", "0"))
+	entries := kv.Entries("b", "x")
+	s.do(put("b", "x1", "1"), put("b", "x3", "1"), &wire.Command{Kind: wire.KVDelete, Name: "b", Key: "x2"})
+	if got := maps.Collect(entries); !maps.Equal(got, map[string]string{"x1": "0", "x2": "0"}) {
+		t.Errorf("they are %v", got)
+	}
+	if got := maps.Collect(kv.Entries("none", "")); len(got) != 0 {
+		t.Errorf("of none they are %v", got)
+	}
+	for range kv.Entries("b", "") {
+		break
+	}
+}
+
+// A snapshot of more than one block, beside writes.
+func TestALargeSnapshotBesideWrites(t *testing.T) {
+	s, kv := newKVShard(t)
+	value := strings.Repeat("value ", 20)
+	var all []*wire.Command
+	for i := range 5000 {
+		all = append(all, put(fmt.Sprint("b", i%3), fmt.Sprint("k", i), value))
+	}
+	s.do(all...)
+	want := s.state()
+	prepared, err := s.PrepareSnapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	written := make(chan error, 1)
+	go func() { written <- s.SaveSnapshot(prepared, &b, nil, nil) }()
+	for i := range 300 {
+		s.do(put("b1", fmt.Sprint("k", i), "after"), &wire.Command{Kind: wire.KVDelete, Name: "b2", Key: fmt.Sprint("k", 3*i+2)}, &wire.Command{Kind: wire.KVClear, Name: fmt.Sprint("b", i/299)})
+	}
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+	if v, _, ok := kv.Get("b0", "k0"); ok {
+		t.Errorf("what was cleared is %q", v)
+	}
+	other := emptyShard(t, shardKinds["kv"])
+	other.restore(b.Bytes())
+	if !slices.Equal(other.state(), want) {
+		t.Error("the snapshot holds something else than there was")
+	}
+}
+
+// The sum that tells whether a snapshot is whole stands behind its last record:
+// it is looked at wherever that ends.
+func TestDamageAtTheEndOfASnapshotIsSeen(t *testing.T) {
+	const block = 64 << 10 // what is read at once
+	size := func(b []byte) (n int) {
+		for _, r := range records(t, b) {
+			one := len(wire.AppendRecord(nil, r))
+			n += one + 1
+			for ; one >= 0x80; one >>= 7 {
+				n++
+			}
+		}
+		return n
+	}
+	with := func(n int) []byte {
+		s, _ := newKVShard(t)
+		s.do(put("b", "k", strings.Repeat("v", n)))
+		return s.snapshot()
+	}
+	b := with(2*block - 200 - size(with(block-200)))
+	if n := size(b); n != block {
+		t.Fatalf("it has %d bytes", n)
+	}
+	other := emptyShard(t, shardKinds["kv"])
+	for n := len(b) - 4; n < len(b); n++ {
+		damaged := bytes.Clone(b)
+		damaged[n] ^= 1
+		if !other.broken(damaged) {
+			t.Errorf("another sum in byte %d of %d is not seen", n, len(b))
+		}
+	}
+	if !other.broken(append(bytes.Clone(b), "more"...)) {
+		t.Error("it goes on behind its end, which is not seen")
+	}
+}
+
+// However many buckets there are, a write copies the names of few: with a fixed
+// number of parts, the end of 100,000 buckets took seconds in one entry.
+func TestAWriteCopiesFewNames(t *testing.T) {
+	s, kv := newKVShard(t)
+	const n = 20_000
+	for i := range n {
+		s.do(put(fmt.Sprint("bucket ", i), "k", "v"))
+	}
+	all := kv.buckets.Load()
+	if len(all.all()) != n || all.n != n {
+		t.Errorf("%d buckets, counted as %d", len(all.all()), all.n)
+	}
+	parts := *all.parts.Load()
+	for i := range parts {
+		if names := len(*parts[i].Load()); names > 64 {
+			t.Fatalf("%d buckets in one of %d parts", names, len(parts))
+		}
+	}
+	for i := range n {
+		if _, _, ok := kv.Get(fmt.Sprint("bucket ", i), "k"); !ok {
+			t.Fatalf("bucket %d is not found", i)
+		}
+	}
+	s.do(&wire.Command{Kind: wire.KVClearAll})
+	if parts := len(*all.parts.Load()); parts != leastParts || all.n != 0 || len(all.all()) != 0 {
+		t.Errorf("of none, %d are left, in %d parts", all.n, parts)
+	}
+}

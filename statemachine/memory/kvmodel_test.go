@@ -1,0 +1,195 @@
+package memory
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/hiqlite/hiqlite/internal/shardapi"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// A model of the kv shard: maps and lists.
+type kvModel struct {
+	revision, now uint64
+	buckets       map[string]*kvBucket
+	events        map[string][]string // of each bucket
+}
+
+type kvBucket struct {
+	entries  map[string]*kvEntry
+	counters map[string]int64
+	limits   limits
+}
+
+type kvEntry struct {
+	key, value string
+	version    uint64
+	ttl, end   uint64
+	ticks      int // since it was written
+}
+
+func (m *kvModel) bucket(name string) *kvBucket {
+	if m.buckets[name] == nil {
+		m.buckets[name] = &kvBucket{entries: map[string]*kvEntry{}, counters: map[string]int64{}}
+	}
+	return m.buckets[name]
+}
+
+func (m *kvModel) tidy() {
+	maps.DeleteFunc(m.buckets, func(_ string, b *kvBucket) bool {
+		return len(b.entries)+len(b.counters) == 0 && b.limits == limits{}
+	})
+}
+
+func (m *kvModel) event(bucket string, kind shardapi.EventKind, key, value string) {
+	if kind != shardapi.Written {
+		value = ""
+	}
+	m.events[bucket] = append(m.events[bucket], fmt.Sprintf("%d %q=%q at %d", kind, key, value, m.revision))
+}
+
+func (m *kvModel) lose(bucket string, e *kvEntry, why shardapi.EventKind) {
+	m.revision++
+	delete(m.buckets[bucket].entries, e.key)
+	m.event(bucket, why, e.key, e.value)
+}
+
+func (b *kvBucket) size() (n uint64) {
+	for _, e := range b.entries {
+		n += uint64(len(e.key) + len(e.value))
+	}
+	return n
+}
+
+// evict lets go what was written longest ago.
+func (m *kvModel) evict(bucket string) {
+	b := m.buckets[bucket]
+	for l := b.limits; l.entries > 0 && uint64(len(b.entries)) > l.entries || l.bytes > 0 && b.size() > l.bytes; {
+		m.lose(bucket, slices.MinFunc(slices.Collect(maps.Values(b.entries)), func(x, y *kvEntry) int { return cmp.Compare(x.version, y.version) }), shardapi.Evicted)
+	}
+}
+
+func (m *kvModel) tick(now uint64) {
+	m.now = now
+	type expiring struct {
+		bucket string
+		*kvEntry
+	}
+	var due []expiring
+	for name, b := range m.buckets {
+		for _, e := range b.entries {
+			if e.ttl == 0 {
+				continue
+			}
+			e.ticks++
+			switch {
+			case e.ticks == 2:
+				e.end = now + e.ttl
+			case e.ticks > 2 && e.end <= now:
+				due = append(due, expiring{name, e})
+			}
+		}
+	}
+	slices.SortFunc(due, func(x, y expiring) int { return cmp.Or(cmp.Compare(x.end, y.end), cmp.Compare(x.version, y.version)) })
+	for _, e := range due {
+		m.lose(e.bucket, e.kvEntry, shardapi.Expired)
+	}
+	m.tidy()
+}
+
+func (m *kvModel) apply(c *wire.Command) wire.Outcome {
+	defer m.tidy()
+	if c.Kind == wire.KVClearAll {
+		for _, name := range slices.Sorted(maps.Keys(m.buckets)) {
+			m.clear(name)
+		}
+		return wire.Outcome{}
+	}
+	if c.Name == "" {
+		return wire.Outcome{Code: wire.Foreign}
+	}
+	there := m.buckets[c.Name] != nil
+	b := m.bucket(c.Name)
+	e, n := b.entries[c.Key], b.counters[c.Key]
+	_, counts := b.counters[c.Key]
+	switch c.Kind {
+	case wire.KVPut, wire.KVPutIfAbsent, wire.KVReplace, wire.KVCompareAndSwap:
+		return m.put(c, b, e)
+	case wire.KVDelete, wire.KVGetRemove:
+		if e == nil {
+			return wire.Outcome{Code: wire.Missing}
+		}
+		m.lose(c.Name, e, shardapi.Deleted)
+		o := wire.Outcome{Index: e.version, Had: true}
+		if c.Kind == wire.KVGetRemove {
+			o.Value = e.value
+		}
+		return o
+	case wire.KVClear:
+		if there {
+			m.clear(c.Name)
+		}
+		return wire.Outcome{}
+	case wire.KVLimits:
+		want := limits{c.MaxEntries, c.MaxBytes}
+		if b.limits != (limits{}) && b.limits != want && !c.Force {
+			return wire.Outcome{Code: wire.Differs, Index: b.limits.entries, Number: int64(b.limits.bytes)}
+		}
+		b.limits = want
+		m.evict(c.Name)
+		return wire.Outcome{Index: want.entries, Number: int64(want.bytes)}
+	case wire.CounterAdd:
+		sum := n + c.Number
+		if (sum > n) != (c.Number > 0) && c.Number != 0 {
+			return wire.Outcome{Code: wire.Overflow, Number: n, Had: counts}
+		}
+		b.counters[c.Key] = sum
+		m.revision++
+		return wire.Outcome{Number: sum, Had: counts}
+	case wire.CounterSet:
+		b.counters[c.Key] = c.Number
+		m.revision++
+		return wire.Outcome{Number: c.Number, Had: counts}
+	case wire.CounterDelete:
+		if !counts {
+			return wire.Outcome{Code: wire.Missing}
+		}
+		delete(b.counters, c.Key)
+		return wire.Outcome{Number: n, Had: true}
+	}
+	return wire.Outcome{Code: wire.Foreign}
+}
+
+func (m *kvModel) clear(bucket string) {
+	m.revision++
+	b := m.buckets[bucket]
+	clear(b.entries)
+	clear(b.counters)
+	m.event(bucket, shardapi.Cleared, "", "")
+}
+
+func (m *kvModel) put(c *wire.Command, b *kvBucket, e *kvEntry) wire.Outcome {
+	version := uint64(0)
+	if e != nil {
+		version = e.version
+	}
+	switch {
+	case b.limits.bytes > 0 && uint64(len(c.Key)+len(c.Value)) > b.limits.bytes:
+		return wire.Outcome{Code: wire.TooLarge, Number: int64(b.limits.bytes)}
+	case c.Kind == wire.KVPutIfAbsent && e != nil:
+		return wire.Outcome{Code: wire.Present, Index: version}
+	case c.Kind == wire.KVCompareAndSwap && c.Version != version:
+		return wire.Outcome{Code: wire.Changed, Index: version}
+	}
+	m.revision++
+	o := wire.Outcome{Index: m.revision, Had: e != nil}
+	if e != nil && c.Kind == wire.KVReplace {
+		o.Value = e.value
+	}
+	b.entries[c.Key] = &kvEntry{key: c.Key, value: string(c.Value), version: m.revision, ttl: c.TTLMS}
+	m.event(c.Name, shardapi.Written, c.Key, string(c.Value))
+	m.evict(c.Name)
+	return o
+}

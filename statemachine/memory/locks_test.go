@@ -1,0 +1,537 @@
+package memory
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+func newLocksShard(t rapid.TB) (*shard, *Locks) {
+	s := newShard(t, shardKinds["locks"])
+	return s, s.machine.(*Locks)
+}
+
+func lock(owner, id uint64, key string, ttl uint64) *wire.Command {
+	return &wire.Command{Kind: wire.LockAcquire, Owner: owner, ID: id, Key: key, TTLMS: ttl}
+}
+
+func unlock(owner, id uint64, used bool) *wire.Command {
+	return &wire.Command{Kind: wire.LockRelease, Owner: owner, ID: id, Force: used}
+}
+
+// A model of the lock shard: one list of places for each key, and the owners.
+type lockModel struct {
+	now, token, renewals, unsure uint64
+	seen                         wire.Seen
+	queues                       map[string][]*lockPlace
+	owners                       map[uint64]*lockOwner
+}
+
+type lockPlace struct {
+	owner, id, token uint64
+	seen             wire.Seen
+	expired          bool
+}
+
+type lockOwner struct {
+	made, ttl         uint64
+	time, end         uint64 // how long he stays, and when that is over
+	ticks             int    // since he renewed himself
+	renewal           uint64
+	node, incarnation uint64
+}
+
+// find returns a place, and where it stands.
+func (m *lockModel) find(owner, id uint64) (key string, at int) {
+	for key, q := range m.queues {
+		if at := slices.IndexFunc(q, func(p *lockPlace) bool { return p.owner == owner && p.id == id }); at >= 0 {
+			return key, at
+		}
+	}
+	return "", -1
+}
+
+func (m *lockModel) ids(owner uint64) (ids []uint64) {
+	for _, q := range m.queues {
+		for _, p := range q {
+			if p.owner == owner {
+				ids = append(ids, p.id)
+			}
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func (p *lockPlace) outcome() wire.Outcome {
+	if p.token == 0 {
+		return wire.Outcome{Code: wire.Waits}
+	}
+	return wire.Outcome{Index: p.token, Seen: p.seen, Expired: p.expired}
+}
+
+func (o *lockOwner) answer(p *lockPlace) wire.Outcome {
+	out := p.outcome()
+	out.Number = int64(o.made)
+	return out
+}
+
+func (m *lockModel) grant(key string) {
+	m.token++
+	p := m.queues[key][0]
+	p.token, p.seen, p.expired = m.token, m.seen, m.unsure > 0
+}
+
+// leave ends a place. Those who get a lock learn whether somebody fell silent
+// with one, until one of them has said, when he left, that he had caught up.
+func (m *lockModel) leave(owner, id uint64, silent, used bool) {
+	key, at := m.find(owner, id)
+	switch p := m.queues[key][at]; {
+	case silent && p.token > 0:
+		m.unsure = m.token
+	case used && p.expired && p.token > m.unsure:
+		m.unsure = 0
+	}
+	m.queues[key] = slices.Delete(m.queues[key], at, at+1)
+	if len(m.queues[key]) == 0 {
+		delete(m.queues, key)
+	} else if at == 0 {
+		m.grant(key)
+	}
+}
+
+// settle forgets an owner who has nothing, unless he may come back.
+func (m *lockModel) settle(owner uint64, stays bool) {
+	if len(m.ids(owner)) > 0 {
+		return
+	}
+	if o := m.owners[owner]; stays {
+		m.renewed(o)
+		o.time = min(o.ttl, linger)
+	} else {
+		delete(m.owners, owner)
+	}
+}
+
+func (m *lockModel) drop(owner uint64) {
+	for _, id := range m.ids(owner) {
+		m.leave(owner, id, true, false)
+	}
+	delete(m.owners, owner)
+}
+
+func (m *lockModel) renewed(o *lockOwner) {
+	m.renewals++
+	o.ticks, o.renewal, o.time = 0, m.renewals, o.ttl
+}
+
+func (m *lockModel) tick(now uint64) {
+	m.now = now
+	due := map[uint64]lockOwner{}
+	for id, o := range m.owners {
+		o.ticks++
+		switch {
+		case o.ticks == 2:
+			o.end = now + o.time
+		case o.ticks > 2 && o.end <= now:
+			due[id] = *o
+		}
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(due), func(a, b uint64) int {
+		return cmp.Or(cmp.Compare(due[a].end, due[b].end), cmp.Compare(due[a].renewal, due[b].renewal))
+	}) {
+		m.drop(id)
+	}
+}
+
+// opened drops those who came through an earlier start of a node.
+func (m *lockModel) opened(node uint64, earlier func(incarnation uint64) bool) {
+	for _, id := range slices.Sorted(maps.Keys(m.owners)) {
+		if o := m.owners[id]; o != nil && o.node == node && earlier(o.incarnation) {
+			m.drop(id)
+		}
+	}
+}
+
+func (m *lockModel) apply(c *wire.Command, node, incarnation uint64) wire.Outcome {
+	m.seen = wire.Seen{SQL: max(m.seen.SQL, c.Seen.SQL), KV: max(m.seen.KV, c.Seen.KV)}
+	o := m.owners[c.Owner]
+	key, at := m.find(c.Owner, c.ID)
+	switch {
+	case c.Kind == wire.LockLeave:
+		if node != 0 {
+			m.opened(node, func(i uint64) bool { return i <= incarnation })
+		}
+		return wire.Outcome{}
+	case c.Owner == 0:
+	case c.Kind == wire.LockAcquire, c.Kind == wire.LockTry:
+		if at >= 0 {
+			return o.answer(m.queues[key][at])
+		}
+		if o == nil && c.Force {
+			return wire.Outcome{Code: wire.Missing}
+		}
+		if q := m.queues[c.Key]; c.Kind == wire.LockTry && len(q) > 0 {
+			return wire.Outcome{Code: wire.Held, Index: q[0].token}
+		}
+		if o == nil {
+			o = &lockOwner{made: m.renewals + 1}
+			m.owners[c.Owner] = o
+		}
+		o.ttl, o.node, o.incarnation = c.TTLMS, node, incarnation
+		m.renewed(o)
+		p := &lockPlace{owner: c.Owner, id: c.ID}
+		m.queues[c.Key] = append(m.queues[c.Key], p)
+		if len(m.queues[c.Key]) == 1 {
+			m.grant(c.Key)
+		}
+		return o.answer(p)
+	case c.Kind == wire.LockRelease:
+		if at < 0 {
+			return wire.Outcome{Code: wire.Missing}
+		}
+		m.leave(c.Owner, c.ID, false, c.Force)
+		m.settle(c.Owner, len(c.IDs) > 0)
+		return wire.Outcome{}
+	case c.Kind == wire.LockRenew:
+		if o == nil {
+			return wire.Outcome{Code: wire.Missing}
+		}
+		for _, id := range m.ids(c.Owner) {
+			if id <= c.ID && !slices.Contains(c.IDs, id) {
+				m.leave(c.Owner, id, false, false)
+			}
+		}
+		m.renewed(o)
+		m.settle(c.Owner, len(c.IDs) > 0)
+		return wire.Outcome{Number: int64(o.made)}
+	}
+	return wire.Outcome{Code: wire.Foreign}
+}
+
+// The lock shard does what lists would: one holder for each key, first come,
+// first served, with tokens that grow, and a time to live of owners.
+func TestLocksAreLists(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s, locks := newLocksShard(t)
+		m := &lockModel{queues: map[string][]*lockPlace{}, owners: map[uint64]*lockOwner{}}
+		type proposer struct{ session, seq, node, incarnation uint64 }
+		all := []*proposer{{session: s.session}}
+		for range rapid.IntRange(1, 100).Draw(t, "steps") {
+			switch rapid.IntRange(0, 9).Draw(t, "step") {
+			case 0:
+				p := &proposer{node: rapid.Uint64Range(0, 2).Draw(t, "node"), incarnation: rapid.Uint64Range(1, 5).Draw(t, "incarnation")}
+				p.session = s.open(1000+s.index, p.node, p.incarnation)
+				if p.node != 0 {
+					m.opened(p.node, func(i uint64) bool { return i < p.incarnation })
+					all = slices.DeleteFunc(all, func(q *proposer) bool { return q.node == p.node && q.incarnation < p.incarnation })
+				}
+				all = append(all, p)
+			case 1, 2, 3:
+				step := rapid.SampledFrom([]uint64{1, 50, 100, 1000}).Draw(t, "tick")
+				s.tick(step)
+				m.tick(m.now + step)
+			default:
+				p := all[rapid.IntRange(0, len(all)-1).Draw(t, "proposer")]
+				c := lockCommand(t)
+				want := m.apply(c, p.node, p.incarnation)
+				p.seq++
+				got := s.by(p.session, p.seq, c)[0]
+				if got != want {
+					t.Fatalf("%+v came to\n%+v, want\n%+v", c, got, want)
+				}
+			}
+			queues := map[string][]*lockPlace{}
+			for key, q := range locks.queues {
+				last := uint64(0)
+				for i, p := range q.places {
+					queues[key] = append(queues[key], &lockPlace{p.owner, p.id, p.token, p.seen, p.unsure})
+					if (p.token > 0) != (i == 0) || p.token > locks.token || p.token > 0 && p.token <= last {
+						t.Fatalf("place %d for %q is %+v", i, key, p)
+					}
+				}
+			}
+			if a, b := queueText(queues), queueText(m.queues); a != b {
+				t.Fatalf("the queues are\n%s, want\n%s", a, b)
+			}
+			if a, b := slices.Sorted(maps.Keys(locks.owners)), slices.Sorted(maps.Keys(m.owners)); !slices.Equal(a, b) {
+				t.Fatalf("the owners are %v, want %v", a, b)
+			}
+		}
+	})
+}
+
+func queueText(queues map[string][]*lockPlace) (out string) {
+	for _, key := range slices.Sorted(maps.Keys(queues)) {
+		out += fmt.Sprintf("%q:", key)
+		for _, p := range queues[key] {
+			out += fmt.Sprintf(" %+v", *p)
+		}
+		out += "\n"
+	}
+	return out
+}
+
+// The fencing tokens of all keys grow, over restarts too, and never come twice.
+func TestTokensGrow(t *testing.T) {
+	s, _ := newLocksShard(t)
+	last := uint64(0)
+	for i := range uint64(20) {
+		o := s.do(lock(1+i%3, i, fmt.Sprint("key", i%2), 1000), unlock(1+i%3, i, i%2 == 0))[0]
+		if o.Code != wire.Done || o.Index <= last {
+			t.Fatalf("%+v after %d", o, last)
+		}
+		last = o.Index
+		if b := s.snapshot(); i%3 == 0 {
+			s.restart()
+			s.restore(b)
+		}
+	}
+}
+
+// Whoever asks once more, because the answer was lost, is answered as it stands.
+func TestAskingTwiceTakesOnePlace(t *testing.T) {
+	s, locks := newLocksShard(t)
+	a := lock(1, 1, "x", 1000)
+	a.Seen = wire.Seen{SQL: 40, KV: 4}
+	first := s.do(a)[0]
+	if again := s.do(a)[0]; again != first || first.Seen != a.Seen {
+		t.Errorf("%+v, then %+v", first, again)
+	}
+	s.do(lock(2, 1, "x", 1000))
+	if o := s.do(lock(2, 1, "x", 1000))[0]; o.Code != wire.Waits {
+		t.Errorf("one who waits is told %+v", o)
+	}
+	try := lock(3, 1, "x", 1000)
+	try.Kind = wire.LockTry
+	if o := s.do(try)[0]; o.Code != wire.Held || o.Index != first.Index || locks.owners[3] != nil {
+		t.Errorf("one who tries is told %+v", o)
+	}
+	if n := len(locks.queues["x"].places); n != 2 {
+		t.Errorf("%d places", n)
+	}
+}
+
+func TestAQueueIsBounded(t *testing.T) {
+	s, _ := newLocksShard(t)
+	for i := 0; i < maxLockPlaces; i += 1000 {
+		var all []*wire.Command
+		for j := range 1000 {
+			all = append(all, lock(uint64(1+i+j), 1, "x", 1000))
+		}
+		s.do(all...)
+	}
+	if o := s.do(lock(1<<40, 1, "x", 1000))[0]; o.Code != wire.Full {
+		t.Errorf("one more is told %+v", o)
+	}
+	if o := s.do(unlock(7, 1, false), lock(1<<40, 1, "x", 1000))[1]; o.Code != wire.Waits {
+		t.Errorf("one in place of another is told %+v", o)
+	}
+}
+
+// A renewal gives up what its owner has not, as far as he could know of it.
+func TestARenewalGivesUpWhatItDoesNotName(t *testing.T) {
+	s, locks := newLocksShard(t)
+	s.do(lock(1, 1, "a", 1000), lock(1, 2, "b", 1000), lock(1, 3, "c", 1000), lock(2, 1, "b", 1000))
+	s.do(&wire.Command{Kind: wire.LockRenew, Owner: 1, ID: 2, IDs: []uint64{1, 9}})
+	if got := slices.Sorted(maps.Keys(locks.owners[1].places)); !slices.Equal(got, []uint64{1, 3}) {
+		t.Errorf("it has the places %v", got)
+	}
+	if p := locks.queues["b"].places; len(p) != 1 || p[0].owner != 2 || p[0].token == 0 || p[0].unsure {
+		t.Errorf("the queue that it left is %+v", p)
+	}
+	if o := s.do(&wire.Command{Kind: wire.LockRenew, Owner: 1, ID: 3})[0]; o.Code != wire.Done || locks.owners[1] != nil {
+		t.Errorf("one who has nothing is told %+v, and is %+v", o, locks.owners[1])
+	}
+	if o := s.do(&wire.Command{Kind: wire.LockRenew, Owner: 1, ID: 3})[0]; o.Code != wire.Missing {
+		t.Errorf("one who is unknown is told %+v", o)
+	}
+}
+
+// The time to live of an owner counts from his last renewal, also if he had
+// nothing meanwhile and was forgotten: what he was before does not end him.
+func TestAnOwnerWhoComesAgainLivesAsLong(t *testing.T) {
+	s, locks := newLocksShard(t)
+	s.do(lock(1, 1, "x", 1000))
+	s.tick(1, 1, 900) // of his time to live, from the second tick on
+	s.do(unlock(1, 1, true), lock(1, 2, "y", 1000))
+	s.tick(100)
+	if locks.owners[1] == nil {
+		t.Fatal("after 100 ms he is ended by what he was before")
+	}
+	s.tick(1, 999)
+	if locks.owners[1] == nil {
+		t.Fatal("he ended early")
+	}
+	s.tick(1)
+	if locks.owners[1] != nil {
+		t.Error("he did not end")
+	}
+}
+
+// One who has lost all cannot go on as if he had it: he is not made anew by what
+// he asks for behind it.
+func TestAnOwnerIsNotMadeAnew(t *testing.T) {
+	s, locks := newLocksShard(t)
+	s.do(lock(1, 1, "x", 1000), lock(2, 1, "x", 1<<40))
+	s.tick(1, 1, 1000)
+	if locks.owners[1] != nil {
+		t.Fatal("he is there still")
+	}
+	joins := lock(1, 2, "y", 1000)
+	joins.Force = true
+	for i, o := range s.do(joins, &wire.Command{Kind: wire.LockRenew, Owner: 1, ID: 2, IDs: []uint64{1, 2}}) {
+		if o.Code != wire.Missing {
+			t.Errorf("command %d: %+v", i, o)
+		}
+	}
+}
+
+// How the one before left tells whether what he wrote is known: see Outcome.
+func TestWhoGetsALockLearnsHowTheOneBeforeLeft(t *testing.T) {
+	expire := func(s *shard) {
+		s.do(&wire.Command{Kind: wire.LockRenew, Owner: 2, ID: 0}, &wire.Command{Kind: wire.LockRenew, Owner: 3, ID: 0})
+		s.tick(1, 1, 1000)
+		s.do(&wire.Command{Kind: wire.LockRenew, Owner: 2, ID: 0}, &wire.Command{Kind: wire.LockRenew, Owner: 3, ID: 0})
+	}
+	for name, test := range map[string]struct {
+		leave func(s *shard)
+		want  bool
+	}{
+		"released":        {func(s *shard) { s.do(unlock(1, 1, true)) }, false},
+		"given up unused": {func(s *shard) { s.do(unlock(1, 1, false)) }, false},
+		"not renewed":     {func(s *shard) { s.do(&wire.Command{Kind: wire.LockRenew, Owner: 1, ID: 1}) }, false},
+		"silent":          {func(s *shard) { s.tick(1, 1, 999); expire(s) }, true},
+		"a new start":     {func(s *shard) { s.open(2, 4, 8) }, true},
+	} {
+		for _, waits := range []bool{true, false} {
+			s, locks := newLocksShard(t)
+			first := s.open(1, 4, 7)
+			s.by(first, 1, lock(1, 1, "x", 1000))
+			if waits {
+				s.do(lock(2, 1, "x", 1<<40), lock(3, 1, "x", 1<<40))
+			}
+			test.leave(s)
+			if !waits {
+				s.do(lock(2, 1, "x", 1<<40), lock(3, 1, "x", 1<<40))
+			}
+			p := locks.queues["x"].places
+			if p[0].owner != 2 || p[0].unsure != test.want {
+				t.Errorf("%s, others wait: %v: the next is %+v", name, waits, p[0])
+			}
+			// One who gives it up before he has caught up passes it on.
+			s.restore(s.snapshot())
+			s.do(unlock(2, 1, false))
+			if p := locks.queues["x"].places; p[0].owner != 3 || p[0].unsure != test.want {
+				t.Errorf("%s, others wait: %v: the one after next is %+v", name, waits, p[0])
+			}
+			s.do(lock(4, 1, "x", 1000), unlock(3, 1, true))
+			if p := locks.queues["x"].places; p[0].owner != 4 || p[0].unsure {
+				t.Errorf("%s, others wait: %v: behind one who used it is %+v", name, waits, p[0])
+			}
+		}
+	}
+}
+
+// One who waits learns of each change, also by a restore, and of none once he is
+// done.
+func TestPlacesTellOfChanges(t *testing.T) {
+	s, locks := newLocksShard(t)
+	s.do(lock(1, 1, "x", 1000))
+	now, changed, done := locks.Place(2, 1)
+	expect := func(what string, told bool, want Place) {
+		t.Helper()
+		select {
+		case <-changed:
+			if !told {
+				t.Errorf("%s: told of a change", what)
+			}
+		default:
+			if told {
+				t.Errorf("%s: not told", what)
+			}
+		}
+		if got := now(); got != want {
+			t.Errorf("%s: it stands at %+v, want %+v", what, got, want)
+		}
+	}
+	expect("at first", false, Place{})
+	s.do(lock(2, 1, "x", 1000))
+	expect("in the queue", false, Place{wire.Outcome{Code: wire.Waits}, true})
+	s.do(unlock(1, 1, true))
+	expect("granted", true, Place{wire.Outcome{Index: 2}, true})
+	s.restore(s.snapshot())
+	expect("restored", true, Place{wire.Outcome{Index: 2}, true})
+	s.tick(1, 1, 1000)
+	expect("expired", true, Place{})
+	done()
+	s.do(lock(2, 1, "x", 1000))
+	expect("done", false, Place{wire.Outcome{Index: 3, Expired: true}, true})
+	if len(locks.waiters) != 0 {
+		t.Errorf("%d wait", len(locks.waiters))
+	}
+}
+
+// An owner belongs to the start of the node through which he came last; the
+// last incarnation that there is has none before it.
+func TestOwnersGoWithTheirNode(t *testing.T) {
+	s, locks := newLocksShard(t)
+	three, four := s.open(1, 3, 1), s.open(2, 4, 1)
+	s.by(three, 1, lock(1, 1, "a", 1000), lock(2, 1, "b", 1000))
+	s.by(four, 1, lock(1, 2, "c", 1000))
+	s.do(lock(3, 1, "d", 1000)) // of no node
+	s.open(3, 3, 2)
+	if got := slices.Sorted(maps.Keys(locks.owners)); !slices.Equal(got, []uint64{1, 3}) {
+		t.Errorf("left are %v", got)
+	}
+	s.do(&wire.Command{Kind: wire.LockLeave})
+	s.open(4, 0, math.MaxUint64)
+	if got := slices.Sorted(maps.Keys(locks.owners)); !slices.Equal(got, []uint64{1, 3}) {
+		t.Errorf("no node took away all but %v", got)
+	}
+	last := s.open(5, 5, math.MaxUint64)
+	s.by(last, 1, lock(5, 1, "e", 1000))
+	s.by(last, 2, &wire.Command{Kind: wire.LockLeave})
+	if got := slices.Sorted(maps.Keys(locks.owners)); slices.Contains(got, 5) {
+		t.Errorf("the last incarnation leaves, and %v are left", got)
+	}
+	s.tick(1, 1, 1000)
+	if len(locks.owners) != 0 || len(locks.queues) != 0 || locks.Size() != 0 {
+		t.Errorf("left: %v, %v", locks.owners, locks.queues)
+	}
+}
+
+// An owner who gives up all that he has, and has asked for more, stays for as
+// long as that may be on its way, and no longer.
+func TestAnOwnerOfNothingGoes(t *testing.T) {
+	const hour = 3_600_000
+	more := func(c *wire.Command) *wire.Command { c.IDs = []uint64{9}; return c }
+	for name, last := range map[string]*wire.Command{
+		"by a release": more(unlock(1, 1, true)),
+		"by a renewal": more(&wire.Command{Kind: wire.LockRenew, Owner: 1, ID: 1}),
+	} {
+		s, locks := newLocksShard(t)
+		made := s.do(lock(1, 1, "a", hour))[0].Number
+		s.do(last)
+		join := lock(1, 9, "b", hour)
+		join.Force = true
+		if o := s.do(join)[0]; o.Code != wire.Done || o.Number != made {
+			t.Errorf("%s: what was on its way came to %+v", name, o)
+		}
+		last = more(unlock(1, 9, true))
+		s.do(last)
+		for range 3 {
+			s.tick(linger)
+		}
+		if len(locks.owners) > 0 {
+			t.Errorf("%s: an owner of nothing stays", name)
+		}
+	}
+}

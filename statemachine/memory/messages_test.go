@@ -1,0 +1,368 @@
+package memory
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+	"pgregory.net/rapid"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine"
+)
+
+func newMessagesShard(t rapid.TB, r Retention) (*shard, *Messages) {
+	s := newShard(t, func(c Config) *memory { return &NewMessages(c, r).memory })
+	return s, s.machine.(*Messages)
+}
+
+func notify(channel, payload string) *wire.Command {
+	return &wire.Command{Kind: wire.Notify, Name: channel, Value: []byte(payload)}
+}
+
+// drain reads all that there is: the indexes, and an index that was lost.
+func drain(t rapid.TB, s *Subscription) (indexes []uint64, lost uint64) {
+	t.Helper()
+	for {
+		messages, upTo, err := s.Next()
+		if err != nil {
+			if !errors.Is(err, ErrLagged) || upTo == 0 || messages != nil || lost != 0 || indexes != nil {
+				t.Fatalf("it says %v, %d, behind %v, and %d before", err, upTo, indexes, lost)
+			}
+			lost = upTo
+			continue
+		}
+		if len(messages) == 0 {
+			return indexes, lost
+		}
+		for _, m := range messages {
+			if !matches(m.Channel, s.channel, s.prefix) {
+				t.Fatalf("%+v is not of %q", m, s.channel)
+			}
+			indexes = append(indexes, m.Index)
+		}
+	}
+}
+
+// A messageModel is all that was ever told, and what is kept of it.
+type messageModel struct {
+	all []*Message
+	cut int    // so many are forgotten
+	now uint64 // but for what a leader slept
+}
+
+func (m *messageModel) forget(all bool) {
+	bytes := 0
+	for _, x := range m.all[m.cut:] {
+		bytes += x.size()
+	}
+	for ; m.cut < len(m.all); m.cut++ {
+		x, left := m.all[m.cut], len(m.all)-m.cut
+		aged := m.now-x.pulse >= smallRetention.AgeMS
+		if !aged && left <= smallRetention.Messages && bytes <= smallRetention.Bytes || left == 1 && !(aged && all) {
+			return
+		}
+		bytes -= x.size()
+	}
+}
+
+// What is kept is within count, bytes and age, in one row without gaps, and each
+// subscriber gets each message of its own once and in order, or learns that it
+// was too slow for some: exactly if it was.
+func TestMessagesAreARow(t *testing.T) {
+	type subscriber struct {
+		*Subscription
+		read uint64 // up to here
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		s, messages := newMessagesShard(t, smallRetention)
+		m := &messageModel{}
+		var subscribers []*subscriber
+		check := func(x *subscriber) {
+			var want []uint64
+			lost := uint64(0)
+			for _, msg := range m.all {
+				switch {
+				case msg.Index <= x.read || !matches(msg.Channel, x.channel, x.prefix):
+				case msg.Index <= uint64(m.cut):
+					lost = uint64(m.cut)
+				default:
+					want = append(want, msg.Index)
+				}
+			}
+			got, gotLost := drain(t, x.Subscription)
+			if !slices.Equal(got, want) || gotLost != lost {
+				t.Fatalf("one of %q (prefix: %v) gets %v and lost %d, want %v and %d", x.channel, x.prefix, got, gotLost, want, lost)
+			}
+			if n := uint64(len(m.all)); x.read < n {
+				x.read = n
+			}
+		}
+		for range rapid.IntRange(1, 120).Draw(t, "steps") {
+			switch rapid.IntRange(0, 11).Draw(t, "step") {
+			case 0, 1:
+				step := rapid.SampledFrom([]uint64{1, 100, 999, 1000, 5000, 60_000}).Draw(t, "tick")
+				s.tick(step)
+				m.now += min(step, 2*statemachine.MaxTickInterval)
+				m.forget(true)
+			case 2:
+				from := uint64(len(m.all))
+				var after *uint64
+				if rapid.Bool().Draw(t, "after") {
+					from = uint64(rapid.IntRange(0, len(m.all)+3).Draw(t, "from"))
+					after = &from
+				}
+				x, index, ok := messages.Subscribe(rapid.SampledFrom([]string{"", "a", "ab", "b"}).Draw(t, "channel"), rapid.Bool().Draw(t, "prefix"), after)
+				end := uint64(len(m.all))
+				if ok != (from >= uint64(m.cut) && from <= end) || ok && index != from || from > end && index != end || from < uint64(m.cut) && index != uint64(m.cut) {
+					t.Fatalf("behind %d: %d, %v, with %d forgotten", from, index, ok, m.cut)
+				}
+				if ok {
+					subscribers = append(subscribers, &subscriber{x, from})
+				}
+			case 3, 4:
+				if len(subscribers) > 0 {
+					check(subscribers[rapid.IntRange(0, len(subscribers)-1).Draw(t, "subscriber")])
+				}
+			case 5:
+				s.restore(s.snapshot())
+			default:
+				var commands []*wire.Command
+				for range rapid.IntRange(1, 4).Draw(t, "messages") {
+					c := messageCommand(t)
+					commands = append(commands, c)
+					if c.Kind == wire.Notify {
+						m.all = append(m.all, &Message{Index: uint64(len(m.all)) + 1, Channel: c.Name, Payload: string(c.Value), TimeMS: c.Number, pulse: m.now})
+						m.forget(false)
+					}
+				}
+				s.do(commands...)
+			}
+			if len(messages.tail) != len(m.all)-m.cut || messages.cut != uint64(m.cut) || messages.last != uint64(len(m.all)) {
+				t.Fatalf("it keeps %d from %d to %d, want %d of %d", len(messages.tail), messages.cut, messages.last, len(m.all)-m.cut, len(m.all))
+			}
+			size := 0
+			for i, x := range messages.tail {
+				want := *m.all[m.cut+i]
+				want.Seen = x.Seen
+				size += x.size()
+				if *x != want {
+					t.Fatalf("message %d is %+v, want %+v", i, x, want)
+				}
+			}
+			if messages.Size() != int64(size) {
+				t.Fatalf("it says that it has %d bytes, want %d", messages.Size(), size)
+			}
+			for _, x := range subscribers {
+				if len(x.pending) > 2*smallRetention.Messages+1 {
+					t.Fatalf("%d wait for one", len(x.pending))
+				}
+			}
+		}
+		for _, x := range subscribers {
+			check(x)
+			x.Close()
+			x.Close()
+		}
+		if len(messages.exact)+len(messages.prefixes) > 0 {
+			t.Fatalf("left: %v, %v", messages.exact, messages.prefixes)
+		}
+	})
+}
+
+var keepTen = Retention{Messages: 10, Bytes: 1 << 20, AgeMS: 60_000}
+
+// A channel of which nothing was lost does not lag, whatever there was on
+// others.
+func TestAQuietChannelDoesNotLag(t *testing.T) {
+	s, messages := newMessagesShard(t, keepTen)
+	quiet, _, _ := messages.Subscribe("quiet", false, nil)
+	quieter, _, _ := messages.Subscribe("quieter", true, nil)
+	loud, _, _ := messages.Subscribe("loud", false, nil)
+	for i := range 100 {
+		s.do(notify("loud", fmt.Sprint(i)))
+	}
+	s.do(notify("quiet", "x"))
+	if got, lost := drain(t, quiet); lost != 0 || !slices.Equal(got, []uint64{101}) {
+		t.Errorf("it gets %v, lost %d", got, lost)
+	}
+	if got, lost := drain(t, loud); lost != 91 || len(got) != 9 {
+		t.Errorf("the loud one gets %v, lost %d", got, lost)
+	}
+	s.restore(s.snapshot())
+	for _, x := range []*Subscription{quiet, quieter} {
+		if got, lost := drain(t, x); lost != 0 || got != nil {
+			t.Errorf("over a restore %q gets %v, lost %d", x.channel, got, lost)
+		}
+	}
+}
+
+// A replica that was away takes over a snapshot: its subscribers get what it
+// brings, each message once, and learn it if some are gone.
+func TestSubscribersOverARestore(t *testing.T) {
+	for _, test := range []struct {
+		name         string
+		read, behind int // messages that were read, and that were applied; 20 there are
+		keep         int
+		want         []uint64
+		lagged       bool
+	}{
+		{"nothing is gone", 2, 5, 18, seq(3, 20), false},
+		{"what was not read is gone", 2, 5, 10, seq(11, 20), true},
+		{"some that were not read are gone", 2, 12, 14, seq(7, 20), true},
+		{"some that were never here are gone", 5, 5, 10, seq(11, 20), true},
+		{"all that is gone was read", 5, 5, 15, seq(6, 20), false},
+		{"it was not away", 2, 20, 18, seq(3, 20), false},
+	} {
+		here, messages := newMessagesShard(t, Retention{Messages: 100, Bytes: 1 << 20, AgeMS: 60_000})
+		there, _ := newMessagesShard(t, Retention{Messages: test.keep, Bytes: 1 << 20, AgeMS: 60_000})
+		exact, _, _ := messages.Subscribe("channel", false, nil)
+		prefix, _, _ := messages.Subscribe("ch", true, nil)
+		other, _, _ := messages.Subscribe("other", false, nil)
+		for i := range 20 {
+			if i == test.read {
+				drain(t, exact)
+				drain(t, prefix)
+			}
+			if i < test.behind {
+				here.do(notify("channel", fmt.Sprint(i)))
+			}
+			there.do(notify("channel", fmt.Sprint(i)))
+		}
+		if test.read == test.behind {
+			drain(t, exact)
+			drain(t, prefix)
+		}
+		drain(t, other)
+		here.restore(there.snapshot())
+		for _, x := range []*Subscription{exact, prefix} {
+			select {
+			case <-x.Ready():
+			default:
+				t.Errorf("%s: nobody is woken", test.name)
+			}
+			got, lost := drain(t, x)
+			if !slices.Equal(got, test.want) || (lost > 0) != test.lagged || lost > uint64(20-test.keep) {
+				t.Errorf("%s: it gets %v, lost %d, want %v, %v", test.name, got, lost, test.want, test.lagged)
+			}
+		}
+		// What this replica never saw may have been of any channel.
+		if _, lost := drain(t, other); lost > 0 && 20-test.keep <= test.behind {
+			t.Errorf("%s: the other channel lost %d", test.name, lost)
+		}
+		here.seq = 100
+		here.do(notify("channel", "after"))
+		if got, lost := drain(t, exact); lost != 0 || !slices.Equal(got, []uint64{21}) {
+			t.Errorf("%s: then it gets %v, lost %d", test.name, got, lost)
+		}
+	}
+}
+
+func seq(from, to uint64) (out []uint64) {
+	for ; from <= to; from++ {
+		out = append(out, from)
+	}
+	return out
+}
+
+// There is no subscription behind a message that was never told: the index is of
+// another cluster.
+func TestThereIsNoSubscriptionAhead(t *testing.T) {
+	s, messages := newMessagesShard(t, keepTen)
+	s.do(notify("c", "1"))
+	after := uint64(3)
+	if _, index, ok := messages.Subscribe("c", false, &after); ok || index != 1 {
+		t.Fatalf("%d, %v", index, ok)
+	}
+}
+
+// Next hands out so many at a time, without a signal for each.
+func TestManyMessagesAreReadInParts(t *testing.T) {
+	s, messages := newMessagesShard(t, DefaultRetention)
+	x, _, _ := messages.Subscribe("c", false, nil)
+	for i := range 3 * atOnce / 2 {
+		c := notify("c", fmt.Sprint(i))
+		c.Seen, c.Number = wire.Seen{SQL: uint64(i), KV: uint64(i) / 2}, int64(-i)
+		s.do(c)
+	}
+	first, _, err := x.Next()
+	second, _, err2 := x.Next()
+	if len(first) != atOnce || len(second) != atOnce/2 || err != nil || err2 != nil {
+		t.Fatalf("%d and %d, %v, %v", len(first), len(second), err, err2)
+	}
+	for i, m := range append(first, second...) {
+		if m.Payload != fmt.Sprint(i) || (m.Seen != wire.Seen{SQL: uint64(i), KV: uint64(i) / 2}) || m.TimeMS != int64(-i) || m.Index != uint64(i)+1 {
+			t.Errorf("message %d is %+v", i, m)
+		}
+	}
+}
+
+// A message to no channel would be taken for the head of a snapshot: there is
+// none, as there is no bucket without a name.
+func TestAMessageToNoChannelDoesNotSpoilTheSnapshot(t *testing.T) {
+	s, _ := newMessagesShard(t, keepTen)
+	s.do(notify("c", "1"), notify("", "2"), notify("c", "3"))
+	want := s.state()
+	b := s.snapshot()
+	if s.broken(b) {
+		t.Fatalf("it is refused: %v", s.Err())
+	}
+	if got := s.state(); !slices.Equal(got, want) {
+		t.Errorf("it holds\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// Where a subscription that has lagged is told to resume there is something to
+// resume from, whatever other channels did meanwhile.
+func TestOneCanResumeWhereOneIsTold(t *testing.T) {
+	s, messages := newMessagesShard(t, keepTen)
+	x, _, _ := messages.Subscribe("quiet", false, nil)
+	s.do(notify("quiet", "1"))
+	for range 30 {
+		s.do(notify("loud", "x"))
+	}
+	_, lost, err := x.Next()
+	if !errors.Is(err, ErrLagged) {
+		t.Fatalf("it says %v", err)
+	}
+	if _, _, ok := messages.Subscribe("quiet", false, &lost); !ok {
+		t.Errorf("nobody can resume behind message %d, up to %d all are forgotten", lost, messages.cut)
+	}
+}
+
+// A snapshot that is not read to its end changes nothing that readers see.
+func TestAnUnfinishedRestoreChangesNothing(t *testing.T) {
+	s, messages := newMessagesShard(t, DefaultRetention)
+	x, _, _ := messages.Subscribe("c", false, nil)
+	s.do(notify("c", "1"), notify("c", "2"))
+	over := make(chan struct{})
+	close(over) // the node closes
+	if err := s.RecoverFromSnapshot(bytes.NewReader(s.snapshot()), nil, over); err != sm.ErrSnapshotStopped {
+		t.Fatalf("it says %v", err)
+	}
+	if got, lost := drain(t, x); lost != 0 || !slices.Equal(got, []uint64{1, 2}) {
+		t.Errorf("the subscription gets %v, lost %d", got, lost)
+	}
+}
+
+// What was told behind a long time without a leader, and before the tick that
+// counts that time, is kept as long as any other.
+func TestMessagesOutliveATimeWithoutLeader(t *testing.T) {
+	s, m := newMessagesShard(t, DefaultRetention)
+	s.tick(10_000)
+	s.do(notify("c", "hello"))
+	s.tick(16 * 60_000)
+	if _, upTo, ok := m.Subscribe("c", false, new(uint64)); !ok {
+		t.Fatalf("message %d is forgotten", upTo)
+	}
+	for range 15 * 6 {
+		s.tick(10_000)
+	}
+	if _, _, ok := m.Subscribe("c", false, new(uint64)); ok {
+		t.Error("it is kept for ever")
+	}
+}

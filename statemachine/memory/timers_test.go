@@ -1,0 +1,187 @@
+package memory
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// ofs are what timers were started with.
+func ofs(all []timer[int]) (out []int) {
+	for _, t := range all {
+		out = append(out, t.of)
+	}
+	return out
+}
+
+// A duration begins with the second tick behind it, however far that moves the
+// clock, and ends with the first that stands at its end.
+func TestATimerBeginsWithTheSecondTick(t *testing.T) {
+	var x timers[int]
+	expect := func(now uint64, due ...int) {
+		t.Helper()
+		if got := ofs(x.tick(now)); !slices.Equal(got, due) {
+			t.Errorf("at %d %v are due, want %v", now, got, due)
+		}
+	}
+	next := func(atOnce bool, end uint64, any bool) {
+		t.Helper()
+		if a, e, y := x.next(); a != atOnce || e != end || y != any {
+			t.Errorf("next is %v, %d, %v, want %v, %d, %v", a, e, y, atOnce, end, any)
+		}
+	}
+	next(false, 0, false)
+	x.start(100, 1)
+	next(true, 0, true)
+	expect(1_000_000)
+	next(true, 0, true)
+	x.start(50, 2)
+	x.start(0, 3)
+	expect(2_000_000)
+	next(true, 0, true)
+	expect(2_000_010)
+	next(false, 2_000_010, true)
+	expect(2_000_011, 3)
+	next(false, 2_000_060, true)
+	expect(2_000_100, 2, 1)
+	next(false, 0, false)
+	expect(3_000_000)
+}
+
+// Those that end together end in the order in which they were asked for, on
+// each replica, whatever it was restored from.
+func TestTimersThatEndTogetherHaveAnOrder(t *testing.T) {
+	var x timers[int]
+	for i := range 50 {
+		x.start(uint64(100-i%2), i) // the latter half begins later, and ends with the former
+	}
+	x.tick(1)
+	x.tick(2)
+	for i := range 20 {
+		x.start(uint64(90+i%2), 50+i)
+	}
+	y := restoredTimers(&x)
+	for _, now := range []uint64{5, 11, 50, 101, 102, 200} {
+		if a, b := ofs(x.tick(now)), ofs(y.tick(now)); !slices.Equal(a, b) {
+			t.Errorf("at %d %v are due, restored %v", now, a, b)
+		}
+	}
+	if x.len() != 0 || y.len() != 0 {
+		t.Errorf("%d and %d are left", x.len(), y.len())
+	}
+}
+
+// restoredTimers makes timers of what a snapshot would hold.
+func restoredTimers(x *timers[int]) *timers[int] {
+	var y timers[int]
+	all, phases := x.all()
+	for i, t := range all {
+		y.restore(t.end, phases[i], t.of)
+	}
+	return &y
+}
+
+// A duration that would end behind the clock's last moment does not end early.
+func TestADurationWithoutAnEndDoesNotEnd(t *testing.T) {
+	for _, ttl := range []uint64{math.MaxUint64, math.MaxUint64 - 5} {
+		var x timers[int]
+		x.start(ttl, 1)
+		for now := uint64(10); now < 100; now += 10 {
+			if due := x.tick(now); len(due) > 0 {
+				t.Errorf("of %d ms: it ended at %d", ttl, now)
+			}
+		}
+	}
+}
+
+// Whatever is started, forgotten and restored: timers do what a list would.
+func TestTimersAreAList(t *testing.T) {
+	type want struct {
+		of, seen int
+		ttl, end uint64
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		x := new(timers[int])
+		var list []want
+		gone := map[int]bool{}
+		now, n := uint64(0), 0
+		for range rapid.IntRange(1, 80).Draw(t, "steps") {
+			switch rapid.IntRange(0, 9).Draw(t, "step") {
+			case 0, 1, 2:
+				n++
+				ttl := rapid.SampledFrom([]uint64{0, 1, 10, 50, 100}).Draw(t, "ttl")
+				x.start(ttl, n)
+				list = append(list, want{of: n, ttl: ttl})
+			case 3: // many, so that those that came to nothing are pruned
+				for range 700 {
+					n++
+					x.start(40, n)
+					list = append(list, want{of: n, ttl: 40})
+					gone[n] = n%3 > 0
+				}
+			case 4:
+				x.prune(0, func(n int) bool { return gone[n] })
+			case 5:
+				x = restoredTimers(x)
+			default:
+				now += rapid.SampledFrom([]uint64{1, 10, 40, 300}).Draw(t, "tick")
+				var due []want
+				for i := range list {
+					w := &list[i]
+					w.seen++
+					switch {
+					case w.seen == 2:
+						w.end = now + w.ttl
+					case w.seen > 2 && w.end <= now && !gone[w.of]:
+						due = append(due, *w)
+					}
+				}
+				slices.SortStableFunc(due, func(a, b want) int { return int(a.end) - int(b.end) })
+				list = slices.DeleteFunc(list, func(w want) bool { return w.seen > 2 && w.end <= now })
+				var wants []int
+				for _, w := range due {
+					wants = append(wants, w.of)
+				}
+				got := slices.DeleteFunc(ofs(x.tick(now)), func(n int) bool { return gone[n] })
+				if !slices.Equal(got, wants) {
+					t.Fatalf("at %d %v are due, want %v", now, got, wants)
+				}
+			}
+			if live := slices.DeleteFunc(slices.Clone(list), func(w want) bool { return gone[w.of] }); x.len() < len(live) || x.len() > len(list) {
+				t.Fatalf("it has %d, want %d to %d", x.len(), len(live), len(list))
+			}
+		}
+	})
+}
+
+// What is replaced again and again takes bounded room.
+func TestTimersOfNothingArePruned(t *testing.T) {
+	var x timers[string]
+	for i := range 100_000 {
+		x.start(3600_000, fmt.Sprint(i))
+		if i%100 == 0 {
+			x.tick(uint64(i) + 1)
+			x.prune(1, func(s string) bool { return s != fmt.Sprint(i) })
+		}
+		if x.len() > 2000 {
+			t.Fatalf("%d timers for one", x.len())
+		}
+	}
+}
+
+// What timers took is given back when they have ended.
+func TestTimersGiveTheirMemoryBack(t *testing.T) {
+	var x timers[int]
+	for i := range 100_000 {
+		x.start(10, i)
+	}
+	for now := range uint64(5) {
+		x.tick(100 * now)
+	}
+	if room := cap(x.young) + cap(x.older) + cap(x.heap); x.len() != 0 || room > 4096 {
+		t.Errorf("%d timers, room for %d", x.len(), room)
+	}
+}

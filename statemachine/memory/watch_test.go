@@ -1,0 +1,187 @@
+package memory
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"weak"
+
+	"github.com/hiqlite/hiqlite/internal/table"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// toldOf returns what a watcher has been told since the last call.
+func toldOf(t *testing.T, w *Watcher) (out []string) {
+	t.Helper()
+	events, err := w.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range events {
+		out = append(out, eventText(e))
+	}
+	return out
+}
+
+func TestWatchersAreToldOfTheirKeys(t *testing.T) {
+	s, kv := newKVShard(t)
+	s.do(put("b", "ab", "before"))
+	key, prefix, all, other := kv.Watch("b", "a", false), kv.Watch("b", "a", true), kv.Watch("b", "", true), kv.Watch("other", "", true)
+	s.do(put("b", "a", "1"), put("b", "ab", "2"), put("b", "b", "3"), put("b", "", "4"))
+	s.do(&wire.Command{Kind: wire.KVDelete, Name: "b", Key: "ab"}, &wire.Command{Kind: wire.KVClear, Name: "b"})
+	for w, want := range map[*Watcher][]string{
+		key:    {`0 "a"="1" at 2`, `4 ""="" at 7`},
+		prefix: {`0 "a"="1" at 2`, `0 "ab"="2" at 3`, `1 "ab"="" at 6`, `4 ""="" at 7`},
+		all:    {`0 "a"="1" at 2`, `0 "ab"="2" at 3`, `0 "b"="3" at 4`, `0 ""="4" at 5`, `1 "ab"="" at 6`, `4 ""="" at 7`},
+		other:  nil,
+	} {
+		select {
+		case <-w.Ready():
+			if want == nil {
+				t.Error("it is ready for nothing")
+			}
+		default:
+			if want != nil {
+				t.Error("it is not ready")
+			}
+		}
+		if got := toldOf(t, w); !slices.Equal(got, want) {
+			t.Errorf("it was told %q, want %q", got, want)
+		}
+		w.Close()
+		w.Close()
+	}
+	s.do(put("b", "a", "5"))
+	if got := toldOf(t, all); got != nil {
+		t.Errorf("a closed one was told %q", got)
+	}
+	if len(kv.watchers) != 0 {
+		t.Errorf("there are %v", kv.watchers)
+	}
+}
+
+// An event says what of the SQL shard has to be applied before it is told.
+func TestEventsFollowTheSQL(t *testing.T) {
+	s, kv := newKVShard(t)
+	w := kv.Watch("b", "", true)
+	defer w.Close()
+	first, second := put("b", "k", "1"), put("b", "k", "2")
+	first.Seen, second.Seen = wire.Seen{SQL: 30, KV: 1}, wire.Seen{SQL: 20, KV: 2}
+	s.do(first)
+	s.restore(s.snapshot()) // which tells w that it lagged
+	w2 := kv.Watch("b", "", true)
+	defer w2.Close()
+	s.do(second)
+	if events, err := w2.Next(); err != nil || len(events) != 1 || (events[0].Seen != wire.Seen{SQL: 30, KV: 2}) {
+		t.Errorf("%+v, %v", events, err)
+	}
+	if _, err := w.Next(); !errors.Is(err, ErrLagged) {
+		t.Errorf("over a restore: %v", err)
+	}
+}
+
+// One who does not read loses all behind the bound, at once and for good, and
+// nobody else does.
+func TestASlowWatcherLags(t *testing.T) {
+	large := strings.Repeat("x", 1<<20)
+	for name, test := range map[string]struct {
+		value string
+		most  int
+	}{"events": {"v", watchEvents}, "bytes": {large, watchBytes / (1<<20 + 1)}} {
+		s, kv := newKVShard(t)
+		slow, quiet, quick := kv.Watch("b", "k", false), kv.Watch("b", "other", false), kv.Watch("b", "", true)
+		for i := range test.most {
+			s.do(put("b", "k", test.value))
+			if events, err := quick.Next(); err != nil || len(events) != 1 {
+				t.Fatalf("%s: %d: %d, %v", name, i, len(events), err)
+			}
+		}
+		if slow.lagged {
+			t.Errorf("%s: it lags at the bound", name)
+		}
+		s.do(put("b", "other", "v"))
+		if slow.lagged {
+			t.Errorf("%s: it lags for what is not its own", name)
+		}
+		s.do(put("b", "k", test.value))
+		for range 2 {
+			if events, err := slow.Next(); !errors.Is(err, ErrLagged) || events != nil {
+				t.Errorf("%s: one more is %d events, %v", name, len(events), err)
+			}
+			s.do(put("b", "k", "v"))
+		}
+		if events, err := quiet.Next(); err != nil || len(events) != 1 {
+			t.Errorf("%s: the quiet one gets %d, %v", name, len(events), err)
+		}
+		if _, err := quick.Next(); err != nil {
+			t.Errorf("%s: the quick one gets %v", name, err)
+		}
+	}
+	// One that is larger than the bound is told, if it is alone.
+	s, kv := newKVShard(t)
+	w := kv.Watch("b", "", true)
+	s.do(put("b", "k", strings.Repeat("x", watchBytes+1)))
+	if events, err := w.Next(); err != nil || len(events) != 1 {
+		t.Errorf("a huge one is %d events, %v", len(events), err)
+	}
+}
+
+// What waits for a watcher keeps itself in memory, and no other entries that
+// were written meanwhile; nor does a key that a program keeps keep its value.
+func TestEventsKeepNothingElseInMemory(t *testing.T) {
+	s, kv := newKVShard(t)
+	key := func(i int) string { return fmt.Sprint("k", i) }
+	const keys, rounds = 8, 16 // few keys: several in each chain of the table
+	w := kv.Watch("b", "k", true)
+	big := strings.Repeat("x", 1<<20)
+	var gone []weak.Pointer[table.Item]
+	for range rounds {
+		for i := range keys {
+			s.do(put("b", key(i), "small"))
+			s.do(put("b", "other", big))
+			gone = append(gone, weak.Make(kv.bucket("b").entries.Get("other")))
+		}
+	}
+	runtime.GC()
+	held := 0
+	for _, p := range gone[:len(gone)-1] { // the last one is there
+		if p.Value() != nil {
+			held++
+		}
+	}
+	if held > 0 {
+		t.Errorf("%d of %d entries that were written over are held", held, len(gone)-1)
+	}
+	events, err := w.Next()
+	if err != nil || len(events) != rounds*keys {
+		t.Fatalf("%d events, %v", len(events), err)
+	}
+
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	var kept []string
+	for i := range 64 {
+		s.do(put("b", key(i), big))
+		s.do(&wire.Command{Kind: wire.KVDelete, Name: "b", Key: key(i)})
+		events, err := w.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			kept = append(kept, e.Key)
+		}
+	}
+	if more := heap() - before; more > 32<<20 {
+		t.Errorf("%d keys keep %d MiB", len(kept), more>>20)
+	}
+	runtime.KeepAlive(kept)
+	runtime.KeepAlive(kv)
+}

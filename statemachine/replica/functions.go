@@ -1,0 +1,70 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// ErrFunctionMissing says that the log or the schema needs a function, or a
+// collation, that this program does not bring along.
+var ErrFunctionMissing = errors.New("hiqlite: this program lacks a function that the database needs")
+
+// A write names the functions that it may use, and the schema's are part of the
+// replicated state (State.Functions): an index or a CHECK uses them without
+// being named. A replica whose program lacks one would compute something else,
+// so it stops before that.
+
+func missingFunction(f wire.Function) error {
+	return fmt.Errorf("%w: %v: start it with a program whose Config.Functions or Config.Collations has it; nothing is lost, the node then goes on where it stopped", ErrFunctionMissing, f)
+}
+
+// checkFunctions reports a function that an operation or the schema needs and
+// this program lacks.
+func (r *SQL) checkFunctions(needed []wire.Function) error {
+	if f, missing := r.cfg.Functions.Missing(needed); missing {
+		return missingFunction(f)
+	}
+	return nil
+}
+
+// noteFunctions makes the state say which functions the schema needs, after op
+// has changed it.
+func (r *SQL) noteFunctions(op *wire.Operation) error {
+	if len(op.Functions) == 0 && len(r.functions) == 0 {
+		return nil
+	}
+	texts, err := r.schemaTexts()
+	if err != nil {
+		return err
+	}
+	candidates := slices.Clone(r.functions)
+	for _, f := range op.Functions {
+		if !slices.Contains(candidates, f) {
+			candidates = append(candidates, wire.Function{Name: string([]byte(f.Name)), Version: f.Version, Collation: f.Collation}) // the name points into the entry
+		}
+	}
+	r.functions = sqlite.Mentioned(candidates, texts)
+	slices.SortFunc(r.functions, wire.Function.Compare)
+	return nil
+}
+
+func (r *SQL) schemaTexts() (texts []string, err error) {
+	r.conn.Owner(true)
+	defer r.conn.Owner(false)
+	s, _, err := r.conn.Prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL", false)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	for {
+		row, err := s.Step()
+		if err != nil || !row {
+			return texts, err
+		}
+		texts = append(texts, string(s.Bytes(0)))
+	}
+}

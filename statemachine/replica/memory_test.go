@@ -1,0 +1,61 @@
+package replica
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine"
+)
+
+// SQLite refuses to ask for more than 2 GiB at once, on every replica alike,
+// with the error of a machine that has no memory left: a replica that stopped
+// at it would stop again after each restart, and so would all others.
+func TestAValueBeyondTwoGibibytesIsAResult(t *testing.T) {
+	m := newMachine(t)
+	m.must("CREATE TABLE t(a)")
+	r := m.do(op("INSERT INTO t VALUES('before')"),
+		op("INSERT INTO t SELECT length(json_group_array(hex(zeroblob(200000000)))) FROM (VALUES(1),(2),(3),(4),(5),(6),(7))"),
+		op("INSERT INTO t VALUES('after')"))
+	if r[1].Err == nil || r[1].Err.Code != sqlite.CodeNoMemory || r[1].Err.Hint == "" {
+		t.Errorf("it answers %v", r[1].Err)
+	}
+	if got := m.rows("SELECT * FROM t"); got != "before\nafter" {
+		t.Errorf("the others' rows are %q", got)
+	}
+}
+
+// Entries are kept decoded as long as their transaction may be replayed. Small
+// ones that were compressed a thousandfold must not fill the memory: a batch of
+// many is several transactions.
+func TestABatchHoldsBoundedMemory(t *testing.T) {
+	m := newMachine(t)
+	m.must("CREATE TABLE t(id INTEGER PRIMARY KEY, size)")
+	large := func(id int) *wire.Operation {
+		return op(fmt.Sprintf("INSERT INTO t VALUES(%d, length('%s'))", id, strings.Repeat("x", 1<<20)))
+	}
+	var cmds [][]byte
+	for id := range 80 {
+		cmds = append(cmds, m.entry(large(id)))
+	}
+	cmds = append(cmds, m.entry(op("INSERT OR ROLLBACK INTO t VALUES(79, 0)")), m.entry(large(80)))
+	m.update(cmds...)
+	if got := m.rows("SELECT count(*), sum(size) FROM t"); got != fmt.Sprintf("81|%d", 81<<20) {
+		t.Errorf("the rows are %s", got)
+	}
+	if r := m.got[[2]uint64{m.session, m.seq - 1}]; r[0].Err == nil {
+		t.Error("the one that rolls back answers no error")
+	}
+	held := 0
+	for _, d := range m.batch.decoders {
+		held += d.Size()
+	}
+	if held > 82*statemachine.MaxIdleDecoder {
+		t.Errorf("%d bytes are kept for the next batch", held)
+	}
+	if len(m.batch.decoders) > 40 {
+		t.Errorf("%d entries were held at once", len(m.batch.decoders))
+	}
+}

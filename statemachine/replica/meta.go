@@ -1,0 +1,166 @@
+package replica
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine"
+)
+
+// The meta table holds, written in the same transaction as the rows of a batch,
+// a row 0 with the replica's index, clock and lease, a row for each session, and
+// below 0 one for each place in the queue for the lease.
+
+// metaStatements writes the meta table.
+type metaStatements struct {
+	conn        *sqlite.Conn
+	put, remove *sqlite.Stmt
+	buf         []byte
+}
+
+func (m *metaStatements) prepare() (err error) {
+	if m.put != nil {
+		return nil
+	}
+	if m.put, _, err = m.conn.Prepare("INSERT OR REPLACE INTO "+sqlite.MetaTable+" VALUES(?,?)", true); err != nil {
+		return err
+	}
+	m.remove, _, err = m.conn.Prepare("DELETE FROM "+sqlite.MetaTable+" WHERE id=?", true)
+	return err
+}
+
+func (m *metaStatements) close() {
+	for _, s := range []*sqlite.Stmt{m.put, m.remove} {
+		if s != nil {
+			s.Close()
+		}
+	}
+	m.put, m.remove = nil, nil
+}
+
+// save writes the row of the replica and those of the sessions and places that
+// changed.
+func (m *metaStatements) save(state *wire.State, s *statemachine.Sessions[wire.Result], l *lease) error {
+	if err := m.prepare(); err != nil {
+		return err
+	}
+	m.buf = wire.AppendState(m.buf[:0], state)
+	if err := m.write(0, m.buf); err != nil {
+		return err
+	}
+	for _, id := range s.Unsaved() {
+		session := s.Get(id)
+		if session == nil {
+			if err := m.run(m.remove, wire.IntegerValue(int64(id))); err != nil {
+				return err
+			}
+			continue
+		}
+		m.buf = wire.AppendSession(m.buf[:0], session)
+		if err := m.write(int64(id), m.buf); err != nil {
+			return err
+		}
+	}
+	return m.savePlaces(l)
+}
+
+// savePlaces makes the table hold the places that are in the queue.
+func (m *metaStatements) savePlaces(l *lease) error {
+	gone := maps.Clone(l.written)
+	for i := range l.queue {
+		p := &l.queue[i]
+		delete(gone, p.Number)
+		if l.written[p.Number] {
+			continue
+		}
+		m.buf = wire.AppendPlace(m.buf[:0], p)
+		if err := m.write(-int64(p.Number), m.buf); err != nil {
+			return err
+		}
+	}
+	for _, number := range slices.Sorted(maps.Keys(gone)) {
+		if err := m.run(m.remove, wire.IntegerValue(-int64(number))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *metaStatements) write(id int64, state []byte) error {
+	return m.run(m.put, wire.IntegerValue(id), wire.BlobValue(state))
+}
+
+func (m *metaStatements) run(s *sqlite.Stmt, values ...wire.Value) error {
+	args := make([]wire.Argument, len(values))
+	for i, v := range values {
+		args[i].Value = v
+	}
+	if err := s.Bind(args, nil); err != nil {
+		return err
+	}
+	return s.Run()
+}
+
+// loadState reads the meta table.
+func loadState(conn *sqlite.Conn) (*wire.State, error) {
+	conn.Owner(true)
+	defer conn.Owner(false)
+	s, _, err := conn.Prepare("SELECT id, state FROM "+sqlite.MetaTable+" ORDER BY id", false)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	state := new(wire.State)
+	var places []wire.Place
+	for {
+		row, err := s.Step()
+		if err != nil {
+			return nil, fmt.Errorf("hiqlite: read the meta table: %w", err)
+		}
+		if !row {
+			slices.Reverse(places)
+			state.Places = places
+			return state, nil
+		}
+		id := s.Int(0)
+		switch {
+		case id == 0:
+			state, err = wire.DecodeState(s.Bytes(1))
+		case id < 0: // the last one first
+			var p *wire.Place
+			if p, err = wire.DecodePlace(s.Bytes(1)); err == nil {
+				places = append(places, *p)
+			}
+		default:
+			var session *wire.Session[wire.Result]
+			if session, err = wire.DecodeSession(s.Bytes(1)); err == nil {
+				state.Sessions = append(state.Sessions, *session)
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: row %d of the meta table: %w", ErrDamaged, id, err)
+		}
+	}
+}
+
+// markUnsaved marks the sessions that may be newer than what SQLite holds: the next
+// transaction must write all of them, since afterwards SQLite's count.
+func markUnsaved(s *statemachine.Sessions[wire.Result], inSQLite []wire.Session[wire.Result]) {
+	written := make(map[uint64][]byte, len(inSQLite))
+	for i := range inSQLite {
+		written[inSQLite[i].ID] = wire.AppendSession(nil, &inSQLite[i])
+	}
+	for _, session := range s.All() {
+		if !bytes.Equal(written[session.ID], wire.AppendSession(nil, &session)) {
+			s.Changed(session.ID)
+		}
+		delete(written, session.ID)
+	}
+	for id := range written {
+		s.Changed(id) // dropped since
+	}
+}

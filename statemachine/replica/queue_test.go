@@ -1,0 +1,327 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"testing"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+	"pgregory.net/rapid"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// A leased log is a random one of proposers who take the write lease, wait for
+// it, lose it, die and come again. It is drawn while a first replica applies it
+// entry by entry: what a transaction records depends on the rows.
+type leased struct {
+	*history
+	rt     *rapid.T
+	m      *machine // the first replica
+	states [][]byte // after each entry
+	hashes []string
+	nodes  []*proposer
+	alive  map[*proposer][2]uint64 // node and incarnation
+	all    [][]byte                // every entry of operations, to be sent again
+	ids    []uint64                // of leases and places, held or gone
+	n      int
+}
+
+var leasedSchema = []string{
+	"CREATE TABLE done(n INTEGER UNIQUE, v)", "INSERT INTO done VALUES(0, 'is taken')", "CREATE VIRTUAL TABLE ft USING fts5(x)",
+	"CREATE TABLE log(id INTEGER PRIMARY KEY AUTOINCREMENT, n, at DEFAULT CURRENT_TIMESTAMP)",
+	"CREATE TRIGGER tr AFTER INSERT ON done BEGIN INSERT INTO log(n) VALUES(new.n); INSERT INTO ft VALUES('w'||new.n); END",
+}
+
+var leasedTexts = []string{
+	"INSERT INTO done VALUES(%d, random())",
+	"INSERT INTO done VALUES(%d, datetime('now')) RETURNING *, changes(), last_insert_rowid()",
+	"INSERT INTO done VALUES(%d, 'a'); UPDATE done SET v=v||'+' WHERE n<%[1]d AND random()%%2=0",
+	"INSERT OR ROLLBACK INTO done VALUES(%d, 'a'), (0, 'no')",
+	"INSERT INTO done VALUES(%d, 'b'); INSERT INTO done VALUES(0, 'no')",
+	"DELETE FROM ft WHERE rowid%%4=%d%%4",
+	"CREATE TABLE t%d(a); INSERT INTO t%[1]d VALUES(random())",
+	"INSERT OR FAIL INTO done VALUES(%d, 'f'), (0, 'no')",
+	"ANALYZE; INSERT INTO done VALUES(%d, 'c')",
+}
+
+func (l *leased) int(low, high int, what string) int {
+	return rapid.IntRange(low, high).Draw(l.rt, what)
+}
+
+// send has the first replica apply an entry.
+func (l *leased) send(cmd []byte) {
+	l.add(cmd)
+	l.m.apply(l.entries[len(l.entries)-1])
+	l.states = append(l.states, l.m.bytes())
+	l.hashes = append(l.hashes, "")
+	if l.int(0, 3, "look") == 0 {
+		l.hashes[len(l.hashes)-1] = l.m.hash()
+	}
+}
+
+// bytes returns the replica's state, but for how far SQLite is behind.
+func (m *machine) bytes() []byte {
+	s := *m.state()
+	s.SQLIndex = 0
+	return wire.AppendState(nil, &s)
+}
+
+func (l *leased) open(node, incarnation uint64) *proposer {
+	l.n++
+	l.send(wire.EncodeOpenSession(uint64(l.n), node, incarnation))
+	p := &proposer{session: uint64(len(l.entries))}
+	l.nodes = append(l.nodes, p)
+	l.alive[p] = [2]uint64{node, incarnation}
+	return p
+}
+
+func (l *leased) text() *wire.Operation {
+	l.n++
+	o := op(fmt.Sprintf(rapid.SampledFrom(leasedTexts).Draw(l.rt, "text"), l.n))
+	o.Seed, o.StampMS = seedOf(uint64(l.n)), o.StampMS+int64(l.n)*1000
+	return o
+}
+
+func (l *leased) id() uint64 {
+	if held := l.m.lease.held.ID; held != 0 && l.int(0, 1, "held") == 0 {
+		return held
+	}
+	if q := l.m.lease.queue; len(q) > 0 && l.int(0, 1, "queued") == 0 {
+		return idOf(&q[l.int(0, len(q)-1, "place")])
+	}
+	return rapid.SampledFrom(append(l.ids, 12345)).Draw(l.rt, "id")
+}
+
+// operation draws one that is not a transaction's.
+func (l *leased) operation() *wire.Operation {
+	switch l.int(0, 9, "operation") {
+	case 0, 1, 2:
+		l.n++
+		id := uint64(l.n) | 1<<63
+		l.ids = append(l.ids, id)
+		return acquire(id, uint64(l.int(100, 3000, "ttl")))
+	case 3, 4:
+		var ids []uint64
+		for range l.int(1, 3, "ids") {
+			ids = append(ids, l.id())
+		}
+		return &wire.Operation{Lease: &wire.Lease{Release: ids, InUse: l.int(0, 1, "in use") == 0}}
+	case 5:
+		return &wire.Operation{Lease: &wire.Lease{InUse: true}}
+	case 6:
+		o := l.text()
+		o.Lease = &wire.Lease{Under: l.id(), Keep: l.int(0, 1, "keep") == 0}
+		return o
+	}
+	return l.text()
+}
+
+// transaction draws one under the lease that is held: it runs on the first
+// replica, which holds the rows that its holder sees.
+func (l *leased) transaction() *wire.EncodedOperation {
+	held := l.m.lease.held
+	keep := l.int(0, 2, "keep") > 0
+	tx, err := l.m.Speculate(TransactionOptions{Seed: seedOf(uint64(l.n))})
+	if err != nil {
+		l.rt.Fatal(err)
+	}
+	defer tx.Close()
+	if err := tx.Lease(held.ID, held.Base); err != nil {
+		l.rt.Fatal(err)
+	}
+	for range l.int(1, 3, "statements") {
+		l.n++
+		text := fmt.Sprintf(rapid.SampledFrom([]string{"INSERT INTO done VALUES(%d, random())", "INSERT INTO done VALUES(%d, datetime('now')||changes()) RETURNING *",
+			"INSERT OR FAIL INTO done VALUES(%d, 'f'), (0, 'no')", "INSERT INTO done VALUES(0, %d)", "CREATE TABLE t%d(a)"}).Draw(l.rt, "text"), l.n)
+		_, _ = tx.Exec(context.Background(), text, nil)
+		if err := tx.Err(); err != nil {
+			l.rt.Fatal(text, err)
+		}
+	}
+	o := &wire.Operation{Lease: &wire.Lease{Keep: keep}}
+	e, err := tx.Record(o)
+	if err != nil {
+		l.rt.Fatal(err)
+	}
+	if e == nil {
+		return nil
+	}
+	switch l.int(0, 9, "wrong") {
+	case 0:
+		o.Lease.Base++
+	case 1:
+		o.Lease.Under++
+	case 2:
+		o.Lease.Checksum++
+	default:
+		return e
+	}
+	return tx.rec.Encode(o)
+}
+
+func (l *leased) proposer() *proposer { return rapid.SampledFrom(l.nodes).Draw(l.rt, "proposer") }
+
+func (l *leased) step() {
+	p := l.proposer()
+	if held := l.m.lease.held.Session; held != 0 && l.int(0, 1, "holder") == 0 {
+		for _, other := range l.nodes {
+			if other.session == held {
+				p = other
+			}
+		}
+	}
+	switch l.int(0, 11, "step") {
+	case 0: // the node again, or an entry of an earlier start of it that comes late
+		was := l.alive[p]
+		l.open(was[0], was[1]+uint64(l.int(0, 2, "incarnation"))-1)
+	case 1, 2:
+		now := l.m.Clock().Now
+		if l.int(0, 5, "late") == 0 {
+			now--
+		}
+		l.send(wire.EncodeTick(wire.Tick{Expected: now, Next: now + uint64(rapid.SampledFrom([]int{100, 200, 400, 2000, 12000}).Draw(l.rt, "by"))}))
+	case 3, 4:
+		if len(l.all) > 0 {
+			l.send(l.all[len(l.all)-1-l.int(0, min(5, len(l.all)-1), "copy of")])
+		}
+	case 5, 6, 7:
+		if l.m.lease.held.ID == 0 {
+			break
+		}
+		if e := l.transaction(); e != nil {
+			l.operations(p, e)
+		}
+	case 8:
+		o := op("VACUUM")
+		o.Vacuum = true
+		if l.int(0, 1, "under") == 0 {
+			o.Lease = &wire.Lease{Under: l.id(), Keep: l.int(0, 1, "keep") == 0}
+		}
+		l.operations(p, wire.EncodeOperation(o))
+	default:
+		var ops []*wire.EncodedOperation
+		for range l.int(1, 4, "operations") {
+			ops = append(ops, wire.EncodeOperation(l.operation()))
+		}
+		l.operations(p, ops...)
+	}
+}
+
+func (l *leased) operations(p *proposer, ops ...*wire.EncodedOperation) {
+	p.seq++
+	cmd := wire.EncodeEntry(p.session, p.seq, ops)
+	l.all = append(l.all, cmd)
+	l.send(cmd)
+}
+
+// leaseTTL is the sessions', short enough for them to expire.
+const shortSessions = 10_000
+
+func drawLeased(t *testing.T, rt *rapid.T) *leased {
+	l := &leased{history: &history{}, rt: rt, m: leaseMachine(t), alive: map[*proposer][2]uint64{}}
+	first := l.open(1, 1)
+	for _, text := range leasedSchema {
+		l.operations(first, wire.EncodeOperation(op(text)))
+	}
+	l.all = nil
+	l.open(2, 1)
+	l.open(3, 1)
+	for range l.int(5, 60, "steps") {
+		l.step()
+	}
+	return l
+}
+
+// leaseMachine is a replica whose sessions expire soon.
+func leaseMachine(t *testing.T) *machine {
+	m := emptyMachine(t)
+	m.cfg.SessionTTL = shortSessions
+	return m
+}
+
+func (l *leased) check(m *machine, way string) {
+	if want := l.states[m.index-1]; !bytes.Equal(m.bytes(), want) {
+		s, _ := wire.DecodeState(want)
+		l.rt.Fatalf("%s: at entry %d the state is\n%+v, entry by entry it was\n%+v", way, m.index, m.state(), s)
+	}
+	if want := l.hashes[m.index-1]; want != "" && m.hash() != want {
+		const q = "SELECT n, v FROM done ORDER BY n"
+		l.rt.Fatalf("%s: at entry %d the rows are others than entry by entry:\n%s\n\n%s", way, m.index, m.rows(q), l.m.rows(q))
+	}
+}
+
+// told returns the results of an entry's operations; of those that waited, what
+// they were told in the end. It is "" while one waits.
+func (m *machine) final(key [2]uint64) string {
+	var b []byte
+	for _, r := range m.got[key] {
+		if r.Lease.State == wire.LeaseQueued {
+			later, ok := m.settled[r.Lease.ID]
+			if !ok {
+				return ""
+			}
+			r = later
+		}
+		b = fmt.Appendf(b, "%x ", wire.AppendResult(nil, &r))
+	}
+	return string(b)
+}
+
+// Who holds the lease, who waits, and what came of it, is the same on every
+// replica, however it came by the log.
+func TestTheLeaseIsReplicated(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		l := drawLeased(t, rt)
+		defer l.m.Close()
+		for _, way := range []string{"one batch", "batches", "restarts", "snapshots"} {
+			m := leaseMachine(t)
+			for m.index < uint64(len(l.entries)) {
+				n := len(l.entries)
+				if way != "one batch" {
+					n = l.int(1, 8, way+" batch")
+				}
+				m.apply(l.entries[m.index:min(int(m.index)+n, len(l.entries))]...)
+				l.check(m, way)
+				switch {
+				case way == "restarts" && l.int(0, 2, "restart") == 0:
+					if l.int(0, 1, "sync") == 0 {
+						if err := m.Sync(); err != nil {
+							rt.Fatal(err)
+						}
+					}
+					m.again(l.history)
+					l.check(m, way)
+				case way == "snapshots" && l.int(0, 2, "snapshot") == 0:
+					other := leaseMachine(t)
+					m.snapshotTo(other)
+					other.got, other.settled = m.got, m.settled
+					m.Close()
+					m = other
+					l.check(m, way)
+				}
+			}
+			for key := range l.m.got {
+				if got, want := m.final(key), l.m.final(key); got != want {
+					rt.Fatalf("%s: entry %d of session %d was told\n%s\n%+v\nentry by entry\n%s\n%+v", way, key[1], key[0], got, m.got[key], want, l.m.got[key])
+				}
+			}
+			m.Close()
+		}
+	})
+}
+
+// again restarts the replica, with the sessions' short life.
+func (m *machine) again(h *history) {
+	was := m.index
+	m.Close()
+	applied := m.start()
+	m.cfg.SessionTTL = shortSessions
+	m.apply(append([]sm.Entry{}, h.entries[applied:was]...)...)
+}
+
+// acquire makes the operation that asks for the lease.
+func acquire(id, ttl uint64) *wire.Operation {
+	return &wire.Operation{Lease: &wire.Lease{Acquire: id, TTLMS: ttl}}
+}

@@ -1,0 +1,451 @@
+// Package replica holds the SQL machine: it applies the log of the SQL shard to
+// SQLite, and lends connections that read.
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine"
+)
+
+// A Listener learns what became of the entries of the SQL shard.
+type Listener = statemachine.Listener[wire.Result]
+
+// A LeaseListener learns what became of the write lease and of those who wait for
+// it. The apply goroutine calls its methods; they must not block.
+type LeaseListener interface {
+	// Settled is called when an operation leaves the queue for the write lease:
+	// with its result, or with the lease.
+	Settled(session, id uint64, result wire.Result)
+	// Wanted is called, at least with each clock advance, while somebody waits
+	// for a lease.
+	Wanted(lease wire.HeldLease)
+	// Recovered is called after the replica was replaced by a snapshot, which
+	// does not say what became of the entries that it includes. waits reports
+	// whether an operation is still in the queue.
+	Recovered(lease wire.HeldLease, waits func(id uint64) bool)
+}
+
+// Config of a SQL replica.
+type Config struct {
+	Dir      string // its folder; created if missing
+	Marker   string // a file outside of Dir that tells how far the database was synced
+	Listener Listener
+	Leases   LeaseListener
+	Logger   *slog.Logger // nil: slog.Default()
+
+	// MaxReaders bounds the connections that read at the same time; 0: 256.
+	MaxReaders int
+	// Term returns the term of an entry that is being applied, as the Raft log
+	// has it, and 0 if it is not known; nil: it never is.
+	Term func(index uint64) uint64
+	// WALLimit is the size, in bytes, of SQLite's write-ahead log beyond which
+	// the oldest read is ended with an error, since reads hold it back; 0: 1 GiB.
+	WALLimit int64
+	// Functions are those of the program; nil: none.
+	Functions *sqlite.Functions
+	// SessionTTL is how long, in milliseconds of the shard's ticks, an unused
+	// session is kept; 0: one hour. All replicas must agree on it.
+	SessionTTL uint64
+}
+
+// SQL is the SQL shard's replica, an on-disk state machine of Dragonboat.
+// Readers may be acquired from Open on, beside everything else.
+type SQL struct {
+	cfg     Config
+	log     *slog.Logger
+	pool    *pool
+	storage storage
+
+	classifier classifier
+
+	mu        sync.Mutex // serializes apply with checkpoints; guards what follows
+	conn      *sqlite.Conn
+	programs  *programs
+	meta      metaStatements
+	batch     batch
+	sessions  statemachine.Sessions[wire.Result]
+	ticks     uint64
+	lastTick  uint64 // nonce of the last one since the start
+	applied   uint64 // last entry applied
+	history   appliedHistory
+	term      termOf
+	sqlIndex  uint64 // last entry whose rows SQLite holds, once committed
+	index     uint64 // of the entry being applied
+	changed   uint64 // last entry that may have changed rows
+	lease     lease
+	functions []wire.Function           // that the schema needs
+	zone      atomic.Pointer[wire.Zone] // of the cluster; nil: UTC
+	pins      map[*view]bool
+	watched   string // the database whose damage is told
+
+	hasVirtual, virtualKnown bool // the database has virtual tables
+	settingsLoaded           bool // see loadSettings
+
+	visible    atomic.Uint64                  // applied, for other goroutines
+	shown      atomic.Pointer[appliedEntries] // history, for other goroutines
+	clock      statemachine.PublishedClock
+	holder     atomic.Uint64 // the lease held, for transactions
+	holderNode atomic.Uint64 // who holds it; 0: nobody
+	holderIdle atomic.Bool   // it is only kept
+	logBytes   atomic.Uint64
+
+	checkpoints checkpointer
+	scrubber    scrubber
+	spare       spare
+	temporaries temporaries
+
+	compacting atomic.Bool
+	followers  statemachine.Followers
+
+	failure *statemachine.Failure
+}
+
+// New returns a replica that is not open yet. Nothing is touched before Open.
+func New(cfg Config) *SQL {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.MaxReaders == 0 {
+		cfg.MaxReaders = 256
+	}
+	if cfg.WALLimit == 0 {
+		cfg.WALLimit = 1 << 30
+	}
+	if cfg.SessionTTL == 0 {
+		cfg.SessionTTL = statemachine.DefaultSessionTTL
+	}
+	r := &SQL{
+		cfg:     cfg,
+		log:     cfg.Logger,
+		storage: storage{dir: cfg.Dir, marker: cfg.Marker},
+		pins:    map[*view]bool{},
+	}
+	r.failure = statemachine.NewFailure(func(err error) { r.cfg.Listener.Failed(err) })
+	r.pool = newPool(cfg.MaxReaders, cfg.Functions, &r.zone)
+	return r
+}
+
+var _ sm.IOnDiskStateMachine = (*SQL)(nil)
+
+// Open opens the replica's files and returns the index of the last entry that
+// they hold. It may be called again while it is open: Raft ends the process if
+// it fails, so the node opens it first and hands the open one over.
+func (r *SQL) Open(<-chan struct{}) (uint64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.conn != nil {
+		return r.applied, nil
+	}
+	path, err := r.storage.open()
+	if err != nil {
+		return 0, err
+	}
+	asClosed, err := r.storage.asClosed()
+	if err != nil {
+		return 0, err
+	}
+	if err := r.use(path); err != nil {
+		return 0, err
+	}
+	if err = r.storage.checkMarker(r.applied); err == nil {
+		err = r.storage.opened()
+	}
+	if err != nil {
+		r.pool.close()
+		r.closeConn()
+		return 0, err
+	}
+	r.checkpoints.start(r)
+	if !asClosed {
+		r.scrubber.scrub(r, path)
+	}
+	return r.applied, nil
+}
+
+// use makes the database at path the replica's.
+func (r *SQL) use(path string) error {
+	if err := r.connect(path); err != nil {
+		return err
+	}
+	inSQLite, err := loadState(r.conn)
+	state := inSQLite
+	if err == nil {
+		state, err = r.storage.newerState(inSQLite)
+	}
+	if err == nil {
+		err = r.storage.checkCopied(inSQLite.SQLIndex)
+	}
+	if err != nil {
+		r.closeConn()
+		return damaged(err)
+	}
+	r.sqlIndex = state.SQLIndex
+	r.applied = state.Applied
+	r.term = termOf{state.Applied, state.Term}
+	r.history.begin(state.Applied, state.History)
+	r.ticks = state.Ticks
+	r.changed = state.Changed
+	r.sessions.Load(state.Sessions)
+	markUnsaved(&r.sessions, inSQLite.Sessions)
+	r.lease.load(state, inSQLite)
+	r.zone.Store(state.Zone)
+	r.functions = state.Functions
+	if err := r.checkFunctions(r.functions); err != nil {
+		r.closeConn()
+		return err
+	}
+	r.show()
+	r.publish()
+	r.pool.use(path)
+	r.watch(path)
+	return nil
+}
+
+// watch makes damage of the database at path, whoever reads it, stop the
+// replica: what it answered, or gave to others, could be wrong.
+func (r *SQL) watch(path string) {
+	if r.watched != "" && r.watched != path {
+		sqlite.Unwatch(r.watched)
+	}
+	r.watched = path
+	sqlite.Watch(path, func(err error) {
+		err = damaged(err)
+		r.failure.Mark(err)
+		go r.failure.Fail(err)
+	})
+}
+
+// connect opens the apply connection, anew if it is open.
+func (r *SQL) connect(path string) error {
+	r.closeConn()
+	conn, err := r.pool.connect(path, sqlite.Apply)
+	if err != nil {
+		return damaged(fmt.Errorf("hiqlite: open %s: %w", path, err))
+	}
+	conn.Owner(true)
+	defer conn.Owner(false)
+	// synchronous=NORMAL: what a crash takes from the end of the write-ahead
+	// log, the Raft log gives back. Temporary files in memory: a full disk for
+	// them would look like a failing statement.
+	err = conn.Exec("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY")
+	if err == nil {
+		err = conn.MakeMetaTable()
+	}
+	if err != nil {
+		conn.Close()
+		return damaged(fmt.Errorf("hiqlite: prepare %s: %w", path, err))
+	}
+	if err := conn.CheckSize(); err != nil {
+		conn.Close()
+		return damaged(fmt.Errorf("hiqlite: %s: %w", path, err))
+	}
+	r.conn = conn
+	r.programs = newPrograms(conn)
+	r.meta = metaStatements{conn: conn}
+	r.virtualKnown = false
+	return nil
+}
+
+// damaged makes SQLite's word for a broken file an ErrDamaged.
+func damaged(err error) error {
+	var e *sqlite.Error
+	var f *sqlite.FileError
+	if (errors.As(err, &e) && sqlite.IsCorrupt(e) || errors.As(err, &f) && f.Damaged) && !errors.Is(err, ErrDamaged) {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return err
+}
+
+// publish shows other goroutines where the replica is.
+func (r *SQL) publish() {
+	r.shown.Store(&appliedEntries{r.history.index, r.history.sum})
+	r.visible.Store(r.applied)
+	r.followers.Wake()
+	c := statemachine.Clock{Now: r.ticks, Tick: r.lastTick, Runs: true}
+	switch {
+	case len(r.lease.queue) > 0:
+	case r.sessions.Len() > 0:
+		c.Wait = statemachine.MaxTickInterval
+	default:
+		c.Runs, c.Wait = false, statemachine.MaxTickInterval
+	}
+	r.clock.Publish(c)
+}
+
+// Clock returns the state of the shard's clock.
+func (r *SQL) Clock() statemachine.Clock { return r.clock.Clock() }
+
+// Err returns why the replica stopped, or nil.
+func (r *SQL) Err() error { return r.failure.Err() }
+
+// Fail stops the replica because this machine cannot go on, and returns when the
+// replica has been stopped.
+func (r *SQL) Fail(err error) { r.failure.Fail(err) }
+
+// WaitApplied returns once reads on this replica see the entry at index. The
+// error is that of ctx, or why the replica stopped.
+func (r *SQL) WaitApplied(ctx context.Context, index uint64) error {
+	return r.followers.Wait(ctx, &r.visible, index, r.failure)
+}
+
+// Applied returns the index of the last entry that reads can see.
+func (r *SQL) Applied() uint64 { return r.visible.Load() }
+
+// termOf is the term of an entry.
+type termOf struct{ index, term uint64 }
+
+// appliedTerm returns the term of the last entry applied; 0: unknown.
+func (r *SQL) appliedTerm() uint64 {
+	if r.term.index != r.applied {
+		r.term = termOf{index: r.applied}
+		if r.cfg.Term != nil {
+			r.term.term = r.cfg.Term(r.applied)
+		}
+	}
+	return r.term.term
+}
+
+// AppliedTerm returns the term of the last entry applied, as it was when that
+// was; 0: unknown. The replica must not be applying.
+func (r *SQL) AppliedTerm() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.appliedTerm()
+}
+
+// History returns the index of the last entry that reads can see, and a checksum
+// over all entries up to there.
+func (r *SQL) History() (index, sum uint64) {
+	shown := r.shown.Load()
+	return shown.index, shown.sum
+}
+
+// LogBytes returns how many bytes of entries this replica has applied since it
+// was opened: what tells when the log is worth compacting.
+func (r *SQL) LogBytes() uint64 { return r.logBytes.Load() }
+
+// Size returns the bytes of the database file and of its write-ahead log.
+func (r *SQL) Size() (database, wal int64) {
+	path := r.pool.path()
+	return fileSize(path), fileSize(path + "-wal")
+}
+
+// Update applies a batch of entries.
+func (r *SQL) Update(entries []sm.Entry) ([]sm.Entry, error) {
+	if r.failure.StoppedAfterFailure() {
+		return entries, nil
+	}
+	r.mu.Lock()
+	err := r.apply(entries)
+	if err != nil {
+		if said := r.conn.FileError(); said != nil && !errors.Is(err, said) {
+			err = fmt.Errorf("%w: %w", said, err)
+		}
+		err = damaged(err)
+		r.failure.Mark(err) // before anybody sees what was half applied
+	}
+	r.mu.Unlock()
+	if err != nil {
+		r.failure.Fail(err)
+		return entries, nil
+	}
+	r.batch.deliver(r.cfg.Listener, r.cfg.Leases)
+	return entries, nil
+}
+
+// Lookup is not how the replica is read: see Acquire.
+func (r *SQL) Lookup(any) (any, error) {
+	return nil, errors.New("hiqlite: the SQL replica is not read through Lookup")
+}
+
+// Sync makes what has been applied durable. Once the replica has failed, Raft
+// must not take it for synced and compact the log: a compaction is aborted. (An
+// error of a Sync that Raft makes for itself would end the process; it has no
+// consequence then.)
+func (r *SQL) Sync() error {
+	if r.failure.Err() == nil {
+		r.mu.Lock()
+		err := r.storage.sync(r.state())
+		r.mu.Unlock()
+		if err == nil {
+			return nil
+		}
+		r.failure.Fail(err)
+	}
+	if r.compacting.Load() {
+		return sm.ErrSnapshotAborted
+	}
+	return nil
+}
+
+// Compacting tells that a compaction of the log is asked for, until the
+// returned function is called. A replica that fails meanwhile keeps it in mind:
+// Raft may still be at it.
+func (r *SQL) Compacting() (done func()) {
+	r.compacting.Store(true)
+	return func() {
+		if r.failure.Err() == nil {
+			r.compacting.Store(false)
+		}
+	}
+}
+
+// state returns what the replica keeps in memory.
+func (r *SQL) state() *wire.State {
+	s := &wire.State{SQLIndex: r.sqlIndex, Applied: r.applied, Ticks: r.ticks, Changed: r.changed, Sessions: r.sessions.All(), Places: r.lease.queue, Functions: r.functions,
+		Term: r.appliedTerm(), History: r.history.sum, Zone: r.zone.Load()}
+	r.lease.describe(s)
+	return s
+}
+
+// Close closes the replica's files. What was not synced is applied again.
+func (r *SQL) Close() error {
+	r.checkpoints.stop()
+	r.scrubber.stop()
+	r.spare.close() // from here on nobody begins to write
+	r.endTransactions(ErrReplicaClosed)
+	r.temporaries.close()
+	r.pool.close()
+	r.classifier.close()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unpin() // their snapshots will not be written any more
+	if r.conn == nil {
+		return nil
+	}
+	r.closeConn()
+	sqlite.Unwatch(r.watched)
+	r.watched = ""
+	if r.failure.Err() != nil {
+		return nil
+	}
+	if err := r.storage.closed(); err != nil { // the next start reads all pages, that is all
+		r.log.Warn("hiqlite: closing the database", "error", err)
+	}
+	return nil
+}
+
+func (r *SQL) closeConn() {
+	if r.conn == nil {
+		return
+	}
+	r.programs.clear()
+	r.meta.close()
+	if err := r.conn.Close(); err != nil {
+		r.log.Warn("hiqlite: closing the database", "error", err)
+	}
+	r.conn = nil
+}
+
+var _ io.Closer = (*SQL)(nil)

@@ -1,0 +1,83 @@
+package replica
+
+import "github.com/hiqlite/hiqlite/internal/sqlite"
+
+// A Savepoint says what becomes of a savepoint.
+type Savepoint int
+
+// What becomes of savepoints.
+const (
+	SetSavepoint Savepoint = iota
+	ReleaseSavepoint
+	RollbackToSavepoint
+)
+
+// Savepoint runs text, which does this to the savepoint of this name.
+func (t *Transaction) Savepoint(what Savepoint, name, text string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.err(); err != nil {
+		return err
+	}
+	if err := t.owner(text); err != nil {
+		return t.reason(err)
+	}
+	if what == SetSavepoint {
+		t.savepoints = append(t.savepoints, savepointMark{name, t.mark()})
+		return nil
+	}
+	i := t.find(name)
+	if i < 0 {
+		return nil // SQLite knows none that is not here
+	}
+	if what == ReleaseSavepoint {
+		t.savepoints = t.savepoints[:i]
+		return nil
+	}
+	t.back(t.savepoints[i].mark)
+	t.savepoints = t.savepoints[:i+1]
+	if !t.dirty {
+		return nil
+	}
+	err := t.reload() // SQLite does not know any more that the schema has changed
+	if t.over != nil {
+		t.finish(t.over)
+	}
+	return err
+}
+
+// find returns the place of the latest savepoint of this name, or -1.
+func (t *Transaction) find(name string) int {
+	for i := len(t.savepoints) - 1; i >= 0; i-- {
+		if sqlite.SameName(t.savepoints[i].name, name) {
+			return i
+		}
+	}
+	return -1
+}
+
+// Outermost reports that a name is that of the first savepoint, and of no other.
+func (t *Transaction) Outermost(name string) bool { return t.find(name) == 0 }
+
+const atomicSavepoint = "_hiqlite_script"
+
+// Atomic calls f, and undoes what it did if it fails.
+func (t *Transaction) Atomic(f func() error) error {
+	if err := t.Savepoint(SetSavepoint, atomicSavepoint, "SAVEPOINT "+atomicSavepoint); err != nil {
+		return err
+	}
+	err := f()
+	if err != nil && t.Err() == nil {
+		if err := t.Savepoint(RollbackToSavepoint, atomicSavepoint, "ROLLBACK TO "+atomicSavepoint); err != nil {
+			t.End(err)
+			return err
+		}
+	}
+	if t.Err() == nil {
+		if err := t.Savepoint(ReleaseSavepoint, atomicSavepoint, "RELEASE "+atomicSavepoint); err != nil {
+			t.End(err)
+			return err
+		}
+	}
+	return err
+}

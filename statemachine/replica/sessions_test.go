@@ -1,0 +1,374 @@
+package replica
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine"
+)
+
+// counter is a history whose rows tell how often each entry was applied.
+func counter() *history {
+	h := newHistory()
+	h.sql("CREATE TABLE applied(n INTEGER)")
+	return h
+}
+
+func insert(n int) *wire.Operation {
+	return op(fmt.Sprintf("INSERT INTO applied VALUES(%d) RETURNING n, random()", n))
+}
+
+func (m *machine) applied() string {
+	m.t.Helper()
+	return m.rows("SELECT n, count(*) FROM applied GROUP BY n ORDER BY n")
+}
+
+func answer(r []wire.Result) string {
+	var b []byte
+	for i := range r {
+		b = append(wire.AppendResult(b, &r[i]), '/')
+	}
+	return string(b)
+}
+
+func TestCopiesOfAnEntryAreAppliedOnce(t *testing.T) {
+	for _, together := range []bool{true, false} {
+		m := newMachine(t)
+		m.must("CREATE TABLE applied(n INTEGER)")
+		cmd := m.entry(insert(1))
+		key := [2]uint64{m.session, m.seq}
+		if together {
+			m.update(cmd, cmd, cmd)
+		} else {
+			m.update(cmd)
+			first := answer(m.got[key])
+			m.update(cmd)
+			m.update(cmd)
+			if got := answer(m.got[key]); got != first {
+				t.Errorf("a copy was answered %q, the first %q", got, first)
+			}
+		}
+		if got := m.applied(); got != "1|1" {
+			t.Errorf("together %v: applied %q", together, got)
+		}
+		if m.told != 4 { // the table's entry, and one for each copy
+			t.Errorf("together %v: %d entries were answered", together, m.told)
+		}
+		if r := m.got[key][0]; r.Err != nil || r.Statements[0].Rows.Len() != 1 {
+			t.Errorf("together %v: the last copy was answered %+v", together, r)
+		}
+	}
+}
+
+func TestACopyOfAFailedEntryIsAnsweredWithTheFailure(t *testing.T) {
+	m := newMachine(t)
+	m.must("CREATE TABLE t(a PRIMARY KEY)")
+	m.must("INSERT INTO t VALUES(1)")
+	cmd := m.entry(op("INSERT INTO t VALUES(1)"))
+	m.update(cmd)
+	m.must2(t, "DELETE FROM t") // another session's
+	m.update(cmd)
+	r := m.got[[2]uint64{m.session, m.seq}][0]
+	if r.Err == nil || r.Err.Code != 1555 {
+		t.Errorf("the copy was answered %+v", r)
+	}
+	if got := m.rows("SELECT count(*) FROM t"); got != "0" {
+		t.Errorf("the copy was applied: %s rows", got)
+	}
+}
+
+// must2 applies a text in a session of its own.
+func (m *machine) must2(t *testing.T, text string) {
+	t.Helper()
+	nonce := uint64(1000 + m.index)
+	m.update(wire.EncodeOpenSession(nonce, 0, 0))
+	session := m.opened[nonce]
+	m.update(entryOf(session, 1, op(text)))
+	if r := m.got[[2]uint64{session, 1}]; len(r) != 1 || r[0].Err != nil {
+		t.Fatalf("%s: %+v", text, r)
+	}
+}
+
+func TestDelayedCopiesAreDropped(t *testing.T) {
+	m := newMachine(t)
+	m.must("CREATE TABLE applied(n INTEGER)")
+	var old [][]byte
+	for n := range 5 {
+		old = append(old, m.entry(insert(n)))
+		m.update(old[n])
+	}
+	told := m.told
+	m.update(old[2], old[0])
+	m.update(old[3])
+	if m.told != told {
+		t.Errorf("%d answers for copies whose caller is gone", m.told-told)
+	}
+	m.update(m.entry(insert(9)), old[4], old[1])
+	if got := m.applied(); got != "0|1\n1|1\n2|1\n3|1\n4|1\n9|1" {
+		t.Errorf("applied %q", got)
+	}
+}
+
+func TestSequencesMayHaveGaps(t *testing.T) {
+	m := newMachine(t)
+	m.must("CREATE TABLE applied(n INTEGER)")
+	m.seq = 100
+	late := entryOf(m.session, 50, insert(50))
+	m.update(m.entry(insert(101)), late)
+	if got := m.applied(); got != "101|1" {
+		t.Errorf("applied %q", got)
+	}
+}
+
+func TestUnknownSessionsAreToldAndNotApplied(t *testing.T) {
+	m := newMachine(t)
+	m.must("CREATE TABLE applied(n INTEGER)")
+	for _, session := range []uint64{0, 999, 1 << 63} {
+		m.unknown = nil
+		m.update(entryOf(session, 1, insert(1)))
+		if !slices.Equal(m.unknown, [][2]uint64{{session, 1}}) {
+			t.Errorf("session %d: told %v", session, m.unknown)
+		}
+	}
+	if got := m.applied(); got != "" {
+		t.Errorf("applied %q", got)
+	}
+}
+
+// A sequence counts from 1: an entry without one must not be taken for a copy.
+func TestAnEntryWithoutASequenceIsDropped(t *testing.T) {
+	m := newMachine(t)
+	m.update(entryOf(m.session, 0, op("CREATE TABLE t(a)")))
+	if m.told != 0 {
+		t.Errorf("told %v", m.got)
+	}
+}
+
+func TestCopiesAfterARestart(t *testing.T) {
+	for _, sync := range []bool{false, true} {
+		h := counter()
+		h.do(insert(1))
+		h.do(insert(2))
+		m := emptyMachine(t)
+		m.apply(h.entries...)
+		want := answer(m.got[[2]uint64{1, 3}])
+		if sync {
+			if err := m.Sync(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.restart(h)
+		h.add(h.entries[3].Cmd)
+		h.add(h.entries[2].Cmd)
+		m.got = map[[2]uint64][]wire.Result{}
+		m.apply(h.entries[4:]...)
+		if got := m.applied(); got != "1|1\n2|1" {
+			t.Errorf("sync %v: applied %q", sync, got)
+		}
+		if got := answer(m.got[[2]uint64{1, 3}]); got != want {
+			t.Errorf("sync %v: the copy was answered %q, not %q", sync, got, want)
+		}
+	}
+}
+
+func TestCopiesAfterASnapshot(t *testing.T) {
+	h := counter()
+	h.do(insert(1))
+	m, other := emptyMachine(t), emptyMachine(t)
+	m.apply(h.entries...)
+	m.snapshotTo(other)
+	for range 2 { // also after the recovered one was restarted
+		h.add(h.entries[2].Cmd)
+		other.apply(h.entries[other.index:]...)
+		if got := other.applied(); got != "1|1" {
+			t.Errorf("applied %q", got)
+		}
+		if got, want := answer(other.got[[2]uint64{1, 2}]), answer(m.got[[2]uint64{1, 2}]); got != want {
+			t.Errorf("the copy was answered %q, not %q", got, want)
+		}
+		other.restart(h)
+	}
+}
+
+// A session that only the side file knew must reach SQLite with the next
+// transaction: from then on the side file does not count.
+func TestSessionsOfTheSideFileSurviveTheNextRestart(t *testing.T) {
+	h := counter()
+	m := emptyMachine(t)
+	h.add(wire.EncodeOpenSession(5, 0, 0)) // session 3, in memory only
+	m.apply(h.entries...)
+	if err := m.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	m.restart(h)
+	h.do(insert(1))
+	m.apply(h.entries[3:]...)
+	m.restart(h)
+	h.add(entryOf(3, 1, insert(2)))
+	m.apply(h.entries[4:]...)
+	if got := m.applied(); got != "1|1\n2|1" {
+		t.Errorf("applied %q: the session was forgotten", got)
+	}
+}
+
+// And one that expired in memory only must not come back.
+func TestExpiredSessionsStayAway(t *testing.T) {
+	h := counter()
+	h.add(wire.EncodeOpenSession(5, 0, 0)) // session 3
+	h.do(insert(1))                        // writes it
+	m := emptyMachine(t)
+	h.add(wire.EncodeTick(wire.Tick{Expected: 0, Next: 100}))
+	h.do(insert(2)) // session 1 is used
+	h.add(wire.EncodeTick(wire.Tick{Expected: 100, Next: 3600_050}))
+	for _, e := range h.entries {
+		m.apply(e)
+	}
+	if err := m.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	m.restart(h)
+	h.do(insert(3))
+	m.apply(h.entries[7:]...)
+	m.restart(h)
+	h.add(entryOf(3, 1, insert(4)))
+	m.apply(h.entries[8:]...)
+	if got := m.applied(); got != "1|1\n2|1\n3|1" {
+		t.Errorf("applied %q: an expired session came back", got)
+	}
+}
+
+func TestSessionsExpireByTicksOnly(t *testing.T) {
+	m := newMachine(t)
+	m.must("CREATE TABLE applied(n INTEGER)")
+	for _, tick := range []wire.Tick{{Expected: 5, Next: 1 << 40}, {Expected: 0, Next: 0}} {
+		m.update(wire.EncodeTick(tick)) // by a proposer that is behind
+		if c := m.Clock(); c.Now != 0 || !c.Runs || c.Wait != statemachine.MaxTickInterval {
+			t.Errorf("the clock is %+v", c)
+		}
+	}
+	m.update(wire.EncodeTick(wire.Tick{Expected: 0, Next: 3600_000}))
+	if r := m.do(insert(1)); r[0].Err != nil {
+		t.Fatal(r[0].Err)
+	}
+	m.update(wire.EncodeTick(wire.Tick{Expected: 3600_000, Next: 7200_001}))
+	m.update(m.entry(insert(2)))
+	if len(m.unknown) != 1 {
+		t.Error("the session did not expire")
+	}
+	if m.Clock().Runs {
+		t.Error("there is nothing left to expire, but ticks are wanted")
+	}
+}
+
+// More sessions than one progress callback's worth of steps to read.
+func TestManySessionsAreReadBack(t *testing.T) {
+	h := counter()
+	for n := range 3000 {
+		h.add(wire.EncodeOpenSession(uint64(n), 0, 0))
+	}
+	h.do(insert(1))
+	m := emptyMachine(t)
+	m.apply(h.entries...)
+	m.restart(h)
+	if n := m.sessions.Len(); n != 3001 {
+		t.Errorf("%d sessions", n)
+	}
+}
+
+func TestTheOldestSessionMakesRoom(t *testing.T) {
+	m := newMachine(t)
+	cmds := make([][]byte, statemachine.MaxSessions)
+	for i := range cmds {
+		cmds[i] = wire.EncodeOpenSession(uint64(i), 0, 0)
+	}
+	m.update(cmds...)
+	if n := m.sessions.Len(); n != statemachine.MaxSessions {
+		t.Fatalf("%d sessions", n)
+	}
+	m.update(m.entry(op("CREATE TABLE t(a)")))
+	if len(m.unknown) != 1 {
+		t.Error("the first session is still there")
+	}
+}
+
+// The result sets of a script count together, and go together.
+func TestLargeResultSetsAreNotKept(t *testing.T) {
+	m := newMachine(t)
+	m.must("CREATE TABLE t(a)")
+	for _, test := range []struct {
+		bytes int
+		kept  bool
+	}{{maxKeptResult / 4, true}, {maxKeptResult/2 + 1, false}} {
+		read := fmt.Sprintf("SELECT zeroblob(%d)", test.bytes)
+		cmd := m.entry(op("INSERT INTO t VALUES(1); " + read + "; " + read))
+		key := [2]uint64{m.session, m.seq}
+		m.update(cmd)
+		if r := m.got[key][0]; r.RowsDropped || len(r.Statements[0].Sets()) != 2 {
+			t.Errorf("%d bytes: the first answer is %v, %d result sets", test.bytes, r.RowsDropped, len(r.Statements[0].Sets()))
+		}
+		m.update(cmd)
+		want := 0
+		if test.kept {
+			want = 2
+		}
+		if r := m.got[key][0]; r.RowsDropped == test.kept || len(r.Statements[0].Sets()) != want || r.Statements[0].More != nil != test.kept {
+			t.Errorf("%d bytes: the copy's answer is %v, %d result sets", test.bytes, r.RowsDropped, len(r.Statements[0].Sets()))
+		}
+	}
+}
+
+func TestLargeResultsAreNotKept(t *testing.T) {
+	m := newMachine(t)
+	m.must("CREATE TABLE t(a)")
+	for _, test := range []struct {
+		bytes int
+		kept  bool
+	}{{maxKeptResult / 2, true}, {maxKeptResult + 1, false}} {
+		cmd := m.entry(op(fmt.Sprintf("INSERT INTO t VALUES(hex(zeroblob(%d))) RETURNING a", test.bytes/2)), op("INSERT INTO t VALUES(1) RETURNING a"))
+		key := [2]uint64{m.session, m.seq}
+		m.update(cmd)
+		if r := m.got[key][0]; r.RowsDropped || r.Statements[0].Rows.Len() != 1 {
+			t.Errorf("%d bytes: the first answer is %v, %d rows", test.bytes, r.RowsDropped, r.Statements[0].Rows.Len())
+		}
+		m.update(cmd)
+		r := m.got[key]
+		if r[0].RowsDropped == test.kept || (r[0].Statements[0].Rows != nil) != test.kept || r[0].Statements[0].RowsAffected != 1 {
+			t.Errorf("%d bytes: the copy's answer is %+v", test.bytes, r[0])
+		}
+		if r[1].RowsDropped || r[1].Statements[0].Rows.Len() != 1 {
+			t.Errorf("%d bytes: the small result beside it is %+v", test.bytes, r[1])
+		}
+	}
+}
+
+func TestEntriesOfANewerFormatStopTheReplica(t *testing.T) {
+	h := counter()
+	h.do(insert(1))
+	newer := h.entries[2]
+	newer.Cmd = append([]byte{wire.FormatVersion + 1}, newer.Cmd[1:]...)
+	m := emptyMachine(t)
+	m.apply(h.entries[:2]...)
+	told := m.told
+	if _, err := m.Update([]sm.Entry{newer}); err != nil {
+		t.Fatal("Update's error would end the process:", err)
+	}
+	if err := <-m.failed; !strings.Contains(err.Error(), "upgrade this node") {
+		t.Errorf("it says %q", err)
+	}
+	if m.told != told || m.SQL.Applied() != 2 {
+		t.Errorf("told %d, at %d", m.told-told, m.SQL.Applied())
+	}
+	if _, err := m.query("SELECT 1"); err == nil || !strings.Contains(err.Error(), "stopped") {
+		t.Errorf("a read answers %v", err)
+	}
+	m.restart(h)
+	m.apply(h.entries[2:]...)
+	if got := m.applied(); got != "1|1" {
+		t.Errorf("after the upgrade: applied %q", got)
+	}
+}

@@ -1,0 +1,264 @@
+package replica
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/klauspost/compress/zstd"
+	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine"
+)
+
+// A snapshot on its way to another replica is
+//
+//	magic | length of state | state | SHA-256 of state and database | zstd(database file)
+//
+// where lengths are little-endian 32-bit numbers.
+var snapshotMagic = []byte("hiqlite snapshot 1\n")
+
+// maxState bounds, in bytes, the state before a snapshot that is believed.
+const maxState = 1 << 30
+
+// A view is a read transaction that stands still while a snapshot is written.
+type view struct {
+	state  []byte
+	closed atomic.Bool
+
+	mu   sync.Mutex // held while conn is used
+	conn *sqlite.Conn
+}
+
+// copyTo copies the view to a file, until done is closed.
+func (v *view) copyTo(path string, done <-chan struct{}) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	stopped := func() bool {
+		select {
+		case <-done:
+			return true
+		default:
+			return v.closed.Load()
+		}
+	}
+	if stopped() {
+		return sm.ErrSnapshotStopped
+	}
+	err := v.conn.CopyUntil(path, stopped)
+	if err != nil && stopped() {
+		return sm.ErrSnapshotStopped
+	}
+	return err
+}
+
+func (v *view) close() {
+	v.closed.Store(true)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.conn.Close()
+}
+
+// unpin closes the views whose snapshots were not written.
+func (r *SQL) unpin() {
+	for v := range r.pins {
+		v.close()
+	}
+	clear(r.pins)
+}
+
+// PrepareSnapshot fixes the view that SaveSnapshot will write. It drops one
+// that was fixed before: Dragonboat writes one at a time, and one that it gave
+// up would hold back the write-ahead log for ever.
+func (r *SQL) PrepareSnapshot() (any, error) {
+	if r.Err() != nil {
+		return nil, sm.ErrSnapshotStopped
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unpin()
+	path := r.pool.path()
+	if path == "" {
+		return nil, sm.ErrSnapshotStopped
+	}
+	conn, err := sqlite.Open(path, sqlite.ReadOnly)
+	if err == nil {
+		conn.Owner(true)
+		err = conn.Exec("BEGIN; SELECT count(*) FROM " + sqlite.MetaTable)
+	}
+	if err != nil {
+		if conn != nil {
+			conn.Close()
+		}
+		// Dragonboat panics at any other error.
+		r.log.Warn("hiqlite: a snapshot was not begun; it will be tried again", "error", err)
+		return nil, sm.ErrSnapshotAborted
+	}
+	v := &view{conn: conn, state: wire.AppendState(nil, r.state())}
+	r.pins[v] = true
+	return v, nil
+}
+
+// SaveSnapshot writes the view to w. The view is copied to a file first, so
+// that a slow receiver does not hold back the write-ahead log.
+func (r *SQL) SaveSnapshot(prepared any, w io.Writer, done <-chan struct{}) error {
+	v := prepared.(*view)
+	path := filepath.Join(r.storage.dir, fmt.Sprintf("snapshot-%p.tmp", v))
+	defer os.Remove(path)
+	err := v.copyTo(path, done)
+	r.mu.Lock()
+	if r.pins[v] {
+		delete(r.pins, v)
+		v.close()
+	}
+	r.mu.Unlock()
+	if err == nil {
+		err = writeSnapshot(w, v.state, path, done)
+	}
+	for _, known := range []error{nil, sm.ErrSnapshotStopped, sm.ErrSnapshotStreaming} {
+		if errors.Is(err, known) {
+			return known
+		}
+	}
+	r.log.Warn("hiqlite: a snapshot was not sent; it will be tried again", "error", err)
+	return sm.ErrSnapshotAborted
+}
+
+func writeSnapshot(w io.Writer, state []byte, path string, done <-chan struct{}) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sum, pages := sha256.New(), new(sqlite.Verifier)
+	sum.Write(state)
+	if _, err := io.Copy(io.MultiWriter(sum, pages), statemachine.StoppableReader(f, done)); err != nil {
+		return err
+	}
+	if err := pages.End(); err != nil { // the copy lay on the disk for a while
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	head := bytes.Clone(snapshotMagic)
+	head = binary.LittleEndian.AppendUint32(head, uint32(len(state)))
+	head = append(head, state...)
+	if _, err := w.Write(sum.Sum(head)); err != nil {
+		return err
+	}
+	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(z, statemachine.StoppableReader(f, done))
+	return errors.Join(err, z.Close())
+}
+
+// RecoverFromSnapshot replaces what the replica holds by a snapshot: in a new
+// generation, so that a crash at any point leaves the old or the new one whole.
+// Reads that run finish on the old one.
+func (r *SQL) RecoverFromSnapshot(src io.Reader, done <-chan struct{}) error {
+	if r.Err() != nil {
+		return sm.ErrSnapshotStopped
+	}
+	r.checkpoints.pause()
+	r.mu.Lock()
+	err := r.recover(src, done)
+	held, places := r.lease.held, r.lease.ids()
+	r.mu.Unlock()
+	r.checkpoints.resume()
+	if err == nil {
+		r.cfg.Leases.Recovered(held, func(id uint64) bool { return places[id] })
+		return nil
+	}
+	if errors.Is(err, sm.ErrSnapshotStopped) {
+		return sm.ErrSnapshotStopped
+	}
+	r.Fail(fmt.Errorf("recover from a snapshot: %w", err))
+	return sm.ErrSnapshotStopped
+}
+
+func (r *SQL) recover(src io.Reader, done <-chan struct{}) error {
+	next := r.storage.generation + 1
+	if err := r.storage.create(next); err != nil {
+		return err
+	}
+	dir := r.storage.path(next)
+	path := filepath.Join(dir, databaseFile)
+	state, err := readSnapshot(statemachine.StoppableReader(src, done), path)
+	if err != nil {
+		os.RemoveAll(dir)
+		return err
+	}
+	if err := r.storage.writeState(dir, state); err != nil {
+		return err
+	}
+	if err := r.storage.switchTo(next); err != nil {
+		return err
+	}
+	err = r.use(path)
+	r.endTransactions(errSuperseded) // they write on what was replaced, and none begins to any more
+	if err != nil {
+		return err
+	}
+	r.storage.clean()
+	return nil
+}
+
+// readSnapshot writes the database of a snapshot to path and returns its state.
+func readSnapshot(src io.Reader, path string) (*wire.State, error) {
+	in := bufio.NewReaderSize(src, 64<<10)
+	head := make([]byte, len(snapshotMagic)+4)
+	if _, err := io.ReadFull(in, head); err != nil {
+		return nil, err
+	}
+	n := binary.LittleEndian.Uint32(head[len(snapshotMagic):])
+	if !bytes.HasPrefix(head, snapshotMagic) || n > maxState {
+		return nil, errors.New("not a snapshot that this version reads; upgrade this node")
+	}
+	rest := make([]byte, int(n)+sha256.Size)
+	if _, err := io.ReadFull(in, rest); err != nil {
+		return nil, err
+	}
+	state, err := wire.DecodeState(rest[:n])
+	if err != nil {
+		return nil, err
+	}
+	z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20))
+	if err != nil {
+		return nil, err
+	}
+	defer z.Close()
+	sum := sha256.New()
+	sum.Write(rest[:n])
+	return state, writeDatabase(path, z, sum, rest[n:])
+}
+
+// writeDatabase copies a database to path, checks its sum and makes it durable.
+func writeDatabase(path string, src io.Reader, sum hash.Hash, want []byte) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	pages := new(sqlite.Verifier)
+	_, err = io.Copy(io.MultiWriter(f, sum, pages), src)
+	if err == nil {
+		err = pages.End()
+	}
+	if err == nil && !bytes.Equal(sum.Sum(nil), want) {
+		err = errors.New("the snapshot was damaged on its way: its checksum differs")
+	}
+	return errors.Join(err, f.Sync(), f.Close())
+}

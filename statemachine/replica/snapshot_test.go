@@ -1,0 +1,398 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/iotest"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// snapshot returns what m sends to another replica.
+func (m *machine) snapshot() []byte {
+	m.t.Helper()
+	v, err := m.PrepareSnapshot()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	var buf bytes.Buffer
+	if err := m.SaveSnapshot(v, &buf, nil); err != nil {
+		m.t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func TestASnapshotIsOfTheMomentItWasPrepared(t *testing.T) {
+	h := counter()
+	for n := range 200 {
+		h.do(insert(n), op("INSERT INTO applied SELECT zeroblob(3000)"))
+	}
+	m := emptyMachine(t)
+	m.apply(h.entries[:100]...)
+	want := m.hash()
+	v, err := m.PrepareSnapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Beside writes and reads.
+	var wg sync.WaitGroup
+	var buf bytes.Buffer
+	wg.Go(func() {
+		if err := m.SaveSnapshot(v, &buf, nil); err != nil {
+			t.Error(err)
+		}
+	})
+	wg.Go(func() {
+		for range 50 {
+			if _, err := m.query("SELECT sum(length(n)) FROM applied"); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for _, e := range h.entries[100:] {
+		m.apply(e)
+	}
+	wg.Wait()
+	other := emptyMachine(t)
+	if err := other.RecoverFromSnapshot(&buf, nil); err != nil {
+		t.Fatal(err)
+	}
+	if other.hash() != want || other.SQL.Applied() != 100 {
+		t.Errorf("at %d it differs from the sender at 100", other.SQL.Applied())
+	}
+	other.apply(h.entries[100:]...)
+	if other.hash() != m.hash() {
+		t.Error("it differs after the same entries")
+	}
+	if left, _ := filepath.Glob(filepath.Join(m.dir, "*.tmp*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// Whatever becomes of a snapshot on its way: the node stops, tells why, and its
+// own data is whole.
+func TestDamagedSnapshotsAreNotTaken(t *testing.T) {
+	h := counter()
+	for n := range 20 {
+		h.do(insert(n))
+	}
+	sender := emptyMachine(t)
+	sender.apply(h.entries...)
+	good := sender.snapshot()
+	for name, src := range map[string]io.Reader{
+		"empty":               bytes.NewReader(nil),
+		"cut in the head":     bytes.NewReader(good[:10]),
+		"cut in the state":    bytes.NewReader(good[:len(snapshotMagic)+10]),
+		"cut in the sum":      bytes.NewReader(good[:len(good)/5]),
+		"cut at the end":      bytes.NewReader(good[:len(good)-1]),
+		"cut in half":         bytes.NewReader(good[:len(good)/2]),
+		"a newer version":     bytes.NewReader(append([]byte("hiqlite snapshot 2\n"), good[len(snapshotMagic):]...)),
+		"garbage":             bytes.NewReader(bytes.Repeat([]byte("garbage"), 1000)),
+		"a huge state":        bytes.NewReader(append(bytes.Clone(snapshotMagic), 0xff, 0xff, 0xff, 0x3f, 1, 2)),
+		"longer":              bytes.NewReader(append(bytes.Clone(good), "more"...)),
+		"a broken connection": io.MultiReader(bytes.NewReader(good[:len(good)/2]), iotest.ErrReader(errors.New("connection reset"))),
+	} {
+		t.Run(name, func(t *testing.T) { refused(t, src) })
+	}
+	for at := len(snapshotMagic); at < len(good); at += len(good)/40 + 1 {
+		bad := bytes.Clone(good)
+		bad[at] ^= 0x10
+		if unpacked(t, bad) == unpacked(t, good) {
+			continue // some bits of what zstd writes mean nothing
+		}
+		t.Run(fmt.Sprintf("a bit of byte %d flipped", at), func(t *testing.T) { refused(t, bytes.NewReader(bad)) })
+	}
+}
+
+// unpacked returns what is in a snapshot, or "" if it cannot be read.
+func unpacked(t *testing.T, snapshot []byte) string {
+	path := filepath.Join(t.TempDir(), "unpacked")
+	state, err := readSnapshot(bytes.NewReader(snapshot), path)
+	if err != nil {
+		return ""
+	}
+	database, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(wire.AppendState(database, state))
+}
+
+func refused(t *testing.T, src io.Reader) {
+	h := counter()
+	h.do(insert(1))
+	m := emptyMachine(t)
+	m.apply(h.entries...)
+	want := m.hash()
+	if err := m.RecoverFromSnapshot(src, nil); err != sm.ErrSnapshotStopped {
+		t.Fatalf("any other error ends the process: %v", err)
+	}
+	if err := <-m.failed; err == nil || !strings.Contains(err.Error(), "snapshot") {
+		t.Errorf("it stopped because %v", err)
+	}
+	m.restart(h)
+	if m.hash() != want {
+		t.Error("its own data is not what it was")
+	}
+	entries, err := os.ReadDir(m.dir)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+}
+
+func TestASnapshotInSmallPiecesIsTaken(t *testing.T) {
+	h := counter()
+	h.do(insert(1))
+	m, other := emptyMachine(t), emptyMachine(t)
+	m.apply(h.entries...)
+	if err := other.RecoverFromSnapshot(iotest.OneByteReader(bytes.NewReader(m.snapshot())), nil); err != nil {
+		t.Fatal(err)
+	}
+	if other.hash() != m.hash() {
+		t.Error("it differs")
+	}
+}
+
+func TestStoppedSnapshots(t *testing.T) {
+	h := counter()
+	h.do(insert(1))
+	m := emptyMachine(t)
+	m.apply(h.entries...)
+	want := m.hash()
+	done := make(chan struct{})
+	close(done)
+	v, err := m.PrepareSnapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var buf bytes.Buffer
+	if err := m.SaveSnapshot(v, &buf, done); err != sm.ErrSnapshotStopped {
+		t.Errorf("saving, stopped: %v", err)
+	}
+	if err := m.RecoverFromSnapshot(bytes.NewReader(m.snapshot()), done); err != sm.ErrSnapshotStopped {
+		t.Errorf("recovering, stopped: %v", err)
+	}
+	if m.Err() != nil || m.hash() != want || len(m.pins) != 0 {
+		t.Errorf("%v, %d views left", m.Err(), len(m.pins))
+	}
+	if entries, err := os.ReadDir(m.dir); err != nil || len(entries) != 2 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+}
+
+// stopAt closes done when something was written.
+type stopAt struct {
+	done chan struct{}
+	once sync.Once
+}
+
+func (s *stopAt) Write(b []byte) (int, error) {
+	s.once.Do(func() { close(s.done) })
+	return len(b), nil
+}
+
+func TestStoppedInTheMiddle(t *testing.T) {
+	h := counter()
+	h.do(insert(1), op("INSERT INTO applied SELECT randomblob(3000000)"))
+	m := emptyMachine(t)
+	m.apply(h.entries...)
+	v, err := m.PrepareSnapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &stopAt{done: make(chan struct{})}
+	if err := m.SaveSnapshot(v, w, w.done); err != sm.ErrSnapshotStopped {
+		t.Errorf("saving: %v", err)
+	}
+	good := m.snapshot()
+	done := make(chan struct{})
+	src := io.MultiReader(bytes.NewReader(good[:len(good)/2]), &closing{done: done, Reader: bytes.NewReader(good[len(good)/2:])})
+	other := emptyMachine(t)
+	if err := other.RecoverFromSnapshot(src, done); err != sm.ErrSnapshotStopped || other.Err() != nil {
+		t.Errorf("recovering: %v, %v", err, other.Err())
+	}
+	if other.SQL.Applied() != 0 {
+		t.Errorf("it is at %d", other.SQL.Applied())
+	}
+	other.apply(h.entries...) // it goes on with what it had
+}
+
+// closing closes done with its first Read.
+type closing struct {
+	io.Reader
+	done chan struct{}
+	once sync.Once
+}
+
+func (c *closing) Read(b []byte) (int, error) {
+	c.once.Do(func() { close(c.done) })
+	return c.Reader.Read(b)
+}
+
+func TestCloseWhileASnapshotIsPinned(t *testing.T) {
+	h := counter()
+	m := emptyMachine(t)
+	m.apply(h.entries...)
+	v, err := m.PrepareSnapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
+	if err := m.SaveSnapshot(v, io.Discard, nil); err != sm.ErrSnapshotStopped {
+		t.Errorf("saving after Close: %v", err)
+	}
+	if _, err := m.PrepareSnapshot(); err != sm.ErrSnapshotStopped {
+		t.Errorf("preparing after Close: %v", err)
+	}
+	m.Close()
+}
+
+// A view whose snapshot is never written, since Raft gave it up, is dropped
+// with the next one: it would hold the write-ahead log for ever.
+func TestAViewGivenUpIsDropped(t *testing.T) {
+	m := newMachine(t)
+	first, err := m.PrepareSnapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := m.PrepareSnapshot()
+	if err != nil || len(m.pins) != 1 {
+		t.Fatalf("%d views, %v", len(m.pins), err)
+	}
+	if err := m.SaveSnapshot(first, io.Discard, nil); err != sm.ErrSnapshotStopped {
+		t.Errorf("the one given up: %v", err)
+	}
+	if err := m.SaveSnapshot(second, io.Discard, nil); err != nil || len(m.pins) != 0 {
+		t.Errorf("the next one: %v, %d views", err, len(m.pins))
+	}
+}
+
+// Only these errors do not end the process.
+func TestAReceiverThatIsGoneAbortsTheSnapshot(t *testing.T) {
+	m := newMachine(t)
+	for _, test := range []struct{ err, want error }{{io.ErrClosedPipe, sm.ErrSnapshotAborted}, {sm.ErrSnapshotStreaming, sm.ErrSnapshotStreaming}, {sm.ErrSnapshotStopped, sm.ErrSnapshotStopped}} {
+		v, err := m.PrepareSnapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.SaveSnapshot(v, failing{test.err}, nil); err != test.want {
+			t.Errorf("%v became %v", test.err, err)
+		}
+	}
+	path := m.storage.path(1)
+	if err := os.Rename(path, path+"x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.PrepareSnapshot(); err != sm.ErrSnapshotAborted {
+		t.Errorf("a database that cannot be opened: %v", err)
+	}
+	if err := os.Rename(path+"x", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) Write([]byte) (int, error) { return 0, f.err }
+
+// read lends a reader and starts a query on it that stands on its first row.
+func (m *machine) read(sql string) (*Reader, *Query, string) {
+	m.t.Helper()
+	r, err := m.Acquire(context.Background())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	q, _, err := r.Query(sql, nil)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	value, err := next(q)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return r, q, value
+}
+
+// next returns the first cell of the query's next row.
+func next(q *Query) (value string, err error) {
+	more, err := q.Next(func(s *sqlite.Stmt) { value = string(s.Bytes(0)) })
+	if err == nil && !more {
+		err = io.EOF
+	}
+	return value, err
+}
+
+func TestReadersWhileASnapshotTakesOver(t *testing.T) {
+	old, h := counter(), counter()
+	old.sql("INSERT INTO applied VALUES(1),(2),(3)")
+	h.sql("INSERT INTO applied VALUES(11),(12)", "INSERT INTO applied VALUES(13)")
+	m, sender := emptyMachine(t), emptyMachine(t)
+	m.apply(old.entries...)
+	sender.apply(h.entries...)
+	const q = "SELECT n FROM applied ORDER BY n"
+
+	running, query, value := m.read(q)
+	if value != "1" {
+		t.Fatal(value)
+	}
+	lent, err := m.Acquire(context.Background()) // lent, and nothing asked yet
+	if err != nil {
+		t.Fatal(err)
+	}
+	lent.SetState(7, 8, 9)
+	used, usedQuery, _ := m.read(q) // has asked before
+	usedQuery.Close()
+	if err := m.RecoverFromSnapshot(bytes.NewReader(sender.snapshot()), nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"2", "3"} {
+		if got, err := next(query); got != want || err != nil {
+			t.Errorf("the one that runs reads %q, %v, not %s", got, err, want)
+		}
+	}
+	query.Close()
+	for name, r := range map[string]*Reader{"running": running, "lent": lent, "used": used} {
+		query, _, err := r.Query(q, nil)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		if got, err := next(query); got != "11" || err != nil {
+			t.Errorf("the %s one's next query reads %q, %v", name, got, err)
+		}
+		query.Close()
+	}
+	query, _, err = lent.Query("SELECT changes()||total_changes()||last_insert_rowid()", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := next(query); got != "789" || err != nil {
+		t.Errorf("what it was told to answer became %q, %v", got, err)
+	}
+	query.Close()
+	for _, r := range []*Reader{running, lent, used} {
+		r.Release()
+	}
+	if got := m.rows(q); got != "11\n12\n13" {
+		t.Errorf("a new reader reads %q", got)
+	}
+	m.index = sender.index
+	h.sql("INSERT INTO applied VALUES(14)")
+	m.apply(h.entries[m.index:]...)
+	if got := m.rows(q); got != "11\n12\n13\n14" {
+		t.Errorf("after the next entry: %q", got)
+	}
+	if entries, err := os.ReadDir(m.dir); err != nil || len(entries) != 2 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+}

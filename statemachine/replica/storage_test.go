@@ -1,0 +1,319 @@
+package replica
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// copyFolder copies a folder: what a disk holds at some moment.
+func copyFolder(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.RemoveAll(to); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// opened opens a replica of dir and closes it again.
+func opened(dir, marker string) (uint64, error) {
+	r := New(Config{Dir: dir, Marker: marker, Listener: &machine{}, Leases: &machine{}, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	defer r.Close()
+	return r.Open(nil)
+}
+
+// synced returns a replica's folder, its history, and its folder at a time when
+// less had been applied.
+func synced(t *testing.T) (m *machine, old string) {
+	t.Helper()
+	h := counter()
+	h.do(insert(1))
+	h.do(insert(2))
+	m = emptyMachine(t)
+	m.apply(h.entries[:3]...)
+	if err := m.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	old = filepath.Join(folder(t), "old")
+	copyFolder(t, m.dir, old)
+	m.apply(h.entries[3:]...)
+	if err := m.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
+	return m, old
+}
+
+func TestDamageIsSeenAtOpen(t *testing.T) {
+	for name, harm := range map[string]func(t *testing.T, dir, old string){
+		"CURRENT is garbage":          func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, currentFile), "x\n") },
+		"CURRENT is empty":            func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, currentFile), "") },
+		"CURRENT names no generation": func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, currentFile), "generation-x\n") },
+		"CURRENT names a missing one": func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, currentFile), "generation-7\n") },
+		"CURRENT is lost":             func(t *testing.T, dir, _ string) { remove(t, filepath.Join(dir, currentFile)) },
+		"the database is lost":        func(t *testing.T, dir, _ string) { remove(t, filepath.Join(dir, "generation-1", databaseFile)) },
+		"the database is emptied":     func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, "generation-1", databaseFile), "") },
+		"the database is garbage": func(t *testing.T, dir, _ string) {
+			write(t, filepath.Join(dir, "generation-1", databaseFile), strings.Repeat("garbage ", 4096))
+		},
+		"the database's pages are garbage": func(t *testing.T, dir, _ string) {
+			path := filepath.Join(dir, "generation-1", databaseFile)
+			b, _ := os.ReadFile(path)
+			write(t, path, string(b[:100])+strings.Repeat("\xff", len(b)-100))
+		},
+		"the database is rolled back": func(t *testing.T, dir, old string) {
+			side, _ := os.ReadFile(filepath.Join(dir, "generation-1", stateFile))
+			copyFolder(t, old, dir)
+			write(t, filepath.Join(dir, "generation-1", stateFile), string(side))
+		},
+		"the side file is garbage": func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, "generation-1", stateFile), "garbage") },
+		"the side file is empty":   func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, "generation-1", stateFile), "") },
+		"a bit of the side file flipped": func(t *testing.T, dir, _ string) {
+			path := filepath.Join(dir, "generation-1", stateFile)
+			b, _ := os.ReadFile(path)
+			b[len(b)/2] ^= 1
+			write(t, path, string(b))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, old := synced(t)
+			harm(t, m.dir, old)
+			before := tree(t, m.dir)
+			if applied, err := opened(m.dir, ""); !errors.Is(err, ErrDamaged) {
+				t.Errorf("opened at %d, %v", applied, err)
+			}
+			for path := range before { // heal looks at them, or a person does
+				if _, err := os.Stat(path); err != nil && !strings.HasSuffix(path, "-wal") && !strings.HasSuffix(path, "-shm") {
+					t.Errorf("%s was removed", path)
+				}
+			}
+		})
+	}
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func tree(t *testing.T, dir string) map[string]bool {
+	t.Helper()
+	out := map[string]bool{}
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		out[path] = true
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// The marker stands outside: it tells of a folder that was lost as a whole.
+func TestTheMarkerTellsOfALostFolder(t *testing.T) {
+	h := counter()
+	dir := folder(t)
+	m := emptyMachine(t)
+	m.Close()
+	m.dir = filepath.Join(dir, "sql")
+	marker := filepath.Join(dir, "marker")
+	m.SQL = New(Config{Dir: m.dir, Marker: marker, Listener: m, Leases: m})
+	if _, err := m.Open(nil); err != nil {
+		t.Fatal(err)
+	}
+	m.apply(h.entries...)
+	if err := m.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
+	if applied, err := opened(m.dir, marker); err != nil || applied != 2 {
+		t.Errorf("opened at %d, %v", applied, err)
+	}
+	if err := os.RemoveAll(m.dir); err != nil {
+		t.Fatal(err)
+	}
+	if applied, err := opened(m.dir, marker); !errors.Is(err, ErrDamaged) {
+		t.Errorf("opened at %d, %v", applied, err)
+	}
+	write(t, marker, "garbage")
+	if _, err := opened(filepath.Join(dir, "other"), marker); !errors.Is(err, ErrDamaged) {
+		t.Error(err)
+	}
+}
+
+// Whenever the first start is cut short, the next one begins anew.
+func TestAFirstStartCutShort(t *testing.T) {
+	for name, left := range map[string]func(t *testing.T, dir string){
+		"no folder":       func(t *testing.T, dir string) { os.RemoveAll(dir) },
+		"an empty folder": func(*testing.T, string) {},
+		"a generation":    func(t *testing.T, dir string) { os.Mkdir(filepath.Join(dir, "generation-1"), 0o755) },
+		"an empty database": func(t *testing.T, dir string) {
+			os.Mkdir(filepath.Join(dir, "generation-1"), 0o755)
+			write(t, filepath.Join(dir, "generation-1", databaseFile), "")
+		},
+		"CURRENT half written": func(t *testing.T, dir string) { write(t, filepath.Join(dir, currentFile+".tmp"), "gen") },
+		"CURRENT written": func(t *testing.T, dir string) {
+			os.Mkdir(filepath.Join(dir, "generation-1"), 0o755)
+			write(t, filepath.Join(dir, "generation-1", databaseFile), "")
+			write(t, filepath.Join(dir, currentFile), "generation-1\n")
+		},
+	} {
+		dir := folder(t)
+		left(t, dir)
+		if applied, err := opened(dir, ""); err != nil || applied != 0 {
+			t.Errorf("%s: opened at %d, %v", name, applied, err)
+		}
+		if applied, err := opened(dir, ""); err != nil || applied != 0 {
+			t.Errorf("%s: opened again at %d, %v", name, applied, err)
+		}
+	}
+}
+
+// CURRENT names only what is there: a crash right before it is written must not
+// look like a loss.
+func TestCurrentIsWrittenAfterTheDatabase(t *testing.T) {
+	dir := folder(t)
+	s := &storage{dir: dir}
+	path, err := s.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error("CURRENT names a database that does not exist yet:", err)
+	}
+}
+
+func TestWhatCrashesLeftIsRemoved(t *testing.T) {
+	m, _ := synced(t)
+	for _, name := range []string{"snapshot-0xc000123.tmp", "snapshot-0xc000123.tmp-journal", "CURRENT.tmp", "generation-2/data.db", "generation-9/state"} {
+		path := filepath.Join(m.dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, path, "left behind")
+	}
+	write(t, filepath.Join(m.dir, "a person's notes"), "keep")
+	if applied, err := opened(m.dir, ""); err != nil || applied != 4 {
+		t.Fatalf("opened at %d, %v", applied, err)
+	}
+	entries, err := os.ReadDir(m.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if got := strings.Join(names, ","); got != "CURRENT,a person's notes,generation-1" {
+		t.Errorf("there are %s", got)
+	}
+}
+
+// Sync writes what is not rows to a side file, which counts as long as no rows
+// came after it.
+func TestTheSideFileHoldsWhatIsNotRows(t *testing.T) {
+	h := counter()
+	h.add(wire.EncodeTick(wire.Tick{Expected: 0, Next: 40}))
+	h.add(wire.EncodeOpenSession(9, 0, 0))
+	m := emptyMachine(t)
+	m.apply(h.entries[:2]...)
+	m.apply(h.entries[2:]...)
+	if err := m.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(m.storage.path(1), stateFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, err := decodeStateFile(b)
+	if err != nil || state.SQLIndex != 2 || state.Applied != 4 || state.Ticks != 40 || len(state.Sessions) != 2 {
+		t.Errorf("the side file says %+v, %v", state, err)
+	}
+	m.Close()
+	if applied := m.start(); applied != 4 {
+		t.Errorf("it is at %d", applied)
+	}
+	h.do(insert(1))
+	m.apply(h.entries[4:]...)
+	m.Close()
+	if applied := m.start(); applied != 5 {
+		t.Errorf("after rows it is at %d", applied)
+	}
+	if now := m.Clock().Now; now != 40 || m.sessions.Len() != 2 {
+		t.Errorf("the clock stands at %d, %d sessions", now, m.sessions.Len())
+	}
+}
+
+// What was synced is on the disk by itself: the write-ahead log is not needed
+// from the page cache of a process that died. Here: a copy of the synced files
+// alone opens at the synced entry.
+func TestWhatWasSyncedCanBeCopied(t *testing.T) {
+	h := counter()
+	h.do(insert(1))
+	m := emptyMachine(t)
+	m.apply(h.entries...)
+	if err := m.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(folder(t), "copy")
+	copyFolder(t, m.dir, dir)
+	remove(t, filepath.Join(dir, "generation-1", databaseFile+"-shm"))
+	if applied, err := opened(dir, ""); err != nil || applied != 3 {
+		t.Errorf("opened at %d, %v", applied, err)
+	}
+}
+
+// A torn write-ahead log, before anything was synced, is an earlier state: the
+// Raft log gives the rest again.
+func TestATornWriteAheadLogIsAnEarlierState(t *testing.T) {
+	h := counter()
+	for n := range 20 {
+		h.do(insert(n))
+	}
+	m := emptyMachine(t)
+	for _, e := range h.entries {
+		m.apply(e)
+	}
+	want := m.hash()
+	dir := filepath.Join(folder(t), "torn")
+	copyFolder(t, m.dir, dir)
+	wal := filepath.Join(dir, "generation-1", databaseFile+"-wal")
+	info, err := os.Stat(wal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for size := info.Size(); size >= 0; size -= info.Size() / 17 {
+		torn := emptyMachine(t)
+		torn.Close()
+		copyFolder(t, dir, torn.dir)
+		if err := os.Truncate(filepath.Join(torn.dir, "generation-1", databaseFile+"-wal"), size); err != nil {
+			t.Fatal(err)
+		}
+		applied := torn.start()
+		if applied > uint64(len(h.entries)) {
+			t.Fatalf("it is at %d", applied)
+		}
+		torn.apply(h.entries[applied:]...)
+		if torn.hash() != want {
+			t.Errorf("torn at %d of %d bytes, reopened at %d: the replica differs", size, info.Size(), applied)
+		}
+		torn.Close()
+	}
+}

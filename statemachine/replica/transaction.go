@@ -1,0 +1,383 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// ErrLeaseLost says that a transaction's lease is no longer its own.
+var ErrLeaseLost = errors.New("hiqlite: the write lease was lost")
+
+// ErrRecordFull says that what a transaction wrote does not fit into an entry.
+var ErrRecordFull = errors.New("hiqlite: the transaction is too large")
+
+// ErrChanged says that rows have changed since a transaction's first read.
+var ErrChanged = errors.New("hiqlite: rows have changed since the transaction's first read")
+
+// ErrRolledBack says that a statement ended the transaction: by OR ROLLBACK, or
+// because a write was interrupted.
+var ErrRolledBack = errors.New("hiqlite: the transaction was rolled back by an earlier statement")
+
+var errSuperseded = fmt.Errorf("%w: a snapshot took the place of what it worked on", ErrLeaseLost)
+
+// A Transaction is what a caller's transaction works on at this replica: a view
+// of the rows that stands still, but for what the transaction itself writes.
+//
+// One that writes runs its statements inside a transaction of SQLite's that can
+// only be rolled back, and records them; all replicas execute the record later
+// on, see execution.transaction. As long as its lease is held no entry changes
+// rows, so the view is what the record will be executed on. When the lease
+// ends, apply ends the Transaction before it writes itself: an open one never
+// stalls the replica.
+//
+// Its methods may be called by one goroutine at a time, End by any.
+type Transaction struct {
+	r      *SQL
+	reader *Reader // of one that only reads
+	spec   *speculator
+	lease  uint64 // 0: nothing was written yet
+	opts   TransactionOptions
+
+	ending atomic.Pointer[error] // why it has to end
+	hold   sync.Mutex            // guards lent
+	lent   bool                  // the connection is the transaction's
+
+	mu       sync.Mutex // held while the connection is used; locked before hold
+	conn     *sqlite.Conn
+	programs *programs
+	changed  uint64 // the last entry that may have changed the rows in view
+	ended    error
+	over     error // why it has to end after the statement that runs
+	leaves   bool  // the statement that failed has left what it did
+	cursors  map[*Cursor]bool
+	dirty    bool // the connection must not be used again
+	deferred bool // foreign keys were checked later than they are by themselves
+
+	rec        wire.Recorder
+	sum        wire.Checksum
+	stamp      int64  // of the first recorded statement
+	last       int64  // of the last one
+	ordinal    uint64 // statements that ran
+	next       uint64 // ordinal at which a replica will be behind the last recorded one
+	savepoints []savepointMark
+	temp       tempUse
+}
+
+// savepointMark is where a recording stood when a savepoint was set.
+type savepointMark struct {
+	name string
+	mark recordMark
+}
+
+type recordMark struct {
+	rec  wire.Mark
+	sum  wire.Checksum
+	last int64
+	next uint64
+}
+
+// TransactionOptions are what a transaction begins with.
+type TransactionOptions struct {
+	Seed     wire.Seed // of its randomness
+	MaxSteps uint64
+	MaxBytes int // of the record
+	Settings wire.Settings
+	// What the connection answers at its beginning.
+	Changes, TotalChanges, LastInsertID int64
+	Temp                                []byte // the connection's TEMP objects, see sqlite.Conn.DumpTemp; nil: it has none
+}
+
+// Read returns a transaction that only reads the rows that have been applied.
+func (r *SQL) Read(ctx context.Context, opts TransactionOptions) (*Transaction, error) {
+	reader, err := r.AcquireUnder(ctx, opts.Settings)
+	if err != nil {
+		return nil, err
+	}
+	reader.conn.CopyArguments(true)
+	t := &Transaction{r: r, reader: reader, conn: reader.conn, programs: reader.programs, opts: opts, lent: true, cursors: map[*Cursor]bool{}}
+	if err := t.owner("BEGIN; " + verifySchema); err != nil {
+		reader.Discard()
+		reader.Release()
+		return nil, err
+	}
+	t.conn.SetState(opts.Changes, opts.TotalChanges, opts.LastInsertID)
+	reader.since.Store(int64(time.Since(processStart)))
+	reader.mu.Lock()
+	reader.tx = t
+	reader.mu.Unlock()
+	return t, nil
+}
+
+// Speculate returns a transaction that can write, once it has a lease: see
+// Lease. The lease may be had before.
+func (r *SQL) Speculate(opts TransactionOptions) (*Transaction, error) {
+	if err := r.Err(); err != nil {
+		return nil, err
+	}
+	spec, err := r.spare.take(r.pool, opts.Settings)
+	if err != nil {
+		return nil, err
+	}
+	t := &Transaction{r: r, spec: spec, conn: spec.conn, programs: spec.programs, opts: opts, lent: true, cursors: map[*Cursor]bool{}}
+	t.mu.Lock() // it can be ended from here on
+	defer t.mu.Unlock()
+	if !r.spare.lend(t) {
+		return nil, ErrReplicaClosed
+	}
+	t.conn.Begin(&wire.Operation{MaxSteps: opts.MaxSteps})
+	t.conn.SetState(opts.Changes, opts.TotalChanges, opts.LastInsertID)
+	if err = spec.programs.use(opts.Settings); err == nil {
+		err = t.owner("BEGIN")
+	}
+	if err == nil {
+		err = t.beginTemp()
+	}
+	if err == nil {
+		t.changed, err = t.view()
+	}
+	if err != nil {
+		err = t.reason(err)
+		t.dirty = true
+		t.finish(err)
+		return nil, err
+	}
+	return t, nil
+}
+
+// view begins the view and returns the last entry that changed what it shows.
+func (t *Transaction) view() (uint64, error) {
+	t.conn.Owner(true)
+	defer t.conn.Owner(false)
+	s, _, err := t.conn.Prepare("SELECT state FROM main."+sqlite.MetaTable+" WHERE id=0", false)
+	if err != nil {
+		return 0, err
+	}
+	defer s.Close()
+	row, err := s.Step()
+	if err != nil || !row {
+		return 0, err
+	}
+	state, err := wire.DecodeState(s.Bytes(0))
+	if err != nil {
+		return 0, err
+	}
+	return state.Changed, nil
+}
+
+// lockWait bounds the wait for a checkpoint, which may hold SQLite's write lock
+// for an instant.
+const lockWait = 5 * time.Second
+
+// Lease makes the transaction one that writes, under a lease that was granted
+// when the last entry that changed rows was base. The error is ErrChanged if
+// the view is another, ErrLeaseLost if the lease has ended meanwhile.
+func (t *Transaction) Lease(lease, base uint64) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.err(); err != nil {
+		return err
+	}
+	if t.changed != base {
+		if t.r.holder.Load() != lease {
+			return ErrLeaseLost // and others have written since
+		}
+		return ErrChanged
+	}
+	if !t.r.writes(t, lease) {
+		return ErrLeaseLost
+	}
+	changes, total, id := t.conn.Changes(), t.conn.TotalChanges(), t.conn.LastInsertID()
+	defer func() { t.conn.SetState(changes, total, id) }()
+	// A write that changes nothing takes SQLite's lock. Waiting for it is not
+	// SQLite's to do, in a transaction that has read.
+	for deadline := time.Now().Add(lockWait); ; time.Sleep(time.Millisecond) {
+		err := t.owner("DELETE FROM main." + sqlite.MetaTable + " WHERE 0")
+		var e *sqlite.Error
+		if !errors.As(err, &e) || t.ending.Load() != nil || time.Now().After(deadline) {
+			return t.reason(err)
+		}
+		switch {
+		case e.Code == sqlite.CodeBusy:
+		case e.Code == sqlite.CodeBusySnapshot && len(t.cursors) == 0 && len(t.savepoints) == 0 && t.rec.Len() == 0:
+			// A checkpoint has emptied the write-ahead log since: the rows are the
+			// same, SQLite cannot know. Look again.
+			if err := t.look(); err != nil {
+				return err
+			}
+			if t.changed != base {
+				return ErrChanged
+			}
+		default:
+			return err
+		}
+	}
+}
+
+// look begins the view anew.
+func (t *Transaction) look() (err error) {
+	if err = t.owner("ROLLBACK; BEGIN"); err == nil {
+		err = t.beginTemp()
+	}
+	if err == nil {
+		t.changed, err = t.view()
+	}
+	return err
+}
+
+func (t *Transaction) owner(sql string) error {
+	t.conn.Owner(true)
+	defer t.conn.Owner(false)
+	return t.conn.Exec(sql)
+}
+
+// reason returns why the transaction has to end, if err only says that a
+// statement was interrupted for it.
+func (t *Transaction) reason(err error) error {
+	var e *sqlite.Error
+	if why := t.ending.Load(); why != nil && errors.As(err, &e) && e.Code == sqlite.CodeInterrupt {
+		return *why
+	}
+	return err
+}
+
+// err returns why the transaction is over. The caller holds mu.
+func (t *Transaction) err() error {
+	if t.ended != nil {
+		return t.ended
+	}
+	if reason := t.ending.Load(); reason != nil {
+		t.finish(*reason)
+	}
+	return t.ended
+}
+
+// Err returns why the transaction is over, or nil.
+func (t *Transaction) Err() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.err()
+}
+
+// End rolls the transaction back, if it is not over, for a reason that its
+// methods return from then on. A statement that runs is interrupted.
+func (t *Transaction) End(reason error) {
+	t.ending.CompareAndSwap(nil, &reason)
+	t.hold.Lock()
+	if t.lent {
+		t.conn.Stop(true)
+	}
+	t.hold.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_ = t.err()
+}
+
+var errFinished = errors.New("hiqlite: the transaction is over")
+
+// Close rolls the transaction back, if it is not over.
+func (t *Transaction) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.finish(errFinished)
+}
+
+// finish ends the transaction and gives the connection back. The caller holds mu.
+func (t *Transaction) finish(reason error) {
+	if t.ended != nil {
+		return
+	}
+	t.ended = reason
+	for c := range t.cursors {
+		c.close()
+	}
+	t.hold.Lock()
+	t.lent = false
+	t.hold.Unlock()
+	if !t.conn.Autocommit() {
+		if err := t.owner("ROLLBACK"); err != nil {
+			t.r.log.Warn("hiqlite: rolling back a transaction", "error", err)
+			t.dirty = true
+		}
+	}
+	t.conn.Run(context.Background(), false)
+	if t.reader != nil {
+		if t.dirty || t.ending.Load() != nil {
+			t.reader.Discard()
+		}
+		t.conn.CopyArguments(false)
+		t.reader.mu.Lock()
+		t.reader.tx = nil
+		t.reader.since.Store(0)
+		t.reader.mu.Unlock()
+		t.reader.Release()
+		return
+	}
+	t.r.spare.give(t, !t.dirty && t.ending.Load() == nil)
+}
+
+// DeferForeignKeys does what PRAGMA defer_foreign_keys does.
+func (t *Transaction) DeferForeignKeys(on bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.err(); err != nil {
+		return err
+	}
+	sql := "PRAGMA defer_foreign_keys=OFF"
+	if on {
+		sql = "PRAGMA defer_foreign_keys=ON"
+		t.deferred = true
+	}
+	// What was prepared under the other setting does not undo what it should
+	// when it fails, here and in the next transaction.
+	t.programs.drop(t.programs.clock)
+	t.dirty = true
+	return t.reason(t.owner(sql))
+}
+
+// Classify finds out what a text does, to what the transaction sees.
+func (t *Transaction) Classify(text string) (sqlite.Class, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.err(); err != nil {
+		return sqlite.Class{}, err
+	}
+	class, err := t.conn.Classify(text)
+	return class, t.reason(err)
+}
+
+// First classifies the first statement of a text and returns what is behind it.
+func (t *Transaction) First(text string) (sqlite.Part, string, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.err(); err != nil {
+		return sqlite.Part{}, "", err
+	}
+	part, rest, err := t.conn.First(text)
+	return part, rest, t.reason(err)
+}
+
+// prepare returns a statement that is alone in its text. keep says whether it
+// will be kept.
+func (t *Transaction) prepare(text string) (stmt *sqlite.Stmt, kept *program, err error) {
+	if p := t.programs.get(text); p != nil && !p.busy {
+		return p.Stmt, p, nil
+	} else if p == nil {
+		stmt, _, err := t.conn.Prepare(text, true)
+		if err != nil || stmt == nil {
+			return nil, nil, err
+		}
+		if !stmt.KnowsSchema() || stmt.Actions.Schema {
+			return stmt, nil, nil
+		}
+		return stmt, t.programs.keep(text, stmt), nil
+	}
+	stmt, _, err = t.conn.Prepare(text, false)
+	return stmt, nil, err
+}
