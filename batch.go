@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"fmt"
 
+	"github.com/hiqlite/hiqlite/internal/node"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
@@ -116,12 +117,13 @@ func (c *conn) batchClass(ctx context.Context, text string, made bool) (class *s
 	if c.tx != nil {
 		class, err = c.classify(ctx, text)
 	} else if made {
-		if class, err = c.node.classifyHere(text, c.travels); mayBeStale(err) {
+		if class, err = c.node.ClassifyNow(text, c.travels); node.MayBeStale(err) {
 			return unknownClass, nil
 		}
 		err = readError(ctx, err)
 	} else {
-		class, err = c.node.classify(ctx, text, c.travels)
+		class, err = c.node.Classify(ctx, text, c.travels)
+		err = readError(ctx, err)
 	}
 	if err != nil {
 		return nil, err

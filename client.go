@@ -36,7 +36,7 @@ func From(ctx context.Context, db *sql.DB) (Client, error) {
 	err = conn.Raw(func(raw any) error {
 		c, err := ofDriver(raw)
 		if err == nil {
-			client = c.node
+			client = c.client
 		}
 		return err
 	})

@@ -43,9 +43,9 @@ func newCluster(t testing.TB, size int, change ...func(*hiqlite.Config)) *testCl
 }
 
 // eachSize runs a test on a cluster of one node and on one of three.
-func eachSize(t *testing.T, test func(t *testing.T, c *testCluster)) {
+func eachSize(t *testing.T, test func(t *testing.T, c *testCluster), change ...func(*hiqlite.Config)) {
 	for _, size := range []int{1, 3} {
-		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) { test(t, newCluster(t, size)) })
+		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) { test(t, newCluster(t, size, change...)) })
 	}
 }
 

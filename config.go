@@ -1,6 +1,7 @@
 package hiqlite
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hiqlite/hiqlite/internal/node"
 )
 
 // Defaults of a Config.
@@ -43,6 +46,24 @@ const (
 	// began. They cost a round trip to the leader and fail without one.
 	Linearizable
 )
+
+// WithConsistency returns a context whose reads have this consistency, whatever
+// their connection was opened with.
+func WithConsistency(ctx context.Context, c Consistency) context.Context {
+	return node.WithLinearizable(ctx, c == Linearizable)
+}
+
+// consistencyOf returns what WithConsistency has set, or other.
+func consistencyOf(ctx context.Context, other Consistency) Consistency {
+	linearizable, ok := node.Linearizable(ctx)
+	switch {
+	case !ok:
+		return other
+	case linearizable:
+		return Linearizable
+	}
+	return Local
+}
 
 func (c Consistency) String() string {
 	if c == Linearizable {
@@ -113,6 +134,8 @@ type Config struct {
 
 	// Conn is what connections of Node.DB begin with.
 	Conn ConnConfig
+
+	hooks node.Hooks // of tests
 }
 
 // ConnConfig is what a connection begins with: what modernc.org/sqlite reads
@@ -204,7 +227,7 @@ func (c Config) Validate() error {
 		fault("Timeout %v is negative", c.Timeout)
 	}
 	if c.Timezone != "" {
-		if _, err := zoneOf(c.Timezone); err != nil {
+		if _, err := node.LoadZone(c.Timezone); err != nil {
 			fault("Timezone %q: %v", c.Timezone, err)
 		}
 	}
@@ -255,6 +278,20 @@ func (c *Config) setDefaults() {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
+}
+
+// options returns what the node's runtime needs of a valid Config.
+func (c *Config) options() (node.Options, error) {
+	functions, err := c.functions()
+	members := make([]node.Member, len(c.Nodes))
+	for i, m := range c.Nodes {
+		members[i] = node.Member{ID: m.ID, RaftAddr: m.RaftAddr}
+	}
+	return node.Options{
+		DataDir: c.DataDir, ID: c.NodeID, Members: members, ListenAddr: c.ListenAddr,
+		Timeout: c.Timeout, MaxReaders: c.MaxReaders, MaxSteps: c.MaxSteps, Tick: c.Tick,
+		LeaseTTL: c.LeaseTTL, Timezone: c.Timezone, Functions: functions, Logger: c.Logger, Hooks: c.hooks,
+	}, err
 }
 
 func memberIDs(members []Member) []uint64 {

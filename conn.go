@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hiqlite/hiqlite/internal/node"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/statemachine/replica"
@@ -15,7 +16,8 @@ import (
 // way to the node. It holds no SQLite connection of its own; each read borrows
 // one of the node's. database/sql uses it from one goroutine at a time.
 type conn struct {
-	node     *Node
+	client   *Node
+	node     *node.Node // of client
 	cfg      ConnConfig
 	settings settings
 
@@ -40,14 +42,11 @@ var (
 	_ driver.Validator          = (*conn)(nil)
 )
 
-func (n *Node) connect(ctx context.Context, cfg ConnConfig) (driver.Conn, error) {
-	if err := n.failure(); err != nil {
+func connect(ctx context.Context, client *Node, cfg ConnConfig) (driver.Conn, error) {
+	if err := client.node.Err(); err != nil {
 		return nil, err
 	}
-	if n.ctx.Err() != nil {
-		return nil, ErrClosed
-	}
-	c := &conn{node: n, cfg: cfg}
+	c := &conn{client: client, node: client.node, cfg: cfg}
 	if cfg.ForeignKeysOff {
 		c.travels = wire.ForeignKeysOff
 	}
@@ -103,7 +102,7 @@ func (c *conn) ResetSession(context.Context) error {
 // at once, so that others need not wait until the connection is used again.
 func (c *conn) IsValid() bool {
 	c.abandon()
-	return !c.closed && c.node.ctx.Err() == nil
+	return !c.closed && !c.node.Closed()
 }
 
 // abandon rolls back a transaction that the connection's last caller has left
@@ -113,9 +112,9 @@ func (c *conn) abandon() {
 		return
 	}
 	c.tx.end()
-	c.node.abandoned.Do(func() {
-		c.node.cfg.Logger.Warn("hiqlite: a connection was given back to its pool inside a transaction, which was rolled back; run BEGIN and what follows on one sql.Conn, or use sql.DB.BeginTx (said once)",
-			"node", c.node.cfg.NodeID)
+	c.client.leftOpen.Do(func() {
+		c.client.cfg.Logger.Warn("hiqlite: a connection was given back to its pool inside a transaction, which was rolled back; run BEGIN and what follows on one sql.Conn, or use sql.DB.BeginTx (said once)",
+			"node", c.client.cfg.NodeID)
 	})
 }
 
@@ -126,10 +125,10 @@ func (c *conn) usable(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := c.node.failure(); err != nil {
+	if err := c.node.Err(); err != nil {
 		return err
 	}
-	if c.closed || c.node.ctx.Err() != nil {
+	if c.closed {
 		return ErrClosed
 	}
 	return nil
@@ -170,7 +169,7 @@ func (c *conn) rollBack(text string, why error) (driver.Result, error) {
 	if c.tx == nil {
 		return nil, why
 	}
-	if class, err := c.node.classifyHere(text, c.travels); err != nil || class.What != "ROLLBACK" || class.Script {
+	if class, err := c.node.ClassifyNow(text, c.travels); err != nil || class.What != "ROLLBACK" || class.Script {
 		return nil, why
 	}
 	c.tx.end()
@@ -192,17 +191,18 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 // classify finds out which way a text goes: in a transaction, of which only the
 // transaction itself sees what it made, by what that sees.
 func (c *conn) classify(ctx context.Context, text string) (*sqlite.Class, error) {
-	if err := c.node.inZone(ctx); err != nil {
+	if err := c.node.WaitZone(ctx); err != nil {
 		return nil, err
 	}
 	if c.usesTemp() {
 		return c.classifyTemp(ctx, text)
 	}
 	if c.tx == nil {
-		return c.node.classify(ctx, text, c.travels)
+		class, err := c.node.Classify(ctx, text, c.travels)
+		return class, readError(ctx, err)
 	}
-	class, err := c.node.classifyHere(text, c.travels)
-	if mayBeStale(err) {
+	class, err := c.node.ClassifyNow(text, c.travels)
+	if node.MayBeStale(err) {
 		return c.tx.classify(ctx, text)
 	}
 	return class, readError(ctx, err)
@@ -336,9 +336,9 @@ func (c *conn) propose(ctx context.Context, op *wire.Operation, classes ...*sqli
 		return nil, errReadOnly()
 	}
 	delete(c.settings, "defer_foreign_keys") // it lasts until the end of a transaction
-	r, err := c.node.write(ctx, op, c.patience())
+	r, err := c.node.Write(ctx, op, c.patience())
 	if err != nil {
-		return nil, err
+		return nil, sqlError(err)
 	}
 	for i, class := range classes {
 		c.remember(class, &r.Statements[i])
@@ -364,7 +364,7 @@ func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args 
 		return c.tx.read(ctx, text, class, args)
 	}
 	if c.consistency(ctx) == Linearizable {
-		if err := c.node.linearize(ctx); err != nil {
+		if err := c.node.Linearize(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -374,7 +374,7 @@ func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args 
 	if class.Script {
 		return c.readScript(ctx, class, args)
 	}
-	reader, err := c.node.replica.AcquireUnder(ctx, c.travels)
+	reader, err := c.node.Machine().AcquireUnder(ctx, c.travels)
 	if err != nil {
 		return nil, sqlError(err)
 	}

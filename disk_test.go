@@ -18,7 +18,9 @@ import (
 func TestFullDisk(t *testing.T) {
 	var free atomic.Int64
 	free.Store(1 << 40)
-	t.Cleanup(hiqlite.SetDiskSpace(func(string) (int64, int64, error) { return free.Load(), 1 << 40, nil }))
+	hook := func(cfg *hiqlite.Config) {
+		cfg.HookDiskSpace(func(string) (int64, int64, error) { return free.Load(), 1 << 40, nil })
+	}
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		t.Cleanup(func() { free.Store(1 << 40) })
 		mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
@@ -86,20 +88,21 @@ func TestFullDisk(t *testing.T) {
 		testrun.WaitFor(t, "writes to be taken again", func() bool { return write() == nil })
 		rows("afterwards")
 		c.WaitEqual()
-	})
+	}, hook)
 }
 
 // One node of three has no space: the others go on, and it catches up.
 func TestOneFullDiskOfThree(t *testing.T) {
-	c := newCluster(t, 3)
-	full := c.Config(1).DataDir
 	var low atomic.Bool
-	t.Cleanup(hiqlite.SetDiskSpace(func(dir string) (int64, int64, error) {
-		if low.Load() && dir == full {
-			return 1 << 20, 1 << 40, nil
-		}
-		return 1 << 39, 1 << 40, nil
-	}))
+	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
+		full := cfg.NodeID == 2
+		cfg.HookDiskSpace(func(string) (int64, int64, error) {
+			if full && low.Load() {
+				return 1 << 20, 1 << 40, nil
+			}
+			return 1 << 39, 1 << 40, nil
+		})
+	})
 	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 	c.insert(0, 5)
 	c.WaitEqual()

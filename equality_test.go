@@ -161,8 +161,7 @@ func TestSnapshotReplacesTheDatabase(t *testing.T) {
 // The log is compacted by its size, without being asked: a node that was away
 // for longer is sent the database.
 func TestTheLogIsCompacted(t *testing.T) {
-	t.Cleanup(hiqlite.SetCompaction(20*time.Millisecond, 1<<20))
-	c := newCluster(t, 3)
+	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.HookCompaction(20*time.Millisecond, 1<<20) })
 	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
 	c.WaitReady(2)
 	c.Stop(2)

@@ -160,16 +160,3 @@ func functionResult(v driver.Value, err error) (wire.Value, error) {
 	}
 	return a.Value, nil
 }
-
-// functionsUsed returns those of the program's functions that an operation may
-// use.
-func (n *Node) functionsUsed(op *wire.Operation) []wire.Function {
-	if n.functions == nil {
-		return nil
-	}
-	texts := make([]string, len(op.Statements))
-	for i := range op.Statements {
-		texts[i] = op.Statements[i].SQL
-	}
-	return n.functions.Used(texts...)
-}

@@ -158,63 +158,7 @@
 // Replicas compute alike on one architecture. Clusters that mix amd64 and arm64
 // may differ in the last bit of transcendental functions: do not.
 //
-// Reading the source: config.go, conn.go, stmt.go, tx.go, rows.go, batch.go and
-// value.go are the nouns of the driver; node.go and lease.go are what runs behind
-// them, memory.go and companions.go what kv, lock and pubsub run on, and
-// docs/ARCHITECTURE.md the way through all packages.
+// Reading the source: config.go, node.go, conn.go, stmt.go, tx.go, rows.go,
+// batch.go and value.go are the nouns of the driver, internal/node is the runtime
+// behind them, and docs/ARCHITECTURE.md leads through all packages.
 package hiqlite
-
-import (
-	"context"
-	"database/sql"
-	"database/sql/driver"
-)
-
-// DB returns the node's database. It is closed with the node.
-func (n *Node) DB() *sql.DB { return n.db }
-
-// Connector returns a connector to the node, for sql.OpenDB. Its connections
-// begin as Config.Conn says.
-func (n *Node) Connector() driver.Connector { return &connector{n, n.cfg.Conn} }
-
-// ConnectorWith returns a connector whose connections begin as c says. The
-// error is that of a wrong ConnConfig.
-func (n *Node) ConnectorWith(c ConnConfig) (driver.Connector, error) {
-	if err := c.validate(); err != nil {
-		return nil, err
-	}
-	return &connector{n, c}, nil
-}
-
-type connector struct {
-	node *Node
-	cfg  ConnConfig
-}
-
-func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
-	return c.node.connect(ctx, c.cfg)
-}
-func (c *connector) Driver() driver.Driver { return nodeDriver{c.node} }
-
-// nodeDriver is what sql.DB.Driver returns for a node that was opened by Open.
-type nodeDriver struct{ node *Node }
-
-func (d nodeDriver) Open(string) (driver.Conn, error) {
-	return d.node.connect(context.Background(), d.node.cfg.Conn)
-}
-
-type consistencyKey struct{}
-
-// WithConsistency returns a context whose reads have this consistency, whatever
-// their connection was opened with.
-func WithConsistency(ctx context.Context, c Consistency) context.Context {
-	return context.WithValue(ctx, consistencyKey{}, c)
-}
-
-// consistencyOf is that which a context asks for, or other.
-func consistencyOf(ctx context.Context, other Consistency) Consistency {
-	if v, ok := ctx.Value(consistencyKey{}).(Consistency); ok {
-		return v
-	}
-	return other
-}

@@ -36,7 +36,8 @@ var mayImport = []struct {
 	{"lock", []string{".", "internal/shardapi", "internal/wire"}},
 	{"pubsub", []string{".", "internal/shardapi", "internal/wire"}},
 	{"hiqlitetest", []string{".", "internal/loopback"}},
-	{".", []string{"cluster", "statemachine", "statemachine/replica", "statemachine/memory", "internal/shardapi", "internal/durable", "internal/sqlite", "internal/wire"}},
+	{".", []string{"internal/node", "internal/shardapi", "internal/sqlite", "internal/wire", "statemachine/replica"}}, // the nouns of database/sql
+	{"internal/node", []string{"cluster", "statemachine", "statemachine/replica", "statemachine/memory", "internal/shardapi", "internal/durable", "internal/sqlite", "internal/wire"}},
 	{"cluster", []string{"internal/durable", "internal/invariants"}}, // it moves bytes
 	{"statemachine/replica", []string{"statemachine", "internal/durable", "internal/invariants", "internal/sqlite", "internal/wire"}},
 	{"statemachine/memory", []string{"statemachine", "internal/invariants", "internal/shardapi", "internal/table", "internal/wire"}},
@@ -65,7 +66,7 @@ var confined = []struct {
 	{"modernc.org/sqlite/lib", []string{"internal/sqlite"}, false},
 	{"modernc.org/libc", []string{"internal/sqlite"}, false},
 	{"modernc.org/sqlite", nil, true}, // registers a driver that would clash in users' programs
-	{"github.com/lni/dragonboat/v4/statemachine", []string{"cluster", "statemachine", "statemachine/replica", "statemachine/memory", "."}, true},
+	{"github.com/lni/dragonboat/v4/statemachine", []string{"cluster", "statemachine", "statemachine/replica", "statemachine/memory", "internal/node"}, true},
 	{"github.com/lni/dragonboat", []string{"cluster"}, false},
 	// These belong to modules of their own, see go.work: a program that imports
 	// hiqlite is not to require them.
@@ -161,6 +162,7 @@ func TestForbidden(t *testing.T) {
 	}{
 		{"driver", modulePath, false, true},
 		{".", modulePath + "/driver", false, false},
+		{".", modulePath + "/cluster", false, false},
 		{".", modulePath + "/driver", true, true},
 		{"cluster", modulePath + "/statemachine", false, false},
 		{"cluster", modulePath, false, false},

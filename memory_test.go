@@ -189,11 +189,12 @@ func TestANodeThatWasAwayForLong(t *testing.T) {
 
 // What is kept of messages is what the package promises, and more is forgotten.
 func TestRetention(t *testing.T) {
-	if r := hiqlite.Retention(); r.Messages != pubsub.KeptMessages || r.Bytes != pubsub.KeptBytes || time.Duration(r.AgeMS)*time.Millisecond != pubsub.KeptFor {
+	if r := memory.DefaultRetention; r.Messages != pubsub.KeptMessages || r.Bytes != pubsub.KeptBytes || time.Duration(r.AgeMS)*time.Millisecond != pubsub.KeptFor {
 		t.Errorf("nodes keep %+v", r)
 	}
-	t.Cleanup(hiqlite.SetRetention(memory.Retention{Messages: 10, Bytes: 1 << 20, AgeMS: 1 << 40}))
-	c := newCluster(t, 1)
+	c := newCluster(t, 1, func(cfg *hiqlite.Config) {
+		cfg.HookRetention(memory.Retention{Messages: 10, Bytes: 1 << 20, AgeMS: 1 << 40})
+	})
 	ctx := testrun.Context(t)
 	slow, err := pubsub.Listen(ctx, c.Node(0), "busy")
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hiqlite/hiqlite/internal/node"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 )
 
@@ -120,7 +121,7 @@ VALUES(?1, CASE WHEN (SELECT coalesce(max(version), 0) FROM hiqlite_migrations) 
 
 // A migrator is one call of Migrate.
 type migrator struct {
-	node *Node
+	node *node.Node
 	// Not the caller's pool: its connections may have been told something, as
 	// PRAGMA foreign_keys=OFF, and may all be in use.
 	db *sql.DB
@@ -141,7 +142,7 @@ func newMigrator(ctx context.Context, db *sql.DB) (*migrator, error) {
 		}
 		cfg := c.cfg
 		cfg.BusyTimeout = math.MaxInt32 * time.Millisecond // ctx decides how long to wait for transactions
-		m = &migrator{c.node, sql.OpenDB(&connector{c.node, cfg})}
+		m = &migrator{c.node, sql.OpenDB(&connector{c.client, cfg})}
 		return nil
 	})
 	return m, err
@@ -216,8 +217,8 @@ func (m *migrator) applyOne(ctx context.Context, f *migration, last int64) (fast
 // writes reports whether a text has anything to apply. It is an error if it
 // holds what cannot be applied.
 func (m *migrator) writes(text string) (bool, error) {
-	class, err := m.node.classifyHere(text, 0)
-	if mayBeStale(err) {
+	class, err := m.node.ClassifyNow(text, 0)
+	if node.MayBeStale(err) {
 		return true, nil // the replicas will tell
 	}
 	if err != nil {
@@ -355,8 +356,8 @@ func readMigration(fsys fs.FS, name string) (migration, error) {
 	if err != nil {
 		return migration{}, err
 	}
-	if len(data) > maxOperation {
-		return migration{}, fmt.Errorf("%w: a file of %d bytes, a write has at most %d; split it into several smaller ones", ErrTooLarge, len(data), maxOperation)
+	if len(data) > node.MaxOperation {
+		return migration{}, fmt.Errorf("%w: a file of %d bytes, a write has at most %d; split it into several smaller ones", ErrTooLarge, len(data), node.MaxOperation)
 	}
 	text := strings.TrimPrefix(string(data), "\ufeff")
 	text = strings.ReplaceAll(text, "\r\n", "\n")

@@ -45,15 +45,16 @@ func (d *door) open() {
 
 // behindDoor is three nodes, of which the last has to pass a door to apply
 // entries of the shard whose gate set sets.
-func behindDoor(t *testing.T, set func(gate func(node uint64)) (restore func())) (*testCluster, *door) {
+func behindDoor(t *testing.T, hook func(cfg *hiqlite.Config, f func(node uint64))) (*testCluster, *door) {
 	t.Helper()
 	d := &door{}
-	t.Cleanup(set(func(node uint64) {
-		if node == 3 {
-			d.pass()
-		}
-	}))
-	c := newCluster(t, 3)
+	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
+		hook(cfg, func(node uint64) {
+			if node == 3 {
+				d.pass()
+			}
+		})
+	})
 	t.Cleanup(d.open) // before the nodes are stopped
 	return c, d
 }
@@ -71,7 +72,7 @@ func lockAndUnlock(ctx context.Context, n *hiqlite.Node, key string, opts ...loc
 // It never leads: the others would have to wait for it.
 func slowCluster(t *testing.T) (*testCluster, *door) {
 	t.Helper()
-	c, d := behindDoor(t, hiqlite.SetApplyGate)
+	c, d := behindDoor(t, (*hiqlite.Config).HookApplySQL)
 	for c.Leader() == 2 {
 		c.Stop(2)
 		c.WaitReady(0)
@@ -87,7 +88,7 @@ func slowCluster(t *testing.T) (*testCluster, *door) {
 // put into buckets.
 func slowBuckets(t *testing.T) (*testCluster, *door) {
 	t.Helper()
-	return behindDoor(t, hiqlite.SetKVGate)
+	return behindDoor(t, (*hiqlite.Config).HookApplyKV)
 }
 
 // told runs f, which waits for being told on the slow node, and counts the rows

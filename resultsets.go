@@ -190,7 +190,7 @@ func (c *conn) ask(part *sqlite.Part, query func(text string) (resultSet, error)
 
 // readScript runs a script that reads. All of its statements see the same rows.
 func (c *conn) readScript(ctx context.Context, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
-	view, err := c.node.replica.Read(ctx, replica.TransactionOptions{
+	view, err := c.node.Machine().Read(ctx, replica.TransactionOptions{
 		Settings: c.travels, Changes: c.changes, TotalChanges: c.totalChanges, LastInsertID: c.lastInsertID,
 	})
 	if err != nil {

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
-
-	"github.com/hiqlite/hiqlite/internal/sqlite"
 )
 
 const (
@@ -60,16 +58,4 @@ func runOnce(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(*sql.
 		return err
 	}
 	return tx.Commit()
-}
-
-// repeatable reports that an error tells of others, and that nothing was applied.
-func repeatable(err error) bool {
-	if errors.Is(err, ErrOutcomeUnknown) || errors.Is(err, errForgotten) {
-		return false
-	}
-	var e *Error
-	if errors.As(err, &e) {
-		return e.ExtendedCode == sqlite.CodeBusy || e.ExtendedCode == sqlite.CodeBusySnapshot
-	}
-	return errors.Is(err, ErrTxExpired)
 }

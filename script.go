@@ -133,7 +133,7 @@ func (c *conn) steps(ctx context.Context, script string, args []wire.Argument) (
 // first classifies the first statement of a script.
 func (c *conn) first(ctx context.Context, script string) (part sqlite.Part, rest string, err error) {
 	if c.temp != nil && c.tx != nil {
-		if err := c.tx.look(ctx); err != nil {
+		if err := c.tx.beginView(ctx); err != nil {
 			return part, rest, err
 		}
 	}
@@ -145,7 +145,7 @@ func (c *conn) first(ctx context.Context, script string) (part sqlite.Part, rest
 		part, rest, err = c.temp.First(script, c.travels)
 		return part, rest, sqlError(err)
 	}
-	part, rest, err = c.node.replica.First(script, c.travels)
+	part, rest, err = c.node.Machine().First(script, c.travels)
 	return part, rest, sqlError(err)
 }
 
@@ -250,7 +250,7 @@ func (t *tx) part(ctx context.Context, part *sqlite.Part, args []wire.Argument) 
 			if t.readOnly {
 				return out, errReadOnly()
 			}
-			if err := t.lease(ctx); err != nil {
+			if err := t.acquireLease(ctx); err != nil {
 				return out, err
 			}
 		}

@@ -41,7 +41,7 @@ func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class, 
 	}
 	reads := slices.ContainsFunc(class.Parts, func(p sqlite.Part) bool { return p.Kind == sqlite.Read })
 	if reads && c.tx == nil && c.consistency(ctx) == Linearizable { // once for all of them
-		if err := c.node.linearize(ctx); err != nil {
+		if err := c.node.Linearize(ctx); err != nil {
 			return nil, err
 		}
 		ctx = WithConsistency(ctx, Local)

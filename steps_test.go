@@ -16,9 +16,8 @@ import (
 // A write for which nobody waits any more does not go on, whatever its bound:
 // others, who would wait for it, are served.
 func TestARunawayWriteEndsWithItsContext(t *testing.T) {
-	defer hiqlite.SetFirstSteps(20_000)()
 	for _, size := range []int{1, 3} {
-		c := newCluster(t, size, func(cfg *hiqlite.Config) { cfg.MaxSteps = 1 << 60 })
+		c := newCluster(t, size, func(cfg *hiqlite.Config) { cfg.MaxSteps = 1 << 60; cfg.HookFirstSteps(20_000) })
 		db := c.DB(size - 1)
 		mustExec(t, db, "CREATE TABLE t(n)")
 		for name, run := range map[string]func(ctx context.Context) error{
@@ -66,9 +65,8 @@ func affected(t *testing.T, r sql.Result) int64 {
 // A write that takes longer than its first tries is applied, once, as long as
 // its caller waits; and one beyond MaxSteps says what to do.
 func TestALongWriteIsTriedAgain(t *testing.T) {
-	defer hiqlite.SetFirstSteps(20_000)()
 	for _, size := range []int{1, 3} {
-		c := newCluster(t, size, func(cfg *hiqlite.Config) { cfg.MaxSteps = 2_000_000 })
+		c := newCluster(t, size, func(cfg *hiqlite.Config) { cfg.MaxSteps = 2_000_000; cfg.HookFirstSteps(20_000) })
 		db := c.DB(size - 1)
 		mustExec(t, db, "CREATE TABLE t(n, r DEFAULT (random()))")
 		const rows = "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x WHERE n<20000) SELECT n FROM x"

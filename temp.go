@@ -31,15 +31,16 @@ func (c *conn) classifyTemp(ctx context.Context, text string) (*sqlite.Class, er
 	if c.tx != nil {
 		// What ends a transaction means the same with and without TEMP objects,
 		// and has to be understood when the transaction is over already.
-		if class, err := c.node.classifyHere(text, c.travels); err == nil && class.Kind == sqlite.Transaction {
+		if class, err := c.node.ClassifyNow(text, c.travels); err == nil && class.Kind == sqlite.Transaction {
 			return class, nil
 		}
 		return c.tx.classify(ctx, text)
 	}
-	return c.node.classifyBy(ctx, text, func(text string) (*sqlite.Class, error) {
+	class, err := c.node.ClassifyBy(ctx, text, func(text string) (*sqlite.Class, error) {
 		class, err := c.temp.Classify(text, c.travels)
 		return &class, err
 	})
+	return class, readError(ctx, err)
 }
 
 // current returns the class of a text that was classified earlier: TEMP objects
@@ -85,12 +86,12 @@ func (c *conn) writeTemp(ctx context.Context, text string, class *sqlite.Class, 
 // writeTempOnly runs a statement that changes TEMP objects and nothing else.
 func (c *conn) writeTempOnly(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (*wire.Result, error) {
 	if c.consistency(ctx) == Linearizable { // it may read what is not TEMP
-		if err := c.node.linearize(ctx); err != nil {
+		if err := c.node.Linearize(ctx); err != nil {
 			return nil, err
 		}
 	}
 	if c.temp == nil {
-		held, err := c.node.replica.Temporary(nil)
+		held, err := c.node.Machine().Temporary(nil)
 		if err != nil {
 			return nil, sqlError(err)
 		}
@@ -170,7 +171,7 @@ func (t *tx) nextTemp() (take func(), drop func(), err error) {
 	}
 	var next *replica.Temporary
 	if content != nil {
-		if next, err = t.c.node.replica.Temporary(content); err != nil {
+		if next, err = t.c.node.Machine().Temporary(content); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hiqlite/hiqlite/internal/node"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/statemachine/replica"
@@ -23,7 +24,7 @@ type tx struct {
 	c        *conn
 	ctx      context.Context      // of BeginTx: bounds Commit
 	view     *replica.Transaction // nil: a deferred one that has not read yet
-	grant    *grant               // nil: it has not the lease
+	lease    *node.Lease          // nil: it has not the write lease
 	readOnly bool
 	newest   bool     // it sees all that was acknowledged before it first reads
 	watched  bool     // it is over when ctx is
@@ -85,16 +86,16 @@ func (c *conn) begin(ctx context.Context, readOnly, deferred, watched bool) erro
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := c.node.inZone(ctx); err != nil {
+	if err := c.node.WaitZone(ctx); err != nil {
 		return err
 	}
 	t := &tx{c: c, ctx: ctx, readOnly: readOnly, watched: watched, began: time.Now()}
 	var err error
 	switch {
 	case readOnly:
-		err = t.look(ctx)
+		err = t.beginView(ctx)
 	case !deferred && !c.queryOnly():
-		err = t.lease(ctx)
+		err = t.acquireLease(ctx)
 	}
 	if err != nil {
 		t.end()
@@ -118,14 +119,14 @@ func (t *tx) inTheWay() error {
 	return nil
 }
 
-// look begins the view, without the lease.
-func (t *tx) look(ctx context.Context) error {
+// beginView begins the view, without the lease.
+func (t *tx) beginView(ctx context.Context) error {
 	if t.view != nil {
 		return nil
 	}
 	c := t.c
 	if t.newest || c.consistency(ctx) == Linearizable {
-		if err := c.node.linearize(ctx); err != nil {
+		if err := c.node.Linearize(ctx); err != nil {
 			return err
 		}
 	}
@@ -133,9 +134,9 @@ func (t *tx) look(ctx context.Context) error {
 	switch {
 	case err != nil:
 	case t.readOnly && opts.Temp == nil:
-		t.view, err = c.node.replica.Read(ctx, opts)
+		t.view, err = c.node.Machine().Read(ctx, opts)
 	default:
-		t.view, err = c.node.replica.Speculate(opts)
+		t.view, err = c.node.Machine().Speculate(opts)
 	}
 	if err != nil {
 		return sqlError(err)
@@ -146,7 +147,7 @@ func (t *tx) look(ctx context.Context) error {
 func (t *tx) options() (opts replica.TransactionOptions, err error) {
 	c := t.c
 	opts = replica.TransactionOptions{
-		Seed: wire.NewSeed(), MaxSteps: c.node.cfg.MaxSteps, MaxBytes: maxOperation, Settings: c.travels,
+		Seed: wire.NewSeed(), MaxSteps: c.client.cfg.MaxSteps, MaxBytes: node.MaxOperation, Settings: c.travels,
 		Changes: c.changes, TotalChanges: c.totalChanges, LastInsertID: c.lastInsertID,
 	}
 	if c.temp != nil {
@@ -155,44 +156,38 @@ func (t *tx) options() (opts replica.TransactionOptions, err error) {
 	return opts, err
 }
 
-// lease makes the transaction one that can write.
-func (t *tx) lease(ctx context.Context) error {
-	if t.grant != nil {
+// acquireLease makes the transaction one that can write.
+func (t *tx) acquireLease(ctx context.Context) error {
+	if t.lease != nil {
 		return nil
 	}
-	n := t.c.node
-	if err := n.diskError(); err != nil {
-		return err
-	}
-	bounded, cancel := n.within(ctx)
-	defer cancel()
-	g, err := n.leases.acquire(bounded, t.c.patience())
+	lease, err := t.c.node.AcquireLease(ctx, t.c.patience())
 	if err != nil {
+		return sqlError(err)
+	}
+	if err := t.writeUnder(lease); err != nil {
+		lease.Release()
 		return err
 	}
-	if err := t.writeUnder(g); err != nil {
-		n.leases.drop(g)
-		return err
-	}
-	t.grant = g
-	n.leases.begun(g, func(reason error) { t.expire(reason) })
+	t.lease = lease
+	lease.OnExpire(func(reason error) { t.expire(reason) })
 	t.arm()
 	if t.watched {
-		// database/sql rolls back when ctx ends, but not before a statement
-		// that runs without it has come to its end.
+		// database/sql rolls back when ctx ends, but only after the statement that
+		// runs has ended, even if that has another context.
 		t.stop = context.AfterFunc(t.ctx, func() { t.expire(context.Cause(t.ctx)) })
 	}
 	return nil
 }
 
 // writeUnder makes the view, which begins now if it has not, one that writes.
-func (t *tx) writeUnder(g *grant) error {
-	if t.view == nil { // what the grant comes after is what it sees
+func (t *tx) writeUnder(lease *node.Lease) error {
+	if t.view == nil { // it sees what was applied before the lease was granted
 		opts, err := t.options()
 		if err != nil {
 			return sqlError(err)
 		}
-		view, err := t.c.node.replica.Speculate(opts)
+		view, err := t.c.node.Machine().Speculate(opts)
 		if err != nil {
 			return sqlError(err)
 		}
@@ -201,7 +196,7 @@ func (t *tx) writeUnder(g *grant) error {
 			return err
 		}
 	}
-	err := t.view.Lease(g.id, g.base)
+	err := t.view.Lease(lease.ID, lease.Base)
 	if errors.Is(err, replica.ErrChanged) {
 		return sqlError(sqlite.BusySnapshot("rows have changed since the transaction's first read; roll it back and run it again, as RunTx does"))
 	}
@@ -219,7 +214,7 @@ func (t *tx) arm() {
 		callers = make([]uintptr, 32)
 		callers = callers[:runtime.Callers(2, callers)]
 	}
-	log := t.c.node.cfg.Logger
+	log := t.c.client.cfg.Logger
 	t.limit = time.Now().Add(limit)
 	t.timer = time.AfterFunc(limit, func() {
 		if !t.expire(fmt.Errorf("%w: it was open for more than %v (tx_timeout): %w", ErrTxExpired, limit, errForgotten)) {
@@ -259,7 +254,7 @@ func (t *tx) expire(reason error) bool {
 		return false
 	}
 	t.view.End(reason)
-	t.c.node.leases.drop(t.grant)
+	t.lease.Release()
 	return true
 }
 
@@ -275,8 +270,8 @@ func (t *tx) end() {
 	if t.view != nil {
 		t.view.Close()
 	}
-	if first && t.grant != nil {
-		t.c.node.leases.drop(t.grant)
+	if first && t.lease != nil {
+		t.lease.Release()
 	}
 	if t.c.tx == t {
 		t.c.tx = nil
@@ -359,49 +354,31 @@ func (t *tx) apply(ctx context.Context) error {
 	if t.view == nil {
 		return nil
 	}
-	if t.grant == nil {
+	if t.lease == nil {
 		return t.explain(t.view.Err())
 	}
-	n := t.c.node
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := n.diskError(); err != nil {
+	if err := t.c.node.RefusesWrites(); err != nil {
 		return err
 	}
 	if !t.stage.CompareAndSwap(txOpen, txEnding) {
 		return t.explain(t.view.Err())
 	}
-	op := &wire.Operation{Lease: &wire.Lease{Keep: n.leases.keeps(t.grant, t.began)}}
-	encoded, err := t.view.Record(op)
-	if err != nil || encoded == nil {
+	op := &wire.Operation{Lease: &wire.Lease{Keep: t.lease.Keep(t.began)}}
+	recording, err := t.view.Record(op)
+	if err != nil || recording == nil {
 		t.stage.Store(txOpen)
-		t.timer.Reset(max(0, time.Until(t.limit))) // it may have come meanwhile
+		t.timer.Reset(max(0, time.Until(t.limit))) // the limit may have passed meanwhile
 		return t.explain(err)
 	}
-	ctx, cancel := n.within(ctx)
-	defer cancel()
-	proposed := time.Now()
-	a, err := n.send(ctx, encoded)
-	if err != nil {
-		n.leases.drop(t.grant)
-		return err
-	}
-	n.leases.applied(t.grant, a.Lease, proposed)
-	switch {
-	case a.Lease.State == wire.LeaseExpired && n.ctx.Err() != nil:
-		return ErrClosed // which gave the lease back first
-	case a.Lease.State == wire.LeaseExpired:
-		return fmt.Errorf("%w: this node was not heard of for too long, others have gone on", ErrTxExpired)
-	case a.Err != nil:
-		return sqlError(a.Err)
-	}
-	return nil
+	return sqlError(t.c.node.CommitUnder(ctx, t.lease, recording))
 }
 
 // classify finds out what a text does to what the transaction sees.
 func (t *tx) classify(ctx context.Context, text string) (*sqlite.Class, error) {
-	if err := t.look(ctx); err != nil {
+	if err := t.beginView(ctx); err != nil {
 		return nil, err
 	}
 	class, err := t.view.Classify(text)
@@ -414,7 +391,7 @@ func (t *tx) classify(ctx context.Context, text string) (*sqlite.Class, error) {
 // deferForeignKeys does what PRAGMA defer_foreign_keys does: until the end of the
 // transaction.
 func (t *tx) deferForeignKeys(ctx context.Context, on bool) error {
-	if err := t.look(ctx); err != nil {
+	if err := t.beginView(ctx); err != nil {
 		return err
 	}
 	return t.explain(t.view.DeferForeignKeys(on))
@@ -437,7 +414,7 @@ func (t *tx) opened() error {
 
 // read runs a text that only reads.
 func (t *tx) read(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
-	if err := t.look(ctx); err != nil {
+	if err := t.beginView(ctx); err != nil {
 		return nil, err
 	}
 	query := func(text string) (resultSet, error) {
@@ -475,9 +452,9 @@ func (t *tx) write(ctx context.Context, text string, class *sqlite.Class, args [
 	case class.Kind == sqlite.Vacuum:
 		return nil, sqlError(sqlite.VacuumInTransaction())
 	}
-	begin := t.lease
+	begin := t.acquireLease
 	if local {
-		begin = t.look
+		begin = t.beginView
 	}
 	if err := begin(ctx); err != nil {
 		return nil, err

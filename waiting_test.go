@@ -89,19 +89,19 @@ func TestNoMajorityIsSaidOnce(t *testing.T) {
 func TestReadySaysWhatIsNotApplied(t *testing.T) {
 	gate := make(chan struct{})
 	hold := make(chan uint64, 1)
-	restore := hiqlite.SetApplyGate(func(node uint64) {
-		select {
-		case n := <-hold:
-			if n == node {
-				<-gate
-				return
+	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
+		cfg.HookApplySQL(func(node uint64) {
+			select {
+			case n := <-hold:
+				if n == node {
+					<-gate
+					return
+				}
+				hold <- n
+			default:
 			}
-			hold <- n
-		default:
-		}
+		})
 	})
-	c := newCluster(t, 3)
-	restore()
 	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 	hold <- 3
 	c.insert(0, 20)

@@ -141,7 +141,7 @@ func (s *server) refuse(r *request, err error) *refusal {
 	}
 	var e *hiqlite.Error
 	if errors.As(err, &e) {
-		out.Code = e.ExtendedCode
+		out.Code = e.Code()
 	}
 	return out
 }

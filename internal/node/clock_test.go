@@ -1,4 +1,4 @@
-package hiqlite
+package node
 
 import (
 	"bytes"
@@ -35,7 +35,6 @@ type look struct {
 }
 
 func TestWhenAClockIsMoved(t *testing.T) {
-	t.Parallel()
 	still := func(now uint64) statemachine.Clock { return statemachine.Clock{Now: now} }
 	for name, looks := range map[string][]look{
 		"nothing runs": {{0, still(0), true, nil, false}, {5000, still(0), true, nil, false}},
@@ -64,7 +63,7 @@ func TestWhenAClockIsMoved(t *testing.T) {
 			if !l.others {
 				l.c.Tick = nonces[l.c.Now]
 			}
-			tick, due := s.next(l.c, 0, after(l.ms), l.leads)
+			tick, due := s.next(l.c, after(l.ms), l.leads)
 			if due {
 				nonces[tick.Next] = tick.Nonce
 				tick.Nonce = 0
@@ -78,30 +77,28 @@ func TestWhenAClockIsMoved(t *testing.T) {
 
 // What is beyond the bound of a step is not counted by the next.
 func TestAStepIsBounded(t *testing.T) {
-	t.Parallel()
-	var s shardClock
-	s.next(runs(0, 0), 200, after(0), true)
-	first, due := s.next(runs(0, 0), 200, after(5000), true)
+	s := shardClock{maxStep: func(statemachine.Clock) uint64 { return 200 }}
+	s.next(runs(0, 0), after(0), true)
+	first, due := s.next(runs(0, 0), after(5000), true)
 	if !due || first.Next != 200 {
 		t.Errorf("it proposes %v, %v", first, due)
 	}
 	c := runs(200, 0)
 	c.Tick = first.Nonce
-	if tick, due := s.next(c, 200, after(5150), true); !due || tick.Expected != 200 || tick.Next != 350 {
+	if tick, due := s.next(c, after(5150), true); !due || tick.Expected != 200 || tick.Next != 350 {
 		t.Errorf("then it proposes %v, %v", tick, due)
 	}
 }
 
 // Parts of milliseconds are lost, not gained.
 func TestStepsAreRoundedDown(t *testing.T) {
-	t.Parallel()
 	var s shardClock
 	now := clockStart
-	s.next(runs(0, 0), 0, now, true)
+	s.next(runs(0, 0), now, true)
 	c := runs(0, 0)
 	for range 1000 {
 		now = now.Add(1900 * time.Microsecond)
-		if tick, due := s.next(c, 0, now, true); due {
+		if tick, due := s.next(c, now, true); due {
 			c.Now, c.Tick = tick.Next, tick.Nonce
 		}
 	}
@@ -114,22 +111,21 @@ func TestStepsAreRoundedDown(t *testing.T) {
 // was lost, must not take another node's for it: the time since its own was
 // proposed has been counted by that.
 func TestALostTickIsNotTakenForAnothers(t *testing.T) {
-	t.Parallel()
 	var a, b shardClock
-	b.next(runs(0, 0), 0, after(0), true)
-	a.next(runs(0, 0), 0, after(0), false)
-	lost, _ := b.next(runs(0, 0), 0, after(100), true)
+	b.next(runs(0, 0), after(0), true)
+	a.next(runs(0, 0), after(0), false)
+	lost, _ := b.next(runs(0, 0), after(100), true)
 	// a leads from here on; it has not seen the clock for as long.
 	a = shardClock{}
-	a.next(runs(0, 0), 0, after(300), true)
-	applied, due := a.next(runs(0, 0), 0, after(400), true)
+	a.next(runs(0, 0), after(300), true)
+	applied, due := a.next(runs(0, 0), after(400), true)
 	if !due || applied.Expected != lost.Expected || applied.Next != lost.Next {
 		t.Fatalf("the ticks are %v and %v", lost, applied)
 	}
 	// b leads again: at 400 a had counted what was before.
 	c := runs(100, 0)
 	c.Tick = applied.Nonce
-	tick, due := b.next(c, 0, after(450), true)
+	tick, due := b.next(c, after(450), true)
 	if due && tick.Next-tick.Expected > 50 {
 		t.Errorf("at 450 it moves the clock by %d ms, of which others had counted all before 400", tick.Next-tick.Expected)
 	}
@@ -227,7 +223,7 @@ func (w *clockWorld) step(n *clockNode, leads bool) {
 		n.now = w.ms
 	case 2:
 		var due bool
-		if n.proposal, due = n.clock.next(n.read, 0, after(n.now), leads); !due {
+		if n.proposal, due = n.clock.next(n.read, after(n.now), leads); !due {
 			n.phase = -1
 		}
 	case 3:
@@ -274,7 +270,6 @@ func (w *clockWorld) jump(n, from *clockNode) {
 // time: whoever leads or believes to, wherever nodes rest, and whatever ticks
 // are late, lost or overtaken. If nodes do not rest and ticks arrive, it ends.
 func TestNoDurationEndsEarly(t *testing.T) {
-	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		w := newClockWorld(t)
 		// Steps of the same few lengths make different nodes come to the same
@@ -349,8 +344,8 @@ func (w *clockWorld) calm(leader *clockNode) {
 	}
 	// Two ticks until it begins, of which the first may be taken for lost; each is
 	// proposed with a look, and applied before the next.
-	look := fineTick.Milliseconds()
-	for end := w.ms + tickAgain.Milliseconds() + most + 4*look; len(w.waiting) > 0; w.ms += look {
+	look := clockInterval.Milliseconds()
+	for end := w.ms + advanceLost.Milliseconds() + most + 4*look; len(w.waiting) > 0; w.ms += look {
 		if w.ms > end {
 			w.t.Fatalf("%v are left after %d ms", w.waiting, end)
 		}

@@ -1,0 +1,132 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite/cluster"
+	"github.com/hiqlite/hiqlite/internal/durable"
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine/replica"
+)
+
+// A sqlShard is the shard that replicates the database.
+type sqlShard struct {
+	shard
+	machine  *replica.SQL
+	combiner *cluster.Combiner[*wire.EncodedOperation, answer]
+	leases   *leases
+}
+
+// An answer is what the combiner delivers for an operation: its result or, if the
+// operation was put into the lease queue, the waiter there.
+type answer struct {
+	wire.Result
+	waiter *waiter
+}
+
+func newSQLShard(n *Node, incarnation uint64) *sqlShard {
+	s := &sqlShard{leases: newLeases(n)}
+	s.machine = replica.New(replica.Config{
+		Dir: filepath.Join(n.opts.DataDir, "sql"), Marker: filepath.Join(n.opts.DataDir, "synced"),
+		Listener: s, Leases: s, Logger: n.opts.Logger, MaxReaders: n.opts.MaxReaders, Functions: n.opts.Functions,
+		Term: func(index uint64) uint64 { return s.raft.Term(index) },
+	})
+	s.shard.init(n, sqlID, "sql", s.machine)
+	s.size = func() int64 { size, _ := s.machine.Size(); return size }
+	s.combiner = cluster.NewCombiner[*wire.EncodedOperation, answer](s.raft, operationCodec{n.opts.ID, incarnation}, cluster.CombinerConfig{MaxEntryBytes: MaxOperation})
+	s.shard.combiner = s.combiner
+	return s
+}
+
+// start opens the database, checks that it and the Raft log belong together, and
+// lets the shard take part in the cluster.
+func (s *sqlShard) start() error {
+	dir := filepath.Join(s.node.opts.DataDir, "sql")
+	applied, err := s.machine.Open(nil)
+	if err != nil {
+		return fmt.Errorf("hiqlite: open the database in %s: %w", dir, err)
+	}
+	if err := durable.Sync(s.node.opts.DataDir); err != nil { // the names raft and sql
+		return err
+	}
+	if applied > 0 && !s.raft.Bootstrapped() {
+		return fmt.Errorf("%w: %s holds a database but the Raft log beside it is gone; put the folder back; to start without it would forget whom this node voted for",
+			ErrDamaged, dir)
+	}
+	if err := s.checkLog(applied, s.machine.AppliedTerm()); err != nil {
+		return err
+	}
+	var machine sm.IOnDiskStateMachine = s.machine
+	if hook := s.node.opts.Hooks.ApplySQL; hook != nil {
+		machine = onDiskHook{machine, func() { hook(s.node.opts.ID) }}
+	}
+	return s.raft.Start(machine)
+}
+
+// onDiskHook calls a test's hook before entries are applied.
+type onDiskHook struct {
+	sm.IOnDiskStateMachine
+	hook func()
+}
+
+func (m onDiskHook) Update(entries []sm.Entry) ([]sm.Entry, error) {
+	m.hook()
+	return m.IOnDiskStateMachine.Update(entries)
+}
+
+// propose has an operation applied, or put into the lease queue.
+func (s *sqlShard) propose(ctx context.Context, op *wire.EncodedOperation) (answer, error) {
+	a, err := s.combiner.Do(ctx, op)
+	return a, s.node.withCause(err)
+}
+
+// operationCodec makes entries of operations.
+type operationCodec struct{ node, incarnation uint64 }
+
+func (c operationCodec) OpenSession(nonce uint64) []byte {
+	return wire.EncodeOpenSession(nonce, c.node, c.incarnation)
+}
+
+func (operationCodec) Encode(session, sequence uint64, ops []*wire.EncodedOperation) ([]byte, error) {
+	return wire.EncodeEntry(session, sequence, ops), nil
+}
+
+func (operationCodec) Size(op *wire.EncodedOperation) int       { return op.Size() }
+func (operationCodec) Exclusive(op *wire.EncodedOperation) bool { return op.Vacuum }
+
+// These methods, with those of shard, implement replica.Listener and
+// replica.LeaseListener. The
+// goroutine that applies entries calls them.
+
+func (s *sqlShard) Applied(session, sequence uint64, results []wire.Result) {
+	if s.combiner.Session() != session {
+		return // another node's
+	}
+	answers := make([]answer, len(results))
+	for i := range results {
+		answers[i].Result = results[i]
+		if results[i].Lease.State == wire.LeaseQueued {
+			answers[i].waiter = s.leases.queued(results[i].Lease.ID)
+		}
+	}
+	s.combiner.Applied(session, sequence, answers)
+}
+
+// Settled needs no session: the ids of waiters differ between nodes.
+func (s *sqlShard) Settled(_, id uint64, result wire.Result) { s.leases.settled(id, result) }
+
+func (s *sqlShard) Wanted(held wire.HeldLease) {
+	if s.combiner.Session() == held.Session {
+		s.leases.wanted(held)
+	} else if node, _ := s.machine.LeaseHolder(); node == s.node.opts.ID {
+		s.leases.previousIncarnationHolds()
+	}
+}
+
+func (s *sqlShard) Recovered(held wire.HeldLease, waits func(uint64) bool) {
+	s.leases.recovered(held, waits)
+}

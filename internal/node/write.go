@@ -1,0 +1,146 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// A long write keeps all other writes waiting, and an entry in the log cannot be
+// called back. So Write first bounds an operation to firstSteps of SQLite's
+// virtual machine, which few operations need. If that is not enough, every replica
+// undoes the operation at the same step, other operations have their turn, and
+// Write tries again with stepsGrowth times as many steps, up to Options.MaxSteps,
+// as long as its caller waits. A runaway statement whose caller has given up
+// therefore ends within its last attempt. The earlier attempts take up to a third
+// of a long write's time.
+const (
+	firstSteps  = 12_500_000 // 0.3 to 1.5 s
+	stepsGrowth = 4
+)
+
+// Write has an operation applied and returns its result, in which no statement
+// has failed. While a transaction has the write lease, Write waits for its turn
+// for up to patience.
+func (n *Node) Write(ctx context.Context, op *wire.Operation, patience time.Duration) (*wire.Result, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	bounded, cancel := n.Within(ctx)
+	defer cancel()
+	op.Functions = n.functionsUsed(op)
+	for op.MaxSteps = min(n.opts.Hooks.FirstSteps, n.opts.MaxSteps); ; op.MaxSteps = min(op.MaxSteps*stepsGrowth, n.opts.MaxSteps) {
+		began := time.Now()
+		result, err := n.attempt(bounded, op, patience)
+		switch {
+		case err != nil:
+			return nil, err
+		case result.Err == nil:
+			return result, nil
+		case result.Err.Code != sqlite.CodeInterrupt || op.MaxSteps == n.opts.MaxSteps:
+			return nil, result.Err
+		}
+		if err := noTimeLeft(bounded, op.MaxSteps, time.Since(began)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// noTimeLeft returns an error if ctx leaves no time for another attempt after one
+// that was bounded to steps and took so long.
+func noTimeLeft(ctx context.Context, steps uint64, took time.Duration) error {
+	err := context.Cause(ctx)
+	if deadline, ok := ctx.Deadline(); ok && err == nil && time.Until(deadline) < took {
+		err = context.DeadlineExceeded
+	}
+	if err != nil {
+		return fmt.Errorf("hiqlite: the write was not done within %d steps, and was undone: %w", steps, err)
+	}
+	return nil
+}
+
+// attempt has an operation applied under the bound that it has, and returns its
+// result, in which a statement may have failed.
+func (n *Node) attempt(ctx context.Context, op *wire.Operation, patience time.Duration) (*wire.Result, error) {
+	if err := n.RefusesWrites(); err != nil {
+		return nil, err
+	}
+	leases := n.sql.leases
+	var lease *Lease
+	if op.Vacuum { // it needs an entry of its own, so it cannot wait in the lease queue
+		var err error
+		if lease, err = n.AcquireLease(ctx, patience); err != nil {
+			return nil, err
+		}
+	} else {
+		lease = leases.takeKept()
+	}
+	op.Lease = nil
+	if lease != nil {
+		op.Lease = &wire.Lease{Under: lease.ID}
+	}
+	op.StampMS = time.Now().UnixMilli()
+	op.Seed = wire.NewSeed()
+	began := time.Now()
+	a, err := n.sql.propose(ctx, wire.EncodeOperation(op))
+	switch {
+	case lease == nil:
+	case err == nil:
+		lease.applied(wire.LeaseAnswer{}, began) // the operation ended the lease
+	default:
+		lease.Release()
+	}
+	if errors.Is(err, ErrTooLarge) {
+		return nil, fmt.Errorf("%w; write in several smaller ones", err)
+	}
+	result := a.Result
+	if err == nil && result.Lease.State == wire.LeaseQueued {
+		result, err = leases.await(ctx, result.Lease.ID, a.waiter, patience, began)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &result, nil
+}
+
+// CommitUnder has the recording of a transaction applied that holds lease, whose
+// holder must not use it afterwards. The errors:
+//   - ErrTxExpired: another writer had the lease since; nothing is applied.
+//   - ErrOutcomeUnknown: the recording may be, or become, applied.
+//   - any other: nothing is applied.
+func (n *Node) CommitUnder(ctx context.Context, lease *Lease, recording *wire.EncodedOperation) error {
+	ctx, cancel := n.Within(ctx)
+	defer cancel()
+	proposed := time.Now()
+	a, err := n.sql.propose(ctx, recording)
+	if err != nil {
+		lease.Release()
+		return err
+	}
+	lease.applied(a.Lease, proposed)
+	switch {
+	case a.Lease.State == wire.LeaseExpired && n.Closed():
+		return ErrClosed // Close has released the lease before
+	case a.Lease.State == wire.LeaseExpired:
+		return fmt.Errorf("%w: this node was not heard of for too long, others have gone on", ErrTxExpired)
+	case a.Err != nil:
+		return a.Err
+	}
+	return nil
+}
+
+// functionsUsed returns the program's functions that an operation may use.
+func (n *Node) functionsUsed(op *wire.Operation) []wire.Function {
+	if n.opts.Functions == nil {
+		return nil
+	}
+	texts := make([]string, len(op.Statements))
+	for i := range op.Statements {
+		texts[i] = op.Statements[i].SQL
+	}
+	return n.opts.Functions.Used(texts...)
+}
