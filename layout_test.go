@@ -44,6 +44,7 @@ var mayImport = []struct {
 	{"statemachine", []string{"internal/wire"}},
 	{"internal/shardapi", []string{"internal/wire"}},
 	{"internal/sqlite", []string{"internal/wire"}},
+	{"internal/datadriven", nil}, // for tests
 	{"internal/durable", nil},
 	{"internal/invariants", nil},
 	{"internal/loopback", nil},

@@ -39,12 +39,6 @@ type batch struct {
 	replayed  bool            // an operation ended it, and the others were executed again
 }
 
-// entry is the one being applied.
-type entry struct {
-	session, sequence uint64
-	results           []wire.Result // of its operations
-}
-
 // A run is one operation of the batch.
 type run struct {
 	op      *wire.Operation
@@ -113,6 +107,7 @@ func (r *SQL) apply(entries []sm.Entry) error {
 		}
 		r.applied = index
 		r.history.add(index, cmd)
+		r.lease.check()
 		// After a replay the transaction is committed with its entry. Otherwise
 		// each further operation that ends the transaction would have everything
 		// before it executed once more, and a node that has much to catch up with
@@ -131,7 +126,7 @@ func (r *SQL) apply(entries []sm.Entry) error {
 	r.logBytes.Add(uint64(bytes))
 	r.publish()
 	b.wanted = wire.HeldLease{}
-	if len(r.lease.queue) > 0 {
+	if len(r.lease.waiters) > 0 {
 		b.wanted = r.lease.held
 	}
 	r.checkpoints.committed()
@@ -158,7 +153,7 @@ func (r *SQL) entry(index uint64, e *wire.Entry) error {
 	case e.OpenSession:
 		r.sessions.Open(index, r.ticks, e.Node, e.Incarnation)
 		b.news = append(b.news, news{opened: true, nonce: e.Nonce, session: index})
-		return r.abandoned()
+		return r.lease.dropGoneSessions(&r.batch.entry)
 	case e.Tick != nil:
 		return r.tick(*e.Tick)
 	case e.HoldMS > 0:
@@ -184,7 +179,7 @@ func (r *SQL) entry(index uint64, e *wire.Entry) error {
 				n.results[i].Err = sqlite.VacuumNotAlone()
 				continue
 			}
-			if err := r.turn(i, &e.Operations[i], &n.results[i]); err != nil {
+			if err := r.lease.applyOrQueue(&b.entry, i, &e.Operations[i], &n.results[i]); err != nil {
 				return err
 			}
 		}
@@ -206,17 +201,17 @@ func (r *SQL) tick(t wire.Tick) error {
 	if t.Expected != r.ticks || t.Next <= r.ticks {
 		return nil
 	}
-	if len(r.lease.queue) > 0 {
+	if len(r.lease.waiters) > 0 {
 		t.Next = min(t.Next, r.ticks+maxFineTick)
 	}
 	r.ticks, r.lastTick = t.Next, t.Nonce
 	if r.ticks > r.cfg.SessionTTL {
 		r.sessions.Expire(r.ticks - r.cfg.SessionTTL)
 	}
-	if err := r.abandoned(); err != nil {
+	if err := r.lease.dropGoneSessions(&r.batch.entry); err != nil {
 		return err
 	}
-	return r.lapse()
+	return r.lease.expireSilent(&r.batch.entry)
 }
 
 // operation applies op in the batch's transaction, or, a VACUUM, between two.
@@ -359,7 +354,7 @@ func (r *SQL) commit() error {
 	}
 	r.sqlIndex = r.applied
 	r.sessions.Saved()
-	r.lease.saved()
+	r.lease.markSaved()
 	return nil
 }
 

@@ -38,7 +38,7 @@ func TestWhatTheDeadHoldAndWaitFor(t *testing.T) {
 			again := m.waits(other, acquire(10, 1<<40))
 			place := m.waits(&proposer{m.session, m.seq, nil}, op("INSERT INTO t(id) VALUES(2)"))
 			kill(m, other)
-			if !m.holds(0) || len(m.lease.queue) != 0 {
+			if !m.holds(0) || len(m.lease.waiters) != 0 {
 				t.Errorf("left: %+v", m.lease)
 			}
 			if m.settled[mine].Err != nil || m.settled[place].Err != nil || m.became(again) != wire.LeaseExpired {
@@ -56,7 +56,7 @@ func TestWhatTheDeadHoldAndWaitFor(t *testing.T) {
 			place := m.waits(other, acquire(10, 1<<40))
 			mine := m.waits(other, op("INSERT INTO t(id) VALUES(1)"))
 			kill(m, other)
-			if !m.holds(9) || m.became(place) != wire.LeaseExpired || len(m.lease.queue) != 1 {
+			if !m.holds(9) || m.became(place) != wire.LeaseExpired || len(m.lease.waiters) != 1 {
 				t.Errorf("the lease is %+v, the place %+v", m.lease, m.settled[place])
 			}
 			m.by(&proposer{m.session, m.seq + 20, nil}, release(9))
@@ -172,7 +172,7 @@ func TestWhoWaitsStaysAsLongAsHeIsHeardOf(t *testing.T) {
 		m.tickFor(900)
 		m.by(me, &wire.Operation{Lease: &wire.Lease{InUse: true}})
 	}
-	if len(m.lease.queue) != 1 {
+	if len(m.lease.waiters) != 1 {
 		t.Fatal("the place lapsed although its session was heard of")
 	}
 	m.tickFor(1000)
@@ -255,17 +255,17 @@ func TestTheQueueIsBounded(t *testing.T) {
 		m, other := leasing(t)
 		m.grantTo(other, 9, 1000)
 		var ops []*wire.Operation
-		for i := range maxPlaces + 2 {
+		for i := range maxWaiters + 2 {
 			ops = append(ops, op(fmt.Sprintf("INSERT INTO t(id) VALUES(%d)", i)))
 		}
 		r := m.do(ops...)
-		if r[maxPlaces-1].Lease.State != wire.LeaseQueued || len(m.lease.queue) != maxPlaces {
-			t.Errorf("%d places, the last answers %+v", len(m.lease.queue), r[maxPlaces-1])
+		if r[maxWaiters-1].Lease.State != wire.LeaseQueued || len(m.lease.waiters) != maxWaiters {
+			t.Errorf("%d places, the last answers %+v", len(m.lease.waiters), r[maxWaiters-1])
 		}
-		busy(t, r[maxPlaces])
+		busy(t, r[maxWaiters])
 		busy(t, m.by(other, acquire(10, 1000))[0])
 		m.by(other, release(9))
-		if got := m.rows("SELECT count(*) FROM t"); got != fmt.Sprint(maxPlaces) {
+		if got := m.rows("SELECT count(*) FROM t"); got != fmt.Sprint(maxWaiters) {
 			t.Errorf("%s rows", got)
 		}
 		m.grantTo(other, 11, 1000)

@@ -133,7 +133,7 @@ func TestWritesWaitForTheLeaseInOrder(t *testing.T) {
 		}
 	}
 	m.expectRows("6 7 8 9 10 100")
-	if !m.holds(0) || len(m.lease.queue) != 0 || m.lease.bytes != 0 {
+	if !m.holds(0) || len(m.lease.waiters) != 0 || m.lease.bytes != 0 {
 		t.Errorf("left: %+v", m.lease)
 	}
 }
@@ -301,11 +301,11 @@ func TestRelease(t *testing.T) {
 	c := m.waits(other, op("INSERT INTO t(id) VALUES(1)"))
 	d := m.waits(other, op("INSERT INTO t(id) VALUES(2)"))
 	m.by(other, release(12345)) // nobody's
-	if !m.holds(9) || len(m.lease.queue) != 4 {
+	if !m.holds(9) || len(m.lease.waiters) != 4 {
 		t.Errorf("giving up what is not there left %+v", m.lease)
 	}
 	m.by(other, release(a, c))
-	if m.became(a) != wire.LeaseExpired || m.became(c) != wire.LeaseExpired || len(m.lease.queue) != 2 {
+	if m.became(a) != wire.LeaseExpired || m.became(c) != wire.LeaseExpired || len(m.lease.waiters) != 2 {
 		t.Errorf("given up places were told %+v, %+v", m.settled[a], m.settled[c])
 	}
 	// The lease, and the place that it goes to, at once.
@@ -317,7 +317,7 @@ func TestRelease(t *testing.T) {
 	if m.settled[d].Err != nil {
 		t.Error(m.settled[d].Err)
 	}
-	if m.lease.bytes != 0 || len(m.lease.queue) != 0 {
+	if m.lease.bytes != 0 || len(m.lease.waiters) != 0 {
 		t.Errorf("left: %+v", m.lease)
 	}
 }

@@ -44,7 +44,7 @@ func (m *metaStatements) close() {
 
 // save writes the row of the replica and those of the sessions and places that
 // changed.
-func (m *metaStatements) save(state *wire.State, s *statemachine.Sessions[wire.Result], l *lease) error {
+func (m *metaStatements) save(state *wire.State, s *statemachine.Sessions[wire.Result], l *leaseQueue) error {
 	if err := m.prepare(); err != nil {
 		return err
 	}
@@ -65,16 +65,16 @@ func (m *metaStatements) save(state *wire.State, s *statemachine.Sessions[wire.R
 			return err
 		}
 	}
-	return m.savePlaces(l)
+	return m.saveWaiters(l)
 }
 
-// savePlaces makes the table hold the places that are in the queue.
-func (m *metaStatements) savePlaces(l *lease) error {
-	gone := maps.Clone(l.written)
-	for i := range l.queue {
-		p := &l.queue[i]
+// saveWaiters makes the table hold the places that are in the queue.
+func (m *metaStatements) saveWaiters(l *leaseQueue) error {
+	gone := maps.Clone(l.saved)
+	for i := range l.waiters {
+		p := &l.waiters[i]
 		delete(gone, p.Number)
-		if l.written[p.Number] {
+		if l.saved[p.Number] {
 			continue
 		}
 		m.buf = wire.AppendPlace(m.buf[:0], p)

@@ -88,8 +88,8 @@ func (l *leased) id() uint64 {
 	if held := l.m.lease.held.ID; held != 0 && l.int(0, 1, "held") == 0 {
 		return held
 	}
-	if q := l.m.lease.queue; len(q) > 0 && l.int(0, 1, "queued") == 0 {
-		return idOf(&q[l.int(0, len(q)-1, "place")])
+	if q := l.m.lease.waiters; len(q) > 0 && l.int(0, 1, "queued") == 0 {
+		return waiterID(&q[l.int(0, len(q)-1, "place")])
 	}
 	return rapid.SampledFrom(append(l.ids, 12345)).Draw(l.rt, "id")
 }

@@ -83,7 +83,7 @@ type SQL struct {
 	sqlIndex  uint64 // last entry whose rows SQLite holds, once committed
 	index     uint64 // of the entry being applied
 	changed   uint64 // last entry that may have changed rows
-	lease     lease
+	lease     leaseQueue
 	functions []wire.Function           // that the schema needs
 	zone      atomic.Pointer[wire.Zone] // of the cluster; nil: UTC
 	pins      map[*view]bool
@@ -131,6 +131,7 @@ func New(cfg Config) *SQL {
 		storage: storage{dir: cfg.Dir, marker: cfg.Marker},
 		pins:    map[*view]bool{},
 	}
+	r.lease.host = lessor{r}
 	r.failure = statemachine.NewFailure(func(err error) { r.cfg.Listener.Failed(err) })
 	r.pool = newPool(cfg.MaxReaders, cfg.Functions, &r.zone)
 	return r
@@ -205,7 +206,7 @@ func (r *SQL) use(path string) error {
 		r.closeConn()
 		return err
 	}
-	r.show()
+	r.publishHolder()
 	r.publish()
 	r.pool.use(path)
 	r.watch(path)
@@ -274,7 +275,7 @@ func (r *SQL) publish() {
 	r.followers.Wake()
 	c := statemachine.Clock{Now: r.ticks, Tick: r.lastTick, Runs: true}
 	switch {
-	case len(r.lease.queue) > 0:
+	case len(r.lease.waiters) > 0:
 	case r.sessions.Len() > 0:
 		c.Wait = statemachine.MaxTickInterval
 	default:
@@ -403,7 +404,7 @@ func (r *SQL) Compacting() (done func()) {
 
 // state returns what the replica keeps in memory.
 func (r *SQL) state() *wire.State {
-	s := &wire.State{SQLIndex: r.sqlIndex, Applied: r.applied, Ticks: r.ticks, Changed: r.changed, Sessions: r.sessions.All(), Places: r.lease.queue, Functions: r.functions,
+	s := &wire.State{SQLIndex: r.sqlIndex, Applied: r.applied, Ticks: r.ticks, Changed: r.changed, Sessions: r.sessions.All(), Places: r.lease.waiters, Functions: r.functions,
 		Term: r.appliedTerm(), History: r.history.sum, Zone: r.zone.Load()}
 	r.lease.describe(s)
 	return s
