@@ -23,7 +23,7 @@ func BenchmarkInsert(b *testing.B) {
 	})
 }
 
-// BenchmarkReturning writes single rows and reads something back of each.
+// BenchmarkReturning writes single rows with a RETURNING clause.
 func BenchmarkReturning(b *testing.B) {
 	eachSize(b, func(b *testing.B, db *sql.DB) {
 		s := prepare(b, db, insert+" RETURNING id, name")
@@ -35,7 +35,7 @@ func BenchmarkReturning(b *testing.B) {
 	})
 }
 
-// BenchmarkBatch writes 1000 rows by one hiqlite.Batch.
+// BenchmarkBatch writes 1000 rows with one call of hiqlite.Batch.
 func BenchmarkBatch(b *testing.B) {
 	stmts := make([]hiqlite.Statement, 1000)
 	for i := range stmts {
@@ -49,8 +49,8 @@ func BenchmarkBatch(b *testing.B) {
 	})
 }
 
-// BenchmarkSelect reads single rows by their key, beside modernc.org/sqlite
-// doing the same.
+// BenchmarkSelect reads single rows by their key, with hiqlite and with
+// modernc.org/sqlite.
 func BenchmarkSelect(b *testing.B) {
 	for _, d := range []struct {
 		name string
@@ -76,8 +76,8 @@ func BenchmarkSelect(b *testing.B) {
 	}
 }
 
-// BenchmarkSelectNewText reads single rows by their key, which stands in the
-// text: each is a new one, to be classified and prepared.
+// BenchmarkSelectNewText reads single rows with a new SQL text each time, which has to
+// be classified and prepared.
 func BenchmarkSelectNewText(b *testing.B) {
 	for _, d := range []struct {
 		name string

@@ -1,10 +1,10 @@
-// Package benchmarks measures what a program sees through database/sql, and of
-// the packages kv, lock and pubsub:
+// Package benchmarks measures what a program sees through database/sql and the
+// packages kv, lock and pubsub:
 //
 //	go test -bench . ./benchmarks
 //
-// All nodes share this machine's processors and one disk, that of the folder
-// for temporary files: where that is in memory, name another by TMPDIR.
+// All nodes share this machine's processors and the disk of the folder for temporary
+// files. If that folder is in memory, set TMPDIR to one on a disk.
 package benchmarks
 
 import (
@@ -15,7 +15,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	_ "modernc.org/sqlite" // the yardstick
+	_ "modernc.org/sqlite" // to compare with
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/hiqlitetest"
@@ -45,10 +45,10 @@ func open(b *testing.B, size int) *sql.DB {
 	if err != nil {
 		b.Fatal(err)
 	}
-	return prepared(b, nodes[s.Leader-1].DB())
+	return createTable(b, nodes[s.Leader-1].DB())
 }
 
-// openPlain returns a database of modernc.org/sqlite, set up as a node's is.
+// openPlain returns a database of modernc.org/sqlite with the settings of a node's.
 func openPlain(b *testing.B) *sql.DB {
 	b.Helper()
 	db, err := sql.Open("sqlite", filepath.Join(b.TempDir(), "plain.db")+"?_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=foreign_keys(ON)")
@@ -56,12 +56,12 @@ func openPlain(b *testing.B) *sql.DB {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { db.Close() })
-	return prepared(b, db)
+	return createTable(b, db)
 }
 
-func prepared(b *testing.B, db *sql.DB) *sql.DB {
+func createTable(b *testing.B, db *sql.DB) *sql.DB {
 	b.Helper()
-	// A connection for each goroutine, kept: two are database/sql's default.
+	// Keep a connection for each goroutine; database/sql keeps two by default.
 	db.SetMaxIdleConns(concurrencies[len(concurrencies)-1])
 	if _, err := db.Exec(schema); err != nil {
 		b.Fatal(err)
@@ -79,7 +79,7 @@ func prepare(b *testing.B, db *sql.DB, query string) *sql.Stmt {
 	return s
 }
 
-// eachConcurrency runs f b.N times from so many goroutines.
+// eachConcurrency runs f b.N times from each number of goroutines.
 func eachConcurrency(b *testing.B, f func() error) {
 	for _, c := range concurrencies {
 		b.Run(fmt.Sprintf("concurrency=%d", c), func(b *testing.B) {

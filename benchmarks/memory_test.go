@@ -38,10 +38,10 @@ func bucket(b *testing.B, node *hiqlite.Node) *kv.Bucket[[]byte] {
 
 func key(i int) string { return fmt.Sprint("user:", i) }
 
-// fill puts so many entries, from many goroutines.
+// fill puts entries from many goroutines.
 func fill(b *testing.B, bucket *kv.Bucket[[]byte], entries int) {
 	b.Helper()
-	const goroutines = 512 // the more wait, the more go into one entry of the log
+	const goroutines = 512 // the more callers wait, the more commands share an entry of the log
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range goroutines {
@@ -58,8 +58,8 @@ func fill(b *testing.B, bucket *kv.Bucket[[]byte], entries int) {
 	wg.Wait()
 }
 
-// BenchmarkKVGet reads values of this node's memory, from as many goroutines as
-// there are processors: one key, and many.
+// BenchmarkKVGet reads values from this node's memory, with as many goroutines as
+// there are processors: always the same key, and many keys.
 func BenchmarkKVGet(b *testing.B) {
 	eachCluster(b, func(b *testing.B, nodes []*hiqlite.Node) {
 		bucket := bucket(b, nodes[0])
@@ -87,8 +87,8 @@ func BenchmarkKVGet(b *testing.B) {
 	})
 }
 
-// BenchmarkKVPut puts entries of their own keys, each acknowledged when a
-// majority of the nodes has it on disk.
+// BenchmarkKVPut puts entries, each with another key and acknowledged when a majority of
+// the nodes has it on disk.
 func BenchmarkKVPut(b *testing.B) {
 	eachCluster(b, func(b *testing.B, nodes []*hiqlite.Node) {
 		bucket, value := bucket(b, nodes[0]), make([]byte, valueBytes)
@@ -99,7 +99,7 @@ func BenchmarkKVPut(b *testing.B) {
 	})
 }
 
-// BenchmarkLockUnlock takes locks that nobody else wants, and gives them back.
+// BenchmarkLockUnlock locks and unlocks keys that nobody else locks.
 func BenchmarkLockUnlock(b *testing.B) {
 	eachCluster(b, func(b *testing.B, nodes []*hiqlite.Node) {
 		locks := lock.New(nodes[0])
@@ -114,7 +114,7 @@ func BenchmarkLockUnlock(b *testing.B) {
 	})
 }
 
-// listen has a subscriber on each node.
+// listen returns a subscription on each node.
 func listen(b *testing.B, nodes []*hiqlite.Node) (subs []*pubsub.Subscription) {
 	b.Helper()
 	for _, n := range nodes {
@@ -128,7 +128,7 @@ func listen(b *testing.B, nodes []*hiqlite.Node) (subs []*pubsub.Subscription) {
 	return subs
 }
 
-// BenchmarkNotify tells messages, while a subscriber on each node reads them.
+// BenchmarkNotify sends messages while a subscriber on each node receives them.
 func BenchmarkNotify(b *testing.B) {
 	eachCluster(b, func(b *testing.B, nodes []*hiqlite.Node) {
 		ctx, cancel := context.WithCancel(b.Context())
@@ -152,8 +152,8 @@ func BenchmarkNotify(b *testing.B) {
 	})
 }
 
-// BenchmarkNotifyThenNext tells a message, and waits until the subscribers of
-// all nodes were handed it.
+// BenchmarkNotifyThenNext sends a message and waits until the subscribers on all nodes
+// have received it.
 func BenchmarkNotifyThenNext(b *testing.B) {
 	eachCluster(b, func(b *testing.B, nodes []*hiqlite.Node) {
 		subs, payload := listen(b, nodes), make([]byte, valueBytes)
@@ -170,14 +170,14 @@ func BenchmarkNotifyThenNext(b *testing.B) {
 	})
 }
 
-// BenchmarkKVMemory measures what a million entries of 100 bytes take, with
-// their keys and all that goes with them: of the heap when the garbage is
-// collected, and of the process.
+// BenchmarkKVMemory measures the memory of a million entries of 100 bytes, with their
+// keys and everything that belongs to them: on the heap after garbage collection, and
+// of the process.
 func BenchmarkKVMemory(b *testing.B) {
 	const entries = 1_000_000
 	for range b.N {
 		bucket := bucket(b, start(b, 1)[0])
-		fill(b, bucket, 1) // what comes with the first one is not an entry's
+		fill(b, bucket, 1) // allocates what the bucket itself needs
 		heap, process := memory(b)
 		fill(b, bucket, entries)
 		heapThen, processThen := memory(b)
@@ -190,12 +190,12 @@ func BenchmarkKVMemory(b *testing.B) {
 	}
 }
 
-// memory returns the bytes that are live on the heap, and those that the process
-// has of the machine's memory: 0 if that is not known.
+// memory returns the live bytes of the heap, and the bytes of memory that the process
+// uses, or 0 if the system does not say.
 func memory(b *testing.B) (heap, process int64) {
 	b.Helper()
 	runtime.GC()
-	debug.FreeOSMemory() // a second collection: finalizers have run
+	debug.FreeOSMemory() // collects once more, after finalizers have run
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	f, err := os.Open("/proc/self/status")

@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// BenchmarkReadingTransaction runs transactions of one SELECT, while another
-// goroutine writes single rows: a default one waits for its turn, and others wait
-// for it; one that is told to read only takes no part in that.
+// BenchmarkReadingTransaction runs transactions of one SELECT while another goroutine
+// writes single rows. Default transactions and writes wait for each other; read-only
+// transactions wait for nobody.
 func BenchmarkReadingTransaction(b *testing.B) {
 	for _, kind := range []struct {
 		name string

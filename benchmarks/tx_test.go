@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// BenchmarkTransactionRows inserts rows in transactions of 20,000, from one
-// goroutine, by a statement prepared in the transaction.
+// BenchmarkTransactionRows inserts rows in transactions of 20,000 rows, from one
+// goroutine, with a statement that is prepared in the transaction.
 func BenchmarkTransactionRows(b *testing.B) {
 	const rows = 20_000
 	db := open(b, 3)

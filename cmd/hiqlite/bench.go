@@ -23,13 +23,13 @@ import (
 
 const (
 	batchRows     = 1000 // statements of a hiqlite.Batch
-	selectsPerRow = 10   // SELECTs measured for each INSERT: they are that much faster
+	selectsPerRow = 10   // SELECTs measured for each INSERT, since they are so much faster
 	batchedPerRow = 10   // rows written by Batch for each single INSERT
-	warmUp        = 10   // one in so many is run before, and not measured
+	warmUp        = 10   // for this many operations, one more is run before and not measured
 	readyTimeout  = time.Minute
 )
 
-// bench are the flags of the bench command.
+// bench has the flags of the bench command.
 type bench struct {
 	nodes       int
 	concurrency []int
@@ -47,15 +47,16 @@ func benchCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure a cluster whose nodes all run in this process",
-		Long: `Opens the nodes in this process and in a temporary folder, and measures through
-the *sql.DB of one of them, for each concurrency: single INSERTs, each
-acknowledged when a majority has it on disk; transactions of one INSERT, and of
-many; batches of ` + fmt.Sprint(batchRows) + ` INSERTs; and SELECTs of one row by its key.
+		Long: `Opens the nodes in this process, with their data in a temporary folder, and
+measures through the *sql.DB of one of them. For each concurrency it measures
+single INSERTs, each acknowledged when a majority of the nodes has it on disk;
+transactions of one INSERT and of many; batches of ` + fmt.Sprint(batchRows) + ` INSERTs; and
+SELECTs of one row by its key.
 
 ` + memoryHelp + `
 
-All nodes share this machine's processors and its disk, so a cluster of machines
-does better. --json prints one object a line, one for each concurrency.`,
+All nodes share this machine's processors and its disk, so a cluster of several
+machines is faster. --json prints one object per line and concurrency.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := b.validate(); err != nil {
@@ -70,14 +71,15 @@ does better. --json prints one object a line, one for each concurrency.`,
 	f.IntVar(&b.rows, "rows", 10_000, "single INSERTs measured at each concurrency")
 	f.StringVar(&b.durability, "durability", "always", "when a write is acknowledged: always, when a majority has it on disk")
 	f.StringVar(&b.via, "via", "leader", "the node whose *sql.DB is used: leader or follower")
-	f.StringVar(&b.keys, "keys", "growing", "keys of the single INSERTs: growing, as most are; or scattered, each goroutine's apart, so that each row changes a page of its own")
+	f.StringVar(&b.keys, "keys", "growing", "keys of the single INSERTs: growing, as most are; or scattered, so that goroutines write to different pages of the database")
 	f.BoolVar(&b.prepared, "prepared", true, "prepare the INSERT once instead of sending its text each time")
-	f.StringVar(&b.dir, "dir", diskFolder(), "folder on the disk to measure; what is made in it is removed")
+	f.StringVar(&b.dir, "dir", diskFolder(), "folder on the disk to measure; the data in it is removed afterwards")
 	f.BoolVar(&b.json, "json", false, "print JSON objects instead of a table")
 	return cmd
 }
 
-// diskFolder is a folder for large temporary files. /tmp may be in memory.
+// diskFolder returns a folder for large temporary files. It prefers /var/tmp, because
+// /tmp may be in memory.
 func diskFolder() string {
 	if info, err := os.Stat("/var/tmp"); err == nil && info.IsDir() {
 		return "/var/tmp"
@@ -92,19 +94,19 @@ func (b *bench) validate() error {
 		fault("--nodes %d is not between 1 and 9", b.nodes)
 	}
 	if len(b.concurrency) == 0 || slices.Min(b.concurrency) < 1 {
-		fault("--concurrency %v: name numbers from 1 on", b.concurrency)
+		fault("--concurrency %v: give numbers of at least 1", b.concurrency)
 	}
 	if b.rows < 1 {
 		fault("--rows %d is less than 1", b.rows)
 	}
 	if b.durability != "always" {
-		fault("--durability %s: this version knows always only, a majority's disks before each answer", b.durability)
+		fault("--durability %s: this version knows always only, which waits for the disks of a majority", b.durability)
 	}
 	if b.via != "leader" && b.via != "follower" {
-		fault("--via %s: name leader or follower", b.via)
+		fault("--via %s: give leader or follower", b.via)
 	}
 	if b.keys != "growing" && b.keys != "scattered" {
-		fault("--keys %s: name growing or scattered", b.keys)
+		fault("--keys %s: give growing or scattered", b.keys)
 	}
 	if b.via == "follower" && b.nodes == 1 {
 		fault("--via follower: a single node has none")
@@ -112,7 +114,7 @@ func (b *bench) validate() error {
 	return errors.Join(faults...)
 }
 
-// figures are what is measured at one concurrency.
+// figures are the results at one concurrency.
 type figures struct {
 	Nodes         int     `json:"nodes"`
 	Concurrency   int     `json:"concurrency"`
@@ -125,8 +127,9 @@ type figures struct {
 	SelectsPerS   float64 `json:"select_per_s"`
 	SelectP50     float64 `json:"select_p50_us"`
 
-	// Begin, one INSERT and Commit, in plain INSERTs made in the same seconds:
-	// of a transaction alone, and of those that follow each other closely. Only
+	// The median duration of a transaction of one INSERT, divided by that of a
+	// plain INSERT measured in the same seconds: for transactions with pauses
+	// between them, and for transactions that follow each other closely. Only
 	// measured at concurrency 1.
 	TxRatio     float64 `json:"tx_to_insert_ratio,omitempty"`
 	TxKeptRatio float64 `json:"tx_back_to_back_to_insert_ratio,omitempty"`
@@ -151,7 +154,7 @@ func (b *bench) run(ctx context.Context, out, notes io.Writer) (err error) {
 	}
 	print := b.printer(out)
 	for i, c := range b.concurrency {
-		node, err := b.choose(ctx, nodes)
+		node, err := b.chooseNode(ctx, nodes)
 		if err != nil {
 			return err
 		}
@@ -166,7 +169,7 @@ func (b *bench) run(ctx context.Context, out, notes io.Writer) (err error) {
 		if after, err := node.Status(ctx); err != nil {
 			return err
 		} else {
-			remark(notes, c, before, after)
+			noteElections(notes, c, before, after)
 		}
 		if err := print(i, f); err != nil {
 			return err
@@ -175,31 +178,34 @@ func (b *bench) run(ctx context.Context, out, notes io.Writer) (err error) {
 	return nil
 }
 
-// remark says what makes figures less comparable.
-func remark(notes io.Writer, c int, before, after hiqlite.Status) {
+// noteElections says what makes the figures less comparable: an election, or shards
+// that have different leaders.
+func noteElections(notes io.Writer, c int, before, after hiqlite.Status) {
 	elected := after.Term != before.Term
-	apart := after.Leader == 0
+	differentLeaders := after.Leader == 0
 	for i, s := range after.Shards {
 		elected = elected || s.Term != before.Shards[i].Term
-		apart = apart || s.Leader != after.Leader
+		differentLeaders = differentLeaders || s.Leader != after.Leader
 	}
 	if elected {
 		fmt.Fprintf(notes, "there was an election during the measurement at concurrency %d\n", c)
 	}
-	if apart {
-		fmt.Fprintf(notes, "SQL, kv, lock and pubsub were not led by one node at concurrency %d\n", c)
+	if differentLeaders {
+		fmt.Fprintf(notes, "SQL, kv, lock and pubsub had different leaders at concurrency %d\n", c)
 	}
 }
 
-// slowTick is that of the nodes that are not to lead: they would stand for
-// election after 4 s or more, and the first node does after 1 to 2 s.
+// slowTick is the Config.Tick of the nodes that should not lead. They would stand for
+// election after 4 s or more; the first node does so after 1 to 2 s.
 const slowTick = 200 * time.Millisecond
 
-// openNodes opens a cluster in dir and waits until all of its nodes are ready.
-// SQL, kv, lock and pubsub have a leader each, and it is the first node of all
-// of them, so that they can be compared; until there is an election. (With two
-// it may be any: one alone, while the other is started again, is no majority.)
-// What it opened it returns, with an error too.
+// openNodes opens a cluster in dir and waits until all of its nodes are ready. It also
+// returns the nodes that it has opened before an error.
+//
+// Each of the four shards has a leader of its own. openNodes makes the first node lead
+// all four, so that their figures can be compared: the other nodes start with a slow
+// tick, and are restarted with the default one. With two nodes any of them may lead,
+// because the first one alone is no majority while the other is restarted.
 func openNodes(ctx context.Context, dir string, size int) ([]*hiqlite.Node, error) {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
@@ -229,7 +235,7 @@ func openNodes(ctx context.Context, dir string, size int) ([]*hiqlite.Node, erro
 	if err := ready(ctx, nodes); err != nil || size == 2 {
 		return nodes, err
 	}
-	// One after the other, so that the leader keeps its majority.
+	// Restart one after the other, so that the leader keeps its majority.
 	for i, m := range members[1:] {
 		if err := nodes[i+1].Close(); err != nil {
 			return nodes, err
@@ -246,8 +252,8 @@ func openNodes(ctx context.Context, dir string, size int) ([]*hiqlite.Node, erro
 	return nodes, nil
 }
 
-// choose returns the node to measure through.
-func (b *bench) choose(ctx context.Context, nodes []*hiqlite.Node) (*hiqlite.Node, error) {
+// chooseNode returns the node to measure through.
+func (b *bench) chooseNode(ctx context.Context, nodes []*hiqlite.Node) (*hiqlite.Node, error) {
 	for _, n := range nodes {
 		s, err := n.Status(ctx)
 		if err != nil {
@@ -268,13 +274,13 @@ const (
 
 func row(id int) []any { return []any{id, time.Now().Unix(), fmt.Sprint("Name ", id)} }
 
-// measure measures at one concurrency. The operations run without a deadline
-// and without a way to cancel them, as most programs have it: what a context
-// costs is not hiqlite's; ctx only ends the whole.
+// measure measures at one concurrency. The operations have contexts that cannot be
+// cancelled, as in most programs, so that the cost of contexts is not measured. ctx
+// ends the whole measurement.
 func (b *bench) measure(ctx context.Context, nodes []*hiqlite.Node, node *hiqlite.Node, c int) (f figures, err error) {
 	f = figures{Nodes: b.nodes, Concurrency: c}
 	db := node.DB()
-	// A connection for each goroutine, kept: two are database/sql's default.
+	// Keep a connection for each goroutine; database/sql keeps two by default.
 	db.SetMaxIdleConns(c)
 	if _, err := db.ExecContext(ctx, schema); err != nil {
 		return f, err
@@ -301,7 +307,7 @@ func (b *bench) measure(ctx context.Context, nodes []*hiqlite.Node, node *hiqlit
 		return f, fmt.Errorf("INSERT: %w", err)
 	}
 	f.InsertsPerS, f.InsertP50, f.InsertP99 = round(t.perSecond()), t.quantile(0.50), t.quantile(0.99)
-	rows := b.rows + b.rows/warmUp // that SELECTs will find
+	rows := b.rows + b.rows/warmUp // that the SELECTs below can read
 
 	m := inMemory{node: node, nodes: nodes, concurrency: c, insert: inserted, next: rows}
 	m.operations = min(b.rows, max(c, int(f.InsertsPerS*memorySlice.Seconds())))
@@ -345,7 +351,7 @@ func (b *bench) measure(ctx context.Context, nodes []*hiqlite.Node, node *hiqlit
 	return f, nil
 }
 
-// times are the durations of n operations, sorted, and of all together.
+// times has the sorted durations of operations, and the duration of the whole run.
 type times struct {
 	all   time.Duration
 	each  []time.Duration
@@ -354,19 +360,18 @@ type times struct {
 
 func (t *times) perSecond() float64 { return float64(t.count) / t.all.Seconds() }
 
-// quantile returns microseconds.
+// quantile returns a quantile of the durations, in microseconds.
 func (t *times) quantile(q float64) float64 {
 	d := t.each[min(len(t.each)-1, int(q*float64(len(t.each))))]
 	return round(float64(d) / float64(time.Microsecond))
 }
 
-// round keeps one decimal: more would pretend to be known.
+// round keeps one decimal, since more are not significant.
 func round(x float64) float64 { return float64(int64(10*x+0.5)) / 10 }
 
-// repeat calls f n times from c goroutines, each of which takes one number
-// after the other out of its part, and before that some more times, which do
-// not count. All numbers together are those from 0 to below n+n/warmUp. No node
-// is still busy with what was before.
+// repeat calls f n times from c goroutines and measures the calls. Before that it calls
+// f n/warmUp times without measuring, and waits until no node is busy any more. f is
+// called once with each number from 0 to n+n/warmUp-1.
 func repeat(ctx context.Context, nodes []*hiqlite.Node, c, n int, f func(i int) error) (*times, error) {
 	one := func(_, i int) error { return f(i) }
 	if _, err := split(ctx, c, n, n/warmUp, one); err != nil {
@@ -378,7 +383,7 @@ func repeat(ctx context.Context, nodes []*hiqlite.Node, c, n int, f func(i int) 
 	return split(ctx, c, 0, n, one)
 }
 
-// ready waits until no node is busy with what was before.
+// ready waits until all nodes have applied everything that was written.
 func ready(ctx context.Context, nodes []*hiqlite.Node) error {
 	for _, n := range nodes {
 		if err := n.Ready(ctx); err != nil {
@@ -388,8 +393,8 @@ func ready(ctx context.Context, nodes []*hiqlite.Node) error {
 	return nil
 }
 
-// split calls f for the n numbers from first on from c goroutines. f is told
-// which of them, from 0 on, calls it.
+// split calls f from c goroutines, once for each of the n numbers i from first on. g is
+// the number of the calling goroutine, from 0 on.
 func split(ctx context.Context, c, first, n int, f func(g, i int) error) (*times, error) {
 	t := &times{count: n, each: make([]time.Duration, n)}
 	errs := make([]error, c)
@@ -413,7 +418,7 @@ func split(ctx context.Context, c, first, n int, f func(g, i int) error) (*times
 	return t, errors.Join(errs...)
 }
 
-// printer prints the figures of one concurrency after the other.
+// printer returns a function that prints the figures of one concurrency.
 func (b *bench) printer(out io.Writer) func(i int, f figures) error {
 	if b.json {
 		enc := json.NewEncoder(out)
@@ -423,7 +428,7 @@ func (b *bench) printer(out io.Writer) func(i int, f figures) error {
 	var all []figures
 	return func(i int, f figures) error {
 		if i == 0 {
-			fmt.Fprintf(out, "nodes: %d, in this process and on one disk; writes on the disks of a majority; via the %s\n\n", b.nodes, b.via)
+			fmt.Fprintf(out, "%d nodes in this process and on one disk; writes wait for the disks of a majority; measured through the %s\n\n", b.nodes, b.via)
 			fmt.Fprint(w, "concurrency\tinserts/s\tp50\tp99\ttx/s\ttx rows/s\tbatch rows/s\tselects/s\tp50\t\n")
 		}
 		fmt.Fprintf(w, "%d\t%.0f\t%.0f us\t%.0f us\t%.0f\t%.0f\t%.0f\t%.0f\t%.1f us\t\n",
@@ -432,7 +437,7 @@ func (b *bench) printer(out io.Writer) func(i int, f figures) error {
 			return err
 		}
 		if f.TxRatio != 0 {
-			fmt.Fprintf(out, "begin, one insert and commit take %.2f plain inserts, back to back %.2f\n", f.TxRatio, f.TxKeptRatio)
+			fmt.Fprintf(out, "a transaction of one insert takes as long as %.2f plain inserts; back to back, %.2f\n", f.TxRatio, f.TxKeptRatio)
 		}
 		if all = append(all, f); len(all) < len(b.concurrency) {
 			return nil

@@ -20,33 +20,34 @@ import (
 	"github.com/hiqlite/hiqlite/pubsub"
 )
 
-const memoryHelp = `Then, through the same node, what is kept in memory: kv.Put of 100 bytes under
-keys of their own; kv.Get of them; Lock and Unlock, each goroutine of a key of
-its own; and pubsub.Notify, whose p50 ends when all nodes have a subscriber that
-was handed the message by Next. The figure of Get, kv_get_ns, is what one takes
-its goroutine: the time of all, times the goroutines that can run at once (no
-more than there are cores), through their number.
+const memoryHelp = `Through the same node it then measures the in-memory shards: kv.Put of 100 bytes,
+each under another key; kv.Get of these; Lock and Unlock, with a key for each
+goroutine; and pubsub.Notify, whose p50 is the time until a subscriber on every
+node has received the message. kv_get_ns is the time that one Get takes its
+goroutine: the duration of all Gets, divided by their number, times the number of
+goroutines that can run at once, which is at most the number of cores.
 
-A machine's speed is not the same in each second. So these and INSERTs are
-measured in turn, in slices of a quarter of a second, and the ratios are medians
-over the slices: kv_put_to_insert_ratio is Puts made in the time of one INSERT,
-lock_to_insert_ratio is INSERTs made in the time of one Lock and Unlock, and
-notify_to_insert_ratio is the p50 of Notify in those of INSERT.
+The speed of a machine changes from second to second. So these operations and
+INSERTs are measured in turn, in slices of a quarter of a second, and the ratios
+are medians over the slices: kv_put_to_insert_ratio is the number of Puts in the
+time of one INSERT, lock_to_insert_ratio the number of INSERTs in the time of one
+Lock and Unlock, and notify_to_insert_ratio the p50 of Notify divided by that of
+INSERT.
 
-SQL, kv, lock and pubsub have a leader each. The nodes are started so that the
-first one leads all four, unless they are two; if one node does not lead all, it
-is said so on standard error.`
+SQL, kv, lock and pubsub each have a leader. Unless there are two nodes, they are
+started so that the first one leads all four. If the leaders differ, a line on
+standard error says so.`
 
 const (
-	memoryRounds = 8                      // slices of each kind
-	memorySlice  = 250 * time.Millisecond // of INSERTs; of the others as many operations
+	memoryRounds = 8                      // slices of each kind of operation
+	memorySlice  = 250 * time.Millisecond // about the duration of a slice of INSERTs; the others have as many operations
 	valueBytes   = 100
-	getKeys      = 4096 // that are read
-	getsPerPut   = 25   // Gets measured for each Put: they are that much faster, and more
-	fillers      = 64   // goroutines that put the keys to read
+	getKeys      = 4096 // number of keys that are read
+	getsPerPut   = 25   // Gets measured for each Put, since they are so much faster
+	fillers      = 64   // goroutines that put the entries to be read
 )
 
-// memoryFigures are those of kv, lock and pubsub at one concurrency.
+// memoryFigures are the results of kv, lock and pubsub at one concurrency.
 type memoryFigures struct {
 	PutsPerS     float64 `json:"kv_put_per_s"`
 	PutP50       float64 `json:"kv_put_p50_us"`
@@ -56,22 +57,22 @@ type memoryFigures struct {
 	NotifiesPerS float64 `json:"notify_per_s"`
 	NotifyP50    float64 `json:"notify_p50_us"`
 
-	// Compared with INSERTs made in turn with them; see memoryHelp.
+	// Compared with INSERTs that were measured in turn; see memoryHelp.
 	PutRatio    float64 `json:"kv_put_to_insert_ratio"`
 	LockRatio   float64 `json:"lock_to_insert_ratio"`
 	NotifyRatio float64 `json:"notify_to_insert_ratio"`
 }
 
-// inMemory measures kv, lock and pubsub beside INSERTs.
+// inMemory measures kv, lock and pubsub in turn with INSERTs.
 type inMemory struct {
 	node        *hiqlite.Node
 	nodes       []*hiqlite.Node
 	concurrency int
-	operations  int                  // of a slice
+	operations  int                  // in a slice
 	insert      func(id int) error   // an INSERT
-	next        int                  // id of the next INSERT; keys of Puts are made of it
-	sum         map[string]*times    // of each kind, over all slices
-	ratios      map[string][]float64 // of each kind to INSERT, one for each slice
+	next        int                  // id of the next INSERT, and number of the next key of a Put
+	sum         map[string]*times    // by kind of operation, over all slices
+	ratios      map[string][]float64 // by kind, to INSERT; one for each slice
 }
 
 func (m *inMemory) measure(ctx context.Context, f *memoryFigures) error {
@@ -87,7 +88,7 @@ func (m *inMemory) measure(ctx context.Context, f *memoryFigures) error {
 	m.sum, m.ratios = map[string]*times{}, map[string][]float64{}
 	for round := range memoryRounds + 1 {
 		n := m.operations
-		if round == 0 { // not counted
+		if round == 0 { // to warm up; not counted
 			n = max(m.concurrency, n/warmUp)
 		}
 		slice, err := m.slice(ctx, bucket, l, n)
@@ -105,7 +106,7 @@ func (m *inMemory) measure(ctx context.Context, f *memoryFigures) error {
 	return bucket.Clear(ctx)
 }
 
-// slice does n operations of each kind, one kind after the other.
+// slice measures n operations of each kind, one kind after the other.
 func (m *inMemory) slice(ctx context.Context, bucket *kv.Bucket[[]byte], l listener, n int) (map[string]*times, error) {
 	value, locker, background := make([]byte, valueBytes), lock.New(m.node), context.Background()
 	each := func(f func(g, i int) error) func() (*times, error) {
@@ -141,7 +142,7 @@ func (m *inMemory) slice(ctx context.Context, bucket *kv.Bucket[[]byte], l liste
 
 func putKey(i int) string { return fmt.Sprintf("user:%09d", i) }
 
-// add adds what was measured in turn.
+// add adds the results of a slice.
 func (m *inMemory) add(slice map[string]*times) {
 	insert := slice["INSERT"]
 	m.ratios["Put"] = append(m.ratios["Put"], slice["Put"].perSecond()/insert.perSecond())
@@ -167,13 +168,13 @@ func (m *inMemory) figures(f *memoryFigures) {
 	f.NotifiesPerS, f.NotifyP50, f.NotifyRatio = round(notified.perSecond()), notified.quantile(0.5), median(m.ratios["Notify"])
 }
 
-// median has two decimals.
+// median returns the median of x, with two decimals.
 func median(x []float64) float64 {
 	slices.Sort(x)
 	return math.Round(100*x[len(x)/2]) / 100
 }
 
-// gets returns the nanoseconds that a Get takes, the median over some slices.
+// gets returns how many nanoseconds a Get takes, as the median of several slices.
 func (m *inMemory) gets(ctx context.Context, bucket *kv.Bucket[[]byte]) (float64, error) {
 	if err := bucket.Clear(ctx); err != nil {
 		return 0, err
@@ -194,8 +195,8 @@ func (m *inMemory) gets(ctx context.Context, bucket *kv.Bucket[[]byte]) (float64
 	atOnce := min(m.concurrency, runtime.GOMAXPROCS(0))
 	var ns []float64
 	for range memoryRounds {
-		// One call for each goroutine: to look at the clock for each Get would
-		// take about as long as the Get.
+		// One call for each goroutine, since reading the clock takes about as long
+		// as a Get.
 		t, err := split(ctx, m.concurrency, 0, m.concurrency, func(g, _ int) error {
 			background, next := context.Background(), g*getKeys/m.concurrency
 			for range each {
@@ -216,12 +217,13 @@ func (m *inMemory) gets(ctx context.Context, bucket *kv.Bucket[[]byte]) (float64
 	return round(ns[len(ns)/2]), nil
 }
 
-// A listener is a subscription on each node.
+// A listener has a subscription on each node.
 type listener []*pubsub.Subscription
 
 const benchChannel = "bench"
 
-// listen listens on all nodes. What it has it returns, with an error too.
+// listen listens on all nodes. It also returns the subscriptions that it has made
+// before an error.
 func listen(ctx context.Context, nodes []*hiqlite.Node) (l listener, err error) {
 	for _, n := range nodes {
 		sub, err := pubsub.Listen(ctx, n, benchChannel)
@@ -239,25 +241,26 @@ func (l listener) close() {
 	}
 }
 
-// notify tells the n numbers from m.next on. The times of each are until all
-// nodes were told, that of all together is until the last call has returned.
+// notify sends the n numbers from m.next on. The duration of each ends when the
+// subscribers of all nodes have received it; the duration of the whole run ends when
+// the last call of Notify has returned.
 func (m *inMemory) notify(ctx context.Context, l listener, n int) (*times, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	begun, told, errs := make([]time.Time, n), make([][]time.Time, len(l)), make([]error, len(l))
+	sent, received, errs := make([]time.Time, n), make([][]time.Time, len(l)), make([]error, len(l))
 	var wg sync.WaitGroup
 	for j, sub := range l {
-		told[j] = make([]time.Time, n)
-		wg.Go(func() { errs[j] = hear(ctx, sub, m.next, told[j]) })
+		received[j] = make([]time.Time, n)
+		wg.Go(func() { errs[j] = receive(ctx, sub, m.next, received[j]) })
 	}
 	t, err := split(ctx, m.concurrency, m.next, n, func(_, i int) error {
 		payload := binary.LittleEndian.AppendUint64(make([]byte, 0, valueBytes), uint64(i))
-		begun[i-m.next] = time.Now()
+		sent[i-m.next] = time.Now()
 		_, err := pubsub.Notify(context.Background(), m.node, benchChannel, payload[:valueBytes])
 		return err
 	})
 	if err != nil {
-		cancel() // not all will be told
+		cancel() // some numbers will never be received
 	}
 	defer time.AfterFunc(readyTimeout, cancel).Stop()
 	wg.Wait()
@@ -267,30 +270,30 @@ func (m *inMemory) notify(ctx context.Context, l listener, n int) (*times, error
 	for i := range n {
 		t.each[i] = 0
 		for j := range l {
-			t.each[i] = max(t.each[i], told[j][i].Sub(begun[i]))
+			t.each[i] = max(t.each[i], received[j][i].Sub(sent[i]))
 		}
 	}
 	slices.Sort(t.each)
 	return t, nil
 }
 
-// hear notes when it is told each of the numbers from first on.
-func hear(ctx context.Context, sub *pubsub.Subscription, first int, told []time.Time) error {
-	for range told {
+// receive records when it receives each of the numbers from first on.
+func receive(ctx context.Context, sub *pubsub.Subscription, first int, received []time.Time) error {
+	for range received {
 		m, err := sub.Next(ctx)
 		if err != nil {
 			return err
 		}
-		told[int(binary.LittleEndian.Uint64(m.Payload))-first] = time.Now()
+		received[int(binary.LittleEndian.Uint64(m.Payload))-first] = time.Now()
 	}
 	return nil
 }
 
 // printMemory prints the figures of all concurrencies.
 func printMemory(out io.Writer, all []figures) error {
-	fmt.Fprint(out, "\nin memory, and in plain inserts measured in turn (see --help)\n\n")
+	fmt.Fprint(out, "\nkv, lock and pubsub, compared with plain inserts that were measured in turn (see --help)\n\n")
 	w := tabwriter.NewWriter(out, 12, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(w, "concurrency\tputs/s\tp50\tto inserts\tget\tlocks/s\tp50\tin inserts\tnotifies/s\tall told p50\tin inserts\t\n")
+	fmt.Fprint(w, "concurrency\tputs/s\tp50\tto inserts\tget\tlocks/s\tp50\tin inserts\tnotifies/s\tall received p50\tin inserts\t\n")
 	for _, f := range all {
 		fmt.Fprintf(w, "%d\t%.0f\t%.0f us\t%.2f\t%.0f ns\t%.0f\t%.0f us\t%.2f\t%.0f\t%.0f us\t%.2f\t\n",
 			f.Concurrency, f.PutsPerS, f.PutP50, f.PutRatio, f.GetNS, f.LocksPerS, f.LockP50, f.LockRatio, f.NotifiesPerS, f.NotifyP50, f.NotifyRatio)

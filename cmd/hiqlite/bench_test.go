@@ -24,7 +24,7 @@ func run(t *testing.T, args ...string) (string, error) {
 	return out.String(), err
 }
 
-// What --json prints is read by programs: one object for each concurrency.
+// --json prints one object for each concurrency, which programs read.
 func TestBenchJSON(t *testing.T) {
 	for _, via := range []string{"leader", "follower"} {
 		out, err := run(t, "--nodes=2", "--concurrency=1,3", "--rows=30", "--json", "--via="+via)
@@ -87,7 +87,7 @@ func TestBenchTable(t *testing.T) {
 	}
 }
 
-// Every number is handed out once, however the goroutines share them.
+// f is called once with each number, at any concurrency.
 func TestRepeat(t *testing.T) {
 	for _, c := range []int{1, 3, 7, 64} {
 		seen := make([]int, 55)

@@ -11,17 +11,17 @@ import (
 )
 
 const (
-	txRows     = 20_000 // INSERTs of a large transaction from one goroutine
-	txLeast    = 1000   // and the least from several
-	txAlone    = 60     // transactions that are measured alone
-	txPause    = 30 * time.Millisecond
-	txRounds   = 5 // of back to back ones, each between as many plain INSERTs
+	txRows     = 20_000                // INSERTs of a large transaction from one goroutine
+	txLeast    = 1000                  // the smallest large transaction from several goroutines
+	txAlone    = 60                    // transactions that are measured with pauses
+	txPause    = 30 * time.Millisecond // before each of these
+	txRounds   = 5                     // rounds of txPerRound plain INSERTs and as many transactions, back to back
 	txPerRound = 100
 )
 
 // transactions measures interactive transactions at one concurrency.
 func (b *bench) transactions(ctx context.Context, nodes []*hiqlite.Node, db *sql.DB, c int, f *figures) error {
-	next := 1_000_000_000 // ids that nothing else has
+	next := 1_000_000_000 // larger than the ids of other measurements
 	one := func(i int) error { return inTx(db, 1, next+i) }
 	t, err := repeat(ctx, nodes, c, max(2*c, b.rows/20), one)
 	if err != nil {
@@ -43,7 +43,7 @@ func (b *bench) transactions(ctx context.Context, nodes []*hiqlite.Node, db *sql
 	return b.ratios(ctx, db, next, f)
 }
 
-// inTx inserts rows in one transaction, by a statement prepared in it.
+// inTx inserts rows in one transaction, with a statement that is prepared in it.
 func inTx(db *sql.DB, rows, first int) error {
 	tx, err := db.Begin()
 	if err != nil {
@@ -70,8 +70,8 @@ func inTx(db *sql.DB, rows, first int) error {
 	return tx.Commit()
 }
 
-// ratios compares transactions of one INSERT with plain INSERTs, taken in turn
-// because a machine's speed is not the same in each second.
+// ratios compares transactions of one INSERT with plain INSERTs. It measures them in
+// turn, because the speed of a machine changes from second to second.
 func (b *bench) ratios(ctx context.Context, db *sql.DB, next int, f *figures) error {
 	timed := func(f func() error) (time.Duration, error) {
 		began := time.Now()
@@ -87,7 +87,7 @@ func (b *bench) ratios(ctx context.Context, db *sql.DB, next int, f *figures) er
 			f    func() error
 			into *[]time.Duration
 		}{{plain, &beside}, {tx, &alone}} {
-			time.Sleep(txPause) // so that no lease is kept
+			time.Sleep(txPause) // so that the node does not keep the write lease for the next one
 			d, err := timed(m.f)
 			if err == nil {
 				err = ctx.Err()
@@ -114,7 +114,7 @@ func (b *bench) ratios(ctx context.Context, db *sql.DB, next int, f *figures) er
 			if err != nil {
 				return err
 			}
-			if i > 1 { // the first two find no lease kept
+			if i > 1 { // for the first two, the node has not kept the write lease
 				alone = append(alone, d)
 			}
 		}
@@ -123,7 +123,7 @@ func (b *bench) ratios(ctx context.Context, db *sql.DB, next int, f *figures) er
 	return nil
 }
 
-// ratio is that of the medians, with two decimals.
+// ratio returns the ratio of the medians, with two decimals.
 func ratio(a, b []time.Duration) float64 {
 	slices.Sort(a)
 	slices.Sort(b)

@@ -1,4 +1,4 @@
-// Command hiqlite measures a cluster on this machine, and tells its version.
+// Command hiqlite measures a cluster on this machine, and prints its version.
 package main
 
 import (

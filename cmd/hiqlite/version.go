@@ -7,8 +7,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// engines are the dependencies whose versions decide what a replica computes
-// and what its log looks like.
+// engines are the dependencies that decide what a replica computes and what its log
+// looks like.
 var engines = []string{"modernc.org/sqlite", "github.com/lni/dragonboat/v4"}
 
 func versionCommand() *cobra.Command {
