@@ -414,3 +414,36 @@ func TestDeferredKeysOfTempTables(t *testing.T) {
 		}
 	})
 }
+
+// A statement that changes TEMP objects alone needs no write lease. That such a
+// transaction may be ended by OR ROLLBACK made the program panic.
+func TestRollbackByATempTableWithoutTheLease(t *testing.T) {
+	t.Parallel()
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		conn, err := c.DB(0).Conn(testrun.Context(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		exec := func(text string) error {
+			_, err := conn.ExecContext(testrun.Context(t), text)
+			return err
+		}
+		for _, text := range []string{"CREATE TEMP TABLE x(a UNIQUE)", "SAVEPOINT s", "INSERT INTO x VALUES(1)"} {
+			if err := exec(text); err != nil {
+				t.Fatalf("%s: %v", text, err)
+			}
+		}
+		if err := exec("INSERT OR ROLLBACK INTO x VALUES(1)"); !errors.Is(err, hiqlite.ErrConstraintUnique) {
+			t.Errorf("a duplicate: %v", err)
+		}
+		if err := exec("INSERT INTO x VALUES(2)"); !errors.Is(err, hiqlite.ErrAbortRollback) {
+			t.Errorf("a statement after the transaction was rolled back: %v", err)
+		}
+		for _, text := range []string{"ROLLBACK", "INSERT INTO x VALUES(1)"} {
+			if err := exec(text); err != nil {
+				t.Errorf("%s: %v", text, err)
+			}
+		}
+	})
+}

@@ -254,7 +254,9 @@ func (t *tx) expire(reason error) bool {
 		return false
 	}
 	t.view.End(reason)
-	t.lease.Release()
+	if t.lease != nil { // not needed for reads and for changes of TEMP objects alone
+		t.lease.Release()
+	}
 	return true
 }
 
