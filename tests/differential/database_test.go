@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
-	_ "unsafe" // for go:linkname
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/hiqlitetest"
+	"github.com/hiqlite/hiqlite/internal/node"
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
@@ -37,8 +38,11 @@ type database struct {
 	spoiled bool // it has to be made anew
 }
 
-//go:linkname compactTo github.com/hiqlite/hiqlite.(*Node).compactTo
-func compactTo(n *hiqlite.Node, keep uint64) error
+// runtimeOf returns the runtime behind a node, which has what only tests of this
+// project need.
+func runtimeOf(n *hiqlite.Node) *node.Node {
+	return (*node.Node)(reflect.ValueOf(n).Elem().FieldByName("node").UnsafePointer())
+}
 
 func patient() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), patience)
@@ -284,7 +288,7 @@ func (d *database) snapshot(node int) {
 	for i, one := range d.cluster.Nodes() {
 		if d.cluster.Running(i) {
 			d.cluster.WaitReady(i)
-			if err := compactTo(one, 0); err != nil && !strings.Contains(err.Error(), "rejected") {
+			if err := runtimeOf(one).Compact(false, 0); err != nil && !strings.Contains(err.Error(), "rejected") {
 				d.t.Fatalf("%s: compacting: %v", d.name, err)
 			}
 		}
