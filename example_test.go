@@ -147,3 +147,28 @@ func ExampleFrom() {
 	fmt.Println("node", status.NodeID, "of", len(status.Members), "and the leader is", status.Leader)
 	// Output: node 1 of 1 and the leader is 1
 }
+
+func ExampleCode() {
+	db, closeAll := openExample()
+	defer closeAll()
+	ctx := context.Background()
+	if _, err := db.ExecContext(ctx, "CREATE TABLE account(name TEXT UNIQUE)"); err != nil {
+		log.Fatal(err)
+	}
+	for range 2 {
+		_, err := db.ExecContext(ctx, "INSERT INTO account VALUES('ann')")
+		switch {
+		case err == nil:
+			fmt.Println("inserted")
+		case errors.Is(err, hiqlite.ErrConstraintUnique):
+			fmt.Println("there is one already")
+		case hiqlite.SafeToRetry(err):
+			fmt.Println("nothing was applied: try again")
+		default:
+			log.Fatal(err)
+		}
+	}
+	// Output:
+	// inserted
+	// there is one already
+}
