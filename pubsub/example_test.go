@@ -117,7 +117,7 @@ func ExampleAfter() {
 	}
 	sub, err := pubsub.Listen(ctx, client, "news", pubsub.After(seen))
 	if errors.Is(err, pubsub.ErrTooOld) {
-		log.Fatal("it was away for too long: listen without After, and then read anew what messages are about")
+		log.Fatal("the program was away for too long: listen without After, and then read again what the messages are about")
 	}
 	must(err)
 	defer sub.Close()
@@ -175,7 +175,7 @@ func ExampleSubscription_Next() {
 	for {
 		m, err := sub.Next(ctx)
 		if errors.Is(err, pubsub.ErrLagged) {
-			fmt.Println("some were missed; what comes next is behind them")
+			fmt.Println("some messages were missed; the next ones follow")
 			continue
 		}
 		if err != nil {

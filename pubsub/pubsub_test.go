@@ -47,7 +47,7 @@ func TestNotifyThenNext(t *testing.T) {
 			for j, s := range subs {
 				m, err := s.Next(ctx)
 				if err != nil || m.Index != index || m.Channel != "news" || string(m.Payload) != string([]byte{byte(i)}) {
-					t.Errorf("node %d is told %+v, %v, want message %d", j+1, m, err, index)
+					t.Errorf("node %d received %+v, %v, want message %d", j+1, m, err, index)
 				}
 			}
 		}
@@ -123,7 +123,7 @@ func TestOneOrder(t *testing.T) {
 			first = got
 		}
 		if !slices.Equal(got, first) {
-			t.Errorf("subscriber %d was told in another order", i)
+			t.Errorf("subscriber %d received the messages in another order", i)
 		}
 	}
 	wg.Wait()
@@ -145,7 +145,7 @@ func TestChannels(t *testing.T) {
 				t.Errorf("got %s %q, want %s", m.Channel, m.Payload, want)
 			}
 			if m.Time.Before(began) || time.Since(m.Time) < 0 {
-				t.Errorf("told at %v", m.Time)
+				t.Errorf("the message has the time %v", m.Time)
 			}
 		}
 	}
@@ -168,13 +168,13 @@ func TestRestart(t *testing.T) {
 			fresh = append(fresh, listen(t, n, "c"))
 			back = append(back, listen(t, n, "c", pubsub.After(first)))
 			if start := fresh[i].Start(); start != second {
-				t.Errorf("node %d starts behind message %d, the last one was %d", i+1, start, second)
+				t.Errorf("node %d starts after message %d, the last one was %d", i+1, start, second)
 			}
 		}
 		third := notify(t, c.Node(0), "c", "third")
 		for i := range c.Nodes() {
 			if m := next(t, fresh[i]); m.Index != third {
-				t.Errorf("node %d is told message %d, %q", i+1, m.Index, m.Payload)
+				t.Errorf("node %d received message %d, %q", i+1, m.Index, m.Payload)
 			}
 			if m := next(t, back[i]); m.Index != second {
 				t.Errorf("node %d goes on with message %d, %q", i+1, m.Index, m.Payload)
@@ -213,7 +213,7 @@ func TestLeadersChange(t *testing.T) {
 	}
 	for _, w := range want {
 		if m := next(t, s); string(m.Payload) != w {
-			t.Fatalf("told %q, want %q", m.Payload, w)
+			t.Fatalf("received %q, want %q", m.Payload, w)
 		}
 	}
 }
@@ -254,7 +254,7 @@ func TestBadInput(t *testing.T) {
 	}
 	index := notify(t, n, "c", "still here")
 	if m := next(t, s); m.Index != index {
-		t.Errorf("then it is told message %d, want %d", m.Index, index)
+		t.Errorf("then it received message %d, want %d", m.Index, index)
 	}
 	go func() { _, err := s.Next(ctx); done <- err }()
 	c.Stop(0)
@@ -283,6 +283,6 @@ func TestClosingASubscription(t *testing.T) {
 	last := notify(t, c.Node(0), "c", "x")
 	_, err := pubsub.Listen(testrun.Context(t), c.Node(0), "c", pubsub.After(last+1))
 	if !errors.Is(err, pubsub.ErrAhead) || !strings.Contains(err.Error(), fmt.Sprint("the last message is ", last)) {
-		t.Errorf("After a message that was never told: %v", err)
+		t.Errorf("After with an index that was never used: %v", err)
 	}
 }

@@ -78,15 +78,15 @@ func (b *bench) ratios(ctx context.Context, db *sql.DB, next int, f *figures) er
 		err := f()
 		return time.Since(began), err
 	}
-	plain := func() error { next++; _, err := db.Exec(insert, row(next)...); return err }
+	insertOne := func() error { next++; _, err := db.Exec(insert, row(next)...); return err }
 	tx := func() error { next++; return inTx(db, 1, next) }
 
-	var alone, beside []time.Duration
+	var txTimes, insertTimes []time.Duration
 	for range txAlone {
 		for _, m := range []struct {
 			f    func() error
 			into *[]time.Duration
-		}{{plain, &beside}, {tx, &alone}} {
+		}{{insertOne, &insertTimes}, {tx, &txTimes}} {
 			time.Sleep(txPause) // so that the node does not keep the write lease for the next one
 			d, err := timed(m.f)
 			if err == nil {
@@ -98,16 +98,16 @@ func (b *bench) ratios(ctx context.Context, db *sql.DB, next int, f *figures) er
 			*m.into = append(*m.into, d)
 		}
 	}
-	f.TxRatio = ratio(alone, beside)
+	f.TxRatio = ratio(txTimes, insertTimes)
 
-	alone, beside = nil, nil
+	txTimes, insertTimes = nil, nil
 	for range txRounds {
 		for range txPerRound {
-			d, err := timed(plain)
+			d, err := timed(insertOne)
 			if err != nil {
 				return err
 			}
-			beside = append(beside, d)
+			insertTimes = append(insertTimes, d)
 		}
 		for i := range txPerRound {
 			d, err := timed(tx)
@@ -115,11 +115,11 @@ func (b *bench) ratios(ctx context.Context, db *sql.DB, next int, f *figures) er
 				return err
 			}
 			if i > 1 { // for the first two, the node has not kept the write lease
-				alone = append(alone, d)
+				txTimes = append(txTimes, d)
 			}
 		}
 	}
-	f.TxKeptRatio = ratio(alone, beside)
+	f.TxKeptRatio = ratio(txTimes, insertTimes)
 	return nil
 }
 

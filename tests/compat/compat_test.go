@@ -1,5 +1,5 @@
-// Package compat runs libraries that know SQLite against a cluster, and against
-// modernc.org/sqlite, which shows that what they expect is SQLite's doing.
+// Package compat runs libraries that support SQLite on a cluster. It also runs them on
+// modernc.org/sqlite, to show that the tests expect SQLite's behaviour.
 package compat
 
 import (
@@ -23,28 +23,29 @@ import (
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
-		// gorm's cache of prepared statements is never closed.
+		// gorm never closes its cache of prepared statements.
 		goleak.IgnoreAnyFunction("gorm.io/gorm/internal/lru.NewLRU[...].func1"))
 }
 
-// patience bounds what a test waits for.
+// patience is how long a test waits at most.
 const patience = 60 * time.Second
 
-// A database is three ways to the same rows: the nodes of a cluster, or three
-// pools of one SQLite file.
+// A database has three pools for the same rows: those of the nodes of a cluster, or
+// three pools of one SQLite file.
 type database struct {
-	// home is where a suite writes. In a cluster it is a follower, from where
-	// writes have the longest way.
+	// home is where a suite writes. In a cluster it is a follower, because the
+	// writes of a follower take the longest way.
 	home *sql.DB
-	// away are the others.
+	// away are the other two.
 	away [2]*sql.DB
 
-	// Another pool of home, and of away[0], for libraries that close theirs.
+	// More pools of home and of away[0], for libraries that close their pool.
 	open, elsewhere func() *sql.DB
 	nodes           []*hiqlite.Node
 }
 
-// each runs a suite on a cluster and on SQLite. In the end the nodes hold the same.
+// each runs a suite on a cluster and on SQLite. At the end all nodes must hold the same
+// rows.
 func each(t *testing.T, suite func(t *testing.T, d *database)) {
 	t.Run("hiqlite", func(t *testing.T) {
 		d := newCluster(t)
@@ -54,7 +55,7 @@ func each(t *testing.T, suite func(t *testing.T, d *database)) {
 	t.Run("sqlite", func(t *testing.T) { suite(t, newFile(t)) })
 }
 
-// replicated is false for SQLite.
+// replicated says whether the database is a cluster.
 func (d *database) replicated() bool { return d.nodes != nil }
 
 func newCluster(t *testing.T) *database {
@@ -91,8 +92,8 @@ func newFile(t *testing.T) *database {
 	t.Helper()
 	dsn := "file:" + filepath.Join(t.TempDir(), "db") + "?" + url.Values{
 		"_pragma": {"busy_timeout(5000)", "journal_mode(wal)", "foreign_keys(1)"},
-		// A transaction waits for a cancelled one, which database/sql rolls
-		// back later.
+		// database/sql rolls a cancelled transaction back in the background, and the
+		// next transaction waits for that.
 		"_txlock": {"immediate"},
 	}.Encode()
 	open := func() *sql.DB {
@@ -110,7 +111,7 @@ func closed(t *testing.T, db *sql.DB) *sql.DB {
 	return db
 }
 
-// equal fails unless all nodes come to hold the same.
+// equal fails the test unless all nodes come to hold the same rows.
 func (d *database) equal(t *testing.T) {
 	t.Helper()
 	hashes := map[[32]byte]bool{}
@@ -125,19 +126,19 @@ func (d *database) equal(t *testing.T) {
 	}
 }
 
-// patient is for what has to succeed.
+// patient returns a context for calls that have to succeed.
 func patient(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// latest is for reads that see what was written elsewhere.
+// latest returns a context for reads that see what was written on other nodes.
 func latest(t testing.TB) context.Context {
 	return hiqlite.WithConsistency(patient(t), hiqlite.Linearizable)
 }
 
-// cancelled is a context that has ended.
+// cancelled returns a context that has ended.
 func cancelled() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -147,10 +148,10 @@ func cancelled() context.Context {
 // endless is a query that ends only with its context.
 const endless = "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i+1 FROM n) SELECT count(*) FROM n"
 
-// moment is as precise a time as Go knows.
+// moment is a time with nanoseconds.
 var moment = time.Date(2024, 2, 29, 23, 59, 58, 123456789, time.UTC)
 
-// errAbandon makes a library roll a transaction back.
+// errAbandon is returned to a library so that it rolls a transaction back.
 var errAbandon = errors.New("abandoned")
 
 func must(t testing.TB, err error) {
@@ -182,7 +183,7 @@ func same[T any](t testing.TB, got, want T) {
 	}
 }
 
-// count counts rows, on all nodes.
+// count checks the number of rows on all nodes.
 func (d *database) count(t testing.TB, from string, want int) {
 	t.Helper()
 	for i, db := range []*sql.DB{d.home, d.away[0], d.away[1]} {
@@ -194,8 +195,8 @@ func (d *database) count(t testing.TB, from string, want int) {
 	}
 }
 
-// code asks as programs do that use database/sql alone: hiqlite's errors have
-// the method Code of modernc.org/sqlite's.
+// code checks the SQLite code of an error as programs do that use database/sql alone:
+// hiqlite's errors have the method Code that modernc.org/sqlite's errors have.
 func code(t testing.TB, err error, want int, message string) {
 	t.Helper()
 	var coded interface{ Code() int }
