@@ -17,20 +17,20 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// KV is the replica of the kv shard: named buckets of entries and counters.
+// KV is the machine of the kv shard: named buckets of entries and counters.
 type KV struct {
 	memory
 	buckets  atomic.Pointer[buckets]
-	revision uint64 // of the last change: entries' versions
+	revision uint64 // of the last change; never decreases. Versions of entries are revisions
 	expiries timers[expiry]
-	mortal   int // entries that expire
+	expiring int // how many entries expire
 
 	watchers map[string]map[*Watcher]bool // by bucket
 
-	restoring *restoration
+	restoring *restoration // what a snapshot holds, while it is read
 }
 
-// NewKV returns an empty replica.
+// NewKV returns a machine that holds nothing.
 func NewKV(cfg Config) *KV {
 	k := &KV{watchers: map[string]map[*Watcher]bool{}}
 	k.buckets.Store(newBuckets())
@@ -38,17 +38,18 @@ func NewKV(cfg Config) *KV {
 	return k
 }
 
-// A bucket is one namespace. Entries whose mark is set expire.
+// A bucket is one namespace. The entries that expire are marked in the table.
 type bucket struct {
 	name     string
 	entries  *table.Table
-	counters *table.Table // the values are 8 bytes
+	counters *table.Table // a value is a little-endian int64
 	limits   limits
 
-	// The entries in the order in which they were written, of a bucket with
-	// limits: which is the one to go. What was written again stands there twice.
+	// order has the entries of a bucket with limits in the order in which they were
+	// written: the first one is evicted first. An entry that was written again is in
+	// it more than once; only its last Ref finds it in entries.
 	order []table.Ref
-	first int // those before it are gone
+	first int // the refs before this one are outdated
 }
 
 // limits of a bucket; 0: none.
@@ -56,42 +57,42 @@ type limits struct{ entries, bytes uint64 }
 
 // expiry names an entry that expires.
 type expiry struct {
-	of  *bucket
-	ref table.Ref
+	bucket *bucket
+	ref    table.Ref
 }
 
 func newBucket(name string) *bucket {
 	return &bucket{name: strings.Clone(name), entries: table.New(), counters: table.New()}
 }
 
-// buckets finds buckets by name, for any number of readers while apply adds and
-// removes some: it copies the part that it changes, of some four buckets.
+// buckets finds buckets by name. Readers need no lock while apply adds and removes
+// buckets: apply replaces the part that it changes, of about four buckets, by a copy.
 type buckets struct {
 	seed  maphash.Seed
 	parts atomic.Pointer[[]bucketPart]
-	n     int // of apply
+	n     int // how many buckets there are; only apply uses it
 }
 
 type bucketPart = atomic.Pointer[[]*bucket]
 
-// leastParts are as many as there are at least.
-const leastParts = 64
+// minParts is the least number of parts.
+const minParts = 64
 
 func newBuckets() *buckets {
 	s := &buckets{seed: maphash.MakeSeed()}
-	s.arrange(leastParts, nil)
+	s.rebuild(minParts, nil)
 	return s
 }
 
-// arrange makes all the buckets, in so many parts.
-func (s *buckets) arrange(parts int, all []*bucket) {
-	next, of := make([]bucketPart, parts), make([][]*bucket, parts)
+// rebuild distributes all buckets over this many parts.
+func (s *buckets) rebuild(parts int, all []*bucket) {
+	next, lists := make([]bucketPart, parts), make([][]*bucket, parts)
 	for _, b := range all {
 		i := s.index(b.name, parts)
-		of[i] = append(of[i], b)
+		lists[i] = append(lists[i], b)
 	}
 	for i := range next {
-		next[i].Store(&of[i])
+		next[i].Store(&lists[i])
 	}
 	s.parts.Store(&next)
 }
@@ -115,25 +116,25 @@ func (s *buckets) find(name string) *bucket {
 	return nil
 }
 
-// add adds a bucket that is not there.
+// add adds a bucket. There must be none with its name.
 func (s *buckets) add(b *bucket) {
 	part := s.part(b.name)
 	next := append(slices.Clip(*part.Load()), b)
 	part.Store(&next)
 	s.n++
 	if parts := len(*s.parts.Load()); s.n > 4*parts {
-		s.arrange(4*parts, s.all())
+		s.rebuild(4*parts, s.all())
 	}
 }
 
-// remove removes a bucket that is there.
+// remove removes a bucket. It must be there.
 func (s *buckets) remove(b *bucket) {
 	part := s.part(b.name)
 	next := slices.DeleteFunc(slices.Clone(*part.Load()), func(other *bucket) bool { return other == b })
 	part.Store(&next)
 	s.n--
-	if parts := len(*s.parts.Load()); parts > leastParts && s.n < parts/4 {
-		s.arrange(parts/4, s.all())
+	if parts := len(*s.parts.Load()); parts > minParts && s.n < parts/4 {
+		s.rebuild(parts/4, s.all())
 	}
 }
 
@@ -146,7 +147,7 @@ func (s *buckets) all() []*bucket {
 	return all
 }
 
-// sorted returns the buckets in an order that all replicas share.
+// sorted returns the buckets ordered by name, which is the same on all replicas.
 func (s *buckets) sorted() []*bucket {
 	all := s.all()
 	slices.SortFunc(all, func(a, b *bucket) int { return cmp.Compare(a.name, b.name) })
@@ -156,8 +157,8 @@ func (s *buckets) sorted() []*bucket {
 // bucket returns a bucket, or nil.
 func (k *KV) bucket(name string) *bucket { return k.buckets.Load().find(name) }
 
-// made returns a bucket, made if it was not there.
-func (k *KV) made(name string) *bucket {
+// bucketOrNew returns a bucket; it adds an empty one if there is none with the name.
+func (k *KV) bucketOrNew(name string) *bucket {
 	if b := k.bucket(name); b != nil {
 		return b
 	}
@@ -166,15 +167,14 @@ func (k *KV) made(name string) *bucket {
 	return b
 }
 
-// tidy forgets a bucket that holds nothing.
-func (k *KV) tidy(b *bucket) {
+// removeIfEmpty removes a bucket that has neither entries, counters nor limits.
+func (k *KV) removeIfEmpty(b *bucket) {
 	if b.entries.Len() == 0 && b.counters.Len() == 0 && b.limits == (limits{}) {
 		k.buckets.Load().remove(b)
 	}
 }
 
-// Get returns the entry of key, as it is now on this node, without a lock. The
-// value is shared: whoever wants to change it copies it.
+// Get returns the entry of key, as it is now on this node. It takes no lock.
 func (k *KV) Get(bucket, key string) (value string, version uint64, ok bool) {
 	b := k.bucket(bucket)
 	if b == nil {
@@ -187,7 +187,7 @@ func (k *KV) Get(bucket, key string) (value string, version uint64, ok bool) {
 	return i.Value(), i.Version(), true
 }
 
-// Counter returns the counter of key, as it is now on this node, without a lock.
+// Counter returns the counter of key, as it is now on this node. It takes no lock.
 func (k *KV) Counter(bucket, key string) (n int64, ok bool) {
 	b := k.bucket(bucket)
 	if b == nil {
@@ -197,13 +197,14 @@ func (k *KV) Counter(bucket, key string) (n int64, ok bool) {
 	if i == nil {
 		return 0, false
 	}
-	return counted(i), true
+	return counterValue(i), true
 }
 
-func counted(i *table.Item) int64 { return int64(binary.LittleEndian.Uint64([]byte(i.Value()))) }
+// counterValue returns the value of a counter.
+func counterValue(i *table.Item) int64 { return int64(binary.LittleEndian.Uint64([]byte(i.Value()))) }
 
-// Entries returns the entries of a bucket whose keys begin with prefix, all as
-// they were at one moment, in no order.
+// Entries returns the entries of a bucket whose keys begin with prefix, all as they
+// were when Entries was called, in no particular order.
 func (k *KV) Entries(bucket, prefix string) iter.Seq2[string, string] {
 	k.mu.Lock()
 	b := k.bucket(bucket)
@@ -249,8 +250,8 @@ func (k *KV) apply(c *wire.Command, _ *wire.Session[wire.Outcome]) wire.Outcome 
 }
 
 func (k *KV) put(c *wire.Command) wire.Outcome {
-	b := k.made(c.Name)
-	defer k.tidy(b)
+	b := k.bucketOrNew(c.Name)
+	defer k.removeIfEmpty(b)
 	size := uint64(len(c.Key) + len(c.Value))
 	if b.limits.bytes > 0 && size > b.limits.bytes {
 		return wire.Outcome{Code: wire.TooLarge, Number: int64(b.limits.bytes)}
@@ -275,9 +276,9 @@ func (k *KV) put(c *wire.Command) wire.Outcome {
 	if old != nil && c.Kind == wire.KVReplace {
 		o.Value = old.Value()
 	}
-	k.gone(old)
+	k.countRemoved(old)
 	if c.TTLMS > 0 {
-		k.mortal++
+		k.expiring++
 		k.expiries.start(c.TTLMS, expiry{b, item.Ref()})
 	}
 	k.emit(b.name, shardapi.Written, item)
@@ -288,10 +289,11 @@ func (k *KV) put(c *wire.Command) wire.Outcome {
 	return o
 }
 
-// gone counts an item that is not in its table any more.
-func (k *KV) gone(i *table.Item) {
+// countRemoved corrects the number of expiring entries after an entry, or nil, was
+// removed or replaced.
+func (k *KV) countRemoved(i *table.Item) {
 	if i != nil && i.Mark() {
-		k.mortal--
+		k.expiring--
 	}
 }
 
@@ -304,8 +306,8 @@ func (k *KV) delete(c *wire.Command) wire.Outcome {
 	if old == nil {
 		return wire.Outcome{Code: wire.Missing}
 	}
-	k.lost(b, old, shardapi.Deleted)
-	k.tidy(b)
+	k.emitRemoved(b, old, shardapi.Deleted)
+	k.removeIfEmpty(b)
 	o := wire.Outcome{Index: old.Version(), Had: true}
 	if c.Kind == wire.KVGetRemove {
 		o.Value = old.Value()
@@ -313,32 +315,33 @@ func (k *KV) delete(c *wire.Command) wire.Outcome {
 	return o
 }
 
-// lost tells of an entry that was removed.
-func (k *KV) lost(b *bucket, i *table.Item, why shardapi.EventKind) {
+// emitRemoved tells watchers of an entry that was removed.
+func (k *KV) emitRemoved(b *bucket, i *table.Item, why shardapi.EventKind) {
 	k.revision++
-	k.gone(i)
+	k.countRemoved(i)
 	k.emit(b.name, why, i)
 }
 
-// clear removes the entries and counters of a bucket; its limits stay.
+// clear removes the entries and counters of a bucket. Its limits stay.
 func (k *KV) clear(b *bucket) {
 	k.revision++
-	if k.mortal > 0 {
+	if k.expiring > 0 {
 		for i := range b.entries.Freeze().All() {
-			k.gone(i)
+			k.countRemoved(i)
 		}
 	}
 	b.entries.Clear()
 	b.counters.Clear()
 	b.order, b.first = nil, 0
 	k.emit(b.name, shardapi.Cleared, nil)
-	k.tidy(b)
+	k.removeIfEmpty(b)
 }
 
-// limit sets the limits of a bucket, if it has none, or by force.
+// limit sets the limits of a bucket. Other limits that it has already are replaced
+// only if the command says so.
 func (k *KV) limit(c *wire.Command) wire.Outcome {
-	b, want := k.made(c.Name), limits{c.MaxEntries, c.MaxBytes}
-	defer k.tidy(b)
+	b, want := k.bucketOrNew(c.Name), limits{c.MaxEntries, c.MaxBytes}
+	defer k.removeIfEmpty(b)
 	if b.limits != (limits{}) && b.limits != want && !c.Force {
 		return wire.Outcome{Code: wire.Differs, Index: b.limits.entries, Number: int64(b.limits.bytes)}
 	}
@@ -354,24 +357,24 @@ func (k *KV) limit(c *wire.Command) wire.Outcome {
 	return wire.Outcome{Index: want.entries, Number: int64(want.bytes)}
 }
 
-// sortOrder puts what was written first to the front.
+// sortOrder orders the entries by when they were written.
 func (b *bucket) sortOrder() {
 	slices.SortFunc(b.order, func(x, y table.Ref) int { return cmp.Compare(x.Version(), y.Version()) })
 }
 
-// evict removes the entries that were written longest ago, until the bucket is
-// within its limits. The last one written fits, see put.
+// evict removes the entries that were written longest ago until the bucket is within
+// its limits. put has made sure that the last one alone is.
 func (k *KV) evict(b *bucket) {
-	over := func() bool {
+	exceeded := func() bool {
 		return b.limits.entries > 0 && uint64(b.entries.Len()) > b.limits.entries || b.limits.bytes > 0 && uint64(b.entries.Size()) > b.limits.bytes
 	}
-	for over() && b.first < len(b.order) {
+	for exceeded() && b.first < len(b.order) {
 		if i := b.entries.Remove(b.order[b.first]); i != nil {
-			k.lost(b, i, shardapi.Evicted)
+			k.emitRemoved(b, i, shardapi.Evicted)
 		}
 		b.first++
 	}
-	if len(b.order)-b.first > 2*b.entries.Len()+1024 { // entries that were written again, or deleted
+	if len(b.order)-b.first > 2*b.entries.Len()+1024 { // most are of entries that were written again or deleted
 		b.order = slices.DeleteFunc(b.order[b.first:], func(r table.Ref) bool { return b.entries.Find(r) == nil })
 		b.first = 0
 	}
@@ -381,17 +384,17 @@ func (k *KV) evict(b *bucket) {
 }
 
 func (k *KV) count(c *wire.Command) wire.Outcome {
-	b := k.made(c.Name)
-	defer k.tidy(b)
+	b := k.bucketOrNew(c.Name)
+	defer k.removeIfEmpty(b)
 	if c.Kind == wire.CounterDelete {
 		if old := b.counters.Delete(c.Key); old != nil {
-			return wire.Outcome{Had: true, Number: counted(old)}
+			return wire.Outcome{Had: true, Number: counterValue(old)}
 		}
 		return wire.Outcome{Code: wire.Missing}
 	}
 	n, had := int64(0), false
 	if old := b.counters.Get(c.Key); old != nil {
-		n, had = counted(old), true
+		n, had = counterValue(old), true
 	}
 	next := c.Number
 	if c.Kind == wire.CounterAdd {
@@ -405,21 +408,21 @@ func (k *KV) count(c *wire.Command) wire.Outcome {
 	return wire.Outcome{Number: next, Had: had}
 }
 
-// tick removes what has expired.
-func (k *KV) tick(now uint64) {
-	for _, t := range k.expiries.tick(now) {
-		b := t.of.of
-		if i := b.entries.Remove(t.of.ref); i != nil {
-			k.lost(b, i, shardapi.Expired)
-			k.tidy(b)
+// advance moves the clock, and removes the entries that have expired.
+func (k *KV) advance(now uint64) {
+	for _, t := range k.expiries.advance(now) {
+		b := t.payload.bucket
+		if i := b.entries.Remove(t.payload.ref); i != nil {
+			k.emitRemoved(b, i, shardapi.Expired)
+			k.removeIfEmpty(b)
 		}
 	}
-	k.expiries.prune(k.mortal, func(e expiry) bool { return e.of.entries.Find(e.ref) == nil })
+	k.expiries.prune(k.expiring, func(e expiry) bool { return e.bucket.entries.Find(e.ref) == nil })
 }
 
-func (k *KV) opened(uint64, uint64) {}
+func (k *KV) sessionOpened(uint64, uint64) {}
 
-// Size returns the bytes of all keys and values.
+// Size returns the bytes of all keys and values, counters included.
 func (k *KV) Size() (n int64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -429,7 +432,7 @@ func (k *KV) Size() (n int64) {
 	return n
 }
 
-func (k *KV) next() (atOnce bool, end uint64, any bool) { return k.expiries.next() }
+func (k *KV) nextAdvance() (atOnce bool, end uint64, any bool) { return k.expiries.next() }
 
 func (k *KV) freeze() iter.Seq[*wire.Record] {
 	type frozen struct {
@@ -459,37 +462,37 @@ func (k *KV) freeze() iter.Seq[*wire.Record] {
 				}
 			}
 			for i := range f.counters.All() {
-				if !yield(&wire.Record{Kind: wire.RecordCounter, Key: i.Key(), Number: counted(i), Version: i.Version()}) {
+				if !yield(&wire.Record{Kind: wire.RecordCounter, Key: i.Key(), Number: counterValue(i), Version: i.Version()}) {
 					return
 				}
 			}
 		}
 		expiries, phases := timers.all()
 		for n, t := range expiries {
-			if !yield(&wire.Record{Kind: wire.RecordExpiry, Version: t.of.ref.Version(), Ticks: t.end, Phase: uint8(phases[n])}) {
+			if !yield(&wire.Record{Kind: wire.RecordExpiry, Version: t.payload.ref.Version(), Ticks: t.end, Phase: uint8(phases[n])}) {
 				return
 			}
 		}
 	}
 }
 
-// restoration is what is known while a snapshot is read. Readers see what was
-// there before until all of it is.
+// restoration is the state of a snapshot that is being read. Readers see the former
+// state until the snapshot is complete.
 type restoration struct {
 	buckets  *buckets
-	in       *bucket
+	current  *bucket // to which the following records belong
 	revision uint64
 	expiries timers[expiry]
-	mortal   map[uint64]expiry // by version
+	expiring map[uint64]expiry // entries that expire, by version
 }
 
-func (k *KV) begin() {
-	k.restoring = &restoration{buckets: newBuckets(), mortal: map[uint64]expiry{}}
+func (k *KV) beginRestore() {
+	k.restoring = &restoration{buckets: newBuckets(), expiring: map[uint64]expiry{}}
 }
 
 func (k *KV) restore(r *wire.Record) error {
 	x := k.restoring
-	b := x.in
+	b := x.current
 	if b == nil && r.Kind != wire.RecordBucket && r.Kind != wire.RecordExpiry {
 		return fmt.Errorf("a record of kind %d before a bucket", r.Kind)
 	}
@@ -502,11 +505,11 @@ func (k *KV) restore(r *wire.Record) error {
 		b = newBucket(r.Name)
 		b.limits = limits{r.MaxEntries, r.MaxBytes}
 		x.buckets.add(b)
-		x.in = b
+		x.current = b
 	case wire.RecordEntry:
 		item, _ := b.entries.Put(r.Key, []byte(r.Value), r.Version, r.Expired)
 		if r.Expired {
-			x.mortal[r.Version] = expiry{b, item.Ref()}
+			x.expiring[r.Version] = expiry{b, item.Ref()}
 		}
 		if b.limits != (limits{}) {
 			b.order = append(b.order, item.Ref())
@@ -514,7 +517,7 @@ func (k *KV) restore(r *wire.Record) error {
 	case wire.RecordCounter:
 		b.counters.Put(r.Key, binary.LittleEndian.AppendUint64(nil, uint64(r.Number)), r.Version, false)
 	case wire.RecordExpiry:
-		if e, ok := x.mortal[r.Version]; ok {
+		if e, ok := x.expiring[r.Version]; ok {
 			x.expiries.restore(r.Ticks, phase(r.Phase), e)
 		}
 	default:
@@ -523,17 +526,17 @@ func (k *KV) restore(r *wire.Record) error {
 	return nil
 }
 
-func (k *KV) restored() error {
+func (k *KV) endRestore() error {
 	x := k.restoring
 	for _, b := range x.buckets.sorted() {
 		b.sortOrder()
 	}
 	k.buckets.Store(x.buckets)
-	k.revision, k.expiries, k.mortal = x.revision, x.expiries, len(x.mortal)
+	k.revision, k.expiries, k.expiring = x.revision, x.expiries, len(x.expiring)
 	k.restoring = nil
 	for _, name := range slices.Sorted(maps.Keys(k.watchers)) {
 		for w := range k.watchers[name] {
-			w.fail()
+			w.markLagged()
 		}
 	}
 	return nil

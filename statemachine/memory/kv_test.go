@@ -101,8 +101,8 @@ func TestKVIsAMap(t *testing.T) {
 		if want := slices.Sorted(maps.Keys(m.buckets)); !slices.Equal(names, want) {
 			t.Fatalf("the buckets are %q, want %q", names, want)
 		}
-		if kv.mortal != mortal {
-			t.Fatalf("it counts %d that expire, want %d", kv.mortal, mortal)
+		if kv.expiring != mortal {
+			t.Fatalf("it counts %d that expire, want %d", kv.expiring, mortal)
 		}
 		if got := kv.Size(); got != size {
 			t.Fatalf("it says that it has %d bytes, want %d", got, size)
@@ -407,7 +407,7 @@ func TestAWriteCopiesFewNames(t *testing.T) {
 		}
 	}
 	s.do(&wire.Command{Kind: wire.KVClearAll})
-	if parts := len(*all.parts.Load()); parts != leastParts || all.n != 0 || len(all.all()) != 0 {
+	if parts := len(*all.parts.Load()); parts != minParts || all.n != 0 || len(all.all()) != 0 {
 		t.Errorf("of none, %d are left, in %d parts", all.n, parts)
 	}
 }

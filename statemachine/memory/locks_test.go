@@ -30,17 +30,17 @@ func unlock(owner, id uint64, used bool) *wire.Command {
 type lockModel struct {
 	now, token, renewals, unsure uint64
 	seen                         wire.Seen
-	queues                       map[string][]*lockPlace
-	owners                       map[uint64]*lockOwner
+	queues                       map[string][]*modelWaiter
+	owners                       map[uint64]*modelOwner
 }
 
-type lockPlace struct {
+type modelWaiter struct {
 	owner, id, token uint64
 	seen             wire.Seen
 	expired          bool
 }
 
-type lockOwner struct {
+type modelOwner struct {
 	made, ttl         uint64
 	time, end         uint64 // how long he stays, and when that is over
 	ticks             int    // since he renewed himself
@@ -51,7 +51,7 @@ type lockOwner struct {
 // find returns a place, and where it stands.
 func (m *lockModel) find(owner, id uint64) (key string, at int) {
 	for key, q := range m.queues {
-		if at := slices.IndexFunc(q, func(p *lockPlace) bool { return p.owner == owner && p.id == id }); at >= 0 {
+		if at := slices.IndexFunc(q, func(p *modelWaiter) bool { return p.owner == owner && p.id == id }); at >= 0 {
 			return key, at
 		}
 	}
@@ -70,14 +70,14 @@ func (m *lockModel) ids(owner uint64) (ids []uint64) {
 	return ids
 }
 
-func (p *lockPlace) outcome() wire.Outcome {
+func (p *modelWaiter) outcome() wire.Outcome {
 	if p.token == 0 {
 		return wire.Outcome{Code: wire.Waits}
 	}
 	return wire.Outcome{Index: p.token, Seen: p.seen, Expired: p.expired}
 }
 
-func (o *lockOwner) answer(p *lockPlace) wire.Outcome {
+func (o *modelOwner) answer(p *modelWaiter) wire.Outcome {
 	out := p.outcome()
 	out.Number = int64(o.made)
 	return out
@@ -114,7 +114,7 @@ func (m *lockModel) settle(owner uint64, stays bool) {
 	}
 	if o := m.owners[owner]; stays {
 		m.renewed(o)
-		o.time = min(o.ttl, linger)
+		o.time = min(o.ttl, emptyOwnerTTL)
 	} else {
 		delete(m.owners, owner)
 	}
@@ -127,14 +127,14 @@ func (m *lockModel) drop(owner uint64) {
 	delete(m.owners, owner)
 }
 
-func (m *lockModel) renewed(o *lockOwner) {
+func (m *lockModel) renewed(o *modelOwner) {
 	m.renewals++
 	o.ticks, o.renewal, o.time = 0, m.renewals, o.ttl
 }
 
 func (m *lockModel) tick(now uint64) {
 	m.now = now
-	due := map[uint64]lockOwner{}
+	due := map[uint64]modelOwner{}
 	for id, o := range m.owners {
 		o.ticks++
 		switch {
@@ -182,12 +182,12 @@ func (m *lockModel) apply(c *wire.Command, node, incarnation uint64) wire.Outcom
 			return wire.Outcome{Code: wire.Held, Index: q[0].token}
 		}
 		if o == nil {
-			o = &lockOwner{made: m.renewals + 1}
+			o = &modelOwner{made: m.renewals + 1}
 			m.owners[c.Owner] = o
 		}
 		o.ttl, o.node, o.incarnation = c.TTLMS, node, incarnation
 		m.renewed(o)
-		p := &lockPlace{owner: c.Owner, id: c.ID}
+		p := &modelWaiter{owner: c.Owner, id: c.ID}
 		m.queues[c.Key] = append(m.queues[c.Key], p)
 		if len(m.queues[c.Key]) == 1 {
 			m.grant(c.Key)
@@ -221,7 +221,7 @@ func (m *lockModel) apply(c *wire.Command, node, incarnation uint64) wire.Outcom
 func TestLocksAreLists(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s, locks := newLocksShard(t)
-		m := &lockModel{queues: map[string][]*lockPlace{}, owners: map[uint64]*lockOwner{}}
+		m := &lockModel{queues: map[string][]*modelWaiter{}, owners: map[uint64]*modelOwner{}}
 		type proposer struct{ session, seq, node, incarnation uint64 }
 		all := []*proposer{{session: s.session}}
 		for range rapid.IntRange(1, 100).Draw(t, "steps") {
@@ -248,12 +248,12 @@ func TestLocksAreLists(t *testing.T) {
 					t.Fatalf("%+v came to\n%+v, want\n%+v", c, got, want)
 				}
 			}
-			queues := map[string][]*lockPlace{}
+			queues := map[string][]*modelWaiter{}
 			for key, q := range locks.queues {
 				last := uint64(0)
-				for i, p := range q.places {
-					queues[key] = append(queues[key], &lockPlace{p.owner, p.id, p.token, p.seen, p.unsure})
-					if (p.token > 0) != (i == 0) || p.token > locks.token || p.token > 0 && p.token <= last {
+				for i, p := range q.waiters {
+					queues[key] = append(queues[key], &modelWaiter{p.owner, p.id, p.token, p.seen, p.uncertain})
+					if (p.token > 0) != (i == 0) || p.token > locks.lastToken || p.token > 0 && p.token <= last {
 						t.Fatalf("place %d for %q is %+v", i, key, p)
 					}
 				}
@@ -268,7 +268,7 @@ func TestLocksAreLists(t *testing.T) {
 	})
 }
 
-func queueText(queues map[string][]*lockPlace) (out string) {
+func queueText(queues map[string][]*modelWaiter) (out string) {
 	for _, key := range slices.Sorted(maps.Keys(queues)) {
 		out += fmt.Sprintf("%q:", key)
 		for _, p := range queues[key] {
@@ -314,14 +314,14 @@ func TestAskingTwiceTakesOnePlace(t *testing.T) {
 	if o := s.do(try)[0]; o.Code != wire.Held || o.Index != first.Index || locks.owners[3] != nil {
 		t.Errorf("one who tries is told %+v", o)
 	}
-	if n := len(locks.queues["x"].places); n != 2 {
+	if n := len(locks.queues["x"].waiters); n != 2 {
 		t.Errorf("%d places", n)
 	}
 }
 
 func TestAQueueIsBounded(t *testing.T) {
 	s, _ := newLocksShard(t)
-	for i := 0; i < maxLockPlaces; i += 1000 {
+	for i := 0; i < maxLockWaiters; i += 1000 {
 		var all []*wire.Command
 		for j := range 1000 {
 			all = append(all, lock(uint64(1+i+j), 1, "x", 1000))
@@ -341,10 +341,10 @@ func TestARenewalGivesUpWhatItDoesNotName(t *testing.T) {
 	s, locks := newLocksShard(t)
 	s.do(lock(1, 1, "a", 1000), lock(1, 2, "b", 1000), lock(1, 3, "c", 1000), lock(2, 1, "b", 1000))
 	s.do(&wire.Command{Kind: wire.LockRenew, Owner: 1, ID: 2, IDs: []uint64{1, 9}})
-	if got := slices.Sorted(maps.Keys(locks.owners[1].places)); !slices.Equal(got, []uint64{1, 3}) {
+	if got := slices.Sorted(maps.Keys(locks.owners[1].waiters)); !slices.Equal(got, []uint64{1, 3}) {
 		t.Errorf("it has the places %v", got)
 	}
-	if p := locks.queues["b"].places; len(p) != 1 || p[0].owner != 2 || p[0].token == 0 || p[0].unsure {
+	if p := locks.queues["b"].waiters; len(p) != 1 || p[0].owner != 2 || p[0].token == 0 || p[0].uncertain {
 		t.Errorf("the queue that it left is %+v", p)
 	}
 	if o := s.do(&wire.Command{Kind: wire.LockRenew, Owner: 1, ID: 3})[0]; o.Code != wire.Done || locks.owners[1] != nil {
@@ -422,18 +422,18 @@ func TestWhoGetsALockLearnsHowTheOneBeforeLeft(t *testing.T) {
 			if !waits {
 				s.do(lock(2, 1, "x", 1<<40), lock(3, 1, "x", 1<<40))
 			}
-			p := locks.queues["x"].places
-			if p[0].owner != 2 || p[0].unsure != test.want {
+			p := locks.queues["x"].waiters
+			if p[0].owner != 2 || p[0].uncertain != test.want {
 				t.Errorf("%s, others wait: %v: the next is %+v", name, waits, p[0])
 			}
 			// One who gives it up before he has caught up passes it on.
 			s.restore(s.snapshot())
 			s.do(unlock(2, 1, false))
-			if p := locks.queues["x"].places; p[0].owner != 3 || p[0].unsure != test.want {
+			if p := locks.queues["x"].waiters; p[0].owner != 3 || p[0].uncertain != test.want {
 				t.Errorf("%s, others wait: %v: the one after next is %+v", name, waits, p[0])
 			}
 			s.do(lock(4, 1, "x", 1000), unlock(3, 1, true))
-			if p := locks.queues["x"].places; p[0].owner != 4 || p[0].unsure {
+			if p := locks.queues["x"].waiters; p[0].owner != 4 || p[0].uncertain {
 				t.Errorf("%s, others wait: %v: behind one who used it is %+v", name, waits, p[0])
 			}
 		}
@@ -474,8 +474,8 @@ func TestPlacesTellOfChanges(t *testing.T) {
 	done()
 	s.do(lock(2, 1, "x", 1000))
 	expect("done", false, Place{wire.Outcome{Index: 3, Expired: true}, true})
-	if len(locks.waiters) != 0 {
-		t.Errorf("%d wait", len(locks.waiters))
+	if len(locks.listening) != 0 {
+		t.Errorf("%d wait", len(locks.listening))
 	}
 }
 
@@ -528,7 +528,7 @@ func TestAnOwnerOfNothingGoes(t *testing.T) {
 		last = more(unlock(1, 9, true))
 		s.do(last)
 		for range 3 {
-			s.tick(linger)
+			s.tick(emptyOwnerTTL)
 		}
 		if len(locks.owners) > 0 {
 			t.Errorf("%s: an owner of nothing stays", name)

@@ -3,6 +3,7 @@ package memory
 import (
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -10,52 +11,52 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// Retention says how much is kept of what was told, for those who come back or
-// are slow.
+// Retention bounds the messages that are kept for subscribers that are slow or come
+// back later.
 type Retention struct {
 	Messages int
 	Bytes    int    // of channels and payloads
-	AgeMS    uint64 // of the shard's ticks
+	AgeMS    uint64 // on the shard's clock, without the time for which there was no leader
 }
 
-// DefaultRetention is some seconds at a high rate, and longer than a restart of
-// a program or a machine takes.
+// DefaultRetention keeps messages for longer than a restart of a program or a machine
+// takes. At a high rate it holds those of some seconds.
 var DefaultRetention = Retention{Messages: 65_536, Bytes: 64 << 20, AgeMS: 15 * 60_000}
 
-// Messages is the replica of the pubsub shard: the last messages of all
-// channels, in one order.
+// Messages is the machine of the pubsub shard: the last messages of all channels, in
+// one order.
 type Messages struct {
 	memory
 	retention Retention
 
-	told
-	restoring *told
+	messageLog
+	restoring *messageLog // what a snapshot holds, while it is read
 
-	exact    map[string]map[*Subscription]bool
+	exact    map[string]map[*Subscription]bool // to one channel, by its name
 	prefixes map[*Subscription]bool
 }
 
-// told is what the replicas share.
-type told struct {
-	tail  []*Message // from index cut+1 on, without gaps
-	cut   uint64     // the last message that was forgotten
-	last  uint64
-	bytes int
+// A messageLog is the replicated state of Messages.
+type messageLog struct {
+	kept      []*Message // with the indexes forgotten+1 to last
+	forgotten uint64     // index of the last message that is not kept any more; at most last
+	last      uint64     // index of the last message; never decreases
+	bytes     int        // sum of size over the kept messages
 }
 
-// A Message is one that was told to a channel. It does not change.
+// A Message was published on a channel. It does not change.
 type Message struct {
 	Index   uint64
 	Channel string
 	Payload string
 	TimeMS  int64     // the sender's clock
-	Seen    wire.Seen // what has to be applied before it is told
-	pulse   uint64    // when it came
+	Seen    wire.Seen // what the node has to have applied before it delivers the message
+	at      uint64    // the session clock when it was applied
 }
 
 func (m *Message) size() int { return len(m.Channel) + len(m.Payload) }
 
-// NewMessages returns an empty replica.
+// NewMessages returns a machine that holds nothing.
 func NewMessages(cfg Config, r Retention) *Messages {
 	m := &Messages{retention: r, exact: map[string]map[*Subscription]bool{}, prefixes: map[*Subscription]bool{}}
 	m.start(cfg, m)
@@ -67,8 +68,8 @@ func (m *Messages) apply(c *wire.Command, _ *wire.Session[wire.Outcome]) wire.Ou
 		return wire.Outcome{Code: wire.Foreign}
 	}
 	m.last++
-	msg := &Message{Index: m.last, Channel: strings.Clone(c.Name), Payload: string(c.Value), TimeMS: c.Number, Seen: m.seen, pulse: m.pulse}
-	m.tail = append(m.tail, msg)
+	msg := &Message{Index: m.last, Channel: strings.Clone(c.Name), Payload: string(c.Value), TimeMS: c.Number, Seen: m.seen, at: m.sessionClock}
+	m.kept = append(m.kept, msg)
 	m.bytes += msg.size()
 	m.forget()
 	for s := range m.exact[msg.Channel] {
@@ -82,29 +83,30 @@ func (m *Messages) apply(c *wire.Command, _ *wire.Session[wire.Outcome]) wire.Ou
 	return wire.Outcome{Index: msg.Index}
 }
 
-// forget forgets what is beyond the retention, but for the last message.
+// forget removes the messages beyond the retention, but always keeps the last one.
 func (m *Messages) forget() {
 	n := 0
-	for ; n < len(m.tail)-1; n++ {
-		old := m.tail[n]
-		if len(m.tail)-n <= m.retention.Messages && m.bytes <= m.retention.Bytes && m.pulse-old.pulse < m.retention.AgeMS {
+	for ; n < len(m.kept)-1; n++ {
+		old := m.kept[n]
+		if len(m.kept)-n <= m.retention.Messages && m.bytes <= m.retention.Bytes && m.sessionClock-old.at < m.retention.AgeMS {
 			break
 		}
 		m.bytes -= old.size()
-		m.cut = old.Index
-		m.tail[n] = nil
+		m.forgotten = old.Index
+		m.kept[n] = nil
 	}
-	m.tail = m.tail[n:]
+	m.kept = m.kept[n:]
 }
 
-func (m *Messages) tick(uint64) {
+// advance moves the clock, and removes the messages that have become too old.
+func (m *Messages) advance(uint64) {
 	m.forget()
-	if n := len(m.tail); n == 1 && m.pulse-m.tail[0].pulse >= m.retention.AgeMS {
-		m.cut, m.bytes, m.tail = m.last, 0, nil
+	if n := len(m.kept); n == 1 && m.sessionClock-m.kept[0].at >= m.retention.AgeMS {
+		m.forgotten, m.bytes, m.kept = m.last, 0, nil
 	}
 }
 
-func (m *Messages) opened(uint64, uint64) {}
+func (m *Messages) sessionOpened(uint64, uint64) {}
 
 // Size returns the bytes of the messages that are kept.
 func (m *Messages) Size() int64 {
@@ -113,63 +115,64 @@ func (m *Messages) Size() int64 {
 	return int64(m.bytes)
 }
 
-// next asks for a tick when the first message gets too old. Its age counts from
-// the tick before it, so it may go early, by 2*statemachine.MaxTickInterval at most: the pulse does not
-// count for how long there was no leader.
-func (m *Messages) next() (atOnce bool, end uint64, any bool) {
-	if len(m.tail) == 0 {
+// nextAdvance asks for an advance when the first message becomes too old. The age of
+// a message counts from the advance before it, so it may be removed early, by at most
+// 2*statemachine.MaxTickInterval.
+func (m *Messages) nextAdvance() (atOnce bool, end uint64, any bool) {
+	if len(m.kept) == 0 {
 		return false, 0, false
 	}
-	return false, m.ticks + max(m.tail[0].pulse+m.retention.AgeMS, m.pulse) - m.pulse, true
+	return false, m.now + max(m.kept[0].at+m.retention.AgeMS, m.sessionClock) - m.sessionClock, true
 }
 
 func (m *Messages) freeze() iter.Seq[*wire.Record] {
-	head := &wire.Record{Kind: wire.RecordMessage, Version: m.last, ID: m.cut} // no message has no channel
-	tail := slices.Clone(m.tail)
+	head := &wire.Record{Kind: wire.RecordMessage, Version: m.last, ID: m.forgotten} // no message has no channel
+	kept := slices.Clone(m.kept)
 	return func(yield func(*wire.Record) bool) {
 		if !yield(head) {
 			return
 		}
-		for _, x := range tail {
-			if !yield(&wire.Record{Kind: wire.RecordMessage, Name: x.Channel, Value: x.Payload, Version: x.Index, Number: x.TimeMS, Seen: x.Seen, Ticks: x.pulse}) {
+		for _, x := range kept {
+			if !yield(&wire.Record{Kind: wire.RecordMessage, Name: x.Channel, Value: x.Payload, Version: x.Index, Number: x.TimeMS, Seen: x.Seen, Ticks: x.at}) {
 				return
 			}
 		}
 	}
 }
 
-func (m *Messages) begin() { m.restoring = new(told) }
+func (m *Messages) beginRestore() { m.restoring = new(messageLog) }
 
 func (m *Messages) restore(r *wire.Record) error { return m.restoring.restore(r) }
 
-func (m *told) restore(r *wire.Record) error {
+func (m *messageLog) restore(r *wire.Record) error {
 	if r.Kind != wire.RecordMessage {
 		return fmt.Errorf("a record of kind %d", r.Kind)
 	}
 	if r.Name == "" {
-		m.last, m.cut = r.Version, r.ID
+		m.last, m.forgotten = r.Version, r.ID
 		return nil
 	}
 	x := &Message{r.Version, r.Name, r.Value, r.Number, r.Seen, r.Ticks}
-	m.tail = append(m.tail, x)
+	m.kept = append(m.kept, x)
 	m.bytes += x.size()
 	return nil
 }
 
-func (m *Messages) restored() error {
+func (m *Messages) endRestore() error {
 	next, before := m.restoring, m.last
 	m.restoring = nil
-	for i, x := range next.tail {
-		if x.Index != next.cut+1+uint64(i) {
-			return fmt.Errorf("the snapshot has message %d behind message %d", x.Index, next.cut+uint64(i))
+	for i, x := range next.kept {
+		if x.Index != next.forgotten+1+uint64(i) {
+			return fmt.Errorf("the snapshot has message %d after message %d", x.Index, next.forgotten+uint64(i))
 		}
 	}
-	if uint64(len(next.tail)) != next.last-next.cut {
-		return fmt.Errorf("the snapshot has %d messages instead of %d", len(next.tail), next.last-next.cut)
+	if uint64(len(next.kept)) != next.last-next.forgotten {
+		return fmt.Errorf("the snapshot has %d messages instead of %d", len(next.kept), next.last-next.forgotten)
 	}
-	m.told = *next
-	// Subscribers go on behind what they could have been told of.
-	all := m.prefixed()
+	m.messageLog = *next
+	// Subscribers continue after the last message that they have received, or could
+	// have received before.
+	all := slices.Collect(maps.Keys(m.prefixes))
 	for _, channel := range m.exact {
 		for s := range channel {
 			all = append(all, s)
@@ -184,56 +187,50 @@ func (m *Messages) restored() error {
 	return nil
 }
 
-func (m *Messages) prefixed() (all []*Subscription) {
-	for s := range m.prefixes {
-		all = append(all, s)
-	}
-	return all
-}
-
-// fill gives s the messages behind one that are kept. The caller holds m.mu.
+// fill gives s the kept messages after one. The caller holds m.mu.
 func (m *Messages) fill(s *Subscription, after uint64) {
-	if after < m.cut {
-		s.lag(m.cut)
-		after = m.cut
+	if after < m.forgotten {
+		s.lag(m.forgotten)
+		after = m.forgotten
 	}
 	if after >= m.last {
 		return
 	}
-	for _, x := range m.tail[after-m.cut:] {
+	for _, x := range m.kept[after-m.forgotten:] {
 		if matches(x.Channel, s.channel, s.prefix) {
 			s.push(x.Index)
 		}
 	}
 }
 
-// A Subscription gets the messages of a channel, or of all channels whose names
-// begin alike, each once and in order.
+// A Subscription receives the messages of a channel, or of all channels with a prefix,
+// each once and in order.
 type Subscription struct {
 	messages *Messages
 	channel  string
 	prefix   bool
-	ready    chan struct{} // capacity 1: there is something
+	ready    chan struct{} // capacity 1: has a value when Next has something to return
 
 	mu      sync.Mutex
-	pending []uint64 // indexes of messages to come
-	seen    uint64   // the last one that was pending
-	lost    uint64   // messages up to this one were forgotten before they were read; 0: none
+	pending []uint64 // indexes of the messages that Next has not yet returned
+	seen    uint64   // index of the last message that was added to pending
+	lost    uint64   // messages up to this index were forgotten before they were read; 0: none
 }
 
-// Subscribe returns a subscription to the messages behind one, or, if after is
-// nil, to those from now on, and the message behind which it begins. ok is false
-// if messages behind after are forgotten, up to the one that it returns then, or
-// if after is beyond the last one, which it returns then. The caller must Close
-// it.
+// Subscribe returns a subscription to the messages after *after or, if after is nil,
+// to those from now on, and the index of the message after which it begins. The caller
+// must Close it.
+//
+// ok is false if messages after *after have been forgotten; index is the last one that
+// has. ok is also false if *after is beyond the last message; index is the last one.
 func (m *Messages) Subscribe(channel string, prefix bool, after *uint64) (s *Subscription, index uint64, ok bool) {
 	s = &Subscription{messages: m, channel: channel, prefix: prefix, ready: make(chan struct{}, 1)}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	from := m.last
 	if after != nil {
-		if *after < m.cut {
-			return nil, m.cut, false
+		if *after < m.forgotten {
+			return nil, m.forgotten, false
 		}
 		if *after > m.last {
 			return nil, m.last, false
@@ -253,7 +250,7 @@ func (m *Messages) Subscribe(channel string, prefix bool, after *uint64) (s *Sub
 	return s, from, true
 }
 
-// Close ends the subscription. Idempotent.
+// Close ends the subscription. It may be called more than once.
 func (s *Subscription) Close() {
 	m := s.messages
 	m.mu.Lock()
@@ -264,32 +261,33 @@ func (s *Subscription) Close() {
 	}
 }
 
+// push adds a message to the pending ones.
 func (s *Subscription) push(index uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if index <= s.seen { // told again, by a snapshot
+	if index <= s.seen { // after a snapshot, it was added before
 		return
 	}
 	s.seen = index
 	if len(s.pending) > 2*s.messages.retention.Messages {
-		s.drop() // half of them, at least
+		s.dropForgotten() // at least half of them
 		s.pending = slices.Clone(s.pending)
 	}
 	s.pending = append(s.pending, index)
 	s.signal()
 }
 
-// drop drops what is pending and was forgotten. The caller holds mu, and that of
-// the messages.
-func (s *Subscription) drop() {
-	n, _ := slices.BinarySearch(s.pending, s.messages.cut+1)
+// dropForgotten removes the pending messages that have been forgotten. The caller holds
+// s.mu and s.messages.mu.
+func (s *Subscription) dropForgotten() {
+	n, _ := slices.BinarySearch(s.pending, s.messages.forgotten+1)
 	if n > 0 {
-		s.lost = s.messages.cut
+		s.lost = s.messages.forgotten
 		s.pending = s.pending[n:]
 	}
 }
 
-// lag says that messages up to one are gone.
+// lag records that the messages up to an index are lost to the subscriber.
 func (s *Subscription) lag(upTo uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -304,32 +302,32 @@ func (s *Subscription) signal() {
 	}
 }
 
-// atOnce bounds how many messages Next takes at a time.
-const atOnce = 128
+// maxNext bounds how many messages Next returns at a time.
+const maxNext = 128
 
-// Next returns the next messages without waiting, or none if there are none yet;
-// Ready tells when to call it again. If messages were forgotten before they were
-// read, the error is ErrLagged, once, and lost is the last one that is forgotten
-// of all channels: what is behind it is there.
+// Next returns the next messages. It does not wait: if there are none it returns none,
+// and Ready says when to call it again. If messages were forgotten before they were
+// read, the error is ErrLagged, once; lost is the index of the last message, of whatever
+// channel, that is forgotten, and the following calls return those after it.
 func (s *Subscription) Next() (messages []*Message, lost uint64, err error) {
 	m := s.messages
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.drop()
+	s.dropForgotten()
 	if s.lost > 0 {
 		s.lost = 0
-		return nil, m.cut, ErrLagged
+		return nil, m.forgotten, ErrLagged
 	}
-	n := min(len(s.pending), atOnce)
+	n := min(len(s.pending), maxNext)
 	for _, index := range s.pending[:n] {
-		messages = append(messages, m.tail[index-m.cut-1])
+		messages = append(messages, m.kept[index-m.forgotten-1])
 	}
 	s.pending = s.pending[n:]
 	return messages, 0, nil
 }
 
-// Ready returns a channel that gets a value when there may be something for the
-// one who calls Next.
+// Ready returns a channel that receives a value when Next may have something to
+// return.
 func (s *Subscription) Ready() <-chan struct{} { return s.ready }

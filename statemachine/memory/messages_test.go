@@ -62,7 +62,7 @@ func (m *messageModel) forget(all bool) {
 	}
 	for ; m.cut < len(m.all); m.cut++ {
 		x, left := m.all[m.cut], len(m.all)-m.cut
-		aged := m.now-x.pulse >= smallRetention.AgeMS
+		aged := m.now-x.at >= smallRetention.AgeMS
 		if !aged && left <= smallRetention.Messages && bytes <= smallRetention.Bytes || left == 1 && !(aged && all) {
 			return
 		}
@@ -136,17 +136,17 @@ func TestMessagesAreARow(t *testing.T) {
 					c := messageCommand(t)
 					commands = append(commands, c)
 					if c.Kind == wire.Notify {
-						m.all = append(m.all, &Message{Index: uint64(len(m.all)) + 1, Channel: c.Name, Payload: string(c.Value), TimeMS: c.Number, pulse: m.now})
+						m.all = append(m.all, &Message{Index: uint64(len(m.all)) + 1, Channel: c.Name, Payload: string(c.Value), TimeMS: c.Number, at: m.now})
 						m.forget(false)
 					}
 				}
 				s.do(commands...)
 			}
-			if len(messages.tail) != len(m.all)-m.cut || messages.cut != uint64(m.cut) || messages.last != uint64(len(m.all)) {
-				t.Fatalf("it keeps %d from %d to %d, want %d of %d", len(messages.tail), messages.cut, messages.last, len(m.all)-m.cut, len(m.all))
+			if len(messages.kept) != len(m.all)-m.cut || messages.forgotten != uint64(m.cut) || messages.last != uint64(len(m.all)) {
+				t.Fatalf("it keeps %d from %d to %d, want %d of %d", len(messages.kept), messages.forgotten, messages.last, len(m.all)-m.cut, len(m.all))
 			}
 			size := 0
-			for i, x := range messages.tail {
+			for i, x := range messages.kept {
 				want := *m.all[m.cut+i]
 				want.Seen = x.Seen
 				size += x.size()
@@ -284,14 +284,14 @@ func TestThereIsNoSubscriptionAhead(t *testing.T) {
 func TestManyMessagesAreReadInParts(t *testing.T) {
 	s, messages := newMessagesShard(t, DefaultRetention)
 	x, _, _ := messages.Subscribe("c", false, nil)
-	for i := range 3 * atOnce / 2 {
+	for i := range 3 * maxNext / 2 {
 		c := notify("c", fmt.Sprint(i))
 		c.Seen, c.Number = wire.Seen{SQL: uint64(i), KV: uint64(i) / 2}, int64(-i)
 		s.do(c)
 	}
 	first, _, err := x.Next()
 	second, _, err2 := x.Next()
-	if len(first) != atOnce || len(second) != atOnce/2 || err != nil || err2 != nil {
+	if len(first) != maxNext || len(second) != maxNext/2 || err != nil || err2 != nil {
 		t.Fatalf("%d and %d, %v, %v", len(first), len(second), err, err2)
 	}
 	for i, m := range append(first, second...) {
@@ -330,7 +330,7 @@ func TestOneCanResumeWhereOneIsTold(t *testing.T) {
 		t.Fatalf("it says %v", err)
 	}
 	if _, _, ok := messages.Subscribe("quiet", false, &lost); !ok {
-		t.Errorf("nobody can resume behind message %d, up to %d all are forgotten", lost, messages.cut)
+		t.Errorf("nobody can resume behind message %d, up to %d all are forgotten", lost, messages.forgotten)
 	}
 }
 

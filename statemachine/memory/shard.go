@@ -24,36 +24,38 @@ import (
 // A Listener learns what became of the entries of an in-memory shard.
 type Listener = statemachine.Listener[wire.Outcome]
 
-// Config of the replica of an in-memory shard.
+// Config of the machine of an in-memory shard.
 type Config struct {
 	Listener Listener
 	Logger   *slog.Logger // nil: slog.Default()
 
-	// SessionTTL is how long, in milliseconds of the shard's ticks, an unused
+	// SessionTTL is how long, in milliseconds of the shard's clock, an unused
 	// session is kept; 0: one hour. All replicas must agree on it.
 	SessionTTL uint64
 }
 
-// keepOutcomes bounds the bytes of values that a session keeps to answer its
-// last entry once more.
-const keepOutcomes = 1 << 20
+// maxKeptOutcomes bounds, in bytes, the values that a session keeps to answer a copy
+// of its last entry.
+const maxKeptOutcomes = 1 << 20
 
-// memory is what the replicas of the in-memory shards have in common: entries,
-// sessions, the clock and snapshots, for a machine that knows what commands
-// mean. It is a concurrent state machine of Dragonboat's.
+// memory is what the machines of all in-memory shards have in common: applying
+// entries, sessions, the clock and snapshots. It is a concurrent state machine of
+// Dragonboat's. What commands mean is known to its machine.
 type memory struct {
 	cfg     Config
-	machine memoryMachine
+	machine machine
 	failure *statemachine.Failure
 
-	mu       sync.Mutex // serializes apply with who looks at the whole; guards what follows
+	mu       sync.Mutex // held by apply, and by readers of the whole machine; guards what follows
 	sessions statemachine.Sessions[wire.Outcome]
-	ticks    uint64
-	lastTick uint64    // nonce of the last one since the start
-	pulse    uint64    // a clock for sessions: ticks, but for what a leader slept
-	seen     wire.Seen // what commands have named
-	decoder  wire.Decoder
-	news     []memoryNews
+	now      uint64 // the shard's clock, in milliseconds
+	lastTick uint64 // nonce of the last clock advance since the start; 0: none
+	// sessionClock is a clock for the ages of sessions and messages. It does not
+	// count the time for which there was no leader. It is at most now.
+	sessionClock  uint64
+	seen          wire.Seen // what all commands have named up to now
+	decoder       wire.Decoder
+	notifications []notification // what the listener will be told of this Update
 
 	clock     statemachine.PublishedClock
 	followers statemachine.Followers
@@ -61,34 +63,43 @@ type memory struct {
 	logBytes  atomic.Uint64
 }
 
-// A memoryMachine applies the commands of one in-memory shard. What it holds is a
-// function of them, but what its own readers registered. The caller holds
-// memory.mu.
-type memoryMachine interface {
-	apply(c *wire.Command, session *wire.Session[wire.Outcome]) wire.Outcome // the command's texts and bytes are good until it returns
-	tick(now uint64)                                                         // the clock moved
-	opened(node, incarnation uint64)                                         // a node has a session of a new incarnation
-	next() (atOnce bool, end uint64, any bool)                               // see timers.next
-	freeze() iter.Seq[*wire.Record]                                          // what it holds now, to be read later
-	begin()                                                                  // records come, of what will take the place of all
+// A machine applies the commands of one in-memory shard. Its replicated state is a
+// function of them; watchers and other readers of this node never change it. The
+// caller holds memory.mu.
+type machine interface {
+	// apply applies a command, whose strings and bytes are valid only until it
+	// returns.
+	apply(c *wire.Command, session *wire.Session[wire.Outcome]) wire.Outcome
+	// advance is called when the clock has moved to now.
+	advance(now uint64)
+	// sessionOpened is called when a node has opened a session.
+	sessionOpened(node, incarnation uint64)
+	// nextAdvance says when the clock has to be advanced, as timers.next does.
+	nextAdvance() (atOnce bool, end uint64, any bool)
+	// freeze returns the present state as records, to be read later without mu.
+	freeze() iter.Seq[*wire.Record]
+
+	// beginRestore is called before the records of a snapshot are passed to
+	// restore. Until endRestore, the present state stays as it is.
+	beginRestore()
 	restore(r *wire.Record) error
-	restored() error // there are no more: now it does
+	endRestore() error
 }
 
-// memoryNews is what the listener is told of an entry.
-type memoryNews struct {
-	kind              statemachine.Verdict
-	opened            bool
+// A notification is what the listener is told of an entry.
+type notification struct {
+	verdict           statemachine.Verdict
+	opened            bool // the entry opened a session
 	nonce             uint64
 	session, sequence uint64
 	outcomes          []wire.Outcome
-	holdMS            uint64
+	holdMS            uint64 // > 0: the entry asks proposers to wait
 }
 
 var _ sm.IConcurrentStateMachine = (*memory)(nil)
 
-// start makes m usable, for a machine that is part of the same value.
-func (m *memory) start(cfg Config, machine memoryMachine) {
+// start makes m ready for use. It is part of the same value as machine.
+func (m *memory) start(cfg Config, machine machine) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
@@ -109,7 +120,7 @@ func (m *memory) Update(entries []sm.Entry) ([]sm.Entry, error) {
 	m.mu.Lock()
 	var err error
 	for i := range entries {
-		if err = m.entry(entries[i].Index, entries[i].Cmd); err != nil {
+		if err = m.applyEntry(entries[i].Index, entries[i].Cmd); err != nil {
 			err = fmt.Errorf("entry %d: %w", entries[i].Index, err)
 			m.failure.Mark(err)
 			break
@@ -127,8 +138,8 @@ func (m *memory) Update(entries []sm.Entry) ([]sm.Entry, error) {
 	return entries, nil
 }
 
-// entry applies one entry. An error is this machine's: it cannot read it.
-func (m *memory) entry(index uint64, cmd []byte) error {
+// applyEntry applies one entry. It fails only if this build cannot read the entry.
+func (m *memory) applyEntry(index uint64, cmd []byte) error {
 	if len(cmd) == 0 {
 		return nil
 	}
@@ -139,21 +150,21 @@ func (m *memory) entry(index uint64, cmd []byte) error {
 	}
 	switch {
 	case e.OpenSession:
-		m.sessions.Open(index, m.pulse, e.Node, e.Incarnation)
+		m.sessions.Open(index, m.sessionClock, e.Node, e.Incarnation)
 		if e.Node != 0 {
-			m.machine.opened(e.Node, e.Incarnation)
+			m.machine.sessionOpened(e.Node, e.Incarnation)
 		}
-		m.news = append(m.news, memoryNews{opened: true, nonce: e.Nonce, session: index})
+		m.notifications = append(m.notifications, notification{opened: true, nonce: e.Nonce, session: index})
 		return nil
 	case e.Tick != nil:
-		m.tick(*e.Tick)
+		m.advance(*e.Tick)
 		return nil
 	case e.HoldMS > 0:
-		m.news = append(m.news, memoryNews{holdMS: e.HoldMS})
+		m.notifications = append(m.notifications, notification{holdMS: e.HoldMS})
 		return nil
 	}
-	session, verdict := m.sessions.Admit(e.Session, e.Sequence, m.pulse)
-	n := memoryNews{kind: verdict, session: e.Session, sequence: e.Sequence}
+	session, verdict := m.sessions.Admit(e.Session, e.Sequence, m.sessionClock)
+	n := notification{verdict: verdict, session: e.Session, sequence: e.Sequence}
 	switch verdict {
 	case statemachine.Repeat:
 		n.outcomes = session.Results
@@ -166,19 +177,20 @@ func (m *memory) entry(index uint64, cmd []byte) error {
 		}
 		session.Results = keptOutcomes(n.outcomes)
 	}
-	m.news = append(m.news, n)
+	m.notifications = append(m.notifications, n)
 	if m.decoder.Size() > statemachine.MaxIdleDecoder {
 		m.decoder = wire.Decoder{}
 	}
 	return nil
 }
 
-// keptOutcomes returns what a session keeps: the values up to a bound.
+// keptOutcomes returns what a session keeps of outcomes: all but the values beyond
+// maxKeptOutcomes.
 func keptOutcomes(outcomes []wire.Outcome) []wire.Outcome {
 	bytes, kept := 0, outcomes
 	for i := range outcomes {
 		n := len(outcomes[i].Value)
-		if bytes += n; n == 0 || bytes <= keepOutcomes {
+		if bytes += n; n == 0 || bytes <= maxKeptOutcomes {
 			continue
 		}
 		bytes -= n
@@ -190,29 +202,29 @@ func keptOutcomes(outcomes []wire.Outcome) []wire.Outcome {
 	return kept
 }
 
-// tick moves the clock if the tick's proposer knew where it stood.
-func (m *memory) tick(t wire.Tick) {
-	if t.Expected != m.ticks || t.Next <= m.ticks {
+// advance moves the clock, if the proposer of the advance knew its present value.
+func (m *memory) advance(t wire.Tick) {
+	if t.Expected != m.now || t.Next <= m.now {
 		return
 	}
-	m.pulse += min(t.Next-t.Expected, 2*statemachine.MaxTickInterval)
-	m.ticks, m.lastTick = t.Next, t.Nonce
-	m.machine.tick(t.Next)
-	if m.pulse > m.cfg.SessionTTL {
-		m.sessions.Expire(m.pulse - m.cfg.SessionTTL)
+	m.sessionClock += min(t.Next-t.Expected, 2*statemachine.MaxTickInterval)
+	m.now, m.lastTick = t.Next, t.Nonce
+	m.machine.advance(t.Next)
+	if m.sessionClock > m.cfg.SessionTTL {
+		m.sessions.Expire(m.sessionClock - m.cfg.SessionTTL)
 	}
-	m.sessions.Saved() // they are not saved one by one
+	m.sessions.Saved() // a snapshot always holds all sessions
 }
 
-// publish shows the node when the clock has to be moved.
+// publish lets other goroutines see the clock, and when it has to be moved.
 func (m *memory) publish() {
-	c := statemachine.Clock{Now: m.ticks, Tick: m.lastTick, Wait: statemachine.MaxTickInterval}
-	atOnce, end, any := m.machine.next()
+	c := statemachine.Clock{Now: m.now, Tick: m.lastTick, Wait: statemachine.MaxTickInterval}
+	atOnce, end, any := m.machine.nextAdvance()
 	switch {
 	case atOnce:
 		c.Runs, c.Wait = true, 0
 	case any:
-		c.Runs, c.Wait = true, min(c.Wait, end-min(end, m.ticks))
+		c.Runs, c.Wait = true, min(c.Wait, end-min(end, m.now))
 	default:
 		c.Runs = m.sessions.Len() > 0
 	}
@@ -232,59 +244,61 @@ func (m *memory) Fail(err error) { m.failure.Fail(err) }
 // Applied returns the index of the last entry that was applied.
 func (m *memory) Applied() uint64 { return m.applied.Load() }
 
-// WaitApplied returns once reads on this replica see the entry at index. The
+// WaitApplied returns once reads on this node see the entry at index. The
 // error is that of ctx, or why the replica stopped.
 func (m *memory) WaitApplied(ctx context.Context, index uint64) error {
 	return m.followers.Wait(ctx, &m.applied, index, m.failure)
 }
 
-// LogBytes returns how many bytes of entries this replica has applied since it
-// was opened.
+// LogBytes returns how many bytes of entries this machine has applied since it was
+// created.
 func (m *memory) LogBytes() uint64 { return m.logBytes.Load() }
 
+// deliver tells the listener of the entries of an Update.
 func (m *memory) deliver() {
 	l := m.cfg.Listener
-	for i := range m.news {
-		n := &m.news[i]
+	for i := range m.notifications {
+		n := &m.notifications[i]
 		switch {
 		case n.holdMS > 0:
 			l.Held(n.holdMS)
 		case n.opened:
 			l.SessionOpened(n.nonce, n.session)
-		case n.kind == statemachine.Unknown:
+		case n.verdict == statemachine.Unknown:
 			l.SessionUnknown(n.session, n.sequence)
-		case n.kind != statemachine.Stale:
+		case n.verdict != statemachine.Stale:
 			l.Applied(n.session, n.sequence, n.outcomes)
 		}
 	}
-	clear(m.news)
-	m.news = m.news[:0]
+	clear(m.notifications)
+	m.notifications = m.notifications[:0]
 }
 
-// Lookup is not how the replica is read.
+// Lookup fails: the machines are read through their own methods.
 func (m *memory) Lookup(any) (any, error) {
-	return nil, errors.New("hiqlite: an in-memory replica is not read through Lookup")
+	return nil, errors.New("hiqlite: an in-memory machine is not read through Lookup")
 }
 
-// Close has nothing to close: what is in memory stays readable.
+// Close does nothing: what is in memory stays readable.
 func (m *memory) Close() error { return nil }
 
-// A snapshot is memoryMagic and a zstd stream of records, each behind its length
-// as a varint.
-const memoryMagic = "hiqlite memory snapshot 1\n"
+// A snapshot is snapshotMagic followed by a zstd stream of records, each of which
+// follows its length as a varint.
+const snapshotMagic = "hiqlite memory snapshot 1\n"
 
-// maxRecord bounds, in bytes, a record that is believed.
+// maxRecord bounds, in bytes, a record of a snapshot; a longer one means that the
+// snapshot is damaged.
 const maxRecord = 64 << 20
 
-// PrepareSnapshot fixes what SaveSnapshot will write. It returns no error, at
-// which Dragonboat would panic: a replica that has stopped has nothing to write.
+// PrepareSnapshot fixes what SaveSnapshot will write. It returns no error, since
+// Dragonboat would panic. After a failure it returns nil, and SaveSnapshot stops.
 func (m *memory) PrepareSnapshot() (any, error) {
 	if m.failure.Err() != nil {
 		return nil, nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	head := []*wire.Record{{Kind: wire.RecordShard, Ticks: m.ticks, TTLMS: m.pulse, Seen: m.seen, Number: int64(m.applied.Load())}}
+	head := []*wire.Record{{Kind: wire.RecordShard, Ticks: m.now, TTLMS: m.sessionClock, Seen: m.seen, Number: int64(m.applied.Load())}}
 	for _, s := range m.sessions.All() {
 		head = append(head, &wire.Record{Kind: wire.RecordSession, Session: &s})
 	}
@@ -299,7 +313,7 @@ func (m *memory) PrepareSnapshot() (any, error) {
 	}), nil
 }
 
-// SaveSnapshot writes what PrepareSnapshot fixed, beside apply.
+// SaveSnapshot writes what PrepareSnapshot fixed, while entries are applied.
 func (m *memory) SaveSnapshot(prepared any, w io.Writer, _ sm.ISnapshotFileCollection, done <-chan struct{}) error {
 	records, ok := prepared.(iter.Seq[*wire.Record])
 	if !ok {
@@ -310,7 +324,7 @@ func (m *memory) SaveSnapshot(prepared any, w io.Writer, _ sm.ISnapshotFileColle
 		return nil
 	}
 	if errors.Is(err, sm.ErrSnapshotStopped) {
-		return sm.ErrSnapshotStopped // itself: Dragonboat compares
+		return sm.ErrSnapshotStopped // unwrapped: Dragonboat compares with ==
 	}
 	// Dragonboat panics at any other error.
 	m.cfg.Logger.Warn("hiqlite: a snapshot was not written; it will be tried again", "error", err)
@@ -318,7 +332,7 @@ func (m *memory) SaveSnapshot(prepared any, w io.Writer, _ sm.ISnapshotFileColle
 }
 
 func writeRecords(w io.Writer, records iter.Seq[*wire.Record], done <-chan struct{}) error {
-	if _, err := io.WriteString(w, memoryMagic); err != nil {
+	if _, err := io.WriteString(w, snapshotMagic); err != nil {
 		return err
 	}
 	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
@@ -352,8 +366,8 @@ func writeRecords(w io.Writer, records iter.Seq[*wire.Record], done <-chan struc
 	return errors.Join(write(&wire.Record{Kind: wire.RecordEnd, Number: count}), out.Flush(), z.Close())
 }
 
-// RecoverFromSnapshot replaces what the replica holds by a snapshot: its own at
-// a start, another node's if this one was away for long.
+// RecoverFromSnapshot replaces the state by that of a snapshot: this node's own one
+// at a start, or another node's if this node was away for long.
 func (m *memory) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, done <-chan struct{}) error {
 	if m.failure.Err() != nil {
 		return sm.ErrSnapshotStopped
@@ -369,15 +383,15 @@ func (m *memory) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, done <-ch
 	if !errors.Is(err, sm.ErrSnapshotStopped) {
 		m.failure.Fail(fmt.Errorf("recover from a snapshot: %w", err))
 	}
-	return sm.ErrSnapshotStopped // itself: Dragonboat compares
+	return sm.ErrSnapshotStopped // unwrapped: Dragonboat compares with ==
 }
 
 func (m *memory) recover(r io.Reader) error {
-	magic := make([]byte, len(memoryMagic))
+	magic := make([]byte, len(snapshotMagic))
 	if _, err := io.ReadFull(r, magic); err != nil {
 		return err
 	}
-	if string(magic) != memoryMagic {
+	if string(magic) != snapshotMagic {
 		return errors.New("not a snapshot that this version reads; upgrade this node")
 	}
 	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20))
@@ -387,7 +401,7 @@ func (m *memory) recover(r io.Reader) error {
 	defer z.Close()
 	var sessions []wire.Session[wire.Outcome]
 	var head *wire.Record
-	m.machine.begin()
+	m.machine.beginRestore()
 	err = readRecords(z, func(record *wire.Record) error {
 		switch record.Kind {
 		case wire.RecordShard:
@@ -403,22 +417,22 @@ func (m *memory) recover(r io.Reader) error {
 		return m.machine.restore(record)
 	})
 	if err == nil && head == nil {
-		err = errors.New("the snapshot does not say what it is of")
+		err = errors.New("the snapshot has no record of the shard")
 	}
 	if err != nil {
 		return err
 	}
-	// Until here nothing has changed: readers see what was there before.
-	if err := m.machine.restored(); err != nil {
+	// Up to here nothing has changed: an unreadable snapshot leaves the state as it was.
+	if err := m.machine.endRestore(); err != nil {
 		return err
 	}
-	m.ticks, m.pulse, m.seen, m.lastTick = head.Ticks, head.TTLMS, head.Seen, 0
+	m.now, m.sessionClock, m.seen, m.lastTick = head.Ticks, head.TTLMS, head.Seen, 0
 	m.applied.Store(uint64(head.Number))
 	m.sessions.Load(sessions)
 	return nil
 }
 
-func readRecords(src io.Reader, take func(*wire.Record) error) error {
+func readRecords(src io.Reader, f func(*wire.Record) error) error {
 	in := bufio.NewReaderSize(src, 64<<10)
 	var buf []byte
 	for count := int64(0); ; count++ {
@@ -427,11 +441,11 @@ func readRecords(src io.Reader, take func(*wire.Record) error) error {
 			err = fmt.Errorf("a record of %d bytes", n)
 		}
 		if err != nil {
-			return fmt.Errorf("the snapshot is damaged behind record %d: %w", count, err)
+			return fmt.Errorf("the snapshot is damaged after record %d: %w", count, err)
 		}
 		buf = slices.Grow(buf[:0], int(n))[:n]
 		if _, err := io.ReadFull(in, buf); err != nil {
-			return fmt.Errorf("the snapshot is damaged behind record %d: %w", count, err)
+			return fmt.Errorf("the snapshot is damaged after record %d: %w", count, err)
 		}
 		r, err := wire.DecodeRecord(buf)
 		if err != nil {
@@ -446,7 +460,7 @@ func readRecords(src io.Reader, take func(*wire.Record) error) error {
 			}
 			return nil
 		}
-		if err := take(r); err != nil {
+		if err := f(r); err != nil {
 			return fmt.Errorf("record %d: %w", count, err)
 		}
 	}

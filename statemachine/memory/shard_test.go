@@ -203,7 +203,7 @@ func (s *shard) state() []string {
 	s.t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := []string{fmt.Sprintf("ticks %d, pulse %d, seen %d, at %d", s.ticks, s.pulse, s.seen, s.at())}
+	out := []string{fmt.Sprintf("clock %d, session clock %d, seen %d, at %d", s.now, s.sessionClock, s.seen, s.at())}
 	for _, session := range s.sessions.All() {
 		if len(session.Results) == 0 {
 			session.Results = nil

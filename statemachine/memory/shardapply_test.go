@@ -136,7 +136,7 @@ func TestClocksRunWhileSomethingIsCounted(t *testing.T) {
 // more; what it was answered first is whole.
 func TestLargeValuesAreNotKept(t *testing.T) {
 	s := newShard(t, shardKinds["kv"])
-	large := bytes.Repeat([]byte("x"), keepOutcomes/2)
+	large := bytes.Repeat([]byte("x"), maxKeptOutcomes/2)
 	put := func(key string, value []byte) *wire.Command {
 		return &wire.Command{Kind: wire.KVPut, Name: "b", Key: key, Value: value}
 	}
@@ -161,7 +161,7 @@ func TestLargeValuesAreNotKept(t *testing.T) {
 				t.Errorf("%s: %d is answered with %d bytes, %v", when, i, len(o.Value), o.Dropped)
 			}
 		}
-		if kept > keepOutcomes {
+		if kept > maxKeptOutcomes {
 			t.Errorf("%s: %d bytes", when, kept)
 		}
 		s.restore(s.snapshot())

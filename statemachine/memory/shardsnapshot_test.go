@@ -22,7 +22,7 @@ import (
 // records reads a snapshot's.
 func records(t rapid.TB, snapshot []byte) (all []*wire.Record) {
 	t.Helper()
-	b, ok := bytes.CutPrefix(snapshot, []byte(memoryMagic))
+	b, ok := bytes.CutPrefix(snapshot, []byte(snapshotMagic))
 	if !ok {
 		t.Fatalf("it begins with %q", snapshot[:20])
 	}
@@ -111,7 +111,7 @@ func TestDamagedMemorySnapshots(t *testing.T) {
 				t.Errorf("it takes an empty one of %s for its own", name)
 			}
 		}
-		if !s.broken([]byte(strings.Replace(memoryMagic, "1", "2", 1))) || !strings.Contains(s.Err().Error(), "upgrade") {
+		if !s.broken([]byte(strings.Replace(snapshotMagic, "1", "2", 1))) || !strings.Contains(s.Err().Error(), "upgrade") {
 			t.Errorf("of a later version's it says %v", s.Err())
 		}
 	})

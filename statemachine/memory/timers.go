@@ -7,81 +7,93 @@ import (
 	"slices"
 )
 
-// timers count durations on a shard's clock, which only entries of the log move
-// (see wire.Tick). None ends early, whatever the machines' clocks say and
-// however long a leader was paused:
+// timers measure durations on a shard's clock, which is moved only by entries of
+// the log (see wire.Tick). No timer ends early, whatever the clocks of the machines
+// say and however long a leader was paused:
 //
-// A tick moves the clock by at most what passed, on its proposer's monotonic
-// clock, between the moment at which that saw the clock's present value, in the
-// log or in a tick of its own, and the moment at which it proposed the tick. So
-// the spans that ticks count follow each other in real time, and never overlap,
-// whoever leads. The span of the second tick after an entry ends after the entry
-// was in the log: its proposer had seen the first tick applied. A duration that
-// begins with the second tick therefore counts only time behind its entry.
+// A clock advance moves the clock by at most the time that passed on its proposer's
+// monotonic clock between two moments: when the proposer learned the present value
+// of the clock, from the log or from an advance of its own, and when it proposed
+// the advance. So the spans of real time that consecutive advances stand for follow
+// each other and never overlap, whoever leads. An advance after some entry may
+// stand for a span that began before that entry. But the proposer of the second
+// advance after the entry had seen the first one applied, so the span of the second
+// one ends after the entry was in the log. A duration that begins with the second
+// advance therefore measures only time after its entry.
+//
+// The states of a timer:
+//
+//	waitingTwo   start was called; two advances are missing until it begins
+//	waitingOne   one advance is missing
+//	running      it has an end on the clock; the advance that reaches it returns
+//	             the timer and forgets it
+//
+// Timers cannot be stopped. The caller ignores those whose payload means nothing any
+// more, and prune removes them when there are many.
 type timers[T any] struct {
-	young  []timer[T] // asked for since the last tick
-	older  []timer[T] // asked for before it: they begin with the next one
-	heap   timerHeap[T]
-	serial uint64
+	waitingTwo []timer[T]
+	waitingOne []timer[T]
+	running    timerHeap[T]
+	serial     uint64 // of the last timer that was started
 }
 
 type timer[T any] struct {
-	end    uint64 // on the clock; before it begins: its duration
-	serial uint64 // which of those with the same end is the first
-	of     T
+	end     uint64 // on the clock; of a timer that is not running: its duration
+	serial  uint64 // orders timers with the same end
+	payload T
 }
 
-// start makes tick return of, when so many ticks have passed, rounded up.
-func (t *timers[T]) start(ticks uint64, of T) {
+// start starts a timer: once duration milliseconds have been measured, advance
+// returns its payload.
+func (t *timers[T]) start(duration uint64, payload T) {
 	t.serial++
-	t.young = append(t.young, timer[T]{ticks, t.serial, of})
+	t.waitingTwo = append(t.waitingTwo, timer[T]{duration, t.serial, payload})
 }
 
-// tick tells that the clock moved to now, and returns what is due, in order. The
-// slice is good until the next call.
-func (t *timers[T]) tick(now uint64) (due []timer[T]) {
-	for t.heap.Len() > 0 && t.heap[0].end <= now {
-		due = append(due, heap.Pop(&t.heap).(timer[T]))
+// advance moves the clock to now. It returns the timers that have ended, ordered by
+// their ends and then by their starts.
+func (t *timers[T]) advance(now uint64) (due []timer[T]) {
+	for t.running.Len() > 0 && t.running[0].end <= now {
+		due = append(due, heap.Pop(&t.running).(timer[T]))
 	}
-	for _, o := range t.older {
-		if o.end += now; o.end < now {
-			o.end = math.MaxUint64 // beyond what can be counted
+	for _, x := range t.waitingOne {
+		if x.end += now; x.end < now {
+			x.end = math.MaxUint64 // the sum overflows: it never ends
 		}
-		heap.Push(&t.heap, o)
+		heap.Push(&t.running, x)
 	}
-	clear(t.older)
-	t.older, t.young = t.young, trimmed(t.older[:0])
-	t.heap = trimmed(t.heap)
+	clear(t.waitingOne)
+	t.waitingOne, t.waitingTwo = t.waitingTwo, trimmed(t.waitingOne[:0])
+	t.running = trimmed(t.running)
 	return due
 }
 
-// next says when a tick is needed at the latest: at once, if something is to
-// begin; at end; or never.
+// next says when the clock has to be advanced next: at once, if a timer waits to
+// begin; when the clock can reach end; or, if any is false, not at all.
 func (t *timers[T]) next() (atOnce bool, end uint64, any bool) {
-	if len(t.young)+len(t.older) > 0 {
+	if len(t.waitingTwo)+len(t.waitingOne) > 0 {
 		return true, 0, true
 	}
-	if t.heap.Len() == 0 {
+	if t.running.Len() == 0 {
 		return false, 0, false
 	}
-	return false, t.heap[0].end, true
+	return false, t.running[0].end, true
 }
 
-// prune forgets timers that came to nothing, once most have: live is how many
-// have not.
-func (t *timers[T]) prune(live int, stale func(T) bool) {
+// prune removes outdated timers if there are far more timers than live ones.
+func (t *timers[T]) prune(live int, outdated func(payload T) bool) {
 	const slack = 1024
 	if t.len() <= 2*live+slack {
 		return
 	}
-	gone := func(x timer[T]) bool { return stale(x.of) }
-	t.young = slices.DeleteFunc(t.young, gone)
-	t.older = slices.DeleteFunc(t.older, gone)
-	t.heap = slices.DeleteFunc(t.heap, gone)
-	heap.Init(&t.heap)
+	match := func(x timer[T]) bool { return outdated(x.payload) }
+	t.waitingTwo = slices.DeleteFunc(t.waitingTwo, match)
+	t.waitingOne = slices.DeleteFunc(t.waitingOne, match)
+	t.running = slices.DeleteFunc(t.running, match)
+	heap.Init(&t.running)
 }
 
-// trimmed returns s in less memory, if it takes far more than it needs.
+// trimmed returns s, or a copy in less memory if s takes far more than it needs.
 func trimmed[S ~[]E, E any](s S) S {
 	const slack = 1024
 	if cap(s) <= 4*len(s)+slack {
@@ -90,32 +102,32 @@ func trimmed[S ~[]E, E any](s S) S {
 	return append(S(nil), s...)
 }
 
-func (t *timers[T]) len() int { return len(t.young) + len(t.older) + len(t.heap) }
+func (t *timers[T]) len() int { return len(t.waitingTwo) + len(t.waitingOne) + len(t.running) }
 
-// A phase says where a timer stands, in a snapshot.
+// A phase is the state of a timer, in a snapshot.
 type phase uint8
 
 const (
-	runs phase = iota
-	isYoung
-	isOlder
+	phaseRunning phase = iota
+	phaseWaitingTwo
+	phaseWaitingOne
 )
 
-// clone returns a copy, of which all can be asked beside the original.
+// clone returns a copy whose all may be called while the original changes.
 func (t *timers[T]) clone() *timers[T] {
-	return &timers[T]{young: slices.Clone(t.young), older: slices.Clone(t.older), heap: slices.Clone(t.heap)}
+	return &timers[T]{waitingTwo: slices.Clone(t.waitingTwo), waitingOne: slices.Clone(t.waitingOne), running: slices.Clone(t.running)}
 }
 
-// all returns all timers: of two with the same end, the one that was asked for
-// first comes first.
+// all returns all timers with their phases, in an order in which restore accepts
+// them.
 func (t *timers[T]) all() (out []timer[T], phases []phase) {
-	running := slices.Clone(t.heap)
+	running := slices.Clone(t.running)
 	slices.SortFunc(running, func(a, b timer[T]) int { return cmp.Or(cmp.Compare(a.end, b.end), cmp.Compare(a.serial, b.serial)) })
 	out = make([]timer[T], 0, t.len())
 	for _, part := range []struct {
 		timers []timer[T]
 		phase  phase
-	}{{running, runs}, {t.older, isOlder}, {t.young, isYoung}} {
+	}{{running, phaseRunning}, {t.waitingOne, phaseWaitingOne}, {t.waitingTwo, phaseWaitingTwo}} {
 		out = append(out, part.timers...)
 		for range part.timers {
 			phases = append(phases, part.phase)
@@ -124,17 +136,17 @@ func (t *timers[T]) all() (out []timer[T], phases []phase) {
 	return out, phases
 }
 
-// restore takes over a timer. Those of a phase must come in order.
-func (t *timers[T]) restore(end uint64, p phase, of T) {
+// restore adds a timer of a snapshot. Timers must be added in the order of all.
+func (t *timers[T]) restore(end uint64, p phase, payload T) {
 	t.serial++
-	x := timer[T]{end, t.serial, of}
+	x := timer[T]{end, t.serial, payload}
 	switch p {
-	case runs:
-		heap.Push(&t.heap, x)
-	case isOlder:
-		t.older = append(t.older, x)
+	case phaseRunning:
+		heap.Push(&t.running, x)
+	case phaseWaitingOne:
+		t.waitingOne = append(t.waitingOne, x)
 	default:
-		t.young = append(t.young, x)
+		t.waitingTwo = append(t.waitingTwo, x)
 	}
 }
 

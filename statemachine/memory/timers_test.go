@@ -9,10 +9,10 @@ import (
 	"pgregory.net/rapid"
 )
 
-// ofs are what timers were started with.
-func ofs(all []timer[int]) (out []int) {
+// payloads are what timers were started with.
+func payloads(all []timer[int]) (out []int) {
 	for _, t := range all {
-		out = append(out, t.of)
+		out = append(out, t.payload)
 	}
 	return out
 }
@@ -23,7 +23,7 @@ func TestATimerBeginsWithTheSecondTick(t *testing.T) {
 	var x timers[int]
 	expect := func(now uint64, due ...int) {
 		t.Helper()
-		if got := ofs(x.tick(now)); !slices.Equal(got, due) {
+		if got := payloads(x.advance(now)); !slices.Equal(got, due) {
 			t.Errorf("at %d %v are due, want %v", now, got, due)
 		}
 	}
@@ -58,14 +58,14 @@ func TestTimersThatEndTogetherHaveAnOrder(t *testing.T) {
 	for i := range 50 {
 		x.start(uint64(100-i%2), i) // the latter half begins later, and ends with the former
 	}
-	x.tick(1)
-	x.tick(2)
+	x.advance(1)
+	x.advance(2)
 	for i := range 20 {
 		x.start(uint64(90+i%2), 50+i)
 	}
 	y := restoredTimers(&x)
 	for _, now := range []uint64{5, 11, 50, 101, 102, 200} {
-		if a, b := ofs(x.tick(now)), ofs(y.tick(now)); !slices.Equal(a, b) {
+		if a, b := payloads(x.advance(now)), payloads(y.advance(now)); !slices.Equal(a, b) {
 			t.Errorf("at %d %v are due, restored %v", now, a, b)
 		}
 	}
@@ -79,7 +79,7 @@ func restoredTimers(x *timers[int]) *timers[int] {
 	var y timers[int]
 	all, phases := x.all()
 	for i, t := range all {
-		y.restore(t.end, phases[i], t.of)
+		y.restore(t.end, phases[i], t.payload)
 	}
 	return &y
 }
@@ -90,7 +90,7 @@ func TestADurationWithoutAnEndDoesNotEnd(t *testing.T) {
 		var x timers[int]
 		x.start(ttl, 1)
 		for now := uint64(10); now < 100; now += 10 {
-			if due := x.tick(now); len(due) > 0 {
+			if due := x.advance(now); len(due) > 0 {
 				t.Errorf("of %d ms: it ended at %d", ttl, now)
 			}
 		}
@@ -145,7 +145,7 @@ func TestTimersAreAList(t *testing.T) {
 				for _, w := range due {
 					wants = append(wants, w.of)
 				}
-				got := slices.DeleteFunc(ofs(x.tick(now)), func(n int) bool { return gone[n] })
+				got := slices.DeleteFunc(payloads(x.advance(now)), func(n int) bool { return gone[n] })
 				if !slices.Equal(got, wants) {
 					t.Fatalf("at %d %v are due, want %v", now, got, wants)
 				}
@@ -163,7 +163,7 @@ func TestTimersOfNothingArePruned(t *testing.T) {
 	for i := range 100_000 {
 		x.start(3600_000, fmt.Sprint(i))
 		if i%100 == 0 {
-			x.tick(uint64(i) + 1)
+			x.advance(uint64(i) + 1)
 			x.prune(1, func(s string) bool { return s != fmt.Sprint(i) })
 		}
 		if x.len() > 2000 {
@@ -179,9 +179,9 @@ func TestTimersGiveTheirMemoryBack(t *testing.T) {
 		x.start(10, i)
 	}
 	for now := range uint64(5) {
-		x.tick(100 * now)
+		x.advance(100 * now)
 	}
-	if room := cap(x.young) + cap(x.older) + cap(x.heap); x.len() != 0 || room > 4096 {
+	if room := cap(x.waitingTwo) + cap(x.waitingOne) + cap(x.running); x.len() != 0 || room > 4096 {
 		t.Errorf("%d timers, room for %d", x.len(), room)
 	}
 }

@@ -10,32 +10,34 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// An Event is a change of a bucket.
+// An Event is a change of an entry or of a whole bucket.
 type Event struct {
 	Kind    shardapi.EventKind
-	Key     string    // "": of a whole bucket
-	Value   string    // that was written
-	Version uint64    // of the change: if something was written, the entry's
-	Seen    wire.Seen // what has to be applied before it is told
+	Key     string    // "": the whole bucket was cleared
+	Value   string    // what was written
+	Version uint64    // the revision of the change; of a written entry, its version
+	Seen    wire.Seen // what the node has to have applied before it delivers the event
 }
 
 const (
-	// watchEvents and watchBytes bound what waits for a watcher that is slow,
-	// as events and as bytes of their entries.
-	watchEvents = 4096
-	watchBytes  = 16 << 20
+	// maxPendingEvents and maxPendingBytes bound the events that a slow watcher has
+	// not yet read, and the bytes of their keys and values.
+	maxPendingEvents = 4096
+	maxPendingBytes  = 16 << 20
 )
 
-// ErrLagged says that a reader was so slow that what it had not read is gone.
+// ErrLagged says that events or messages were dropped because their reader was too
+// slow, or because the state was replaced by a snapshot.
 var ErrLagged = errors.New("hiqlite: lagged")
 
-// A Watcher gets the changes of a bucket, in order.
+// A Watcher receives the changes of a key, or of keys with a prefix, in the order in
+// which they were applied, without gaps until it lags.
 type Watcher struct {
 	kv     *KV
 	bucket string
-	text   string // of the key, or with which it begins
+	text   string // the key, or its prefix
 	prefix bool
-	ready  chan struct{} // capacity 1: there is something
+	ready  chan struct{} // capacity 1: has a value when Next has something to return
 
 	mu     sync.Mutex
 	events []Event
@@ -43,8 +45,8 @@ type Watcher struct {
 	lagged bool
 }
 
-// Watch returns a watcher of the changes from now on to a key, or to those that
-// begin alike. The caller must Close it.
+// Watch returns a watcher of the changes from now on to the key text or, if prefix is
+// set, to all keys that begin with it. The caller must Close it.
 func (k *KV) Watch(bucket, text string, prefix bool) *Watcher {
 	w := &Watcher{kv: k, bucket: bucket, text: text, prefix: prefix, ready: make(chan struct{}, 1)}
 	k.mu.Lock()
@@ -56,7 +58,7 @@ func (k *KV) Watch(bucket, text string, prefix bool) *Watcher {
 	return w
 }
 
-// Close ends the watcher. Idempotent.
+// Close ends the watcher. It may be called more than once.
 func (w *Watcher) Close() {
 	k := w.kv
 	k.mu.Lock()
@@ -69,8 +71,8 @@ func (w *Watcher) Close() {
 	}
 }
 
-// emit tells who watches of an item that was written or removed; nil: all of the
-// bucket were. The caller holds k.mu.
+// emit gives watchers the event that an item was written or removed; a nil item
+// stands for the whole bucket. The caller holds k.mu.
 func (k *KV) emit(bucket string, kind shardapi.EventKind, i *table.Item) {
 	watchers := k.watchers[bucket]
 	if len(watchers) == 0 {
@@ -78,8 +80,9 @@ func (k *KV) emit(bucket string, kind shardapi.EventKind, i *table.Item) {
 	}
 	e := Event{Kind: kind, Version: k.revision, Seen: k.seen}
 	if i != nil {
-		// Not the item, which would keep its neighbours in the table, nor a part
-		// of its value, which a program that keeps the key would keep.
+		// An event must not refer to the item, which would keep its neighbours in
+		// the table in memory. The key shares the memory of the value, so it is
+		// copied: a program may keep it for long.
 		e.Key = strings.Clone(i.Key())
 		if kind == shardapi.Written {
 			e.Value = i.Value()
@@ -99,7 +102,7 @@ func (w *Watcher) push(e Event) {
 		return
 	}
 	w.bytes += len(e.Key) + len(e.Value)
-	if len(w.events) == watchEvents || w.bytes > watchBytes && len(w.events) > 0 {
+	if len(w.events) == maxPendingEvents || w.bytes > maxPendingBytes && len(w.events) > 0 {
 		w.lag()
 		return
 	}
@@ -107,15 +110,15 @@ func (w *Watcher) push(e Event) {
 	w.signal()
 }
 
-// lag gives up what is not read: some of what follows is missing. The caller
+// lag drops the unread events and makes Next return ErrLagged from now on. The caller
 // holds w.mu.
 func (w *Watcher) lag() {
 	w.events, w.bytes, w.lagged = nil, 0, true
 	w.signal()
 }
 
-// fail makes Next return ErrLagged.
-func (w *Watcher) fail() {
+// markLagged is lag for a caller that does not hold w.mu.
+func (w *Watcher) markLagged() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.lag()
@@ -128,8 +131,8 @@ func (w *Watcher) signal() {
 	}
 }
 
-// Next returns the next events without waiting, or none if there are none yet;
-// Ready tells when to call it again. ErrLagged is the last thing it says.
+// Next returns the unread events. It does not wait: if there are none it returns none,
+// and Ready says when to call it again. Once it has returned ErrLagged, it always does.
 func (w *Watcher) Next() ([]Event, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -141,11 +144,11 @@ func (w *Watcher) Next() ([]Event, error) {
 	return events, nil
 }
 
-// Ready returns a channel that gets a value when there may be something for the
-// one who calls Next.
+// Ready returns a channel that receives a value when Next may have something to
+// return.
 func (w *Watcher) Ready() <-chan struct{} { return w.ready }
 
-// matches reports that name is text, or begins with it.
+// matches reports whether name is text or, with prefix, begins with text.
 func matches(name, text string, prefix bool) bool {
 	return name == text || prefix && strings.HasPrefix(name, text)
 }

@@ -90,7 +90,7 @@ func TestASlowWatcherLags(t *testing.T) {
 	for name, test := range map[string]struct {
 		value string
 		most  int
-	}{"events": {"v", watchEvents}, "bytes": {large, watchBytes / (1<<20 + 1)}} {
+	}{"events": {"v", maxPendingEvents}, "bytes": {large, maxPendingBytes / (1<<20 + 1)}} {
 		s, kv := newKVShard(t)
 		slow, quiet, quick := kv.Watch("b", "k", false), kv.Watch("b", "other", false), kv.Watch("b", "", true)
 		for i := range test.most {
@@ -123,7 +123,7 @@ func TestASlowWatcherLags(t *testing.T) {
 	// One that is larger than the bound is told, if it is alone.
 	s, kv := newKVShard(t)
 	w := kv.Watch("b", "", true)
-	s.do(put("b", "k", strings.Repeat("x", watchBytes+1)))
+	s.do(put("b", "k", strings.Repeat("x", maxPendingBytes+1)))
 	if events, err := w.Next(); err != nil || len(events) != 1 {
 		t.Errorf("a huge one is %d events, %v", len(events), err)
 	}

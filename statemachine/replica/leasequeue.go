@@ -370,7 +370,7 @@ func (q *leaseQueue) expireSilent(e *entry) error {
 // check panics if an invariant of the fields does not hold, in test builds. It is
 // called between entries.
 func (q *leaseQueue) check() {
-	if !invariants.Enabled {
+	if !invariants.Enabled || len(q.waiters) > 256 && q.lastNumber%256 > 0 { // long queues now and then
 		return
 	}
 	require := func(ok bool, format string, args ...any) {
