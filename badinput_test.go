@@ -13,6 +13,7 @@ import (
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/testrun"
+	"github.com/hiqlite/hiqlite/tests/process"
 )
 
 // A sturdy is a node with a table of three rows, which bad input must not harm.
@@ -329,14 +330,14 @@ func TestFoldersThatCannotBeUsed(t *testing.T) {
 	other := newCluster(t, 1)
 	closed := other.Config(0)
 	other.Stop(0)
-	apart := processes(t, 1, 0)[0]
+	apart := process.NewNodes(t, 1, 0)[0]
 	for name, test := range map[string]struct {
 		cfg   hiqlite.Config
 		words []string
 	}{
 		"none":                      {hiqlite.Config{}, []string{"DataDir is empty"}},
 		"in use":                    {used, []string{used.DataDir, "already open in this process"}},
-		"in use by another process": {apart.cfg, []string{apart.cfg.DataDir, "another process"}},
+		"in use by another process": {apart.Config, []string{apart.Config.DataDir, "another process"}},
 		"a file":                    {hiqlite.Config{DataDir: file}, []string{"is a file", ".dump"}},
 		"below a file":              {hiqlite.Config{DataDir: filepath.Join(file, "data")}, []string{"not a directory"}},
 		"not ours":                  {hiqlite.Config{DataDir: foreign}, []string{"letter.txt", "name another one"}},
@@ -358,7 +359,7 @@ func TestFoldersThatCannotBeUsed(t *testing.T) {
 		}
 	}
 	s.unharmed("opening what cannot be opened")
-	apart.ask("ready")
+	apart.Ask("ready")
 	other.Start(0)
 	other.WaitReady(0)
 }

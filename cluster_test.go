@@ -3,7 +3,6 @@ package hiqlite_test
 import (
 	"database/sql"
 	"fmt"
-	"os"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -12,16 +11,11 @@ import (
 	"github.com/hiqlite/hiqlite/hiqlitetest"
 	"github.com/hiqlite/hiqlite/internal/loopback"
 	"github.com/hiqlite/hiqlite/internal/testrun"
+	"github.com/hiqlite/hiqlite/tests/process"
 )
 
 func TestMain(m *testing.M) {
-	if order := os.Getenv(nodeVariable); order != "" { // see process
-		if err := runNode(order); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
+	process.Serve(openCompacting)
 	testrun.MoreParallel()
 	goleak.VerifyTestMain(m)
 }

@@ -30,6 +30,7 @@ var mayImport = []struct {
 	{"benchmarks", nil},
 	{"tests/compat/*", nil},
 	{"tests/compat/*/*", nil}, // these import each other, see mayImportWithin
+	{"tests/process", []string{".", "kv", "pubsub", "internal/loopback", "internal/testrun"}},
 	{"tests/*", []string{".", "driver"}},
 	{"driver", []string{"."}},
 	{"kv", []string{".", "internal/shardapi", "internal/wire"}},

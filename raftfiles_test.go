@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite/internal/testrun"
+	"github.com/hiqlite/hiqlite/tests/process"
 )
 
 // Each file of a stopped node's Raft folder is removed in turn: the node says
@@ -52,19 +53,16 @@ func TestMissingRaftFiles(t *testing.T) {
 			if err := os.RemoveAll(filepath.Join(cfg.DataDir, name)); err != nil {
 				t.Fatal(err)
 			}
-			p := &process{t: t, cfg: cfg, acks: filepath.Join(t.TempDir(), "acks")}
-			p.start(0)
-			defer p.kill()
-			if r, err := p.try("ready"); err == nil {
-				if len(r.Errors) > 0 || p.ask("hash").Hash != hash {
-					t.Errorf("it starts, but holds something else, or says %v", r.Errors)
+			p := process.StartNode(t, cfg, t.TempDir(), 0)
+			if r, err := p.Try("ready"); err == nil {
+				if len(r.Errors) > 0 || p.Ask("hash").Hash != hash {
+					t.Errorf("it starts, but holds other rows, or says %v", r.Errors)
 				}
 				return
 			}
-			p.cmd.Wait()
-			p.killed = true
-			if said := p.said.String(); !strings.Contains(said, "damaged") || strings.Contains(said, "nil pointer") || strings.Contains(said, "panic:") {
-				t.Errorf("it says %s", said)
+			<-p.Ended()
+			if log := p.Log(); !strings.Contains(log, "damaged") || strings.Contains(log, "nil pointer") || strings.Contains(log, "panic:") {
+				t.Errorf("it says %s", log)
 			}
 		})
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -317,72 +316,6 @@ func TestPreparedStatementsFollowTempObjects(t *testing.T) {
 	see(3)
 	exec("DROP TABLE temp.t")
 	see(2)
-}
-
-// insertByTemp inserts a row that goes through a TEMP table and a TEMP trigger,
-// which stay on the connection.
-func (w *writers) insertByTemp(ctx context.Context, name string, n int) error {
-	conn, err := w.node.DB().Conn(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	for _, s := range []step{
-		text("CREATE TEMP TABLE IF NOT EXISTS mine(writer, n, r)"), text("CREATE TEMP TRIGGER IF NOT EXISTS doubles AFTER INSERT ON main.w BEGIN UPDATE w SET r=r*2 WHERE rowid=new.rowid; END"),
-		text("DELETE FROM mine"), text("INSERT INTO mine VALUES(?,?,1+abs(random())%1000)", name, n), text("INSERT INTO w(writer, n, r) SELECT writer, n, r FROM mine"),
-	} {
-		if _, err := conn.ExecContext(ctx, s.text, s.args...); err != nil {
-			return fmt.Errorf("%s: %w", s.text, err)
-		}
-	}
-	return nil
-}
-
-// Nodes are killed while all write by way of TEMP objects: survivors see no
-// error, what was acknowledged is there once, all nodes hold the same, and no
-// TEMP object is left on any.
-func TestKilledNodesAndTempObjects(t *testing.T) {
-	const writers, kills = 3, 6
-	all := processes(t, 3, writers)
-	all[0].ask("table")
-	for _, p := range all {
-		p.ask("write temp")
-	}
-	for i := range kills {
-		victim := all[i%len(all)]
-		victim.kill()
-		for _, p := range all {
-			if p == victim {
-				continue
-			}
-			before := p.ask("status").Acked
-			testrun.WaitFor(t, "every writer of a survivor to go on", func() bool {
-				for i, n := range p.ask("status").Acked {
-					if n < before[i]+2 {
-						return false
-					}
-				}
-				return true
-			})
-		}
-		victim.start(writers)
-		victim.ask("ready")
-		victim.ask("write temp")
-	}
-	for _, p := range all {
-		p.ask("stop")
-	}
-	testrun.WaitFor(t, "the nodes to hold the same", func() bool {
-		hashes := map[string]bool{}
-		for _, p := range all {
-			p.ask("ready")
-			hashes[p.ask("hash").Hash] = true
-		}
-		return len(hashes) == 1
-	})
-	if r := all[0].ask("missing"); r.Count != 0 {
-		t.Errorf("%d acknowledged rows are missing, or there twice", r.Count)
-	}
 }
 
 // A deferred key that is violated undoes the statement, also where it changes

@@ -6,6 +6,7 @@ import (
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/testrun"
+	"github.com/hiqlite/hiqlite/tests/process"
 )
 
 // A folder that is open already is named as the user has named it, whoever has it
@@ -29,8 +30,8 @@ func TestFolderOpenedTwice(t *testing.T) {
 		})
 	})
 	t.Run("another process", func(t *testing.T) {
-		all := processes(t, 1, 1)
-		check(t, all[0].cfg, "another process")
-		all[0].ask("table")
+		all := process.NewNodes(t, 1, 1)
+		check(t, all[0].Config, "another process")
+		all[0].Ask("table")
 	})
 }

@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -98,7 +99,7 @@ func NewCluster(t testing.TB, n int, opts ...Option) *Cluster {
 		cfg := hiqlite.Config{
 			DataDir: filepath.Join(dir, fmt.Sprint(i+1)),
 			NodeID:  members[i].ID,
-			Nodes:   members,
+			Nodes:   slices.Clone(members),
 			Tick:    tick,
 			Logger:  slog.New(slog.NewTextHandler(t.Output(), nil)),
 		}

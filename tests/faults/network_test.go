@@ -1,4 +1,4 @@
-package hiqlite_test
+package faults
 
 import (
 	"context"
@@ -7,54 +7,46 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/hiqlitetest"
+	"github.com/hiqlite/hiqlite/internal/loopback"
 	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/lock"
+	"github.com/hiqlite/hiqlite/tests/process"
 )
 
 // Nodes listen on other addresses than those under which they are reached.
 func TestListenAddress(t *testing.T) {
 	t.Parallel()
-	own, advertised := freePorts(t, 3), freePorts(t, 3)
-	for i := range own {
-		newValve(t, advertised[i], own[i])
+	advertised, err := loopback.Addresses(3)
+	if err != nil {
+		t.Fatal(err)
 	}
-	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
-		cfg.ListenAddr = own[cfg.NodeID-1]
-		cfg.Nodes = nil
-		for i, address := range advertised {
-			cfg.Nodes = append(cfg.Nodes, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
+	network := process.NewNetwork(t)
+	c := hiqlitetest.NewCluster(t, 3, hiqlitetest.WithConfig(func(cfg *hiqlite.Config) {
+		own := cfg.NodeID - 1
+		cfg.ListenAddr = cfg.Nodes[own].RaftAddr
+		network.Route(cfg)
+		cfg.Nodes[own].RaftAddr = advertised[own]
+	}))
+	ctx := testrun.Context(t)
+	if _, err := c.DB(0).ExecContext(ctx, "CREATE TABLE t(id INTEGER PRIMARY KEY)"); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := c.DB(1).ExecContext(ctx, "INSERT INTO t DEFAULT VALUES"); err != nil {
+			t.Fatal(err)
 		}
-	})
-	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
-	c.insert(1, 3)
+	}
 	c.WaitEqual()
 }
 
-// Two nodes cannot reach each other, but both reach a third. The one that does not
-// lead takes no part; its lock goes to the next one when its time to live is over,
-// and it goes on when the network is whole again.
+// Two nodes cannot reach each other, but both reach a third. Of the two, the one
+// that does not lead takes no part: its lock goes to the next waiter after its TTL,
+// and it takes part again when the network is whole.
 func TestTwoNodesThatCannotReachEachOther(t *testing.T) {
 	t.Parallel()
-	own := freePorts(t, 3)
-	valves := map[[2]int]*valve{} // from, to
-	for from := range own {
-		for to, address := range freePorts(t, 3) {
-			if from != to {
-				valves[[2]int{from, to}] = newValve(t, address, own[to])
-			}
-		}
-	}
-	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
-		from := int(cfg.NodeID - 1)
-		cfg.Nodes = nil
-		for to := range own {
-			address := own[to]
-			if to != from {
-				address = valves[[2]int{from, to}].l.Addr().String()
-			}
-			cfg.Nodes = append(cfg.Nodes, hiqlite.Member{ID: uint64(to + 1), RaftAddr: address})
-		}
-	})
+	network := process.NewNetwork(t)
+	c := hiqlitetest.NewCluster(t, 3, hiqlitetest.WithConfig(network.Route))
 	leaderOf := func(i int) int {
 		s, err := c.Node(i).Status(testrun.Context(t))
 		if err != nil {
@@ -73,10 +65,7 @@ func TestTwoNodesThatCannotReachEachOther(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	between := []*valve{valves[[2]int{leads, cut}], valves[[2]int{cut, leads}]}
-	for _, v := range between {
-		v.hold()
-	}
+	network.CutBetween(uint64(leads+1), uint64(cut+1), process.LinkHeld)
 	next, err := lock.New(c.Node(third)).Lock(testrun.Context(t), "k")
 	if err != nil {
 		t.Fatal(err)
@@ -96,9 +85,7 @@ func TestTwoNodesThatCannotReachEachOther(t *testing.T) {
 			t.Errorf("locking through the node that does not reach the leader: %v", err)
 		}
 	}
-	for _, v := range between {
-		v.release()
-	}
+	network.Heal()
 	again, err := lock.New(c.Node(cut)).Lock(testrun.Context(t), "k")
 	if err != nil {
 		t.Fatal(err)

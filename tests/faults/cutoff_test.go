@@ -1,0 +1,60 @@
+package faults
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hiqlite/hiqlite/tests/process"
+)
+
+// peakMemory returns the most resident memory, in bytes, that a process ever had.
+func peakMemory(t *testing.T, n *process.Node) int64 {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(text), "VmHWM:")
+	kib, err := strconv.ParseInt(strings.Fields(after)[0], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib << 10
+}
+
+// A follower is cut off while the leader writes 1 MB/s, and then receives, and
+// answers, all the heartbeats that were held up at once. The leader does not send it
+// everything that it lacks once for each of them.
+func TestLeadersMemoryIsBoundedWhenAFollowerReturns(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("reads /proc")
+	}
+	const rate, bound = 1 << 20, 220 << 20
+	network := process.NewNetwork(t)
+	nodes := process.NewNodes(t, 3, 1, network.Route)
+	nodes[0].Ask("table")
+	leader := process.Leader(t, nodes)
+	follower := nodes[leader.Config.NodeID%3]
+	before := peakMemory(t, leader)
+	leader.Ask("load", rate)
+	network.Cut(follower.Config.NodeID, process.Inbound, process.LinkHeld)
+	time.Sleep(15 * time.Second) // while the follower falls behind
+	network.Heal()
+	follower.Ask("ready")
+	leader.Ask("stop")
+	follower.Ask("ready")
+	after := peakMemory(t, leader)
+	t.Logf("the leader had %d MiB before, and %d MiB at most", before>>20, after>>20)
+	if after > bound {
+		t.Errorf("the leader took up to %d MiB, more than %d", after>>20, bound>>20)
+	}
+	if h := leader.Ask("hash").Hash; follower.Ask("hash").Hash != h {
+		t.Error("the follower holds other rows than the leader")
+	}
+}

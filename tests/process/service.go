@@ -1,0 +1,290 @@
+package process
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
+	"github.com/hiqlite/hiqlite/kv"
+	"github.com/hiqlite/hiqlite/pubsub"
+)
+
+// nodeArgument is the argument of a NodeService.
+type nodeArgument struct {
+	Config  hiqlite.Config
+	Acks    string // file to which its writers append each acknowledged write
+	Writers int
+}
+
+// A Report is the answer of a NodeService to every request.
+type Report struct {
+	Status   hiqlite.Status
+	Hash     string
+	Acked    []int64 // writes acknowledged so far, by writer
+	Count    int64   // what the request counts
+	Messages int64   // messages that were published by all nodes, as this node has applied them
+	Errors   []string
+}
+
+// A NodeService is a node with writers. Its requests are
+//   - status: nothing but what every Report has,
+//   - ready: wait until the node is ready,
+//   - hash: hash the database,
+//   - table: create the table that writers insert into,
+//   - write, write-temp: start writers that insert rows, directly or from a TEMP
+//     table,
+//   - count: start writers that add to a counter and publish a message,
+//   - load: write so many bytes per second until stop,
+//   - stop: stop the writers,
+//   - rows: count the rows of the table,
+//   - missing: count the acknowledged writes of all nodes that are not there once,
+//   - counted: return the counter and the number of messages,
+//   - fail-disk: make every write to a file fail from now on,
+//   - close: close the node.
+type NodeService struct {
+	Node  *hiqlite.Node
+	cfg   hiqlite.Config
+	acks  *os.File
+	acked []atomic.Int64 // by writer
+	quit  atomic.Bool
+	work  sync.WaitGroup
+
+	mu     sync.Mutex
+	errors []string
+}
+
+// OpenNode opens the NodeService that Node.Start asks for.
+func OpenNode(argument json.RawMessage) (*NodeService, error) {
+	var a nodeArgument
+	if err := json.Unmarshal(argument, &a); err != nil {
+		return nil, err
+	}
+	a.Config.Logger = nil
+	node, err := hiqlite.Open(context.Background(), a.Config)
+	if err != nil {
+		return nil, err
+	}
+	acks, err := os.OpenFile(a.Acks, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	return &NodeService{Node: node, cfg: a.Config, acks: acks, acked: make([]atomic.Int64, a.Writers)}, nil
+}
+
+// ServeNodes is Serve with NodeServices.
+func ServeNodes() {
+	Serve(func(argument json.RawMessage) (Service, error) { return OpenNode(argument) })
+}
+
+// Close closes the node.
+func (s *NodeService) Close() error { return s.Node.Close() }
+
+// Do answers a request by a Report. What goes wrong is in its Errors.
+func (s *NodeService) Do(method string, args json.RawMessage) (any, error) {
+	var r Report
+	if err := s.do(method, args, &r); err != nil {
+		s.Fail(err)
+	}
+	return s.Complete(r), nil
+}
+
+// Complete fills in what every Report has.
+func (s *NodeService) Complete(r Report) Report {
+	var err error
+	if r.Status, err = s.Node.Status(context.Background()); err != nil {
+		s.Fail(err)
+	}
+	for i := range s.acked {
+		r.Acked = append(r.Acked, s.acked[i].Load())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.Errors = append(r.Errors, s.errors...)
+	return r
+}
+
+func (s *NodeService) do(method string, args json.RawMessage, r *Report) (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), testrun.Patience)
+	defer cancel()
+	db := s.Node.DB()
+	switch method {
+	case "status":
+	case "ready":
+		return s.Node.Ready(ctx)
+	case "hash":
+		hash, _, err := s.Node.Hash(ctx)
+		r.Hash = hex.EncodeToString(hash[:])
+		return err
+	case "table":
+		_, err = db.ExecContext(ctx, "CREATE TABLE w(writer TEXT, n INTEGER, r INTEGER, at TEXT DEFAULT CURRENT_TIMESTAMP)")
+	case "write":
+		s.start(s.insert)
+	case "write-temp":
+		s.start(s.insertFromTemp)
+	case "count":
+		s.start(s.count)
+	case "load":
+		var rate int
+		if err := json.Unmarshal(args, &rate); err != nil {
+			return err
+		}
+		s.work.Go(func() { s.load(rate) })
+	case "stop":
+		s.quit.Store(true)
+		s.work.Wait()
+	case "rows":
+		err = db.QueryRowContext(ctx, "SELECT count(*) FROM w").Scan(&r.Count)
+	case "missing":
+		r.Count, err = s.missing(ctx)
+	case "counted":
+		r.Count, r.Messages, err = s.counted(ctx)
+	case "fail-disk":
+		err = failDisk()
+	case "close":
+		err = s.Node.Close()
+	default:
+		err = fmt.Errorf("there is no request %q", method)
+	}
+	return err
+}
+
+// Fail adds an error to all further Reports.
+func (s *NodeService) Fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.errors = append(s.errors, err.Error())
+}
+
+// start starts the writers.
+func (s *NodeService) start(write func(ctx context.Context, writer string, n int) error) {
+	incarnation := time.Now().UnixNano() // names are unique over restarts
+	for i := range s.acked {
+		writer := fmt.Sprintf("%d-%d-%d", s.cfg.NodeID, incarnation, i)
+		s.work.Go(func() { s.run(writer, &s.acked[i], write) })
+	}
+}
+
+func (s *NodeService) run(writer string, acked *atomic.Int64, write func(ctx context.Context, writer string, n int) error) {
+	for n := 0; !s.quit.Load(); n++ {
+		ctx, cancel := context.WithTimeout(context.Background(), testrun.Patience/2)
+		err := write(ctx, writer, n)
+		cancel()
+		if err != nil {
+			s.Fail(fmt.Errorf("writer %s, write %d: %w", writer, n, err))
+			return
+		}
+		if _, err := fmt.Fprintf(s.acks, "%s %d\n", writer, n); err != nil {
+			s.Fail(err)
+			return
+		}
+		acked.Add(1)
+	}
+}
+
+func (s *NodeService) insert(ctx context.Context, writer string, n int) error {
+	_, err := s.Node.DB().ExecContext(ctx, "INSERT INTO w(writer, n, r) VALUES(?,?,random())", writer, n)
+	return err
+}
+
+// insertFromTemp inserts a row that goes through a TEMP table and a TEMP trigger,
+// which stay on the connection.
+func (s *NodeService) insertFromTemp(ctx context.Context, writer string, n int) error {
+	conn, err := s.Node.DB().Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for _, statement := range []hiqlite.Statement{
+		{SQL: "CREATE TEMP TABLE IF NOT EXISTS mine(writer, n, r)"},
+		{SQL: "CREATE TEMP TRIGGER IF NOT EXISTS doubles AFTER INSERT ON main.w BEGIN UPDATE w SET r=r*2 WHERE rowid=new.rowid; END"},
+		{SQL: "DELETE FROM mine"},
+		{SQL: "INSERT INTO mine VALUES(?,?,1+abs(random())%1000)", Args: []any{writer, n}},
+		{SQL: "INSERT INTO w(writer, n, r) SELECT writer, n, r FROM mine"},
+	} {
+		if _, err := conn.ExecContext(ctx, statement.SQL, statement.Args...); err != nil {
+			return fmt.Errorf("%s: %w", statement.SQL, err)
+		}
+	}
+	return nil
+}
+
+// count adds 1 to a counter and publishes a message about it.
+func (s *NodeService) count(ctx context.Context, writer string, n int) error {
+	b, err := kv.New[string](s.Node, "w")
+	if err != nil {
+		return err
+	}
+	if _, err := b.Add(ctx, "all", 1); err != nil {
+		return err
+	}
+	_, err = pubsub.Notify(ctx, s.Node, "w", fmt.Append(nil, writer, " ", n))
+	return err
+}
+
+// counted returns the counter and the number of messages, by linearizable reads.
+func (s *NodeService) counted(ctx context.Context) (count, messages int64, err error) {
+	b, err := kv.New[string](s.Node, "w")
+	if err != nil {
+		return 0, 0, err
+	}
+	if count, _, err = b.Counter(hiqlite.WithConsistency(ctx, hiqlite.Linearizable), "all"); err != nil {
+		return 0, 0, err
+	}
+	subscription, err := pubsub.Listen(ctx, s.Node, "w")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer subscription.Close()
+	return count, int64(subscription.Start()), nil
+}
+
+// load inserts so many bytes per second, or as many as it can.
+func (s *NodeService) load(rate int) {
+	const size = 10 << 10
+	began, blob := time.Now(), make([]byte, size)
+	for n := 0; !s.quit.Load(); n++ {
+		due := began.Add(time.Duration(n) * time.Second * size / time.Duration(rate))
+		time.Sleep(time.Until(due)) // this is the rate
+		rand.Read(blob)
+		if _, err := s.Node.DB().Exec("INSERT INTO w(writer, n, r) VALUES('load',?,?)", n, blob); err != nil {
+			s.Fail(err)
+			return
+		}
+	}
+}
+
+// missing counts the writes, acknowledged to the writers of any node, whose row is
+// not there exactly once.
+func (s *NodeService) missing(ctx context.Context) (n int64, err error) {
+	files, err := filepath.Glob(filepath.Join(filepath.Dir(s.acks.Name()), "acks-*"))
+	if err != nil {
+		return 0, err
+	}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return 0, err
+		}
+		for line := range strings.Lines(string(text)) {
+			writer, number, _ := strings.Cut(strings.TrimSpace(line), " ")
+			found := 0
+			if err := s.Node.DB().QueryRowContext(ctx, "SELECT count(*) FROM w WHERE writer=? AND n=?", writer, number).Scan(&found); err != nil {
+				return 0, err
+			}
+			if found != 1 {
+				n++
+			}
+		}
+	}
+	return n, nil
+}
