@@ -207,6 +207,7 @@ func TestTooLarge(t *testing.T) {
 
 func TestEndlessWrite(t *testing.T) {
 	t.Parallel()
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	s := newSturdy(t, 3, func(cfg *hiqlite.Config) { cfg.MaxSteps = 1_000_000 })
 	for _, text := range []string{"INSERT INTO kept(v) " + silent, "INSERT INTO kept(v) " + endless, "DELETE FROM kept WHERE id IN (" + endless + ")", "INSERT INTO kept(v) VALUES('x'); " + endless} {
 		_, err := s.DB(1).ExecContext(testrun.Context(t), text)

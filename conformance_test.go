@@ -303,6 +303,7 @@ func TestContractsOfDrivers(t *testing.T) {
 }
 
 func TestContractsOfValues(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	at := time.Date(2024, 2, 3, 4, 5, 6, 789000000, time.UTC)
 	keepAll(t, []contract{
 		{"values round trip inside a transaction", func(t *testing.T, db *sql.DB) {

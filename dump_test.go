@@ -143,6 +143,7 @@ func plainContent(t *testing.T, dump string) string {
 
 func TestDumpsLoad(t *testing.T) {
 	t.Parallel()
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	ways := map[string]func(t *testing.T, db *sql.DB, dump string){
 		"whole": func(t *testing.T, db *sql.DB, dump string) { run(t, loneConn(t, db), dump) },
 		"statement by statement": func(t *testing.T, db *sql.DB, dump string) {

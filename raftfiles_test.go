@@ -15,6 +15,7 @@ import (
 // Each file of a stopped node's Raft folder is removed in turn: the node says
 // what is wrong, or starts and holds all that was there.
 func TestMissingRaftFiles(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	c := newCluster(t, 1)
 	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 	c.insert(0, 20)

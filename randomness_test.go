@@ -11,6 +11,7 @@ import (
 // that may get into rows or the schema: several nodes share it, or each has one.
 func TestRandomnessThatIsNotTheOperations(t *testing.T) {
 	t.Parallel()
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(0)
 		mustExec(t, db, "CREATE TABLE t(id INTEGER PRIMARY KEY, a); CREATE TABLE six(a,b,c,d,e,f); CREATE TABLE log(what); CREATE TABLE auto(id INTEGER PRIMARY KEY AUTOINCREMENT); INSERT INTO auto VALUES(5); INSERT INTO t(a) VALUES('x'),('y'); ANALYZE")

@@ -73,6 +73,7 @@ func occupy(t testing.TB, db *sql.DB, n int) (free func()) {
 // whichever reader it is and whichever node changed the schema.
 func TestReadsKnowTheSchema(t *testing.T) {
 	t.Parallel()
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	for _, size := range []int{1, 3} {
 		for _, kind := range []string{"alone", "in a read-only transaction", "in a transaction", "in a deferred transaction"} {
 			t.Run(fmt.Sprintf("nodes=%d/%s", size, kind), func(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 // A write for which nobody waits any more does not go on, whatever its bound:
 // others, who would wait for it, are served.
 func TestARunawayWriteEndsWithItsContext(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	for _, size := range []int{1, 3} {
 		c := newCluster(t, size, func(cfg *hiqlite.Config) { cfg.MaxSteps = 1 << 60; cfg.HookFirstSteps(20_000) })
 		db := c.DB(size - 1)
@@ -65,6 +66,7 @@ func affected(t *testing.T, r sql.Result) int64 {
 // A write that takes longer than its first tries is applied, once, as long as
 // its caller waits; and one beyond MaxSteps says what to do.
 func TestALongWriteIsTriedAgain(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	for _, size := range []int{1, 3} {
 		c := newCluster(t, size, func(cfg *hiqlite.Config) { cfg.MaxSteps = 2_000_000; cfg.HookFirstSteps(20_000) })
 		db := c.DB(size - 1)

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // Random steps with TEMP objects against modernc.org/sqlite, alike for both. Left
@@ -99,6 +101,7 @@ func (h *tempHistory) run(p *pair, steps int) {
 
 func TestRandomTempObjects(t *testing.T) {
 	t.Parallel()
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	const seeds, steps = 10, 100
 	for seed := range uint64(seeds) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
@@ -110,6 +113,7 @@ func TestRandomTempObjects(t *testing.T) {
 
 func TestRandomTempObjectsOnThreeNodes(t *testing.T) {
 	t.Parallel()
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	const seed, steps = 77, 120
 	c := newCluster(t, 3)
 	h := &tempHistory{Rand: rand.New(rand.NewPCG(seed, 2))}

@@ -393,6 +393,7 @@ func eachSeed(t *testing.T, runs uint64, run func(t *testing.T, seed uint64)) {
 }
 
 func TestTransactionsAsTexts(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	eachSeed(t, 30, func(t *testing.T, seed uint64) {
 		d, h := newDuel(t, seed), &history{rand.New(rand.NewPCG(seed, 1))}
 		for i := range 150 {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // everyArgument holds values of all kinds that a program may pass.
@@ -72,6 +74,7 @@ func timeOptions() (all []string) {
 }
 
 func TestTimesInAllFormats(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	p := newPair(t, "")
 	query := way{"query", seeQuery}
 	const columns = "d DATE, dt DATETIME, ts TIMESTAMP, ti TIME, i INT, tx TEXT, x"

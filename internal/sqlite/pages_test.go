@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // database makes one at path with some thousand rows, of which some are in the
@@ -153,6 +155,7 @@ func verify(path string) error {
 // Whatever happens to a page of the database, its rows are right or there is an
 // error.
 func TestDamagedPages(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	path := filepath.Join(t.TempDir(), "x.db")
 	c := database(t, path)
 	want, err := c.digest()

@@ -47,6 +47,20 @@ func Length(short, long time.Duration) time.Duration {
 	return short
 }
 
+// Reasons for SkipUnderRace.
+const (
+	OneGoroutine   = "it computes in one goroutine, where nothing can race, and the race detector makes it ten times slower"
+	MeasuresMemory = "it measures memory, of which the race detector needs more itself"
+)
+
+// SkipUnderRace skips a test when the race detector is on.
+func SkipUnderRace(t testing.TB, reason string) {
+	t.Helper()
+	if Race {
+		t.Skip("not under the race detector: " + reason)
+	}
+}
+
 // ParallelPerCPU is how many tests run at a time, per CPU, in the packages that call
 // MoreParallel.
 const ParallelPerCPU = 3

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	sm "github.com/lni/dragonboat/v4/statemachine"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // grammar makes texts that are nearly SQL: well formed mostly, with names that
@@ -108,6 +110,7 @@ func (g grammar) statement(depth int) string {
 // is started again, and two that got the same texts in other batches hold the
 // same. HIQLITE_ANYTEXT, a duration, makes it try so long with seeds of its own.
 func TestRandomTextsStopNoReplica(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	end, seed := time.Time{}, uint64(1)
 	if d, err := time.ParseDuration(os.Getenv("HIQLITE_ANYTEXT")); err == nil {
 		end, seed = time.Now().Add(d), uint64(time.Now().UnixNano())

@@ -6,12 +6,14 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // What SQLite calls corrupt, full, unopenable or without memory may be the
 // statement's own fault: it is its result then, on every replica, and the
 // replica goes on.
 func TestNoStatementStopsAReplica(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	for _, text := range []string{
 		"CREATE VIEW IF NOT EXISTS IF AS SELECT null",
 		"CREATE TABLE IF(x); CREATE TABLE IF NOT EXISTS IF(x)",

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
@@ -19,6 +20,7 @@ func endless() *wire.Operation {
 // An operation that fails, whatever it does to the transaction, leaves no row
 // and takes no other operation's.
 func TestGuiltyOperationsHarmNoOther(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	schema := []string{
 		"CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b DEFAULT (random()))",
 		"CREATE TABLE r(a UNIQUE ON CONFLICT ROLLBACK)",
@@ -113,6 +115,7 @@ func TestResultsDoNotDependOnTheCompany(t *testing.T) {
 // The bound counts an operation's own steps: not those of preparing it, nor of
 // the replica's own statements, nor what a schema of many tables costs to load.
 func TestTheBoundIsTheSameOnEveryReplica(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	var schema, many strings.Builder
 	for i := range 700 {
 		fmt.Fprintf(&schema, "CREATE TABLE t%d(a, b, c);", i)
@@ -144,6 +147,7 @@ func TestTheBoundIsTheSameOnEveryReplica(t *testing.T) {
 // What an operation used up of its bound must not reach the replica's own
 // statements, which run at the end of the batch.
 func TestTheBoundEndsWithTheOperation(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	h := newHistory()
 	h.sql("CREATE TABLE t(b)")
 	for range 40 { // the statement that writes the meta row counts its steps too

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/statemachine"
 )
@@ -14,6 +15,7 @@ import (
 // with the error of a machine that has no memory left: a replica that stopped
 // at it would stop again after each restart, and so would all others.
 func TestAValueBeyondTwoGibibytesIsAResult(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.MeasuresMemory)
 	m := newMachine(t)
 	m.must("CREATE TABLE t(a)")
 	r := m.do(op("INSERT INTO t VALUES('before')"),

@@ -8,6 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
@@ -88,6 +89,7 @@ var shadowTexts = []string{"INSERT INTO log(what) SELECT id||hex(block) FROM f_d
 // Whatever modules a transaction writes through, and whether the view and the
 // replicas have used them before: its commit succeeds, and all hold what it saw.
 func TestRandomTransactionsOverModules(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	rapid.Check(t, func(rt *rapid.T) {
 		x := newTrial(t, rt, moduleSchema...)
 		defer func() { x.a.Close(); x.b.Close() }()
@@ -123,6 +125,7 @@ func TestRandomTransactionsOverModules(t *testing.T) {
 // A statement answers the same inside and outside of a transaction: what modules
 // write for themselves is in neither.
 func TestAnswersInsideAndOutsideOfATransaction(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	const last = 77 // last_insert_rowid() before
 	for i, text := range moduleTexts {
 		text = fmt.Sprintf(text, 100+i)

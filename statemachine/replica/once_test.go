@@ -9,6 +9,7 @@ import (
 	sm "github.com/lni/dragonboat/v4/statemachine"
 	"pgregory.net/rapid"
 
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
@@ -112,6 +113,7 @@ func (h *history) run(t *testing.T, rt *rapid.T, name string) *machine {
 // Whatever is sent twice, late or in other company: each entry is applied once,
 // and all replicas hold the same.
 func TestEveryEntryIsAppliedOnceOnEveryReplica(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	rapid.Check(t, func(rt *rapid.T) {
 		h := randomLog(rt)
 		want := h.withoutCopies().run(t, rt, "plain")

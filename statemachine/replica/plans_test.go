@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
@@ -48,6 +49,7 @@ var planned = []string{
 // What a replica knows of its tables decides plans, plans decide the order of
 // rows: one that was restarted must know what one that was not does.
 func TestRunningAndRestartedReplicasPlanAlike(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	for name, texts := range map[string][]string{
 		"ANALYZE":                          {"ANALYZE"},
 		"ANALYZE of one table":             {"ANALYZE big"},
@@ -140,6 +142,7 @@ func TestANewTableIsThereAfterOneWasRolledBack(t *testing.T) {
 
 // A write that read what is a replica's own would write other rows on each.
 func TestWritesCannotReadWhatReplicasDoNotShare(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	for text, refused := range map[string]bool{
 		"INSERT INTO l SELECT hex(state) FROM sqlite_hiqlite":                                    true,
 		"INSERT INTO l SELECT count(*) FROM sqlite_hiqlite":                                      true,

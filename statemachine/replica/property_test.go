@@ -6,6 +6,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
@@ -37,6 +38,7 @@ var trialTexts = []string{
 // Whatever statements a transaction is made of, both replicas hold afterwards
 // what it saw.
 func TestRandomTransactionsAreAppliedAsTheyRan(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	rapid.Check(t, func(rt *rapid.T) {
 		x := newTrial(t, rt, trialSchema...)
 		defer x.a.Close()

@@ -9,6 +9,7 @@ import (
 	sm "github.com/lni/dragonboat/v4/statemachine"
 	"pgregory.net/rapid"
 
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
@@ -272,6 +273,7 @@ func (m *machine) final(key [2]uint64) string {
 // Who holds the lease, who waits, and what came of it, is the same on every
 // replica, however it came by the log.
 func TestTheLeaseIsReplicated(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	rapid.Check(t, func(rt *rapid.T) {
 		l := drawLeased(t, rt)
 		defer l.m.Close()

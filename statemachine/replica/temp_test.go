@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
@@ -59,6 +60,7 @@ const loose = "x(id INTEGER PRIMARY KEY, v)"
 // Transactions that bring TEMP objects along, make some and change them, come
 // out alike on all replicas, whatever way they come by the log.
 func TestTransactionsWithTempObjects(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	for name, test := range map[string]struct{ before, texts []string }{
 		"made in it":              {nil, []string{"CREATE TEMP TABLE " + loose, "INSERT INTO x(v) VALUES(random()),('b')", "INSERT INTO t(u) SELECT v FROM x", "DROP TABLE x"}},
 		"left in it":              {nil, []string{"CREATE TEMP TABLE " + loose, "INSERT INTO x(v) VALUES(random()),('b')", "INSERT INTO t(u) SELECT v FROM x"}},

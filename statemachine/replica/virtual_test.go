@@ -9,12 +9,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
 // FTS5 holds back what it indexes until a transaction ends. How operations are
 // grouped into transactions differs, what the tables hold must not.
 func TestFullTextIndexesAreTheSameOnEveryReplica(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	h := newHistory()
 	h.sql("CREATE VIRTUAL TABLE ft USING fts5(a, b, prefix='2 3')", "CREATE VIRTUAL TABLE ext USING fts5(x, content='src', content_rowid='id')",
 		"CREATE TABLE src(id INTEGER PRIMARY KEY, x UNIQUE)", "CREATE TRIGGER tr AFTER INSERT ON src BEGIN INSERT INTO ext(rowid, x) VALUES(new.id, new.x); END",

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 const (
@@ -35,7 +37,7 @@ func TestListAppend(t *testing.T) {
 	a := &appends{}
 	tr := newTraffic(c, seed)
 	tr.start(3, a.transact)
-	tr.run(appendLength)
+	tr.run(testrun.Length(3*time.Second, appendLength))
 	c.equal()
 	final := a.final(t, c.nodes[0].alive())
 	began := time.Now()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 const (
@@ -37,7 +38,7 @@ func TestBank(t *testing.T) {
 	tr := newTraffic(c, seed)
 	tr.start(2, b.transfer)
 	tr.start(1, b.audit)
-	tr.run(bankLength)
+	tr.run(testrun.Length(3*time.Second, bankLength))
 	c.equal()
 	problems(t, b.history.checkLooks())
 	for _, n := range c.nodes {

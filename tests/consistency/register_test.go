@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 const (
@@ -29,7 +31,7 @@ func TestRegisters(t *testing.T) {
 	r := &registers{}
 	tr := newTraffic(c, seed)
 	tr.start(2, r.operate)
-	tr.run(registerLength)
+	tr.run(testrun.Length(3*time.Second, registerLength))
 	c.equal()
 	began := time.Now()
 	problems(t, checkRegisters(r.history, registerSearch))

@@ -11,11 +11,13 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 var (
 	seedFlag     = flag.Uint64("seed", 1, "of the first round; 0: any")
-	durationFlag = flag.Duration("duration", 15*time.Second, "how long each test goes on")
+	durationFlag = flag.Duration("duration", testrun.Length(4*time.Second, 15*time.Second), "how long each test goes on")
 	roundsFlag   = flag.Int("rounds", 0, "how many rounds each test goes on; 0: as -duration says")
 	failuresFlag = flag.Int("failures", 1, "after which to stop")
 	stepsFlag    = flag.Int("steps", 150, "of a round")

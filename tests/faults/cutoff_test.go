@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/tests/process"
 )
 
@@ -32,6 +33,7 @@ func peakMemory(t *testing.T, n *process.Node) int64 {
 // everything that it lacks once for each of them.
 func TestLeadersMemoryIsBoundedWhenAFollowerReturns(t *testing.T) {
 	t.Parallel()
+	testrun.SkipUnderRace(t, testrun.MeasuresMemory)
 	if runtime.GOOS != "linux" {
 		t.Skip("reads /proc")
 	}
