@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// maxDecoded bounds the entries, in bytes as decoded, that one transaction
-	// holds: replaying it needs all of them, and they may have been compressed
-	// a hundredfold.
+	// maxDecoded bounds the entries of one SQLite transaction, in bytes as decoded:
+	// they may have been compressed a hundredfold, and all of them are kept in
+	// memory until the commit, because replay may need them again.
 	maxDecoded = 32 << 20
 	// maxIdleDecoders bounds the entry decoders that are kept for the next batch,
 	// with up to statemachine.MaxIdleDecoder bytes each.
@@ -25,69 +25,70 @@ const (
 // A batch is what one call of Update applies: entries, their operations in one
 // SQLite transaction, and what to tell the listener once it is committed.
 type batch struct {
-	decoders  []*wire.Decoder // one an entry: replaying needs all of them
-	runs      []run           // operations of the open transaction
-	news      []news
-	wanted    wire.HeldLease // others wait for it
-	entry     entry
-	open      bool            // a transaction is open
-	functions []wire.Function // that the schema needed when it began
-	zone      *wire.Zone      // of the cluster when it began
-	stats     bool            // it changed the statistics
-	temp      bool            // TEMP objects were made, and removed
-	reloaded  bool            // it loaded the schema anew: ROLLBACK will not know that it must be again
-	replayed  bool            // an operation ended it, and the others were executed again
+	decoders      []*wire.Decoder // one for each entry: replay needs all of them
+	runs          []run           // operations of the open transaction
+	notifications []notification
+	wanted        wire.HeldLease // the lease, if somebody waits for it
+	entry         entry
+	open          bool            // a transaction is open
+	functions     []wire.Function // r.functions when the transaction began
+	zone          *wire.Zone      // r.zone when the transaction began
+	stats         bool            // the transaction changed the statistics
+	temp          bool            // TEMP objects were created and removed
+	reloaded      bool            // the schema was loaded again, so after a ROLLBACK it has to be once more
+	replayed      bool            // an operation ended the transaction, and the others were executed again
 }
 
 // A run is one operation of the batch.
 type run struct {
 	op      *wire.Operation
 	result  *wire.Result
-	exclude bool // it ended the transaction once: its result stands
+	exclude bool // it ended the transaction: it is not executed again and keeps its result
 }
 
-// news is what the listener is told of an entry.
-type news struct {
-	kind              statemachine.Verdict
+// A notification is what a listener is told of an entry, or of a waiter.
+type notification struct {
+	verdict           statemachine.Verdict
 	opened            bool
 	nonce             uint64
 	session, sequence uint64
 	results           []wire.Result
 	holdMS            uint64
-	place             uint64       // of one that was settled
-	settled           *wire.Result // what it came to
+	waiter            uint64       // id of a waiter that left the queue
+	settled           *wire.Result // its result; nil: the notification is not of a waiter
 }
 
+// deliver tells the listeners of the batch.
 func (b *batch) deliver(l Listener, leases LeaseListener) {
-	for i := range b.news {
-		n := &b.news[i]
+	for i := range b.notifications {
+		n := &b.notifications[i]
 		switch {
 		case n.settled != nil:
-			leases.Settled(n.session, n.place, *n.settled)
+			leases.Settled(n.session, n.waiter, *n.settled)
 		case n.holdMS > 0:
 			l.Held(n.holdMS)
 		case n.opened:
 			l.SessionOpened(n.nonce, n.session)
-		case n.kind == statemachine.Unknown:
+		case n.verdict == statemachine.Unknown:
 			l.SessionUnknown(n.session, n.sequence)
-		case n.kind != statemachine.Stale:
+		case n.verdict != statemachine.Stale:
 			l.Applied(n.session, n.sequence, n.results)
 		}
 	}
-	clear(b.news)
-	b.news = b.news[:0]
+	clear(b.notifications)
+	b.notifications = b.notifications[:0]
 	if b.wanted.ID != 0 {
 		leases.Wanted(b.wanted)
 	}
 }
 
-// apply applies entries. An error is this machine's: nothing of the batch's
-// open transaction was applied then.
+// apply applies entries. An error is a failure of this machine; then nothing of the
+// open transaction was applied.
 func (r *SQL) apply(entries []sm.Entry) error {
 	b := &r.batch
-	b.news, b.runs = b.news[:0], b.runs[:0]
+	b.notifications, b.runs = b.notifications[:0], b.runs[:0]
 	defer b.trim()
-	bytes, decoded, held := 0, 0, 0 // held: decoders in use
+	bytes, decoded, held := 0, 0, 0 // held is the number of decoders in use
 	for i := range entries {
 		index, cmd := entries[i].Index, entries[i].Cmd
 		bytes += len(cmd)
@@ -97,7 +98,7 @@ func (r *SQL) apply(entries []sm.Entry) error {
 			}
 			e, err := b.decoders[held].Decode(cmd)
 			if err == nil {
-				err = r.entry(index, e)
+				err = r.applyEntry(index, e)
 			}
 			if err != nil {
 				return errors.Join(fmt.Errorf("entry %d: %w", index, err), r.rollback())
@@ -108,10 +109,10 @@ func (r *SQL) apply(entries []sm.Entry) error {
 		r.applied = index
 		r.history.add(index, cmd)
 		r.lease.check()
-		// After a replay the transaction is committed with its entry. Otherwise
-		// each further operation that ends the transaction would have everything
-		// before it executed once more, and a node that has much to catch up with
-		// would take a time that grows with the square of it.
+		// After a replay the transaction is committed with this entry. Otherwise
+		// each further operation that ends the transaction would make everything
+		// before it execute once more, and the time that a node takes to catch up
+		// would grow with the square of the entries that it has missed.
 		if decoded > maxDecoded || b.replayed {
 			if err := r.commit(); err != nil {
 				return errors.Join(err, r.rollback())
@@ -133,7 +134,7 @@ func (r *SQL) apply(entries []sm.Entry) error {
 	return nil
 }
 
-// trim gives back what unusually large or many entries took.
+// trim releases the memory of unusually large or many entries.
 func (b *batch) trim() {
 	if len(b.decoders) > maxIdleDecoders {
 		b.decoders = b.decoders[:maxIdleDecoders:maxIdleDecoders]
@@ -145,32 +146,34 @@ func (b *batch) trim() {
 	}
 }
 
-func (r *SQL) entry(index uint64, e *wire.Entry) error {
+// applyEntry applies one entry in the open transaction, which it begins if needed.
+func (r *SQL) applyEntry(index uint64, e *wire.Entry) error {
 	b := &r.batch
 	r.index = index
 	b.entry = entry{}
 	switch {
 	case e.OpenSession:
-		r.sessions.Open(index, r.ticks, e.Node, e.Incarnation)
-		b.news = append(b.news, news{opened: true, nonce: e.Nonce, session: index})
+		r.sessions.Open(index, r.now, e.Node, e.Incarnation)
+		b.notifications = append(b.notifications, notification{opened: true, nonce: e.Nonce, session: index})
 		return r.lease.dropGoneSessions(&r.batch.entry)
 	case e.Tick != nil:
-		return r.tick(*e.Tick)
+		return r.advanceClock(*e.Tick)
 	case e.HoldMS > 0:
-		b.news = append(b.news, news{holdMS: e.HoldMS})
+		b.notifications = append(b.notifications, notification{holdMS: e.HoldMS})
 		return nil
 	}
 	if len(e.Operations) == 1 && e.Operations[0].Vacuum {
-		// It stands between two transactions. The first must not know of it yet.
+		// VACUUM runs between two transactions. The first one is committed as of the
+		// entry before.
 		if err := r.commit(); err != nil {
 			return err
 		}
 	}
-	session, verdict := r.sessions.Admit(e.Session, e.Sequence, r.ticks)
-	n := news{kind: verdict, session: e.Session, sequence: e.Sequence}
+	session, verdict := r.sessions.Admit(e.Session, e.Sequence, r.now)
+	n := notification{verdict: verdict, session: e.Session, sequence: e.Sequence}
 	switch verdict {
 	case statemachine.Repeat:
-		n.results = slices.Clone(session.Results) // they change when a place is settled
+		n.results = slices.Clone(session.Results) // the session's change when a waiter is settled
 	case statemachine.Apply:
 		n.results = make([]wire.Result, len(e.Operations))
 		b.entry = entry{e.Session, e.Sequence, n.results}
@@ -185,28 +188,30 @@ func (r *SQL) entry(index uint64, e *wire.Entry) error {
 		}
 		session.Results = keptResults(n.results)
 	}
-	b.news = append(b.news, n)
+	b.notifications = append(b.notifications, n)
 	return nil
 }
 
-// maxFineTick bounds, in milliseconds, a step of the clock while somebody waits
-// for the lease: a coarse one, that was on its way, would let it lapse at once.
-const maxFineTick = idleTTL / 2
+// maxContendedAdvance bounds, in milliseconds, a clock advance while somebody waits
+// for the lease. A larger one, proposed when nobody waited, would let the lease expire
+// at once.
+const maxContendedAdvance = idleTTL / 2
 
-// tick moves the shard's clock if the tick's proposer knew where it stood.
-func (r *SQL) tick(t wire.Tick) error {
+// advanceClock moves the shard's clock, if the proposer of the advance knew its
+// present value, and expires what was silent for too long.
+func (r *SQL) advanceClock(t wire.Tick) error {
 	if err := r.history.check(t.Applied, t.History); err != nil {
 		return err
 	}
-	if t.Expected != r.ticks || t.Next <= r.ticks {
+	if t.Expected != r.now || t.Next <= r.now {
 		return nil
 	}
 	if len(r.lease.waiters) > 0 {
-		t.Next = min(t.Next, r.ticks+maxFineTick)
+		t.Next = min(t.Next, r.now+maxContendedAdvance)
 	}
-	r.ticks, r.lastTick = t.Next, t.Nonce
-	if r.ticks > r.cfg.SessionTTL {
-		r.sessions.Expire(r.ticks - r.cfg.SessionTTL)
+	r.now, r.lastTick = t.Next, t.Nonce
+	if r.now > r.cfg.SessionTTL {
+		r.sessions.Expire(r.now - r.cfg.SessionTTL)
 	}
 	if err := r.lease.dropGoneSessions(&r.batch.entry); err != nil {
 		return err
@@ -214,8 +219,9 @@ func (r *SQL) tick(t wire.Tick) error {
 	return r.lease.expireSilent(&r.batch.entry)
 }
 
-// operation applies op in the batch's transaction, or, a VACUUM, between two.
-func (r *SQL) operation(op *wire.Operation, result *wire.Result) error {
+// applyOperation applies op in the batch's transaction or, if op is a VACUUM, between
+// two transactions.
+func (r *SQL) applyOperation(op *wire.Operation, result *wire.Result) error {
 	r.changed = r.index
 	if op.Vacuum {
 		return r.vacuum(op, result)
@@ -227,17 +233,18 @@ func (r *SQL) operation(op *wire.Operation, result *wire.Result) error {
 	return r.replay(len(r.batch.runs) - 1)
 }
 
-// replay executes the batch's operations from the one at first on. One that
-// ends the transaction takes the others' rows with it, so it is excluded, its
-// result being its error, and the others are executed again from the first:
-// each brings its own clock and randomness, so they come out the same.
+// replay executes the operations of the batch from index first on. An operation that
+// ends the transaction undoes the rows of the operations before it, too. So it is
+// excluded, with its error as its result, and the others are executed again from the
+// first. Each operation brings its own clock and randomness, so their results are the
+// same again.
 func (r *SQL) replay(first int) error {
 	for i := first; i < len(r.batch.runs); i++ {
 		run := &r.batch.runs[i]
 		if run.exclude {
 			continue
 		}
-		*run.result = wire.Result{Lease: run.result.Lease} // what was decided after it ran stays
+		*run.result = wire.Result{Lease: run.result.Lease} // what was decided after it had run
 		ended, err := r.execute(run.op, run.result)
 		if err != nil {
 			return err
@@ -258,21 +265,22 @@ func (r *SQL) replay(first int) error {
 	return nil
 }
 
-// owner runs the replica's own SQL.
-func (r *SQL) owner(sql string) error {
+// execInternal runs SQL of the machine's own, which users may not run.
+func (r *SQL) execInternal(sql string) error {
 	r.conn.Owner(true)
 	defer r.conn.Owner(false)
 	return r.conn.Exec(sql)
 }
 
+// begin begins the batch's transaction, if none is open.
 func (r *SQL) begin() error {
 	if r.batch.open {
 		return nil
 	}
-	// Nothing that speculates may hold what this needs. What still does has
-	// lost its lease.
+	// A speculative transaction may still hold SQLite's write lock. It has lost
+	// its lease, since an operation is applied.
 	r.endSpeculation(nil)
-	if err := r.lock(); err != nil {
+	if err := r.beginImmediate(); err != nil {
 		return err
 	}
 	r.batch.functions, r.batch.zone = r.functions, r.zone.Load()
@@ -280,15 +288,16 @@ func (r *SQL) begin() error {
 	return nil
 }
 
-// lockTries bounds the wait for SQLite's write lock, in times of five seconds.
+// lockTries bounds the wait for SQLite's write lock; one try takes five seconds.
 const lockTries = 6
 
-// lock begins a transaction. Another program that has the database open may hold
-// the lock, a shell for example: nothing has been done yet, so it is tried again.
-func (r *SQL) lock() error {
+// beginImmediate begins a SQLite transaction with the write lock. Another program that
+// has opened the database, such as a shell, may hold the lock. Nothing has been done
+// yet, so beginImmediate tries again.
+func (r *SQL) beginImmediate() error {
 	for tries := 1; ; tries++ {
 		r.conn.ForgetFileErrors()
-		err := r.owner("BEGIN IMMEDIATE")
+		err := r.execInternal("BEGIN IMMEDIATE")
 		if err == nil || !r.conn.Blocked(err) {
 			return err
 		}
@@ -299,8 +308,8 @@ func (r *SQL) lock() error {
 	}
 }
 
-// rollback leaves no transaction open, and nothing that was prepared or loaded
-// in one that is gone now.
+// rollback rolls the open transaction back, if there is one, and forgets everything
+// that was prepared or loaded inside it.
 func (r *SQL) rollback() error {
 	reload := r.batch.open && (r.batch.stats || r.batch.reloaded)
 	if r.batch.open {
@@ -308,10 +317,10 @@ func (r *SQL) rollback() error {
 		r.zone.Store(r.batch.zone)
 	}
 	r.batch.open = false
-	r.programs.clear()
+	r.stmts.clear()
 	r.virtualKnown = false
 	if !r.conn.Autocommit() {
-		if err := r.owner("ROLLBACK"); err != nil {
+		if err := r.execInternal("ROLLBACK"); err != nil {
 			return err
 		}
 	}
@@ -327,11 +336,11 @@ func (r *SQL) commit() error {
 		return nil
 	}
 	if err := r.conn.FileError(); err != nil {
-		return err // SQLite went on in spite of it
+		return err // SQLite has ignored it
 	}
 	r.conn.Owner(true)
 	defer r.conn.Owner(false)
-	state := &wire.State{SQLIndex: r.applied, Applied: r.applied, Ticks: r.ticks, Changed: r.changed, Functions: r.functions,
+	state := &wire.State{SQLIndex: r.applied, Applied: r.applied, Ticks: r.now, Changed: r.changed, Functions: r.functions,
 		Term: r.appliedTerm(), History: r.history.sum, Zone: r.zone.Load()}
 	r.lease.describe(state)
 	if err := r.meta.save(state, &r.sessions, &r.lease); err != nil {
@@ -347,7 +356,7 @@ func (r *SQL) commit() error {
 		r.pool.refresh()
 	}
 	if r.batch.reloaded {
-		r.spare.discard()
+		r.speculative.discard()
 	}
 	if r.batch.temp {
 		r.emptyTemp()
@@ -358,22 +367,23 @@ func (r *SQL) commit() error {
 	return nil
 }
 
-// vacuum runs VACUUM, which cannot run inside a transaction. Should the machine
-// die before the meta row tells of it, it is run again: it changes nothing then.
+// vacuum runs VACUUM, which cannot run inside a transaction. If the process is killed
+// before the meta row is committed, VACUUM runs again after the next start, which
+// changes nothing.
 //
-// The copy that it makes goes to a file: it is as large as the database.
+// The temporary copy goes to a file, since it is as large as the database.
 func (r *SQL) vacuum(op *wire.Operation, result *wire.Result) error {
-	r.programs.clear()
+	r.stmts.clear()
 	if err := r.useSettings(op.Settings); err != nil {
 		return err
 	}
 	r.conn.Begin(op)
 	r.endSpeculation(nil) // see begin
-	if err := r.owner("PRAGMA temp_store=FILE"); err != nil {
+	if err := r.execInternal("PRAGMA temp_store=FILE"); err != nil {
 		return err
 	}
-	err := r.owner("VACUUM")
-	if err := r.owner("PRAGMA temp_store=MEMORY"); err != nil {
+	err := r.execInternal("VACUUM")
+	if err := r.execInternal("PRAGMA temp_store=MEMORY"); err != nil {
 		return err
 	}
 	if err != nil {

@@ -16,22 +16,22 @@ import (
 )
 
 const (
-	// checkpointFrom is the size, in bytes, of the write-ahead log from which
-	// it is copied into the database file, to be written from its start again.
+	// checkpointFrom is the size, in bytes, from which the write-ahead log is copied
+	// into the database file, so that SQLite writes it from its start again.
 	checkpointFrom = 16 << 20
-	// truncateFrom is the size, reached when reads overlap all the time, from
-	// which readers are held back for it.
+	// truncateFrom is the size, in bytes, from which new queries wait for the
+	// checkpoint. The log reaches it when queries overlap all the time.
 	truncateFrom = 64 << 20
-	// quiesceWait is how long it waits for those that run.
+	// quiesceWait is how long the checkpoint then waits for running queries.
 	quiesceWait = 20 * time.Millisecond
-	// commitsPerLook is how often, in commits, its size is looked at.
+	// commitsPerLook is the number of commits between two looks at the log's size.
 	commitsPerLook = 16
-	// readPatience is how long a read may run before it can be ended for it.
+	// readPatience is how long a query may run before a checkpoint may end it.
 	readPatience = 10 * time.Second
 )
 
-// checkpointer keeps SQLite's write-ahead log small. It is housekeeping: what
-// is durable is decided by the Raft log and by Sync.
+// A checkpointer keeps SQLite's write-ahead log small. It does not decide what is
+// durable: the Raft log and Sync do.
 type checkpointer struct {
 	r       *SQL
 	commits int
@@ -44,7 +44,7 @@ type checkpointer struct {
 	conn *sqlite.Conn
 	path string
 
-	index uint64 // that the database had reached at the last checkpoint
+	index uint64 // the applied index at the last checkpoint
 }
 
 func (c *checkpointer) start(r *SQL) {
@@ -84,8 +84,8 @@ func (c *checkpointer) run() {
 	}
 }
 
-// checkpoint copies the log while entries are applied, and then the little that
-// came meanwhile between two batches: SQLite begins at the log's start again
+// checkpoint copies the log while entries are applied, and then, between two batches,
+// the little that was added in the meantime. SQLite writes the log from its start again
 // only if all of it was copied and no reader needs it.
 func (c *checkpointer) checkpoint() error {
 	c.mu.Lock()
@@ -96,7 +96,7 @@ func (c *checkpointer) checkpoint() error {
 	if err := c.conn.Checkpoint(false); err != nil {
 		return err
 	}
-	if err := c.conn.SyncDatabase(); err != nil { // so that the next has little to sync
+	if err := c.conn.SyncDatabase(); err != nil { // so that the next sync is short
 		return err
 	}
 	if err := c.betweenBatches(false); err != nil {
@@ -129,7 +129,7 @@ func (c *checkpointer) betweenBatches(truncate bool) error {
 	c.index = c.r.sqlIndex
 	var e *sqlite.Error
 	if errors.As(err, &e) && e.Code == sqlite.CodeBusy {
-		return nil // a snapshot's view, or somebody who just opens it: next time
+		return nil // a snapshot is being written, or a connection opened: try the next time
 	}
 	return err
 }
@@ -148,7 +148,7 @@ func (c *checkpointer) connect() error {
 	if err != nil {
 		return err
 	}
-	// Nothing is applied while it empties the log: it must not wait then.
+	// It must not wait for a lock, since no entry is applied while it empties the log.
 	if err := conn.Exec("PRAGMA busy_timeout=0"); err != nil {
 		conn.Close()
 		return err
@@ -164,8 +164,8 @@ func (c *checkpointer) disconnect() {
 	}
 }
 
-// pause waits for a checkpoint that runs, and holds further ones back until
-// resume. The caller must not hold the replica's lock: a checkpoint may want it.
+// pause waits until no checkpoint runs, and lets none begin until resume. The caller
+// must not hold SQL.mu, which a checkpoint may be waiting for.
 func (c *checkpointer) pause() {
 	c.mu.Lock()
 	c.disconnect()
@@ -184,13 +184,13 @@ func (c *checkpointer) stop() {
 	c.mu.Unlock()
 }
 
-// copiedFile, beside a database, says up to which entry the write-ahead log may
-// have been copied into it.
+// copiedFile, in the folder of a generation, says up to which entry the write-ahead log
+// may have been copied into the database file.
 const copiedFile = "copied"
 
-// copied writes that down. From here on the log must not end earlier: SQLite
-// takes a log whose beginning is whole for all there is, and would show pages of
-// then beside pages of later ones.
+// copied writes copiedFile. From then on the write-ahead log must not end before that
+// entry. SQLite accepts a log that has lost its end, and would combine its old pages with
+// newer ones in the database file.
 func copied(path string, index uint64) error {
 	if err := durable.Sync(path + "-wal"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -198,7 +198,8 @@ func copied(path string, index uint64) error {
 	return durable.WriteFile(filepath.Join(filepath.Dir(path), copiedFile), []byte(strconv.FormatUint(index, 10)+"\n"))
 }
 
-// checkCopied finds out whether the database, as it was opened, is one state.
+// checkCopied checks that the database, as it was opened at index, has not lost a part
+// of its write-ahead log that was copied.
 func (s *storage) checkCopied(index uint64) error {
 	path := filepath.Join(s.path(s.generation), copiedFile)
 	b, err := os.ReadFile(path)

@@ -7,18 +7,16 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// classifier prepares texts to find out what they do. It has a connection of
-// its own: a write must not wait for readers, all of which its own program may
-// hold open.
+// A classifier prepares texts to find out what they would do. It has a connection of its
+// own, because a write must not wait for a reader: its program may hold all of them.
 type classifier struct {
 	mu    sync.Mutex
 	conn  *sqlite.Conn
 	epoch uint64
 }
 
-// Classify finds out which way a text goes on a connection of these settings, as
-// this replica understands it now. Preparing takes microseconds, so it takes no
-// context.
+// Classify finds out what a text would do on a connection with these settings, given the
+// present schema of this replica. It takes microseconds, so it takes no context.
 func (r *SQL) Classify(text string, settings wire.Settings) (sqlite.Class, error) {
 	if err := r.Err(); err != nil {
 		return sqlite.Class{}, err
@@ -39,16 +37,14 @@ func (r *SQL) Classify(text string, settings wire.Settings) (sqlite.Class, error
 	return c.conn.Classify(text)
 }
 
-// refresh makes the connection know the schema: it may remember an older one.
-// SQLite looks for a newer one if a table is missing, but not if ALTER TABLE
-// names a new column, or CREATE a table that was dropped: a statement that runs
-// does.
+// refresh makes the connection load the schema again, if it has changed. During prepare,
+// SQLite does so by itself if a table is missing, but not if ALTER TABLE names a new
+// column or CREATE a table that was dropped. Running any statement does it, too.
 func (c *classifier) refresh() error {
 	return c.conn.Exec(verifySchema)
 }
 
-// First classifies the first statement of a script, and returns what is behind
-// it.
+// First classifies the first statement of a script, and returns the rest of the script.
 func (r *SQL) First(script string, settings wire.Settings) (part sqlite.Part, rest string, err error) {
 	if err := r.Err(); err != nil {
 		return part, "", err
@@ -68,8 +64,8 @@ func (r *SQL) First(script string, settings wire.Settings) (part sqlite.Part, re
 	return c.conn.First(script)
 }
 
-// connect opens the database in use, again after it was exchanged, and prepares
-// under settings from now on.
+// connect opens the database of the generation in use, if that is not open, and switches
+// the connection to settings.
 func (c *classifier) connect(p *pool, settings wire.Settings) error {
 	if err := c.open(p); err != nil {
 		return err
@@ -78,7 +74,7 @@ func (c *classifier) connect(p *pool, settings wire.Settings) error {
 }
 
 func (c *classifier) open(p *pool) error {
-	p.mu.Lock() // held while it is opened: the file stays where it is
+	p.mu.Lock() // held while the file is opened, so that no snapshot replaces it
 	defer p.mu.Unlock()
 	file, epoch := p.file, p.epoch
 	if c.conn != nil && c.epoch == epoch && file != "" {

@@ -9,19 +9,19 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A Cursor is a query of a transaction. There may be several, and statements
-// that write between their rows.
+// A Cursor is a query of a transaction. A transaction may have several, and may write
+// between their rows.
 type Cursor struct {
 	t       *Transaction
 	ctx     context.Context
 	stmt    *sqlite.Stmt
-	kept    *program
+	kept    *cachedStmt
 	columns []wire.Column
 	closed  bool
 }
 
-// Query binds args to a statement that reads, alone in its text. ctx is good
-// for all of its rows.
+// Query runs a statement that reads and is alone in its text. The end of ctx ends the
+// query, at any of its rows.
 func (t *Transaction) Query(ctx context.Context, text string, args []wire.Argument) (*Cursor, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -52,7 +52,7 @@ func (t *Transaction) Query(ctx context.Context, text string, args []wire.Argume
 	return c, nil
 }
 
-// Rows returns all rows of a query, which are bounded as those of a write.
+// Rows returns all rows of a query. They are bounded like those of a write.
 func (t *Transaction) Rows(ctx context.Context, text string, args []wire.Argument) (*wire.Rows, error) {
 	c, err := t.Query(ctx, text, args)
 	if err != nil {
@@ -100,10 +100,10 @@ func (c *Cursor) Next(row func(*sqlite.Stmt)) (bool, error) {
 			err = t.interrupted(c.ctx, e)
 		}
 		if c.kept != nil { // see Query.forget
-			t.programs.remove(c.kept)
+			t.stmts.remove(c.kept)
 			c.kept = nil
 		}
-		if t.conn.Autocommit() { // a machine without memory left, say
+		if t.conn.Autocommit() { // such as after a failed allocation
 			t.finish(rolledBack(err))
 		}
 		return false, err

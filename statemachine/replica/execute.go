@@ -9,8 +9,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// maxResult bounds the rows that one operation returns, in bytes: every replica
-// holds them in memory.
+// maxResult bounds, in bytes, the rows that one operation returns. Every replica holds
+// them in memory.
 const maxResult = 64 << 20
 
 const savepoint = "_hiqlite_operation"
@@ -20,21 +20,21 @@ type execution struct {
 	*SQL
 	op       *wire.Operation
 	result   *wire.Result
-	saved    bool  // a savepoint stands before it
-	bytes    int   // of rows returned
-	schema   bool  // it may have changed the schema
-	stats    bool  // it may have changed the statistics
-	deferred bool  // it said PRAGMA defer_foreign_keys
-	halfway  bool  // it was given up, not by SQLite: which has undone nothing
-	counted  int64 // of total_changes() by the statements before
-	changes  int64 // that the last statement made itself
-	rowid    int64 // that it gave
-	own      int64 // of the row that it inserted or updated itself
+	saved    bool  // a savepoint was set before the operation
+	bytes    int   // of the rows returned so far
+	schema   bool  // a statement may have changed the schema
+	stats    bool  // a statement may have changed the statistics
+	deferred bool  // a statement ran PRAGMA defer_foreign_keys
+	partial  bool  // we aborted a statement ourselves, so SQLite has not undone its changes
+	counted  int64 // total_changes() after the statement before
+	changes  int64 // rows that the last statement itself changed
+	rowid    int64 // the rowid that the last statement itself assigned
+	own      int64 // the rowid of the row that the statement itself inserted or updated
 }
 
-// execute executes op and fills in its result. ended says that op must not
-// have happened but cannot be undone alone: the transaction has to be rolled
-// back and the others executed again. An error is this machine's.
+// execute executes op and sets its result. If ended is true, op must not have happened
+// but cannot be undone alone: the transaction was rolled back, and the other operations
+// have to be executed again. An error is a failure of this machine.
 func (r *SQL) execute(op *wire.Operation, result *wire.Result) (ended bool, err error) {
 	if err := r.checkFunctions(op.Functions); err != nil {
 		return false, err
@@ -71,11 +71,12 @@ func (r *SQL) execute(op *wire.Operation, result *wire.Result) (ended bool, err 
 	}
 	if failed == nil {
 		if failed = x.finish(); failed != nil { // the savepoint may be gone
-			x.saved, x.halfway = false, true
+			x.saved, x.partial = false, true
 		}
 	}
 	if err := r.conn.FileError(); failed == nil && err != nil {
-		// SQLite went on in spite of it, which others had no reason to do.
+		// SQLite has ignored an error of this machine's disk, which other replicas did
+		// not have.
 		return false, err
 	}
 	if failed == nil {
@@ -91,7 +92,7 @@ func (x *execution) statements() error {
 		s := &x.op.Statements[i]
 		var out wire.StatementResult
 		var err error
-		if p := x.programs.get(s.SQL); p != nil {
+		if p := x.stmts.get(s.SQL); p != nil {
 			out, err = x.single(p.Stmt, s.Args)
 		} else {
 			out, err = x.text(s)
@@ -105,37 +106,37 @@ func (x *execution) statements() error {
 		}
 		x.result.Statements = append(x.result.Statements, out)
 		if x.schema {
-			x.programs.clear() // see programs
+			x.stmts.clear() // see stmtCache
 		}
 	}
 	return nil
 }
 
-// single executes a statement that stands alone in its text.
+// single executes a statement that is alone in its text.
 func (x *execution) single(s *sqlite.Stmt, args []wire.Argument) (wire.StatementResult, error) {
 	if err := bind(s, args); err != nil {
 		return wire.StatementResult{}, err
 	}
 	rows, err := x.step(s)
-	return x.answer(rows), err
+	return x.resultOf(rows), err
 }
 
-// bind binds the arguments of a statement that stands alone in its text.
+// bind binds the arguments of a statement that is alone in its text.
 func bind(s *sqlite.Stmt, args []wire.Argument) error {
 	if err := s.Bind(args, nil); err != nil {
 		return err
 	}
 	if params := s.Params(); len(args) > len(params) {
 		if _, ok := sqlite.Match(params, args); ok {
-			return nil // the others are names that it has not
+			return nil // the surplus arguments have names that the statement does not use
 		}
 		return sqlite.TooManyArguments(len(params), len(args))
 	}
 	return nil
 }
 
-// answer is the result of a statement that has just run.
-func (x *execution) answer(rows *wire.Rows) wire.StatementResult {
+// resultOf returns the result of the statement that has just run.
+func (x *execution) resultOf(rows *wire.Rows) wire.StatementResult {
 	total := x.conn.TotalChanges()
 	out := wire.StatementResult{RowsAffected: x.conn.Changes(), LastInsertID: x.conn.LastInsertID(), TotalChanges: total - x.counted, Rows: rows, RowID: x.own}
 	x.counted, x.own = total, 0
@@ -148,7 +149,7 @@ func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
 		return nil, queryOnly()
 	}
 	if s.Actions.SchemaRows {
-		x.changes, x.rowid = 0, 0 // as Count has it of all that changes the schema
+		x.changes, x.rowid = 0, 0 // as Count reports them for every statement that changes the schema
 		return nil, x.schemaRows(s)
 	}
 	defer s.Reset()
@@ -170,14 +171,14 @@ func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
 		}
 		if !row {
 			if err := s.RandomNames(true); err != nil {
-				x.halfway = true
+				x.partial = true
 				return nil, err
 			}
 			return rows, nil
 		}
 		x.bytes += appendRow(rows, s)
 		if x.bytes > maxResult {
-			x.halfway = true
+			x.partial = true
 			return nil, tooManyRows()
 		}
 	}
@@ -194,8 +195,8 @@ func appendRow(rows *wire.Rows, s *sqlite.Stmt) (bytes int) {
 	return bytes
 }
 
-// BoundRows returns why an operation fails whose rows take so many bytes, in all
-// of its result sets together.
+// BoundRows returns the error of an operation if the rows of all of its result sets take
+// too many bytes, and nil otherwise.
 func BoundRows(bytes int) error {
 	if bytes > maxResult {
 		return tooManyRows()
@@ -213,14 +214,14 @@ func tookMaxRowid() error {
 		"SQLite would choose the next rowids at random, which replicas cannot do alike")
 }
 
-// outOfSteps makes e say why the statement was interrupted.
+// outOfSteps explains in e that the statement was interrupted because of max_steps.
 func outOfSteps(e *sqlite.Error) {
 	better := sqlite.Interrupted("the statement took more steps than one operation may",
 		"is it endless? if not, write in smaller parts, or raise max_steps in the DSN (hiqlite.Config.MaxSteps)")
 	e.Message, e.Hint = better.Message, better.Hint
 }
 
-// note remembers what running s may change.
+// note records what running s may change.
 func (x *execution) note(s *sqlite.Stmt) {
 	a := &s.Actions
 	x.schema = x.schema || a.Schema
@@ -229,8 +230,9 @@ func (x *execution) note(s *sqlite.Stmt) {
 	x.deferred = x.deferred || a.Pragma == "defer_foreign_keys"
 }
 
-// text executes a text that is not kept prepared: its statements one after the
-// other, as modernc.org/sqlite does, each binding from the first argument.
+// text executes a text that is not in the cache. It may have several statements, which
+// run one after the other. As with modernc.org/sqlite, each of them binds its parameters
+// from the first argument on.
 func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error) {
 	used := make([]bool, len(s.Args))
 	script, err := x.conn.Script(s.SQL)
@@ -249,7 +251,7 @@ func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error
 		tail := script.Rest()
 		if first && sqlite.Blank(tail) {
 			if stmt.Actions.Pragma == "" {
-				return x.single(x.programs.keep(s.SQL, stmt).Stmt, s.Args)
+				return x.single(x.stmts.keep(s.SQL, stmt).Stmt, s.Args)
 			}
 		} else if first {
 			if err := x.save(); err != nil {
@@ -270,8 +272,8 @@ func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error
 	return out, nil
 }
 
-// scriptStatement executes one statement of a script, and adds its rows to what
-// those before it answered.
+// scriptStatement executes one statement of a script, and adds its result to out, that
+// of the statements before.
 func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, used []bool, out wire.StatementResult) (wire.StatementResult, error) {
 	if travels(&stmt.Actions) {
 		return out, x.switchSetting(&stmt.Actions)
@@ -283,12 +285,12 @@ func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, use
 	if err != nil {
 		return out, err
 	}
-	// The next statement may be one that this one makes possible. And what
-	// SQLite would prepare anew on its own would count its steps differently.
+	// The next statement may depend on what this one has changed. A statement that
+	// SQLite prepares again by itself would count its steps differently.
 	if x.schema || stmt.Actions.PragmaSet {
-		x.programs.clear()
+		x.stmts.clear()
 	}
-	next := x.answer(out.Rows)
+	next := x.resultOf(out.Rows)
 	next.More = out.More
 	next.AddRows(rows)
 	next.TotalChanges += out.TotalChanges
@@ -296,7 +298,7 @@ func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, use
 	return next, nil
 }
 
-// check looks at what SQLite itself would only notice at COMMIT, or never.
+// check finds errors that SQLite itself would report only at COMMIT, or never.
 func (x *execution) check() error {
 	if x.conn.DeferredViolations() {
 		return sqlite.ForeignKeyViolated()
@@ -313,7 +315,7 @@ func (x *execution) check() error {
 // finish ends an operation that succeeded.
 func (x *execution) finish() error {
 	if x.saved {
-		if err := x.owner("RELEASE " + savepoint); err != nil {
+		if err := x.execInternal("RELEASE " + savepoint); err != nil {
 			return err
 		}
 	}
@@ -343,40 +345,40 @@ func (x *execution) finish() error {
 //
 // A schema that cannot be loaded is the error of the operation that made it.
 func (r *SQL) reload() error {
-	r.programs.clear()
+	r.stmts.clear()
 	if err := r.flush(); err != nil {
 		return err
 	}
 	r.virtualKnown = false
 	r.batch.reloaded = true
-	return r.owner("PRAGMA writable_schema=RESET; SELECT 1 FROM " + sqlite.MetaTable + " LIMIT 0")
+	return r.execInternal("PRAGMA writable_schema=RESET; SELECT 1 FROM " + sqlite.MetaTable + " LIMIT 0")
 }
 
 const flushVirtual = "SAVEPOINT " + savepoint + "; RELEASE " + savepoint
 
-// flush makes virtual tables write what they hold back until a transaction or
-// savepoint ends: FTS5 divides its index as it was flushed, and how operations
-// are grouped into transactions differs from replica to replica.
+// flush makes virtual tables write what they buffer until the end of a transaction or
+// savepoint. The segments of an FTS5 index depend on when it was flushed, and replicas
+// group operations into transactions differently.
 func (r *SQL) flush() error {
 	if !r.virtual() {
 		return nil
 	}
-	return r.owner(flushVirtual)
+	return r.execInternal(flushVirtual)
 }
 
-// restore takes back what the operation switched for itself.
+// restore resets what the operation has switched on the connection.
 func (x *execution) restore() error {
 	if x.deferred {
-		x.programs.clear() // SQLite would prepare them anew
-		if err := x.owner("PRAGMA defer_foreign_keys=OFF"); err != nil {
+		x.stmts.clear() // SQLite would prepare them again
+		if err := x.execInternal("PRAGMA defer_foreign_keys=OFF"); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// fail ends an operation that failed: the error is its result, unless it is
-// this machine's.
+// fail ends an operation that has failed. The error becomes its result, unless it is a
+// failure of this machine.
 func (x *execution) fail(failed error) (ended bool, err error) {
 	if x.conn.Local(failed) {
 		return false, failed
@@ -395,22 +397,23 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 	if e.Code == sqlite.CodeInterrupt {
 		outOfSteps(e)
 	}
-	x.conn.TookMaxRowid() // forget
+	x.conn.TookMaxRowid() // reset it
 	x.result.Statements, x.result.Err = nil, e
 	x.result.Settings = 0
 	if x.conn.Autocommit() || x.stats || x.schema || e.Code == sqlite.CodeCorrupt ||
-		!x.saved && (x.conn.DeferredViolations() || x.halfway || e.Code == sqlite.CodeFull || e.Code == sqlite.CodeInterrupt || e.Code == sqlite.CodeNoMemory || e.Code == sqlite.CodeTooBig) {
-		// OR ROLLBACK and the like have ended the transaction; or there is no
-		// savepoint to go back to; or going back to it would not be enough: a
-		// virtual table that it undoes still takes part in the COMMIT, and what
-		// SQLite calls corrupt it writes to no more.
+		!x.saved && (x.conn.DeferredViolations() || x.partial || e.Code == sqlite.CodeFull || e.Code == sqlite.CodeInterrupt || e.Code == sqlite.CodeNoMemory || e.Code == sqlite.CodeTooBig) {
+		// The whole transaction has to be rolled back: OR ROLLBACK or the like has
+		// ended it; or there is no savepoint to return to; or that would not be
+		// enough, because a virtual table whose creation is undone would still take
+		// part in the COMMIT, or SQLite does not write to a database any more that
+		// it has found corrupt.
 		ended = true
 		if err := x.rollback(); err != nil {
 			return ended, err
 		}
 	} else if x.saved {
 		x.settingsLoaded = false
-		if err := x.owner("ROLLBACK TO " + savepoint + "; RELEASE " + savepoint); err != nil {
+		if err := x.execInternal("ROLLBACK TO " + savepoint + "; RELEASE " + savepoint); err != nil {
 			return false, err
 		}
 	}
@@ -427,16 +430,16 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 	return ended, x.restore()
 }
 
-// save sets the savepoint to which the operation is undone.
+// save sets the savepoint to which a failed operation is rolled back.
 func (x *execution) save() error {
 	if x.saved {
 		return nil
 	}
 	x.saved = true
-	return x.owner("SAVEPOINT " + savepoint)
+	return x.execInternal("SAVEPOINT " + savepoint)
 }
 
-// virtual reports that the database has virtual tables, which keep prepared
+// virtual reports whether the database has virtual tables, which have prepared
 // statements of their own.
 func (r *SQL) virtual() bool {
 	if r.virtualKnown {

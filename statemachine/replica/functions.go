@@ -9,14 +9,13 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// ErrFunctionMissing says that the log or the schema needs a function, or a
-// collation, that this program does not bring along.
+// ErrFunctionMissing says that the log or the schema needs a function or a collation
+// that this program does not have.
 var ErrFunctionMissing = errors.New("hiqlite: this program lacks a function that the database needs")
 
-// A write names the functions that it may use, and the schema's are part of the
-// replicated state (State.Functions): an index or a CHECK uses them without
-// being named. A replica whose program lacks one would compute something else,
-// so it stops before that.
+// An operation names the functions that its statements may use. Those that the schema
+// uses, in an index or a CHECK, are replicated state (State.Functions). A replica whose
+// program lacks one of them would come to other rows, so it stops before that.
 
 func missingFunction(f wire.Function) error {
 	return fmt.Errorf("%w: %v: start it with a program whose Config.Functions or Config.Collations has it; nothing is lost, the node then goes on where it stopped", ErrFunctionMissing, f)
@@ -31,8 +30,8 @@ func (r *SQL) checkFunctions(needed []wire.Function) error {
 	return nil
 }
 
-// noteFunctions makes the state say which functions the schema needs, after op
-// has changed it.
+// noteFunctions updates the functions that the schema needs, after op has changed the
+// schema.
 func (r *SQL) noteFunctions(op *wire.Operation) error {
 	if len(op.Functions) == 0 && len(r.functions) == 0 {
 		return nil

@@ -11,17 +11,17 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// Hash returns the SHA-256 of everything that SQL can see of the database, the
-// schema and rowids included, and the index of the entry it stands for. The
-// replicas of a shard have the same hash at the same index. The replica's own
-// table is left out: when its rows are written differs from node to node.
+// Hash returns the SHA-256 of everything that SQL can see of the database, including the
+// schema and rowids, and the applied index of which it is. All replicas have the same hash
+// at the same index. The meta table is left out, because replicas write its rows at
+// different times.
 func (r *SQL) Hash(ctx context.Context) (sum [sha256.Size]byte, index uint64, err error) {
 	reader, err := r.Acquire(ctx)
 	if err != nil {
 		return sum, 0, err
 	}
 	defer reader.Release()
-	// Whatever fails, it must not come back to the pool inside a transaction.
+	// Whatever fails, the reader must not return to the pool inside a transaction.
 	reader.Discard()
 	conn, err := reader.current()
 	if err != nil {
@@ -46,7 +46,7 @@ func (r *SQL) Hash(ctx context.Context) (sum [sha256.Size]byte, index uint64, er
 	return sum, index, err
 }
 
-// pin begins a read transaction on conn and returns the index of what it sees.
+// pin begins a read transaction on conn and returns the applied index that it shows.
 func (r *SQL) pin(conn *sqlite.Conn) (index uint64, err error) {
 	r.mu.Lock() // between two batches
 	defer r.mu.Unlock()
@@ -74,8 +74,8 @@ func hashDatabase(h hash.Hash, conn *sqlite.Conn) error {
 	return nil
 }
 
-// hashTable adds the rows of a table: what is stored of them. To compute a
-// VIRTUAL column may fail, and may take functions that this node lacks.
+// hashTable adds the stored columns of a table's rows. VIRTUAL columns are left out: to
+// compute them may fail, and may need functions that this node lacks.
 func hashTable(h hash.Hash, conn *sqlite.Conn, table string) error {
 	const columns = "(SELECT name, hidden FROM pragma_table_xinfo(%))"
 	of := func(query string) ([]string, error) {
@@ -90,19 +90,19 @@ func hashTable(h hash.Hash, conn *sqlite.Conn, table string) error {
 		return err
 	}
 	h.Write([]byte(table))
-	// NOT INDEXED: in the order of the table's own tree.
+	// NOT INDEXED reads the rows in the order of the table's own tree.
 	from := stored[0] + " FROM " + quote(table, `"`) + " NOT INDEXED"
 	if rowid := rowidName(names); rowid != "" {
 		s, _, err := conn.Prepare("SELECT "+rowid+from, false)
 		if err == nil {
 			s.Close()
 			from = rowid + from
-		} // else it is WITHOUT ROWID
+		} // otherwise it is a WITHOUT ROWID table
 	}
 	return hashQuery(h, conn, "SELECT "+from)
 }
 
-// rowidName returns a name of the rowid that no column has taken, with a comma.
+// rowidName returns a name for the rowid that is not a column's, followed by a comma.
 func rowidName(columns []string) string {
 next:
 	for _, name := range []string{"rowid", "_rowid_", "oid"} {

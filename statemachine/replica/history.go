@@ -6,16 +6,16 @@ import (
 	"hash/crc64"
 )
 
-// ErrDiverged: this replica has applied other entries than the leader's.
+// ErrDiverged says that this replica has applied other entries than the leader.
 var ErrDiverged = fmt.Errorf("%w: this replica has applied other entries than the leader's", ErrDamaged)
 
 // appliedHistory is a checksum over all entries that a replica has applied, from the
-// first on. Where two replicas have the same at an index, they have applied the
-// same entries up to there. The leader tells its own with its ticks.
+// first on. If two replicas have the same checksum at an index, they have applied the
+// same entries up to it. The leader's checksum is in its clock advances.
 //
-// Raft alone does not find all differences: it takes entries with the same index
-// and term for the same, but a node of which an older copy was put back may use
-// a term for a second time.
+// Raft alone does not detect every difference. It assumes that entries with the same index
+// and term are the same; but a node whose folder was replaced by an older copy may use a
+// term for a second time.
 type appliedHistory struct {
 	index, sum uint64                      // as of the last entry applied
 	past       [historyKept]appliedEntries // by index, modulo its length
@@ -23,13 +23,13 @@ type appliedHistory struct {
 
 type appliedEntries struct{ index, sum uint64 }
 
-// historyKept is for how many entries a replica can tell what it was: more than
-// the leader applies while a tick is on its way.
+// historyKept is the number of entries whose checksums a replica keeps: more than the
+// leader applies between proposing a clock advance and applying it.
 const historyKept = 4096
 
 var historyTable = crc64.MakeTable(crc64.ECMA)
 
-// begin makes the history that of a replica as it was opened.
+// begin sets the history of a replica that was opened at index.
 func (h *appliedHistory) begin(index, sum uint64) {
 	*h = appliedHistory{}
 	h.set(index, sum)
@@ -40,8 +40,8 @@ func (h *appliedHistory) set(index, sum uint64) {
 	h.past[index%historyKept] = appliedEntries{index, sum}
 }
 
-// add takes an entry in. One without a command is Raft's own, which not every
-// replica is shown.
+// add adds an entry to the checksum. It ignores entries without a command: they are
+// Raft's own, and Dragonboat does not pass them to every replica.
 func (h *appliedHistory) add(index uint64, cmd []byte) {
 	sum := h.sum
 	if len(cmd) > 0 {
@@ -53,8 +53,9 @@ func (h *appliedHistory) add(index uint64, cmd []byte) {
 	h.set(index, sum)
 }
 
-// check compares what another replica had at an index. It knows nothing about
-// those that were applied long ago, or before the replica was opened.
+// check compares the checksum of another replica at an index with that of this one. It
+// accepts any checksum of an entry that was applied long ago, or before this replica was
+// opened, since those are not kept.
 func (h *appliedHistory) check(index, sum uint64) error {
 	own := h.past[index%historyKept]
 	if index == 0 || own.index != index || own.sum == sum {

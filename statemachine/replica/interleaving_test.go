@@ -179,10 +179,10 @@ func TestCloseEndsWhatRuns(t *testing.T) {
 	if _, err := m.Speculate(TransactionOptions{}); !errors.Is(err, ErrReplicaClosed) {
 		t.Errorf("a new one answers %v", err)
 	}
-	m.SQL.spare.mu.Lock()
-	defer m.SQL.spare.mu.Unlock()
-	if len(m.SQL.spare.idle)+len(m.SQL.spare.lent) > 0 {
-		t.Errorf("%d connections are left open", len(m.SQL.spare.idle)+len(m.SQL.spare.lent))
+	m.SQL.speculative.mu.Lock()
+	defer m.SQL.speculative.mu.Unlock()
+	if len(m.SQL.speculative.idle)+len(m.SQL.speculative.lent) > 0 {
+		t.Errorf("%d connections are left open", len(m.SQL.speculative.idle)+len(m.SQL.speculative.lent))
 	}
 }
 
@@ -212,7 +212,7 @@ func TestTransactionsThatBeginWhileTheReplicaCloses(t *testing.T) {
 		}
 		m.Close()
 		wg.Wait()
-		if n := len(m.SQL.spare.idle) + len(m.SQL.spare.lent); n > 0 {
+		if n := len(m.SQL.speculative.idle) + len(m.SQL.speculative.lent); n > 0 {
 			t.Errorf("%d connections are left open", n)
 		}
 	}
@@ -390,7 +390,7 @@ func TestAFailureWhileTheLeasePassesOn(t *testing.T) {
 	m, other := leasing(t)
 	m.grantTo(other, 9, 1000)
 	m.waits(&proposer{m.session, m.seq, nil}, op("INSERT INTO t(id) VALUES(1)"))
-	if err := m.owner("PRAGMA busy_timeout=0"); err != nil {
+	if err := m.execInternal("PRAGMA busy_timeout=0"); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := sqlite.Open(m.pool.path(), sqlite.Plain)

@@ -9,9 +9,9 @@ type lessor struct{ r *SQL }
 var _ leaseHost = lessor{}
 
 func (l lessor) apply(op *wire.Operation, result *wire.Result) error {
-	return l.r.operation(op, result)
+	return l.r.applyOperation(op, result)
 }
-func (l lessor) now() uint64        { return l.r.ticks }
+func (l lessor) now() uint64        { return l.r.now }
 func (l lessor) lastChange() uint64 { return l.r.changed }
 
 func (l lessor) session(id uint64) *wire.Session[wire.Result] { return l.r.sessions.Get(id) }
@@ -29,7 +29,7 @@ func (l lessor) holderChanged(ended uint64) {
 // answered with the same result.
 func (l lessor) settled(w *wire.Place, result *wire.Result) {
 	r := l.r
-	r.batch.news = append(r.batch.news, news{session: w.Session, place: waiterID(w), settled: result})
+	r.batch.notifications = append(r.batch.notifications, notification{session: w.Session, waiter: waiterID(w), settled: result})
 	if s := r.sessions.Get(w.Session); s != nil && s.Sequence == w.Sequence && w.Index < len(s.Results) {
 		s.Results[w.Index] = keptResults([]wire.Result{*result})[0]
 		r.sessions.Changed(w.Session)

@@ -11,9 +11,9 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine"
 )
 
-// The meta table holds, written in the same transaction as the rows of a batch,
-// a row 0 with the replica's index, clock and lease, a row for each session, and
-// below 0 one for each place in the queue for the lease.
+// The meta table is written in the same transaction as the rows of a batch. Row 0 has the
+// applied index, the clock and the lease; rows with positive ids have the sessions, and
+// rows with negative ids the waiters of the lease queue.
 
 // metaStatements writes the meta table.
 type metaStatements struct {
@@ -42,8 +42,7 @@ func (m *metaStatements) close() {
 	m.put, m.remove = nil, nil
 }
 
-// save writes the row of the replica and those of the sessions and places that
-// changed.
+// save writes row 0, and the rows of the sessions and waiters that have changed.
 func (m *metaStatements) save(state *wire.State, s *statemachine.Sessions[wire.Result], l *leaseQueue) error {
 	if err := m.prepare(); err != nil {
 		return err
@@ -68,7 +67,7 @@ func (m *metaStatements) save(state *wire.State, s *statemachine.Sessions[wire.R
 	return m.saveWaiters(l)
 }
 
-// saveWaiters makes the table hold the places that are in the queue.
+// saveWaiters makes the table hold the present waiters and no others.
 func (m *metaStatements) saveWaiters(l *leaseQueue) error {
 	gone := maps.Clone(l.saved)
 	for i := range l.waiters {
@@ -130,7 +129,7 @@ func loadState(conn *sqlite.Conn) (*wire.State, error) {
 		switch {
 		case id == 0:
 			state, err = wire.DecodeState(s.Bytes(1))
-		case id < 0: // the last one first
+		case id < 0: // the last waiter comes first
 			var p *wire.Place
 			if p, err = wire.DecodePlace(s.Bytes(1)); err == nil {
 				places = append(places, *p)
@@ -147,8 +146,8 @@ func loadState(conn *sqlite.Conn) (*wire.State, error) {
 	}
 }
 
-// markUnsaved marks the sessions that may be newer than what SQLite holds: the next
-// transaction must write all of them, since afterwards SQLite's count.
+// markUnsaved marks the sessions that differ from those that SQLite holds. The next
+// transaction must write all of them: after it, the state file does not count any more.
 func markUnsaved(s *statemachine.Sessions[wire.Result], inSQLite []wire.Session[wire.Result]) {
 	written := make(map[uint64][]byte, len(inSQLite))
 	for i := range inSQLite {

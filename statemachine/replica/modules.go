@@ -1,16 +1,16 @@
 package replica
 
-// loadSettings makes every full-text table of the apply connection know its own
-// settings. FTS5 keeps them in memory and reads them anew when it reads its index
-// and sees that they have changed. 'rebuild' and 'delete-all' write an index
-// without having read it, by what is in memory: what was loaded by an earlier
-// operation, or by none since a restart, or in one that was undone. So all replicas
-// load them before an operation, wherever one of them could have missed something.
+// loadSettings makes every full-text table of the apply connection load its settings.
+// FTS5 caches them, and loads them again when it reads its index and finds that they have
+// changed. But 'rebuild' and 'delete-all' write an index without reading it, with the
+// settings in the cache: those of an earlier operation, of one that was undone, or the
+// defaults after a restart. So all replicas load the settings before each operation for
+// which the caches of two replicas could differ.
 func (r *SQL) loadSettings() error {
 	if r.settingsLoaded {
 		return nil
 	}
-	r.conn.ForgetFileErrors() // those of the operation before
+	r.conn.ForgetFileErrors() // forget errors of the operation before
 	r.conn.Owner(true)
 	defer r.conn.Owner(false)
 	tables, err := column(r.conn, `SELECT v.name FROM sqlite_schema v WHERE v.type='table' AND v.rootpage=0
@@ -20,7 +20,8 @@ func (r *SQL) loadSettings() error {
 	}
 	for _, table := range tables {
 		name := quote(table, `"`)
-		// There is no such setting: the statement fails, once those there are are loaded.
+		// There is no such setting, so the statement fails, after FTS5 has loaded the
+		// existing ones.
 		err := r.conn.Exec("INSERT INTO " + name + "(" + name + ", rank) VALUES('hiqlite loads settings', 0)")
 		if r.conn.Local(err) {
 			return err

@@ -14,34 +14,34 @@ import (
 )
 
 const (
-	// maxIdleReaders is how many connections are kept open for the next reads
-	// (with 16, 64 goroutines opened new ones all the time: 7 us a read, not 3);
-	// each may hold up to 2 MB of pages.
+	// maxIdleReaders is how many idle connections are kept open for the next
+	// queries; each may hold up to 2 MB of pages. (With 16 of them, 64 goroutines
+	// opened new ones all the time, and a query took 7 us instead of 3.)
 	maxIdleReaders = 64
-	// maxReaderPrograms bounds the prepared statements of a reader.
-	maxReaderPrograms = 128
-	// readerWait bounds the wait for one of the readers.
+	// maxReaderStmts bounds the prepared statements of a reader.
+	maxReaderStmts = 128
+	// readerWait bounds the wait for a reader while all are lent.
 	readerWait = 30 * time.Second
 )
 
 // ErrReplicaClosed is returned by reads of a replica that is not open.
 var ErrReplicaClosed = errors.New("hiqlite: the replica is closed")
 
-// A pool holds connections that read. They are lent for one query each, so that
-// no read transaction outlives it.
+// A pool has the readers. Each is lent for one query, so no read transaction is longer
+// than its query.
 type pool struct {
 	max       int
 	functions *sqlite.Functions
 	zone      *atomic.Pointer[wire.Zone]
-	wait      time.Duration // for one of the readers
+	wait      time.Duration // bounds the wait for a reader
 
 	mu     sync.Mutex
-	file   string // of the generation in use; "" while closed
-	epoch  uint64 // raised when idle connections must not be used again
+	file   string // the database of the generation in use; "": the pool is closed
+	epoch  uint64 // increased when connections must not be lent again
 	idle   []*Reader
 	active map[*Reader]bool
-	freed  chan struct{} // closed when a reader comes back, if somebody waits
-	gate   chan struct{} // not nil while readers are held back
+	freed  chan struct{} // closed when a reader is released; nil: nobody waits
+	gate   chan struct{} // not nil: no reader is lent until it is closed
 }
 
 func newPool(max int, functions *sqlite.Functions, zone *atomic.Pointer[wire.Zone]) *pool {
@@ -63,27 +63,27 @@ func (p *pool) connect(file string, mode sqlite.Mode) (*sqlite.Conn, error) {
 	return conn, nil
 }
 
-// A Reader is a connection that reads, lent from the pool.
+// A Reader is a SQLite connection that only reads, lent from the pool.
 type Reader struct {
 	pool     *pool
-	epoch    uint64 // of the pool when conn was opened; 0: not to be lent again
+	epoch    uint64 // of the pool when conn was opened; 0: conn must not be lent again
 	file     string // which conn has open
-	programs *programs
+	stmts    *stmtCache
 	settings wire.Settings
 	verify   *sqlite.Stmt // see prepare
-	state    [3]int64     // as SetState was told
+	state    [3]int64     // the arguments of SetState
 	hasState bool
 
-	since atomic.Int64 // when the running query began, since the process did; 0: none runs
+	since atomic.Int64 // when the running query began, as time since the process started; 0: none runs
 
 	step  sync.Mutex // held while the query steps; locked before mu
 	mu    sync.Mutex // guards conn and query for other goroutines
 	conn  *sqlite.Conn
-	query *Query       // the one that runs: who ends it must not hit the next
-	tx    *Transaction // that reads here
+	query *Query       // the running query: end must not interrupt the next one
+	tx    *Transaction // the transaction that reads with it, or nil
 }
 
-// use makes the pool open the database at path from now on.
+// use makes path the database of readers that are lent from now on.
 func (p *pool) use(path string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -91,7 +91,8 @@ func (p *pool) use(path string) {
 	p.renew()
 }
 
-// refresh makes new connections of all: they load schema and statistics anew.
+// refresh replaces all connections, since new ones load the schema and the statistics
+// again.
 func (p *pool) refresh() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -112,11 +113,11 @@ func (p *pool) path() string {
 	return p.file
 }
 
-// Acquire lends a reader of the rows that have been applied. It waits while the
-// most that may read at a time do.
+// Acquire lends a reader of the rows that have been applied. It waits while all readers
+// are lent.
 func (r *SQL) Acquire(ctx context.Context) (*Reader, error) { return r.AcquireUnder(ctx, 0) }
 
-// AcquireUnder is Acquire for a connection of these settings.
+// AcquireUnder is Acquire for a reader with these settings.
 func (r *SQL) AcquireUnder(ctx context.Context, settings wire.Settings) (*Reader, error) {
 	if err := r.Err(); err != nil {
 		return nil, err
@@ -126,7 +127,7 @@ func (r *SQL) AcquireUnder(ctx context.Context, settings wire.Settings) (*Reader
 		return nil, err
 	}
 	reader.settings = settings
-	if err := reader.programs.use(settings); err != nil {
+	if err := reader.stmts.use(settings); err != nil {
 		reader.Discard()
 		reader.Release()
 		return nil, err
@@ -192,16 +193,16 @@ func (p *pool) take(settings wire.Settings) (*Reader, error) {
 	return r, nil
 }
 
-// open opens the database at file. The pool is locked: file is the generation
-// in use until the connection has it, and its write-ahead log, open.
+// open opens the database at file. The caller has locked the pool, so file stays the
+// generation in use until the connection has opened it and its write-ahead log.
 func (r *Reader) open(file string, epoch uint64) error {
 	conn, err := r.pool.connect(file, sqlite.ReadOnly)
 	if err != nil {
 		return err
 	}
-	// SQLite opens the write-ahead log with the first read. Should a snapshot
-	// take over before, the log's name would be gone, and the database without
-	// it an old one.
+	// SQLite opens the write-ahead log with the first read. If a snapshot replaced
+	// the generation before that, the log would be deleted, and the connection would
+	// show the old rows of the database file alone.
 	if err := conn.Exec("PRAGMA user_version"); err != nil {
 		conn.Close()
 		return err
@@ -220,12 +221,12 @@ func (r *Reader) open(file string, epoch uint64) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.conn, r.file, r.epoch, r.programs, r.verify = conn, file, epoch, newPrograms(conn), verify
+	r.conn, r.file, r.epoch, r.stmts, r.verify = conn, file, epoch, newStmtCache(conn), verify
 	return nil
 }
 
-// current returns the connection, to the generation in use: a reader that was
-// lent before a snapshot took over must not answer from what it replaced.
+// current returns the connection to the generation in use. A reader that was lent before
+// a snapshot replaced the generation must not return rows of the old one.
 func (r *Reader) current() (*sqlite.Conn, error) {
 	p := r.pool
 	p.mu.Lock()
@@ -248,7 +249,7 @@ func (r *Reader) current() (*sqlite.Conn, error) {
 	return r.conn, nil
 }
 
-// Release gives the reader back.
+// Release returns the reader to the pool.
 func (r *Reader) Release() {
 	p := r.pool
 	p.mu.Lock()
@@ -262,8 +263,8 @@ func (r *Reader) Release() {
 		r.close()
 		return
 	}
-	if len(r.programs.byText) > maxReaderPrograms {
-		r.programs.evict()
+	if len(r.stmts.byText) > maxReaderStmts {
+		r.stmts.evict()
 	}
 	p.idle = append(p.idle, r)
 }
@@ -272,12 +273,12 @@ func (r *Reader) Release() {
 func (r *Reader) Discard() { r.epoch = 0 }
 
 func (r *Reader) close() {
-	r.programs.clear()
+	r.stmts.clear()
 	r.verify.Close()
 	r.conn.Close()
 }
 
-// close ends all reads and closes the connections that are not lent.
+// close ends all queries and closes the idle connections.
 func (p *pool) close() {
 	p.mu.Lock()
 	p.file = ""
@@ -304,8 +305,8 @@ func (p *pool) close() {
 	}
 }
 
-// quiesce holds new reads back for the time of f, if those that run end within
-// wait, and reports whether it called f.
+// quiesce lends no readers until those that are lent have been released, and then calls
+// f. If that takes longer than wait, it does not call f and returns false.
 func (p *pool) quiesce(wait time.Duration, f func()) bool {
 	gate := make(chan struct{})
 	p.mu.Lock()
@@ -339,8 +340,8 @@ func (p *pool) quiesce(wait time.Duration, f func()) bool {
 	}
 }
 
-// endOldest ends the query, or the transaction that only reads, that has run
-// longest, if it runs for longer than patience.
+// endOldest ends the query, or the read-only transaction, that has run for longest, if
+// that is longer than patience.
 func (p *pool) endOldest(patience time.Duration, reason error) bool {
 	var oldest *Query
 	var tx *Transaction
@@ -370,9 +371,9 @@ func (q *Query) end(reason error) bool {
 		return false
 	}
 	q.ended = reason
-	r.conn.Interrupt() // a step that runs now
+	r.conn.Interrupt() // in case a step runs
 	r.mu.Unlock()
-	r.step.Lock() // until it has
+	r.step.Lock() // wait until the step has returned
 	defer r.step.Unlock()
 	if q.stmt != nil {
 		q.stmt.Reset()
@@ -380,21 +381,21 @@ func (q *Query) end(reason error) bool {
 	return true
 }
 
-// reason returns the error that the query was ended with.
+// reason returns the error with which the query was ended, or nil.
 func (q *Query) reason() error {
 	q.r.mu.Lock()
 	defer q.r.mu.Unlock()
 	return q.ended
 }
 
-// SetState sets what changes(), total_changes() and last_insert_rowid() answer
-// on this reader.
+// SetState sets the values of changes(), total_changes() and last_insert_rowid() for
+// this reader.
 func (r *Reader) SetState(changes, total, lastInsertID int64) {
 	r.state, r.hasState = [3]int64{changes, total, lastInsertID}, true
 	r.conn.SetState(changes, total, lastInsertID)
 }
 
-// Interrupt makes the running query fail. It may be called beside everything.
+// Interrupt makes the running query fail. Any goroutine may call it at any time.
 func (r *Reader) Interrupt() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -407,19 +408,19 @@ var processStart = time.Now()
 type Query struct {
 	r     *Reader
 	stmt  *sqlite.Stmt
-	kept  *program // by the reader; nil: closed with the query
+	kept  *cachedStmt // the statement in the reader's cache; nil: Close closes the statement
 	ended error
 }
 
-// Query binds args to the first statement of sql and returns the text behind
-// it. The query is nil if there was no statement. One query runs at a time.
+// Query binds args to the first statement of sql and returns the text after it. The
+// query is nil if sql has no statement. A reader runs one query at a time.
 func (r *Reader) Query(sql string, args []wire.Argument) (q *Query, tail string, err error) {
 	conn, err := r.current()
 	if err != nil {
 		return nil, "", err
 	}
 	q = &Query{r: r}
-	if kept := r.programs.get(sql); kept != nil {
+	if kept := r.stmts.get(sql); kept != nil {
 		q.stmt, q.kept = kept.Stmt, kept
 	} else {
 		stmt, rest, err := r.prepare(conn, sql)
@@ -427,7 +428,7 @@ func (r *Reader) Query(sql string, args []wire.Argument) (q *Query, tail string,
 			return nil, rest, err
 		}
 		if stmt.KnowsSchema() && sqlite.Blank(rest) {
-			q.kept = r.programs.keep(sql, stmt)
+			q.kept = r.stmts.keep(sql, stmt)
 		} else {
 			tail = rest
 		}
@@ -444,15 +445,14 @@ func (r *Reader) Query(sql string, args []wire.Argument) (q *Query, tail string,
 	return q, tail, nil
 }
 
-// verifySchema makes the connection that runs it load the schema anew if that has
-// changed since it was last loaded. It returns nothing.
+// verifySchema is a query without rows. It makes its connection load the schema again,
+// if that has changed since it was last loaded.
 const verifySchema = "SELECT 1 FROM main." + sqlite.MetaTable + " WHERE 0"
 
-// prepare prepares the first statement of sql, to the schema of the rows that
-// have been applied. SQLite compares the schema that a connection remembers with
-// the database's only when a statement runs, and, while one is prepared, when a
-// name is missing: what it remembers otherwise makes errors of statements that
-// are right, and answers of PRAGMAs that are wrong.
+// prepare prepares the first statement of sql with the present schema. SQLite compares
+// the schema that a connection has cached with that of the database only when a statement
+// runs, and, during prepare, when a name is missing. Without verifySchema an outdated
+// schema would make correct statements fail and PRAGMAs return wrong rows.
 func (r *Reader) prepare(conn *sqlite.Conn, sql string) (*sqlite.Stmt, string, error) {
 	if err := r.verify.Run(); err != nil {
 		return nil, "", err
@@ -507,12 +507,12 @@ func (q *Query) Close() {
 	q.stmt = nil
 }
 
-// forget makes the reader prepare the text of a query that has failed anew, the
-// next time. If SQLite itself could not prepare it anew, to a newer schema, it
-// would try that again, to the schema that it remembers by then.
+// forget removes the statement of a failed query from the cache. If it has failed
+// because SQLite could not prepare it again with a newer schema, SQLite would only
+// repeat that attempt.
 func (q *Query) forget() {
 	if q.kept != nil {
-		q.r.programs.remove(q.kept)
+		q.r.stmts.remove(q.kept)
 		q.kept = nil
 	}
 }

@@ -11,11 +11,12 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A transaction is recorded as it runs, and executed again from its record by
-// every replica: both sides are here.
+// An interactive transaction is recorded as it runs on its view, and every replica
+// executes the recording. This file has both sides.
 
-// Exec runs a statement that writes, alone in its text, to its end, and records
-// it. A failed one leaves the transaction as it was, mostly: Err tells.
+// Exec runs and records a statement that writes and is alone in its text. A statement
+// that fails usually leaves the transaction as it was; if it has ended the transaction,
+// Err says so.
 func (t *Transaction) Exec(ctx context.Context, text string, args []wire.Argument) (wire.StatementResult, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -26,8 +27,8 @@ func (t *Transaction) Exec(ctx context.Context, text string, args []wire.Argumen
 		return wire.StatementResult{}, err
 	}
 	out, err := t.exec(ctx, text, args)
-	if t.over != nil {
-		t.finish(t.over)
+	if t.fatal != nil {
+		t.finish(t.fatal)
 	}
 	return out, err
 }
@@ -76,29 +77,30 @@ func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argumen
 	return out, t.after(ctx, before, s, &out, changes, rowid, failed)
 }
 
-// reload makes the connection read schema and statistics anew, as replicas do at
-// the same place: after ROLLBACK TO it does so by itself, and plans would differ.
+// reload makes the connection load the schema and the statistics again, as replicas do
+// at the same place of the recording. Otherwise the view would load them at other places
+// than they do, such as after ROLLBACK TO, and choose other query plans.
 func (t *Transaction) reload() error {
-	t.programs.drop(t.programs.clock) // what they do may have changed
-	if t.over != nil || t.conn.Autocommit() {
+	t.stmts.drop(t.stmts.clock) // their meaning may have changed
+	if t.fatal != nil || t.conn.Autocommit() {
 		return nil
 	}
-	err := t.owner(flushVirtual) // see SQL.reload
+	err := t.execInternal(flushVirtual) // see SQL.reload
 	if err == nil {
-		err = t.owner("PRAGMA writable_schema=RESET")
+		err = t.execInternal("PRAGMA writable_schema=RESET")
 	}
 	if err == nil && t.temp.used {
 		err = t.conn.NoteTemp()
 	}
 	if err != nil {
-		t.over = err
+		t.fatal = err
 		return t.reason(err)
 	}
 	return nil
 }
 
-// record adds a statement to the record before it runs, with what a replica
-// needs to execute it alike.
+// record adds a statement to the recording before it runs, with everything that a
+// replica needs to execute it with the same result.
 func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argument) (recordMark, *wire.Statement, error) {
 	now := time.Now().UnixMilli()
 	if t.rec.Len() == 0 {
@@ -108,7 +110,7 @@ func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argumen
 	s := &wire.Statement{SQL: text, Args: args, LaterMS: now - t.last, Skipped: t.ordinal - t.next, Settings: t.conn.Settings() ^ t.opts.Settings}
 	if s.Skipped > 0 || stmt.Actions.ConnState {
 		s.State = &wire.ConnState{Changes: t.conn.Changes(), TotalChanges: t.conn.TotalChanges(), LastInsertID: t.conn.LastInsertID()}
-		if err := t.owner(flushVirtual); err != nil { // a replica may hold more back, or less
+		if err := t.execInternal(flushVirtual); err != nil { // virtual tables of a replica may have buffered more, or less
 			return before, nil, t.reason(err)
 		}
 		t.conn.SetState(s.State.Changes, s.State.TotalChanges, s.State.LastInsertID)
@@ -132,7 +134,7 @@ func (t *Transaction) step(ctx context.Context, stmt *sqlite.Stmt) (rows *wire.R
 	for bytes := 0; ; {
 		row, err := stmt.Step()
 		if err != nil {
-			t.leaves = stmt.KeepsWhatItDid()
+			t.failedStmtKept = stmt.KeepsWhatItDid()
 			return nil, err
 		}
 		if rows == nil && stmt.ColumnCount() > 0 {
@@ -140,34 +142,34 @@ func (t *Transaction) step(ctx context.Context, stmt *sqlite.Stmt) (rows *wire.R
 		}
 		if !row {
 			if err := stmt.RandomNames(true); err != nil {
-				t.over = err
+				t.fatal = err
 			}
-			return rows, t.over
+			return rows, t.fatal
 		}
 		bytes += appendRow(rows, stmt)
 		if bytes > maxResult {
-			t.over = tooManyRows() // what it wrote cannot be undone alone
-			return nil, t.over
+			t.fatal = tooManyRows() // the statement's changes cannot be undone alone
+			return nil, t.fatal
 		}
 	}
 }
 
-// after makes the record say how a statement ended.
+// after records how a statement has ended.
 func (t *Transaction) after(ctx context.Context, before recordMark, s *wire.Statement, out *wire.StatementResult, changes, rowid int64, failed error) error {
-	if t.conn.TookMaxRowid() && (failed == nil || t.leaves) {
+	if t.conn.TookMaxRowid() && (failed == nil || t.failedStmtKept) {
 		failed = tookMaxRowid()
-		t.over = failed
+		t.fatal = failed
 	}
-	if err := t.conn.FileError(); err != nil && t.over == nil { // what was recorded is not what others would do
+	if err := t.conn.FileError(); err != nil && t.fatal == nil { // replicas without this disk error would come to other rows
 		failed = errors.Join(err, failed)
-		t.over = failed
+		t.fatal = failed
 	}
 	if failed == nil {
 		t.sum.Add(0, changes, rowid)
 		t.sum.AddRows(out.Rows)
 		return nil
 	}
-	if t.over != nil {
+	if t.fatal != nil {
 		return failed
 	}
 	var e *sqlite.Error
@@ -175,11 +177,11 @@ func (t *Transaction) after(ctx context.Context, before recordMark, s *wire.Stat
 		failed = t.interrupted(ctx, e)
 	}
 	if t.conn.Autocommit() || e != nil && e.Code == sqlite.CodeCorrupt {
-		t.over = rolledBack(failed) // after the latter SQLite writes no more
+		t.fatal = rolledBack(failed) // SQLite does not write any more once it has found corruption
 		return failed
 	}
 	t.back(before)
-	if t.leaves && e != nil {
+	if t.failedStmtKept && e != nil {
 		s.Fails = e.Code
 		t.rec.Add(s)
 		t.sum.Add(e.Code, changes, rowid)
@@ -192,7 +194,7 @@ func rolledBack(by error) error {
 	return fmt.Errorf("%w: %w", ErrRolledBack, by)
 }
 
-// interrupted is the error of a statement that was given up.
+// interrupted returns the error of a statement that was interrupted.
 func (t *Transaction) interrupted(ctx context.Context, e *sqlite.Error) error {
 	if why := t.ending.Load(); why != nil {
 		return *why
@@ -208,16 +210,16 @@ func (t *Transaction) interrupted(ctx context.Context, e *sqlite.Error) error {
 
 func (t *Transaction) mark() recordMark { return recordMark{t.rec.Mark(), t.sum, t.last, t.next} }
 
-// back forgets what was recorded since m; statements that run later have other
-// random numbers nevertheless.
+// back removes what was recorded since m. The ordinal does not go back, so later
+// statements draw other random numbers.
 func (t *Transaction) back(m recordMark) {
 	t.rec.Truncate(m.rec)
 	t.sum, t.last, t.next = m.sum, m.last, m.next
 }
 
-// Record returns the transaction as an operation, to be applied under its
-// lease, and rolls it back here. It is nil if nothing was written. A violated
-// deferred foreign key is an error, and the transaction goes on.
+// Record returns the recording as an operation to be applied under the transaction's
+// lease, and rolls the view back. It returns nil if nothing was written. If a deferred
+// foreign key is violated it returns an error, and the transaction goes on.
 func (t *Transaction) Record(op *wire.Operation) (*wire.EncodedOperation, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -238,27 +240,27 @@ func (t *Transaction) Record(op *wire.Operation) (*wire.EncodedOperation, error)
 	texts := t.rec.Texts()
 	if t.temp.recorded {
 		op.Temp = append([]byte{}, t.opts.Temp...)
-		texts = append(slices.Clone(texts), string(op.Temp)) // what TEMP objects use is named there
+		texts = append(slices.Clone(texts), string(op.Temp)) // the TEMP objects name the functions that they use
 	}
 	op.Functions = t.r.cfg.Functions.Used(texts...)
 	return t.rec.Encode(op), nil
 }
 
-// errDiffers is the result of a transaction whose statements answer otherwise
-// than they did when they ran.
+// errDiffers returns the result of a transaction whose recording came to other results
+// on a replica than in its view.
 func errDiffers(i int) error {
 	e := sqlite.Aborted("the transaction came out differently when it was applied; nothing of it was", "run it again")
 	e.Statement = i
 	return e
 }
 
-// transaction executes the statements that a Transaction recorded: each with
-// its own clock and randomness, and to the same end.
+// transaction executes a recording: each statement with its recorded clock and
+// randomness. All must end as they did in the view, or nothing is applied.
 func (x *execution) transaction() error {
 	if x.op.Lease.DeferForeignKeys {
 		x.deferred = true
-		x.programs.clear() // SQLite would prepare them anew
-		if err := x.owner("PRAGMA defer_foreign_keys=ON"); err != nil {
+		x.stmts.clear() // SQLite would prepare them anew
+		if err := x.execInternal("PRAGMA defer_foreign_keys=ON"); err != nil {
 			return err
 		}
 	}
@@ -280,7 +282,7 @@ func (x *execution) transaction() error {
 		}
 		schema, stats := x.schema, x.stats
 		x.schema, x.stats = false, false
-		code, rows, err := x.again(s)
+		code, rows, err := x.executeRecorded(s)
 		reload := x.schema || x.stats
 		x.schema, x.stats = x.schema || schema, x.stats || stats
 		if err != nil {
@@ -291,7 +293,7 @@ func (x *execution) transaction() error {
 			return err
 		}
 		if code != s.Fails {
-			x.halfway = true
+			x.partial = true
 			return errDiffers(i)
 		}
 		sum.Add(code, x.changes, x.rowid)
@@ -303,18 +305,18 @@ func (x *execution) transaction() error {
 		}
 	}
 	if sum != x.op.Lease.Checksum {
-		x.halfway = true
+		x.partial = true
 		return errDiffers(len(x.op.Statements) - 1)
 	}
 	return nil
 }
 
-// again executes a statement of a transaction and returns its rows, or the code
-// with which it failed, if that is how it ended when it ran.
-func (x *execution) again(s *wire.Statement) (code int, rows *wire.Rows, err error) {
+// executeRecorded executes a statement of a recording and returns its rows. If the
+// statement had failed in the view, it returns the code with which it fails now.
+func (x *execution) executeRecorded(s *wire.Statement) (code int, rows *wire.Rows, err error) {
 	x.bytes = 0
 	var out wire.StatementResult
-	if p := x.programs.get(s.SQL); p != nil {
+	if p := x.stmts.get(s.SQL); p != nil {
 		out, err = x.single(p.Stmt, s.Args)
 	} else {
 		out, err = x.text(s)

@@ -1,5 +1,17 @@
-// Package replica holds the SQL machine: it applies the log of the SQL shard to
-// SQLite, and lends connections that read.
+// Package replica holds the SQL machine: it applies the log of the SQL shard to SQLite,
+// and lends connections that read. It keeps the promises of package statemachine, and
+// these:
+//
+//   - An entry is applied once, in the order of the log. Its rows and the index that
+//     they stand for are committed in one SQLite transaction.
+//   - While a session holds the write lease, no other session's operation changes rows
+//     (see leaseQueue).
+//   - What this replica has cached (prepared statements, the schema, how entries were
+//     grouped into transactions) never changes what an operation does.
+//   - A file that is damaged, lost or older than it was is found at Open or at the first
+//     read of the damaged page, and stops the replica with ErrDamaged.
+//   - A snapshot of another node becomes a new generation. Queries that run finish on the
+//     old one. No file is renamed over a database in use.
 package replica
 
 import (
@@ -38,29 +50,30 @@ type LeaseListener interface {
 
 // Config of a SQL replica.
 type Config struct {
-	Dir      string // its folder; created if missing
-	Marker   string // a file outside of Dir that tells how far the database was synced
+	Dir      string // the folder of the machine; created if missing
+	Marker   string // a file outside of Dir that says up to which entry the database was synced
 	Listener Listener
 	Leases   LeaseListener
 	Logger   *slog.Logger // nil: slog.Default()
 
-	// MaxReaders bounds the connections that read at the same time; 0: 256.
+	// MaxReaders bounds the readers that are lent at the same time; 0: 256.
 	MaxReaders int
-	// Term returns the term of an entry that is being applied, as the Raft log
-	// has it, and 0 if it is not known; nil: it never is.
+	// Term returns the term of an entry that is being applied, as the Raft log has
+	// it, or 0 if it is not known. If Term is nil, no term is known.
 	Term func(index uint64) uint64
-	// WALLimit is the size, in bytes, of SQLite's write-ahead log beyond which
-	// the oldest read is ended with an error, since reads hold it back; 0: 1 GiB.
+	// WALLimit is the size, in bytes, of SQLite's write-ahead log beyond which the
+	// oldest query is ended with an error, since the log cannot be reused while a
+	// query needs it; 0: 1 GiB.
 	WALLimit int64
-	// Functions are those of the program; nil: none.
+	// Functions are the SQL functions of the program; nil: none.
 	Functions *sqlite.Functions
-	// SessionTTL is how long, in milliseconds of the shard's ticks, an unused
+	// SessionTTL is how long, in milliseconds of the shard's clock, an unused
 	// session is kept; 0: one hour. All replicas must agree on it.
 	SessionTTL uint64
 }
 
-// SQL is the SQL shard's replica, an on-disk state machine of Dragonboat.
-// Readers may be acquired from Open on, beside everything else.
+// SQL is the SQL machine, an on-disk state machine of Dragonboat. From Open on any
+// goroutine may acquire readers.
 type SQL struct {
 	cfg     Config
 	log     *slog.Logger
@@ -71,23 +84,23 @@ type SQL struct {
 
 	mu        sync.Mutex // serializes apply with checkpoints; guards what follows
 	conn      *sqlite.Conn
-	programs  *programs
+	stmts     *stmtCache
 	meta      metaStatements
 	batch     batch
 	sessions  statemachine.Sessions[wire.Result]
-	ticks     uint64
-	lastTick  uint64 // nonce of the last one since the start
-	applied   uint64 // last entry applied
+	now       uint64
+	lastTick  uint64 // nonce of the last clock advance since the start; 0: none
+	applied   uint64 // index of the last entry applied; sqlIndex <= applied <= commit index
 	history   appliedHistory
 	term      termOf
-	sqlIndex  uint64 // last entry whose rows SQLite holds, once committed
-	index     uint64 // of the entry being applied
-	changed   uint64 // last entry that may have changed rows
+	sqlIndex  uint64 // index of the last entry whose rows and meta rows SQLite has committed
+	index     uint64 // of the entry being applied; between Updates equal to applied
+	changed   uint64 // index of the last entry that may have changed rows; at most index
 	lease     leaseQueue
-	functions []wire.Function           // that the schema needs
+	functions []wire.Function           // which the schema needs
 	zone      atomic.Pointer[wire.Zone] // of the cluster; nil: UTC
 	pins      map[*view]bool
-	watched   string // the database whose damage is told
+	watched   string // path of the database whose damage stops the replica
 
 	hasVirtual, virtualKnown bool // the database has virtual tables
 	settingsLoaded           bool // see loadSettings
@@ -95,14 +108,14 @@ type SQL struct {
 	visible    atomic.Uint64                  // applied, for other goroutines
 	shown      atomic.Pointer[appliedEntries] // history, for other goroutines
 	clock      statemachine.PublishedClock
-	holder     atomic.Uint64 // the lease held, for transactions
-	holderNode atomic.Uint64 // who holds it; 0: nobody
-	holderIdle atomic.Bool   // it is only kept
+	holder     atomic.Uint64 // id of the lease, for other goroutines; 0: nobody holds it
+	holderNode atomic.Uint64 // node that holds it; 0: none, or unknown
+	holderIdle atomic.Bool   // the lease is idle
 	logBytes   atomic.Uint64
 
 	checkpoints checkpointer
 	scrubber    scrubber
-	spare       spare
+	speculative speculativePool
 	temporaries temporaries
 
 	compacting atomic.Bool
@@ -111,7 +124,7 @@ type SQL struct {
 	failure *statemachine.Failure
 }
 
-// New returns a replica that is not open yet. Nothing is touched before Open.
+// New returns a machine that is not open yet. It touches no file before Open.
 func New(cfg Config) *SQL {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -139,9 +152,10 @@ func New(cfg Config) *SQL {
 
 var _ sm.IOnDiskStateMachine = (*SQL)(nil)
 
-// Open opens the replica's files and returns the index of the last entry that
-// they hold. It may be called again while it is open: Raft ends the process if
-// it fails, so the node opens it first and hands the open one over.
+// Open opens the machine's files and returns the index of the last entry that they
+// hold. If the machine is open already, it only returns the index: Dragonboat ends the
+// process when Open fails, so the node calls Open first and then passes the open machine
+// to Dragonboat.
 func (r *SQL) Open(<-chan struct{}) (uint64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -174,7 +188,7 @@ func (r *SQL) Open(<-chan struct{}) (uint64, error) {
 	return r.applied, nil
 }
 
-// use makes the database at path the replica's.
+// use makes the database at path that of the machine, and loads its state.
 func (r *SQL) use(path string) error {
 	if err := r.connect(path); err != nil {
 		return err
@@ -195,7 +209,7 @@ func (r *SQL) use(path string) error {
 	r.applied = state.Applied
 	r.term = termOf{state.Applied, state.Term}
 	r.history.begin(state.Applied, state.History)
-	r.ticks = state.Ticks
+	r.now = state.Ticks
 	r.changed = state.Changed
 	r.sessions.Load(state.Sessions)
 	markUnsaved(&r.sessions, inSQLite.Sessions)
@@ -213,8 +227,8 @@ func (r *SQL) use(path string) error {
 	return nil
 }
 
-// watch makes damage of the database at path, whoever reads it, stop the
-// replica: what it answered, or gave to others, could be wrong.
+// watch stops the replica when any connection finds that the database at path is
+// damaged, since results and snapshots could be wrong from then on.
 func (r *SQL) watch(path string) {
 	if r.watched != "" && r.watched != path {
 		sqlite.Unwatch(r.watched)
@@ -227,7 +241,7 @@ func (r *SQL) watch(path string) {
 	})
 }
 
-// connect opens the apply connection, anew if it is open.
+// connect opens the apply connection. It closes the former one.
 func (r *SQL) connect(path string) error {
 	r.closeConn()
 	conn, err := r.pool.connect(path, sqlite.Apply)
@@ -236,9 +250,9 @@ func (r *SQL) connect(path string) error {
 	}
 	conn.Owner(true)
 	defer conn.Owner(false)
-	// synchronous=NORMAL: what a crash takes from the end of the write-ahead
-	// log, the Raft log gives back. Temporary files in memory: a full disk for
-	// them would look like a failing statement.
+	// With synchronous=NORMAL a power loss may remove the end of the write-ahead
+	// log; the Raft log has these entries. Temporary files are in memory, since a
+	// disk that they fill would look like a failing statement.
 	err = conn.Exec("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY")
 	if err == nil {
 		err = conn.MakeMetaTable()
@@ -252,13 +266,13 @@ func (r *SQL) connect(path string) error {
 		return damaged(fmt.Errorf("hiqlite: %s: %w", path, err))
 	}
 	r.conn = conn
-	r.programs = newPrograms(conn)
+	r.stmts = newStmtCache(conn)
 	r.meta = metaStatements{conn: conn}
 	r.virtualKnown = false
 	return nil
 }
 
-// damaged makes SQLite's word for a broken file an ErrDamaged.
+// damaged wraps an error by which SQLite reports a broken file in ErrDamaged.
 func damaged(err error) error {
 	var e *sqlite.Error
 	var f *sqlite.FileError
@@ -268,12 +282,12 @@ func damaged(err error) error {
 	return err
 }
 
-// publish shows other goroutines where the replica is.
+// publish lets other goroutines see the applied index, the history and the clock.
 func (r *SQL) publish() {
 	r.shown.Store(&appliedEntries{r.history.index, r.history.sum})
 	r.visible.Store(r.applied)
 	r.followers.Wake()
-	c := statemachine.Clock{Now: r.ticks, Tick: r.lastTick, Runs: true}
+	c := statemachine.Clock{Now: r.now, Tick: r.lastTick, Runs: true}
 	switch {
 	case len(r.lease.waiters) > 0:
 	case r.sessions.Len() > 0:
@@ -300,10 +314,10 @@ func (r *SQL) WaitApplied(ctx context.Context, index uint64) error {
 	return r.followers.Wait(ctx, &r.visible, index, r.failure)
 }
 
-// Applied returns the index of the last entry that reads can see.
+// Applied returns the applied index: that of the last entry that reads can see.
 func (r *SQL) Applied() uint64 { return r.visible.Load() }
 
-// termOf is the term of an entry.
+// A termOf is the term of an entry; term 0 means that it is not known.
 type termOf struct{ index, term uint64 }
 
 // appliedTerm returns the term of the last entry applied; 0: unknown.
@@ -317,8 +331,8 @@ func (r *SQL) appliedTerm() uint64 {
 	return r.term.term
 }
 
-// AppliedTerm returns the term of the last entry applied, as it was when that
-// was; 0: unknown. The replica must not be applying.
+// AppliedTerm returns the term that the last entry had when it was applied; 0: unknown.
+// No entry may be being applied.
 func (r *SQL) AppliedTerm() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -332,8 +346,8 @@ func (r *SQL) History() (index, sum uint64) {
 	return shown.index, shown.sum
 }
 
-// LogBytes returns how many bytes of entries this replica has applied since it
-// was opened: what tells when the log is worth compacting.
+// LogBytes returns how many bytes of entries this machine has applied since it was
+// opened. The node compacts the log by this number.
 func (r *SQL) LogBytes() uint64 { return r.logBytes.Load() }
 
 // Size returns the bytes of the database file and of its write-ahead log.
@@ -354,7 +368,7 @@ func (r *SQL) Update(entries []sm.Entry) ([]sm.Entry, error) {
 			err = fmt.Errorf("%w: %w", said, err)
 		}
 		err = damaged(err)
-		r.failure.Mark(err) // before anybody sees what was half applied
+		r.failure.Mark(err) // before mu is released: no reader may see a partly applied entry
 	}
 	r.mu.Unlock()
 	if err != nil {
@@ -365,15 +379,15 @@ func (r *SQL) Update(entries []sm.Entry) ([]sm.Entry, error) {
 	return entries, nil
 }
 
-// Lookup is not how the replica is read: see Acquire.
+// Lookup fails: readers come from Acquire.
 func (r *SQL) Lookup(any) (any, error) {
 	return nil, errors.New("hiqlite: the SQL replica is not read through Lookup")
 }
 
-// Sync makes what has been applied durable. Once the replica has failed, Raft
-// must not take it for synced and compact the log: a compaction is aborted. (An
-// error of a Sync that Raft makes for itself would end the process; it has no
-// consequence then.)
+// Sync makes everything that has been applied durable. After a failure, Dragonboat must
+// not compact the log as if Sync had succeeded, so during a compaction Sync returns an
+// error that aborts it. At other times an error would end the process, and nothing
+// follows from the Sync; so it returns nil.
 func (r *SQL) Sync() error {
 	if r.failure.Err() == nil {
 		r.mu.Lock()
@@ -390,9 +404,9 @@ func (r *SQL) Sync() error {
 	return nil
 }
 
-// Compacting tells that a compaction of the log is asked for, until the
-// returned function is called. A replica that fails meanwhile keeps it in mind:
-// Raft may still be at it.
+// Compacting announces a compaction of the log, until the returned function is called.
+// If the replica fails in the meantime the announcement stays in force, because
+// Dragonboat may still be compacting.
 func (r *SQL) Compacting() (done func()) {
 	r.compacting.Store(true)
 	return func() {
@@ -402,26 +416,27 @@ func (r *SQL) Compacting() (done func()) {
 	}
 }
 
-// state returns what the replica keeps in memory.
+// state returns the state that the machine keeps in memory.
 func (r *SQL) state() *wire.State {
-	s := &wire.State{SQLIndex: r.sqlIndex, Applied: r.applied, Ticks: r.ticks, Changed: r.changed, Sessions: r.sessions.All(), Places: r.lease.waiters, Functions: r.functions,
+	s := &wire.State{SQLIndex: r.sqlIndex, Applied: r.applied, Ticks: r.now, Changed: r.changed, Sessions: r.sessions.All(), Places: r.lease.waiters, Functions: r.functions,
 		Term: r.appliedTerm(), History: r.history.sum, Zone: r.zone.Load()}
 	r.lease.describe(s)
 	return s
 }
 
-// Close closes the replica's files. What was not synced is applied again.
+// Close closes the machine's files. Entries that were not synced are applied again after
+// the next start.
 func (r *SQL) Close() error {
 	r.checkpoints.stop()
 	r.scrubber.stop()
-	r.spare.close() // from here on nobody begins to write
+	r.speculative.close() // from here on no transaction begins to write
 	r.endTransactions(ErrReplicaClosed)
 	r.temporaries.close()
 	r.pool.close()
 	r.classifier.close()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.unpin() // their snapshots will not be written any more
+	r.unpin() // prepared snapshots will not be written any more
 	if r.conn == nil {
 		return nil
 	}
@@ -431,7 +446,7 @@ func (r *SQL) Close() error {
 	if r.failure.Err() != nil {
 		return nil
 	}
-	if err := r.storage.closed(); err != nil { // the next start reads all pages, that is all
+	if err := r.storage.closed(); err != nil { // the only consequence: after the next start the scrubber reads all pages
 		r.log.Warn("hiqlite: closing the database", "error", err)
 	}
 	return nil
@@ -441,7 +456,7 @@ func (r *SQL) closeConn() {
 	if r.conn == nil {
 		return
 	}
-	r.programs.clear()
+	r.stmts.clear()
 	r.meta.close()
 	if err := r.conn.Close(); err != nil {
 		r.log.Warn("hiqlite: closing the database", "error", err)

@@ -2,24 +2,24 @@ package replica
 
 import "github.com/hiqlite/hiqlite/internal/sqlite"
 
-// A Savepoint says what becomes of a savepoint.
+// A Savepoint is what a statement does with a savepoint.
 type Savepoint int
 
-// What becomes of savepoints.
+// The statements for savepoints.
 const (
 	SetSavepoint Savepoint = iota
 	ReleaseSavepoint
 	RollbackToSavepoint
 )
 
-// Savepoint runs text, which does this to the savepoint of this name.
+// Savepoint runs text, a statement of this kind for the savepoint name.
 func (t *Transaction) Savepoint(what Savepoint, name, text string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.err(); err != nil {
 		return err
 	}
-	if err := t.owner(text); err != nil {
+	if err := t.execInternal(text); err != nil {
 		return t.reason(err)
 	}
 	if what == SetSavepoint {
@@ -28,7 +28,7 @@ func (t *Transaction) Savepoint(what Savepoint, name, text string) error {
 	}
 	i := t.find(name)
 	if i < 0 {
-		return nil // SQLite knows none that is not here
+		return nil // SQLite has no savepoint either, and has reported that
 	}
 	if what == ReleaseSavepoint {
 		t.savepoints = t.savepoints[:i]
@@ -39,14 +39,14 @@ func (t *Transaction) Savepoint(what Savepoint, name, text string) error {
 	if !t.dirty {
 		return nil
 	}
-	err := t.reload() // SQLite does not know any more that the schema has changed
-	if t.over != nil {
-		t.finish(t.over)
+	err := t.reload() // after ROLLBACK TO, SQLite does not know that the schema has changed back
+	if t.fatal != nil {
+		t.finish(t.fatal)
 	}
 	return err
 }
 
-// find returns the place of the latest savepoint of this name, or -1.
+// find returns the index of the latest savepoint of this name, or -1.
 func (t *Transaction) find(name string) int {
 	for i := len(t.savepoints) - 1; i >= 0; i-- {
 		if sqlite.SameName(t.savepoints[i].name, name) {
@@ -56,12 +56,12 @@ func (t *Transaction) find(name string) int {
 	return -1
 }
 
-// Outermost reports that a name is that of the first savepoint, and of no other.
+// Outermost reports whether name is the name of the first savepoint, and of no other.
 func (t *Transaction) Outermost(name string) bool { return t.find(name) == 0 }
 
 const atomicSavepoint = "_hiqlite_script"
 
-// Atomic calls f, and undoes what it did if it fails.
+// Atomic calls f. If f fails, what it has written is rolled back.
 func (t *Transaction) Atomic(f func() error) error {
 	if err := t.Savepoint(SetSavepoint, atomicSavepoint, "SAVEPOINT "+atomicSavepoint); err != nil {
 		return err

@@ -20,23 +20,22 @@ const (
 	scrubPause = 16 * time.Millisecond
 )
 
-// closedFile, beside a database, says that the replica was closed, and what the
-// database file was then. Without it the process was killed, or the machine lost
-// its power.
+// closedFile, in the folder of a generation, says that the machine was closed, and
+// identifies the database file as it was then. It is missing after the process was killed
+// or the power failed.
 const closedFile = "closed"
 
-// A scrubber reads all pages of the database once, beside everything else, so
-// that damage is found while other nodes still have the rows, and not when
-// somebody asks for them. It does so after each start that did not follow a
-// Close, and when the file is another than it was then. Reads do not rely on it:
-// each page is checked whenever it is read.
+// A scrubber reads all pages of the database once, in the background. It finds damage
+// while other nodes still have the rows, and not only when a query needs them. It runs
+// after a start that did not follow a Close, or if the file has changed since the Close.
+// Queries do not rely on it: each page is checked whenever it is read.
 type scrubber struct {
 	quit chan struct{}
 	done chan struct{}
 	once sync.Once
 }
 
-// scrub begins to read the database at path.
+// scrub starts reading the database at path.
 func (s *scrubber) scrub(r *SQL, path string) {
 	s.quit, s.done = make(chan struct{}), make(chan struct{})
 	go func() {
@@ -85,8 +84,8 @@ func (s *scrubber) stop() {
 	<-s.done
 }
 
-// closed writes down, after the database was closed, that it was. A write-ahead
-// log that is still there says that somebody has it open.
+// closed writes closedFile after the database was closed. If there still is a
+// write-ahead log, another program has the database open, and closed writes nothing.
 func (s *storage) closed() error {
 	dir := s.path(s.generation)
 	if fileSize(filepath.Join(dir, databaseFile+"-wal")) > 0 {
@@ -99,7 +98,7 @@ func (s *storage) closed() error {
 	return durable.WriteFile(filepath.Join(dir, closedFile), []byte(was))
 }
 
-// asClosed reports whether the database is as it was closed.
+// asClosed reports whether the database file is the same as when it was closed.
 func (s *storage) asClosed() (bool, error) {
 	dir := s.path(s.generation)
 	was, err := os.ReadFile(filepath.Join(dir, closedFile))
@@ -113,7 +112,7 @@ func (s *storage) asClosed() (bool, error) {
 	return err == nil && is == string(was) && fileSize(filepath.Join(dir, databaseFile+"-wal")) == 0, err
 }
 
-// opened makes sure that it is not taken for closed until it is closed again.
+// opened durably removes closedFile.
 func (s *storage) opened() error {
 	dir := s.path(s.generation)
 	if err := os.Remove(filepath.Join(dir, closedFile)); err != nil {
@@ -125,7 +124,8 @@ func (s *storage) opened() error {
 	return durable.Sync(dir)
 }
 
-// identity says what a file is, as long as nobody writes to it.
+// identity returns size and modification time of a file, which identify its content as
+// long as only SQLite writes to it.
 func identity(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {

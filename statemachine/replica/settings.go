@@ -7,13 +7,13 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// Settings travel with each operation: a connection that executes or reads for
-// others stays at those of the last one, as the next mostly has the same, and
-// changes them when it comes to others.
+// Each operation and query brings its settings. A connection that runs them keeps the
+// settings of the last one, because the next one usually has the same, and changes them
+// only when they differ.
 
-// use makes the connection prepare statements under settings. Those that it has
-// kept were prepared under others, and are forgotten.
-func (p *programs) use(settings wire.Settings) error {
+// use switches the connection to settings. If they differ, it empties the cache, since
+// the cached statements were prepared under other settings.
+func (p *stmtCache) use(settings wire.Settings) error {
 	if p.conn.Settings() == settings {
 		return nil
 	}
@@ -27,7 +27,7 @@ func (r *SQL) useSettings(settings wire.Settings) error {
 	if before == settings {
 		return nil
 	}
-	if err := r.programs.use(settings); err != nil {
+	if err := r.stmts.use(settings); err != nil {
 		return err
 	}
 	if (before^settings)&sqlite.ReachVirtualTables != 0 && r.virtual() {
@@ -36,16 +36,16 @@ func (r *SQL) useSettings(settings wire.Settings) error {
 	return nil
 }
 
-// settings are those that are in force now for the operation.
+// settings returns the settings that are in force for the operation now.
 func (x *execution) settings() wire.Settings { return x.conn.Settings() }
 
-// travels reports a PRAGMA that sets something which travels.
+// travels reports whether a statement is a PRAGMA that changes wire.Settings.
 func travels(a *sqlite.Actions) bool {
 	return a.PragmaSet && sqlite.Pragmas[a.Pragma].Kind == sqlite.PragmaTravels
 }
 
-// switchSetting does what a PRAGMA does on a connection outside of a transaction,
-// which a script is to its author.
+// switchSetting executes a PRAGMA of a script that changes wire.Settings. To its author
+// a script runs outside of a transaction, where such a PRAGMA has an effect.
 func (x *execution) switchSetting(a *sqlite.Actions) error {
 	p := sqlite.Pragmas[a.Pragma]
 	settings := p.Set(x.settings(), a.PragmaArg)
@@ -97,7 +97,7 @@ func (t *Transaction) schemaRows(ctx context.Context, s *sqlite.Stmt) (err error
 	if err != nil {
 		return err
 	}
-	if err := t.owner("SAVEPOINT " + savepoint); err != nil {
+	if err := t.execInternal("SAVEPOINT " + savepoint); err != nil {
 		return err
 	}
 	if _, err = t.step(ctx, s); err == nil {
@@ -108,22 +108,22 @@ func (t *Transaction) schemaRows(ctx context.Context, s *sqlite.Stmt) (err error
 			err = t.conn.SchemaLoads()
 		}
 	}
-	if t.over != nil || t.conn.Autocommit() {
+	if t.fatal != nil || t.conn.Autocommit() {
 		return err
 	}
 	end := "RELEASE " + savepoint
 	if err != nil {
 		end = "ROLLBACK TO " + savepoint + "; " + end
 	}
-	if failed := t.owner(end); failed != nil {
-		t.over = failed
+	if failed := t.execInternal(end); failed != nil {
+		t.fatal = failed
 		return failed
 	}
 	return err
 }
 
-// Use makes the statements that follow run under other settings, and records
-// that they do. It fails, and changes nothing, if that cannot be done now.
+// Use runs and records the following statements under other settings. If that is not
+// possible now, it returns an error and changes nothing.
 func (t *Transaction) Use(settings wire.Settings) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -137,5 +137,5 @@ func (t *Transaction) Use(settings wire.Settings) error {
 	if changed&sqlite.ReachVirtualTables != 0 {
 		t.dirty = true // virtual tables have statements of both settings
 	}
-	return t.reason(t.programs.use(settings))
+	return t.reason(t.stmts.use(settings))
 }

@@ -22,17 +22,18 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine"
 )
 
-// A snapshot on its way to another replica is
+// The format of a snapshot is
 //
 //	magic | length of state | state | SHA-256 of state and database | zstd(database file)
 //
 // where lengths are little-endian 32-bit numbers.
 var snapshotMagic = []byte("hiqlite snapshot 1\n")
 
-// maxState bounds, in bytes, the state before a snapshot that is believed.
+// maxState bounds, in bytes, the state in a snapshot; a longer one means that the
+// snapshot is damaged.
 const maxState = 1 << 30
 
-// A view is a read transaction that stands still while a snapshot is written.
+// A view is the read transaction of a snapshot that is being written.
 type view struct {
 	state  []byte
 	closed atomic.Bool
@@ -78,9 +79,9 @@ func (r *SQL) unpin() {
 	clear(r.pins)
 }
 
-// PrepareSnapshot fixes the view that SaveSnapshot will write. It drops one
-// that was fixed before: Dragonboat writes one at a time, and one that it gave
-// up would hold back the write-ahead log for ever.
+// PrepareSnapshot fixes the view that SaveSnapshot will write. It closes a view that was
+// fixed before: Dragonboat writes one snapshot at a time, and the view of one that it has
+// abandoned would keep the write-ahead log from being reused.
 func (r *SQL) PrepareSnapshot() (any, error) {
 	if r.Err() != nil {
 		return nil, sm.ErrSnapshotStopped
@@ -110,8 +111,8 @@ func (r *SQL) PrepareSnapshot() (any, error) {
 	return v, nil
 }
 
-// SaveSnapshot writes the view to w. The view is copied to a file first, so
-// that a slow receiver does not hold back the write-ahead log.
+// SaveSnapshot writes the view to w. It first copies the view to a file, so that a slow
+// receiver does not keep the write-ahead log from being reused.
 func (r *SQL) SaveSnapshot(prepared any, w io.Writer, done <-chan struct{}) error {
 	v := prepared.(*view)
 	path := filepath.Join(r.storage.dir, fmt.Sprintf("snapshot-%p.tmp", v))
@@ -146,7 +147,7 @@ func writeSnapshot(w io.Writer, state []byte, path string, done <-chan struct{})
 	if _, err := io.Copy(io.MultiWriter(sum, pages), statemachine.StoppableReader(f, done)); err != nil {
 		return err
 	}
-	if err := pages.End(); err != nil { // the copy lay on the disk for a while
+	if err := pages.End(); err != nil { // check the pages, since the copy has been on the disk for a while
 		return err
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -166,9 +167,9 @@ func writeSnapshot(w io.Writer, state []byte, path string, done <-chan struct{})
 	return errors.Join(err, z.Close())
 }
 
-// RecoverFromSnapshot replaces what the replica holds by a snapshot: in a new
-// generation, so that a crash at any point leaves the old or the new one whole.
-// Reads that run finish on the old one.
+// RecoverFromSnapshot replaces the machine's database by that of a snapshot. The
+// database becomes a new generation, so a crash at any point leaves a complete one, the
+// old or the new. Running queries finish on the old one.
 func (r *SQL) RecoverFromSnapshot(src io.Reader, done <-chan struct{}) error {
 	if r.Err() != nil {
 		return sm.ErrSnapshotStopped
@@ -209,7 +210,7 @@ func (r *SQL) recover(src io.Reader, done <-chan struct{}) error {
 		return err
 	}
 	err = r.use(path)
-	r.endTransactions(errSuperseded) // they write on what was replaced, and none begins to any more
+	r.endTransactions(errSuperseded) // they write to the old generation; no new ones begin
 	if err != nil {
 		return err
 	}

@@ -16,14 +16,14 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// storage is the replica's folder:
+// storage is the folder of the machine:
 //
 //	CURRENT          names the generation in use
 //	generation-N/    a generation: data.db with its -wal and -shm, and state
-//	*.tmp            what a crash left behind
+//	*.tmp            left behind by a crash
 //
-// A snapshot from another replica becomes a new generation: a file renamed over
-// a database in use would meet the old write-ahead log, and lose.
+// A snapshot of another node becomes a new generation. If a file were renamed over the
+// database in use, SQLite would apply the old write-ahead log to it.
 type storage struct {
 	dir        string
 	marker     string
@@ -37,14 +37,14 @@ const (
 	generationPrefix = "generation-"
 )
 
-// ErrDamaged says that files of the replica are missing or unreadable.
+// ErrDamaged says that files of the machine are missing, unreadable or too old.
 var ErrDamaged = errors.New("hiqlite: the replica's files are damaged")
 
 func (s *storage) path(generation uint64) string {
 	return filepath.Join(s.dir, generationPrefix+strconv.FormatUint(generation, 10))
 }
 
-// open returns the path of the database, making the folder if there is none.
+// open returns the path of the database. It creates a missing folder.
 func (s *storage) open() (string, error) {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return "", err
@@ -58,8 +58,8 @@ func (s *storage) open() (string, error) {
 		if err := s.create(1); err != nil {
 			return "", err
 		}
-		// An empty file is an empty database. It must be there before CURRENT
-		// names it: otherwise a crash between the two would look like a loss.
+		// An empty file is an empty database. It must exist before CURRENT names it,
+		// or a crash between the two steps would look like a lost file.
 		if err := durable.WriteFile(filepath.Join(s.path(1), databaseFile), nil); err != nil {
 			return "", err
 		}
@@ -81,10 +81,10 @@ func (s *storage) open() (string, error) {
 	return filepath.Join(s.path(s.generation), databaseFile), nil
 }
 
-// noData makes sure that a folder without CURRENT never held data: at most the
-// empty database of a first start that was cut short.
+// noData checks that a folder without CURRENT has never held data: at most the empty
+// database of a first start that was interrupted.
 func (s *storage) noData() error {
-	found, err := fs.Glob(os.DirFS(s.dir), generationPrefix+"*/"+databaseFile+"*") // the folder's own name is no pattern
+	found, err := fs.Glob(os.DirFS(s.dir), generationPrefix+"*/"+databaseFile+"*") // Glob on the folder itself, whose name may have special characters
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (s *storage) create(generation uint64) error {
 	return os.MkdirAll(path, 0o700)
 }
 
-// switchTo makes a generation the one in use, durably.
+// switchTo durably makes a generation the one in use.
 func (s *storage) switchTo(generation uint64) error {
 	name := generationPrefix + strconv.FormatUint(generation, 10) + "\n"
 	if err := durable.WriteFile(filepath.Join(s.dir, currentFile), []byte(name)); err != nil {
@@ -115,7 +115,7 @@ func (s *storage) switchTo(generation uint64) error {
 	return nil
 }
 
-// clean removes other generations and what crashes left.
+// clean removes other generations and the files that crashes have left.
 func (s *storage) clean() {
 	entries, _ := os.ReadDir(s.dir)
 	for _, e := range entries {
@@ -126,12 +126,12 @@ func (s *storage) clean() {
 	}
 }
 
-// sync makes the database durable up to state, and then state itself, in a file
-// that counts only for the SQLite index it names.
+// sync makes the database durable up to state, and then state itself, in a file that
+// counts only if the database is at the SQLite index that it names.
 //
-// A checkpoint would not do: readers can make SQLite skip its fsync. The
-// write-ahead log is synced through a descriptor of its own; to open and close
-// the database file itself would drop SQLite's POSIX locks.
+// A checkpoint is not enough, since SQLite skips its fsync while readers are in the way.
+// The write-ahead log is synced through a descriptor of its own. The database file must
+// not be opened for that: closing it would drop SQLite's POSIX locks.
 func (s *storage) sync(state *wire.State) error {
 	dir := s.path(s.generation)
 	if err := durable.Sync(filepath.Join(dir, databaseFile+"-wal")); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -143,9 +143,9 @@ func (s *storage) sync(state *wire.State) error {
 	return s.mark(state.Applied)
 }
 
-// mark writes, outside of the replica's folder, how far it has been synced. The
-// Raft log may be compacted up to there, so a replica that turns out to be
-// behind has lost its files; Raft would end the process.
+// mark writes the index up to which the machine was synced to a file outside of its
+// folder. The Raft log may be compacted up to that index, so a machine that is found at a
+// lower one has lost its files. Dragonboat would end the process then.
 func (s *storage) mark(applied uint64) error {
 	if s.marker == "" {
 		return nil
@@ -182,8 +182,8 @@ func (s *storage) writeState(dir string, state *wire.State) error {
 	return durable.WriteFile(filepath.Join(dir, stateFile), b)
 }
 
-// newerState returns the state of the side file if it belongs to what SQLite
-// holds, otherwise the state that SQLite holds.
+// newerState returns the state of the state file if that belongs to the present SQLite
+// index, and otherwise the state that SQLite holds.
 func (s *storage) newerState(inSQLite *wire.State) (*wire.State, error) {
 	b, err := os.ReadFile(filepath.Join(s.path(s.generation), stateFile))
 	if errors.Is(err, fs.ErrNotExist) {

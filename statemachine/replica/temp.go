@@ -2,17 +2,17 @@ package replica
 
 import "github.com/hiqlite/hiqlite/internal/sqlite"
 
-// TEMP objects belong to one connection of one node. A transaction that uses
-// them in what it writes brings them along, as they were at its beginning
-// (wire.Operation.Temp): every replica makes them on its own connection, executes
-// the transaction, which may change them, and removes them again.
+// TEMP objects belong to one connection of database/sql. A transaction whose writes use
+// them brings their content, as of its beginning, in wire.Operation.Temp. Every replica
+// creates them on its apply connection, executes the transaction, which may change them,
+// and removes them again.
 
-// withTemp returns run with the operation's TEMP objects around it. If run
-// fails, they go with what it did.
+// withTemp returns a function that creates the operation's TEMP objects, calls run, and
+// removes them. If run fails, the rollback of the operation removes them.
 func (x *execution) withTemp(run func() error) func() error {
 	return func() error {
 		defer x.conn.AllowTemp(false)
-		x.schema, x.batch.temp = true, true // so that the schema is loaded anew, however it ends
+		x.schema, x.batch.temp = true, true // so that the schema is loaded again, however the operation ends
 		if err := x.reload(); err != nil {
 			return err
 		}
@@ -29,31 +29,30 @@ func (x *execution) withTemp(run func() error) func() error {
 		if err := run(); err != nil {
 			return err
 		}
-		if err := x.flush(); err != nil { // to change the schema takes the virtual tables away
+		if err := x.flush(); err != nil { // a change of the schema makes SQLite disconnect the virtual tables
 			return err
 		}
-		x.programs.clear()
+		x.stmts.clear()
 		return x.conn.DropTemp()
 	}
 }
 
-// leftTemp is the error of an operation that left a TEMP object on the
-// connection that applies, where it would stay until a restart and change what
-// later operations do. The authorizer refuses those, and withTemp removes its
-// own; should any be overlooked, the operation fails alike on every replica, and
-// the object goes with it.
+// leftTemp returns an error if an operation has left a TEMP object on the apply
+// connection, where it would stay until a restart and change what later operations do. The
+// authorizer refuses such statements, and withTemp removes its own objects. If one is
+// overlooked nevertheless, the operation fails on every replica, which removes the object.
 func (x *execution) leftTemp() error {
 	found, err := x.conn.HasTemp()
 	if err != nil || !found {
 		return err
 	}
-	x.halfway = true
+	x.partial = true
 	return sqlite.NotAuthorized("TEMP tables, views, triggers and indexes are not supported here", "")
 }
 
-// emptyTemp gives back the memory that TEMP objects took. Nothing is in it.
+// emptyTemp releases the memory of the TEMP database, which is empty.
 func (r *SQL) emptyTemp() {
-	r.programs.clear()
+	r.stmts.clear()
 	r.virtualKnown = false
 	if err := r.conn.Exec("PRAGMA temp_store=FILE; PRAGMA temp_store=MEMORY"); err != nil {
 		r.log.Warn("hiqlite: giving back the memory of TEMP objects", "error", err)

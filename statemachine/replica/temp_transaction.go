@@ -6,15 +6,15 @@ import (
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 )
 
-// tempUse is what a transaction has to do with TEMP objects.
+// A tempUse says how a transaction uses TEMP objects.
 type tempUse struct {
-	used     bool // there are some, or were
-	recorded bool // a statement that was recorded uses some
-	changed  bool // one may have changed some
-	others   bool // one may have changed anything else
+	used     bool // the transaction has TEMP objects, or had some
+	recorded bool // a recorded statement uses TEMP objects
+	changed  bool // a recorded statement may have changed TEMP objects
+	others   bool // a recorded statement may have changed anything else
 }
 
-// beginTemp gives the connection the TEMP objects that its caller has.
+// beginTemp creates the TEMP objects of the caller's connection in the view.
 func (t *Transaction) beginTemp() error {
 	t.conn.AllowTemp(true)
 	if t.opts.Temp == nil {
@@ -31,7 +31,7 @@ func (t *Transaction) beginTemp() error {
 	return nil
 }
 
-// useTemp notes what a statement that writes has to do with TEMP objects.
+// useTemp records how a statement that writes uses TEMP objects.
 func (t *Transaction) useTemp(stmt *sqlite.Stmt) error {
 	uses := stmt.UsesTemp()
 	if uses && !t.temp.used {
@@ -47,16 +47,16 @@ func (t *Transaction) useTemp(stmt *sqlite.Stmt) error {
 	return nil
 }
 
-// HasTemp reports that there are TEMP objects, or were: what a text does depends
-// on them.
+// HasTemp reports whether the transaction has TEMP objects, or had some: then the
+// meaning of a text depends on them.
 func (t *Transaction) HasTemp() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.temp.used
 }
 
-// Temp returns the TEMP objects as the transaction leaves them, nil if there are
-// none, and whether it has changed them.
+// Temp returns the content of the TEMP objects at the end of the transaction, nil if
+// there are none, and whether the transaction has changed them.
 func (t *Transaction) Temp() (content []byte, changed bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -67,7 +67,7 @@ func (t *Transaction) Temp() (content []byte, changed bool, err error) {
 	return content, true, t.reason(err)
 }
 
-// explainFull makes the error of a statement say that TEMP objects are bounded.
+// explainFull adds to a statement's error that the size of TEMP objects is bounded.
 func explainFull(stmt *sqlite.Stmt, err error) {
 	var e *sqlite.Error
 	if errors.As(err, &e) {
@@ -75,7 +75,7 @@ func explainFull(stmt *sqlite.Stmt, err error) {
 	}
 }
 
-// Written reports that statements were recorded, whatever they write.
+// Written reports whether any statements were recorded.
 func (t *Transaction) Written() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -11,28 +11,28 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A Temporary holds the TEMP objects of one connection of database/sql, while
-// there are some: on a SQLite connection of their own, which reads the database
-// beside them and cannot write it. What writes both is a Transaction, which gets
-// their content.
+// A Temporary holds the TEMP objects of one connection of database/sql, on a SQLite
+// connection of their own. That connection also reads the database, but cannot write it. A
+// statement that uses TEMP objects and writes the database runs on a Transaction, which
+// gets a copy of their content.
 //
-// Its methods may be called by one goroutine at a time; the replica may end it,
-// or its queries, beside that.
+// Only one goroutine at a time may call its methods. The replica may end it or its queries
+// at any time.
 type Temporary struct {
-	r       *SQL
-	oldest  atomic.Int64          // when the oldest open query began, since the process did; 0: none is open
-	ending  atomic.Pointer[error] // why what runs now has to end
-	hold    sync.Mutex            // guards conn against being exchanged; locked after mu
-	mu      sync.Mutex            // held while the connection is used
-	conn    *sqlite.Conn
-	file    string // which it has open
-	kept    *programs
-	leaves  bool // the statement that failed has left what it did
-	cursors map[*TempCursor]bool
-	ended   error
+	r              *SQL
+	oldest         atomic.Int64          // when the oldest open query began, as time since the process started; 0: none is open
+	ending         atomic.Pointer[error] // not nil: why running statements have to end
+	hold           sync.Mutex            // held while conn is replaced; locked after mu
+	mu             sync.Mutex            // held while the connection is used
+	conn           *sqlite.Conn
+	file           string // which conn has open
+	kept           *stmtCache
+	failedStmtKept bool // the last statement failed, but its changes were kept (OR FAIL)
+	cursors        map[*TempCursor]bool
+	ended          error
 }
 
-// Temporary returns what holds the TEMP objects of this content; nil: none yet.
+// Temporary returns a Temporary with TEMP objects of this content; nil: none yet.
 func (r *SQL) Temporary(content []byte) (*Temporary, error) {
 	if err := r.Err(); err != nil {
 		return nil, err
@@ -48,10 +48,10 @@ func (r *SQL) Temporary(content []byte) (*Temporary, error) {
 	return t, nil
 }
 
-// open opens the database in use, and makes the objects.
+// open opens the database of the generation in use, and creates the objects.
 func (t *Temporary) open(content []byte) error {
 	p := t.r.pool
-	p.mu.Lock() // held while it is opened: the file stays where it is
+	p.mu.Lock() // held while the file is opened, so that no snapshot replaces it
 	if p.file == "" {
 		p.mu.Unlock()
 		return ErrReplicaClosed
@@ -59,7 +59,7 @@ func (t *Temporary) open(content []byte) error {
 	file := p.file
 	conn, err := p.connect(file, sqlite.Temp)
 	if err == nil {
-		if err = conn.Exec(verifySchema); err != nil { // which opens the write-ahead log
+		if err = conn.Exec(verifySchema); err != nil { // this opens the write-ahead log
 			conn.Close()
 		}
 	}
@@ -74,13 +74,13 @@ func (t *Temporary) open(content []byte) error {
 		}
 	}
 	t.hold.Lock()
-	t.conn, t.file, t.kept = conn, file, newPrograms(conn)
+	t.conn, t.file, t.kept = conn, file, newStmtCache(conn)
 	t.hold.Unlock()
 	return nil
 }
 
-// current makes the connection one to the generation in use, which knows its
-// schema and prepares under settings. Queries that are open finish on what they began. The caller holds mu.
+// current connects to the generation in use, loads its schema, and switches to settings.
+// Open queries finish on the old generation. The caller holds mu.
 func (t *Temporary) current(settings wire.Settings) error {
 	if t.ended != nil {
 		return t.ended
@@ -103,16 +103,16 @@ func (t *Temporary) current(settings wire.Settings) error {
 	if err := t.kept.use(settings); err != nil {
 		return err
 	}
-	return t.owner(verifySchema)
+	return t.execInternal(verifySchema)
 }
 
-func (t *Temporary) owner(sql string) error {
+func (t *Temporary) execInternal(sql string) error {
 	t.conn.Owner(true)
 	defer t.conn.Owner(false)
 	return t.conn.Exec(sql)
 }
 
-// Classify finds out which way a text goes, with the TEMP objects in mind.
+// Classify finds out what a text would do, given the TEMP objects.
 func (t *Temporary) Classify(text string, settings wire.Settings) (sqlite.Class, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -122,7 +122,7 @@ func (t *Temporary) Classify(text string, settings wire.Settings) (sqlite.Class,
 	return t.conn.Classify(text)
 }
 
-// First classifies the first statement of a text, and returns what is behind it.
+// First classifies the first statement of a text, and returns the rest of the text.
 func (t *Temporary) First(text string, settings wire.Settings) (sqlite.Part, string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -132,8 +132,8 @@ func (t *Temporary) First(text string, settings wire.Settings) (sqlite.Part, str
 	return t.conn.First(text)
 }
 
-// prepare returns a statement that is alone in its text, which is kept unless it
-// changes the schema.
+// prepare returns the statement of a text that has only one. The statement stays in the
+// cache, unless it changes the schema.
 func (t *Temporary) prepare(text string, state wire.ConnState, settings wire.Settings) (stmt *sqlite.Stmt, done func(), err error) {
 	if err := t.current(settings); err != nil {
 		return nil, nil, err
@@ -166,8 +166,8 @@ func (t *Temporary) prepare(text string, state wire.ConnState, settings wire.Set
 	}, nil
 }
 
-// Exec runs a statement, alone in its text, that changes TEMP objects and nothing
-// else. A failed one leaves them as they were, but for OR FAIL and the like.
+// Exec runs a statement that is alone in its text and changes nothing but TEMP objects.
+// One that fails changes nothing, except with OR FAIL.
 func (t *Temporary) Exec(ctx context.Context, text string, args []wire.Argument, state wire.ConnState, settings wire.Settings) (out wire.StatementResult, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -182,7 +182,7 @@ func (t *Temporary) Exec(ctx context.Context, text string, args []wire.Argument,
 	if err := bind(stmt, args); err != nil {
 		return out, err
 	}
-	if err := t.owner("BEGIN"); err != nil {
+	if err := t.execInternal("BEGIN"); err != nil {
 		return out, err
 	}
 	out, err = t.run(ctx, stmt, state)
@@ -195,19 +195,19 @@ func (t *Temporary) Exec(ctx context.Context, text string, args []wire.Argument,
 	}
 	switch {
 	case t.conn.Autocommit(): // OR ROLLBACK and the like
-	case undone != nil, err != nil && !t.leaves:
+	case undone != nil, err != nil && !t.failedStmtKept:
 		t.kept.forget()
-		err = errors.Join(err, t.owner("ROLLBACK"), t.reload())
+		err = errors.Join(err, t.execInternal("ROLLBACK"), t.reload())
 	default:
-		if failed := t.owner("COMMIT"); failed != nil { // a deferred key is violated
+		if failed := t.execInternal("COMMIT"); failed != nil { // a deferred key is violated
 			t.kept.forget()
-			err = errors.Join(failed, t.owner("ROLLBACK"), t.reload())
+			err = errors.Join(failed, t.execInternal("ROLLBACK"), t.reload())
 		}
 	}
 	return out, t.reason(ctx, firstOf(err))
 }
 
-// firstOf returns the first error of those that were joined: it explains the others.
+// firstOf returns the first of several joined errors, which has caused the others.
 func firstOf(err error) error {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok && len(joined.Unwrap()) > 0 {
 		return joined.Unwrap()[0]
@@ -218,7 +218,7 @@ func firstOf(err error) error {
 // run steps a statement to its end and collects its rows.
 func (t *Temporary) run(ctx context.Context, stmt *sqlite.Stmt, state wire.ConnState) (out wire.StatementResult, err error) {
 	defer stmt.Reset()
-	t.leaves = false
+	t.failedStmtKept = false
 	count := stmt.Count()
 	defer func() { out.RowID = count.Row() }()
 	t.conn.Run(ctx, true)
@@ -226,7 +226,7 @@ func (t *Temporary) run(ctx context.Context, stmt *sqlite.Stmt, state wire.ConnS
 	for bytes := 0; ; {
 		more, err := stmt.Step()
 		if err != nil {
-			t.leaves = stmt.KeepsWhatItDid()
+			t.failedStmtKept = stmt.KeepsWhatItDid()
 			explainFull(stmt, err)
 			return out, err
 		}
@@ -247,17 +247,17 @@ func (t *Temporary) run(ctx context.Context, stmt *sqlite.Stmt, state wire.ConnS
 	return out, nil
 }
 
-// reload makes the connection read the schema anew, as those will to which the
-// objects travel: what they could not read must not be.
+// reload makes the connection load the schema again, as the connections do that will get
+// the objects. If that fails, the objects must not be created.
 func (t *Temporary) reload() error {
 	t.kept.forget()
-	if err := t.owner("PRAGMA writable_schema=RESET"); err != nil {
+	if err := t.execInternal("PRAGMA writable_schema=RESET"); err != nil {
 		return err
 	}
 	return t.conn.NoteTemp()
 }
 
-// reason returns why a statement ended that was interrupted.
+// reason returns why a statement was interrupted; other errors it returns as they are.
 func (t *Temporary) reason(ctx context.Context, err error) error {
 	var e *sqlite.Error
 	if !errors.As(err, &e) || e.Code != sqlite.CodeInterrupt {
@@ -272,7 +272,7 @@ func (t *Temporary) reason(ctx context.Context, err error) error {
 	return err
 }
 
-// Content returns the TEMP objects, written down; nil: there are none.
+// Content returns the TEMP objects as sqlite.Conn.DumpTemp writes them; nil: none.
 func (t *Temporary) Content() ([]byte, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -282,7 +282,7 @@ func (t *Temporary) Content() ([]byte, error) {
 	return t.conn.DumpTemp()
 }
 
-// Unused reports that there are no TEMP objects any more, and no open queries.
+// Unused reports whether there are neither TEMP objects nor open queries any more.
 func (t *Temporary) Unused() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -293,7 +293,7 @@ func (t *Temporary) Unused() bool {
 	return err == nil && !found
 }
 
-// End removes the TEMP objects. The methods return reason from then on.
+// End removes the TEMP objects. All methods return reason from then on.
 func (t *Temporary) End(reason error) {
 	t.stop(reason)
 	t.mu.Lock()
@@ -310,10 +310,10 @@ func (t *Temporary) End(reason error) {
 	t.conn.Close()
 }
 
-// Close is End, when its owner is closed.
+// Close is End for the owner of the Temporary.
 func (t *Temporary) Close() { t.End(errFinished) }
 
-// stop makes what runs end.
+// stop interrupts running statements.
 func (t *Temporary) stop(reason error) {
 	t.ending.CompareAndSwap(nil, &reason)
 	t.hold.Lock()
@@ -321,7 +321,7 @@ func (t *Temporary) stop(reason error) {
 	t.conn.Stop(true)
 }
 
-// endQueries ends what is open, for a reason.
+// endQueries ends the open queries; they return reason.
 func (t *Temporary) endQueries(reason error) {
 	t.stop(reason)
 	t.mu.Lock()
@@ -335,7 +335,7 @@ func (t *Temporary) endQueries(reason error) {
 	}
 }
 
-// A TempCursor is a query that sees TEMP objects.
+// A TempCursor is a query of a Temporary.
 type TempCursor struct {
 	t       *Temporary
 	ctx     context.Context
@@ -346,8 +346,8 @@ type TempCursor struct {
 	closed  bool
 }
 
-// Query binds args to a statement that reads, alone in its text. ctx is good for
-// all of its rows.
+// Query runs a statement that reads and is alone in its text. The end of ctx ends the
+// query, at any of its rows.
 func (t *Temporary) Query(ctx context.Context, text string, args []wire.Argument, state wire.ConnState, settings wire.Settings) (*TempCursor, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -413,7 +413,7 @@ func (c *TempCursor) close(reason error) {
 	}
 }
 
-// temporaries are those of a replica that are open.
+// temporaries are the open Temporaries of a machine.
 type temporaries struct {
 	mu   sync.Mutex
 	all  map[*Temporary]bool
@@ -448,7 +448,7 @@ func (ts *temporaries) list() (all []*Temporary) {
 	return all
 }
 
-// close ends all.
+// close ends all of them, and those that are added later.
 func (ts *temporaries) close() {
 	ts.mu.Lock()
 	ts.shut = true
@@ -458,8 +458,8 @@ func (ts *temporaries) close() {
 	}
 }
 
-// endOldest ends the queries of those that have one which is open for longer
-// than patience.
+// endOldest ends the queries of every Temporary that has had one open for longer than
+// patience.
 func (ts *temporaries) endOldest(patience time.Duration, reason error) {
 	limit := int64(time.Since(processStart) - patience)
 	for _, t := range ts.list() {

@@ -12,65 +12,65 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// ErrLeaseLost says that a transaction's lease is no longer its own.
+// ErrLeaseLost says that a transaction does not hold its lease any more.
 var ErrLeaseLost = errors.New("hiqlite: the write lease was lost")
 
-// ErrRecordFull says that what a transaction wrote does not fit into an entry.
+// ErrRecordFull says that the recording of a transaction does not fit into an entry.
 var ErrRecordFull = errors.New("hiqlite: the transaction is too large")
 
 // ErrChanged says that rows have changed since a transaction's first read.
 var ErrChanged = errors.New("hiqlite: rows have changed since the transaction's first read")
 
-// ErrRolledBack says that a statement ended the transaction: by OR ROLLBACK, or
+// ErrRolledBack says that a statement has ended its transaction: by OR ROLLBACK, or
 // because a write was interrupted.
 var ErrRolledBack = errors.New("hiqlite: the transaction was rolled back by an earlier statement")
 
 var errSuperseded = fmt.Errorf("%w: a snapshot took the place of what it worked on", ErrLeaseLost)
 
-// A Transaction is what a caller's transaction works on at this replica: a view
-// of the rows that stands still, but for what the transaction itself writes.
+// A Transaction is the view on which an interactive transaction runs at this node: the
+// rows as of one entry, and what the transaction itself has written.
 //
-// One that writes runs its statements inside a transaction of SQLite's that can
-// only be rolled back, and records them; all replicas execute the record later
-// on, see execution.transaction. As long as its lease is held no entry changes
-// rows, so the view is what the record will be executed on. When the lease
-// ends, apply ends the Transaction before it writes itself: an open one never
-// stalls the replica.
+// A Transaction that writes runs its statements inside a SQLite transaction that is
+// never committed, and records them. All replicas execute the recording later, see
+// execution.transaction. While the write lease is held no other entry changes rows, so
+// the recording will be executed on the rows that the view has shown. When the lease
+// ends, apply ends the Transaction before it writes itself, so an open Transaction never
+// delays the replica.
 //
-// Its methods may be called by one goroutine at a time, End by any.
+// Only one goroutine at a time may call its methods; any may call End.
 type Transaction struct {
 	r      *SQL
-	reader *Reader // of one that only reads
-	spec   *speculator
-	lease  uint64 // 0: nothing was written yet
+	reader *Reader // not nil: the transaction only reads
+	spec   *speculativeConn
+	lease  uint64 // 0: it has not got a lease yet
 	opts   TransactionOptions
 
-	ending atomic.Pointer[error] // why it has to end
+	ending atomic.Pointer[error] // not nil: why the transaction has to end
 	hold   sync.Mutex            // guards lent
 	lent   bool                  // the connection is the transaction's
 
-	mu       sync.Mutex // held while the connection is used; locked before hold
-	conn     *sqlite.Conn
-	programs *programs
-	changed  uint64 // the last entry that may have changed the rows in view
-	ended    error
-	over     error // why it has to end after the statement that runs
-	leaves   bool  // the statement that failed has left what it did
-	cursors  map[*Cursor]bool
-	dirty    bool // the connection must not be used again
-	deferred bool // foreign keys were checked later than they are by themselves
+	mu             sync.Mutex // held while the connection is used; locked before hold
+	conn           *sqlite.Conn
+	stmts          *stmtCache
+	changed        uint64 // the last entry that may have changed the rows in view
+	ended          error
+	fatal          error // not nil: why the transaction has to end after the present statement
+	failedStmtKept bool  // the last statement failed, but its changes were kept (OR FAIL)
+	cursors        map[*Cursor]bool
+	dirty          bool // the connection must not be used again
+	deferred       bool // the transaction has deferred the check of foreign keys
 
 	rec        wire.Recorder
 	sum        wire.Checksum
 	stamp      int64  // of the first recorded statement
 	last       int64  // of the last one
 	ordinal    uint64 // statements that ran
-	next       uint64 // ordinal at which a replica will be behind the last recorded one
+	next       uint64 // the ordinal that a replica expects after the last recorded statement
 	savepoints []savepointMark
 	temp       tempUse
 }
 
-// savepointMark is where a recording stood when a savepoint was set.
+// A savepointMark is the state of a recording when a savepoint was set.
 type savepointMark struct {
 	name string
 	mark recordMark
@@ -87,7 +87,7 @@ type recordMark struct {
 type TransactionOptions struct {
 	Seed     wire.Seed // of its randomness
 	MaxSteps uint64
-	MaxBytes int // of the record
+	MaxBytes int // of the recording; 0: no bound
 	Settings wire.Settings
 	// What the connection answers at its beginning.
 	Changes, TotalChanges, LastInsertID int64
@@ -101,8 +101,8 @@ func (r *SQL) Read(ctx context.Context, opts TransactionOptions) (*Transaction, 
 		return nil, err
 	}
 	reader.conn.CopyArguments(true)
-	t := &Transaction{r: r, reader: reader, conn: reader.conn, programs: reader.programs, opts: opts, lent: true, cursors: map[*Cursor]bool{}}
-	if err := t.owner("BEGIN; " + verifySchema); err != nil {
+	t := &Transaction{r: r, reader: reader, conn: reader.conn, stmts: reader.stmts, opts: opts, lent: true, cursors: map[*Cursor]bool{}}
+	if err := t.execInternal("BEGIN; " + verifySchema); err != nil {
 		reader.Discard()
 		reader.Release()
 		return nil, err
@@ -115,26 +115,26 @@ func (r *SQL) Read(ctx context.Context, opts TransactionOptions) (*Transaction, 
 	return t, nil
 }
 
-// Speculate returns a transaction that can write, once it has a lease: see
-// Lease. The lease may be had before.
+// Speculate returns a transaction that can write once Lease was called. The lease may
+// have been granted before or after Speculate.
 func (r *SQL) Speculate(opts TransactionOptions) (*Transaction, error) {
 	if err := r.Err(); err != nil {
 		return nil, err
 	}
-	spec, err := r.spare.take(r.pool, opts.Settings)
+	spec, err := r.speculative.acquire(r.pool, opts.Settings)
 	if err != nil {
 		return nil, err
 	}
-	t := &Transaction{r: r, spec: spec, conn: spec.conn, programs: spec.programs, opts: opts, lent: true, cursors: map[*Cursor]bool{}}
-	t.mu.Lock() // it can be ended from here on
+	t := &Transaction{r: r, spec: spec, conn: spec.conn, stmts: spec.stmts, opts: opts, lent: true, cursors: map[*Cursor]bool{}}
+	t.mu.Lock() // from here on apply can end it
 	defer t.mu.Unlock()
-	if !r.spare.lend(t) {
+	if !r.speculative.register(t) {
 		return nil, ErrReplicaClosed
 	}
 	t.conn.Begin(&wire.Operation{MaxSteps: opts.MaxSteps})
 	t.conn.SetState(opts.Changes, opts.TotalChanges, opts.LastInsertID)
-	if err = spec.programs.use(opts.Settings); err == nil {
-		err = t.owner("BEGIN")
+	if err = spec.stmts.use(opts.Settings); err == nil {
+		err = t.execInternal("BEGIN")
 	}
 	if err == nil {
 		err = t.beginTemp()
@@ -171,13 +171,13 @@ func (t *Transaction) view() (uint64, error) {
 	return state.Changed, nil
 }
 
-// lockWait bounds the wait for a checkpoint, which may hold SQLite's write lock
-// for an instant.
+// lockWait bounds the wait for a checkpoint, which holds SQLite's write lock for a
+// moment.
 const lockWait = 5 * time.Second
 
-// Lease makes the transaction one that writes, under a lease that was granted
-// when the last entry that changed rows was base. The error is ErrChanged if
-// the view is another, ErrLeaseLost if the lease has ended meanwhile.
+// Lease lets the transaction write under a lease that was granted when base was the
+// last entry that had changed rows. The error is ErrChanged if the view shows other rows
+// than those, and ErrLeaseLost if the lease has ended in the meantime.
 func (t *Transaction) Lease(lease, base uint64) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -190,15 +190,15 @@ func (t *Transaction) Lease(lease, base uint64) error {
 		}
 		return ErrChanged
 	}
-	if !t.r.writes(t, lease) {
+	if !t.r.registerWriter(t, lease) {
 		return ErrLeaseLost
 	}
 	changes, total, id := t.conn.Changes(), t.conn.TotalChanges(), t.conn.LastInsertID()
 	defer func() { t.conn.SetState(changes, total, id) }()
-	// A write that changes nothing takes SQLite's lock. Waiting for it is not
-	// SQLite's to do, in a transaction that has read.
+	// A write that changes nothing takes SQLite's write lock. SQLite does not wait
+	// for it in a transaction that has read, so the loop does.
 	for deadline := time.Now().Add(lockWait); ; time.Sleep(time.Millisecond) {
-		err := t.owner("DELETE FROM main." + sqlite.MetaTable + " WHERE 0")
+		err := t.execInternal("DELETE FROM main." + sqlite.MetaTable + " WHERE 0")
 		var e *sqlite.Error
 		if !errors.As(err, &e) || t.ending.Load() != nil || time.Now().After(deadline) {
 			return t.reason(err)
@@ -206,9 +206,9 @@ func (t *Transaction) Lease(lease, base uint64) error {
 		switch {
 		case e.Code == sqlite.CodeBusy:
 		case e.Code == sqlite.CodeBusySnapshot && len(t.cursors) == 0 && len(t.savepoints) == 0 && t.rec.Len() == 0:
-			// A checkpoint has emptied the write-ahead log since: the rows are the
-			// same, SQLite cannot know. Look again.
-			if err := t.look(); err != nil {
+			// A checkpoint has emptied the write-ahead log in the meantime. SQLite
+			// cannot know that the rows are the same, so the view begins again.
+			if err := t.beginView(); err != nil {
 				return err
 			}
 			if t.changed != base {
@@ -220,9 +220,9 @@ func (t *Transaction) Lease(lease, base uint64) error {
 	}
 }
 
-// look begins the view anew.
-func (t *Transaction) look() (err error) {
-	if err = t.owner("ROLLBACK; BEGIN"); err == nil {
+// beginView begins the view again.
+func (t *Transaction) beginView() (err error) {
+	if err = t.execInternal("ROLLBACK; BEGIN"); err == nil {
 		err = t.beginTemp()
 	}
 	if err == nil {
@@ -231,14 +231,14 @@ func (t *Transaction) look() (err error) {
 	return err
 }
 
-func (t *Transaction) owner(sql string) error {
+func (t *Transaction) execInternal(sql string) error {
 	t.conn.Owner(true)
 	defer t.conn.Owner(false)
 	return t.conn.Exec(sql)
 }
 
-// reason returns why the transaction has to end, if err only says that a
-// statement was interrupted for it.
+// reason returns why the transaction has to end, if err only says that a statement was
+// interrupted because of that; otherwise it returns err.
 func (t *Transaction) reason(err error) error {
 	var e *sqlite.Error
 	if why := t.ending.Load(); why != nil && errors.As(err, &e) && e.Code == sqlite.CodeInterrupt {
@@ -247,7 +247,7 @@ func (t *Transaction) reason(err error) error {
 	return err
 }
 
-// err returns why the transaction is over. The caller holds mu.
+// err returns why the transaction has ended, or nil. The caller holds mu.
 func (t *Transaction) err() error {
 	if t.ended != nil {
 		return t.ended
@@ -258,15 +258,15 @@ func (t *Transaction) err() error {
 	return t.ended
 }
 
-// Err returns why the transaction is over, or nil.
+// Err returns why the transaction has ended, or nil.
 func (t *Transaction) Err() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.err()
 }
 
-// End rolls the transaction back, if it is not over, for a reason that its
-// methods return from then on. A statement that runs is interrupted.
+// End rolls the transaction back, if it has not ended. Its methods return reason from
+// then on. A running statement is interrupted.
 func (t *Transaction) End(reason error) {
 	t.ending.CompareAndSwap(nil, &reason)
 	t.hold.Lock()
@@ -281,14 +281,15 @@ func (t *Transaction) End(reason error) {
 
 var errFinished = errors.New("hiqlite: the transaction is over")
 
-// Close rolls the transaction back, if it is not over.
+// Close rolls the transaction back, if it has not ended.
 func (t *Transaction) Close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.finish(errFinished)
 }
 
-// finish ends the transaction and gives the connection back. The caller holds mu.
+// finish ends the transaction and returns its connection to the pool. The caller holds
+// mu.
 func (t *Transaction) finish(reason error) {
 	if t.ended != nil {
 		return
@@ -301,7 +302,7 @@ func (t *Transaction) finish(reason error) {
 	t.lent = false
 	t.hold.Unlock()
 	if !t.conn.Autocommit() {
-		if err := t.owner("ROLLBACK"); err != nil {
+		if err := t.execInternal("ROLLBACK"); err != nil {
 			t.r.log.Warn("hiqlite: rolling back a transaction", "error", err)
 			t.dirty = true
 		}
@@ -319,7 +320,7 @@ func (t *Transaction) finish(reason error) {
 		t.reader.Release()
 		return
 	}
-	t.r.spare.give(t, !t.dirty && t.ending.Load() == nil)
+	t.r.speculative.release(t, !t.dirty && t.ending.Load() == nil)
 }
 
 // DeferForeignKeys does what PRAGMA defer_foreign_keys does.
@@ -334,14 +335,14 @@ func (t *Transaction) DeferForeignKeys(on bool) error {
 		sql = "PRAGMA defer_foreign_keys=ON"
 		t.deferred = true
 	}
-	// What was prepared under the other setting does not undo what it should
-	// when it fails, here and in the next transaction.
-	t.programs.drop(t.programs.clock)
+	// A statement that was prepared under the other setting does not undo its changes
+	// correctly when it fails.
+	t.stmts.drop(t.stmts.clock)
 	t.dirty = true
-	return t.reason(t.owner(sql))
+	return t.reason(t.execInternal(sql))
 }
 
-// Classify finds out what a text does, to what the transaction sees.
+// Classify finds out what a text would do, given the schema of the view.
 func (t *Transaction) Classify(text string) (sqlite.Class, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -352,7 +353,7 @@ func (t *Transaction) Classify(text string) (sqlite.Class, error) {
 	return class, t.reason(err)
 }
 
-// First classifies the first statement of a text and returns what is behind it.
+// First classifies the first statement of a text and returns the rest of the text.
 func (t *Transaction) First(text string) (sqlite.Part, string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -363,10 +364,10 @@ func (t *Transaction) First(text string) (sqlite.Part, string, error) {
 	return part, rest, t.reason(err)
 }
 
-// prepare returns a statement that is alone in its text. keep says whether it
-// will be kept.
-func (t *Transaction) prepare(text string) (stmt *sqlite.Stmt, kept *program, err error) {
-	if p := t.programs.get(text); p != nil && !p.busy {
+// prepare returns the statement of a text that has only one. kept is not nil if the
+// statement belongs to the cache; otherwise the caller closes stmt.
+func (t *Transaction) prepare(text string) (stmt *sqlite.Stmt, kept *cachedStmt, err error) {
+	if p := t.stmts.get(text); p != nil && !p.busy {
 		return p.Stmt, p, nil
 	} else if p == nil {
 		stmt, _, err := t.conn.Prepare(text, true)
@@ -376,7 +377,7 @@ func (t *Transaction) prepare(text string) (stmt *sqlite.Stmt, kept *program, er
 		if !stmt.KnowsSchema() || stmt.Actions.Schema {
 			return stmt, nil, nil
 		}
-		return stmt, t.programs.keep(text, stmt), nil
+		return stmt, t.stmts.keep(text, stmt), nil
 	}
 	stmt, _, err = t.conn.Prepare(text, false)
 	return stmt, nil, err

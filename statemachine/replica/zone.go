@@ -5,12 +5,12 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// What 'localtime' and 'utc' mean is replicated state, rules and all: a zone's
-// name alone would mean what each machine's zone data say. An operation sets it
-// once; from there on replicas and reads, of nodes that were told a zone and of
-// those that were not, have the same.
+// The time zone of 'localtime' and 'utc' is replicated state, with all its rules: by name
+// alone, each machine would use the rules of its own zone data. An operation sets the zone
+// once. From then on all replicas and readers use it, whatever their nodes' configuration
+// says.
 
-// setZone makes zone the cluster's, unless it has one.
+// setZone makes zone that of the cluster, unless the cluster has one.
 func (r *SQL) setZone(zone *wire.Zone) *wire.Error {
 	if zone == nil {
 		return nil
