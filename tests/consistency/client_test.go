@@ -1,33 +1,21 @@
 package consistency_test
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os/exec"
 	"strconv"
-	"sync"
 	"sync/atomic"
-	"syscall"
-	"time"
+
+	"github.com/hiqlite/hiqlite/tests/process"
 )
 
 // A life is one process of a node, from its start to its end, as this side
 // talks to it.
 type life struct {
-	node   *node
-	number int // unique in the cluster
-	cmd    *exec.Cmd
-	dead   chan struct{} // closed when the process has ended and all it said was delivered
-	killed atomic.Bool   // or about to be: else it must not end
-
-	write sync.Mutex // of lines
-	in    io.WriteCloser
-
-	mu      sync.Mutex
-	last    uint64
-	pending map[uint64]chan answer
+	*process.Process
+	node     *node
+	number   int           // unique in the cluster
+	requests atomic.Uint64 // sent so far: the last one's ID
 }
 
 var (
@@ -37,68 +25,30 @@ var (
 	errHangs = errors.New("the node does not answer")
 )
 
-// listen delivers answers, until the process ends.
-func (l *life) listen(out io.Reader) {
-	defer close(l.dead)
-	defer func() {
-		err := l.cmd.Wait()
-		if !l.killed.Load() {
-			l.node.c.t.Errorf("node %d has ended, nobody killed it: %v", l.node.cfg.NodeID, err)
-		}
-	}()
-	lines := json.NewDecoder(out)
-	for {
-		var a answer
-		if lines.Decode(&a) != nil {
-			return
-		}
-		l.mu.Lock()
-		got := l.pending[a.ID]
-		delete(l.pending, a.ID)
-		l.mu.Unlock()
-		got <- a
-	}
-}
-
 // ask sends a request, calls sent if that is not nil, and waits for the answer.
 // Errors are a *refusal, errDied and errHangs.
 func (l *life) ask(r request, sent func()) (answer, error) {
-	got := make(chan answer, 1)
-	l.mu.Lock()
-	l.last++
-	r.ID = l.last
-	l.pending[r.ID] = got
-	l.mu.Unlock()
+	r.ID = l.requests.Add(1)
 	if r.Within == 0 {
 		r.Within = operationTimeout
 	}
-	line, err := json.Marshal(r)
+	call, err := l.Send(r.Do, r)
 	if err != nil {
 		return answer{}, err
 	}
-	l.write.Lock()
-	_, err = l.in.Write(append(line, '\n'))
-	l.write.Unlock()
-	if err == nil && sent != nil {
+	if sent != nil {
 		sent()
 	}
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case a := <-got:
-		return refused(a)
-	case <-l.dead:
-	case <-timer.C:
-		l.killed.Store(true)
-		l.cmd.Process.Signal(syscall.SIGQUIT) // its goroutines go to its log
-		return answer{}, fmt.Errorf("%w: node %d, %s %q", errHangs, l.node.cfg.NodeID, r.Do, r.SQL)
-	}
-	select {
-	case a := <-got:
-		return refused(a)
-	default:
+	var a answer
+	switch err := call.Wait(&a, patience); {
+	case errors.Is(err, process.ErrEnded):
 		return answer{}, errDied
+	case errors.Is(err, process.ErrSilent):
+		return answer{}, fmt.Errorf("%w: node %d, %s %q", errHangs, l.node.cfg.NodeID, r.Do, r.SQL)
+	case err != nil:
+		return answer{}, err
 	}
+	return refused(a)
 }
 
 func refused(a answer) (answer, error) {

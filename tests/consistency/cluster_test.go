@@ -2,23 +2,20 @@ package consistency_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/loopback"
+	"github.com/hiqlite/hiqlite/tests/process"
 )
 
 const (
@@ -33,13 +30,7 @@ const (
 var seedFlag = flag.Uint64("seed", 0, "of workload and faults; 0: any")
 
 func TestMain(m *testing.M) {
-	if config := os.Getenv(nodeVariable); config != "" { // see serve
-		if err := serve(config); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
+	process.Serve(openServer)
 	goleak.VerifyTestMain(m)
 }
 
@@ -79,14 +70,7 @@ func newCluster(t testing.TB, size int, change func(*hiqlite.Config)) *cluster {
 	t.Helper()
 	dir := t.TempDir()
 	c := &cluster{t: t}
-	addresses, err := loopback.Addresses(size)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var members []hiqlite.Member
-	for i, address := range addresses {
-		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
-	}
+	members := process.Members(t, size)
 	for i := range size {
 		cfg := hiqlite.Config{
 			DataDir: filepath.Join(dir, fmt.Sprint(i+1)), NodeID: uint64(i + 1), Nodes: members,
@@ -100,7 +84,14 @@ func newCluster(t testing.TB, size int, change func(*hiqlite.Config)) *cluster {
 	}
 	t.Cleanup(func() {
 		for _, l := range c.lives {
-			l.kill()
+			select {
+			case <-l.Ended():
+				if err := l.Crashed(); err != nil {
+					t.Errorf("node %d: %v", l.node.cfg.NodeID, err)
+				}
+			default:
+			}
+			l.Kill()
 		}
 		c.printLogs()
 	})
@@ -137,30 +128,12 @@ func (c *cluster) printLogs() {
 // start starts a process of the node's.
 func (n *node) start() *life {
 	n.c.t.Helper()
-	fatal := func(err error) {
-		if err != nil {
-			n.c.t.Helper()
-			n.c.t.Fatalf("starting node %d: %v", n.cfg.NodeID, err)
-		}
+	p, err := process.Start(n.cfg, n.log)
+	if err != nil {
+		n.c.t.Fatalf("starting node %d: %v", n.cfg.NodeID, err)
 	}
-	config, err := json.Marshal(n.cfg)
-	fatal(err)
-	log, err := os.OpenFile(n.log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	fatal(err)
-	defer log.Close()
-	l := &life{
-		node: n, number: len(n.c.lives) + 1, cmd: exec.Command(os.Args[0]),
-		dead: make(chan struct{}), pending: map[uint64]chan answer{},
-	}
-	l.cmd.Env = append(os.Environ(), nodeVariable+"="+string(bytes.TrimSpace(config)))
-	l.cmd.Stderr = log
-	l.in, err = l.cmd.StdinPipe()
-	fatal(err)
-	out, err := l.cmd.StdoutPipe()
-	fatal(err)
-	fatal(l.cmd.Start())
+	l := &life{Process: p, node: n, number: len(n.c.lives) + 1}
 	n.c.lives = append(n.c.lives, l)
-	go l.listen(out)
 	return l
 }
 
@@ -209,14 +182,7 @@ func (n *node) usable(quit <-chan struct{}) *life {
 func (n *node) kill() {
 	l := n.alive()
 	n.set(nil)
-	l.kill()
-}
-
-func (l *life) kill() {
-	l.killed.Store(true)
-	l.cmd.Process.Kill()
-	<-l.dead
-	l.in.Close()
+	l.Kill()
 }
 
 // restart starts the node anew and waits until it is ready.
@@ -225,8 +191,8 @@ func (n *node) restart() {
 	n.serveFrom(n.start())
 }
 
-func (n *node) pause() { n.alive().cmd.Process.Signal(syscall.SIGSTOP) }
-func (n *node) goOn()  { n.alive().cmd.Process.Signal(syscall.SIGCONT) }
+func (n *node) pause() { n.alive().Pause() }
+func (n *node) goOn()  { n.alive().Resume() }
 
 // leader returns the node that leads, as those that answer know it. None of
 // them may be paused but those in without.

@@ -10,15 +10,15 @@
 //     written down, and nothing else. models_test.go shows that they find what
 //     they are for.
 //   - locks: fence_test.go takes locks on all nodes and writes what they guard,
-//     through the faults of fencefaults_test.go and the cuts of
-//     partition_test.go; fencemodel_test.go judges it, and fencecheck_test.go
+//     through the faults of fencefaults_test.go; fencemodel_test.go judges it, and fencecheck_test.go
 //     the model. lockends_test.go asks when the locks of nodes that have ended
 //     are free, and lockserver_test.go is what a node process does with them.
 //   - lease_test.go measures what dead and paused holders of the write lease
 //     cost the others.
 //
 // The rest is machinery: server_test.go is what a node process does, client_test.go
-// how it is talked to, cluster_test.go starts and ends such processes.
+// sends it requests, cluster_test.go starts and ends such processes, by the harness
+// of tests/process.
 //
 // Every run prints the seed of its workload and faults; with
 //

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite/lock"
+	"github.com/hiqlite/hiqlite/tests/process"
 )
 
 const (
@@ -53,7 +54,7 @@ func TestFences(t *testing.T) {
 // token that they got.
 type fences struct {
 	tr     *traffic
-	nw     *network
+	nw     *process.Network
 	random *rand.Rand  // of the faults
 	calm   atomic.Bool // locks are to last long, for no fault will come
 
@@ -69,8 +70,8 @@ type fences struct {
 
 func newFences(t *testing.T, seed uint64) *fences {
 	t.Helper()
-	nw := &network{t: t}
-	c := newCluster(t, 3, nw.route)
+	nw := process.NewNetwork(t)
+	c := newCluster(t, 3, nw.Route)
 	l := c.nodes[0].alive()
 	l.must("CREATE TABLE resource(k TEXT PRIMARY KEY, token INTEGER NOT NULL, writes INTEGER NOT NULL)")
 	l.must("CREATE TABLE journal(n INTEGER PRIMARY KEY AUTOINCREMENT, k TEXT NOT NULL, id TEXT NOT NULL, token INTEGER NOT NULL)")

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/hiqlite/hiqlite/tests/process"
 )
 
 // A fenceTrap waits for a worker that has a lock and has written, and keeps it
@@ -56,10 +58,10 @@ var fenceFaults = []struct {
 	{"close", false, (*fences).close},
 	{"pause", false, (*fences).pause},
 	{"pause the leader", true, (*fences).pause},
-	{"cut off", false, isolate(bothWays)},
-	{"cut off the leader", true, isolate(bothWays)},
-	{"deafen", false, isolate(inbound)},
-	{"silence", false, isolate(outbound)},
+	{"cut off", false, isolate(process.BothWays)},
+	{"cut off the leader", true, isolate(process.BothWays)},
+	{"deafen", false, isolate(process.Inbound)},
+	{"silence", false, isolate(process.Outbound)},
 }
 
 // torment lets every fault happen once.
@@ -196,9 +198,7 @@ func (n *node) close() {
 	if _, err := l.ask(request{Do: "close"}, nil); err != nil {
 		n.c.t.Errorf("closing node %d: %v", n.cfg.NodeID, err)
 	}
-	l.killed.Store(true)
-	l.in.Close()
-	<-l.dead
+	l.Close()
 }
 
 // pause stops a holder until another has its lock. What it was about to write
@@ -214,13 +214,13 @@ func (f *fences) pause(victim *node) {
 
 // isolate cuts off a holder, in one way or both, until another has its lock.
 // What is sent meanwhile is lost, or comes late.
-func isolate(d direction) func(*fences, *node) {
+func isolate(d process.Direction) func(*fences, *node) {
 	return func(f *fences, victim *node) {
 		h, goOn := f.catch(victim)
-		f.nw.cut(victim, d, []linkState{broken, frozen}[f.random.IntN(2)])
+		f.nw.Cut(victim.cfg.NodeID, d, []process.LinkState{process.LinkDown, process.LinkHeld}[f.random.IntN(2)])
 		goOn()
 		f.succeeded(h)
 		f.progress("others went on", victim)
-		f.nw.heal()
+		f.nw.Heal()
 	}
 }

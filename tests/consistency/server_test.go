@@ -1,27 +1,23 @@
 package consistency_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/lock"
+	"github.com/hiqlite/hiqlite/tests/process"
 )
 
-// nodeVariable makes this test binary a node process: it holds its Config.
-const nodeVariable = "HIQLITE_CONSISTENCY_NODE"
-
-// A request is a line on a node process's standard input. Requests run beside
-// each other; each is answered by one line, when it is done.
+// A request is what a node process is asked. Requests are served at the same time.
 type request struct {
 	ID   uint64
 	Do   string // ready, status, hash, begin, exec, query, batch, commit, rollback, close; see lockServer too
@@ -36,7 +32,7 @@ type request struct {
 	After                            time.Duration // it waits first
 }
 
-// An answer is a line on a node process's standard output.
+// An answer is what a node process answers to a request.
 type answer struct {
 	ID       uint64
 	Rows     [][]string
@@ -64,7 +60,6 @@ type server struct {
 	node     *hiqlite.Node
 	deferred *sql.DB // begins transactions without the lease
 	locks    *lockServer
-	write    sync.Mutex
 
 	mu  sync.Mutex
 	txs map[uint64]*openTx
@@ -76,49 +71,46 @@ type openTx struct {
 	cancel context.CancelFunc
 }
 
-// serve is the main function of a node process. It ends with its input.
-func serve(config string) error {
+// openServer opens the server of a node process; its argument is the Config.
+func openServer(argument json.RawMessage) (process.Service, error) {
 	var cfg hiqlite.Config
-	if err := json.Unmarshal([]byte(config), &cfg); err != nil {
-		return err
+	if err := json.Unmarshal(argument, &cfg); err != nil {
+		return nil, err
 	}
 	node, err := hiqlite.Open(context.Background(), cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	conn := cfg.Conn
 	conn.Deferred = true
 	connector, err := node.ConnectorWith(conn)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s := &server{
+	return &server{
 		id: cfg.NodeID, node: node, deferred: sql.OpenDB(connector), txs: map[uint64]*openTx{},
 		locks: newLockServer(node),
+	}, nil
+}
+
+// Do answers a request by an answer. Errors of the node are its Refusal.
+func (s *server) Do(_ string, args json.RawMessage) (any, error) {
+	var r request
+	decoder := json.NewDecoder(bytes.NewReader(args))
+	decoder.UseNumber()
+	if err := decoder.Decode(&r); err != nil {
+		return nil, err
 	}
-	lines := json.NewDecoder(os.Stdin)
-	lines.UseNumber()
-	for {
-		var r request
-		if err := lines.Decode(&r); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return err
-		}
-		go func() {
-			time.Sleep(r.After) // so much later, as the test asks
-			a, err := s.do(&r)
-			a.ID = r.ID
-			a.Refusal = s.refuse(&r, err)
-			s.write.Lock()
-			defer s.write.Unlock()
-			if err := json.NewEncoder(os.Stdout).Encode(a); err != nil {
-				fmt.Fprintln(os.Stderr, err)
-			}
-		}()
-	}
+	time.Sleep(r.After) // so much later, as the test asks
+	a, err := s.do(&r)
+	a.ID, a.Refusal = r.ID, s.refuse(&r, err)
+	return a, nil
+}
+
+// Close closes the node.
+func (s *server) Close() error {
 	s.deferred.Close()
-	return node.Close()
+	return s.node.Close()
 }
 
 // refuse says of an error what the other side has to know.
