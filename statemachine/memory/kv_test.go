@@ -72,7 +72,7 @@ func TestKVIsAMap(t *testing.T) {
 				seen[name] = len(m.events[name])
 			}
 		}
-		size, mortal := int64(0), 0
+		size, expires := int64(0), 0
 		for name, b := range m.buckets {
 			got := maps.Collect(kv.Entries(name, ""))
 			if len(got) != len(b.entries) {
@@ -80,7 +80,7 @@ func TestKVIsAMap(t *testing.T) {
 			}
 			for key, e := range b.entries {
 				if e.ttl > 0 {
-					mortal++
+					expires++
 				}
 				if value, version, ok := kv.Get(name, key); !ok || value != e.value || version != e.version || got[key] != value {
 					t.Fatalf("%s of %s is %q, %d, %v, want %+v", key, name, value, version, ok, e)
@@ -101,8 +101,8 @@ func TestKVIsAMap(t *testing.T) {
 		if want := slices.Sorted(maps.Keys(m.buckets)); !slices.Equal(names, want) {
 			t.Fatalf("the buckets are %q, want %q", names, want)
 		}
-		if kv.expiring != mortal {
-			t.Fatalf("it counts %d that expire, want %d", kv.expiring, mortal)
+		if kv.expiring != expires {
+			t.Fatalf("it counts %d that expire, want %d", kv.expiring, expires)
 		}
 		if got := kv.Size(); got != size {
 			t.Fatalf("it says that it has %d bytes, want %d", got, size)

@@ -48,7 +48,7 @@ func drain(t rapid.TB, s *Subscription) (indexes []uint64, lost uint64) {
 	}
 }
 
-// A messageModel is all that was ever told, and what is kept of it.
+// A messageModel has all messages, and knows which of them are kept.
 type messageModel struct {
 	all []*Message
 	cut int    // so many are forgotten

@@ -25,29 +25,29 @@ type shard struct {
 	session uint64
 	seq     uint64
 
-	got     map[[2]uint64][]wire.Outcome // by session and sequence, as last told
-	told    []string                     // all that was told, in order
-	opened  map[uint64]uint64            // nonce -> session
-	unknown [][2]uint64
-	failed  chan error
+	got      map[[2]uint64][]wire.Outcome // the last outcomes, by session and sequence
+	notified []string                     // all notifications of the listener, in order
+	opened   map[uint64]uint64            // nonce -> session
+	unknown  [][2]uint64
+	failed   chan error
 }
 
 func (s *shard) Applied(session, sequence uint64, outcomes []wire.Outcome) {
 	s.got[[2]uint64{session, sequence}] = outcomes
-	s.told = append(s.told, fmt.Sprintf("%d/%d: %+v", session, sequence, outcomes))
+	s.notified = append(s.notified, fmt.Sprintf("%d/%d: %+v", session, sequence, outcomes))
 }
 
 func (s *shard) SessionOpened(nonce, session uint64) {
 	s.opened[nonce] = session
-	s.told = append(s.told, fmt.Sprintf("opened %d: %d", nonce, session))
+	s.notified = append(s.notified, fmt.Sprintf("opened %d: %d", nonce, session))
 }
 
 func (s *shard) SessionUnknown(session, sequence uint64) {
 	s.unknown = append(s.unknown, [2]uint64{session, sequence})
-	s.told = append(s.told, fmt.Sprintf("unknown %d/%d", session, sequence))
+	s.notified = append(s.notified, fmt.Sprintf("unknown %d/%d", session, sequence))
 }
 
-func (s *shard) Held(ms uint64)   { s.told = append(s.told, fmt.Sprintf("held %d", ms)) }
+func (s *shard) Held(ms uint64)   { s.notified = append(s.notified, fmt.Sprintf("held %d", ms)) }
 func (s *shard) Failed(err error) { s.failed <- err }
 
 // smallRetention is little enough to be reached.
@@ -210,16 +210,16 @@ func (s *shard) state() []string {
 		}
 		out = append(out, fmt.Sprintf("%+v", session))
 	}
-	mortal, timers := map[uint64]bool{}, 0
+	expiring, timers := map[uint64]bool{}, 0
 	records := slices.Collect(s.machine.freeze())
 	for _, r := range records {
-		mortal[r.Version] = mortal[r.Version] || r.Kind == wire.RecordEntry && r.Expired
+		expiring[r.Version] = expiring[r.Version] || r.Kind == wire.RecordEntry && r.Expired
 	}
 	for _, r := range records {
 		text := fmt.Sprintf("%+v", *r)
 		switch r.Kind {
 		case wire.RecordExpiry:
-			if !mortal[r.Version] {
+			if !expiring[r.Version] {
 				continue
 			}
 			fallthrough
@@ -233,14 +233,14 @@ func (s *shard) state() []string {
 	return out
 }
 
-// alike fails unless two replicas hold and told the same.
+// alike fails unless two machines have the same state and gave the same notifications.
 func alike(t rapid.TB, what string, a, b *shard) {
 	t.Helper()
 	if x, y := a.state(), b.state(); !slices.Equal(x, y) {
 		t.Fatalf("%s: it holds\n%s\nwant\n%s", what, strings.Join(x, "\n"), strings.Join(y, "\n"))
 	}
-	if !slices.Equal(a.told, b.told) {
-		t.Fatalf("%s: it told\n%s\nwant\n%s", what, strings.Join(a.told, "\n"), strings.Join(b.told, "\n"))
+	if !slices.Equal(a.notified, b.notified) {
+		t.Fatalf("%s: it told\n%s\nwant\n%s", what, strings.Join(a.notified, "\n"), strings.Join(b.notified, "\n"))
 	}
 }
 
@@ -390,7 +390,7 @@ func TestASnapshotIsOfOneMoment(t *testing.T) {
 			cut := rapid.IntRange(0, len(log)).Draw(t, "cut")
 			s := emptyShard(t, made)
 			s.apply(log[:cut]...)
-			told := len(s.told)
+			told := len(s.notified)
 			want := s.state()
 			prepared, err := s.PrepareSnapshot()
 			if err != nil {
@@ -416,8 +416,8 @@ func TestASnapshotIsOfOneMoment(t *testing.T) {
 			if got, want := other.state(), s.state(); !slices.Equal(got, want) {
 				t.Fatalf("in the end it holds\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}
-			if !slices.Equal(other.told, s.told[told:]) {
-				t.Fatalf("it told %v, want %v", other.told, s.told[told:])
+			if !slices.Equal(other.notified, s.notified[told:]) {
+				t.Fatalf("it told %v, want %v", other.notified, s.notified[told:])
 			}
 		})
 	})

@@ -36,15 +36,15 @@ func TestCopiesOfCommandsAreAppliedOnce(t *testing.T) {
 		s.update(second, second)
 		key := [2]uint64{s.session, s.seq}
 		want, state := s.got[key], s.state()[1:]
-		told := len(s.told)
+		told := len(s.notified)
 		s.restore(s.snapshot())
 		s.update(second)
-		if !reflect.DeepEqual(s.got[key], want) || len(s.told) != told+1 {
+		if !reflect.DeepEqual(s.got[key], want) || len(s.notified) != told+1 {
 			t.Errorf("the copy was answered %+v, the first %+v", s.got[key], want)
 		}
 		s.update(first) // its caller is gone
-		if len(s.told) != told+1 {
-			t.Errorf("told of an old one: %q", s.told[told+1:])
+		if len(s.notified) != told+1 {
+			t.Errorf("told of an old one: %q", s.notified[told+1:])
 		}
 		s.update(commandsOf(s.session, 0, one(s)), commandsOf(999, 1, one(s)))
 		if !slices.Equal(s.unknown, [][2]uint64{{999, 1}}) {
@@ -174,7 +174,7 @@ func TestANewerEntryStopsAMemoryShard(t *testing.T) {
 	eachShard(t, func(t *testing.T, made func(Config) *memory) {
 		for name, bad := range map[string][]byte{"newer": {wire.FormatVersion + 1, 0}, "malformed": {wire.FormatVersion, 0, 8}} {
 			s := newShard(t, made)
-			told, at := len(s.told), s.index
+			told, at := len(s.notified), s.index
 			entries := []sm.Entry{{Index: at + 1, Cmd: s.entry(one(s))}, {Index: at + 2, Cmd: bad}, {Index: at + 3, Cmd: s.entry(one(s))}}
 			if _, err := s.Update(entries); err != nil {
 				t.Fatal(err)
@@ -183,11 +183,11 @@ func TestANewerEntryStopsAMemoryShard(t *testing.T) {
 			if name == "newer" && !errors.Is(err, wire.ErrNewerFormat) || !strings.Contains(err.Error(), fmt.Sprint("entry ", at+2)) {
 				t.Errorf("%s: it says %v", name, err)
 			}
-			if s.Err() == nil || s.at() > at+1 || len(s.told) != told {
-				t.Errorf("%s: %v, at %d, told %q", name, s.Err(), s.at(), s.told[told:])
+			if s.Err() == nil || s.at() > at+1 || len(s.notified) != told {
+				t.Errorf("%s: %v, at %d, told %q", name, s.Err(), s.at(), s.notified[told:])
 			}
 			state := s.state()
-			if _, err := s.Update(entries[2:]); err != nil || len(s.told) != told || !slices.Equal(s.state(), state) {
+			if _, err := s.Update(entries[2:]); err != nil || len(s.notified) != told || !slices.Equal(s.state(), state) {
 				t.Errorf("%s: it goes on: %v", name, err)
 			}
 			// At an error of PrepareSnapshot Dragonboat would end the process.

@@ -13,8 +13,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// toldOf returns what a watcher has been told since the last call.
-func toldOf(t *testing.T, w *Watcher) (out []string) {
+// eventsOf returns the events that a watcher has received since the last call.
+func eventsOf(t *testing.T, w *Watcher) (out []string) {
 	t.Helper()
 	events, err := w.Next()
 	if err != nil {
@@ -48,14 +48,14 @@ func TestWatchersAreToldOfTheirKeys(t *testing.T) {
 				t.Error("it is not ready")
 			}
 		}
-		if got := toldOf(t, w); !slices.Equal(got, want) {
+		if got := eventsOf(t, w); !slices.Equal(got, want) {
 			t.Errorf("it was told %q, want %q", got, want)
 		}
 		w.Close()
 		w.Close()
 	}
 	s.do(put("b", "a", "5"))
-	if got := toldOf(t, all); got != nil {
+	if got := eventsOf(t, all); got != nil {
 		t.Errorf("a closed one was told %q", got)
 	}
 	if len(kv.watchers) != 0 {

@@ -7,6 +7,7 @@ import (
 
 	sm "github.com/lni/dragonboat/v4/statemachine"
 
+	"github.com/hiqlite/hiqlite/internal/invariants"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/statemachine"
@@ -108,7 +109,7 @@ func (r *SQL) apply(entries []sm.Entry) error {
 		}
 		r.applied = index
 		r.history.add(index, cmd)
-		r.lease.check()
+		r.check()
 		// After a replay the transaction is committed with this entry. Otherwise
 		// each further operation that ends the transaction would make everything
 		// before it execute once more, and the time that a node takes to catch up
@@ -398,4 +399,16 @@ func (r *SQL) vacuum(op *wire.Operation, result *wire.Result) error {
 		result.Statements = make([]wire.StatementResult, 1)
 	}
 	return r.begin()
+}
+
+// check panics if an invariant of the indexes or of the lease queue does not hold, in
+// test builds. It is called between entries.
+func (r *SQL) check() {
+	if !invariants.Enabled {
+		return
+	}
+	if r.sqlIndex > r.applied || r.changed > r.applied {
+		panic(fmt.Sprintf("hiqlite: the indexes are inconsistent: SQLite is at %d and rows changed at %d, but %d was applied last", r.sqlIndex, r.changed, r.applied))
+	}
+	r.lease.check()
 }
