@@ -6,13 +6,13 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/hiqlite/hiqlite/internal/testrun"
+	"github.com/hiqlite/hiqlite/tests/process"
 )
 
 var (
@@ -27,13 +27,7 @@ var (
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
 func TestMain(m *testing.M) {
-	if order := os.Getenv(nodeVariable); order != "" {
-		if err := runNode(order); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
+	process.Serve(openClients)
 	goleak.VerifyTestMain(m)
 }
 

@@ -1,59 +1,64 @@
 package differential
 
 import (
-	"bufio"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
-	osexec "os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/internal/loopback"
 	"github.com/hiqlite/hiqlite/internal/testrun"
+	"github.com/hiqlite/hiqlite/tests/process"
 )
 
-// nodeVariable makes the test's program a node, see runNode.
-const nodeVariable = "HIQLITE_DIFFERENTIAL_NODE"
-
-// An order is what a node process is told.
+// An order is the argument of a node process.
 type order struct {
 	Config hiqlite.Config
 	Seed   uint64
 }
 
-// runNode opens a node and writes to it what random clients do, until it is told
-// "hash": then it stops that, and answers a line.
-func runNode(text string) error {
+// A clientService is a node process in which random clients write until it is asked
+// to "stop"; "hash" is answered by what the node holds.
+type clientService struct {
+	node    *hiqlite.Node
+	quit    chan struct{}
+	clients sync.WaitGroup
+}
+
+// A state is what a node holds at an index of the log.
+type state struct {
+	Index uint64
+	Hash  string
+}
+
+func openClients(argument json.RawMessage) (process.Service, error) {
 	var o order
-	if err := json.Unmarshal([]byte(text), &o); err != nil {
-		return err
+	if err := json.Unmarshal(argument, &o); err != nil {
+		return nil, err
 	}
 	o.Config.Logger = quiet
 	ctx, cancel := patient()
 	defer cancel()
 	node, err := hiqlite.Open(ctx, o.Config)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := node.Ready(ctx); err != nil {
-		return err
+		return nil, err
 	}
-	stop := make(chan struct{})
-	var all sync.WaitGroup
+	s := &clientService{node: node, quit: make(chan struct{})}
 	for i := range uint64(2) {
 		random := rand.New(rand.NewPCG(o.Seed, i))
 		c := &client{number: int(i), db: node.DB(), past: &past{}, generator: generator{Rand: random, features: anything, schema: &schema{}}}
-		all.Go(func() {
+		s.clients.Go(func() {
 			for {
 				select {
-				case <-stop:
+				case <-s.quit:
 					return
 				default:
 					c.run(5)
@@ -62,77 +67,27 @@ func runNode(text string) error {
 			}
 		})
 	}
-	fmt.Println("ready")
-	in := bufio.NewScanner(os.Stdin)
-	for in.Scan() {
-		if stop != nil {
-			close(stop)
-			all.Wait()
-			stop = nil
-			fmt.Println("quiet")
-			continue
-		}
-		ctx, cancel := patient()
-		hash, index, err := node.Hash(ctx)
-		cancel()
-		fmt.Printf("%d %x %v\n", index, hash, err)
-	}
-	return node.Close()
+	return s, nil
 }
 
-// A process is a node that can be killed.
-type process struct {
-	cmd *osexec.Cmd
-	in  io.WriteCloser
-	out *bufio.Reader
+func (s *clientService) Do(method string, _ json.RawMessage) (any, error) {
+	ctx, cancel := patient()
+	defer cancel()
+	switch method {
+	case "ready":
+		return nil, s.node.Ready(ctx)
+	case "stop":
+		close(s.quit)
+		s.clients.Wait()
+		return nil, nil
+	case "hash":
+		hash, index, err := s.node.Hash(ctx)
+		return state{index, hex.EncodeToString(hash[:])}, err
+	}
+	return nil, fmt.Errorf("there is no request %q", method)
 }
 
-func startProcess(t testing.TB, cfg hiqlite.Config, seed uint64) *process {
-	t.Helper()
-	text, err := json.Marshal(order{cfg, seed})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &process{cmd: osexec.Command(os.Args[0])}
-	p.cmd.Env = append(os.Environ(), nodeVariable+"="+string(text))
-	p.cmd.Stderr = io.Discard
-	in, err := p.cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.in, p.out = in, bufio.NewReader(out)
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
-// line reads one that the process says.
-func (p *process) line(t testing.TB) string {
-	t.Helper()
-	text, err := p.out.ReadString('\n')
-	if err != nil {
-		t.Fatalf("a node ended: %v", err)
-	}
-	return strings.TrimSpace(text)
-}
-
-func (p *process) ask(t testing.TB) string {
-	t.Helper()
-	if _, err := io.WriteString(p.in, "hash\n"); err != nil {
-		t.Fatal(err)
-	}
-	return p.line(t)
-}
-
-func (p *process) kill() {
-	_ = p.cmd.Process.Kill()
-	_ = p.cmd.Wait()
-}
+func (s *clientService) Close() error { return s.node.Close() }
 
 // TestReplicasOfKilledNodes kills nodes while random clients write to all, and
 // compares the nodes in the end.
@@ -148,51 +103,48 @@ func killRound(t *testing.T, seed uint64) {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	addresses, err := loopback.Addresses(3)
-	if err != nil {
-		t.Fatal(err)
+	members := process.Members(t, 3)
+	nodes := make([]*process.Process, len(members))
+	start := func(i int, seed uint64) {
+		cfg := hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(i+1)), NodeID: uint64(i + 1), Nodes: members, Tick: 10 * time.Millisecond, MaxSteps: maxSteps, LeaseTTL: time.Second}
+		if nodes[i], err = process.Start(order{cfg, seed}, filepath.Join(dir, fmt.Sprintf("log-%d", i+1))); err != nil {
+			t.Fatal(err)
+		}
 	}
-	var members []hiqlite.Member
-	for i, address := range addresses {
-		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
-	}
-	nodes := make([]*process, len(members))
-	config := func(i int) hiqlite.Config {
-		return hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(i+1)), NodeID: uint64(i + 1), Nodes: members, Tick: 10 * time.Millisecond, MaxSteps: maxSteps, LeaseTTL: time.Second}
+	ask := func(i int, method string) (now state) {
+		if err := nodes[i].Call(method, nil, &now, testrun.Patience); err != nil {
+			t.Fatalf("seed %d: node %d, %s: %v; %s", seed, i+1, method, err, nodes[i].Log())
+		}
+		return now
 	}
 	for i := range nodes {
-		nodes[i] = startProcess(t, config(i), seed+uint64(i))
-		defer func() { nodes[i].kill() }()
+		start(i, seed+uint64(i))
+		defer func() { nodes[i].Kill() }()
 	}
-	for _, n := range nodes {
-		if said := n.line(t); said != "ready" {
-			t.Fatalf("seed %d: a node says %q", seed, said)
-		}
+	for i := range nodes {
+		ask(i, "ready")
 	}
 	for k := range kills {
-		time.Sleep(time.Duration(100+random.IntN(900)) * time.Millisecond) // what is killed has to be at work
+		time.Sleep(time.Duration(100+random.IntN(900)) * time.Millisecond) // while the clients of the victim write
 		i := random.IntN(len(nodes))
-		nodes[i].kill()
-		nodes[i] = startProcess(t, config(i), seed+uint64(100*(k+1)+i))
-		if said := nodes[i].line(t); said != "ready" {
-			t.Fatalf("seed %d: node %d says %q", seed, i+1, said)
-		}
+		nodes[i].Kill()
+		start(i, seed+uint64(100*(k+1)+i))
+		ask(i, "ready")
 	}
-	for _, n := range nodes {
-		n.ask(t)
+	for i := range nodes {
+		ask(i, "stop")
 	}
-	at := map[string]string{} // answers by index
+	byIndex := map[uint64]string{}
 	testrun.WaitFor(t, "the nodes to hold the same", func() bool {
-		answers := map[string]bool{}
-		for i, n := range nodes {
-			answer := n.ask(t)
-			index, hash, _ := strings.Cut(answer, " ")
-			if other, ok := at[index]; ok && other != hash || !strings.HasSuffix(answer, "<nil>") {
-				t.Fatalf("seed %d: at index %s node %d has %s, another one %s; their folders are in %s", seed, index, i+1, hash, other, keepFolder(dir))
+		hashes := map[string]bool{}
+		for i := range nodes {
+			now := ask(i, "hash")
+			if other, ok := byIndex[now.Index]; ok && other != now.Hash {
+				t.Fatalf("seed %d: at index %d node %d has %s, another one %s; their folders are in %s", seed, now.Index, i+1, now.Hash, other, keepFolder(dir))
 			}
-			at[index], answers[hash] = hash, true
+			byIndex[now.Index], hashes[now.Hash] = now.Hash, true
 		}
-		return len(answers) == 1
+		return len(hashes) == 1
 	})
 }
 
