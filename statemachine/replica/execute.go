@@ -335,15 +335,16 @@ func (x *execution) finish() error {
 	return x.restore()
 }
 
-// reload makes the connection read schema and statistics anew, as a restarted
-// replica does: what it has in memory must be a function of the database alone
-// and not of how it came about. It decides plans, and the order of lists of
-// tables. ANALYZE sqlite_schema would not do: it forgets no row count.
+// reload makes the apply connection load the schema and the statistics again, as a
+// restarted replica does. What the connection has cached decides about query plans and
+// about the order of lists of tables, so it must depend only on the database, and not on
+// how the database came about. ANALYZE sqlite_schema is not enough, because it does not
+// forget old row counts.
 //
-// Virtual tables begin anew as well: what the old ones hold back has to be
-// written before, or both write.
+// Virtual tables are connected again, too. What they have buffered has to be written
+// before, or both the old and the new ones would write it.
 //
-// A schema that cannot be loaded is the error of the operation that made it.
+// If the schema cannot be loaded, the operation that has changed it fails.
 func (r *SQL) reload() error {
 	r.stmts.clear()
 	if err := r.flush(); err != nil {

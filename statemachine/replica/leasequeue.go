@@ -384,10 +384,10 @@ func (q *leaseQueue) check() {
 	bytes, last := 0, uint64(0)
 	for i := range q.waiters {
 		w := &q.waiters[i]
-		require(w.Number > last, "waiter %d is behind waiter %d", w.Number, last)
+		require(w.Number > last, "waiter %d follows waiter %d", w.Number, last)
 		require(!asksForLease(w) || q.host.session(w.Session) != nil, "waiter %d is of session %d, which has ended", w.Number, w.Session)
 		bytes, last = bytes+operationSize(&w.Operation), w.Number
 	}
-	require(last <= q.lastNumber, "waiter %d is behind the last one, %d", last, q.lastNumber)
+	require(last <= q.lastNumber, "waiter %d was added after the last one, %d", last, q.lastNumber)
 	require(bytes == q.bytes && len(q.waiters) <= maxWaiters && bytes <= maxWaiterBytes, "%d waiters of %d bytes, counted as %d", len(q.waiters), bytes, q.bytes)
 }

@@ -259,7 +259,7 @@ func errDiffers(i int) error {
 func (x *execution) transaction() error {
 	if x.op.Lease.DeferForeignKeys {
 		x.deferred = true
-		x.stmts.clear() // SQLite would prepare them anew
+		x.stmts.clear() // SQLite would prepare them again
 		if err := x.execInternal("PRAGMA defer_foreign_keys=ON"); err != nil {
 			return err
 		}
