@@ -106,6 +106,7 @@ func (c *ConnConfig) parseTime(s string, guess bool) (time.Time, bool) {
 type timeParser struct {
 	rest   string
 	guess  bool // it may be no time: years have four digits, zones one word
+	named  bool // the offset has a zone's name after it, as time.Time.String writes it
 	failed bool
 }
 
@@ -123,6 +124,11 @@ func (p *timeParser) parse(zone *time.Location) (time.Time, bool) {
 	}
 	offset, name, given := p.zone()
 	if p.failed || p.rest != "" {
+		return time.Time{}, false
+	}
+	// Only time.Time.String writes other years. Without this rule a result of
+	// timediff, as -0023-11-30 12:00:00.000, would be taken for a time.
+	if (year < 0 || year > 9999) && !p.named {
 		return time.Time{}, false
 	}
 	if given {
@@ -215,6 +221,7 @@ func (p *timeParser) zone() (offset int, name string, given bool) {
 	}
 	p.failed = p.failed || hours > 23 || minutes > 59
 	if p.any(" ") {
+		p.named = true
 		name = p.rest
 		if at := strings.LastIndex(" "+name, " m="); at >= 0 {
 			name = strings.TrimSpace(name[:max(0, at-1)])

@@ -112,8 +112,11 @@ func (w *writer) setting(open bool) string {
 	if !open && w.chance(25) {
 		return "PRAGMA foreign_keys" + w.pick("=0", "=1", "=ON", "(off)") // SQLite ignores it in a transaction
 	}
-	if w.chance(10) {
-		return "PRAGMA defer_foreign_keys=1" // OFF forgets what is violated in SQLite alone
+	// Outside of a transaction SQLite forgets it with the next statement that reads
+	// a table, hiqlite with the next write. OFF forgets what is violated in SQLite
+	// alone.
+	if open && w.chance(10) {
+		return "PRAGMA defer_foreign_keys=1"
 	}
 	if w.chance(10) {
 		return "PRAGMA query_only=" + w.pick("1", "0", "0", "0")
