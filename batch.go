@@ -11,21 +11,21 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A Statement is a SQL text and its arguments: values as database/sql takes
-// them, sql.Named among them.
+// A Statement is an SQL text with its arguments: the values that database/sql takes,
+// including sql.Named.
 type Statement struct {
 	SQL  string
 	Args []any
 }
 
-// Batch applies statements as one atomic write, in order: all of them or, if
-// one fails, none. It takes one round trip, where a transaction would take one
-// for each statement, and is the fastest way to write many rows. There is one
-// result for each statement.
+// Batch applies statements as one atomic write, in their order: all of them or, if
+// one fails, none. It takes one round trip in the cluster and is the fastest way to
+// write many rows. It returns one result for each statement.
 //
-// The error of a failed statement is an *Error whose Statement field is its
-// place. ErrTooLarge says that the batch, about 8 MiB, has to be split. db must
-// be a database of this driver; statements that only read are refused.
+// The error of a failed statement is an *Error whose Statement field is the
+// statement's index in the batch. ErrTooLarge says that the batch is larger than
+// about 8 MiB and has to be split. db must be a database of this driver. A statement
+// that only reads is an error.
 func Batch(ctx context.Context, db *sql.DB, stmts ...Statement) ([]sql.Result, error) {
 	if len(stmts) == 0 {
 		return nil, nil
@@ -37,7 +37,7 @@ func Batch(ctx context.Context, db *sql.DB, stmts ...Statement) ([]sql.Result, e
 	defer conn.Close()
 	var results []sql.Result
 	err = conn.Raw(func(raw any) error {
-		c, err := ofDriver(raw)
+		c, err := unwrapConn(raw)
 		if err != nil {
 			return err
 		}
@@ -47,9 +47,10 @@ func Batch(ctx context.Context, db *sql.DB, stmts ...Statement) ([]sql.Result, e
 	return results, err
 }
 
-func ofDriver(raw any) (*conn, error) {
+// unwrapConn returns the connection of this driver behind one of database/sql.
+func unwrapConn(raw any) (*conn, error) {
 	if w, ok := raw.(interface{ Raw() driver.Conn }); ok {
-		raw = w.Raw() // a connection around ours, as XSAM/otelsql makes them
+		raw = w.Raw() // a wrapper, such as that of XSAM/otelsql
 	}
 	c, ok := raw.(*conn)
 	if !ok {
@@ -58,29 +59,30 @@ func ofDriver(raw any) (*conn, error) {
 	return c, nil
 }
 
+// batch is Batch on a connection.
 func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, error) {
-	if err := c.usable(ctx); err != nil {
+	if err := c.checkUsable(ctx); err != nil {
 		return nil, err
 	}
 	if c.temp != nil {
 		return c.batchTemp(ctx, stmts)
 	}
 	op := &wire.Operation{
-		Settings:     c.travels,
+		Settings:     c.settings,
 		LastInsertID: c.lastInsertID,
 		Changes:      c.changes,
 		Statements:   make([]wire.Statement, len(stmts)),
 	}
 	classes := make([]*sqlite.Class, len(stmts))
-	made := false // a statement before it changed the schema
+	schemaChanged := false // by an earlier statement of the batch
 	for i := range stmts {
 		if i > 0 && stmts[i].SQL == stmts[i-1].SQL {
 			classes[i] = classes[i-1]
-		} else if class, err := c.batchClass(ctx, stmts[i].SQL, made); err != nil {
-			return nil, at(i, err)
+		} else if class, err := c.batchClass(ctx, stmts[i].SQL, schemaChanged); err != nil {
+			return nil, withStatementIndex(i, err)
 		} else {
 			classes[i] = class
-			made = made || class.Schema || class.Script
+			schemaChanged = schemaChanged || class.Schema || class.Script
 		}
 		class := classes[i]
 		if class.Temp || class == unknownClass && sqlite.MentionsTemp(stmts[i].SQL) {
@@ -88,11 +90,11 @@ func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, erro
 		}
 		args, err := driverValues(stmts[i].Args)
 		if err != nil {
-			return nil, at(i, err)
+			return nil, withStatementIndex(i, err)
 		}
 		values, err := c.bind(class, args)
 		if err != nil {
-			return nil, at(i, err)
+			return nil, withStatementIndex(i, err)
 		}
 		op.Statements[i] = wire.Statement{SQL: stmts[i].SQL, Args: values}
 	}
@@ -107,35 +109,36 @@ func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, erro
 	return results, nil
 }
 
-// unknownClass stands for a statement that may use what one before it makes:
-// only the replicas, applying it, can tell.
+// unknownClass is the class of a statement that cannot be classified before the batch is
+// applied, because it may use what an earlier statement of the batch creates. The
+// replicas find out when they apply it.
 var unknownClass = &sqlite.Class{Kind: sqlite.Write, Script: true}
 
-// batchClass classifies a statement of a batch; made says that one before it
-// changes the schema.
-func (c *conn) batchClass(ctx context.Context, text string, made bool) (class *sqlite.Class, err error) {
+// batchClass classifies a statement of a batch. schemaChanged says that an earlier
+// statement of the batch changes the schema.
+func (c *conn) batchClass(ctx context.Context, text string, schemaChanged bool) (class *sqlite.Class, err error) {
 	if c.tx != nil {
 		class, err = c.classify(ctx, text)
-	} else if made {
-		if class, err = c.node.ClassifyNow(text, c.travels); node.MayBeStale(err) {
+	} else if schemaChanged {
+		if class, err = c.node.ClassifyNow(text, c.settings); node.MayBeStale(err) {
 			return unknownClass, nil
 		}
 		err = readError(ctx, err)
 	} else {
-		class, err = c.node.Classify(ctx, text, c.travels)
+		class, err = c.node.Classify(ctx, text, c.settings)
 		err = readError(ctx, err)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if class.Kind != sqlite.Write {
-		return nil, misuse("run it beside the batch", "a batch consists of writes, this statement is none")
+		return nil, misuse("run it outside of the batch", "a batch consists of writes, and this statement is not one")
 	}
 	return class, nil
 }
 
-// at tells which statement of a batch an error is about.
-func at(i int, err error) error {
+// withStatementIndex adds to an error which statement of a batch it is about.
+func withStatementIndex(i int, err error) error {
 	if e, ok := err.(*Error); ok {
 		e.Statement = i
 		return e
@@ -143,7 +146,7 @@ func at(i int, err error) error {
 	return fmt.Errorf("hiqlite: statement %d of the batch: %w", i, err)
 }
 
-// driverValues converts arguments as database/sql does.
+// driverValues converts arguments in the way that database/sql does.
 func driverValues(args []any) ([]driver.NamedValue, error) {
 	out := make([]driver.NamedValue, len(args))
 	for i, arg := range args {

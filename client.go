@@ -7,25 +7,25 @@ import (
 	"github.com/hiqlite/hiqlite/internal/shardapi"
 )
 
-// A Client is the cluster behind a database, for what database/sql has no name
-// for. A *Node is one.
+// A Client has the methods of a node that database/sql does not have. *Node
+// implements it.
 type Client interface {
-	// Ready returns once a leader is known and reads see everything that was
-	// acknowledged before the call.
+	// Ready returns once leaders are known and reads see everything that was acknowledged
+	// before the call; see Node.Ready.
 	Ready(ctx context.Context) error
-	// Status describes the node and the cluster as it sees it.
+	// Status returns the state of the node, and of the cluster as the node sees it.
 	Status(ctx context.Context) (Status, error)
-	// Hash tells whether nodes hold the same.
+	// Hash returns a hash of the database, for comparing nodes; see Node.Hash.
 	Hash(ctx context.Context) (hash [32]byte, index uint64, err error)
-	// InMemoryShards is for the packages kv, lock and pubsub. Programs use those.
+	// InMemoryShards is for the packages kv, lock and pubsub, which programs use instead.
 	InMemoryShards() shardapi.Shards
 }
 
 var _ Client = (*Node)(nil)
 
-// From returns the client behind a database that was opened with this driver.
-// It is good as long as the database is open. It takes a connection of db's pool
-// for a moment, and waits for one if all are in use.
+// From returns the Client of a database that was opened with this driver. The Client
+// can be used as long as the database is open. From uses a connection of db's pool for a
+// moment, and waits for one if all are in use.
 func From(ctx context.Context, db *sql.DB) (Client, error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
@@ -34,7 +34,7 @@ func From(ctx context.Context, db *sql.DB) (Client, error) {
 	defer conn.Close()
 	var client Client
 	err = conn.Raw(func(raw any) error {
-		c, err := ofDriver(raw)
+		c, err := unwrapConn(raw)
 		if err == nil {
 			client = c.client
 		}

@@ -2,13 +2,13 @@ package hiqlite
 
 import "fmt"
 
-// A Code is a result code of SQLite, primary or extended. As an error it is a
-// target for errors.Is: an *Error is its extended code, and the primary code that
-// this belongs to. So errors.Is(err, ErrConstraint) finds every kind of violated
-// constraint, and errors.Is(err, ErrConstraintUnique) one of them.
+// A Code is a result code of SQLite, primary or extended. It is an error, so that it can
+// be the target of errors.Is, which finds an *Error by its extended code and by the
+// primary code of that. So errors.Is(err, ErrConstraint) is true for every violated
+// constraint, and errors.Is(err, ErrConstraintUnique) for one kind of them.
 type Code int
 
-// SQLite's primary result codes that a statement can fail with.
+// The primary result codes of SQLite with which a statement can fail.
 const (
 	ErrSQL        Code = 1  // SQLITE_ERROR
 	ErrInternal   Code = 2  // SQLITE_INTERNAL
@@ -53,7 +53,8 @@ const (
 	ErrConstraintDataType   Code = 3091 // SQLITE_CONSTRAINT_DATATYPE
 )
 
-// Primary returns the primary result code: ErrConstraint of ErrConstraintUnique.
+// Primary returns the primary result code of an extended one: ErrConstraint for
+// ErrConstraintUnique.
 func (c Code) Primary() Code { return c & 0xff }
 
 // Error returns the code's number and SQLite's text for its primary code.

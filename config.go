@@ -21,15 +21,17 @@ const (
 	// DefaultMaxReaders bounds the SQLite connections of a node that read at
 	// the same time.
 	DefaultMaxReaders = 256
-	// DefaultLeaseTTL is when a dead node's transaction stops being in the way.
+	// DefaultLeaseTTL is how long the write lease of an unreachable node keeps blocking
+	// other writers.
 	DefaultLeaseTTL = 5 * time.Second
-	// DefaultBusyTimeout bounds the wait for other transactions: it is longer
-	// than a dead one can last, with an election beside.
+	// DefaultBusyTimeout bounds the wait for other transactions. It is longer than
+	// DefaultLeaseTTL and an election together, so that the loss of a node does not
+	// make writes of other nodes fail.
 	DefaultBusyTimeout = 10 * time.Second
-	// DefaultMaxSteps bounds a write, in steps of SQLite's virtual machine, of
-	// which a second has some 10 to 40 million. An UPDATE of a million rows takes
-	// 11 million, with an index on what it changes 20 million, a CREATE INDEX on
-	// as many rows 9 million.
+	// DefaultMaxSteps bounds a write, in steps of SQLite's virtual machine, which
+	// executes some 10 to 40 million per second. An UPDATE of a million rows takes 11
+	// million steps, or 20 million if it changes an indexed column. A CREATE INDEX on a
+	// million rows takes 9 million.
 	DefaultMaxSteps = 200_000_000
 	// DefaultTxTimeout bounds a transaction that has the write lease.
 	DefaultTxTimeout = 60 * time.Second
@@ -39,26 +41,26 @@ const (
 type Consistency int
 
 const (
-	// Local reads see what this node has applied: everything that was written
-	// through it, and of other nodes' writes what has arrived.
+	// Local reads see what this node has applied: everything that was written through
+	// it, and those writes of other nodes that have reached it.
 	Local Consistency = iota
-	// Linearizable reads see every write acknowledged anywhere before they
-	// began. They cost a round trip to the leader and fail without one.
+	// Linearizable reads see every write that any node acknowledged before they began.
+	// They cost a round trip to the leader, and fail if there is no leader.
 	Linearizable
 )
 
-// WithConsistency returns a context whose reads have this consistency, whatever
-// their connection was opened with.
+// WithConsistency returns a context whose reads have this consistency. It takes
+// precedence over that of the connection.
 func WithConsistency(ctx context.Context, c Consistency) context.Context {
 	return node.WithLinearizable(ctx, c == Linearizable)
 }
 
-// consistencyOf returns what WithConsistency has set, or other.
-func consistencyOf(ctx context.Context, other Consistency) Consistency {
+// consistencyOf returns the consistency that WithConsistency has set, or otherwise.
+func consistencyOf(ctx context.Context, otherwise Consistency) Consistency {
 	linearizable, ok := node.Linearizable(ctx)
 	switch {
 	case !ok:
-		return other
+		return otherwise
 	case linearizable:
 		return Linearizable
 	}
@@ -72,117 +74,123 @@ func (c Consistency) String() string {
 	return "local"
 }
 
-// A Member is a node of the cluster, as its configuration names it.
+// A Member is a node of the cluster in its configuration.
 type Member struct {
 	ID       uint64 // 1 to 2^32-1
 	RaftAddr string // host:port on which it listens for the other nodes
-	APIAddr  string // host:port on which it serves clients; unused as yet
+	APIAddr  string // host:port on which it serves clients; not used yet
 }
 
-// Config describes an embedded node. Only DataDir is required: it alone makes a
-// cluster of one node that opens no network port.
+// Config describes an embedded node. Only DataDir is required. A Config with nothing
+// else makes a cluster of one node, which opens no network port.
 type Config struct {
-	// DataDir is the node's folder, created if missing. It belongs to one node
-	// of one cluster and to one process at a time.
+	// DataDir is the node's folder, which is created if it does not exist. It belongs to
+	// one node of one cluster, and only one process at a time may use it.
 	DataDir string
-	// NodeID is this node's place in Nodes; 0: 1.
+	// NodeID is the ID of this node in Nodes; 0: 1.
 	NodeID uint64
-	// Nodes lists all nodes of the cluster, the same on each of them, this one
-	// included; empty: this node alone. It decides who forms the cluster at the
-	// first start. Later on addresses may change, ids may not.
+	// Nodes lists all nodes of the cluster, including this one; empty: this node alone.
+	// The list must be the same on all nodes. At the first start it decides which nodes
+	// form the cluster. Later the addresses may change, but not the ids.
 	Nodes []Member
 
-	// ListenAddr is the host:port on which this node listens for the others, if
-	// that is not its RaftAddr in Nodes: behind NAT, or in a container, others may
-	// reach it under another address. The host may be empty or 0.0.0.0 for all
-	// interfaces.
+	// ListenAddr is the host:port on which this node listens for the other nodes; "": its
+	// RaftAddr in Nodes. It differs from RaftAddr if other nodes reach this one under
+	// another address, for example behind NAT or in a container. The host may be empty or
+	// 0.0.0.0 for all interfaces.
 	ListenAddr string
 
 	// Timeout bounds operations whose context has no deadline; 0: 30 s.
 	Timeout time.Duration
-	// MaxReaders bounds the SQLite connections that read at the same time, each
-	// of which may hold 2 MB; 0: 256. A query more waits for one.
+	// MaxReaders bounds the SQLite connections that read at the same time; 0: 256. Each
+	// of them may use 2 MB. When all are in use, a query waits for one.
 	MaxReaders int
-	// MaxSteps bounds, in SQLite's virtual machine steps, what one write, or all
-	// writes of one transaction, may do, so that an endless statement does not
-	// stop the cluster; 0: 200 million, which takes some seconds: see
-	// DefaultMaxSteps. Raise it for writes of tens of millions of rows. A write
-	// that runs for long is undone and tried again with a higher bound as long as
-	// its context lasts, see the package comment.
+	// MaxSteps bounds one write, or all writes of one transaction together, in steps of
+	// SQLite's virtual machine; 0: 200 million, which take several seconds. Without a
+	// bound, an endless statement would stop the cluster. Raise it for writes of tens of
+	// millions of rows; see DefaultMaxSteps. A long write first runs with a lower bound,
+	// and is undone and tried again with a higher one while its context lasts: see the
+	// package comment.
 	MaxSteps uint64
-	// Tick is Raft's unit of time, whole milliseconds: heartbeats come every
-	// second one, an election after 20 to 40 without. The same on all nodes;
-	// 0: 50 ms, or 20 ms for a node alone.
+	// Tick is Raft's unit of time, in whole milliseconds; 0: 50 ms, or 20 ms for a
+	// cluster of one node. The leader sends a heartbeat every second tick. An election
+	// begins after 20 to 40 ticks without one. Tick must be the same on all nodes.
 	Tick time.Duration
-	// Timezone is the zone of SQL's 'localtime' and 'utc', as time.LoadLocation
-	// knows it; "": the cluster's, which is UTC until a node with a Timezone has
-	// set it. It is set once, with the rules that it has then, and is the same in
-	// reads, writes and transactions of all nodes; a node with another one
-	// answers no SQL. What time.Time arguments are is ConnConfig.Location's.
+	// Timezone is the zone of SQL's 'localtime' and 'utc', under a name that
+	// time.LoadLocation knows; "": the cluster's zone, whichever it is. The first node
+	// with a Timezone sets the zone of the cluster, which is UTC before. The zone and its
+	// rules cannot be changed afterwards, and are the same in all reads, writes and
+	// transactions of all nodes. A node with another Timezone serves no SQL. For the zone
+	// of time.Time values see ConnConfig.Location.
 	Timezone string
-	// LeaseTTL is when a transaction of a node that is not heard of any more
-	// stops being in the way of others: it then has not happened. 1 s or more;
-	// 0: 5 s.
+	// LeaseTTL is how long the write lease of an unreachable node keeps blocking other
+	// writers; at least 1 s; 0: 5 s. After that time the node's transaction expires, and
+	// nothing of it is applied.
 	LeaseTTL time.Duration
-	// Migrations are applied by Migrate before Ready returns; see there.
+	// Migrations are applied before Ready returns; see Migrate.
 	Migrations fs.FS `json:"-"`
-	// Functions and Collations are added to SQL's: see Function.
+	// Functions and Collations are added to those of SQLite; see Function.
 	Functions  []Function  `json:"-"`
 	Collations []Collation `json:"-"`
-	// Logger takes what concerns no caller; nil: slog.Default().
+	// Logger gets the messages that cannot be returned as errors to a caller; nil:
+	// slog.Default().
 	Logger *slog.Logger
 
-	// Conn is what connections of Node.DB begin with.
+	// Conn is the configuration of the connections of Node.DB.
 	Conn ConnConfig
 
-	hooks node.Hooks // of tests
+	hooks node.Hooks // for tests
 }
 
-// ConnConfig is what a connection begins with: what modernc.org/sqlite reads
-// from its DSN, under the same names, and what is hiqlite's own.
+// ConnConfig is the configuration of a connection: the parameters that
+// modernc.org/sqlite reads from its DSN, with the same meaning, and those of hiqlite.
 type ConnConfig struct {
+	// Consistency is that of reads without WithConsistency.
 	Consistency Consistency
-	// BusyTimeout bounds the wait for transactions of others, as PRAGMA
-	// busy_timeout does; 0: 10 s.
+	// BusyTimeout bounds the wait for other transactions, as PRAGMA busy_timeout does;
+	// 0: 10 s.
 	BusyTimeout time.Duration
-	// Deferred makes transactions wait for the write lease when they first
-	// write, not when they begin. Rows may have changed by then: the write
-	// fails with SQLITE_BUSY_SNAPSHOT.
+	// Deferred makes transactions wait for the write lease when they first write, and not
+	// when they begin. If rows have changed since the transaction's first read, its first
+	// write fails with SQLITE_BUSY_SNAPSHOT.
 	Deferred bool
-	// TxTimeout ends a transaction that has the write lease for longer: one
-	// that the program has forgotten, mostly; 0: 60 s.
+	// TxTimeout bounds how long a transaction may hold the write lease; 0: 60 s. Without
+	// a bound, a transaction that the program has forgotten would block all writers.
 	TxTimeout time.Duration
-	// TxTrace makes the log line about a transaction that was ended name the
-	// place in the program where it began. It costs some microseconds for each.
+	// TxTrace adds to the log line about a transaction that reached TxTimeout where in
+	// the program it began. It costs each transaction some microseconds.
 	TxTrace bool
-	// ForeignKeysOff begins with PRAGMA foreign_keys=OFF. SQLite's own default
-	// is off; here it is on.
+	// ForeignKeysOff executes PRAGMA foreign_keys=OFF. The default is on, unlike SQLite's.
 	ForeignKeysOff bool
-	// QueryOnly begins with PRAGMA query_only=ON, after Pragmas.
+	// QueryOnly executes PRAGMA query_only=ON, after Pragmas.
 	QueryOnly bool
-	// Pragmas are run, as "name=value" or "name(value)", by each new connection.
+	// Pragmas, each "name=value" or "name(value)", are executed by each new connection.
 	Pragmas []string
 
-	// TimeFormat is how time.Time arguments become text. "" is in UTC, as
-	// 2006-01-02 15:04:05.999999999+00:00, whose order is that of the times.
-	// "sqlite" is the same in the time's zone, "datetime" without fraction and
-	// zone, "string" as time.Time.String has it, "string_no_monotonic" like it
-	// without what it says of the monotonic clock.
+	// TimeFormat says how time.Time arguments are written as text:
+	//
+	//	""                     in UTC, as 2006-01-02 15:04:05.999999999+00:00, so that the
+	//	                       order of the texts is the order of the times
+	//	"sqlite"               the same layout, in the zone of the time
+	//	"datetime"             the same without fraction and zone
+	//	"string"               as time.Time.String does
+	//	"string_no_monotonic"  the same without the monotonic clock
 	TimeFormat string
-	// TimeIntegerFormat makes integers of them instead: "unix", "unix_milli",
-	// "unix_micro" or "unix_nano".
+	// TimeIntegerFormat makes time.Time arguments integers instead: "unix",
+	// "unix_milli", "unix_micro" or "unix_nano".
 	TimeIntegerFormat string
-	// Location is the zone of times that are read, and of those written by a
-	// TimeFormat; nil: as they are.
+	// Location is the zone to which times are converted when they are read, and when they
+	// are written with a TimeFormat other than ""; nil: they keep their own.
 	Location *time.Location
 	// IntToTime reads integers in columns of times (DATE, DATETIME, TIMESTAMP)
 	// as times.
 	IntToTime bool
-	// TextToTime reads texts in expressions as times where they look like one.
+	// TextToTime reads texts as times also in expressions, which have no declared type, if
+	// they look like times.
 	TextToTime bool
 }
 
-// Validate reports every fault at once. Open does so too.
+// Validate returns an error with all faults of the Config, or nil. Open calls it.
 func (c Config) Validate() error {
 	c.setDefaults()
 	var faults []error
@@ -249,7 +257,7 @@ func (c Config) Validate() error {
 	return errors.Join(faults...)
 }
 
-// validate fills in defaults and reports every fault.
+// validate sets defaults and returns an error with all faults.
 func (c *Config) validate() error {
 	c.setDefaults()
 	return c.Validate()
@@ -280,7 +288,7 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// options returns what the node's runtime needs of a valid Config.
+// options returns the options of the node's runtime. The Config is valid.
 func (c *Config) options() (node.Options, error) {
 	functions, err := c.functions()
 	members := make([]node.Member, len(c.Nodes))
@@ -333,7 +341,7 @@ func (c *ConnConfig) validate() error {
 	}
 	for _, p := range c.Pragmas {
 		if strings.ContainsAny(p, ";\x00") {
-			faults = append(faults, fmt.Errorf("hiqlite: pragma %q is more than one", p))
+			faults = append(faults, fmt.Errorf("hiqlite: pragma %q has more than one statement", p))
 		}
 	}
 	return errors.Join(faults...)

@@ -1,6 +1,7 @@
 package hiqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql/driver"
 	"fmt"
@@ -12,23 +13,22 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
-// conn is a connection of database/sql: what SQLite keeps per connection, and a
-// way to the node. It holds no SQLite connection of its own; each read borrows
-// one of the node's. database/sql uses it from one goroutine at a time.
+// conn is a connection of database/sql. It keeps the state that SQLite keeps for
+// a connection, but no SQLite connection: each read borrows a reader of the node.
+// database/sql uses a conn from one goroutine at a time.
 type conn struct {
 	client   *Node
 	node     *node.Node // of client
 	cfg      ConnConfig
-	settings settings
+	pragmas  localPragmas
+	settings wire.Settings // PRAGMAs that change what statements mean; each operation carries them
 
-	// What changes(), total_changes() and last_insert_rowid() answer.
+	// The values of changes(), total_changes() and last_insert_rowid().
 	changes, totalChanges, lastInsertID int64
 
-	travels wire.Settings // the settings that its operations take along
-	closed  bool
-
-	tx   *tx                // that is open; nil: none
-	temp *replica.Temporary // its TEMP objects; nil: it has none
+	closed bool
+	tx     *tx                // the open transaction; nil: none
+	temp   *replica.Temporary // the connection's TEMP objects; nil: it has none
 }
 
 var (
@@ -48,80 +48,78 @@ func connect(ctx context.Context, client *Node, cfg ConnConfig) (driver.Conn, er
 	}
 	c := &conn{client: client, node: client.node, cfg: cfg}
 	if cfg.ForeignKeysOff {
-		c.travels = wire.ForeignKeysOff
+		c.settings = wire.ForeignKeysOff
 	}
-	patience := cfg.BusyTimeout
-	if patience == 0 {
-		patience = DefaultBusyTimeout
-	}
-	c.settings.set("busy_timeout", patience.Milliseconds())
+	c.pragmas.set("busy_timeout", cmp.Or(cfg.BusyTimeout, DefaultBusyTimeout).Milliseconds())
 	for _, pragma := range cfg.Pragmas {
 		if _, err := c.ExecContext(ctx, "PRAGMA "+pragma, nil); err != nil {
 			return nil, fmt.Errorf("hiqlite: _pragma=%s: %w", pragma, err)
 		}
 	}
-	if cfg.QueryOnly { // last: a PRAGMA may write
-		c.travels |= wire.QueryOnly
+	if cfg.QueryOnly { // set it last, because one of the PRAGMAs may write
+		c.settings |= wire.QueryOnly
 	}
 	return c, nil
 }
 
-// patience is how long the connection waits for transactions of others.
-func (c *conn) patience() time.Duration {
-	return time.Duration(c.settings["busy_timeout"]) * time.Millisecond
+// busyTimeout is how long the connection waits for other transactions.
+func (c *conn) busyTimeout() time.Duration {
+	return time.Duration(c.pragmas["busy_timeout"]) * time.Millisecond
 }
 
-// Close ends the connection, and rolls back what is open. The node goes on.
+// Close closes the connection and rolls back its open transaction. The node keeps
+// running.
 func (c *conn) Close() error {
 	if c.tx != nil {
 		c.tx.end()
 	}
-	c.dropTemp(nil)
+	c.replaceTemp(nil)
 	c.closed = true
 	return nil
 }
 
-// Ping fails if the node is closed or has stopped. It does not ask for a leader:
-// without one reads go on, and a probe that ends a program for that would only
-// make it later. See Node.Ready.
+// Ping fails if the node is closed or has stopped. It does not ask for a leader,
+// because reads work without one, and a health probe that restarted the program
+// for a missing leader would only delay the next election. Node.Ready asks for one.
 func (c *conn) Ping(ctx context.Context) error {
-	return c.usable(ctx)
+	return c.checkUsable(ctx)
 }
 
-// ResetSession is called before the connection is used again.
+// ResetSession is called before database/sql uses a pooled connection again.
 func (c *conn) ResetSession(context.Context) error {
 	if c.closed {
 		return driver.ErrBadConn
 	}
-	c.abandon()
+	c.rollBackAbandoned()
 	return nil
 }
 
-// IsValid keeps the connection in the pool while the node runs. database/sql asks
-// when a caller has given the connection back: what it left open is rolled back
-// at once, so that others need not wait until the connection is used again.
+// IsValid keeps the connection in the pool while the node runs. database/sql calls
+// it when a caller has returned the connection to the pool. A transaction that the
+// caller left open is rolled back here, so that other writers need not wait until
+// the connection is used again.
 func (c *conn) IsValid() bool {
-	c.abandon()
+	c.rollBackAbandoned()
 	return !c.closed && !c.node.Closed()
 }
 
-// abandon rolls back a transaction that the connection's last caller has left
-// open, and that nobody could know of who gets the connection next.
-func (c *conn) abandon() {
+// rollBackAbandoned rolls back a transaction that the last user of the connection
+// left open. The next user could not know about it.
+func (c *conn) rollBackAbandoned() {
 	if c.tx == nil {
 		return
 	}
 	c.tx.end()
-	c.client.leftOpen.Do(func() {
+	c.client.logLeftOpen.Do(func() {
 		c.client.cfg.Logger.Warn("hiqlite: a connection was given back to its pool inside a transaction, which was rolled back; run BEGIN and what follows on one sql.Conn, or use sql.DB.BeginTx (said once)",
 			"node", c.client.cfg.NodeID)
 	})
 }
 
-// usable returns why nothing is to be begun: a statement under a context that has
-// ended does not start, wherever it comes from. (database/sql looks at the context
-// of a sql.DB's and a sql.Tx's statements, not at those of a sql.Conn.)
-func (c *conn) usable(ctx context.Context) error {
+// checkUsable returns why no statement can start on the connection, or nil. No
+// statement starts under a context that has ended. (database/sql checks the context
+// for statements of a sql.DB and a sql.Tx, but not for those of a sql.Conn.)
+func (c *conn) checkUsable(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -139,9 +137,9 @@ func (c *conn) Prepare(query string) (driver.Stmt, error) {
 	return c.PrepareContext(context.Background(), query)
 }
 
-// PrepareContext finds out what a text does; its errors of syntax are found now.
+// PrepareContext classifies a text, which finds its syntax errors.
 func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	if err := c.usable(ctx); err != nil {
+	if err := c.checkUsable(ctx); err != nil {
 		return nil, err
 	}
 	class, err := c.classify(ctx, query)
@@ -151,10 +149,10 @@ func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 	return &stmt{c: c, text: query, class: class}, nil
 }
 
-// ExecContext runs a text whose rows, if any, nobody wants.
+// ExecContext runs a text and discards its rows.
 func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	if err := c.usable(ctx); err != nil {
-		return c.rollBack(query, err)
+	if err := c.checkUsable(ctx); err != nil {
+		return c.execRollback(query, err)
 	}
 	class, err := c.classify(ctx, query)
 	if err != nil {
@@ -163,14 +161,15 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 	return c.exec(ctx, query, class, args)
 }
 
-// rollBack runs ROLLBACK, which nobody's context holds back, or returns why no
-// other text is run.
-func (c *conn) rollBack(text string, why error) (driver.Result, error) {
+// execRollback runs a text on a connection on which no statement can start because
+// of reason. A ROLLBACK runs nevertheless, even under a context that has ended. Any
+// other text returns reason.
+func (c *conn) execRollback(text string, reason error) (driver.Result, error) {
 	if c.tx == nil {
-		return nil, why
+		return nil, reason
 	}
-	if class, err := c.node.ClassifyNow(text, c.travels); err != nil || class.What != "ROLLBACK" || class.Script {
-		return nil, why
+	if class, err := c.node.ClassifyNow(text, c.settings); err != nil || class.What != "ROLLBACK" || class.Script {
+		return nil, reason
 	}
 	c.tx.end()
 	return result{}, nil
@@ -178,7 +177,7 @@ func (c *conn) rollBack(text string, why error) (driver.Result, error) {
 
 // QueryContext runs a text and returns rows.
 func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	if err := c.usable(ctx); err != nil {
+	if err := c.checkUsable(ctx); err != nil {
 		return nil, err
 	}
 	class, err := c.classify(ctx, query)
@@ -188,8 +187,9 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 	return c.query(ctx, query, class, args)
 }
 
-// classify finds out which way a text goes: in a transaction, of which only the
-// transaction itself sees what it made, by what that sees.
+// classify finds out how a text has to be run. If the connection has an open
+// transaction or TEMP objects, only these may see the tables that the text names,
+// so the text is classified there.
 func (c *conn) classify(ctx context.Context, text string) (*sqlite.Class, error) {
 	if err := c.node.WaitZone(ctx); err != nil {
 		return nil, err
@@ -198,10 +198,10 @@ func (c *conn) classify(ctx context.Context, text string) (*sqlite.Class, error)
 		return c.classifyTemp(ctx, text)
 	}
 	if c.tx == nil {
-		class, err := c.node.Classify(ctx, text, c.travels)
+		class, err := c.node.Classify(ctx, text, c.settings)
 		return class, readError(ctx, err)
 	}
-	class, err := c.node.ClassifyNow(text, c.travels)
+	class, err := c.node.ClassifyNow(text, c.settings)
 	if node.MayBeStale(err) {
 		return c.tx.classify(ctx, text)
 	}
@@ -209,8 +209,8 @@ func (c *conn) classify(ctx context.Context, text string) (*sqlite.Class, error)
 }
 
 func (c *conn) exec(ctx context.Context, text string, class *sqlite.Class, args []driver.NamedValue) (_ driver.Result, err error) {
-	restore := c.restoring(class.Script)
-	defer func() { restore(err) }()
+	restoreSettings := c.settingsRestorer(class.Script)
+	defer func() { restoreSettings(err) }()
 	values, err := c.bind(class, args)
 	if err != nil {
 		return nil, err
@@ -225,7 +225,7 @@ func (c *conn) exec(ctx context.Context, text string, class *sqlite.Class, args 
 		}
 		return resultOf(class, &r.Statements[0]), nil
 	}
-	rows, err := c.answer(ctx, text, class, values)
+	rows, err := c.runLocal(ctx, text, class, values)
 	if err != nil {
 		return nil, err
 	}
@@ -236,8 +236,8 @@ func (c *conn) exec(ctx context.Context, text string, class *sqlite.Class, args 
 }
 
 func (c *conn) query(ctx context.Context, text string, class *sqlite.Class, args []driver.NamedValue) (_ driver.Rows, err error) {
-	restore := c.restoring(class.Script)
-	defer func() { restore(err) }()
+	restoreSettings := c.settingsRestorer(class.Script)
+	defer func() { restoreSettings(err) }()
 	values, err := c.bind(class, args)
 	if err != nil {
 		return nil, err
@@ -251,39 +251,42 @@ func (c *conn) query(ctx context.Context, text string, class *sqlite.Class, args
 			return nil, err
 		}
 		if r.RowsDropped {
-			// Not "unknown", but to be treated alike: it must not be repeated.
+			// The outcome is known, but the caller must treat it as an unknown one
+			// and must not repeat the write.
 			return nil, fmt.Errorf("%w: the write was applied, but the rows it returned were lost on the way", ErrOutcomeUnknown)
 		}
-		return newSets(&c.cfg, memorySets(&c.cfg, &r.Statements[0]), nil)
+		return newListedSets(&c.cfg, memorySets(&c.cfg, &r.Statements[0]), nil)
 	}
-	return c.answer(ctx, text, class, values)
+	return c.runLocal(ctx, text, class, values)
 }
 
-// answer runs what is no write.
-func (c *conn) answer(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
+// runLocal runs a text that is not a write: it begins or ends a transaction, sets
+// or reads a PRAGMA, or reads rows. Its work is done on this node, except for the
+// lease and commit of a transaction.
+func (c *conn) runLocal(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
 	switch class.Kind {
 	case sqlite.Transaction:
-		return c.control(ctx, text, class, args)
+		return c.controlTransaction(ctx, text, class, args)
 	case sqlite.Setting:
-		return c.configure(ctx, text, class, args)
+		return c.runPragmas(ctx, text, class, args)
 	}
 	if class.Pragma != "" {
-		if rows := c.setting(class.Pragma); rows != nil {
+		if rows := c.pragmaRows(class.Pragma); rows != nil {
 			return newMemoryRows(&c.cfg, rows), nil
 		}
 	}
 	return c.read(ctx, text, class, args)
 }
 
-// bind converts arguments, and checks their number where that is known: in a
-// script only the replicas can tell.
+// bind converts arguments and checks their number. In a script the number is
+// checked only as far as the statements are known.
 func (c *conn) bind(class *sqlite.Class, args []driver.NamedValue) ([]wire.Argument, error) {
 	values, err := c.cfg.arguments(args)
 	if err != nil {
 		return nil, err
 	}
 	if class.Script {
-		return values, scriptArguments(class, values)
+		return values, checkScriptArguments(class, values)
 	}
 	if n, ok := sqlite.Match(class.Params, values); !ok {
 		if n >= 0 {
@@ -296,10 +299,11 @@ func (c *conn) bind(class *sqlite.Class, args []driver.NamedValue) ([]wire.Argum
 	return values, nil
 }
 
-// scriptArguments looks for arguments that are missing, or that no statement of
-// a script uses, if all of its statements are known: each binds from the first
-// argument.
-func scriptArguments(class *sqlite.Class, args []wire.Argument) error {
+// checkScriptArguments reports an argument of a script that is missing, or that no
+// statement uses. Each statement of a script binds from the first argument on. Only
+// the statements of a script of reads and settings are known here. The arguments of
+// another script are checked when its statements run.
+func checkScriptArguments(class *sqlite.Class, args []wire.Argument) error {
 	if len(class.Parts) == 0 {
 		return nil
 	}
@@ -309,10 +313,11 @@ func scriptArguments(class *sqlite.Class, args []wire.Argument) error {
 			return sqlError(sqlite.MissingArgument(class.Parts[i].Params[n], n))
 		}
 	}
-	return allUsed(args, used)
+	return checkAllUsed(args, used)
 }
 
-// write has a text applied and takes over what it did to the connection.
+// write has a text applied by all replicas, and takes over its effects on the
+// connection.
 func (c *conn) write(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (*wire.Result, error) {
 	if c.tx != nil {
 		return c.tx.write(ctx, text, class, args)
@@ -321,7 +326,7 @@ func (c *conn) write(ctx context.Context, text string, class *sqlite.Class, args
 		return c.writeTemp(ctx, text, class, args)
 	}
 	op := &wire.Operation{
-		Settings:     c.travels,
+		Settings:     c.settings,
 		LastInsertID: c.lastInsertID,
 		Changes:      c.changes,
 		Vacuum:       class.Kind == sqlite.Vacuum,
@@ -330,35 +335,36 @@ func (c *conn) write(ctx context.Context, text string, class *sqlite.Class, args
 	return c.propose(ctx, op, class)
 }
 
-// propose has an operation applied, whose statements are of these classes.
+// propose has an operation applied. classes are those of its statements.
 func (c *conn) propose(ctx context.Context, op *wire.Operation, classes ...*sqlite.Class) (*wire.Result, error) {
 	if c.queryOnly() {
 		return nil, errReadOnly()
 	}
-	delete(c.settings, "defer_foreign_keys") // it lasts until the end of a transaction
-	r, err := c.node.Write(ctx, op, c.patience())
+	delete(c.pragmas, "defer_foreign_keys") // it ends with the transaction, here with the operation
+	r, err := c.node.Write(ctx, op, c.busyTimeout())
 	if err != nil {
 		return nil, sqlError(err)
 	}
 	for i, class := range classes {
-		c.remember(class, &r.Statements[i])
+		c.takeCounters(class, &r.Statements[i])
 	}
-	c.travels ^= r.Settings // a script has changed them
+	c.settings ^= r.Settings // the bits that a script has changed
 	return r, nil
 }
 
-// remember takes over what a statement did to the connection.
-func (c *conn) remember(class *sqlite.Class, s *wire.StatementResult) {
+// takeCounters takes over what a statement did to the values of changes(),
+// total_changes() and last_insert_rowid().
+func (c *conn) takeCounters(class *sqlite.Class, s *wire.StatementResult) {
 	c.totalChanges += s.TotalChanges
 	if class.Schema || class.Kind == sqlite.Vacuum {
-		return // it repeats what an earlier one did
+		return // s repeats the values of an earlier statement
 	}
 	c.changes, c.lastInsertID = s.RowsAffected, s.LastInsertID
 }
 
 func errReadOnly() error { return sqlError(sqlite.ReadOnlyDatabase("")) }
 
-// read runs a text that only reads on this node's replica.
+// read runs a text that only reads. It reads from this node's database.
 func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
 	if c.tx != nil {
 		return c.tx.read(ctx, text, class, args)
@@ -374,29 +380,29 @@ func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args 
 	if class.Script {
 		return c.readScript(ctx, class, args)
 	}
-	reader, err := c.node.Machine().AcquireUnder(ctx, c.travels)
+	reader, err := c.node.Machine().AcquireUnder(ctx, c.settings)
 	if err != nil {
 		return nil, sqlError(err)
 	}
 	reader.SetState(c.changes, c.totalChanges, c.lastInsertID)
-	return c.run(ctx, reader, text, args)
+	return c.queryOn(ctx, reader, text, args)
 }
 
-// run runs a statement on a reader, which it gives back.
-func (c *conn) run(ctx context.Context, reader *replica.Reader, text string, args []wire.Argument) (resultSet, error) {
-	watch := watchOver(ctx, reader)
+// queryOn runs a statement on a reader, and returns the reader when the rows end.
+func (c *conn) queryOn(ctx context.Context, reader *replica.Reader, text string, args []wire.Argument) (resultSet, error) {
+	interrupts := interruptWhenDone(ctx, reader)
 	var q *replica.Query
 	err := ctx.Err()
 	if err == nil {
 		q, _, err = reader.Query(text, args)
 	}
 	if err != nil {
-		watch.end()
+		interrupts.end()
 		reader.Release()
 		return nil, readError(ctx, err)
 	}
 	return newLocalRows(ctx, &c.cfg, q, func() {
-		watch.end()
+		interrupts.end()
 		q.Close()
 		reader.Release()
 	})

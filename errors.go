@@ -11,53 +11,53 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
-// The errors of the cluster. Test for them with errors.Is. What SQLite reports is
-// an *Error.
+// The errors of a node and the cluster. Test for them with errors.Is. The errors of
+// SQLite are *Error values.
 var (
-	// ErrOutcomeUnknown: a write was proposed, and may have been applied or may
-	// still be. Find out before you repeat it.
+	// ErrOutcomeUnknown: a write was proposed. It may have been applied, or may still be
+	// applied later. Find out whether it was before you repeat it.
 	ErrOutcomeUnknown = node.ErrOutcomeUnknown
-	// ErrNoLeader: no majority of the nodes could be reached for as long as the
-	// context, or Config.Timeout, allowed. The write was not applied and never
-	// will be, unless the error is ErrOutcomeUnknown too.
+	// ErrNoLeader: no majority of the nodes could be reached before the context ended or
+	// Config.Timeout was over. The write was not applied and never will be, unless the
+	// error is also ErrOutcomeUnknown.
 	ErrNoLeader = node.ErrNoLeader
 	// ErrClosed: the node is closed, or has stopped. Nothing was done.
 	ErrClosed = node.ErrClosed
-	// ErrTooLarge: a statement, batch or transaction does not fit into an entry of
-	// the log, which has about 8 MiB.
+	// ErrTooLarge: a statement, batch or transaction does not fit into one entry of the
+	// log, which has at most about 8 MiB.
 	ErrTooLarge = node.ErrTooLarge
-	// ErrTxExpired: a transaction has lost the write lease, because the other nodes
-	// did not hear of its node or because it took longer than it may. Nothing of it
-	// was applied, and it can be run again: see RunTx.
+	// ErrTxExpired: a transaction has lost the write lease, because its node was not
+	// reachable for Config.LeaseTTL or because it was open for longer than
+	// ConnConfig.TxTimeout. Nothing of it was applied. RunTx runs it again.
 	ErrTxExpired = node.ErrTxExpired
-	// ErrDiskFull: there is too little free space on this node's disk. The node
-	// takes no writes and, with even less space, no part in the cluster, until
-	// there is more. Reads of its own rows go on.
+	// ErrDiskFull: this node's disk has too little free space. The node refuses writes
+	// until there is more. With even less space it takes no part in the cluster, and
+	// serves only local reads.
 	ErrDiskFull = node.ErrDiskFull
-	// ErrFunctionMissing: the log or the schema needs a Function or Collation that
-	// this program's Config does not have in that version. The node goes on once a
-	// program that has it opens the node.
+	// ErrFunctionMissing: the log or the schema needs a Function or Collation that this
+	// program's Config does not have, or has in another version. The node continues when
+	// a program opens it that has the function.
 	ErrFunctionMissing = node.ErrFunctionMissing
-	// ErrDamaged: files of the data folder are missing, unreadable, older than they
-	// were, or not as they were written: a page of the database does not match its
-	// checksum. The node stops, and the other nodes go on. Put back a copy, or
-	// replace the disk.
+	// ErrDamaged: files of the data folder are missing, unreadable, older than they were
+	// before, or changed: for example, a page of the database does not match its
+	// checksum. The node stops; the other nodes continue. Restore the folder from a copy,
+	// or replace the disk.
 	ErrDamaged = node.ErrDamaged
 )
 
-// An Error is what SQLite reported for a statement, in the words and with the
-// code of modernc.org/sqlite, which many libraries look for. Test for codes with
-// errors.Is and a Code:
+// An Error is an error of SQLite for a statement. Its text and its code are those of
+// modernc.org/sqlite, on which many libraries rely. Test for codes with errors.Is and a
+// Code:
 //
 //	if errors.Is(err, hiqlite.ErrConstraintUnique) { ... }
 type Error struct {
-	// Message is SQLite's, with the code after it.
+	// Message is SQLite's message, followed by the code.
 	Message string
 	// ExtendedCode is SQLite's extended result code.
 	ExtendedCode Code
 	// Statement is the index of the failed statement in a Batch, from 0.
 	Statement int
-	// Hint says what to do, where the message does not make that plain.
+	// Hint says what to do, if the message does not make that clear.
 	Hint string
 }
 
@@ -73,30 +73,29 @@ func (e *Error) Error() string {
 // do.
 func (e *Error) Code() int { return int(e.ExtendedCode) }
 
-// Is reports whether target is the error's code: the extended one, or the primary
-// one that it belongs to.
+// Is reports whether target is the error's extended code, or the primary code of that.
 func (e *Error) Is(target error) bool {
 	code, ok := target.(Code)
 	return ok && (code == e.ExtendedCode || code == e.ExtendedCode.Primary())
 }
 
-// SafeToRetry reports whether err is known to have left nothing applied and may go
-// away by itself, so that the same statement or transaction can be run again:
-// SQLITE_BUSY and SQLITE_BUSY_SNAPSHOT, ErrTxExpired unless tx_timeout was over,
-// and ErrNoLeader. It is false for ErrOutcomeUnknown, and for an error that would
-// come again, such as a violated constraint.
+// SafeToRetry reports whether the statement or transaction that failed with err can be
+// run again: nothing of it was applied, and it may succeed the next time. That is so for
+// SQLITE_BUSY, SQLITE_BUSY_SNAPSHOT, ErrNoLeader, and ErrTxExpired unless tx_timeout was
+// over. It is not so for ErrOutcomeUnknown, and for errors that would occur again, such
+// as a violated constraint.
 //
-// A statement of a transaction is not run again alone, but with the whole
-// transaction, as RunTx does.
+// If a statement of a transaction fails, run the whole transaction again, as RunTx does,
+// and not the statement alone.
 func SafeToRetry(err error) bool {
 	return repeatable(err) || errors.Is(err, ErrNoLeader) && !errors.Is(err, ErrOutcomeUnknown)
 }
 
-// repeatable reports whether a transaction failed because of other writers, and
-// nothing of it was applied.
+// repeatable reports whether a transaction failed because of other transactions, so that
+// it may succeed the next time, and nothing of it was applied.
 func repeatable(err error) bool {
 	switch {
-	case errors.Is(err, ErrOutcomeUnknown), errors.Is(err, errForgotten):
+	case errors.Is(err, ErrOutcomeUnknown), errors.Is(err, errTimedOut):
 		return false
 	case errors.Is(err, ErrTxExpired):
 		return true
@@ -105,8 +104,8 @@ func repeatable(err error) bool {
 	return errors.As(err, &e) && (e.ExtendedCode == ErrBusy || e.ExtendedCode == ErrBusySnapshot)
 }
 
-// sqlError turns an error of the engine into an *Error. It returns other errors,
-// also those that name an error of the engine as their cause, as they are.
+// sqlError turns an error of the engine into an *Error. It returns the errors of the
+// cluster as they are, even if they wrap an error of the engine.
 func sqlError(err error) error {
 	if e, ok := err.(*wire.Error); ok {
 		return toError(e)
@@ -126,6 +125,7 @@ func sqlError(err error) error {
 	return err
 }
 
+// toError turns an error of the engine into an *Error, without what wraps it.
 func toError(e *wire.Error) *Error {
 	return &Error{Message: e.Message, ExtendedCode: Code(e.Code), Statement: e.Statement, Hint: e.Hint}
 }
@@ -135,7 +135,8 @@ func misuse(hint, format string, args ...any) error {
 	return sqlError(sqlite.ArgumentError(hint, format, args...))
 }
 
-// readError is the error of a read whose context may have ended.
+// readError turns the error of a read into an error for the program. If SQLite was
+// interrupted because ctx has ended, that is the error of ctx.
 func readError(ctx context.Context, err error) error {
 	if err == nil {
 		return nil

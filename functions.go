@@ -9,35 +9,35 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A Function is an SQL function in Go: a scalar function, an aggregate or a
-// window function. It is given to a node by Config.Functions, and to one that
-// sql.Open starts by driver.RegisterFunction.
+// A Function is an SQL function that is written in Go: a scalar function, an aggregate
+// or a window function. Config.Functions gives it to a node, and
+// driver.RegisterFunction to the nodes that sql.Open starts.
 //
-// A Deterministic function may be used everywhere: in writes, and in the
-// schema's indexes, CHECKs, generated columns, views and triggers. All nodes
-// execute every write, so all of them need the function. A node that lacks it,
-// or has another Version, does not compute something else: it stops with
-// ErrFunctionMissing when it comes to such a write, or does not start if the
-// schema needs it, and goes on where it stopped once its program has the
-// function. So bring the function to all nodes first, and use it afterwards.
-// To change what a function computes without stopping nodes, give the changed
-// one a new name.
+// A Deterministic function may be used everywhere: in writes, and in the indexes,
+// CHECKs, generated columns, views and triggers of the schema. All nodes execute every
+// write, so all of them need the function. A node without the function, or with another
+// Version of it, stops with ErrFunctionMissing when it has to apply such a write, and
+// does not start if the schema needs the function. Once its program has the function,
+// the node continues where it stopped. So deploy a function to all nodes before you use
+// it. To change what a function computes without stopping nodes, give the changed
+// function a new name.
 //
-// Other functions may be used by reads, in transactions too.
+// A function that is not Deterministic may only be used in reads, also in those of
+// transactions.
 //
-// The Go functions are called from several goroutines at a time, and while
-// writes are applied: they must be quick, must not use the database, and a
-// panic becomes the error of the SQL statement. Arguments are nil, int64,
-// float64, string or []byte, and are theirs to keep. Results may also be bool
-// and time.Time, which becomes text in UTC.
+// The Go functions are called from several goroutines at a time, and while writes are
+// applied. So they must be fast and must not use the database. A panic becomes the error
+// of the SQL statement. Arguments are nil, int64, float64, string or []byte, and the
+// function may keep them. A result may also be a bool or a time.Time, which becomes text
+// in UTC.
 type Function struct {
-	// Name as SQL calls it; upper and lower case are the same. The names of
-	// SQLite's own functions are refused.
+	// Name is the name in SQL, in upper or lower case. It must not be the name of one
+	// of SQLite's own functions.
 	Name string
-	// NArgs is the number of arguments, -1 for any number. Functions of one name
-	// may differ in it.
+	// NArgs is the number of arguments, or -1 for any number. There may be several
+	// functions with the same name and different numbers of arguments.
 	NArgs int
-	// Version is that of what the function computes. Raise it with every change.
+	// Version is the version of what the function computes. Raise it with every change.
 	Version uint64
 	// Deterministic says that the function computes the same result from the
 	// same arguments, on every machine, at all times.
@@ -46,8 +46,8 @@ type Function struct {
 	Scalar func(args []driver.Value) (driver.Value, error)
 	// Aggregate returns a new state for each group of rows.
 	Aggregate func() Aggregate
-	// Window says that what Aggregate returns is a WindowAggregate, so that the
-	// function can be used with OVER.
+	// Window says that Aggregate returns a WindowAggregate, so that the function can be
+	// used with OVER.
 	Window bool
 }
 
@@ -56,31 +56,31 @@ type Function struct {
 type Aggregate interface {
 	// Step adds a row.
 	Step(args []driver.Value) error
-	// Final returns the result and is called once, last.
+	// Final returns the result. It is called once, after all other methods.
 	Final() (driver.Value, error)
 }
 
-// A WindowAggregate is an Aggregate over a window that moves.
+// A WindowAggregate is an Aggregate over a window of rows that moves.
 type WindowAggregate interface {
 	Aggregate
-	// Inverse takes back the oldest row that Step added.
+	// Inverse removes the oldest of the rows that Step has added.
 	Inverse(args []driver.Value) error
 	// Value returns the result for the rows that are in the window now.
 	Value() (driver.Value, error)
 }
 
-// A Collation is an order of texts, for COLLATE. What is said of a Deterministic
-// Function is true of it as well.
+// A Collation is an order of texts, for COLLATE. The rules for a Deterministic Function
+// apply to it too.
 type Collation struct {
 	Name string
-	// Version is that of the order. Raise it with every change.
+	// Version is the version of the order. Raise it with every change.
 	Version uint64
 	// Compare returns a negative number if a comes before b, 0 if they are
-	// equal, a positive one otherwise. It must be a total order.
+	// equal, and a positive number otherwise. The order must be total.
 	Compare func(a, b string) int
 }
 
-// functions returns the configuration's functions for the engine.
+// functions returns the functions and collations of the Config in the engine's types.
 func (c *Config) functions() (*sqlite.Functions, error) {
 	if len(c.Functions) == 0 && len(c.Collations) == 0 {
 		return nil, nil
@@ -108,18 +108,18 @@ func newAggregate(a Aggregate, window bool) sqlite.Aggregate {
 	}
 	w, ok := a.(WindowAggregate)
 	if !ok {
-		panic(fmt.Sprintf("%T is no hiqlite.WindowAggregate, though its Function says Window", a))
+		panic(fmt.Sprintf("the Function says Window, but its Aggregate returned %T, which is no hiqlite.WindowAggregate", a))
 	}
 	return &windowAggregate{aggregate{w}, w}
 }
 
-// aggregate is an Aggregate, to the engine.
+// aggregate adapts an Aggregate to the engine.
 type aggregate struct{ Aggregate }
 
 func (a *aggregate) Step(args []wire.Value) error { return a.Aggregate.Step(functionArguments(args)) }
 func (a *aggregate) Final() (wire.Value, error)   { return functionResult(a.Aggregate.Final()) }
 
-// windowAggregate is a WindowAggregate, to the engine.
+// windowAggregate adapts a WindowAggregate to the engine.
 type windowAggregate struct {
 	aggregate
 	window WindowAggregate

@@ -22,7 +22,7 @@ import (
 
 // Migrate brings the schema up to date: it applies the files of migrations that
 // were not applied yet, in the order of their numbers. Every node may call it
-// at every start, all of them at the same moment too:
+// at every start, even if all of them start at the same moment:
 //
 //	//go:embed migrations/*.sql
 //	var embedded embed.FS
@@ -36,36 +36,36 @@ import (
 //   - A file is applied once in the cluster, as one atomic write together with
 //     the row in the table hiqlite_migrations that says so: all of it or, if
 //     one statement fails, nothing. The files before it stay applied.
-//   - It is applied after the files with lower numbers, and not over a file
-//     that the caller does not have.
+//   - A file is applied after all files with lower numbers, and only if the caller
+//     has all files that were applied before.
 //   - Concurrent callers each return when all files are applied, whoever
 //     applied them. If a file fails, each of them gets its error.
-//   - When Migrate has returned nil, reads on the caller's node see all of it.
+//   - When Migrate has returned nil, reads on the caller's node see the new schema.
 //     Other nodes see it a moment later, or at once with [Linearizable] reads.
-//   - With nothing to do it writes nothing. It reads linearizably, and so needs
-//     a majority of the nodes.
+//   - If there is nothing to do, Migrate writes nothing. It needs a majority of the
+//     nodes nevertheless, because it reads linearizably.
 //
-// The files are called 1_name.sql or 0001_name.sql, each with a number of its
-// own above 0, and lie in the root of migrations, where files with another
-// ending are ignored. They may hold any number of statements. A byte order mark
-// is dropped, and CRLF counts as LF. An applied file may get another name but
-// not another number, and its text has to stay as it is.
+// The files are called 1_name.sql or 0001_name.sql. Each has a number of its own,
+// which is greater than 0. The files lie in the root of migrations, where files with
+// another ending are ignored. A file may hold any number of statements. A byte order
+// mark is ignored, and CRLF counts as LF. A file that was applied may get another name,
+// but not another number, and its text must not change.
 //
-// A file runs as on a fresh connection of db: with foreign keys enforced unless
-// the DSN switches them off, whatever other users of the pool said. To make a
-// table anew, begin the file with PRAGMA foreign_keys=OFF and end it with
-// PRAGMA foreign_keys=ON; a PRAGMA that sets something reaches no further than
-// its file. A file without a write, even an empty one, counts as applied.
+// A file runs as if on a new connection of db, whatever other users of the pool have
+// set: foreign keys are enforced unless the DSN switches them off. To rebuild a table,
+// begin the file with PRAGMA foreign_keys=OFF and end it with PRAGMA foreign_keys=ON. A
+// PRAGMA that sets something has no effect after its file. A file that writes nothing,
+// even an empty one, counts as applied.
 //
-// A file is bounded like every write: by the deadline of ctx or, without one,
+// A file is bounded like every write: by the deadline of ctx or, without one, by
 // Config.Timeout, by Config.MaxSteps, and by 8 MiB of text.
 //
-// Faults of the files' names and texts are reported together, before anything
-// is applied. An applied file that was altered or is missing, and a new one
-// with a number below one that was applied, is an error that says what to do.
-// All errors name the file. The *Error of a failed statement is in the chain,
-// and so are ErrTooLarge, ErrNoLeader, ErrClosed and the error of ctx. After
-// ErrOutcomeUnknown, as after every error, it is safe to call Migrate again.
+// All faults in the names and texts of the files are reported together, before anything
+// is applied. It is an error if a file that was applied has changed or is missing, or if
+// a new file has a lower number than one that was applied. The error says what to do.
+// All errors name the file. They wrap the *Error of a failed statement, ErrTooLarge,
+// ErrNoLeader, ErrClosed or the error of ctx. After every error, ErrOutcomeUnknown
+// included, it is safe to call Migrate again.
 func Migrate(ctx context.Context, db *sql.DB, migrations fs.FS) error {
 	files, err := readMigrations(migrations)
 	if err != nil {
@@ -76,7 +76,7 @@ func Migrate(ctx context.Context, db *sql.DB, migrations fs.FS) error {
 		return fmt.Errorf("hiqlite: migrate: %w", err)
 	}
 	defer m.db.Close()
-	// Each time that another node was faster, it has applied one file more.
+	// Each time that another node was faster, it has applied at least one more file.
 	for range len(files) + 1 {
 		done, err := m.applied(ctx)
 		if err != nil {
@@ -94,12 +94,13 @@ func Migrate(ctx context.Context, db *sql.DB, migrations fs.FS) error {
 	return errors.New("hiqlite: migrate: the table hiqlite_migrations changes while migrations are applied: nothing but Migrate may write it")
 }
 
-// A migration is a file or, without its text, a row of hiqlite_migrations.
+// A migration is a file, or a row of hiqlite_migrations, which has no text.
 type migration struct {
 	version              int64
 	name, checksum, text string
 }
 
+// highest returns the highest version that was applied, or 0.
 func highest(done []migration) int64 {
 	if len(done) == 0 {
 		return 0
@@ -110,24 +111,24 @@ func highest(done []migration) int64 {
 const (
 	createMigrations = `CREATE TABLE IF NOT EXISTS hiqlite_migrations(version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied_at TEXT NOT NULL)`
 
-	// recordMigration fails, since name would be NULL, unless the highest
-	// version applied is still the one that the caller saw. The primary key
-	// alone would let two programs with different files apply them out of order.
+	// recordMigration fails because name would be NULL, unless the highest version
+	// that was applied is still the one that the caller has read. With the primary
+	// key alone, two programs with different files could apply them out of order.
 	recordMigration = `INSERT INTO hiqlite_migrations(version, name, checksum, applied_at)
 VALUES(?1, CASE WHEN (SELECT coalesce(max(version), 0) FROM hiqlite_migrations) = ?4 THEN ?2 END, ?3, strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))`
 
-	recordPlace = 1 // of recordMigration in its batch
+	recordIndex = 1 // index of recordMigration in its batch
 )
 
 // A migrator is one call of Migrate.
 type migrator struct {
 	node *node.Node
-	// Not the caller's pool: its connections may have been told something, as
-	// PRAGMA foreign_keys=OFF, and may all be in use.
+	// db is not the caller's pool, whose connections may have settings such as PRAGMA
+	// foreign_keys=OFF, and may all be in use.
 	db *sql.DB
 }
 
-// newMigrator makes a migrator, whose db the caller closes.
+// newMigrator makes a migrator. The caller closes its db.
 func newMigrator(ctx context.Context, db *sql.DB) (*migrator, error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
@@ -136,19 +137,20 @@ func newMigrator(ctx context.Context, db *sql.DB) (*migrator, error) {
 	defer conn.Close()
 	var m *migrator
 	err = conn.Raw(func(raw any) error {
-		c, err := ofDriver(raw)
+		c, err := unwrapConn(raw)
 		if err != nil {
 			return err
 		}
 		cfg := c.cfg
-		cfg.BusyTimeout = math.MaxInt32 * time.Millisecond // ctx decides how long to wait for transactions
+		cfg.BusyTimeout = math.MaxInt32 * time.Millisecond // so that only ctx bounds the wait for transactions
 		m = &migrator{c.node, sql.OpenDB(&connector{c.client, cfg})}
 		return nil
 	})
 	return m, err
 }
 
-// applied returns what was applied anywhere before the call, by version.
+// applied returns the migrations that any node had applied before the call, sorted by
+// version.
 func (m *migrator) applied(ctx context.Context) (done []migration, err error) {
 	linearizable := WithConsistency(ctx, Linearizable)
 	var exists bool
@@ -156,7 +158,7 @@ func (m *migrator) applied(ctx context.Context) (done []migration, err error) {
 	if err != nil || !exists {
 		return nil, err
 	}
-	// This node is up to date by now.
+	// The linearizable read has brought this node up to date, so a local one suffices.
 	rows, err := m.db.QueryContext(WithConsistency(ctx, Local), "SELECT version, name, checksum FROM hiqlite_migrations ORDER BY version")
 	if err != nil {
 		return nil, err
@@ -172,8 +174,8 @@ func (m *migrator) applied(ctx context.Context) (done []migration, err error) {
 	return done, rows.Err()
 }
 
-// apply applies files in order, the first of them after the version last. It
-// ends early if another node was faster.
+// apply applies files in their order. last is the version that was applied before the
+// first of them. apply ends early if another node was faster.
 func (m *migrator) apply(ctx context.Context, files []migration, last int64) (faster bool, err error) {
 	for i := range files {
 		f := &files[i]
@@ -184,22 +186,24 @@ func (m *migrator) apply(ctx context.Context, files []migration, last int64) (fa
 			return false, fmt.Errorf("hiqlite: migration %s: %w; call Migrate again: it finds out, and applies the file if it was not", f.name, err)
 		}
 		if err != nil {
-			return false, fmt.Errorf("hiqlite: migration %s: %w", f.name, explainMigration(err))
+			return false, fmt.Errorf("hiqlite: migration %s: %w", f.name, migrationError(err))
 		}
 		last = f.version
 	}
 	return false, nil
 }
 
-// applyOne applies a file after the version last, unless another node was faster.
+// applyOne applies a file if last is still the highest version that was applied. If it
+// is not, another node was faster.
 func (m *migrator) applyOne(ctx context.Context, f *migration, last int64) (faster bool, err error) {
-	writes, err := m.writes(f.text)
+	writes, err := m.hasWrites(f.text)
 	if err != nil {
 		return false, err
 	}
-	// The first statement, since it changes the schema, also keeps Batch from
-	// judging the others by a schema that another node may just have changed: if
-	// it has applied this file, the record has to fail and not the file.
+	// The first statement changes the schema, so Batch does not insist on classifying
+	// the other ones by this node's schema, which may be older than the cluster's. If
+	// another node has just applied this file, recordMigration has to fail, and not a
+	// statement of the file.
 	stmts := []Statement{
 		{SQL: createMigrations},
 		{SQL: recordMigration, Args: []any{f.version, f.name, f.checksum, last}},
@@ -208,49 +212,50 @@ func (m *migrator) applyOne(ctx context.Context, f *migration, last int64) (fast
 		stmts = append(stmts, Statement{SQL: f.text})
 	}
 	_, err = Batch(ctx, m.db, stmts...)
-	if e, ok := err.(*Error); ok && e.Statement == recordPlace && e.ExtendedCode == sqlite.CodeNotNull {
+	if e, ok := err.(*Error); ok && e.Statement == recordIndex && e.ExtendedCode == sqlite.CodeNotNull {
 		return true, nil
 	}
 	return false, err
 }
 
-// writes reports whether a text has anything to apply. It is an error if it
-// holds what cannot be applied.
-func (m *migrator) writes(text string) (bool, error) {
+// hasWrites reports whether a text writes anything. It returns an error if the text has
+// a statement that a migration cannot have.
+func (m *migrator) hasWrites(text string) (bool, error) {
 	class, err := m.node.ClassifyNow(text, 0)
 	if node.MayBeStale(err) {
-		return true, nil // the replicas will tell
+		return true, nil // the replicas find out what it does
 	}
 	if err != nil {
 		return false, sqlError(err)
 	}
 	switch class.Kind {
 	case sqlite.Transaction:
-		return false, misuse("leave BEGIN, COMMIT and SAVEPOINT out", "a migration is one transaction already, %s cannot be in it", class.What)
+		return false, misuse("leave BEGIN, COMMIT and SAVEPOINT out", "a migration is one transaction already and cannot contain %s", class.What)
 	case sqlite.Vacuum:
-		return false, misuse(besideMigrations, "VACUUM cannot run inside a transaction, which a migration is")
+		return false, misuse(vacuumHint, "VACUUM cannot run inside a transaction, which a migration is")
 	}
 	return class.Kind == sqlite.Write, nil
 }
 
-const besideMigrations = "leave VACUUM out of the file, and run it with db.Exec"
+const vacuumHint = "leave VACUUM out of the file, and run it with db.Exec"
 
-// explainMigration makes the error of a batch that of a file: its place in the
-// batch means nothing to the caller.
-func explainMigration(err error) error {
+// migrationError turns the error of a batch into that of a file. The index of the
+// statement in the batch would mean nothing to the caller.
+func migrationError(err error) error {
 	e, ok := err.(*Error)
 	if !ok {
 		return err
 	}
 	e.Statement = 0
 	if e.ExtendedCode == sqlite.CodeError && strings.Contains(e.Message, "VACUUM") {
-		e.Hint = besideMigrations
+		e.Hint = vacuumHint
 	}
 	return e
 }
 
-// compareMigrations returns the files that were not applied. What was must be
-// there as it was then, and come before what was not. Both are sorted.
+// compareMigrations returns the files that were not applied. Each migration that was
+// applied must have a file with the same text, and the other files must have higher
+// numbers. files and done are sorted.
 func compareMigrations(files, done []migration) (pending []migration, err error) {
 	byVersion := make(map[int64]*migration, len(files))
 	for i := range files {
@@ -281,7 +286,8 @@ func compareMigrations(files, done []migration) (pending []migration, err error)
 	return pending, nil
 }
 
-// alteredMigration is the error of a file that is not what was applied.
+// alteredMigration returns the error of a file whose text has changed since it was
+// applied.
 func alteredMigration(f *migration, applied migration) error {
 	as := ""
 	if f.name != applied.name {
@@ -290,7 +296,7 @@ func alteredMigration(f *migration, applied migration) error {
 	return fmt.Errorf("hiqlite: migration %s is not what was applied%s: restore it as it was then, and make the change in a new file with a higher number", f.name, as)
 }
 
-// missingMigrations is the error of applied files that are not there.
+// missingMigrations returns the error of migrations that were applied and have no file.
 func missingMigrations(names []string, files []migration) error {
 	const most = 5
 	list := strings.Join(names[:min(most, len(names))], ", ")
@@ -340,15 +346,16 @@ func readMigrations(fsys fs.FS) ([]migration, error) {
 
 func isSQL(name string) bool { return strings.EqualFold(path.Ext(name), ".sql") }
 
-// readMigration reads one file. Its text is what the checksum is of, whatever
-// the line ends of a checkout: the same checksum has to mean the same rows.
+// readMigration reads one file. It removes what differs between checkouts, such as CRLF,
+// before it computes the checksum and returns the text: the same checksum has to mean
+// the same text, and so the same rows.
 func readMigration(fsys fs.FS, name string) (migration, error) {
 	match := migrationName.FindStringSubmatch(name)
 	if match == nil {
 		return migration{}, errors.New("the name has no number: call it like 0001_name.sql")
 	}
 	version, err := strconv.ParseInt(match[1], 10, 64)
-	// The largest rowid is one that replicas refuse.
+	// The replicas refuse the largest rowid.
 	if err != nil || version < 1 || version == math.MaxInt64 {
 		return migration{}, fmt.Errorf("the number %s is not between 1 and 2^63-2", match[1])
 	}
@@ -367,16 +374,17 @@ func readMigration(fsys fs.FS, name string) (migration, error) {
 	return migration{version, name, fmt.Sprintf("%x", sha256.Sum256([]byte(text))), text}, nil
 }
 
-// maxLook bounds, in files and folders, what is looked at to find the folder
-// that the caller may have meant.
-const maxLook = 10_000
+// maxSearched bounds, in files and folders, the search for the folder that the caller may
+// have meant.
+const maxSearched = 10_000
 
-// noMigrations is the error of an empty set.
+// noMigrations returns the error of a file system without migrations. It names the folder
+// that has .sql files, if there is only one.
 func noMigrations(fsys fs.FS) error {
 	var folders []string
-	looked := 0
+	searched := 0
 	_ = fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
-		if looked++; looked > maxLook {
+		if searched++; searched > maxSearched {
 			return fs.SkipAll
 		}
 		if err == nil && !d.IsDir() && isSQL(name) && !slices.Contains(folders, path.Dir(name)) {

@@ -19,21 +19,22 @@ type Node struct {
 	node *node.Node
 	db   *sql.DB
 
-	migrations sync.WaitGroup
-	migrated   chan struct{} // closed when Config.Migrations were applied, or failed
-	migration  error         // why they failed; set before migrated is closed
+	migrations   sync.WaitGroup // the goroutine that applies Config.Migrations
+	migrated     chan struct{}  // closed when that goroutine ends
+	migrationErr error          // its error; set before migrated is closed
 
-	leftOpen  sync.Once // to log once that a connection was returned inside a transaction
-	closeOnce sync.Once
-	closeErr  error
+	logLeftOpen sync.Once // logs only the first connection that was returned to its pool inside a transaction
+	closeOnce   sync.Once
+	closeErr    error
 }
 
-// Open starts the node in cfg.DataDir and returns when its files are open and
-// it takes part in the cluster. It does not wait for a leader; Ready does. Nodes
-// may be opened in any order. The caller must Close the node.
+// Open starts the node of cfg.DataDir. It returns when the node's files are open and the
+// node takes part in the cluster. It does not wait for a leader; Ready does. The nodes of
+// a cluster may be opened in any order. The caller must Close the node.
 //
-// Open reports what is wrong with cfg, the folder or the ports before it changes
-// anything. ErrDamaged says that files of the folder are missing or damaged.
+// If something is wrong with cfg, the folder or the ports, Open returns an error before
+// it changes anything. The error is ErrDamaged if files of the folder are missing or
+// damaged.
 func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -55,11 +56,11 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	return n, nil
 }
 
-// Ready returns once leaders are known, this node has applied everything that was
-// acknowledged before the call, in SQL and in kv, lock and pubsub, and
-// Config.Migrations are applied. The errors are ErrNoLeader with that of ctx,
-// which names the nodes or entries that this node waits for, ErrClosed, and the
-// error of the migrations. Config.Timeout bounds a context without a deadline.
+// Ready returns once all shards have a leader, this node has applied everything that was
+// acknowledged before the call, in SQL and in kv, lock and pubsub, and Config.Migrations
+// are applied. Config.Timeout bounds a context without a deadline. When ctx ends, the
+// error is ErrNoLeader together with the error of ctx, and names the nodes or entries
+// that this node waits for. Other errors are ErrClosed and the error of the migrations.
 func (n *Node) Ready(ctx context.Context) error {
 	if err := n.node.Ready(ctx); err != nil || n.cfg.Migrations == nil {
 		return err
@@ -68,7 +69,7 @@ func (n *Node) Ready(ctx context.Context) error {
 	defer cancel()
 	select {
 	case <-n.migrated:
-		return n.migration
+		return n.migrationErr
 	case <-ctx.Done():
 		return fmt.Errorf("hiqlite: the migrations are not applied yet: %w", ctx.Err())
 	}
@@ -77,7 +78,7 @@ func (n *Node) Ready(ctx context.Context) error {
 // migrateRetry is the time between two attempts to apply Config.Migrations.
 const migrateRetry = 100 * time.Millisecond
 
-// migrate applies Config.Migrations as soon as there is a leader.
+// migrate applies Config.Migrations. While there is no leader it tries again.
 func (n *Node) migrate() {
 	defer close(n.migrated)
 	if n.cfg.Migrations == nil {
@@ -96,7 +97,7 @@ func (n *Node) migrate() {
 		err := Migrate(ctx, n.db, n.cfg.Migrations)
 		switch {
 		case n.node.Closed():
-			n.migration = ErrClosed
+			n.migrationErr = ErrClosed
 			return
 		case errors.Is(err, ErrNoLeader), errors.Is(err, ErrOutcomeUnknown), repeatable(err):
 			select {
@@ -105,16 +106,16 @@ func (n *Node) migrate() {
 			}
 			continue
 		}
-		if n.migration = err; err != nil {
+		if n.migrationErr = err; err != nil {
 			n.cfg.Logger.Error("hiqlite: the migrations failed", "node", n.cfg.NodeID, "error", err)
 		}
 		return
 	}
 }
 
-// Close stops the node: it ends the transactions and releases the locks of this
-// node, hands leadership over to other nodes, and closes the database. That takes
-// up to a second, or four if there is no leader. Writes in flight fail with
+// Close stops the node: it rolls back the transactions and releases the locks of this
+// node, hands leadership over to other nodes, and closes the database. It takes up to a
+// second, or up to four seconds if there is no leader. Writes in flight fail with
 // ErrOutcomeUnknown or ErrClosed. Close may be called more than once.
 func (n *Node) Close() error {
 	n.closeOnce.Do(func() {
@@ -128,9 +129,9 @@ func (n *Node) Close() error {
 // DB returns the node's database. It is closed with the node.
 func (n *Node) DB() *sql.DB { return n.db }
 
-// Hash returns a SHA-256 of the whole database, schema and rowids included, and
-// the index of the log that it stands for: at the same index all nodes have the
-// same hash. It reads every row.
+// Hash returns a SHA-256 of the whole database, including schema and rowids, and the
+// index of the last log entry that the database contains. At the same index all nodes
+// have the same hash. Hash reads every row.
 func (n *Node) Hash(ctx context.Context) (hash [32]byte, index uint64, err error) {
 	hash, index, err = n.node.Machine().Hash(ctx)
 	return hash, index, sqlError(err)
@@ -139,12 +140,12 @@ func (n *Node) Hash(ctx context.Context) (hash [32]byte, index uint64, err error
 // InMemoryShards is for the packages kv, lock and pubsub.
 func (n *Node) InMemoryShards() shardapi.Shards { return n.node.InMemoryShards() }
 
-// Connector returns a connector to the node, for sql.OpenDB. Its connections
-// begin as Config.Conn says.
+// Connector returns a connector to the node, for sql.OpenDB. Its connections have the
+// configuration Config.Conn.
 func (n *Node) Connector() driver.Connector { return &connector{n, n.cfg.Conn} }
 
-// ConnectorWith returns a connector whose connections begin as c says. It fails if
-// c is not valid.
+// ConnectorWith returns a connector whose connections have the configuration c. It fails
+// if c is not valid.
 func (n *Node) ConnectorWith(c ConnConfig) (driver.Connector, error) {
 	if err := c.validate(); err != nil {
 		return nil, err

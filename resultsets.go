@@ -11,26 +11,27 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
-// resultSets are the rows of a script: a result set for each of its statements
-// that has columns, in their order. One is open at a time.
+// resultSets are the rows of a script: one result set for each statement that has
+// columns, in the order of the statements. At most two result sets are open, the
+// current one and the next one.
 type resultSets struct {
 	resultSet                           // the current one
-	next      func() (resultSet, error) // opens the one after it; io.EOF: there is none
-	release   func()                    // called once, when no more will be opened
+	open      func() (resultSet, error) // opens the next one; io.EOF: there is none
+	release   func()                    // called once, when no more result sets will be opened
 
-	looked bool // for the one after the current one
-	ahead  resultSet
-	failed error // with which it was not opened; io.EOF: there is none
-	done   bool
+	nextOpened bool      // open was called for the set after the current one
+	nextSet    resultSet // what open returned then
+	nextErr    error
+	released   bool
 }
 
 var _ driver.RowsNextResultSet = (*resultSets)(nil)
 
-// openSets opens the first result set. It owns what release gives back from then
-// on; release may be nil.
-func openSets(conn *ConnConfig, next func() (resultSet, error), release func()) (resultSet, error) {
-	r := &resultSets{next: next, release: release}
-	first, err := next()
+// newLazySets returns the result sets that open opens, of which it opens the first. It
+// calls release, which may be nil, even if it fails.
+func newLazySets(conn *ConnConfig, open func() (resultSet, error), release func()) (resultSet, error) {
+	r := &resultSets{open: open, release: release}
+	first, err := open()
 	switch {
 	case errors.Is(err, io.EOF):
 		r.finish()
@@ -43,34 +44,35 @@ func openSets(conn *ConnConfig, next func() (resultSet, error), release func()) 
 	return r, nil
 }
 
-// newSets are result sets that are there already.
-func newSets(conn *ConnConfig, sets []resultSet, release func()) (resultSet, error) {
+// newListedSets returns result sets that are open already. It calls release when they are
+// closed.
+func newListedSets(conn *ConnConfig, sets []resultSet, release func()) (resultSet, error) {
 	if len(sets) == 1 && release == nil {
 		return sets[0], nil
 	}
 	r := &listedSets{sets}
-	return openSets(conn, r.next, r.close)
+	return newLazySets(conn, r.next, r.close)
 }
 
-type listedSets struct{ left []resultSet }
+type listedSets struct{ remaining []resultSet }
 
 func (l *listedSets) next() (resultSet, error) {
-	if len(l.left) == 0 {
+	if len(l.remaining) == 0 {
 		return nil, io.EOF
 	}
-	first := l.left[0]
-	l.left = l.left[1:]
+	first := l.remaining[0]
+	l.remaining = l.remaining[1:]
 	return first, nil
 }
 
 func (l *listedSets) close() {
-	for _, rows := range l.left {
+	for _, rows := range l.remaining {
 		rows.Close()
 	}
-	l.left = nil
+	l.remaining = nil
 }
 
-// memorySets are the result sets that a write returned.
+// memorySets returns the result sets of a write.
 func memorySets(conn *ConnConfig, s *wire.StatementResult) (sets []resultSet) {
 	for _, rows := range s.Sets() {
 		sets = append(sets, newMemoryRows(conn, rows))
@@ -78,63 +80,63 @@ func memorySets(conn *ConnConfig, s *wire.StatementResult) (sets []resultSet) {
 	return sets
 }
 
-// HasNextResultSet opens the next result set if there is one: whether a statement
-// has columns is not known before. database/sql asks when the current one is at
-// its end.
+// HasNextResultSet reports whether there is another result set. It closes the current
+// one and opens the next one, because only that shows whether a statement has columns.
+// database/sql calls it at the end of the current one.
 func (r *resultSets) HasNextResultSet() bool {
-	if r.done && !r.looked {
+	if r.released && !r.nextOpened {
 		return false
 	}
-	if !r.looked {
+	if !r.nextOpened {
 		r.resultSet.Close()
-		r.ahead, r.failed = r.next()
-		r.looked = true
+		r.nextSet, r.nextErr = r.open()
+		r.nextOpened = true
 	}
-	if errors.Is(r.failed, io.EOF) {
+	if errors.Is(r.nextErr, io.EOF) {
 		r.finish()
 		return false
 	}
 	return true
 }
 
-// NextResultSet moves on to the next result set. Its error is that of the
+// NextResultSet makes the next result set the current one. It returns the error of the
 // statement, or io.EOF.
 func (r *resultSets) NextResultSet() error {
 	if !r.HasNextResultSet() {
 		return io.EOF
 	}
-	if r.failed != nil {
-		err := r.failed
-		r.failed = io.EOF // a script ends at its first error
+	if r.nextErr != nil {
+		err := r.nextErr
+		r.nextErr = io.EOF // because a script ends at its first error
 		r.finish()
 		return err
 	}
-	r.resultSet, r.ahead, r.looked = r.ahead, nil, false
+	r.resultSet, r.nextSet, r.nextOpened = r.nextSet, nil, false
 	return nil
 }
 
-// finish gives back what the script holds.
+// finish calls release, once.
 func (r *resultSets) finish() {
-	if r.done {
+	if r.released {
 		return
 	}
-	r.done = true
+	r.released = true
 	if r.release != nil {
 		r.release()
 	}
 }
 
-// Close ends the script: statements whose turn has not come do not run.
+// Close ends the script. The statements that were not opened yet do not run.
 func (r *resultSets) Close() error {
 	err := r.resultSet.Close()
-	if r.ahead != nil {
-		err = errors.Join(err, r.ahead.Close())
+	if r.nextSet != nil {
+		err = errors.Join(err, r.nextSet.Close())
 	}
 	r.finish()
 	return err
 }
 
-// drain steps through all result sets, which nobody wants, and closes them.
+// drain runs a query or script to its end, discards its rows and closes it.
 func drain(rows resultSet) error {
 	defer rows.Close()
 	for {
@@ -158,14 +160,14 @@ func drain(rows resultSet) error {
 	}
 }
 
-// inTurn runs a script that reads, each statement when its turn comes.
-func (c *conn) inTurn(class *sqlite.Class, query func(text string) (resultSet, error), release func()) (resultSet, error) {
+// lazySets runs a script that reads. Each statement runs when its result set is opened.
+func (c *conn) lazySets(class *sqlite.Class, query func(text string) (resultSet, error), release func()) (resultSet, error) {
 	parts := class.Parts
-	return openSets(&c.cfg, func() (resultSet, error) {
+	return newLazySets(&c.cfg, func() (resultSet, error) {
 		for len(parts) > 0 {
 			part := &parts[0]
 			parts = parts[1:]
-			rows, err := c.ask(part, query)
+			rows, err := c.queryPart(part, query)
 			if err != nil {
 				return nil, err
 			}
@@ -178,20 +180,21 @@ func (c *conn) inTurn(class *sqlite.Class, query func(text string) (resultSet, e
 	}, release)
 }
 
-// ask runs one statement of a script that reads.
-func (c *conn) ask(part *sqlite.Part, query func(text string) (resultSet, error)) (resultSet, error) {
+// queryPart runs one statement of a script that reads.
+func (c *conn) queryPart(part *sqlite.Part, query func(text string) (resultSet, error)) (resultSet, error) {
 	if part.Pragma != "" {
-		if rows := c.setting(part.Pragma); rows != nil {
+		if rows := c.pragmaRows(part.Pragma); rows != nil {
 			return newMemoryRows(&c.cfg, rows), nil
 		}
 	}
 	return query(part.SQL)
 }
 
-// readScript runs a script that reads. All of its statements see the same rows.
+// readScript runs a script that reads, in one read transaction, so that all of its
+// statements see the same rows.
 func (c *conn) readScript(ctx context.Context, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
 	view, err := c.node.Machine().Read(ctx, replica.TransactionOptions{
-		Settings: c.travels, Changes: c.changes, TotalChanges: c.totalChanges, LastInsertID: c.lastInsertID,
+		Settings: c.settings, Changes: c.changes, TotalChanges: c.totalChanges, LastInsertID: c.lastInsertID,
 	})
 	if err != nil {
 		return nil, sqlError(err)
@@ -203,29 +206,31 @@ func (c *conn) readScript(ctx context.Context, class *sqlite.Class, args []wire.
 		}
 		return newLocalRows(ctx, &c.cfg, q, q.Close)
 	}
-	return c.inTurn(class, query, view.Close)
+	return c.lazySets(class, query, view.Close)
 }
 
-// A collector keeps the result sets of a script that does more than read: such
-// a script has run to its end before its first row is read, whether that is
-// wanted or not.
+// A collector collects the result sets of a script that does more than read. Such a
+// script runs to its end before its caller gets the first row, so that it is complete
+// even if the caller reads no rows.
 type collector struct {
 	conn  *ConnConfig
 	sets  []resultSet
-	bytes int // that the rows take
+	bytes int // size of all rows
 }
 
-// silent reports a PRAGMA that sets or does something: in a script it answers
-// nothing. Where the script writes it is replicas that execute it, and what it
-// concerns is the connection or its node.
-func silent(class *sqlite.Class) bool {
+// hasNoRowsInScript reports whether a statement is a PRAGMA that sets or does
+// something. In a script such a PRAGMA has no result set, whether the script reads or
+// writes: the replicas, which execute a script that writes, do not know the values
+// that the connection and its node keep.
+func hasNoRowsInScript(class *sqlite.Class) bool {
 	return class.Kind == sqlite.Setting && (class.PragmaSet || class.Pragma == "wal_checkpoint" || class.Pragma == "optimize")
 }
 
-// add adds the rows of one statement, if it has columns. The rows of the last
-// one need not be kept: nothing comes after them that could disturb their query.
+// add adds the result set of one statement, if it has columns. It buffers the rows of a
+// local query, because the statements after it could change what the query sees. The
+// last statement has none after it, so its query stays open.
 func (c *collector) add(class *sqlite.Class, rows resultSet, last bool) error {
-	if silent(class) || len(rows.Columns()) == 0 {
+	if hasNoRowsInScript(class) || len(rows.Columns()) == 0 {
 		return rows.Close()
 	}
 	switch local := rows.(type) {
@@ -235,11 +240,11 @@ func (c *collector) add(class *sqlite.Class, rows resultSet, last bool) error {
 		if last {
 			break
 		}
-		held, err := c.hold(local)
+		buffered, err := c.readAll(local)
 		if err != nil {
 			return err
 		}
-		rows = held
+		rows = buffered
 	}
 	if err := replica.BoundRows(c.bytes); err != nil {
 		rows.Close()
@@ -249,23 +254,24 @@ func (c *collector) add(class *sqlite.Class, rows resultSet, last bool) error {
 	return nil
 }
 
+// close closes all result sets.
 func (c *collector) close() {
 	for _, rows := range c.sets {
 		rows.Close()
 	}
 }
 
-// hold reads a query to its end.
-func (c *collector) hold(local *localRows) (*heldRows, error) {
+// readAll reads a query to its end and buffers its rows.
+func (c *collector) readAll(local *localRows) (*bufferedRows, error) {
 	defer local.Close()
-	held := &heldRows{typedRows: typedRows{conn: c.conn, columns: local.columns, kinds: make([]wire.Kind, len(local.columns))}}
+	buffered := &bufferedRows{typedRows: typedRows{conn: c.conn, columns: local.columns, kinds: make([]wire.Kind, len(local.columns))}}
 	for {
-		row := heldRow{make([]driver.Value, len(local.columns)), make([]wire.Kind, len(local.columns))}
+		row := bufferedRow{make([]driver.Value, len(local.columns)), make([]wire.Kind, len(local.columns))}
 		err := local.Next(row.values)
 		if errors.Is(err, io.EOF) {
-			held.columns = local.columns
-			held.see(0)
-			return held, nil
+			buffered.columns = local.columns
+			buffered.setKinds(0)
+			return buffered, nil
 		}
 		if err != nil {
 			return nil, err
@@ -283,40 +289,41 @@ func (c *collector) hold(local *localRows) (*heldRows, error) {
 		if err := replica.BoundRows(c.bytes); err != nil {
 			return nil, sqlError(err)
 		}
-		held.rows = append(held.rows, row)
+		buffered.rows = append(buffered.rows, row)
 	}
 }
 
-// heldRows are rows of a query on this node that has ended.
-type heldRows struct {
+// bufferedRows are the rows of a local query that has ended.
+type bufferedRows struct {
 	typedRows
-	rows []heldRow
+	rows []bufferedRow
 	next int
 }
 
-type heldRow struct {
+type bufferedRow struct {
 	values []driver.Value
 	kinds  []wire.Kind
 }
 
-func (r *heldRows) see(row int) {
+// setKinds makes the column types follow a row.
+func (r *bufferedRows) setKinds(row int) {
 	if row < len(r.rows) {
 		copy(r.kinds, r.rows[row].kinds)
 	}
 }
 
 // Next fills in the next row.
-func (r *heldRows) Next(dest []driver.Value) error {
+func (r *bufferedRows) Next(dest []driver.Value) error {
 	if r.next >= len(r.rows) {
 		clear(r.kinds)
 		return io.EOF
 	}
-	r.see(r.next)
+	r.setKinds(r.next)
 	copy(dest, r.rows[r.next].values)
-	r.rows[r.next] = heldRow{} // it is read once
+	r.rows[r.next] = bufferedRow{} // free its memory: it is not read again
 	r.next++
 	return nil
 }
 
-// Close does nothing: nothing is held but memory.
-func (r *heldRows) Close() error { return nil }
+// Close does nothing, since bufferedRows hold only memory.
+func (r *bufferedRows) Close() error { return nil }

@@ -14,15 +14,16 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
-// typedRows is what all rows have in common: their columns and the storage
-// classes of the current row, which column types follow.
+// typedRows is what all kinds of rows have in common: the columns, and the storage
+// classes of the current row, which the column types depend on.
 type typedRows struct {
 	conn    *ConnConfig
 	columns []column
 	kinds   []wire.Kind
 }
 
-// columnTypes are the optional interfaces that all rows have.
+// columnTypes are the optional interfaces of database/sql that all kinds of rows
+// implement.
 type columnTypes interface {
 	driver.RowsColumnTypeDatabaseTypeName
 	driver.RowsColumnTypeLength
@@ -31,7 +32,8 @@ type columnTypes interface {
 	driver.RowsColumnTypeScanType
 }
 
-// resultSet is the rows of one statement, or resultSets.
+// A resultSet has the rows of one statement or, if it is a *resultSets, those of a
+// script.
 type resultSet interface {
 	driver.Rows
 	columnTypes
@@ -55,20 +57,20 @@ func (r *typedRows) kind(i int) wire.Kind {
 // ColumnTypeDatabaseTypeName returns the declared type, in upper case.
 func (r *typedRows) ColumnTypeDatabaseTypeName(i int) string { return r.columns[i].declType }
 
-// ColumnTypeLength follows the current row.
-func (r *typedRows) ColumnTypeLength(i int) (int64, bool) { return length(r.kind(i)) }
+// ColumnTypeLength depends on the cell of the current row.
+func (r *typedRows) ColumnTypeLength(i int) (int64, bool) { return cellLength(r.kind(i)) }
 
-// ColumnTypeNullable is not known: a column that is NOT NULL in its table can be
-// NULL in a row, by an outer join, and SQLite does not tell.
+// ColumnTypeNullable reports that it is not known: a column that is NOT NULL in its table
+// can be NULL after an outer join, and SQLite does not say so.
 func (r *typedRows) ColumnTypeNullable(int) (nullable, ok bool) { return true, false }
 
-// ColumnTypePrecisionScale is not known of SQLite's types.
+// ColumnTypePrecisionScale reports that SQLite's types have none.
 func (r *typedRows) ColumnTypePrecisionScale(int) (precision, scale int64, ok bool) {
 	return 0, 0, false
 }
 
-// ColumnTypeScanType follows the current row, and the declared type where that
-// has NULL, or there is none. It is never nil.
+// ColumnTypeScanType depends on the cell of the current row. If the cell is NULL, or there
+// is no current row, it depends on the declared type. It is never nil.
 func (r *typedRows) ColumnTypeScanType(i int) reflect.Type {
 	return r.conn.scanType(&r.columns[i], r.kind(i))
 }
@@ -80,26 +82,26 @@ type cursor interface {
 	Close()
 }
 
-// localRows are rows of a query on this node. The first has been stepped to
-// when they are made, so that a query's error is that of Query.
+// localRows are the rows of a query on this node. The first row is read before Query
+// returns, so that an error of the query is an error of Query.
 type localRows struct {
 	typedRows
-	ctx     context.Context // of the query, as database/sql has no other way
-	query   cursor
-	release func() // called once, when there are no more rows
-	first   []driver.Value
-	done    bool
+	ctx      context.Context // of the query; Next has no context of its own
+	query    cursor
+	release  func()         // called once, as soon as there are no more rows
+	firstRow []driver.Value // read by newLocalRows, not yet returned by Next
+	done     bool
 }
 
-// newLocalRows steps to the first row. It owns query and what release gives
-// back from then on.
+// newLocalRows reads the first row. It calls release, which has to close query, even if
+// it fails.
 func newLocalRows(ctx context.Context, conn *ConnConfig, query cursor, release func()) (resultSet, error) {
 	r := &localRows{typedRows: typedRows{conn: conn}, ctx: ctx, query: query, release: release}
 	more, err := query.Next(func(s *sqlite.Stmt) {
 		r.columns = newColumns(s.Columns())
 		r.kinds = make([]wire.Kind, len(r.columns))
-		r.first = make([]driver.Value, len(r.columns))
-		r.fill(s, r.first)
+		r.firstRow = make([]driver.Value, len(r.columns))
+		r.fill(s, r.firstRow)
 	})
 	if err != nil {
 		r.Close()
@@ -112,18 +114,19 @@ func newLocalRows(ctx context.Context, conn *ConnConfig, query cursor, release f
 	return r, nil
 }
 
+// fill converts the current row.
 func (r *localRows) fill(s *sqlite.Stmt, dest []driver.Value) {
 	for i := range dest {
 		r.kinds[i] = s.Kind(i)
-		dest[i] = r.conn.cell(&r.columns[i], s, i)
+		dest[i] = r.conn.stmtCell(&r.columns[i], s, i)
 	}
 }
 
 // Next fills in the next row.
 func (r *localRows) Next(dest []driver.Value) error {
-	if r.first != nil {
-		copy(dest, r.first)
-		r.first = nil
+	if r.firstRow != nil {
+		copy(dest, r.firstRow)
+		r.firstRow = nil
 		return nil
 	}
 	if r.done {
@@ -140,7 +143,7 @@ func (r *localRows) Next(dest []driver.Value) error {
 	return nil
 }
 
-// finish gives the reader back as soon as there are no more rows.
+// finish calls release, once.
 func (r *localRows) finish() {
 	if r.done {
 		return
@@ -155,44 +158,45 @@ func (r *localRows) Close() error {
 	return nil
 }
 
-// A watch ends what a reader runs when a context ends.
-type watch struct {
-	stop func() bool
-	over atomic.Bool
-	work sync.WaitGroup
+// An interrupter interrupts a query when a context ends.
+type interrupter struct {
+	stop    func() bool    // see context.AfterFunc
+	ended   atomic.Bool    // end was called
+	running sync.WaitGroup // the goroutine that interrupts
 }
 
-// again is how often a reader is interrupted until it notices: SQLite forgets an
-// interrupt that comes before a statement's first step.
-const again = time.Millisecond
+// interruptInterval is the time between two interrupts of a query. One may not suffice,
+// because SQLite forgets an interrupt that comes before a statement's first step.
+const interruptInterval = time.Millisecond
 
-func watchOver(ctx context.Context, reader *replica.Reader) *watch {
+// interruptWhenDone interrupts what a reader runs when ctx ends. The caller must call end.
+func interruptWhenDone(ctx context.Context, reader *replica.Reader) *interrupter {
 	if ctx.Done() == nil {
 		return nil
 	}
-	w := &watch{}
-	w.work.Add(1)
+	w := &interrupter{}
+	w.running.Add(1)
 	w.stop = context.AfterFunc(ctx, func() {
-		defer w.work.Done()
-		for !w.over.Load() {
+		defer w.running.Done()
+		for !w.ended.Load() {
 			reader.Interrupt()
-			time.Sleep(again)
+			time.Sleep(interruptInterval)
 		}
 	})
 	return w
 }
 
-// end returns when no interrupt can come any more: the next query on the reader
-// is another's.
-func (w *watch) end() {
+// end ends the interrupts. When it returns, no interrupt can hit the next query on the
+// reader, which another connection may run.
+func (w *interrupter) end() {
 	if w == nil || w.stop() {
 		return
 	}
-	w.over.Store(true)
-	w.work.Wait()
+	w.ended.Store(true)
+	w.running.Wait()
 }
 
-// memoryRows are rows that a write returned, or a setting's answer.
+// memoryRows are the rows that a write returned, or those of a PRAGMA.
 type memoryRows struct {
 	typedRows
 	rows *wire.Rows
@@ -206,12 +210,13 @@ func newMemoryRows(conn *ConnConfig, rows *wire.Rows) *memoryRows {
 	r := &memoryRows{typedRows: typedRows{conn: conn, columns: newColumns(rows.Columns)}, rows: rows}
 	r.kinds = make([]wire.Kind, len(r.columns))
 	if rows.Len() > 0 {
-		r.see(0)
+		r.setKinds(0)
 	}
 	return r
 }
 
-func (r *memoryRows) see(row int) []wire.Value {
+// setKinds makes the column types follow a row, and returns its cells.
+func (r *memoryRows) setKinds(row int) []wire.Value {
 	width := len(r.columns)
 	cells := r.rows.Cells[row*width : (row+1)*width]
 	for i := range cells {
@@ -226,12 +231,12 @@ func (r *memoryRows) Next(dest []driver.Value) error {
 		clear(r.kinds)
 		return io.EOF
 	}
-	for i, cells := 0, r.see(r.next); i < len(cells); i++ {
-		dest[i] = r.conn.value(&r.columns[i], &cells[i])
+	for i, cells := 0, r.setKinds(r.next); i < len(cells); i++ {
+		dest[i] = r.conn.wireCell(&r.columns[i], &cells[i])
 	}
 	r.next++
 	return nil
 }
 
-// Close does nothing: nothing is held.
+// Close does nothing, since memoryRows hold only memory.
 func (r *memoryRows) Close() error { return nil }

@@ -10,23 +10,26 @@ import (
 )
 
 const (
-	// maxRuns bounds how often RunTx runs a transaction.
+	// maxRuns is how often RunTx runs a transaction at most.
 	maxRuns = 20
-	// minPause and maxPause bound the wait before it is run again; it doubles.
+	// minPause is the wait before the second run. It doubles with each run, up to
+	// maxPause.
 	minPause = 2 * time.Millisecond
 	maxPause = 250 * time.Millisecond
 )
 
-// RunTx runs fn in a transaction and commits it, unless fn returns an error: then
-// it is rolled back, and the error is RunTx's. It is run again, up to 20 times
-// and while ctx lasts, if it failed for a reason that has to do with others and
-// is known not to have been applied: SQLITE_BUSY, SQLITE_BUSY_SNAPSHOT and
-// ErrTxExpired, from Begin, from fn or from Commit; not if it took longer than
-// tx_timeout. So fn must do nothing that
-// cannot be repeated, apart from the transaction, and must not end it itself.
+// RunTx runs fn in a transaction and commits the transaction. If fn returns an error,
+// RunTx rolls back and returns that error.
 //
-// An ErrOutcomeUnknown is returned and never repeated: what fn did may be
-// applied. A panic of fn's rolls back and goes on.
+// RunTx runs the transaction again, up to 20 times and as long as ctx lasts, if it
+// failed because of other transactions and nothing of it was applied: that is, if
+// Begin, fn or Commit returned SQLITE_BUSY, SQLITE_BUSY_SNAPSHOT or ErrTxExpired. It
+// does not repeat a transaction that took longer than tx_timeout. Because fn may run
+// several times, whatever it does outside of the transaction must be repeatable. fn
+// must not commit or roll back itself.
+//
+// RunTx returns ErrOutcomeUnknown and does not repeat the transaction then, since it
+// may have been applied. If fn panics, RunTx rolls back and passes the panic on.
 func RunTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(*sql.Tx) error) error {
 	pause := minPause
 	for run := 1; ; run++ {

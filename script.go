@@ -10,17 +10,18 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
-// control runs a text that begins or ends a transaction, or a script with such.
-func (c *conn) control(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
+// controlTransaction runs a text that begins or ends a transaction or sets a savepoint,
+// or a script with such statements.
+func (c *conn) controlTransaction(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
 	var err error
 	switch {
 	case class.Script && (c.tx != nil || class.What == "BEGIN" || class.What == "SAVEPOINT"):
-		return c.steps(ctx, text, args)
+		return c.runSteps(ctx, text, args)
 	case class.What == "BEGIN":
 		err = c.begin(ctx, false, c.cfg.Deferred && !class.Immediate, false)
 	case class.What == "SAVEPOINT" && c.tx == nil:
 		if err = c.begin(ctx, false, true, false); err == nil {
-			c.tx.bySave = true
+			c.tx.begunBySavepoint = true
 			err = c.savepoint(ctx, text, class)
 		}
 	case c.tx == nil && class.What == "COMMIT":
@@ -42,12 +43,12 @@ func (c *conn) control(ctx context.Context, text string, class *sqlite.Class, ar
 	return newMemoryRows(&c.cfg, nil), nil
 }
 
-// commit is COMMIT as a text: a violated deferred foreign key leaves the
-// transaction open, as SQLite has it.
+// commit runs COMMIT as a text. If a deferred foreign key is violated, the transaction
+// stays open, as in SQLite.
 func (c *conn) commit(ctx context.Context) error {
 	t := c.tx
 	err := t.commit(ctx)
-	if err == nil || t.stage.Load() != txOpen || t.view.Err() != nil {
+	if err == nil || t.ending.Load() || t.view.Err() != nil {
 		t.end()
 	}
 	return err
@@ -57,47 +58,49 @@ var savepoints = map[string]replica.Savepoint{
 	"SAVEPOINT": replica.SetSavepoint, "RELEASE": replica.ReleaseSavepoint, "ROLLBACK TO": replica.RollbackToSavepoint,
 }
 
+// savepoint runs SAVEPOINT, RELEASE or ROLLBACK TO. Before the transaction has a view it
+// only notes the savepoints, since a view would begin to read.
 func (c *conn) savepoint(ctx context.Context, text string, class *sqlite.Class) error {
 	t := c.tx
 	what := savepoints[class.What]
 	if t.view == nil {
 		found := what == replica.SetSavepoint
 		if found {
-			t.pending = append(t.pending, class.Savepoint)
+			t.pendingSavepoints = append(t.pendingSavepoints, class.Savepoint)
 		}
-		for i := len(t.pending) - 1; i >= 0 && !found; i-- {
-			if found = sqlite.SameName(t.pending[i], class.Savepoint); !found {
+		for i := len(t.pendingSavepoints) - 1; i >= 0 && !found; i-- {
+			if found = sqlite.SameName(t.pendingSavepoints[i], class.Savepoint); !found {
 				continue
 			}
-			if t.pending = t.pending[:i+1]; what == replica.ReleaseSavepoint {
-				t.pending = t.pending[:i]
+			if t.pendingSavepoints = t.pendingSavepoints[:i+1]; what == replica.ReleaseSavepoint {
+				t.pendingSavepoints = t.pendingSavepoints[:i]
 			}
 		}
 		switch {
 		case !found:
 			return sqlError(sqlite.NoSavepoint(class.Savepoint))
-		case t.bySave && len(t.pending) == 0:
+		case t.begunBySavepoint && len(t.pendingSavepoints) == 0:
 			t.end()
 		}
 		return nil
 	}
-	if t.bySave && what == replica.ReleaseSavepoint && t.view.Outermost(class.Savepoint) {
+	if t.begunBySavepoint && what == replica.ReleaseSavepoint && t.view.Outermost(class.Savepoint) {
 		return c.commit(ctx)
 	}
-	return t.explain(t.view.Savepoint(what, class.Savepoint, text))
+	return t.viewError(t.view.Savepoint(what, class.Savepoint, text))
 }
 
-// steps runs a script that begins or ends transactions, one statement after the
-// other. A transaction that it began is rolled back if it fails.
-func (c *conn) steps(ctx context.Context, script string, args []wire.Argument) (_ resultSet, err error) {
-	open := c.tx
+// runSteps runs a script that begins or ends transactions, one statement after the
+// other. If the script fails, the transaction that it has begun is rolled back.
+func (c *conn) runSteps(ctx context.Context, script string, args []wire.Argument) (_ resultSet, err error) {
+	before := c.tx
 	all := collector{conn: &c.cfg}
 	used := make([]bool, len(args))
 	defer func() {
 		if err != nil {
 			all.close()
 		}
-		if err != nil && c.tx != nil && c.tx != open {
+		if err != nil && c.tx != nil && c.tx != before {
 			c.tx.end()
 		}
 	}()
@@ -106,17 +109,17 @@ func (c *conn) steps(ctx context.Context, script string, args []wire.Argument) (
 			return nil, err
 		}
 		var part sqlite.Part
-		if part, rest, err = c.first(ctx, rest); err != nil {
+		if part, rest, err = c.classifyFirst(ctx, rest); err != nil {
 			return nil, err
 		}
 		if part.Kind == sqlite.Empty {
 			continue
 		}
-		own, err := argumentsOf(part.Params, args, used)
+		own, err := argumentsFor(part.Params, args, used)
 		if err != nil {
 			return nil, err
 		}
-		next, err := c.step(ctx, &part, own)
+		next, err := c.runStep(ctx, &part, own)
 		if err != nil {
 			return nil, err
 		}
@@ -124,14 +127,15 @@ func (c *conn) steps(ctx context.Context, script string, args []wire.Argument) (
 			return nil, err
 		}
 	}
-	if err := allUsed(args, used); err != nil {
+	if err := checkAllUsed(args, used); err != nil {
 		return nil, err
 	}
-	return newSets(&c.cfg, all.sets, nil)
+	return newListedSets(&c.cfg, all.sets, nil)
 }
 
-// first classifies the first statement of a script.
-func (c *conn) first(ctx context.Context, script string) (part sqlite.Part, rest string, err error) {
+// classifyFirst classifies the first statement of a script, and returns the rest of the
+// script.
+func (c *conn) classifyFirst(ctx context.Context, script string) (part sqlite.Part, rest string, err error) {
 	if c.temp != nil && c.tx != nil {
 		if err := c.tx.beginView(ctx); err != nil {
 			return part, rest, err
@@ -139,18 +143,18 @@ func (c *conn) first(ctx context.Context, script string) (part sqlite.Part, rest
 	}
 	if t := c.tx; t != nil && t.view != nil {
 		part, rest, err = t.view.First(script)
-		return part, rest, t.explain(err)
+		return part, rest, t.viewError(err)
 	}
 	if c.temp != nil {
-		part, rest, err = c.temp.First(script, c.travels)
+		part, rest, err = c.temp.First(script, c.settings)
 		return part, rest, sqlError(err)
 	}
-	part, rest, err = c.node.Machine().First(script, c.travels)
+	part, rest, err = c.node.Machine().First(script, c.settings)
 	return part, rest, sqlError(err)
 }
 
-// step runs one statement of a script.
-func (c *conn) step(ctx context.Context, part *sqlite.Part, args []wire.Argument) (resultSet, error) {
+// runStep runs one statement of runSteps.
+func (c *conn) runStep(ctx context.Context, part *sqlite.Part, args []wire.Argument) (resultSet, error) {
 	switch part.Kind {
 	case sqlite.Write, sqlite.Vacuum:
 		r, err := c.write(ctx, part.SQL, &part.Class, args)
@@ -159,20 +163,21 @@ func (c *conn) step(ctx context.Context, part *sqlite.Part, args []wire.Argument
 		}
 		return newMemoryRows(&c.cfg, r.Statements[0].Rows), nil
 	}
-	return c.answer(ctx, part.SQL, &part.Class, args)
+	return c.runLocal(ctx, part.SQL, &part.Class, args)
 }
 
-// allUsed reports an argument without a name that no statement of a script uses.
-func allUsed(args []wire.Argument, used []bool) error {
+// checkAllUsed returns an error if no statement of a script uses one of the arguments
+// without a name.
+func checkAllUsed(args []wire.Argument, used []bool) error {
 	if i := sqlite.Surplus(args, used); i >= 0 {
 		return sqlError(sqlite.UnusedScriptArgument(i))
 	}
 	return nil
 }
 
-// argumentsOf returns those of a script's arguments that a statement of it uses,
-// and marks them as used.
-func argumentsOf(params []string, args []wire.Argument, used []bool) ([]wire.Argument, error) {
+// argumentsFor returns those arguments of a script that a statement with these
+// parameters uses, and marks them in used.
+func argumentsFor(params []string, args []wire.Argument, used []bool) ([]wire.Argument, error) {
 	own := make([]bool, len(args))
 	sqlite.Use(params, args, own)
 	out := args[:min(len(args), len(params))]
@@ -193,11 +198,11 @@ func argumentsOf(params []string, args []wire.Argument, used []bool) ([]wire.Arg
 	return out, nil
 }
 
-// script runs a script that writes: all of its statements or, if one fails,
-// none.
-func (t *tx) script(ctx context.Context, script string, args []wire.Argument) (*wire.Result, error) {
+// writeScript runs a script that writes. If a statement fails, it undoes the effects of
+// all statements before it.
+func (t *tx) writeScript(ctx context.Context, script string, args []wire.Argument) (*wire.Result, error) {
 	var out wire.StatementResult
-	bytes := 0 // of all rows
+	bytes := 0 // size of all rows
 	err := t.view.Atomic(func() error {
 		used := make([]bool, len(args))
 		for rest := script; rest != ""; {
@@ -206,17 +211,17 @@ func (t *tx) script(ctx context.Context, script string, args []wire.Argument) (*
 			}
 			part, tail, err := t.view.First(rest)
 			if err != nil {
-				return t.explain(err)
+				return t.viewError(err)
 			}
 			rest = tail
 			if part.Kind == sqlite.Empty {
 				continue
 			}
-			own, err := argumentsOf(part.Params, args, used)
+			own, err := argumentsFor(part.Params, args, used)
 			if err != nil {
 				return err
 			}
-			next, err := t.part(ctx, &part, own)
+			next, err := t.runPart(ctx, &part, own)
 			if err != nil {
 				return err
 			}
@@ -230,16 +235,16 @@ func (t *tx) script(ctx context.Context, script string, args []wire.Argument) (*
 			next.RowID = cmp.Or(next.RowID, out.RowID)
 			out = next
 		}
-		return allUsed(args, used)
+		return checkAllUsed(args, used)
 	})
 	if err != nil {
-		return nil, t.explain(err)
+		return nil, t.viewError(err)
 	}
 	return &wire.Result{Statements: []wire.StatementResult{out}}, nil
 }
 
-// part runs one statement of a script.
-func (t *tx) part(ctx context.Context, part *sqlite.Part, args []wire.Argument) (out wire.StatementResult, err error) {
+// runPart runs one statement of writeScript.
+func (t *tx) runPart(ctx context.Context, part *sqlite.Part, args []wire.Argument) (out wire.StatementResult, err error) {
 	c := t.c
 	switch part.Kind {
 	case sqlite.Write:
@@ -255,23 +260,23 @@ func (t *tx) part(ctx context.Context, part *sqlite.Part, args []wire.Argument) 
 			}
 		}
 		if out, err = t.view.Exec(ctx, part.SQL, args); err != nil {
-			return out, readError(ctx, t.explain(err))
+			return out, readError(ctx, t.viewError(err))
 		}
-		c.remember(&part.Class, &out)
+		c.takeCounters(&part.Class, &out)
 		return out, nil
 	case sqlite.Read:
 		if part.Pragma != "" {
-			out.Rows = c.setting(part.Pragma)
+			out.Rows = c.pragmaRows(part.Pragma)
 		}
 		if out.Rows != nil {
 			break
 		}
 		out.Rows, err = t.view.Rows(ctx, part.SQL, args)
-		err = readError(ctx, t.explain(err))
+		err = readError(ctx, t.viewError(err))
 	default:
 		var rows resultSet
-		if rows, err = c.answer(ctx, part.SQL, &part.Class, args); err == nil {
-			if held, ok := rows.(*memoryRows); ok && !silent(&part.Class) {
+		if rows, err = c.runLocal(ctx, part.SQL, &part.Class, args); err == nil {
+			if held, ok := rows.(*memoryRows); ok && !hasNoRowsInScript(&part.Class) {
 				out.Rows = held.rows
 			}
 			rows.Close()

@@ -9,38 +9,40 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// settings are the PRAGMAs that a connection was told, as it answers them. None
-// has an effect, but busy_timeout and defer_foreign_keys.
-type settings map[string]int64
+// localPragmas are the values of the PRAGMAs that only the connection keeps. It
+// returns them when it is asked for them. Only busy_timeout and defer_foreign_keys
+// have an effect.
+type localPragmas map[string]int64
 
-func (s *settings) set(name string, value int64) {
-	if *s == nil {
-		*s = settings{}
+func (p *localPragmas) set(name string, value int64) {
+	if *p == nil {
+		*p = localPragmas{}
 	}
-	(*s)[name] = value
+	(*p)[name] = value
 }
 
-// configure runs a PRAGMA that sets something, or a script with such.
-func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
+// runPragmas runs a PRAGMA that sets something, or a script with such PRAGMAs that
+// writes nothing and begins no transaction.
+func (c *conn) runPragmas(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
 	if !class.Script {
 		if c.tx != nil && class.Pragma == "defer_foreign_keys" {
 			if err := c.tx.deferForeignKeys(ctx, sqlite.Truth(class.PragmaArg)); err != nil {
 				return nil, err
 			}
 		}
-		rows, err := c.apply(class)
+		rows, err := c.execPragma(class)
 		if err != nil {
 			return nil, err
 		}
 		if rows == nil && sqlite.Pragmas[class.Pragma].Echo {
-			if rows = c.setting(class.Pragma); rows == nil {
+			if rows = c.pragmaRows(class.Pragma); rows == nil {
 				return c.read(ctx, "PRAGMA "+class.Pragma, &sqlite.Class{}, nil)
 			}
 		}
 		return newMemoryRows(&c.cfg, rows), nil
 	}
 	reads := slices.ContainsFunc(class.Parts, func(p sqlite.Part) bool { return p.Kind == sqlite.Read })
-	if reads && c.tx == nil && c.consistency(ctx) == Linearizable { // once for all of them
+	if reads && c.tx == nil && c.consistency(ctx) == Linearizable { // once for all statements
 		if err := c.node.Linearize(ctx); err != nil {
 			return nil, err
 		}
@@ -51,7 +53,7 @@ func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class, 
 		part := &class.Parts[i]
 		next, err := resultSet(nil), ctx.Err()
 		if err == nil {
-			next, err = c.answer(ctx, part.SQL, &part.Class, args)
+			next, err = c.runLocal(ctx, part.SQL, &part.Class, args)
 		}
 		if err == nil {
 			err = all.add(&part.Class, next, i == len(class.Parts)-1)
@@ -60,15 +62,16 @@ func (c *conn) configure(ctx context.Context, text string, class *sqlite.Class, 
 			return nil, readError(ctx, err)
 		}
 	}
-	return newSets(&c.cfg, all.sets, nil)
+	return newListedSets(&c.cfg, all.sets, nil)
 }
 
-// apply does what a PRAGMA says, as far as it concerns the connection.
-func (c *conn) apply(class *sqlite.Class) (*wire.Rows, error) {
+// execPragma executes a PRAGMA that sets something, as far as it concerns the
+// connection. It returns rows if the PRAGMA has some.
+func (c *conn) execPragma(class *sqlite.Class) (*wire.Rows, error) {
 	name, arg := class.Pragma, class.PragmaArg
 	pragma := sqlite.Pragmas[name]
 	if pragma.Kind == sqlite.PragmaTravels {
-		return nil, c.set(pragma.Set(c.travels, arg))
+		return nil, c.setSettings(pragma.Set(c.settings, arg))
 	}
 	switch name {
 	case "journal_mode":
@@ -84,70 +87,71 @@ func (c *conn) apply(class *sqlite.Class) (*wire.Rows, error) {
 		return &wire.Rows{Columns: []wire.Column{{Name: name}}}, nil
 	}
 	if class.PragmaSet {
-		if value, taken := pragma.Read(arg); taken {
-			c.settings.set(name, value)
+		if value, ok := pragma.Read(arg); ok {
+			c.pragmas.set(name, value)
 		}
 	}
 	return nil, nil
 }
 
-// set changes the settings that travel. PRAGMA foreign_keys, which SQLite
-// ignores inside a transaction, without a word, holds there until the
-// transaction ends: so that neither a table that is rebuilt loses the rows of
-// others, nor does a program that knows it to be ignored leave the connection
-// with it.
-func (c *conn) set(travels wire.Settings) error {
+// setSettings changes the settings that operations carry. SQLite silently ignores
+// PRAGMA foreign_keys inside a transaction. Here it takes effect there, but only
+// until the transaction ends. So a program that switches foreign keys off to rebuild
+// a table does not lose rows that refer to it, and a program that relies on the
+// PRAGMA being ignored does not change its connection.
+func (c *conn) setSettings(settings wire.Settings) error {
 	t := c.tx
 	if t == nil {
-		c.travels = travels
+		c.settings = settings
 		return nil
 	}
 	if t.view != nil {
-		if err := t.explain(t.view.Use(travels)); err != nil {
+		if err := t.viewError(t.view.Use(settings)); err != nil {
 			return err
 		}
 	}
-	if changed := (c.travels ^ travels) & wire.ForeignKeysOff &^ t.others; changed != 0 {
-		t.others |= changed
-		t.outside |= c.travels & changed
+	if changed := (c.settings ^ settings) & wire.ForeignKeysOff &^ t.changedSettings; changed != 0 {
+		t.changedSettings |= changed
+		t.settingsBefore |= c.settings & changed
 	}
-	c.travels = travels
+	c.settings = settings
 	return nil
 }
 
-func (c *conn) queryOnly() bool { return c.travels&wire.QueryOnly != 0 }
+func (c *conn) queryOnly() bool { return c.settings&wire.QueryOnly != 0 }
 
-// restoring returns what takes back what a script does to the connection's
-// settings, if it fails.
-func (c *conn) restoring(script bool) func(failed error) {
+// settingsRestorer returns a function that is called with the error of a script. If
+// the script has failed, the function undoes its changes of the connection's settings.
+func (c *conn) settingsRestorer(script bool) func(failed error) {
 	if !script {
 		return func(error) {}
 	}
-	tx, inside, outside, others := c.tx, c.travels, c.travels, maps.Clone(c.settings)
+	tx, pragmas := c.tx, maps.Clone(c.pragmas)
+	inTx, afterTx := c.settings, c.settings // the settings now, and once tx has ended
 	if tx != nil {
-		outside = outside&^tx.others | tx.outside
+		afterTx = tx.settingsAfterEnd()
 	}
 	return func(failed error) {
 		if failed == nil {
 			return
 		}
-		c.settings = others
+		c.pragmas = pragmas
 		if c.tx == tx {
-			_ = c.set(inside) // it fails if the transaction is over, with its settings
+			_ = c.setSettings(inTx) // if this fails, the transaction has ended, and its settings with it
 			return
 		}
-		c.travels = outside
-		delete(c.settings, "defer_foreign_keys") // of a transaction that has ended
+		c.settings = afterTx
+		delete(c.pragmas, "defer_foreign_keys") // the transaction that it was set for has ended
 	}
 }
 
-// setting answers a PRAGMA that the connection knows better than SQLite, or
-// returns nil.
-func (c *conn) setting(name string) *wire.Rows {
-	if pragma := sqlite.Pragmas[name]; pragma.Kind == sqlite.PragmaTravels && name != "case_sensitive_like" { // which SQLite does not tell
-		return oneInteger(name, pragma.On(c.travels))
+// pragmaRows returns the rows of a PRAGMA whose value the connection keeps, or nil if
+// SQLite has to be asked.
+func (c *conn) pragmaRows(name string) *wire.Rows {
+	if pragma := sqlite.Pragmas[name]; pragma.Kind == sqlite.PragmaTravels && name != "case_sensitive_like" { // SQLite has no way to read that one
+		return oneBoolean(name, pragma.On(c.settings))
 	}
-	value, ok := c.settings[name]
+	value, ok := c.pragmas[name]
 	if !ok {
 		return nil
 	}
@@ -161,7 +165,7 @@ func oneText(name, value string) *wire.Rows {
 	return &wire.Rows{Columns: []wire.Column{{Name: name}}, Cells: []wire.Value{wire.TextValue(value)}}
 }
 
-func oneInteger(name string, on bool) *wire.Rows {
+func oneBoolean(name string, on bool) *wire.Rows {
 	v := wire.IntegerValue(0)
 	if on {
 		v = wire.IntegerValue(1)

@@ -5,13 +5,13 @@ import (
 	"slices"
 )
 
-// A Status describes a node as it sees itself and the cluster. Leader, Term,
-// Applied and Commit are of the SQL database.
+// A Status is the state of a node, and of the cluster as the node sees it. Leader, Term,
+// Applied and Commit are those of the SQL shard.
 type Status struct {
 	NodeID        uint64
-	Leader        uint64 // node id; 0: none known
+	Leader        uint64 // node id; 0: no leader is known
 	Term          uint64
-	Applied       uint64 // index of the last entry that reads on this node see
+	Applied       uint64 // index of the last entry that this node has applied, and that its reads see
 	Commit        uint64 // index of the last entry known to be committed
 	Members       []Member
 	DatabaseBytes int64
@@ -19,13 +19,13 @@ type Status struct {
 	Shards        []ShardStatus
 }
 
-// A ShardStatus describes one of a node's replicated logs.
+// A ShardStatus is the state of one shard on a node.
 type ShardStatus struct {
 	Name    string // sql, kv, lock or pubsub
-	Leader  uint64 // node id; 0: none known
+	Leader  uint64 // node id; 0: no leader is known
 	Term    uint64
 	Applied uint64 // index of the last entry that this node has applied
-	Error   string // why this node takes no part in it, for good or until there is free disk space; "": it does
+	Error   string // why this node takes no part in the shard, until it is started again or has free disk space; "": it takes part
 }
 
 // Status returns the node's status, without asking other nodes.

@@ -10,65 +10,70 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
-// TEMP objects belong to their connection, and live until it is closed, as with
-// SQLite. While it has some it holds a SQLite connection of its own
-// (replica.Temporary), on which it reads, and writes what is TEMP: locally.
-// What writes anything else and uses TEMP objects, or may, is a transaction: that
-// brings them to the replicas.
+// TEMP objects belong to their connection and live until it is closed, as in SQLite.
+// A connection that has some holds a SQLite connection (replica.Temporary). It reads
+// there, and there it runs the statements that change nothing but TEMP objects.
+// A statement that uses TEMP objects, or may use them, and writes ordinary tables runs
+// in a transaction, whose operation carries the TEMP objects to all replicas.
 
-// usesTemp reports that the connection has TEMP objects, or may: what a text does
-// depends on them.
+// usesTemp reports whether the connection has TEMP objects, or its transaction may have
+// made some. What a text does then depends on them.
 func (c *conn) usesTemp() bool {
 	return c.temp != nil || c.tx != nil && c.tx.view != nil && c.tx.view.HasTemp()
 }
 
-func (c *conn) state() wire.ConnState {
+// counters returns the values of changes(), total_changes() and last_insert_rowid().
+func (c *conn) counters() wire.ConnState {
 	return wire.ConnState{Changes: c.changes, TotalChanges: c.totalChanges, LastInsertID: c.lastInsertID}
+}
+
+func (c *conn) restoreCounters(s wire.ConnState) {
+	c.changes, c.totalChanges, c.lastInsertID = s.Changes, s.TotalChanges, s.LastInsertID
 }
 
 // classifyTemp is classify on a connection that has TEMP objects.
 func (c *conn) classifyTemp(ctx context.Context, text string) (*sqlite.Class, error) {
 	if c.tx != nil {
-		// What ends a transaction means the same with and without TEMP objects,
-		// and has to be understood when the transaction is over already.
-		if class, err := c.node.ClassifyNow(text, c.travels); err == nil && class.Kind == sqlite.Transaction {
+		// The statements that end a transaction do not depend on TEMP objects, and
+		// they must be classified even if the view has ended.
+		if class, err := c.node.ClassifyNow(text, c.settings); err == nil && class.Kind == sqlite.Transaction {
 			return class, nil
 		}
 		return c.tx.classify(ctx, text)
 	}
 	class, err := c.node.ClassifyBy(ctx, text, func(text string) (*sqlite.Class, error) {
-		class, err := c.temp.Classify(text, c.travels)
+		class, err := c.temp.Classify(text, c.settings)
 		return &class, err
 	})
 	return class, readError(ctx, err)
 }
 
-// current returns the class of a text that was classified earlier: TEMP objects
-// may have come or gone since.
-func (c *conn) current(ctx context.Context, text string, class *sqlite.Class) (*sqlite.Class, error) {
+// reclassify returns the class of a text that was classified earlier. The class may
+// have changed if TEMP objects were created or dropped in between.
+func (c *conn) reclassify(ctx context.Context, text string, class *sqlite.Class) (*sqlite.Class, error) {
 	if !class.Temp && !c.usesTemp() {
 		return class, nil
 	}
 	return c.classify(ctx, text)
 }
 
-// readTemp runs a text that only reads, beside TEMP objects.
+// readTemp runs a text that only reads, on a connection that has TEMP objects.
 func (c *conn) readTemp(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
-	held := c.temp
+	temp := c.temp
 	query := func(text string) (resultSet, error) {
-		q, err := held.Query(ctx, text, args, c.state(), c.travels)
+		q, err := temp.Query(ctx, text, args, c.counters(), c.settings)
 		if err != nil {
 			return nil, readError(ctx, err)
 		}
 		return newLocalRows(ctx, &c.cfg, q, q.Close)
 	}
 	if class.Script {
-		return c.inTurn(class, query, nil)
+		return c.lazySets(class, query, nil)
 	}
 	return query(text)
 }
 
-// writeTemp runs a text that writes and has to do with TEMP objects, or may.
+// writeTemp runs a text that writes and uses TEMP objects, or may use them.
 func (c *conn) writeTemp(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (*wire.Result, error) {
 	if c.queryOnly() {
 		return nil, errReadOnly()
@@ -85,43 +90,45 @@ func (c *conn) writeTemp(ctx context.Context, text string, class *sqlite.Class, 
 
 // writeTempOnly runs a statement that changes TEMP objects and nothing else.
 func (c *conn) writeTempOnly(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (*wire.Result, error) {
-	if c.consistency(ctx) == Linearizable { // it may read what is not TEMP
+	if c.consistency(ctx) == Linearizable { // the statement may read ordinary tables
 		if err := c.node.Linearize(ctx); err != nil {
 			return nil, err
 		}
 	}
 	if c.temp == nil {
-		held, err := c.node.Machine().Temporary(nil)
+		temp, err := c.node.Machine().Temporary(nil)
 		if err != nil {
 			return nil, sqlError(err)
 		}
-		c.temp = held
+		c.temp = temp
 	}
-	delete(c.settings, "defer_foreign_keys")
-	out, err := c.temp.Exec(ctx, text, args, c.state(), c.travels)
+	delete(c.pragmas, "defer_foreign_keys")
+	out, err := c.temp.Exec(ctx, text, args, c.counters(), c.settings)
 	if class.Schema && c.temp.Unused() {
-		c.dropTemp(nil)
+		c.replaceTemp(nil)
 	}
 	if err != nil {
 		return nil, readError(ctx, err)
 	}
-	c.remember(class, &out)
+	c.takeCounters(class, &out)
 	return &wire.Result{Statements: []wire.StatementResult{out}}, nil
 }
 
-// dropTemp makes what next holds the connection's TEMP objects; nil: it has none.
-func (c *conn) dropTemp(next *replica.Temporary) {
+// replaceTemp closes the connection's TEMP objects and makes next the new ones. If next
+// is nil, the connection has none.
+func (c *conn) replaceTemp(next *replica.Temporary) {
 	if c.temp != nil {
 		c.temp.Close()
 	}
 	c.temp = next
 }
 
-// inTransaction calls f in a transaction of its own, which waits for the write
-// lease only if f writes more than TEMP objects. If others have written in
-// between, f is called again with the lease in hand.
+// inTransaction calls f in a transaction that is begun and committed for it. The
+// transaction waits for the write lease only when f writes something other than TEMP
+// objects. If rows have changed by then, f is called again in a transaction that has
+// the lease from its beginning.
 func inTransaction[T any](ctx context.Context, c *conn, f func() (T, error)) (T, error) {
-	result, err := within(ctx, c, true, f)
+	result, err := inOwnTransaction(ctx, c, true, f)
 	var e *Error
 	if errors.As(err, &e) && e.ExtendedCode == sqlite.CodeBusySnapshot {
 		return inImmediate(ctx, c, f)
@@ -129,60 +136,80 @@ func inTransaction[T any](ctx context.Context, c *conn, f func() (T, error)) (T,
 	return result, err
 }
 
-// inImmediate calls f in a transaction of its own.
+// inImmediate calls f in a transaction that is begun and committed for it, and that has
+// the write lease from its beginning.
 func inImmediate[T any](ctx context.Context, c *conn, f func() (T, error)) (T, error) {
-	return within(ctx, c, false, f)
+	return inOwnTransaction(ctx, c, false, f)
 }
 
-func within[T any](ctx context.Context, c *conn, deferred bool, f func() (T, error)) (result T, err error) {
-	before := c.state()
+// inOwnTransaction begins a transaction, calls f, and commits. It rolls back if f fails,
+// unless a failed statement of f has left changes.
+func inOwnTransaction[T any](ctx context.Context, c *conn, deferred bool, f func() (T, error)) (result T, err error) {
+	before := c.counters()
 	if err := c.begin(ctx, false, deferred, true); err != nil {
 		return result, err
 	}
 	t := c.tx
 	defer t.end()
 	result, err = f()
-	if err != nil && !t.left() {
-		c.changes, c.totalChanges, c.lastInsertID = before.Changes, before.TotalChanges, before.LastInsertID
+	if err != nil && !t.keepsFailedStatement() {
+		c.restoreCounters(before)
 		return result, err
 	}
-	if failed := t.commit(ctx); failed != nil {
-		c.changes, c.totalChanges, c.lastInsertID = before.Changes, before.TotalChanges, before.LastInsertID
-		return result, failed
+	if commitErr := t.commit(ctx); commitErr != nil {
+		c.restoreCounters(before)
+		return result, commitErr
 	}
 	return result, err
 }
 
-// left reports that a statement which failed has left what it did, as OR FAIL
-// does.
-func (t *tx) left() bool { return t.view != nil && t.view.Err() == nil && t.view.Written() }
+// keepsFailedStatement reports whether a failed statement has left changes behind, as
+// INSERT OR FAIL does.
+func (t *tx) keepsFailedStatement() bool {
+	return t.view != nil && t.view.Err() == nil && t.view.Written()
+}
 
-// nextTemp holds the TEMP objects as the transaction leaves them, if it has
-// changed them. It is made before the transaction is applied: what fails has to
-// fail before.
-func (t *tx) nextTemp() (take func(), drop func(), err error) {
-	nothing := func() {}
+// tempChange is the change of a connection's TEMP objects by a transaction. It is
+// either adopted or discarded.
+type tempChange struct {
+	c       *conn
+	changed bool
+	temp    *replica.Temporary // nil: the transaction leaves none
+}
+
+// nextTemp makes the TEMP objects as the transaction leaves them. It is called before
+// the transaction is proposed, since an error after that could not undo the commit.
+func (t *tx) nextTemp() (next tempChange, err error) {
+	next.c = t.c
 	if t.view == nil || !t.view.HasTemp() {
-		return nothing, nothing, nil
+		return next, nil
 	}
 	content, changed, err := t.view.Temp()
 	if err != nil || !changed {
-		return nothing, nothing, err
+		return next, err
 	}
-	var next *replica.Temporary
+	next.changed = true
 	if content != nil {
-		if next, err = t.c.node.Machine().Temporary(content); err != nil {
-			return nil, nil, err
-		}
+		next.temp, err = t.c.node.Machine().Temporary(content)
 	}
-	return func() { t.c.dropTemp(next) }, func() {
-		if next != nil {
-			next.Close()
-		}
-	}, nil
+	return next, err
 }
 
-// batchTemp is batch for statements that have to do with TEMP objects, or may.
+// adopt gives the connection the TEMP objects that the transaction leaves.
+func (n tempChange) adopt() {
+	if n.changed {
+		n.c.replaceTemp(n.temp)
+	}
+}
+
+// discard leaves the connection's TEMP objects as they are.
+func (n tempChange) discard() {
+	if n.temp != nil {
+		n.temp.Close()
+	}
+}
+
+// batchTemp is batch for statements that use TEMP objects, or may use them.
 func (c *conn) batchTemp(ctx context.Context, stmts []Statement) ([]sql.Result, error) {
 	if c.queryOnly() {
 		return nil, errReadOnly()
@@ -192,8 +219,8 @@ func (c *conn) batchTemp(ctx context.Context, stmts []Statement) ([]sql.Result, 
 		for i := range stmts {
 			r, err := c.batchStep(ctx, &stmts[i])
 			if err != nil {
-				c.tx.end() // nothing of it, OR FAIL or not
-				return nil, at(i, err)
+				c.tx.end() // a batch keeps nothing, even if the statement says OR FAIL
+				return nil, withStatementIndex(i, err)
 			}
 			results = append(results, r)
 		}
@@ -201,6 +228,7 @@ func (c *conn) batchTemp(ctx context.Context, stmts []Statement) ([]sql.Result, 
 	})
 }
 
+// batchStep runs one statement of batchTemp.
 func (c *conn) batchStep(ctx context.Context, s *Statement) (sql.Result, error) {
 	class, err := c.batchClass(ctx, s.SQL, false)
 	if err != nil {

@@ -8,17 +8,18 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// Times are texts in SQLite. By default they are written in UTC and in one form:
-// the order of these texts is the order of the times, equal times are equal
-// texts, and SQLite's date functions read them. A fraction without its last
-// zeros keeps the order, because '+' is less than '.' and than every digit.
+// SQLite has no type for times, so times are stored as texts. By default all of them
+// are written in UTC and in the same layout. Then the order of the texts is the order
+// of the times, equal times are equal texts, and SQLite's date functions can read
+// them. The layout drops trailing zeros of the fraction, which keeps the order because
+// '+' sorts before '.' and before all digits.
 const (
 	defaultTimeLayout = "2006-01-02 15:04:05.999999999-07:00"
 	stringTimeLayout  = "2006-01-02 15:04:05.999999999 -0700 MST" // time.Time.String's
 )
 
-// timeFormats are the other forms by their names, which are modernc.org/sqlite's
-// but for "string": that is its default.
+// timeFormats are the layouts by the names of ConnConfig.TimeFormat. The names are those
+// of modernc.org/sqlite, except for "string", which is its default.
 var timeFormats = map[string]string{
 	"sqlite":              defaultTimeLayout,
 	"datetime":            "2006-01-02 15:04:05",
@@ -26,7 +27,7 @@ var timeFormats = map[string]string{
 	"string_no_monotonic": stringTimeLayout,
 }
 
-// timeValue is the argument for a time.
+// timeValue converts an argument that is a time.
 func (c *ConnConfig) timeValue(t time.Time) (wire.Value, error) {
 	switch c.TimeIntegerFormat {
 	case "unix":
@@ -46,29 +47,29 @@ func (c *ConnConfig) timeValue(t time.Time) (wire.Value, error) {
 		}
 		return wire.TextValue(t.Format(defaultTimeLayout)), nil
 	case "string":
-		return wire.TextValue(c.in(t).String()), nil
+		return wire.TextValue(c.inLocation(t).String()), nil
 	}
-	return wire.TextValue(c.in(t).Format(timeFormats[c.TimeFormat])), nil
+	return wire.TextValue(c.inLocation(t).Format(timeFormats[c.TimeFormat])), nil
 }
 
-func (c *ConnConfig) in(t time.Time) time.Time {
+// inLocation returns t in the connection's zone, if it has one.
+func (c *ConnConfig) inLocation(t time.Time) time.Time {
 	if c.Location == nil {
 		return t
 	}
 	return t.In(c.Location)
 }
 
-// holdsTimes reports that a declared type, in upper case, is one of times: DATE,
-// DATETIME, TIMESTAMP or TIMESTAMPTZ, with a precision or not, WITH TIME ZONE or
-// WITHOUT.
+// holdsTimes reports whether a declared type, in upper case, is DATE, DATETIME,
+// TIMESTAMP or TIMESTAMPTZ. A precision may follow, and WITH or WITHOUT TIME ZONE.
 func holdsTimes(declType string) bool {
 	if open := strings.IndexByte(declType, '('); open >= 0 {
 		rest := declType[open:]
-		shut := strings.IndexByte(rest, ')')
-		if shut < 0 {
+		closing := strings.IndexByte(rest, ')')
+		if closing < 0 {
 			return false
 		}
-		declType = declType[:open] + " " + rest[shut+1:]
+		declType = declType[:open] + " " + rest[closing+1:]
 	}
 	name, rest, _ := strings.Cut(strings.Join(strings.Fields(declType), " "), " ")
 	switch rest {
@@ -83,9 +84,10 @@ func holdsTimes(declType string) bool {
 	return false
 }
 
-// parseTime reads a time in any form that SQLite, this or another driver has
-// written. What has no zone is in the connection's, or UTC. A guess may be at a
-// text that is none of times.
+// parseTime parses a time in any layout in which SQLite, this driver or another one
+// writes times. A time without a zone is taken to be in ConnConfig.Location or, if that
+// is nil, in UTC. guess says that nothing but its look suggests that the text is a time,
+// so that only common layouts are accepted.
 func (c *ConnConfig) parseTime(s string, guess bool) (time.Time, bool) {
 	if !guess {
 		s = strings.TrimSpace(s)
@@ -99,55 +101,56 @@ func (c *ConnConfig) parseTime(s string, guess bool) (time.Time, bool) {
 	if !ok {
 		return time.Time{}, false
 	}
-	return c.in(t), true
+	return c.inLocation(t), true
 }
 
-// A timeParser reads a time from the front of a text.
+// A timeParser parses a time. Its methods consume the front of rest.
 type timeParser struct {
 	rest   string
-	guess  bool // it may be no time: years have four digits, zones one word
-	named  bool // the offset has a zone's name after it, as time.Time.String writes it
+	guess  bool // accept only years of four digits, and zones of one word
+	named  bool // a zone's name follows the offset, as time.Time.String writes it
 	failed bool
 }
 
-// parse reads YYYY-MM-DD, with a time of day behind it or not, with a zone behind
-// that or not, and as time.Time.String has it with the zone's name and the
-// reading of the monotonic clock.
+// parse parses YYYY-MM-DD, after which a time of day and a zone may follow. It also
+// parses what time.Time.String returns, with the zone's name and the reading of the
+// monotonic clock. zone is the zone of a time without one.
 func (p *timeParser) parse(zone *time.Location) (time.Time, bool) {
 	year, month, day := p.date()
 	var hour, minute, second, nanosecond int
-	if p.any(" Tt") && p.rest != "" && !p.failed {
+	if p.skip(" Tt") && p.rest != "" && !p.failed {
 		hour, minute, second, nanosecond = p.clock()
 	}
 	if p.failed || month < 1 || month > 12 || day < 1 || hour > 23 || minute > 59 || second > 59 {
 		return time.Time{}, false
 	}
-	offset, name, given := p.zone()
+	offset, name, found := p.zone()
 	if p.failed || p.rest != "" {
 		return time.Time{}, false
 	}
 	// Only time.Time.String writes other years. Without this rule a result of
-	// timediff, as -0023-11-30 12:00:00.000, would be taken for a time.
+	// timediff, such as -0023-11-30 12:00:00.000, would be taken for a time.
 	if (year < 0 || year > 9999) && !p.named {
 		return time.Time{}, false
 	}
-	if given {
+	if found {
 		zone = time.UTC
 	}
 	t := time.Date(year, time.Month(month), day, hour, minute, second, nanosecond, zone)
-	if !given {
-		// A day that the month has not, not an hour that the zone skips.
+	if !found {
+		// Refuse a day that the month does not have, but not an hour that the zone
+		// skips when its clocks go forward.
 		return t, time.Date(year, time.Month(month), day, 0, 0, 0, 0, time.UTC).Day() == day
 	}
 	if t.Day() != day {
 		return time.Time{}, false
 	}
-	return zoned(t.Add(-time.Duration(offset)*time.Second), offset, name), true
+	return inWrittenZone(t.Add(-time.Duration(offset)*time.Second), offset, name), true
 }
 
-// zoned shows an instant in the zone that was written with it: as the process's
-// own where that is it, as time.Parse does.
-func zoned(t time.Time, offset int, name string) time.Time {
+// inWrittenZone returns t in the zone that was written with it. Like time.Parse, it uses
+// time.Local if that has the same offset and name at t.
+func inWrittenZone(t time.Time, offset int, name string) time.Time {
 	if offset == 0 && (name == "" || name == "UTC") {
 		return t
 	}
@@ -158,32 +161,33 @@ func zoned(t time.Time, offset int, name string) time.Time {
 	return t.In(time.FixedZone(name, offset))
 }
 
+// date parses YYYY-MM-DD.
 func (p *timeParser) date() (year, month, day int) {
 	most := 9
 	if p.guess {
 		most = 4
 	}
-	negative := !p.guess && p.any("-")
+	negative := !p.guess && p.skip("-")
 	year = p.digits(4, most)
 	if negative {
 		year = -year
 	}
-	p.must("-")
+	p.expect("-")
 	month = p.digits(2, 2)
-	p.must("-")
+	p.expect("-")
 	return year, month, p.digits(2, 2)
 }
 
-// clock reads HH:MM, and :SS and a fraction if they are there.
+// clock parses HH:MM, after which :SS and a fraction may follow.
 func (p *timeParser) clock() (hour, minute, second, nanosecond int) {
 	hour = p.digits(1, 2)
-	p.must(":")
+	p.expect(":")
 	minute = p.digits(2, 2)
-	if !p.any(":") {
+	if !p.skip(":") {
 		return hour, minute, 0, 0
 	}
 	second = p.digits(2, 2)
-	if !p.any(".,") {
+	if !p.skip(".,") {
 		return hour, minute, second, 0
 	}
 	unit := int(time.Second)
@@ -198,10 +202,10 @@ func (p *timeParser) clock() (hour, minute, second, nanosecond int) {
 	}
 }
 
-// zone reads Z, UTC, GMT or an offset, behind a space or not; and behind the
-// offset what time.Time.String adds.
-func (p *timeParser) zone() (offset int, name string, given bool) {
-	p.any(" ")
+// zone parses Z, UTC, GMT or an offset, before which a space may stand. After an offset
+// the zone's name and the monotonic clock of time.Time.String may follow.
+func (p *timeParser) zone() (offset int, name string, found bool) {
+	p.skip(" ")
 	switch p.rest {
 	case "":
 		return 0, "", false
@@ -210,17 +214,17 @@ func (p *timeParser) zone() (offset int, name string, given bool) {
 		return 0, "", true
 	}
 	sign := 1
-	if p.any("-") {
+	if p.skip("-") {
 		sign = -1
 	} else {
-		p.must("+")
+		p.expect("+")
 	}
 	hours, minutes := p.digits(2, 2), 0
-	if p.any(":") || p.rest != "" && p.rest[0] != ' ' {
+	if p.skip(":") || p.rest != "" && p.rest[0] != ' ' {
 		minutes = p.digits(2, 2)
 	}
 	p.failed = p.failed || hours > 23 || minutes > 59
-	if p.any(" ") {
+	if p.skip(" ") {
 		p.named = true
 		name = p.rest
 		if at := strings.LastIndex(" "+name, " m="); at >= 0 {
@@ -229,13 +233,13 @@ func (p *timeParser) zone() (offset int, name string, given bool) {
 		p.failed = p.failed || p.guess && strings.Contains(name, " ")
 		p.rest = ""
 		if strings.Trim(name, "+-0123456789") == "" {
-			name = "" // the offset again, for a zone without a name
+			name = "" // time.Time.String repeats the offset if the zone has no name
 		}
 	}
 	return sign * (hours*3600 + minutes*60), name, true
 }
 
-// digits reads a number of so many digits.
+// digits parses a number of least to most digits.
 func (p *timeParser) digits(least, most int) (n int) {
 	length := 0
 	for length < len(p.rest) && length < most && '0' <= p.rest[length] && p.rest[length] <= '9' {
@@ -247,8 +251,8 @@ func (p *timeParser) digits(least, most int) (n int) {
 	return n
 }
 
-// any skips one of these characters, if it is next.
-func (p *timeParser) any(of string) bool {
+// skip consumes the next character if it is one of these, and reports whether it was.
+func (p *timeParser) skip(of string) bool {
 	if p.rest == "" || strings.IndexByte(of, p.rest[0]) < 0 {
 		return false
 	}
@@ -256,7 +260,8 @@ func (p *timeParser) any(of string) bool {
 	return true
 }
 
-func (p *timeParser) must(one string) { p.failed = !p.any(one) || p.failed }
+// expect is skip for a character that must be there.
+func (p *timeParser) expect(one string) { p.failed = !p.skip(one) || p.failed }
 
 func unknownTimeFormat(name string) error {
 	return fmt.Errorf("hiqlite: unknown time format %q: use sqlite, datetime, string or string_no_monotonic, or leave it out", name)

@@ -1,6 +1,7 @@
 package hiqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -17,36 +18,48 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
-// tx is a transaction that is open on a connection. Its statements run on a
-// view of this node's replica; what it writes is applied by all replicas at
-// Commit, under the write lease that it has had since.
+// tx is a transaction that is open on a connection. Its statements run on a view of
+// this node's database, and what they write is recorded. Commit has the recording
+// applied by all replicas, under the write lease. A transaction without a lease
+// commits nothing but TEMP objects.
+//
+//	state    view  lease  the transaction
+//	new      nil   nil    is deferred and has not read yet
+//	reading  set   nil    has read, or changed TEMP objects
+//	writing  set   set    may write everything
+//
+// It begins as new if it is deferred, as reading if it is read-only, and else as
+// writing. Its first read leads from new to reading, its first write of an ordinary
+// table from both to writing, and end leads out of all states. A transaction that has
+// expired stays tx of its connection until end, and its view refuses all statements.
 type tx struct {
-	c        *conn
-	ctx      context.Context      // of BeginTx: bounds Commit
-	view     *replica.Transaction // nil: a deferred one that has not read yet
-	lease    *node.Lease          // nil: it has not the write lease
-	readOnly bool
-	newest   bool     // it sees all that was acknowledged before it first reads
-	watched  bool     // it is over when ctx is
-	told     bool     // the program, that it is over
-	bySave   bool     // begun by a SAVEPOINT, whose RELEASE commits
-	pending  []string // savepoints set while there is no view, which would begin reading
-	began    time.Time
-	stop     func() bool // ends the watch over ctx; nil: there is none
-	timer    *time.Timer
-	limit    time.Time    // when the timer ends it
-	stage    atomic.Int32 // so that the timer ends it only while it is open
+	c            *conn
+	ctx          context.Context      // of BeginTx; it bounds Commit
+	view         *replica.Transaction // nil: the transaction has not read yet
+	lease        *node.Lease          // nil: the transaction does not have the write lease
+	readOnly     bool
+	linearizable bool // the first read sees everything that was acknowledged before it
+	began        time.Time
 
-	// outside are the connection's settings of which the transaction has others,
-	// until it ends: see conn.set.
-	outside, others wire.Settings
+	endsWithContext   bool     // the transaction expires when ctx ends
+	endReported       bool     // the program has got an error that says that the view has ended
+	begunBySavepoint  bool     // a SAVEPOINT began it, so RELEASE of that savepoint commits
+	pendingSavepoints []string // set before there was a view, since a view would begin to read
+
+	stopContextWatch func() bool // ends the wait for the end of ctx; nil: nothing waits
+	timer            *time.Timer // expires the transaction at deadline
+	deadline         time.Time
+
+	// ending is set by whoever ends the transaction: the program, which commits or
+	// rolls back, or expire, which is called by other goroutines. Only the one who
+	// has set it may release or use the lease.
+	ending atomic.Bool
+
+	// changedSettings is the set of the connection's settings that the transaction
+	// has changed until it ends, and settingsBefore is what they were. See
+	// conn.setSettings.
+	changedSettings, settingsBefore wire.Settings
 }
-
-// Stages of a transaction.
-const (
-	txOpen int32 = iota
-	txEnding
-)
 
 var _ driver.Tx = (*tx)(nil)
 
@@ -57,12 +70,12 @@ func (c *conn) Begin() (driver.Tx, error) {
 
 // BeginTx begins a transaction.
 func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
-	if err := c.usable(ctx); err != nil {
+	if err := c.checkUsable(ctx); err != nil {
 		return nil, err
 	}
 	level := sql.IsolationLevel(opts.Isolation)
 	if level < sql.LevelDefault || level > sql.LevelLinearizable {
-		return nil, misuse("it is none of database/sql's; leave it out: transactions are serializable", "isolation level %v is not known", level)
+		return nil, misuse("use one of the levels of database/sql, or none: all transactions are serializable", "isolation level %v is not known", level)
 	}
 	begin := ctx
 	if level == sql.LevelLinearizable {
@@ -71,15 +84,15 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 	if err := c.begin(begin, opts.ReadOnly, c.cfg.Deferred, true); err != nil {
 		return nil, err
 	}
-	c.tx.newest = level == sql.LevelLinearizable
+	c.tx.linearizable = level == sql.LevelLinearizable
 	return c.tx, nil
 }
 
-// begin begins a transaction. Unless it is deferred or only reads it waits for
-// the write lease. One that is watched is over when ctx is.
-func (c *conn) begin(ctx context.Context, readOnly, deferred, watched bool) error {
+// begin begins a transaction. It waits for the write lease, unless the transaction is
+// deferred or only reads. With endsWithContext the transaction expires when ctx ends.
+func (c *conn) begin(ctx context.Context, readOnly, deferred, endsWithContext bool) error {
 	if c.tx != nil {
-		if err := c.tx.inTheWay(); err != nil {
+		if err := c.tx.endBeforeBegin(); err != nil {
 			return err
 		}
 	}
@@ -89,7 +102,7 @@ func (c *conn) begin(ctx context.Context, readOnly, deferred, watched bool) erro
 	if err := c.node.WaitZone(ctx); err != nil {
 		return err
 	}
-	t := &tx{c: c, ctx: ctx, readOnly: readOnly, watched: watched, began: time.Now()}
+	t := &tx{c: c, ctx: ctx, readOnly: readOnly, endsWithContext: endsWithContext, began: time.Now()}
 	var err error
 	switch {
 	case readOnly:
@@ -105,27 +118,28 @@ func (c *conn) begin(ctx context.Context, readOnly, deferred, watched bool) erro
 	return nil
 }
 
-// inTheWay is why no transaction can begin while this one is there. One that is
-// over, as the program has been told, is none any more, as in SQLite; but for one
-// of database/sql's, which ends with its sql.Tx.
-func (t *tx) inTheWay() error {
-	if t.watched || t.view == nil || t.view.Err() == nil {
+// endBeforeBegin prepares BEGIN of another transaction. It returns why that is not
+// possible, or ends this one if it is over already: like SQLite, it lets BEGIN follow
+// a transaction whose end the program has got as an error. A transaction of
+// sql.DB.BeginTx ends only with its sql.Tx.
+func (t *tx) endBeforeBegin() error {
+	if t.endsWithContext || t.view == nil || t.view.Err() == nil {
 		return sqlError(sqlite.TransactionActive())
 	}
-	if !t.told {
-		return t.explain(t.view.Err())
+	if !t.endReported {
+		return t.viewError(t.view.Err())
 	}
 	t.end()
 	return nil
 }
 
-// beginView begins the view, without the lease.
+// beginView begins the view if there is none, without the lease.
 func (t *tx) beginView(ctx context.Context) error {
 	if t.view != nil {
 		return nil
 	}
 	c := t.c
-	if t.newest || c.consistency(ctx) == Linearizable {
+	if t.linearizable || c.consistency(ctx) == Linearizable {
 		if err := c.node.Linearize(ctx); err != nil {
 			return err
 		}
@@ -141,13 +155,13 @@ func (t *tx) beginView(ctx context.Context) error {
 	if err != nil {
 		return sqlError(err)
 	}
-	return t.opened()
+	return t.applyPending()
 }
 
 func (t *tx) options() (opts replica.TransactionOptions, err error) {
 	c := t.c
 	opts = replica.TransactionOptions{
-		Seed: wire.NewSeed(), MaxSteps: c.client.cfg.MaxSteps, MaxBytes: node.MaxOperation, Settings: c.travels,
+		Seed: wire.NewSeed(), MaxSteps: c.client.cfg.MaxSteps, MaxBytes: node.MaxOperation, Settings: c.settings,
 		Changes: c.changes, TotalChanges: c.totalChanges, LastInsertID: c.lastInsertID,
 	}
 	if c.temp != nil {
@@ -156,33 +170,34 @@ func (t *tx) options() (opts replica.TransactionOptions, err error) {
 	return opts, err
 }
 
-// acquireLease makes the transaction one that can write.
+// acquireLease acquires the write lease if the transaction does not have it, so that
+// the transaction can write.
 func (t *tx) acquireLease(ctx context.Context) error {
 	if t.lease != nil {
 		return nil
 	}
-	lease, err := t.c.node.AcquireLease(ctx, t.c.patience())
+	lease, err := t.c.node.AcquireLease(ctx, t.c.busyTimeout())
 	if err != nil {
 		return sqlError(err)
 	}
-	if err := t.writeUnder(lease); err != nil {
+	if err := t.attachLease(lease); err != nil {
 		lease.Release()
 		return err
 	}
 	t.lease = lease
 	lease.OnExpire(func(reason error) { t.expire(reason) })
-	t.arm()
-	if t.watched {
-		// database/sql rolls back when ctx ends, but only after the statement that
-		// runs has ended, even if that has another context.
-		t.stop = context.AfterFunc(t.ctx, func() { t.expire(context.Cause(t.ctx)) })
+	t.startTimeout()
+	if t.endsWithContext {
+		// When ctx ends, database/sql rolls back too, but only after the running
+		// statement has ended, and that may have another context.
+		t.stopContextWatch = context.AfterFunc(t.ctx, func() { t.expire(context.Cause(t.ctx)) })
 	}
 	return nil
 }
 
-// writeUnder makes the view, which begins now if it has not, one that writes.
-func (t *tx) writeUnder(lease *node.Lease) error {
-	if t.view == nil { // it sees what was applied before the lease was granted
+// attachLease lets the view write under a lease. It begins the view if there is none.
+func (t *tx) attachLease(lease *node.Lease) error {
+	if t.view == nil { // the view sees everything that was applied before the lease was granted
 		opts, err := t.options()
 		if err != nil {
 			return sqlError(err)
@@ -192,7 +207,7 @@ func (t *tx) writeUnder(lease *node.Lease) error {
 			return sqlError(err)
 		}
 		t.view = view
-		if err := t.opened(); err != nil {
+		if err := t.applyPending(); err != nil {
 			return err
 		}
 	}
@@ -200,39 +215,39 @@ func (t *tx) writeUnder(lease *node.Lease) error {
 	if errors.Is(err, replica.ErrChanged) {
 		return sqlError(sqlite.BusySnapshot("rows have changed since the transaction's first read; roll it back and run it again, as RunTx does"))
 	}
-	return t.explain(err)
+	return t.viewError(err)
 }
 
-// arm starts the clock that ends a transaction which the program has forgotten.
-func (t *tx) arm() {
-	limit := t.c.cfg.TxTimeout
-	if limit == 0 {
-		limit = DefaultTxTimeout
-	}
+// startTimeout starts the timer that expires the transaction if the program does not
+// end it within tx_timeout.
+func (t *tx) startTimeout() {
+	limit := cmp.Or(t.c.cfg.TxTimeout, DefaultTxTimeout)
 	var callers []uintptr
 	if t.c.cfg.TxTrace {
 		callers = make([]uintptr, 32)
 		callers = callers[:runtime.Callers(2, callers)]
 	}
 	log := t.c.client.cfg.Logger
-	t.limit = time.Now().Add(limit)
+	t.deadline = time.Now().Add(limit)
 	t.timer = time.AfterFunc(limit, func() {
-		if !t.expire(fmt.Errorf("%w: it was open for more than %v (tx_timeout): %w", ErrTxExpired, limit, errForgotten)) {
+		if !t.expire(fmt.Errorf("%w: it was open for more than %v (tx_timeout): %w", ErrTxExpired, limit, errTimedOut)) {
 			return
 		}
 		args := []any{"after", limit}
-		if where := origin(callers); where != "" {
+		if where := firstUserFrame(callers); where != "" {
 			args = append(args, "begun", where)
 		}
 		log.Warn("hiqlite: a transaction was ended", args...)
 	})
 }
 
-// errForgotten says that a transaction expired by its own fault.
-var errForgotten = errors.New("keep transactions short, or set a longer one")
+// errTimedOut is part of the error of a transaction that has reached tx_timeout. It
+// would do so again, so the error is not repeatable.
+var errTimedOut = errors.New("keep transactions short, or set a longer one")
 
-// origin names the place in the user's program.
-func origin(callers []uintptr) string {
+// firstUserFrame returns the innermost function outside of this package and
+// database/sql, or "".
+func firstUserFrame(callers []uintptr) string {
 	if len(callers) == 0 {
 		return ""
 	}
@@ -248,44 +263,52 @@ func origin(callers []uintptr) string {
 	}
 }
 
-// expire ends the transaction from outside, unless it is ending already.
+// expire ends the view and releases the lease, from any goroutine. It does nothing and
+// returns false if the transaction is ending already.
 func (t *tx) expire(reason error) bool {
-	if !t.stage.CompareAndSwap(txOpen, txEnding) {
+	if !t.ending.CompareAndSwap(false, true) {
 		return false
 	}
 	t.view.End(reason)
-	if t.lease != nil { // not needed for reads and for changes of TEMP objects alone
+	if t.lease != nil { // nil: the transaction has only read, or changed TEMP objects
 		t.lease.Release()
 	}
 	return true
 }
 
-// end gives back what the transaction has.
+// end closes the view, releases the lease unless Commit has used it, and makes the
+// connection one without a transaction. It may be called more than once.
 func (t *tx) end() {
-	if t.stop != nil {
-		t.stop()
+	if t.stopContextWatch != nil {
+		t.stopContextWatch()
 	}
 	if t.timer != nil {
 		t.timer.Stop()
 	}
-	first := t.stage.CompareAndSwap(txOpen, txEnding)
+	lastUser := t.ending.CompareAndSwap(false, true)
 	if t.view != nil {
 		t.view.Close()
 	}
-	if first && t.lease != nil {
+	if lastUser && t.lease != nil {
 		t.lease.Release()
 	}
 	if t.c.tx == t {
 		t.c.tx = nil
-		delete(t.c.settings, "defer_foreign_keys")
-		t.c.travels = t.c.travels&^t.others | t.outside
+		delete(t.c.pragmas, "defer_foreign_keys")
+		t.c.settings = t.settingsAfterEnd()
 	}
 }
 
-// explain turns an error of the view's into one for the program.
-func (t *tx) explain(err error) error {
+// settingsAfterEnd returns the connection's settings as they are once the transaction
+// has ended.
+func (t *tx) settingsAfterEnd() wire.Settings {
+	return t.c.settings&^t.changedSettings | t.settingsBefore
+}
+
+// viewError turns an error of the view into an error for the program.
+func (t *tx) viewError(err error) error {
 	if err != nil && t.view != nil && t.view.Err() != nil {
-		t.told = true
+		t.endReported = true
 	}
 	switch {
 	case err == nil:
@@ -296,27 +319,30 @@ func (t *tx) explain(err error) error {
 		return sqlError(sqlite.RolledBack(fmt.Sprintf("nothing of it will be applied; that statement's error was: %s",
 			strings.TrimPrefix(err.Error(), replica.ErrRolledBack.Error()+": "))))
 	case errors.Is(err, replica.ErrRecordFull):
-		return &recordFull{err}
+		return &recordingFullError{err}
 	}
 	return sqlError(err)
 }
 
-// recordFull is ErrTooLarge in the words of replica.ErrRecordFull, which say
-// what is too large.
-type recordFull struct{ err error }
+// recordingFullError is an ErrTooLarge with the text of replica.ErrRecordFull, which
+// says what is too large.
+type recordingFullError struct{ err error }
 
-func (e *recordFull) Error() string   { return e.err.Error() + "; write in several smaller transactions" }
-func (e *recordFull) Unwrap() []error { return []error{ErrTooLarge, e.err} }
+func (e *recordingFullError) Error() string {
+	return e.err.Error() + "; write in several smaller transactions"
+}
+func (e *recordingFullError) Unwrap() []error { return []error{ErrTooLarge, e.err} }
 
 var (
 	errNoTransaction = sqlError(sqlite.NothingToCommit())
 	errNoRollback    = sqlError(sqlite.NothingToRollBack())
 )
 
-// Commit has what was written applied. Its errors:
-//   - ErrTxExpired: the lease was lost, nothing is applied.
-//   - ErrOutcomeUnknown: the context of BeginTx or, without a deadline,
-//     Config.Timeout ended, or the node was closed, while it was being applied.
+// Commit has everything that was written applied. Its errors:
+//   - ErrTxExpired: the lease was lost, and nothing is applied.
+//   - ErrOutcomeUnknown: the recording was proposed, and then the context of BeginTx
+//     ended, Config.Timeout was over (if the context has no deadline), or the node
+//     was closed.
 //   - any other: nothing is applied.
 func (t *tx) Commit() error {
 	if t.c.tx != t {
@@ -327,7 +353,7 @@ func (t *tx) Commit() error {
 	return err
 }
 
-// Rollback forgets what was written.
+// Rollback discards everything that was written.
 func (t *tx) Rollback() error {
 	if t.c.tx != t {
 		return errNoRollback
@@ -336,28 +362,28 @@ func (t *tx) Rollback() error {
 	return nil
 }
 
-// commit is Commit. If it fails before anything was proposed, the transaction
-// is still open.
+// commit is Commit without end. If it fails before anything was proposed, the
+// transaction is still open.
 func (t *tx) commit(ctx context.Context) error {
-	take, drop, err := t.nextTemp()
+	next, err := t.nextTemp()
 	if err != nil {
-		return t.explain(err)
+		return t.viewError(err)
 	}
-	if err := t.apply(ctx); err != nil {
-		drop()
+	if err := t.proposeRecording(ctx); err != nil {
+		next.discard()
 		return err
 	}
-	take()
+	next.adopt()
 	return nil
 }
 
-// apply has what was written applied.
-func (t *tx) apply(ctx context.Context) error {
+// proposeRecording has the recording applied by all replicas, if there is one.
+func (t *tx) proposeRecording(ctx context.Context) error {
 	if t.view == nil {
 		return nil
 	}
 	if t.lease == nil {
-		return t.explain(t.view.Err())
+		return t.viewError(t.view.Err())
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -365,53 +391,54 @@ func (t *tx) apply(ctx context.Context) error {
 	if err := t.c.node.RefusesWrites(); err != nil {
 		return err
 	}
-	if !t.stage.CompareAndSwap(txOpen, txEnding) {
-		return t.explain(t.view.Err())
+	if !t.ending.CompareAndSwap(false, true) {
+		return t.viewError(t.view.Err())
 	}
 	op := &wire.Operation{Lease: &wire.Lease{Keep: t.lease.Keep(t.began)}}
 	recording, err := t.view.Record(op)
 	if err != nil || recording == nil {
-		t.stage.Store(txOpen)
-		t.timer.Reset(max(0, time.Until(t.limit))) // the limit may have passed meanwhile
-		return t.explain(err)
+		t.ending.Store(false)
+		t.timer.Reset(max(0, time.Until(t.deadline))) // the timer may have fired in between
+		return t.viewError(err)
 	}
 	return sqlError(t.c.node.CommitUnder(ctx, t.lease, recording))
 }
 
-// classify finds out what a text does to what the transaction sees.
+// classify classifies a text by the schema that the transaction sees.
 func (t *tx) classify(ctx context.Context, text string) (*sqlite.Class, error) {
 	if err := t.beginView(ctx); err != nil {
 		return nil, err
 	}
 	class, err := t.view.Classify(text)
 	if err != nil {
-		return nil, t.explain(err)
+		return nil, t.viewError(err)
 	}
 	return &class, nil
 }
 
-// deferForeignKeys does what PRAGMA defer_foreign_keys does: until the end of the
-// transaction.
+// deferForeignKeys executes PRAGMA defer_foreign_keys, which has an effect until the
+// end of the transaction.
 func (t *tx) deferForeignKeys(ctx context.Context, on bool) error {
 	if err := t.beginView(ctx); err != nil {
 		return err
 	}
-	return t.explain(t.view.DeferForeignKeys(on))
+	return t.viewError(t.view.DeferForeignKeys(on))
 }
 
-// opened brings over what the connection was told before.
-func (t *tx) opened() error {
-	for _, name := range t.pending {
+// applyPending executes on a new view the savepoints and the PRAGMA
+// defer_foreign_keys that were executed before there was a view.
+func (t *tx) applyPending() error {
+	for _, name := range t.pendingSavepoints {
 		err := t.view.Savepoint(replica.SetSavepoint, name, `SAVEPOINT "`+strings.ReplaceAll(name, `"`, `""`)+`"`)
 		if err != nil {
-			return t.explain(err)
+			return t.viewError(err)
 		}
 	}
-	t.pending = nil
-	if t.c.settings["defer_foreign_keys"] == 0 {
+	t.pendingSavepoints = nil
+	if t.c.pragmas["defer_foreign_keys"] == 0 {
 		return nil
 	}
-	return t.explain(t.view.DeferForeignKeys(true))
+	return t.viewError(t.view.DeferForeignKeys(true))
 }
 
 // read runs a text that only reads.
@@ -422,17 +449,17 @@ func (t *tx) read(ctx context.Context, text string, class *sqlite.Class, args []
 	query := func(text string) (resultSet, error) {
 		q, err := t.view.Query(ctx, text, args)
 		if err != nil {
-			return nil, readError(ctx, t.explain(err))
+			return nil, readError(ctx, t.viewError(err))
 		}
 		return newLocalRows(ctx, &t.c.cfg, &txCursor{q, t}, q.Close)
 	}
 	if class.Script {
-		return t.c.inTurn(class, query, nil)
+		return t.c.lazySets(class, query, nil)
 	}
 	return query(text)
 }
 
-// txCursor explains the errors of a transaction's query.
+// txCursor is the cursor of a transaction's query. It returns errors for the program.
 type txCursor struct {
 	cursor
 	t *tx
@@ -440,13 +467,13 @@ type txCursor struct {
 
 func (c *txCursor) Next(row func(*sqlite.Stmt)) (bool, error) {
 	more, err := c.cursor.Next(row)
-	return more, c.t.explain(err)
+	return more, c.t.viewError(err)
 }
 
 // write runs a text that writes.
 func (t *tx) write(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (*wire.Result, error) {
-	// What changes TEMP objects alone needs no lease. Of a script only its
-	// statements show it.
+	// A statement that changes only TEMP objects needs no lease. Whether a script
+	// does so is known only when its statements run.
 	local := class.TempOnly || class.Script && (class.Temp || t.c.usesTemp())
 	switch {
 	case t.c.queryOnly(), t.readOnly && (!local || t.c.temp == nil):
@@ -462,15 +489,15 @@ func (t *tx) write(ctx context.Context, text string, class *sqlite.Class, args [
 		return nil, err
 	}
 	if class.Script {
-		return t.script(ctx, text, args)
+		return t.writeScript(ctx, text, args)
 	}
 	s, err := t.view.Exec(ctx, text, args)
 	if err != nil {
-		if over := t.view.Err(); over != nil {
-			t.expire(over) // others need not wait for ROLLBACK
+		if ended := t.view.Err(); ended != nil {
+			t.expire(ended) // release the lease now, so that others need not wait for ROLLBACK
 		}
-		return nil, readError(ctx, t.explain(err))
+		return nil, readError(ctx, t.viewError(err))
 	}
-	t.c.remember(class, &s)
+	t.c.takeCounters(class, &s)
 	return &wire.Result{Statements: []wire.StatementResult{s}}, nil
 }

@@ -14,11 +14,12 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// Values and types follow modernc.org/sqlite, wherever the row came from: the
-// declared type of the column and the storage class of the cell decide.
+// Values and types are those of modernc.org/sqlite, for rows from this node and from
+// the replicas: they depend on the declared type of the column and the storage class
+// of the cell.
 
-// argument converts a driver's value for the log. The result may share memory
-// with v: it is encoded, or bound, before the call of the driver returns.
+// argument converts an argument of database/sql. The result may share memory with v,
+// because it is encoded or bound before the driver's method returns.
 func (c *ConnConfig) argument(v driver.NamedValue) (wire.Argument, error) {
 	a := wire.Argument{Name: v.Name}
 	switch x := v.Value.(type) {
@@ -63,49 +64,49 @@ func (c *ConnConfig) arguments(args []driver.NamedValue) ([]wire.Argument, error
 	return out, nil
 }
 
-// A column is what is known of a result's column.
+// A column describes a column of a result.
 type column struct {
-	name     string
-	declType string // in upper case
-	dated    bool   // it is one of times
+	name       string
+	declType   string // in upper case
+	holdsTimes bool   // the declared type is one of dates or times
 }
 
 func newColumns(from []wire.Column) []column {
 	out := make([]column, len(from))
 	for i, c := range from {
-		out[i] = column{name: c.Name, declType: c.DeclType, dated: holdsTimes(c.DeclType)}
+		out[i] = column{name: c.Name, declType: c.DeclType, holdsTimes: holdsTimes(c.DeclType)}
 	}
 	return out
 }
 
 // integer converts an INTEGER cell.
 func (c *ConnConfig) integer(col *column, n int64) driver.Value {
-	if !c.IntToTime || !col.dated {
+	if !c.IntToTime || !col.holdsTimes {
 		return n
 	}
 	switch {
 	case c.TimeIntegerFormat == "unix_micro":
-		return c.in(time.UnixMicro(n).UTC())
+		return c.inLocation(time.UnixMicro(n).UTC())
 	case c.TimeIntegerFormat == "unix_nano":
-		return c.in(time.Unix(0, n).UTC())
+		return c.inLocation(time.Unix(0, n).UTC())
 	case n > 1e12 || n < -1e12:
-		return c.in(time.UnixMilli(n).UTC())
+		return c.inLocation(time.UnixMilli(n).UTC())
 	}
-	return c.in(time.Unix(n, 0).UTC())
+	return c.inLocation(time.Unix(n, 0).UTC())
 }
 
 // text converts a TEXT cell.
 func (c *ConnConfig) text(col *column, s string) driver.Value {
-	if col.dated || c.TextToTime && col.declType == "" {
-		if t, ok := c.parseTime(s, !col.dated); ok {
+	if col.holdsTimes || c.TextToTime && col.declType == "" {
+		if t, ok := c.parseTime(s, !col.holdsTimes); ok {
 			return t
 		}
 	}
 	return s
 }
 
-// value converts a cell that stands in memory.
-func (c *ConnConfig) value(col *column, v *wire.Value) driver.Value {
+// wireCell converts a cell of rows in memory.
+func (c *ConnConfig) wireCell(col *column, v *wire.Value) driver.Value {
 	switch v.Kind {
 	case wire.Integer:
 		return c.integer(col, v.Int())
@@ -119,8 +120,8 @@ func (c *ConnConfig) value(col *column, v *wire.Value) driver.Value {
 	return nil
 }
 
-// cell converts a cell of a statement's current row.
-func (c *ConnConfig) cell(col *column, s *sqlite.Stmt, i int) driver.Value {
+// stmtCell converts a cell of the current row of a SQLite statement.
+func (c *ConnConfig) stmtCell(col *column, s *sqlite.Stmt, i int) driver.Value {
 	switch s.Kind(i) {
 	case wire.Integer:
 		return c.integer(col, s.Int(i))
@@ -141,14 +142,14 @@ func (c *ConnConfig) scanType(col *column, kind wire.Kind) reflect.Type {
 		switch {
 		case col.declType == "BOOLEAN":
 			return reflect.TypeFor[bool]()
-		case col.dated && c.IntToTime:
+		case col.holdsTimes && c.IntToTime:
 			return reflect.TypeFor[time.Time]()
 		}
 		return reflect.TypeFor[int64]()
 	case wire.Real:
 		return reflect.TypeFor[float64]()
 	case wire.Text:
-		if c.TextToTime && (col.dated || col.declType == "TIME") {
+		if c.TextToTime && (col.holdsTimes || col.declType == "TIME") {
 			return reflect.TypeFor[time.Time]()
 		}
 		return reflect.TypeFor[string]()
@@ -158,31 +159,32 @@ func (c *ConnConfig) scanType(col *column, kind wire.Kind) reflect.Type {
 	return col.nullType()
 }
 
-// nullType is what a NULL, or no row at all, can be scanned into: by the rules
-// that give a column of this declared type its affinity.
+// nullType returns the scan type of a NULL, and of a column of a result without rows. It
+// follows the rules by which SQLite derives a column's affinity from its declared type.
 func (col *column) nullType() reflect.Type {
-	says := func(words ...string) bool {
+	contains := func(words ...string) bool {
 		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(col.declType, w) })
 	}
 	switch {
-	case col.dated:
+	case col.holdsTimes:
 		return reflect.TypeFor[sql.NullTime]()
-	case says("BOOL"):
+	case contains("BOOL"):
 		return reflect.TypeFor[sql.NullBool]()
-	case says("INT"):
+	case contains("INT"):
 		return reflect.TypeFor[sql.NullInt64]()
-	case says("CHAR", "CLOB", "TEXT"):
+	case contains("CHAR", "CLOB", "TEXT"):
 		return reflect.TypeFor[sql.NullString]()
-	case says("BLOB"):
+	case contains("BLOB"):
 		return reflect.TypeFor[[]byte]()
-	case says("REAL", "FLOA", "DOUB", "NUMERIC", "DECIMAL"):
+	case contains("REAL", "FLOA", "DOUB", "NUMERIC", "DECIMAL"):
 		return reflect.TypeFor[sql.NullFloat64]()
 	}
-	return reflect.TypeFor[any]() // an expression, or a type of which anything can be
+	return reflect.TypeFor[any]() // an expression, or a declared type that allows every value
 }
 
-// length is the length that a cell of this storage class may have.
-func length(kind wire.Kind) (int64, bool) {
+// cellLength returns the greatest length of a cell of this storage class, if it has a
+// variable length.
+func cellLength(kind wire.Kind) (int64, bool) {
 	if kind == wire.Text || kind == wire.Blob {
 		return math.MaxInt64, true
 	}
