@@ -188,7 +188,7 @@ func (b *Bucket[V]) decode(key, data string) (V, error) {
 
 // Put sets the value of key. The entry does not expire.
 func (b *Bucket[V]) Put(ctx context.Context, key string, v V) error {
-	_, err := b.put(ctx, &wire.Command{Kind: wire.KVPut, Key: key}, v)
+	_, err := b.put(ctx, wire.KVPut{Kind: wire.KindKVPut, Key: key}, v)
 	return err
 }
 
@@ -202,14 +202,14 @@ func (b *Bucket[V]) PutTTL(ctx context.Context, key string, v V, ttl time.Durati
 	if ttl%time.Millisecond > 0 {
 		ms++
 	}
-	_, err := b.put(ctx, &wire.Command{Kind: wire.KVPut, Key: key, TTLMS: ms}, v)
+	_, err := b.put(ctx, wire.KVPut{Kind: wire.KindKVPut, Key: key, TTLMS: ms}, v)
 	return err
 }
 
 // PutIfAbsent sets the value of key if there is none, and reports whether it
 // did.
 func (b *Bucket[V]) PutIfAbsent(ctx context.Context, key string, v V) (put bool, err error) {
-	o, err := b.put(ctx, &wire.Command{Kind: wire.KVPutIfAbsent, Key: key}, v)
+	o, err := b.put(ctx, wire.KVPut{Kind: wire.KindKVPutIfAbsent, Key: key}, v)
 	return err == nil && o.Code == wire.Done, err
 }
 
@@ -220,13 +220,13 @@ func (b *Bucket[V]) Replace(ctx context.Context, key string, v V) (old V, had bo
 	if _, _, err := b.Get(ctx, key); err != nil { // do not replace a value that cannot be decoded
 		return old, false, err
 	}
-	o, err := b.put(ctx, &wire.Command{Kind: wire.KVReplace, Key: key}, v)
+	o, err := b.put(ctx, wire.KVPut{Kind: wire.KindKVReplace, Key: key}, v)
 	return b.oldValue(key, o, err)
 }
 
 // oldValue returns the value that a change has replaced or removed.
 func (b *Bucket[V]) oldValue(key string, o wire.Outcome, err error) (old V, had bool, _ error) {
-	if err != nil || !o.Had {
+	if err != nil || !o.Existed {
 		return old, false, err
 	}
 	old, err = b.codec.Decode([]byte(o.Value))
@@ -240,12 +240,12 @@ func (b *Bucket[V]) oldValue(key string, o wire.Outcome, err error) (old V, had 
 // its new version. Version 0 means that there is no entry. If the entry has another
 // version, swapped is false and newVersion is the version that it has.
 func (b *Bucket[V]) CompareAndSwap(ctx context.Context, key string, version uint64, v V) (newVersion uint64, swapped bool, err error) {
-	o, err := b.put(ctx, &wire.Command{Kind: wire.KVCompareAndSwap, Key: key, Version: version}, v)
-	return o.Index, err == nil && o.Code == wire.Done, err
+	o, err := b.put(ctx, wire.KVPut{Kind: wire.KindKVCompareAndSwap, Key: key, Version: version}, v)
+	return o.Version, err == nil && o.Code == wire.Done, err
 }
 
 // put encodes the value and applies the command with it.
-func (b *Bucket[V]) put(ctx context.Context, c *wire.Command, v V) (wire.Outcome, error) {
+func (b *Bucket[V]) put(ctx context.Context, c wire.KVPut, v V) (wire.Outcome, error) {
 	if err := b.checkKey(c.Key); err != nil {
 		return wire.Outcome{}, err
 	}
@@ -256,10 +256,10 @@ func (b *Bucket[V]) put(ctx context.Context, c *wire.Command, v V) (wire.Outcome
 	if len(data) > MaxValue {
 		return wire.Outcome{}, fmt.Errorf("%w: the value for %q in bucket %q has %d bytes, and may have %d", hiqlite.ErrTooLarge, c.Key, b.name, len(data), MaxValue)
 	}
-	c.Value = data
-	o, err := b.do(ctx, c)
+	c.Bucket, c.Value = b.name, data
+	o, err := b.do(ctx, c.Command())
 	if err == nil && o.Code == wire.TooLarge {
-		err = fmt.Errorf("%w: the entry %q has %d bytes, the whole bucket %q may have %d", hiqlite.ErrTooLarge, c.Key, len(c.Key)+len(data), b.name, o.Number)
+		err = fmt.Errorf("%w: the entry %q has %d bytes, the whole bucket %q may have %d", hiqlite.ErrTooLarge, c.Key, len(c.Key)+len(data), b.name, o.MaxBytes)
 	}
 	return o, err
 }
@@ -272,9 +272,8 @@ func (b *Bucket[V]) do(ctx context.Context, c *wire.Command) (wire.Outcome, erro
 		}
 		b.limitsAgreed.Store(true)
 	}
-	c.Name = b.name
 	o, err := b.kv.Do(ctx, c)
-	if err == nil && o.Code == wire.Foreign {
+	if err == nil && o.Code == wire.UnknownCommand {
 		err = errUpgrade
 	}
 	return o, err
@@ -282,8 +281,8 @@ func (b *Bucket[V]) do(ctx context.Context, c *wire.Command) (wire.Outcome, erro
 
 // Delete removes the entry of key, and reports whether there was one.
 func (b *Bucket[V]) Delete(ctx context.Context, key string) (had bool, err error) {
-	o, err := b.doKey(ctx, &wire.Command{Kind: wire.KVDelete, Key: key})
-	return o.Had, err
+	o, err := b.doKey(ctx, wire.KVDelete{Bucket: b.name, Key: key}.Command())
+	return o.Existed, err
 }
 
 // GetRemove removes the entry of key and returns its value. If several programs try
@@ -293,7 +292,7 @@ func (b *Bucket[V]) GetRemove(ctx context.Context, key string) (v V, had bool, e
 	if _, _, err := b.Get(ctx, key); err != nil {
 		return v, false, err
 	}
-	o, err := b.doKey(ctx, &wire.Command{Kind: wire.KVGetRemove, Key: key})
+	o, err := b.doKey(ctx, wire.KVDelete{Bucket: b.name, Key: key, ReturnValue: true}.Command())
 	return b.oldValue(key, o, err)
 }
 
@@ -339,13 +338,13 @@ func (b *Bucket[V]) Snapshot(ctx context.Context) (map[string]V, error) {
 // Clear removes all entries and counters of the bucket in one atomic step. The
 // limits stay.
 func (b *Bucket[V]) Clear(ctx context.Context) error {
-	_, err := b.do(ctx, &wire.Command{Kind: wire.KVClear})
+	_, err := b.do(ctx, wire.KVClear{Bucket: b.name}.Command())
 	return err
 }
 
 // ClearAll removes all entries and counters of all buckets in one atomic step. Limits
 // stay.
 func ClearAll(ctx context.Context, c hiqlite.Client) error {
-	_, err := c.InMemoryShards().KV.Do(ctx, &wire.Command{Kind: wire.KVClearAll})
+	_, err := c.InMemoryShards().KV.Do(ctx, wire.KVClearAll{}.Command())
 	return err
 }

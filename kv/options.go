@@ -73,14 +73,14 @@ func (b *Bucket[V]) SetLimits(ctx context.Context, entries, bytes int64) error {
 	return nil
 }
 
-func (b *Bucket[V]) setLimits(ctx context.Context, l limits, force bool) error {
-	o, err := b.kv.Do(ctx, &wire.Command{Kind: wire.KVLimits, Name: b.name, MaxEntries: uint64(l.entries), MaxBytes: uint64(l.bytes), Force: force})
-	if err == nil && o.Code == wire.Foreign {
+func (b *Bucket[V]) setLimits(ctx context.Context, l limits, override bool) error {
+	o, err := b.kv.Do(ctx, wire.KVSetLimits{Bucket: b.name, MaxEntries: uint64(l.entries), MaxBytes: uint64(l.bytes), Override: override}.Command())
+	if err == nil && o.Code == wire.UnknownCommand {
 		err = errUpgrade
 	}
 	if err == nil && o.Code == wire.Differs {
 		err = fmt.Errorf("%w: %q has limits of %d entries and %d bytes (0: unbounded), this program asks for %d and %d: give all programs the same limits, or use SetLimits",
-			ErrLimits, b.name, o.Index, o.Number, l.entries, l.bytes)
+			ErrLimits, b.name, o.MaxEntries, o.MaxBytes, l.entries, l.bytes)
 	}
 	return err
 }

@@ -71,7 +71,6 @@ import (
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/shardapi"
-	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
 const (
@@ -146,15 +145,15 @@ func New(c hiqlite.Client, opts ...Option) *Locker {
 // no leader for hiqlite.Config.Timeout; a waiter that is in the queue already
 // notices that after at most TTL.
 func (l *Locker) Lock(ctx context.Context, key string) (*Held, error) {
-	return l.acquire(ctx, wire.LockAcquire, key)
+	return l.acquire(ctx, false, key)
 }
 
 // TryLock is like Lock, but returns ErrHeld if the lock is held.
 func (l *Locker) TryLock(ctx context.Context, key string) (*Held, error) {
-	return l.acquire(ctx, wire.LockTry, key)
+	return l.acquire(ctx, true, key)
 }
 
-func (l *Locker) acquire(ctx context.Context, kind wire.CommandKind, key string) (*Held, error) {
+func (l *Locker) acquire(ctx context.Context, try bool, key string) (*Held, error) {
 	if key == "" || len(key) > MaxKey {
 		return nil, fmt.Errorf("%w: it has %d bytes: give it 1 to %d", ErrKey, len(key), MaxKey)
 	}
@@ -163,7 +162,7 @@ func (l *Locker) acquire(ctx context.Context, kind wire.CommandKind, key string)
 	}
 	for {
 		w := l.newWaiter(key)
-		h, maybeQueued, err := w.acquire(ctx, kind, l.unordered)
+		h, maybeQueued, err := w.acquire(ctx, try, l.unordered)
 		if h != nil {
 			return h, nil
 		}

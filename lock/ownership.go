@@ -38,7 +38,7 @@ type ownership struct {
 	// The cluster numbers owners by their first renewal. If it has dropped an
 	// owner, a delayed command can create another one with the same id, which has
 	// a higher epoch. 0: the cluster has not answered yet.
-	epoch     int64
+	epoch     uint64
 	renewing  bool   // run has been started
 	unwatched func() // cancels shardapi.Lock.OnClose
 }
@@ -132,7 +132,7 @@ func (o *ownership) known() bool {
 // from sent, the time before the command was sent, because the owner was renewed
 // some time between then and the answer. It returns false if the answer concerns
 // another owner with the same id, or if the ownership has been lost.
-func (o *ownership) renewed(sent time.Time, epoch int64) bool {
+func (o *ownership) renewed(sent time.Time, epoch uint64) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.epoch == 0 {
@@ -195,11 +195,11 @@ func (o *ownership) renew(deadline time.Time) bool {
 	ctx, cancel := context.WithDeadline(o.ctx, deadline)
 	defer cancel()
 	sent := time.Now()
-	c := &wire.Command{Kind: wire.LockRenew, Owner: o.id}
+	c := wire.LockRenew{Owner: o.id}
 	o.mu.Lock() // the command lists the waiters that are left: the cluster releases the others
-	c.ID, c.IDs = o.lastID, slices.Sorted(maps.Keys(o.waiters))
+	c.LastWaiter, c.Waiters = o.lastID, slices.Sorted(maps.Keys(o.waiters))
 	o.mu.Unlock()
-	out, err := o.lock.Do(ctx, c)
+	out, err := o.lock.Do(ctx, c.Command())
 	if err != nil {
 		return false
 	}
@@ -207,5 +207,5 @@ func (o *ownership) renew(deadline time.Time) bool {
 		o.lose(ErrLost)
 		return false
 	}
-	return o.renewed(sent, out.Number)
+	return o.renewed(sent, out.Epoch)
 }

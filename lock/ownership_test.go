@@ -29,7 +29,7 @@ func (s *script) Do(ctx context.Context, c *wire.Command) (wire.Outcome, error) 
 	if s.do != nil {
 		return s.do(ctx, c)
 	}
-	return wire.Outcome{Index: 1, Number: 1}, nil
+	return wire.Outcome{Token: 1, Epoch: 1}, nil
 }
 
 func (*script) Await(ctx context.Context, _, _ uint64) (wire.Outcome, bool, error) {
@@ -52,10 +52,10 @@ func scripted(t *testing.T, do func(ctx context.Context, c *wire.Command) (wire.
 // arrives late is renewed at once.
 func TestALateGrantIsRenewedAtOnce(t *testing.T) {
 	scripted(t, func(_ context.Context, c *wire.Command) (wire.Outcome, error) {
-		if c.Kind == wire.LockAcquire {
+		if c.Kind == wire.KindLockAcquire {
 			time.Sleep(DefaultTTL * 6 / 10) // the answer is late
 		}
-		return wire.Outcome{Number: 1}, nil
+		return wire.Outcome{Epoch: 1}, nil
 	}, func(t *testing.T, l *Locker, s *script) {
 		h, err := l.Lock(t.Context(), "k")
 		if err != nil {
@@ -75,15 +75,15 @@ func TestTheHolderLearnsOfALossInTime(t *testing.T) {
 		for _, how := range []string{"fail", "take long"} {
 			scripted(t, func(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
 				switch {
-				case c.Kind == wire.LockAcquire:
+				case c.Kind == wire.KindLockAcquire:
 					time.Sleep(late * DefaultTTL / 10) // the answer is late
-				case c.Kind == wire.LockRenew && how == "fail":
+				case c.Kind == wire.KindLockRenew && how == "fail":
 					return wire.Outcome{}, hiqlite.ErrNoLeader
-				case c.Kind == wire.LockRenew:
+				case c.Kind == wire.KindLockRenew:
 					<-ctx.Done()
 					return wire.Outcome{}, ctx.Err()
 				}
-				return wire.Outcome{Number: 1}, nil
+				return wire.Outcome{Epoch: 1}, nil
 			}, func(t *testing.T, l *Locker, s *script) {
 				began := time.Now()
 				h, err := l.Lock(t.Context(), "k")
@@ -103,18 +103,18 @@ func TestTheHolderLearnsOfALossInTime(t *testing.T) {
 // An answer that concerns this second owner, to a renewal or to a request for
 // another lock, must not be taken for a renewal of the first one's locks.
 func TestAnOwnerThatWasCreatedAgain(t *testing.T) {
-	for _, kind := range []wire.CommandKind{wire.LockRenew, wire.LockTry} {
+	for _, kind := range []wire.CommandKind{wire.KindLockRenew, wire.KindLockTry} {
 		scripted(t, func(_ context.Context, c *wire.Command) (wire.Outcome, error) {
 			if c.Kind == kind {
-				return wire.Outcome{Number: 2}, nil
+				return wire.Outcome{Epoch: 2}, nil
 			}
-			return wire.Outcome{Number: 1}, nil
+			return wire.Outcome{Epoch: 1}, nil
 		}, func(t *testing.T, l *Locker, s *script) {
 			h, err := l.Lock(t.Context(), "k")
 			if err != nil {
 				t.Fatal(err)
 			}
-			if kind == wire.LockTry {
+			if kind == wire.KindLockTry {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				other, err := l.TryLock(ctx, "other")
@@ -151,7 +151,7 @@ func TestARequestThatWasNotProposedIsNotReleased(t *testing.T) {
 // error says that the lock was not acquired.
 func TestAWaiterWithAnUnknownOutcomeIsReleased(t *testing.T) {
 	scripted(t, func(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
-		if c.Kind == wire.LockAcquire {
+		if c.Kind == wire.KindLockAcquire {
 			<-ctx.Done()
 			return wire.Outcome{}, errors.Join(hiqlite.ErrOutcomeUnknown, ctx.Err())
 		}
@@ -163,7 +163,7 @@ func TestAWaiterWithAnUnknownOutcomeIsReleased(t *testing.T) {
 			t.Error(err)
 		}
 		synctest.Wait()
-		if len(s.commands) != 2 || s.commands[1] != wire.LockRelease {
+		if len(s.commands) != 2 || s.commands[1] != wire.KindLockRelease {
 			t.Errorf("the commands %d were sent", s.commands)
 		}
 	})
@@ -181,8 +181,8 @@ func TestReasonsOfUnknownOutcomes(t *testing.T) {
 	} {
 		asked := false
 		scripted(t, func(_ context.Context, c *wire.Command) (wire.Outcome, error) {
-			if c.Kind != wire.LockAcquire || asked {
-				return wire.Outcome{Number: 1}, nil
+			if c.Kind != wire.KindLockAcquire || asked {
+				return wire.Outcome{Epoch: 1}, nil
 			}
 			asked = true
 			return wire.Outcome{}, test.is
@@ -205,13 +205,13 @@ func TestReasonsOfUnknownOutcomes(t *testing.T) {
 func TestALateAnswerToAnEarlierOwner(t *testing.T) {
 	asked := 0
 	scripted(t, func(_ context.Context, c *wire.Command) (wire.Outcome, error) {
-		if c.Kind == wire.LockAcquire {
+		if c.Kind == wire.KindLockAcquire {
 			if asked++; asked == 1 {
 				time.Sleep(time.Second) // the answer arrives after those to later commands
-				return wire.Outcome{Number: 1}, nil
+				return wire.Outcome{Epoch: 1}, nil
 			}
 		}
-		return wire.Outcome{Number: 2}, nil
+		return wire.Outcome{Epoch: 2}, nil
 	}, func(t *testing.T, l *Locker, s *script) {
 		first := make(chan *Held)
 		go func() {
@@ -239,14 +239,14 @@ func TestALateAnswerToAnEarlierOwner(t *testing.T) {
 func TestUnlockWithoutLeader(t *testing.T) {
 	for _, proposed := range []bool{false, true} {
 		scripted(t, func(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
-			if c.Kind == wire.LockRelease {
+			if c.Kind == wire.KindLockRelease {
 				<-ctx.Done()
 				if proposed {
 					return wire.Outcome{}, fmt.Errorf("%w: %w", hiqlite.ErrOutcomeUnknown, ctx.Err())
 				}
 				return wire.Outcome{}, ctx.Err()
 			}
-			return wire.Outcome{Number: 1}, nil
+			return wire.Outcome{Epoch: 1}, nil
 		}, func(t *testing.T, l *Locker, s *script) {
 			h, err := l.Lock(t.Context(), "k")
 			if err != nil {

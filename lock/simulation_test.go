@@ -66,7 +66,7 @@ func (s *simulation) advanceClock(ctx context.Context) {
 		step := uint64(time.Since(at).Milliseconds())
 		at = time.Now()
 		s.mu.Lock()
-		s.apply(wire.EncodeTick(wire.Tick{Expected: now, Next: now + step, Nonce: 1}))
+		s.apply(wire.EncodeClockAdvance(wire.ClockAdvance{Expected: now, Next: now + step, Nonce: 1}))
 		s.mu.Unlock()
 		now += step
 	}

@@ -45,7 +45,7 @@ func TestAStarvedHolderLosesItsLocks(t *testing.T) {
 	ctx := testrun.Context(t)
 	resume := make(chan struct{})
 	starved := &interceptedNode{c.Node(0), func(ctx context.Context, c *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
-		if c.Kind == wire.LockRenew {
+		if c.Kind == wire.KindLockRenew {
 			<-resume
 		}
 		return next.Do(ctx, c)
@@ -71,8 +71,8 @@ func TestAStarvedHolderLosesItsLocks(t *testing.T) {
 func TestARenewalOvertakesARelease(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
 	n := &interceptedNode{c.Node(0), func(ctx context.Context, c *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
-		if c.Kind == wire.LockRelease {
-			if o, err := next.Do(ctx, &wire.Command{Kind: wire.LockRenew, Owner: c.Owner, ID: c.ID}); err != nil || o.Code != wire.Done {
+		if c.Kind == wire.KindLockRelease {
+			if o, err := next.Do(ctx, &wire.Command{Kind: wire.KindLockRenew, Owner: c.Owner, LastWaiter: c.Waiter}); err != nil || o.Code != wire.Done {
 				t.Errorf("the renewal: %+v, %v", o, err)
 			}
 		}
@@ -120,7 +120,7 @@ func TestReleasingTheLastLockKeepsTheOrderOfARequest(t *testing.T) {
 	asked := make(chan struct{}, 1)
 	other := make(chan *lock.Held, 1)
 	n := &interceptedNode{c.Node(0), func(ctx context.Context, cmd *wire.Command, next shardapi.Lock) (wire.Outcome, error) {
-		if cmd.Kind != wire.LockAcquire || cmd.Key != "b" || len(asked) > 0 {
+		if cmd.Kind != wire.KindLockAcquire || cmd.Key != "b" || len(asked) > 0 {
 			return next.Do(ctx, cmd)
 		}
 		asked <- struct{}{}

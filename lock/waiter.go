@@ -23,8 +23,8 @@ type waiter struct {
 // acquire waits for the lock. If h and err are nil, the ownership was lost
 // meanwhile, because this program was cut off or too slow. If maybeQueued is set
 // and h is nil, the cluster may have the waiter in the queue: release it.
-func (w *waiter) acquire(ctx context.Context, kind wire.CommandKind, unordered bool) (h *Held, maybeQueued bool, err error) {
-	out, maybeQueued, err := w.waitForGrant(ctx, kind, unordered)
+func (w *waiter) acquire(ctx context.Context, try bool, unordered bool) (h *Held, maybeQueued bool, err error) {
+	out, maybeQueued, err := w.waitForGrant(ctx, try, unordered)
 	if err != nil || out.Code == wire.Missing {
 		return nil, maybeQueued, err
 	}
@@ -36,17 +36,17 @@ func (w *waiter) acquire(ctx context.Context, kind wire.CommandKind, unordered b
 			return nil, maybeQueued, err
 		}
 	}
-	return w.hold(ctx, out.Index, unordered), maybeQueued, nil
+	return w.hold(ctx, out.Token, unordered), maybeQueued, nil
 }
 
 // waitForGrant enters the queue and waits there. The outcome is wire.Missing if
 // the ownership was lost meanwhile.
-func (w *waiter) waitForGrant(ctx context.Context, kind wire.CommandKind, unordered bool) (out wire.Outcome, maybeQueued bool, err error) {
+func (w *waiter) waitForGrant(ctx context.Context, try bool, unordered bool) (out wire.Outcome, maybeQueued bool, err error) {
 	o := w.owner
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	defer context.AfterFunc(o.ctx, stop)()
-	if out, maybeQueued, err = w.enterQueue(ctx, kind); err == nil && out.Code == wire.Waits {
+	if out, maybeQueued, err = w.enterQueue(ctx, try); err == nil && out.Code == wire.Waits {
 		var queued bool
 		if out, queued, err = o.lock.Await(ctx, o.id, w.id); err == nil && !queued {
 			out.Code = wire.Missing
@@ -60,14 +60,14 @@ func (w *waiter) waitForGrant(ctx context.Context, kind wire.CommandKind, unorde
 
 // enterQueue asks for the lock. The outcome is a grant (wire.Done), wire.Waits, a
 // refusal, or wire.Missing if the ownership has been lost.
-func (w *waiter) enterQueue(ctx context.Context, kind wire.CommandKind) (out wire.Outcome, maybeQueued bool, err error) {
+func (w *waiter) enterQueue(ctx context.Context, try bool) (out wire.Outcome, maybeQueued bool, err error) {
 	o := w.owner
 	// After its first answer the cluster must not create the owner again. If it
 	// does not know the owner any more, it has dropped it, and we have to learn
 	// that the other locks are lost.
 	mustExist := o.known()
 	sent := time.Now()
-	out, err = o.lock.Do(ctx, &wire.Command{Kind: kind, Key: w.key, Owner: o.id, ID: w.id, TTLMS: uint64(o.ttl.Milliseconds()), Force: mustExist})
+	out, err = o.lock.Do(ctx, wire.LockAcquire{Key: w.key, Owner: o.id, Waiter: w.id, OwnerTTLMS: uint64(o.ttl.Milliseconds()), OwnerExists: mustExist, Try: try}.Command())
 	switch {
 	case err != nil:
 		return out, errors.Is(err, hiqlite.ErrOutcomeUnknown), err
@@ -77,7 +77,7 @@ func (w *waiter) enterQueue(ctx context.Context, kind wire.CommandKind) (out wir
 	case out.Code != wire.Done && out.Code != wire.Waits:
 		return out, false, nil
 	}
-	if !o.renewed(sent, out.Number) {
+	if !o.renewed(sent, out.Epoch) {
 		out.Code = wire.Missing
 	}
 	return out, true, nil
@@ -121,18 +121,15 @@ type releaseResult struct {
 func (w *waiter) release(caughtUp bool) <-chan releaseResult {
 	o, done := w.owner, make(chan releaseResult, 1)
 	o.mu.Lock()
-	c := &wire.Command{Kind: wire.LockRelease, Owner: o.id, ID: w.id, Force: caughtUp}
-	for id := range o.waiters {
-		// Any of the others: it says that the cluster must not forget the owner
-		// yet, since the request of another waiter may still be on its way.
-		c.IDs = []uint64{id}
-		break
-	}
+	c := wire.LockRelease{Owner: o.id, Waiter: w.id, Used: caughtUp}
+	// The cluster must not forget the owner yet if there are other waiters, since
+	// the request of one may still be on its way.
+	c.OwnerStays = len(o.waiters) > 0
 	o.mu.Unlock()
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), o.ttl)
 		defer cancel()
-		out, err := o.lock.Do(ctx, c)
+		out, err := o.lock.Do(ctx, c.Command())
 		if err != nil && ctx.Err() != nil { // do not return DeadlineExceeded: the caller did not set this deadline
 			why := hiqlite.ErrNoLeader
 			if errors.Is(err, hiqlite.ErrOutcomeUnknown) {

@@ -112,7 +112,7 @@ func Notify(ctx context.Context, c hiqlite.Client, channel string, payload []byt
 	if len(payload) > MaxPayload {
 		return 0, fmt.Errorf("%w: the payload for %q has %d bytes, and may have %d: store it, and send where it can be read", hiqlite.ErrTooLarge, channel, len(payload), MaxPayload)
 	}
-	o, err := c.InMemoryShards().PubSub.Do(ctx, &wire.Command{Kind: wire.Notify, Name: channel, Value: payload, Number: time.Now().UnixMilli()})
+	o, err := c.InMemoryShards().PubSub.Do(ctx, wire.Notify{Channel: channel, Payload: payload, TimeMS: time.Now().UnixMilli()}.Command())
 	if err == nil && o.Code != wire.Done {
 		err = errors.New("pubsub: the cluster does not know this command: upgrade all nodes")
 	}

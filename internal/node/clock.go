@@ -42,13 +42,13 @@ type shardClock struct {
 
 	value      uint64    // of the clock, when it was last checked
 	since      time.Time // the time after this is not in value
-	proposed   wire.Tick
+	proposed   wire.ClockAdvance
 	proposedAt time.Time
 }
 
 // next returns the clock advance that has to be proposed now, if any. c was read
 // before now.
-func (s *shardClock) next(c statemachine.Clock, now time.Time, leads bool) (wire.Tick, bool) {
+func (s *shardClock) next(c statemachine.Clock, now time.Time, leads bool) (wire.ClockAdvance, bool) {
 	if c.Now != s.value || s.since.IsZero() {
 		s.value, s.since = c.Now, now
 		if c.Tick != 0 && c.Tick == s.proposed.Nonce { // this node has proposed it
@@ -57,19 +57,19 @@ func (s *shardClock) next(c statemachine.Clock, now time.Time, leads bool) (wire
 	}
 	if !c.Runs { // nothing in the machine depends on the time
 		s.since = now
-		return wire.Tick{}, false
+		return wire.ClockAdvance{}, false
 	}
 	step := uint64(now.Sub(s.since).Milliseconds())
 	switch {
 	case !leads, step == 0, step < c.Wait:
-		return wire.Tick{}, false
+		return wire.ClockAdvance{}, false
 	case s.proposed.Expected == c.Now && !s.proposedAt.IsZero() && now.Sub(s.proposedAt) < advanceLost:
-		return wire.Tick{}, false // the last one is not applied yet
+		return wire.ClockAdvance{}, false // the last one is not applied yet
 	}
 	if s.maxStep != nil {
 		step = min(step, s.maxStep(c))
 	}
-	s.proposed, s.proposedAt = wire.Tick{Expected: c.Now, Next: c.Now + step, Nonce: rand.Uint64()}, now
+	s.proposed, s.proposedAt = wire.ClockAdvance{Expected: c.Now, Next: c.Now + step, Nonce: rand.Uint64()}, now
 	if s.history != nil {
 		s.proposed.Applied, s.proposed.History = s.history()
 	}
@@ -78,7 +78,7 @@ func (s *shardClock) next(c statemachine.Clock, now time.Time, leads bool) (wire
 
 // due is next for the present moment. If last is set, the node proposes no other
 // one, so that the advance includes all time that was measured.
-func (s *shardClock) due(last bool) (wire.Tick, bool) {
+func (s *shardClock) due(last bool) (wire.ClockAdvance, bool) {
 	c := s.state()
 	if last {
 		c.Wait = 0
@@ -97,13 +97,13 @@ type historyReport struct {
 
 // due returns the report that has to be proposed now, if any: an entry that
 // advances no clock.
-func (r *historyReport) due(clock, index, sum, returns uint64, now time.Time) (wire.Tick, bool) {
+func (r *historyReport) due(clock, index, sum, returns uint64, now time.Time) (wire.ClockAdvance, bool) {
 	// The entry after the reported one is the report itself.
 	if returns == r.returns && (index <= r.index+1 || now.Sub(r.at) < reportInterval) {
-		return wire.Tick{}, false
+		return wire.ClockAdvance{}, false
 	}
 	*r = historyReport{index: index, at: now, returns: returns}
-	return wire.Tick{Expected: clock, Next: clock, Applied: index, History: sum}, true
+	return wire.ClockAdvance{Expected: clock, Next: clock, Applied: index, History: sum}, true
 }
 
 // runClocks advances the clocks of all shards until the node closes. Then it
@@ -119,13 +119,13 @@ func (n *Node) runClocks() {
 		if !n.alone() && n.sql.leads() {
 			index, sum := n.sql.machine.History()
 			if t, due := report.due(n.sql.machine.Clock().Now, index, sum, n.sql.raft.Returns(), time.Now()); due {
-				_, _ = n.sql.raft.Propose(wire.EncodeTick(t), advanceTimeout)
+				_, _ = n.sql.raft.Propose(wire.EncodeClockAdvance(t), advanceTimeout)
 			}
 		}
 		for _, c := range clocks {
 			if t, due := c.due(false); due {
 				// If it is lost, the next one replaces it.
-				_, _ = c.shard.raft.Propose(wire.EncodeTick(t), advanceTimeout)
+				_, _ = c.shard.raft.Propose(wire.EncodeClockAdvance(t), advanceTimeout)
 			}
 		}
 	}
@@ -134,7 +134,7 @@ func (n *Node) runClocks() {
 		if !due {
 			continue
 		}
-		if request, err := c.shard.raft.Propose(wire.EncodeTick(t), lastAdvanceWait); err == nil {
+		if request, err := c.shard.raft.Propose(wire.EncodeClockAdvance(t), lastAdvanceWait); err == nil {
 			n.lastAdvances.Go(func() {
 				timer := time.NewTimer(lastAdvanceWait)
 				defer timer.Stop()

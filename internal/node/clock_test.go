@@ -29,7 +29,7 @@ type look struct {
 	ms    int64
 	c     statemachine.Clock
 	leads bool
-	want  *wire.Tick
+	want  *wire.ClockAdvance
 
 	others bool // another's tick has moved the clock there
 }
@@ -39,23 +39,23 @@ func TestWhenAClockIsMoved(t *testing.T) {
 	for name, looks := range map[string][]look{
 		"nothing runs": {{0, still(0), true, nil, false}, {5000, still(0), true, nil, false}},
 		"it counts from when something runs": {
-			{0, still(0), true, nil, false}, {5000, still(0), true, nil, false}, {5100, runs(0, 0), true, &wire.Tick{Next: 100}, false}},
+			{0, still(0), true, nil, false}, {5000, still(0), true, nil, false}, {5100, runs(0, 0), true, &wire.ClockAdvance{Next: 100}, false}},
 		"it follows":                    {{0, runs(0, 0), false, nil, false}, {5000, runs(0, 0), false, nil, false}},
-		"a new leader counts its watch": {{0, runs(0, 0), false, nil, false}, {700, runs(0, 0), true, &wire.Tick{Next: 700}, false}},
+		"a new leader counts its watch": {{0, runs(0, 0), false, nil, false}, {700, runs(0, 0), true, &wire.ClockAdvance{Next: 700}, false}},
 		"not before it has to be": {
-			{0, runs(0, 1000), true, nil, false}, {999, runs(0, 1000), true, nil, false}, {1000, runs(0, 1000), true, &wire.Tick{Next: 1000}, false}},
+			{0, runs(0, 1000), true, nil, false}, {999, runs(0, 1000), true, nil, false}, {1000, runs(0, 1000), true, &wire.ClockAdvance{Next: 1000}, false}},
 		"its own tick: since it proposed that": {
-			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.Tick{Next: 100}, false}, {180, runs(0, 0), true, nil, false}, {250, runs(100, 0), true, &wire.Tick{Expected: 100, Next: 250}, false}},
+			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.ClockAdvance{Next: 100}, false}, {180, runs(0, 0), true, nil, false}, {250, runs(100, 0), true, &wire.ClockAdvance{Expected: 100, Next: 250}, false}},
 		"another's tick: since it saw that": {
-			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.Tick{Next: 100}, false}, {250, runs(90, 0), true, nil, true}, {300, runs(90, 0), true, &wire.Tick{Expected: 90, Next: 140}, true}},
+			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.ClockAdvance{Next: 100}, false}, {250, runs(90, 0), true, nil, true}, {300, runs(90, 0), true, &wire.ClockAdvance{Expected: 90, Next: 140}, true}},
 		"not twice while it is on its way, again when it is lost": {
-			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.Tick{Next: 100}, false}, {599, runs(0, 0), true, nil, false},
-			{600, runs(0, 0), true, &wire.Tick{Next: 600}, false}, {1000, runs(0, 0), true, nil, false}, {1100, runs(0, 0), true, &wire.Tick{Next: 1100}, false}},
+			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.ClockAdvance{Next: 100}, false}, {599, runs(0, 0), true, nil, false},
+			{600, runs(0, 0), true, &wire.ClockAdvance{Next: 600}, false}, {1000, runs(0, 0), true, nil, false}, {1100, runs(0, 0), true, &wire.ClockAdvance{Next: 1100}, false}},
 		"the first of two is applied after all": {
-			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.Tick{Next: 100}, false}, {600, runs(0, 0), true, &wire.Tick{Next: 600}, false},
-			{650, runs(100, 0), true, nil, false}, {700, runs(100, 0), true, &wire.Tick{Expected: 100, Next: 150}, false}},
+			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.ClockAdvance{Next: 100}, false}, {600, runs(0, 0), true, &wire.ClockAdvance{Next: 600}, false},
+			{650, runs(100, 0), true, nil, false}, {700, runs(100, 0), true, &wire.ClockAdvance{Expected: 100, Next: 150}, false}},
 		"what it cannot count yet it counts later": {
-			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.Tick{Next: 100}, false}, {150, runs(100, 0), false, nil, false}, {900, runs(100, 0), true, &wire.Tick{Expected: 100, Next: 900}, false}},
+			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.ClockAdvance{Next: 100}, false}, {150, runs(100, 0), false, nil, false}, {900, runs(100, 0), true, &wire.ClockAdvance{Expected: 100, Next: 900}, false}},
 	} {
 		var s shardClock
 		nonces := map[uint64]uint64{} // of its ticks, by where they move the clock
@@ -141,7 +141,7 @@ type clockNode struct {
 	phase    int // of the loop: it may rest between any two
 	read     statemachine.Clock
 	now      int64
-	proposal wire.Tick
+	proposal wire.ClockAdvance
 }
 
 // A clockWorld is a log and the nodes that propose to it and apply it.
@@ -159,7 +159,7 @@ type clockWorld struct {
 
 // measured is a tick with the moment until which it counts.
 type measured struct {
-	wire.Tick
+	wire.ClockAdvance
 	until int64
 }
 
@@ -202,7 +202,7 @@ func (w *clockWorld) put(ttl int64) {
 	w.seq++
 	key := fmt.Sprint("k", w.seq)
 	w.waiting[key] = [2]int64{w.ms, ttl}
-	w.append(wire.EncodeCommands(1, w.seq, [][]byte{wire.EncodeCommand(&wire.Command{Kind: wire.KVPut, Name: "b", Key: key, TTLMS: uint64(ttl)})}))
+	w.append(wire.EncodeCommands(1, w.seq, [][]byte{wire.EncodeCommand(&wire.Command{Kind: wire.KindKVPut, Bucket: "b", Key: key, TTLMS: uint64(ttl)})}))
 }
 
 // catchUp has a node apply entries.
@@ -247,7 +247,7 @@ func (w *clockWorld) arrive(i int, lost bool) {
 		}
 		w.counted = tick.until
 	}
-	w.append(wire.EncodeTick(tick.Tick))
+	w.append(wire.EncodeClockAdvance(tick.ClockAdvance))
 }
 
 // jump has a node take over another's snapshot.

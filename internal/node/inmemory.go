@@ -94,7 +94,7 @@ func (s *inMemoryShard) Do(ctx context.Context, c *wire.Command) (wire.Outcome, 
 	if err != nil {
 		return o, s.withCause(err)
 	}
-	if o.Dropped {
+	if o.ValueDropped {
 		return o, fmt.Errorf("%w: it was applied, but its answer came through a node that had to be brought up to date, and was too large to be kept", ErrOutcomeUnknown)
 	}
 	return o, nil
@@ -105,7 +105,7 @@ func (s *inMemoryShard) Do(ctx context.Context, c *wire.Command) (wire.Outcome, 
 // is nearly full.
 func takesSpace(kind wire.CommandKind) bool {
 	switch kind {
-	case wire.KVDelete, wire.KVGetRemove, wire.KVClear, wire.KVClearAll, wire.KVLimits, wire.CounterDelete, wire.LockRelease, wire.LockRenew, wire.LockLeave:
+	case wire.KindKVDelete, wire.KindKVGetRemove, wire.KindKVClear, wire.KindKVClearAll, wire.KindKVSetLimits, wire.KindCounterDelete, wire.KindLockRelease, wire.KindLockRenew, wire.KindLockLeave:
 		return false
 	}
 	return true

@@ -39,7 +39,7 @@ func newLockShard(n *Node, incarnation uint64) *lockShard {
 
 // Do is inMemoryShard's. It adds no waiters once the node releases what it has.
 func (s *lockShard) Do(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
-	if c.Kind == wire.LockAcquire || c.Kind == wire.LockTry {
+	if c.Kind == wire.KindLockAcquire || c.Kind == wire.KindLockTry {
 		s.mu.Lock()
 		if s.closed {
 			s.mu.Unlock()
@@ -67,7 +67,7 @@ func (s *lockShard) Await(ctx context.Context, owner, id uint64) (o wire.Outcome
 }
 
 func (s *lockShard) CatchUp(ctx context.Context, granted wire.Outcome) error {
-	if !granted.Expired {
+	if !granted.HolderLost {
 		return s.node.follow(ctx, granted.Seen)
 	}
 	// The lock of an earlier holder expired, and that holder cannot tell any more
@@ -114,6 +114,6 @@ func (s *lockShard) releaseAll(ctx context.Context) {
 	case <-ctx.Done():
 	}
 	if s.machine.Owned(s.node.opts.ID) {
-		_, _ = s.combiner.Do(ctx, wire.EncodeCommand(&wire.Command{Kind: wire.LockLeave, Seen: s.node.seen()}))
+		_, _ = s.combiner.Do(ctx, wire.EncodeCommand(&wire.Command{Kind: wire.KindLockLeave, Seen: s.node.seen()}))
 	}
 }

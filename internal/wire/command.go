@@ -2,114 +2,147 @@ package wire
 
 import "google.golang.org/protobuf/encoding/protowire"
 
-// A CommandKind says what a Command asks for. Each in-memory shard knows its
-// own ones.
+// A CommandKind says what a Command asks for. Each in-memory shard accepts its
+// own kinds only.
 type CommandKind uint8
 
-// The kinds.
+// The kinds of commands. Each has a type of the same name below.
 const (
-	KVPut            CommandKind = 1
-	KVPutIfAbsent    CommandKind = 2
-	KVReplace        CommandKind = 3
-	KVCompareAndSwap CommandKind = 4
-	KVDelete         CommandKind = 5
-	KVGetRemove      CommandKind = 6
-	KVClear          CommandKind = 7
-	KVClearAll       CommandKind = 8
-	KVLimits         CommandKind = 9
-	CounterAdd       CommandKind = 10
-	CounterSet       CommandKind = 11
-	CounterDelete    CommandKind = 12
+	KindKVPut            CommandKind = 1 // see KVPut
+	KindKVPutIfAbsent    CommandKind = 2 // see KVPut
+	KindKVReplace        CommandKind = 3 // see KVPut
+	KindKVCompareAndSwap CommandKind = 4 // see KVPut
+	KindKVDelete         CommandKind = 5 // see KVDelete
+	KindKVGetRemove      CommandKind = 6 // see KVDelete
+	KindKVClear          CommandKind = 7
+	KindKVClearAll       CommandKind = 8
+	KindKVSetLimits      CommandKind = 9
+	KindCounterAdd       CommandKind = 10
+	KindCounterSet       CommandKind = 11
+	KindCounterDelete    CommandKind = 12
 
-	LockAcquire CommandKind = 20
-	LockTry     CommandKind = 21
-	LockRelease CommandKind = 22
-	LockRenew   CommandKind = 23
-	LockLeave   CommandKind = 24
+	KindLockAcquire CommandKind = 20 // see LockAcquire
+	KindLockTry     CommandKind = 21 // see LockAcquire
+	KindLockRelease CommandKind = 22
+	KindLockRenew   CommandKind = 23
+	KindLockLeave   CommandKind = 24
 
-	Notify CommandKind = 30
+	KindNotify CommandKind = 30
 )
 
-// Seen is how far a node has come with the shards that hold what others tell of:
-// the indexes of the last entries that it has applied.
+// Seen says what a node has applied of the shards to which other shards' events
+// refer: the indexes of the last entries of the SQL shard and of the kv shard.
 type Seen struct{ SQL, KV uint64 }
 
-// Max returns what has seen all that either has.
+// Max returns, for each shard, the higher of the two indexes.
 func (s Seen) Max(o Seen) Seen { return Seen{max(s.SQL, o.SQL), max(s.KV, o.KV)} }
 
-// A Command is what one caller asks of an in-memory shard. Which fields it has
-// depends on its kind; hiqlite.proto says what they mean.
+// A Command is what one caller asks of an in-memory shard, in the form in which it
+// is encoded. A field has one meaning, whatever the kind is; which fields a kind
+// has is said by the types of commands.go, which callers and machines use instead
+// of these fields.
 type Command struct {
-	Kind       CommandKind
-	Seen       Seen // what the proposer had applied
-	Name, Key  string
-	Value      []byte
-	TTLMS      uint64
-	Version    uint64
-	Number     int64
-	Owner, ID  uint64
-	IDs        []uint64
-	MaxEntries uint64
-	MaxBytes   uint64
-	Force      bool
+	Kind CommandKind
+	Seen Seen // what the proposer had applied
+
+	Key         string // of an entry, a counter or a lock
+	Bucket      string
+	Value       []byte
+	TTLMS       uint64 // of an entry
+	Version     uint64
+	Delta       int64
+	Counter     int64
+	MaxEntries  uint64
+	MaxBytes    uint64
+	Override    bool
+	Owner       uint64
+	OwnerTTLMS  uint64
+	OwnerExists bool
+	Waiter      uint64
+	Used        bool
+	OwnerStays  bool
+	Waiters     []uint64
+	LastWaiter  uint64
+	Channel     string
+	Payload     []byte
+	TimeMS      int64
 }
 
-// An OutcomeCode says what became of a Command.
+// An OutcomeCode says whether a Command was carried out.
 type OutcomeCode uint8
 
-// The codes. All but Done and Waits mean that nothing was changed.
+// The codes. With all but Done and Waits the command has changed nothing.
 const (
-	Done     OutcomeCode = iota
-	Missing              // there is no such entry, counter, place or owner
-	Present              // there is one already
-	Changed              // the entry has another version
-	Overflow             // the counter would be beyond 64 bits
-	TooLarge             // the entry is larger than its bucket may be
-	Differs              // the bucket has other limits
-	Waits                // has a place in the queue for the lock
-	Held                 // somebody else has the lock
-	Full                 // the queue for the lock is as long as it may be
-	Foreign              // not a command of this shard
+	Done           OutcomeCode = iota
+	Missing                    // there is no such entry, counter, waiter or owner
+	Present                    // there is such an entry already
+	Changed                    // the entry has another version
+	Overflow                   // the counter would not fit into 64 bits
+	TooLarge                   // the entry is larger than its bucket may be
+	Differs                    // the bucket has other limits
+	Waits                      // the waiter is in the queue of the lock
+	Held                       // another owner has the lock
+	Full                       // the queue of the lock has reached its bound
+	UnknownCommand             // the shard has no such command
 )
 
-// An Outcome is what a Command came to.
+// An Outcome is what became of a Command. A field has one meaning; those that do
+// not belong to the command's kind are zero.
 type Outcome struct {
-	Code    OutcomeCode
-	Had     bool   // there was a value
-	Dropped bool   // the value was too large to be kept for a repeated entry
-	Expired bool   // of a lock: somebody did not release one, and so could not say what he had written
-	Index   uint64 // version, fencing token or index of the message
-	Number  int64  // of a counter; of a lock: tells the owner from others of the same id, before and after him
-	Seen    Seen   // of a lock: what has to be applied before it is used
-	Value   string // that was replaced or removed
+	Code OutcomeCode
+
+	// Of commands that change or compare entries and counters.
+	Version      uint64 // the entry's: the new one, that which was removed, or that which was in the way
+	Existed      bool   // there was such an entry or counter before
+	Value        string // the one that was replaced or removed
+	ValueDropped bool   // the value is not here: it was too large to be kept for a repeated entry
+	Counter      int64  // the value of the counter
+
+	// Of KVSetLimits: the limits that are set now. MaxBytes also with TooLarge.
+	MaxEntries, MaxBytes uint64
+
+	// Of lock commands.
+	Token      uint64 // the fencing token of the grant; with Held: of the one who has the lock
+	Epoch      uint64 // tells the owner from earlier and later owners of the same id
+	Seen       Seen   // what a node must have applied before it uses the grant
+	HolderLost bool   // a holder expired and so did not say what it had seen: Seen may be too low
+
+	// Of Notify.
+	Index uint64 // the message's
 }
 
 // EncodeCommand encodes c, to be combined with others into an entry.
 func EncodeCommand(c *Command) []byte {
-	b := make([]byte, 0, 48+len(c.Name)+len(c.Key)+len(c.Value)+10*len(c.IDs))
+	b := make([]byte, 0, 64+len(c.Bucket)+len(c.Key)+len(c.Value)+len(c.Channel)+len(c.Payload)+10*len(c.Waiters))
 	b = appendUint(b, 1, uint64(c.Kind))
 	b = appendUint(b, 2, c.Seen.SQL)
-	b = appendString(b, 3, c.Name)
+	b = appendUint(b, 3, c.Seen.KV)
 	b = appendString(b, 4, c.Key)
-	if len(c.Value) > 0 {
-		b = protowire.AppendTag(b, 5, protowire.BytesType)
-		b = protowire.AppendBytes(b, c.Value)
-	}
-	b = appendUint(b, 6, c.TTLMS)
-	b = appendUint(b, 7, c.Version)
-	b = appendInt(b, 8, c.Number)
+	b = appendString(b, 5, c.Bucket)
+	b = appendBytes(b, 6, c.Value)
+	b = appendUint(b, 7, c.TTLMS)
+	b = appendUint(b, 8, c.Version)
+	b = appendInt(b, 9, c.Delta)
+	b = appendInt(b, 10, c.Counter)
 	if c.Owner != 0 {
-		b = appendFixed(b, 9, c.Owner)
+		b = appendFixed(b, 11, c.Owner)
 	}
-	b = appendUint(b, 10, c.ID)
-	for _, id := range c.IDs {
-		b = protowire.AppendTag(b, 11, protowire.VarintType)
+	b = appendUint(b, 12, c.Waiter)
+	for _, id := range c.Waiters {
+		b = protowire.AppendTag(b, 13, protowire.VarintType)
 		b = protowire.AppendVarint(b, id)
 	}
-	b = appendUint(b, 12, c.MaxEntries)
-	b = appendUint(b, 13, c.MaxBytes)
-	b = appendBool(b, 14, c.Force)
-	return appendUint(b, 15, c.Seen.KV)
+	b = appendString(b, 14, c.Channel)
+	b = appendBytes(b, 15, c.Payload)
+	b = appendInt(b, 16, c.TimeMS)
+	b = appendUint(b, 17, c.MaxEntries)
+	b = appendUint(b, 18, c.MaxBytes)
+	b = appendBool(b, 19, c.Override)
+	b = appendUint(b, 20, c.OwnerTTLMS)
+	b = appendBool(b, 21, c.OwnerExists)
+	b = appendBool(b, 22, c.Used)
+	b = appendBool(b, 23, c.OwnerStays)
+	return appendUint(b, 24, c.LastWaiter)
 }
 
 // EncodeCommands encodes an entry of commands that their callers have encoded.
@@ -126,58 +159,81 @@ func EncodeCommands(session, sequence uint64, commands [][]byte) []byte {
 		b = protowire.AppendTag(b, 8, protowire.BytesType)
 		b = protowire.AppendBytes(b, c)
 	}
-	return seal(b)
+	return compress(b)
 }
 
-// field reads a field. Texts and values point into data.
+// field decodes one field. Strings and byte slices point into data.
 func (c *Command) field(f protowire.Number, n uint64, data []byte) error {
 	switch f {
 	case 1:
-		if n <= 0xff {
+		if n <= 0xff { // otherwise a later version wrote it; this one has no such kind
 			c.Kind = CommandKind(n)
 		}
 	case 2:
 		c.Seen.SQL = n
 	case 3:
-		c.Name = view(data)
-	case 4:
-		c.Key = view(data)
-	case 5:
-		c.Value = data
-	case 6:
-		c.TTLMS = n
-	case 7:
-		c.Version = n
-	case 8:
-		c.Number = protowire.DecodeZigZag(n)
-	case 9:
-		c.Owner = n
-	case 10:
-		c.ID = n
-	case 11:
-		c.IDs = append(c.IDs, n)
-	case 12:
-		c.MaxEntries = n
-	case 13:
-		c.MaxBytes = n
-	case 14:
-		c.Force = n != 0
-	case 15:
 		c.Seen.KV = n
+	case 4:
+		c.Key = stringOf(data)
+	case 5:
+		c.Bucket = stringOf(data)
+	case 6:
+		c.Value = data
+	case 7:
+		c.TTLMS = n
+	case 8:
+		c.Version = n
+	case 9:
+		c.Delta = protowire.DecodeZigZag(n)
+	case 10:
+		c.Counter = protowire.DecodeZigZag(n)
+	case 11:
+		c.Owner = n
+	case 12:
+		c.Waiter = n
+	case 13:
+		c.Waiters = append(c.Waiters, n)
+	case 14:
+		c.Channel = stringOf(data)
+	case 15:
+		c.Payload = data
+	case 16:
+		c.TimeMS = protowire.DecodeZigZag(n)
+	case 17:
+		c.MaxEntries = n
+	case 18:
+		c.MaxBytes = n
+	case 19:
+		c.Override = n != 0
+	case 20:
+		c.OwnerTTLMS = n
+	case 21:
+		c.OwnerExists = n != 0
+	case 22:
+		c.Used = n != 0
+	case 23:
+		c.OwnerStays = n != 0
+	case 24:
+		c.LastWaiter = n
 	}
 	return nil
 }
 
 func appendOutcome(b []byte, o *Outcome) []byte {
 	b = appendUint(b, 1, uint64(o.Code))
-	b = appendUint(b, 2, o.Index)
-	b = appendInt(b, 3, o.Number)
-	b = appendUint(b, 4, o.Seen.SQL)
-	b = appendBool(b, 5, o.Dropped)
-	b = appendBool(b, 6, o.Had)
-	b = appendString(b, 7, o.Value)
-	b = appendBool(b, 8, o.Expired)
-	return appendUint(b, 9, o.Seen.KV)
+	b = appendUint(b, 2, o.Version)
+	b = appendBool(b, 3, o.Existed)
+	b = appendString(b, 4, o.Value)
+	b = appendBool(b, 5, o.ValueDropped)
+	b = appendInt(b, 6, o.Counter)
+	b = appendUint(b, 7, o.Token)
+	b = appendUint(b, 8, o.Epoch)
+	b = appendUint(b, 9, o.Seen.SQL)
+	b = appendUint(b, 10, o.Seen.KV)
+	b = appendBool(b, 11, o.HolderLost)
+	b = appendUint(b, 12, o.Index)
+	b = appendUint(b, 13, o.MaxEntries)
+	return appendUint(b, 14, o.MaxBytes)
 }
 
 func decodeOutcome(b []byte) (*Outcome, error) {
@@ -187,21 +243,31 @@ func decodeOutcome(b []byte) (*Outcome, error) {
 		case 1:
 			o.Code = OutcomeCode(n)
 		case 2:
-			o.Index = n
+			o.Version = n
 		case 3:
-			o.Number = protowire.DecodeZigZag(n)
+			o.Existed = n != 0
 		case 4:
-			o.Seen.SQL = n
-		case 5:
-			o.Dropped = n != 0
-		case 6:
-			o.Had = n != 0
-		case 7:
 			o.Value = string(data)
+		case 5:
+			o.ValueDropped = n != 0
+		case 6:
+			o.Counter = protowire.DecodeZigZag(n)
+		case 7:
+			o.Token = n
 		case 8:
-			o.Expired = n != 0
+			o.Epoch = n
 		case 9:
+			o.Seen.SQL = n
+		case 10:
 			o.Seen.KV = n
+		case 11:
+			o.HolderLost = n != 0
+		case 12:
+			o.Index = n
+		case 13:
+			o.MaxEntries = n
+		case 14:
+			o.MaxBytes = n
 		}
 		return nil
 	})

@@ -15,22 +15,27 @@ import (
 
 // sampleCommands have every field.
 func sampleCommands() []*Command {
-	return []*Command{
-		{Kind: KVCompareAndSwap, Seen: Seen{SQL: 300, KV: 70}, Name: "bucket", Key: "key\xff\x00", Value: []byte{0, 1, 255}, TTLMS: 1500, Version: 1 << 40},
-		{Kind: CounterAdd, Name: "bucket", Key: "n", Number: math.MinInt64},
-		{Kind: KVLimits, Name: "bucket", MaxEntries: 10, MaxBytes: math.MaxUint64, Force: true},
-		{Kind: LockAcquire, Key: "lock", TTLMS: 10_000, Owner: 1<<63 | 5, ID: 7},
-		{Kind: LockRenew, Owner: 1<<63 | 5, ID: 9, IDs: []uint64{7, 0, math.MaxUint64}},
-		{Kind: Notify, Seen: Seen{SQL: 1 << 50, KV: 70}, Name: "channel", Value: []byte("payload"), Number: 1_700_000_000_123},
-		{Kind: KVClearAll},
+	all := []*Command{
+		KVPut{Kind: KindKVCompareAndSwap, Bucket: "bucket", Key: "key\xff\x00", Value: []byte{0, 1, 255}, TTLMS: 1500, Version: 1 << 40}.Command(),
+		KVDelete{Bucket: "bucket", Key: "key", ReturnValue: true}.Command(),
+		CounterAdd{Bucket: "bucket", Key: "n", Delta: math.MinInt64}.Command(),
+		CounterSet{Bucket: "bucket", Key: "n", Counter: math.MaxInt64}.Command(),
+		KVSetLimits{Bucket: "bucket", MaxEntries: 10, MaxBytes: math.MaxUint64, Override: true}.Command(),
+		LockAcquire{Key: "lock", OwnerTTLMS: 10_000, Owner: 1<<63 | 5, Waiter: 7, OwnerExists: true}.Command(),
+		LockRelease{Owner: 1<<63 | 5, Waiter: 7, Used: true, OwnerStays: true}.Command(),
+		LockRenew{Owner: 1<<63 | 5, LastWaiter: 9, Waiters: []uint64{7, 0, math.MaxUint64}}.Command(),
+		Notify{Channel: "channel", Payload: []byte("payload"), TimeMS: 1_700_000_000_123}.Command(),
+		KVClearAll{}.Command(),
 		{},
 	}
+	all[0].Seen, all[8].Seen = Seen{SQL: 300, KV: 70}, Seen{SQL: 1 << 50, KV: 70}
+	return all
 }
 
 // manyCommands are worth being compressed.
 func manyCommands() (all []*Command) {
 	for i := range 300 {
-		all = append(all, &Command{Kind: KVPut, Name: "bucket", Key: fmt.Sprint("key", i), Value: []byte(strings.Repeat("value", i%7)), TTLMS: uint64(i)})
+		all = append(all, &Command{Kind: KindKVPut, Bucket: "bucket", Key: fmt.Sprint("key", i), Value: []byte(strings.Repeat("value", i%7)), TTLMS: uint64(i)})
 	}
 	return all
 }
@@ -46,7 +51,7 @@ func encodeCommands(session, sequence uint64, commands []*Command) []byte {
 // sameCommands compares what was decoded with what was encoded: empty slices are
 // nil or not.
 func sameCommands(e *Entry, session, sequence uint64, want []*Command) error {
-	if e.Session != session || e.Sequence != sequence || e.OpenSession || e.Tick != nil || e.HoldMS != 0 || len(e.Operations) != 0 || len(e.Commands) != len(want) {
+	if e.Session != session || e.Sequence != sequence || e.OpenSession || e.ClockAdvance != nil || e.HoldMS != 0 || len(e.Operations) != 0 || len(e.Commands) != len(want) {
 		return fmt.Errorf("decoded %+v", e)
 	}
 	for i := range want {
@@ -58,37 +63,41 @@ func sameCommands(e *Entry, session, sequence uint64, want []*Command) error {
 }
 
 func plainCommand(c Command) Command {
-	c.Value, c.IDs = append([]byte{}, c.Value...), append([]uint64{}, c.IDs...)
+	c.Value, c.Payload, c.Waiters = append([]byte{}, c.Value...), append([]byte{}, c.Payload...), append([]uint64{}, c.Waiters...)
 	return c
 }
 
 // sampleRecords are one of each kind, and have every field.
 func sampleRecords() []*Record {
 	return []*Record{
-		{Kind: RecordShard, Ticks: 5000, TTLMS: 4000, Seen: Seen{SQL: 300, KV: 70}, Number: 1 << 50},
+		{Kind: RecordShard, Clock: 5000, SessionClock: 4000, Seen: Seen{SQL: 300, KV: 70}, Applied: 1 << 50},
 		{Kind: RecordSession, Session: sampleMemorySession()},
-		{Kind: RecordBucket, Name: "bucket", Version: 9, MaxEntries: 10, MaxBytes: math.MaxUint64},
-		{Kind: RecordEntry, Key: "key\xff\x00", Value: "value\x00\xff", Version: 8, Expired: true},
-		{Kind: RecordCounter, Key: "n", Number: math.MinInt64, Version: 7},
-		{Kind: RecordExpiry, Version: 8, Ticks: 1500, Phase: 2},
-		{Kind: RecordOwner, Version: 12, ID: 4, Unsure: 11},
-		{Kind: RecordOwner, Owner: 1<<63 | 5, TTLMS: 10_000, ID: 3, Node: 2, Incarnation: 1 << 40},
-		{Kind: RecordPlace, Key: "lock", Owner: 1<<63 | 5, ID: 7, Version: 12, Seen: Seen{SQL: 300, KV: 70}, Expired: true},
-		{Kind: RecordRenewal, Owner: 1<<63 | 5, ID: 3, Ticks: 10_000, Phase: 1},
-		{Kind: RecordMessage, Name: "channel", Value: "payload", Version: 6, Number: 1_700_000_000_123, Seen: Seen{SQL: 299, KV: 70}, Ticks: 4900},
-		{Kind: RecordEnd, Number: 10},
+		{Kind: RecordKV, Version: 9},
+		{Kind: RecordBucket, Bucket: "bucket", MaxEntries: 10, MaxBytes: math.MaxUint64},
+		{Kind: RecordEntry, Key: "key\xff\x00", Value: "value\x00\xff", Version: 8, Expires: true},
+		{Kind: RecordCounter, Key: "n", Counter: math.MinInt64, Version: 7},
+		{Kind: RecordExpiry, Version: 8, End: 1500, Phase: 2},
+		{Kind: RecordLocks, Token: 12, Renewal: 4, LostToken: 11},
+		{Kind: RecordOwner, Owner: 1<<63 | 5, Epoch: 2, TTLMS: 10_000, Renewal: 3, Node: 2, Incarnation: 1 << 40},
+		{Kind: RecordWaiter, Key: "lock", Owner: 1<<63 | 5, Waiter: 7, Token: 12, Seen: Seen{SQL: 300, KV: 70}, HolderLost: true},
+		{Kind: RecordRenewal, Owner: 1<<63 | 5, Renewal: 3, End: 10_000, Phase: 1},
+		{Kind: RecordMessages, Index: 6, Forgotten: 5},
+		{Kind: RecordMessage, Channel: "channel", Payload: "payload", Index: 6, TimeMS: 1_700_000_000_123, Seen: Seen{SQL: 299, KV: 70}, SessionClock: 4900},
+		{Kind: RecordEnd, Count: 13},
 	}
 }
 
 func sampleMemorySession() *Session[Outcome] {
 	return &Session[Outcome]{ID: 7, Sequence: 8, Used: 9, Node: 2, Incarnation: 3, Results: []Outcome{
 		{},
-		{Code: Changed, Index: math.MaxUint64},
-		{Had: true, Index: 5, Value: "before\x00\xff"},
-		{Had: true, Dropped: true},
-		{Number: math.MinInt64},
-		{Index: 12, Seen: Seen{SQL: 300, KV: 70}, Expired: true},
-		{Code: Foreign},
+		{Code: Changed, Version: math.MaxUint64},
+		{Existed: true, Version: 5, Value: "before\x00\xff"},
+		{Existed: true, ValueDropped: true},
+		{Counter: math.MinInt64},
+		{MaxEntries: 10, MaxBytes: math.MaxUint64},
+		{Token: 12, Epoch: 3, Seen: Seen{SQL: 300, KV: 70}, HolderLost: true},
+		{Index: 6},
+		{Code: UnknownCommand},
 	}}
 }
 
@@ -127,14 +136,14 @@ func TestGoldenCompressedCommands(t *testing.T) {
 }
 
 func TestGoldenTick(t *testing.T) {
-	tick := Tick{Expected: 5, Next: 300, Nonce: 0x1122334455667788, Applied: 70, History: 0x8877665544332211}
-	got := EncodeTick(tick)
+	tick := ClockAdvance{Expected: 5, Next: 300, Nonce: 0x1122334455667788, Applied: 70, History: 0x8877665544332211}
+	got := EncodeClockAdvance(tick)
 	want := golden(t, "tick-nonce", got)
 	if !bytes.Equal(got, want) {
 		t.Errorf("a tick is written differently than before:\n%x\n%x", got, want)
 	}
 	var d Decoder
-	if e, err := d.Decode(want); err != nil || e.Tick == nil || *e.Tick != tick {
+	if e, err := d.Decode(want); err != nil || e.ClockAdvance == nil || *e.ClockAdvance != tick {
 		t.Errorf("%+v, %v", e, err)
 	}
 }
@@ -179,20 +188,32 @@ func some(t *rapid.T, what string) uint64 {
 }
 
 func genCommand(t *rapid.T) *Command {
-	return &Command{Kind: CommandKind(rapid.Byte().Draw(t, "kind")), Seen: Seen{some(t, "sql"), some(t, "kv")}, Name: string(genBytes(t, "name")), Key: string(genBytes(t, "key")),
-		Value: genBytes(t, "value"), TTLMS: some(t, "ttl"), Version: some(t, "version"), Number: int64(some(t, "number")), Owner: some(t, "owner"), ID: some(t, "id"),
-		IDs: rapid.SliceOfN(rapid.Uint64(), 0, 4).Draw(t, "ids"), MaxEntries: some(t, "entries"), MaxBytes: some(t, "bytes"), Force: rapid.Bool().Draw(t, "force")}
+	return &Command{Kind: CommandKind(rapid.Byte().Draw(t, "kind")), Seen: Seen{some(t, "sql"), some(t, "kv")},
+		Waiters: rapid.SliceOfN(rapid.Uint64(), 0, 4).Draw(t, "waiters"),
+		Key:     string(genBytes(t, "key")), Bucket: string(genBytes(t, "bucket")), Value: genBytes(t, "value"), TTLMS: some(t, "ttlms"), Version: some(t, "version"),
+		Delta: int64(some(t, "delta")), Counter: int64(some(t, "counter")), MaxEntries: some(t, "maxentries"), MaxBytes: some(t, "maxbytes"), Override: rapid.Bool().Draw(t, "override"),
+		Owner: some(t, "owner"), OwnerTTLMS: some(t, "ownerttlms"), OwnerExists: rapid.Bool().Draw(t, "ownerexists"), Waiter: some(t, "waiter"), Used: rapid.Bool().Draw(t, "used"),
+		OwnerStays: rapid.Bool().Draw(t, "ownerstays"), LastWaiter: some(t, "lastwaiter"), Channel: string(genBytes(t, "channel")), Payload: genBytes(t, "payload"), TimeMS: int64(some(t, "timems")),
+	}
 }
 
 func genOutcome(t *rapid.T) Outcome {
-	return Outcome{Code: OutcomeCode(rapid.Byte().Draw(t, "code")), Had: rapid.Bool().Draw(t, "had"), Dropped: rapid.Bool().Draw(t, "dropped"), Expired: rapid.Bool().Draw(t, "expired"),
-		Index: some(t, "index"), Number: int64(some(t, "number")), Seen: Seen{some(t, "sql"), some(t, "kv")}, Value: string(genBytes(t, "value"))}
+	return Outcome{Code: OutcomeCode(rapid.Byte().Draw(t, "code")), Seen: Seen{some(t, "sql"), some(t, "kv")},
+		Version: some(t, "version"), Existed: rapid.Bool().Draw(t, "existed"), Value: string(genBytes(t, "value")), ValueDropped: rapid.Bool().Draw(t, "valuedropped"), Counter: int64(some(t, "counter")),
+		MaxEntries: some(t, "maxentries"), MaxBytes: some(t, "maxbytes"), Token: some(t, "token"), Epoch: some(t, "epoch"), HolderLost: rapid.Bool().Draw(t, "holderlost"),
+		Index: some(t, "index"),
+	}
 }
 
 func genRecord(t *rapid.T) *Record {
-	r := &Record{Kind: RecordKind(rapid.Byte().Draw(t, "kind")), Name: string(genBytes(t, "name")), Key: string(genBytes(t, "key")), Value: string(genBytes(t, "value")),
-		Version: some(t, "version"), Number: int64(some(t, "number")), Ticks: some(t, "ticks"), TTLMS: some(t, "ttl"), Phase: rapid.Byte().Draw(t, "phase"), Seen: Seen{some(t, "sql"), some(t, "kv")},
-		Owner: some(t, "owner"), ID: some(t, "id"), MaxEntries: some(t, "entries"), MaxBytes: some(t, "bytes"), Node: some(t, "node"), Incarnation: some(t, "incarnation"), Expired: rapid.Bool().Draw(t, "expired"), Unsure: some(t, "unsure")}
+	r := &Record{Kind: RecordKind(rapid.Byte().Draw(t, "kind")), Phase: rapid.Byte().Draw(t, "phase"), Seen: Seen{some(t, "sql"), some(t, "kv")},
+		Clock: some(t, "clock"), SessionClock: some(t, "sessionclock"), Applied: some(t, "applied"), Count: some(t, "count"), Bucket: string(genBytes(t, "bucket")),
+		Key: string(genBytes(t, "key")), Value: string(genBytes(t, "value")), Version: some(t, "version"), Expires: rapid.Bool().Draw(t, "expires"), Counter: int64(some(t, "counter")),
+		MaxEntries: some(t, "maxentries"), MaxBytes: some(t, "maxbytes"), End: some(t, "end"), Owner: some(t, "owner"), Epoch: some(t, "epoch"),
+		Renewal: some(t, "renewal"), TTLMS: some(t, "ttlms"), Node: some(t, "node"), Incarnation: some(t, "incarnation"), Waiter: some(t, "waiter"),
+		Token: some(t, "token"), HolderLost: rapid.Bool().Draw(t, "holderlost"), LostToken: some(t, "losttoken"), Channel: string(genBytes(t, "channel")), Payload: string(genBytes(t, "payload")),
+		Index: some(t, "index"), Forgotten: some(t, "forgotten"), TimeMS: int64(some(t, "timems")),
+	}
 	if rapid.Bool().Draw(t, "of a session") {
 		r.Session = &Session[Outcome]{ID: some(t, "session"), Sequence: some(t, "sequence"), Used: some(t, "used"), Node: some(t, "node"), Incarnation: some(t, "incarnation")}
 		for range rapid.IntRange(0, 3).Draw(t, "outcomes") {
@@ -235,25 +256,36 @@ func TestCommandsRoundTrip(t *testing.T) {
 }
 
 func commandOf(m message) *Command {
-	c := &Command{Kind: CommandKind(m.uint("kind")), Seen: Seen{m.uint("sql_index"), m.uint("kv_index")}, Name: string(m.bytes("name")), Key: string(m.bytes("key")), Value: m.bytes("value"),
-		TTLMS: m.uint("ttl_ms"), Version: m.uint("version"), Number: m.int("number"), Owner: m.uint("owner"), ID: m.uint("id"),
-		MaxEntries: m.uint("max_entries"), MaxBytes: m.uint("max_bytes"), Force: m.bool("force")}
-	ids := m.field("ids").List()
-	for i := range ids.Len() {
-		c.IDs = append(c.IDs, ids.Get(i).Uint())
+	c := &Command{Kind: CommandKind(m.uint("kind")), Seen: Seen{m.uint("sql_index"), m.uint("kv_index")},
+		Key: string(m.bytes("key")), Bucket: string(m.bytes("bucket")), Value: m.bytes("value"), TTLMS: m.uint("ttl_ms"), Version: m.uint("version"),
+		Delta: m.int("delta"), Counter: m.int("counter"), MaxEntries: m.uint("max_entries"), MaxBytes: m.uint("max_bytes"), Override: m.bool("override"),
+		Owner: m.uint("owner"), OwnerTTLMS: m.uint("owner_ttl_ms"), OwnerExists: m.bool("owner_exists"), Waiter: m.uint("waiter"), Used: m.bool("used"),
+		OwnerStays: m.bool("owner_stays"), LastWaiter: m.uint("last_waiter"), Channel: string(m.bytes("channel")), Payload: m.bytes("payload"), TimeMS: m.int("time_ms"),
+	}
+	waiters := m.field("waiters").List()
+	for i := range waiters.Len() {
+		c.Waiters = append(c.Waiters, waiters.Get(i).Uint())
 	}
 	return c
 }
 
 func outcomeOf(m message) Outcome {
-	return Outcome{Code: OutcomeCode(m.uint("code")), Index: m.uint("index"), Number: m.int("number"), Seen: Seen{m.uint("sql_index"), m.uint("kv_index")}, Dropped: m.bool("dropped"),
-		Had: m.bool("had"), Value: string(m.bytes("value")), Expired: m.bool("expired")}
+	return Outcome{Code: OutcomeCode(m.uint("code")), Seen: Seen{m.uint("sql_index"), m.uint("kv_index")},
+		Version: m.uint("version"), Existed: m.bool("existed"), Value: string(m.bytes("value")), ValueDropped: m.bool("value_dropped"), Counter: m.int("counter"),
+		MaxEntries: m.uint("max_entries"), MaxBytes: m.uint("max_bytes"), Token: m.uint("token"), Epoch: m.uint("epoch"), HolderLost: m.bool("holder_lost"),
+		Index: m.uint("index"),
+	}
 }
 
 func recordOf(m message) *Record {
-	r := &Record{Kind: RecordKind(m.uint("kind")), Name: string(m.bytes("name")), Key: string(m.bytes("key")), Value: string(m.bytes("value")), Version: m.uint("version"),
-		Number: m.int("number"), Ticks: m.uint("ticks"), TTLMS: m.uint("ttl_ms"), Phase: uint8(m.uint("phase")), Seen: Seen{m.uint("sql_index"), m.uint("kv_index")}, Owner: m.uint("owner"), ID: m.uint("id"),
-		MaxEntries: m.uint("max_entries"), MaxBytes: m.uint("max_bytes"), Node: m.uint("node"), Incarnation: m.uint("incarnation"), Expired: m.bool("expired"), Unsure: m.uint("unsure")}
+	r := &Record{Kind: RecordKind(m.uint("kind")), Phase: uint8(m.uint("phase")), Seen: Seen{m.uint("sql_index"), m.uint("kv_index")},
+		Clock: m.uint("clock"), SessionClock: m.uint("session_clock"), Applied: m.uint("applied"), Count: m.uint("count"), Bucket: string(m.bytes("bucket")),
+		Key: string(m.bytes("key")), Value: string(m.bytes("value")), Version: m.uint("version"), Expires: m.bool("expires"), Counter: m.int("counter"),
+		MaxEntries: m.uint("max_entries"), MaxBytes: m.uint("max_bytes"), End: m.uint("end"), Owner: m.uint("owner"), Epoch: m.uint("epoch"),
+		Renewal: m.uint("renewal"), TTLMS: m.uint("ttl_ms"), Node: m.uint("node"), Incarnation: m.uint("incarnation"), Waiter: m.uint("waiter"),
+		Token: m.uint("token"), HolderLost: m.bool("holder_lost"), LostToken: m.uint("lost_token"), Channel: string(m.bytes("channel")), Payload: string(m.bytes("payload")),
+		Index: m.uint("index"), Forgotten: m.uint("forgotten"), TimeMS: m.int("time_ms"),
+	}
 	if s := m.sub("session"); m.has("session") {
 		r.Session = &Session[Outcome]{ID: s.uint("id"), Sequence: s.uint("sequence"), Used: s.uint("used"), Node: s.uint("node"), Incarnation: s.uint("incarnation")}
 		for _, o := range s.list("results") {

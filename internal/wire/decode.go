@@ -22,7 +22,7 @@ type Decoder struct {
 	texts      []string
 	statements []Statement
 	args       []Argument
-	tick       Tick
+	advance    ClockAdvance
 	buf        []byte
 }
 
@@ -72,25 +72,25 @@ func (d *Decoder) Decode(cmd []byte) (*Entry, error) {
 				return nil
 			})
 		case 4:
-			d.tick = Tick{}
-			d.entry.Tick = &d.tick
+			d.advance = ClockAdvance{}
+			d.entry.ClockAdvance = &d.advance
 			return fields(data, func(f protowire.Number, n uint64, _ []byte) error {
 				switch f {
 				case 1:
-					d.tick.Expected = n
+					d.advance.Expected = n
 				case 2:
-					d.tick.Next = n
+					d.advance.Next = n
 				case 3:
-					d.tick.Nonce = n
+					d.advance.Nonce = n
 				case 4:
-					d.tick.Applied = n
+					d.advance.Applied = n
 				case 5:
-					d.tick.History = n
+					d.advance.History = n
 				}
 				return nil
 			})
 		case 5:
-			d.texts = append(d.texts, view(data))
+			d.texts = append(d.texts, stringOf(data))
 		case 6:
 			return d.operation(data)
 		case 7:
@@ -305,7 +305,7 @@ func argument(b []byte, a *Argument) error {
 		case 4:
 			a.Value = Value{Kind: Blob, Data: data}
 		case 5:
-			a.Name = view(data)
+			a.Name = stringOf(data)
 		}
 	}
 	return nil
@@ -362,7 +362,7 @@ func DecodeState(b []byte) (*State, error) {
 func (f *Function) field(field protowire.Number, n uint64, data []byte) error {
 	switch field {
 	case 1:
-		f.Name = view(data)
+		f.Name = stringOf(data)
 	case 2:
 		f.Version = n
 	case 3:

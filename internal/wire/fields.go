@@ -52,4 +52,5 @@ func next(b []byte) (field protowire.Number, n uint64, data, rest []byte, err er
 	return field, n, data, b[used:], nil
 }
 
-func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+// stringOf returns a string that shares the memory of b.
+func stringOf(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

@@ -16,7 +16,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(encodeCommands(12, 345, sampleCommands()))
 	f.Add(EncodeOpenSession(1, 0, 0))
 	f.Add(EncodeOpenSession(1, 2, 3))
-	f.Add(EncodeTick(Tick{Expected: 1, Next: 2}))
+	f.Add(EncodeClockAdvance(ClockAdvance{Expected: 1, Next: 2}))
 	f.Add([]byte{FormatVersion, flagZstd, 0x28, 0xb5, 0x2f, 0xfd})
 	f.Add([]byte{FormatVersion, 0, 0x32, 4, 0x4a, 2, 0x12, 0})
 	var d, again Decoder
@@ -30,7 +30,7 @@ func FuzzDecode(f *testing.F) {
 		for i := range e.Operations {
 			ops = append(ops, &e.Operations[i])
 		}
-		if e.OpenSession || e.Tick != nil {
+		if e.OpenSession || e.ClockAdvance != nil {
 			return
 		}
 		second, err := again.Decode(encode(e.Session, e.Sequence, ops))

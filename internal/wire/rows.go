@@ -33,22 +33,33 @@ func (c *Checksum) AddRows(r *Rows) {
 	}
 }
 
-// A Tick moves the shard's clock from Expected to Next, in milliseconds. By the
-// Nonce its proposer knows it again: another's may come to the same Next. In the
-// SQL shard the leader tells with it what its replica's history was at an index.
-type Tick struct{ Expected, Next, Nonce, Applied, History uint64 }
+// A ClockAdvance moves the shard's clock. The leader proposes it.
+type ClockAdvance struct {
+	Expected uint64 // what the clock shows before, in milliseconds; if it does not, the entry has no effect
+	Next     uint64 // what it shows after
+	Nonce    uint64 // by which its proposer recognizes it: that of another node may have the same Next
 
-// An Entry is one entry of the Raft log: operations of a session, or one of the
-// others.
+	// In the SQL shard the leader also says what it has applied, so that replicas
+	// with another history notice it.
+	Applied uint64 // index of the last entry; 0: it does not say
+	History uint64 // see State
+}
+
+// An Entry is one entry of a Raft log. It has operations or commands of a session,
+// or one of the other fields.
 type Entry struct {
 	Session, Sequence uint64
+	Operations        []Operation // of the SQL shard
+	Commands          []Command   // of an in-memory shard
+
+	// OpenSession says that the entry opens a session, for the node and incarnation
+	// of its proposer, which recognizes the entry by the nonce.
 	OpenSession       bool
-	Nonce             uint64 // of OpenSession
-	Node, Incarnation uint64 // of OpenSession: the proposer's
-	Tick              *Tick
-	HoldMS            uint64 // asks proposers to wait: the leader is about to hand over
-	Operations        []Operation
-	Commands          []Command // of an in-memory shard
+	Nonce             uint64
+	Node, Incarnation uint64
+
+	ClockAdvance *ClockAdvance
+	HoldMS       uint64 // proposers wait for so long, because the leader is about to hand over
 }
 
 // An Error is a statement's failure, as SQLite reported it.

@@ -270,7 +270,7 @@ func TestOtherEntriesFollowTheSchema(t *testing.T) {
 	if open.uint("nonce") != 1<<63 || open.uint("node") != 7 || open.uint("incarnation") != 1<<40 {
 		t.Errorf("the session is %v", open)
 	}
-	tick := message{parse(t, desc, EncodeTick(Tick{Expected: 4, Next: 1 << 40, Nonce: 1 << 63, Applied: 77, History: 1 << 62})[2:]).field("tick").Message()}
+	tick := message{parse(t, desc, EncodeClockAdvance(ClockAdvance{Expected: 4, Next: 1 << 40, Nonce: 1 << 63, Applied: 77, History: 1 << 62})[2:]).field("clock_advance").Message()}
 	if tick.uint("expected") != 4 || tick.uint("next") != 1<<40 || tick.uint("nonce") != 1<<63 || tick.uint("applied") != 77 || tick.uint("history") != 1<<62 {
 		t.Errorf("the tick is %v", tick)
 	}
@@ -279,7 +279,7 @@ func TestOtherEntriesFollowTheSchema(t *testing.T) {
 	if e, err := d.Decode(EncodeOpenSession(0, 0, 0)); err != nil || !e.OpenSession {
 		t.Errorf("%+v, %v", e, err)
 	}
-	if e, err := d.Decode(EncodeTick(Tick{})); err != nil || e.Tick == nil {
+	if e, err := d.Decode(EncodeClockAdvance(ClockAdvance{})); err != nil || e.ClockAdvance == nil {
 		t.Errorf("%+v, %v", e, err)
 	}
 }

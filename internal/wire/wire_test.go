@@ -80,7 +80,7 @@ func encode(session, sequence uint64, ops []*Operation) []byte {
 // same compares what was decoded with what was encoded; empty slices are nil
 // or not, but an empty blob is not NULL.
 func same(e *Entry, session, sequence uint64, ops []*Operation) error {
-	if e.Session != session || e.Sequence != sequence || e.OpenSession || e.Tick != nil || len(e.Operations) != len(ops) {
+	if e.Session != session || e.Sequence != sequence || e.OpenSession || e.ClockAdvance != nil || len(e.Operations) != len(ops) {
 		return fmt.Errorf("decoded %+v", e)
 	}
 	for i := range ops {
@@ -165,7 +165,7 @@ func TestGoldenCompressedEntry(t *testing.T) {
 func TestGoldenOthers(t *testing.T) {
 	for name, got := range map[string][]byte{
 		"open-session": EncodeOpenSession(0x1122334455667788, 0, 0),
-		"tick":         EncodeTick(Tick{Expected: 5, Next: 300}),
+		"tick":         EncodeClockAdvance(ClockAdvance{Expected: 5, Next: 300}),
 		"hold":         EncodeHold(250),
 		"result":       AppendResult(nil, &sampleState().Sessions[0].Results[0]),
 		"state":        AppendState(nil, sampleState()),
@@ -178,7 +178,7 @@ func TestGoldenOthers(t *testing.T) {
 	if e, err := d.Decode(golden(t, "open-session", nil)); err != nil || !e.OpenSession || e.Nonce != 0x1122334455667788 {
 		t.Errorf("%+v, %v", e, err)
 	}
-	if e, err := d.Decode(golden(t, "tick", nil)); err != nil || e.Tick == nil || *e.Tick != (Tick{Expected: 5, Next: 300}) {
+	if e, err := d.Decode(golden(t, "tick", nil)); err != nil || e.ClockAdvance == nil || *e.ClockAdvance != (ClockAdvance{Expected: 5, Next: 300}) {
 		t.Errorf("%+v, %v", e, err)
 	}
 	if e, err := d.Decode(golden(t, "hold", nil)); err != nil || e.HoldMS != 250 {

@@ -133,57 +133,61 @@ func (k *KV) Entries(bucket, prefix string) iter.Seq2[string, string] {
 }
 
 func (k *KV) apply(c *wire.Command, _ *wire.Session[wire.Outcome]) wire.Outcome {
-	if c.Name == "" && c.Kind != wire.KVClearAll {
-		return wire.Outcome{Code: wire.Foreign}
+	if c.Bucket == "" && c.Kind != wire.KindKVClearAll {
+		return wire.Outcome{Code: wire.UnknownCommand}
 	}
 	switch c.Kind {
-	case wire.KVPut, wire.KVPutIfAbsent, wire.KVReplace, wire.KVCompareAndSwap:
-		return k.put(c)
-	case wire.KVDelete, wire.KVGetRemove:
-		return k.delete(c)
-	case wire.KVClear:
-		if b := k.bucket(c.Name); b != nil {
+	case wire.KindKVPut, wire.KindKVPutIfAbsent, wire.KindKVReplace, wire.KindKVCompareAndSwap:
+		return k.put(c.KVPut())
+	case wire.KindKVDelete, wire.KindKVGetRemove:
+		return k.delete(c.KVDelete())
+	case wire.KindKVClear:
+		if b := k.bucket(c.Bucket); b != nil {
 			k.clear(b)
 		}
 		return wire.Outcome{}
-	case wire.KVClearAll:
+	case wire.KindKVClearAll:
 		for _, b := range k.buckets.Load().sorted() {
 			k.clear(b)
 		}
 		return wire.Outcome{}
-	case wire.KVLimits:
-		return k.limit(c)
-	case wire.CounterAdd, wire.CounterSet, wire.CounterDelete:
-		return k.count(c)
+	case wire.KindKVSetLimits:
+		return k.limit(c.KVSetLimits())
+	case wire.KindCounterAdd:
+		return k.addToCounter(c.CounterAdd())
+	case wire.KindCounterSet:
+		return k.setCounter(c.CounterSet())
+	case wire.KindCounterDelete:
+		return k.deleteCounter(c.CounterDelete())
 	}
-	return wire.Outcome{Code: wire.Foreign}
+	return wire.Outcome{Code: wire.UnknownCommand}
 }
 
-func (k *KV) put(c *wire.Command) wire.Outcome {
-	b := k.bucketOrNew(c.Name)
+func (k *KV) put(c wire.KVPut) wire.Outcome {
+	b := k.bucketOrNew(c.Bucket)
 	defer k.removeIfEmpty(b)
 	size := uint64(len(c.Key) + len(c.Value))
 	if b.limits.bytes > 0 && size > b.limits.bytes {
-		return wire.Outcome{Code: wire.TooLarge, Number: int64(b.limits.bytes)}
+		return wire.Outcome{Code: wire.TooLarge, MaxBytes: b.limits.bytes}
 	}
 	switch c.Kind {
-	case wire.KVPutIfAbsent:
+	case wire.KindKVPutIfAbsent:
 		if i := b.entries.Get(c.Key); i != nil {
-			return wire.Outcome{Code: wire.Present, Index: i.Version()}
+			return wire.Outcome{Code: wire.Present, Version: i.Version()}
 		}
-	case wire.KVCompareAndSwap:
+	case wire.KindKVCompareAndSwap:
 		version := uint64(0)
 		if i := b.entries.Get(c.Key); i != nil {
 			version = i.Version()
 		}
 		if version != c.Version {
-			return wire.Outcome{Code: wire.Changed, Index: version}
+			return wire.Outcome{Code: wire.Changed, Version: version}
 		}
 	}
 	k.revision++
 	item, old := b.entries.Put(c.Key, c.Value, k.revision, c.TTLMS > 0)
-	o := wire.Outcome{Index: k.revision, Had: old != nil}
-	if old != nil && c.Kind == wire.KVReplace {
+	o := wire.Outcome{Version: k.revision, Existed: old != nil}
+	if old != nil && c.Kind == wire.KindKVReplace {
 		o.Value = old.Value()
 	}
 	k.countRemoved(old)
@@ -207,8 +211,8 @@ func (k *KV) countRemoved(i *table.Item) {
 	}
 }
 
-func (k *KV) delete(c *wire.Command) wire.Outcome {
-	b := k.bucket(c.Name)
+func (k *KV) delete(c wire.KVDelete) wire.Outcome {
+	b := k.bucket(c.Bucket)
 	if b == nil {
 		return wire.Outcome{Code: wire.Missing}
 	}
@@ -218,8 +222,8 @@ func (k *KV) delete(c *wire.Command) wire.Outcome {
 	}
 	k.emitRemoved(b, old, shardapi.Deleted)
 	k.removeIfEmpty(b)
-	o := wire.Outcome{Index: old.Version(), Had: true}
-	if c.Kind == wire.KVGetRemove {
+	o := wire.Outcome{Version: old.Version(), Existed: true}
+	if c.ReturnValue {
 		o.Value = old.Value()
 	}
 	return o
@@ -249,11 +253,11 @@ func (k *KV) clear(b *bucket) {
 
 // limit sets the limits of a bucket. Other limits that it has already are replaced
 // only if the command says so.
-func (k *KV) limit(c *wire.Command) wire.Outcome {
-	b, want := k.bucketOrNew(c.Name), limits{c.MaxEntries, c.MaxBytes}
+func (k *KV) limit(c wire.KVSetLimits) wire.Outcome {
+	b, want := k.bucketOrNew(c.Bucket), limits{c.MaxEntries, c.MaxBytes}
 	defer k.removeIfEmpty(b)
-	if b.limits != (limits{}) && b.limits != want && !c.Force {
-		return wire.Outcome{Code: wire.Differs, Index: b.limits.entries, Number: int64(b.limits.bytes)}
+	if b.limits != (limits{}) && b.limits != want && !c.Override {
+		return wire.Outcome{Code: wire.Differs, MaxEntries: b.limits.entries, MaxBytes: b.limits.bytes}
 	}
 	b.limits = want
 	b.order, b.first = nil, 0
@@ -264,7 +268,7 @@ func (k *KV) limit(c *wire.Command) wire.Outcome {
 		b.sortOrder()
 		k.evict(b)
 	}
-	return wire.Outcome{Index: want.entries, Number: int64(want.bytes)}
+	return wire.Outcome{MaxEntries: want.entries, MaxBytes: want.bytes}
 }
 
 // sortOrder orders the entries by when they were written.
@@ -293,29 +297,36 @@ func (k *KV) evict(b *bucket) {
 	}
 }
 
-func (k *KV) count(c *wire.Command) wire.Outcome {
-	b := k.bucketOrNew(c.Name)
-	defer k.removeIfEmpty(b)
-	if c.Kind == wire.CounterDelete {
-		if old := b.counters.Delete(c.Key); old != nil {
-			return wire.Outcome{Had: true, Number: counterValue(old)}
+func (k *KV) addToCounter(c wire.CounterAdd) wire.Outcome {
+	n, existed := int64(0), false
+	if b := k.bucket(c.Bucket); b != nil {
+		if old := b.counters.Get(c.Key); old != nil {
+			n, existed = counterValue(old), true
 		}
+	}
+	if c.Delta > 0 && n > math.MaxInt64-c.Delta || c.Delta < 0 && n < math.MinInt64-c.Delta {
+		return wire.Outcome{Code: wire.Overflow, Counter: n, Existed: existed}
+	}
+	return k.setCounter(wire.CounterSet{Bucket: c.Bucket, Key: c.Key, Counter: n + c.Delta})
+}
+
+func (k *KV) setCounter(c wire.CounterSet) wire.Outcome {
+	k.revision++
+	_, old := k.bucketOrNew(c.Bucket).counters.Put(c.Key, binary.LittleEndian.AppendUint64(nil, uint64(c.Counter)), k.revision, false)
+	return wire.Outcome{Counter: c.Counter, Existed: old != nil}
+}
+
+func (k *KV) deleteCounter(c wire.CounterDelete) wire.Outcome {
+	b := k.bucket(c.Bucket)
+	if b == nil {
 		return wire.Outcome{Code: wire.Missing}
 	}
-	n, had := int64(0), false
-	if old := b.counters.Get(c.Key); old != nil {
-		n, had = counterValue(old), true
+	old := b.counters.Delete(c.Key)
+	if old == nil {
+		return wire.Outcome{Code: wire.Missing}
 	}
-	next := c.Number
-	if c.Kind == wire.CounterAdd {
-		if next > 0 && n > math.MaxInt64-next || next < 0 && n < math.MinInt64-next {
-			return wire.Outcome{Code: wire.Overflow, Number: n, Had: had}
-		}
-		next += n
-	}
-	k.revision++
-	b.counters.Put(c.Key, binary.LittleEndian.AppendUint64(nil, uint64(next)), k.revision, false)
-	return wire.Outcome{Number: next, Had: had}
+	k.removeIfEmpty(b)
+	return wire.Outcome{Existed: true, Counter: counterValue(old)}
 }
 
 // advance moves the clock, and removes the entries that have expired.
@@ -352,14 +363,14 @@ func (k *KV) freeze() iter.Seq[*wire.Record] {
 	var all []frozen
 	for _, b := range k.buckets.Load().sorted() {
 		all = append(all, frozen{
-			wire.Record{Kind: wire.RecordBucket, Name: b.name, MaxEntries: b.limits.entries, MaxBytes: b.limits.bytes},
+			wire.Record{Kind: wire.RecordBucket, Bucket: b.name, MaxEntries: b.limits.entries, MaxBytes: b.limits.bytes},
 			b.entries.Freeze(), b.counters.Freeze(),
 		})
 	}
 	revision := k.revision
 	timers := k.expiries.clone()
 	return func(yield func(*wire.Record) bool) {
-		if !yield(&wire.Record{Kind: wire.RecordBucket, Version: revision}) { // no bucket has this name
+		if !yield(&wire.Record{Kind: wire.RecordKV, Version: revision}) {
 			return
 		}
 		for _, f := range all {
@@ -367,19 +378,19 @@ func (k *KV) freeze() iter.Seq[*wire.Record] {
 				return
 			}
 			for i := range f.entries.All() {
-				if !yield(&wire.Record{Kind: wire.RecordEntry, Key: i.Key(), Value: i.Value(), Version: i.Version(), Expired: i.Mark()}) {
+				if !yield(&wire.Record{Kind: wire.RecordEntry, Key: i.Key(), Value: i.Value(), Version: i.Version(), Expires: i.Mark()}) {
 					return
 				}
 			}
 			for i := range f.counters.All() {
-				if !yield(&wire.Record{Kind: wire.RecordCounter, Key: i.Key(), Number: counterValue(i), Version: i.Version()}) {
+				if !yield(&wire.Record{Kind: wire.RecordCounter, Key: i.Key(), Counter: counterValue(i), Version: i.Version()}) {
 					return
 				}
 			}
 		}
 		expiries, phases := timers.all()
 		for n, t := range expiries {
-			if !yield(&wire.Record{Kind: wire.RecordExpiry, Version: t.payload.ref.Version(), Ticks: t.end, Phase: uint8(phases[n])}) {
+			if !yield(&wire.Record{Kind: wire.RecordExpiry, Version: t.payload.ref.Version(), End: t.end, Phase: uint8(phases[n])}) {
 				return
 			}
 		}
@@ -403,32 +414,30 @@ func (k *KV) beginRestore() {
 func (k *KV) restore(r *wire.Record) error {
 	x := k.restoring
 	b := x.current
-	if b == nil && r.Kind != wire.RecordBucket && r.Kind != wire.RecordExpiry {
+	if b == nil && (r.Kind == wire.RecordEntry || r.Kind == wire.RecordCounter) {
 		return fmt.Errorf("a record of kind %d before a bucket", r.Kind)
 	}
 	switch r.Kind {
+	case wire.RecordKV:
+		x.revision = r.Version
 	case wire.RecordBucket:
-		if r.Name == "" {
-			x.revision = r.Version
-			break
-		}
-		b = newBucket(r.Name)
+		b = newBucket(r.Bucket)
 		b.limits = limits{r.MaxEntries, r.MaxBytes}
 		x.buckets.add(b)
 		x.current = b
 	case wire.RecordEntry:
-		item, _ := b.entries.Put(r.Key, []byte(r.Value), r.Version, r.Expired)
-		if r.Expired {
+		item, _ := b.entries.Put(r.Key, []byte(r.Value), r.Version, r.Expires)
+		if r.Expires {
 			x.expiring[r.Version] = expiry{b, item.Ref()}
 		}
 		if b.limits != (limits{}) {
 			b.order = append(b.order, item.Ref())
 		}
 	case wire.RecordCounter:
-		b.counters.Put(r.Key, binary.LittleEndian.AppendUint64(nil, uint64(r.Number)), r.Version, false)
+		b.counters.Put(r.Key, binary.LittleEndian.AppendUint64(nil, uint64(r.Counter)), r.Version, false)
 	case wire.RecordExpiry:
 		if e, ok := x.expiring[r.Version]; ok {
-			x.expiries.restore(r.Ticks, phase(r.Phase), e)
+			x.expiries.restore(r.End, phase(r.Phase), e)
 		}
 	default:
 		return fmt.Errorf("a record of kind %d", r.Kind)

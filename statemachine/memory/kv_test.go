@@ -21,7 +21,7 @@ func newKVShard(t rapid.TB) (*shard, *KV) {
 }
 
 func put(bucket, key, value string) *wire.Command {
-	return &wire.Command{Kind: wire.KVPut, Name: bucket, Key: key, Value: []byte(value)}
+	return &wire.Command{Kind: wire.KindKVPut, Bucket: bucket, Key: key, Value: []byte(value)}
 }
 
 func eventText(e Event) string {
@@ -49,7 +49,7 @@ func TestKVIsAMap(t *testing.T) {
 				for range rapid.IntRange(1, 3).Draw(t, "commands") {
 					c := kvCommand(t)
 					if rapid.IntRange(0, 3).Draw(t, "now") == 0 { // the right version, now and then
-						_, c.Version, _ = kv.Get(c.Name, c.Key)
+						_, c.Version, _ = kv.Get(c.Bucket, c.Key)
 					}
 					commands, want = append(commands, c), append(want, m.apply(c))
 				}
@@ -115,7 +115,7 @@ func TestKVIsAMap(t *testing.T) {
 func TestTheOldestWrittenGoesFirst(t *testing.T) {
 	s, kv := newKVShard(t)
 	const limit = 100
-	s.do(&wire.Command{Kind: wire.KVLimits, Name: "b", MaxEntries: limit})
+	s.do(&wire.Command{Kind: wire.KindKVSetLimits, Bucket: "b", MaxEntries: limit})
 	var order []string // as they were written
 	write := func(key string) {
 		order = append(slices.DeleteFunc(order, func(k string) bool { return k == key }), key)
@@ -128,7 +128,7 @@ func TestTheOldestWrittenGoesFirst(t *testing.T) {
 		for j := range 20 {
 			key := fmt.Sprint("k", (i*7+j*j)%150)
 			if (i+j)%11 == 0 {
-				commands = append(commands, &wire.Command{Kind: wire.KVDelete, Name: "b", Key: key})
+				commands = append(commands, &wire.Command{Kind: wire.KindKVDelete, Bucket: "b", Key: key})
 				order = slices.DeleteFunc(order, func(k string) bool { return k == key })
 				continue
 			}
@@ -153,7 +153,7 @@ func TestLimitsAreSetOnceOrByForce(t *testing.T) {
 	s, kv := newKVShard(t)
 	s.do(put("b", "1", "aaaa"), put("b", "2", "bbbb"), put("b", "3", "cccc"), put("b", "1", "dddd"))
 	set := func(entries, size uint64, force bool) wire.Outcome {
-		return s.do(&wire.Command{Kind: wire.KVLimits, Name: "b", MaxEntries: entries, MaxBytes: size, Force: force})[0]
+		return s.do(&wire.Command{Kind: wire.KindKVSetLimits, Bucket: "b", MaxEntries: entries, MaxBytes: size, Override: force})[0]
 	}
 	expect := func(want string) {
 		t.Helper()
@@ -165,13 +165,13 @@ func TestLimitsAreSetOnceOrByForce(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 	expect("13")
-	if o := set(5, 0, false); o.Code != wire.Differs || o.Number != 11 {
+	if o := set(5, 0, false); o.Code != wire.Differs || o.MaxBytes != 11 {
 		t.Errorf("%+v", o)
 	}
 	if o := set(0, 11, false); o.Code != wire.Done {
 		t.Errorf("the same once more: %+v", o)
 	}
-	if o := s.do(put("b", "4", strings.Repeat("x", 11)))[0]; o.Code != wire.TooLarge || o.Number != 11 {
+	if o := s.do(put("b", "4", strings.Repeat("x", 11)))[0]; o.Code != wire.TooLarge || o.MaxBytes != 11 {
 		t.Errorf("an entry that does not fit: %+v", o)
 	}
 	expect("13")
@@ -187,21 +187,27 @@ func TestLimitsAreSetOnceOrByForce(t *testing.T) {
 func TestCountersDoNotOverflow(t *testing.T) {
 	s, kv := newKVShard(t)
 	count := func(kind wire.CommandKind, n int64) wire.Outcome {
-		return s.do(&wire.Command{Kind: kind, Name: "b", Key: "n", Number: n})[0]
+		c := &wire.Command{Kind: kind, Bucket: "b", Key: "n"}
+		if kind == wire.KindCounterAdd {
+			c.Delta = n
+		} else {
+			c.Counter = n
+		}
+		return s.do(c)[0]
 	}
 	for _, sign := range []int64{1, -1} {
 		limit := int64(math.MaxInt64)
 		if sign < 0 {
 			limit = math.MinInt64
 		}
-		count(wire.CounterSet, limit-sign)
-		if o := count(wire.CounterAdd, 2*sign); o.Code != wire.Overflow || o.Number != limit-sign || !o.Had {
+		count(wire.KindCounterSet, limit-sign)
+		if o := count(wire.KindCounterAdd, 2*sign); o.Code != wire.Overflow || o.Counter != limit-sign || !o.Existed {
 			t.Errorf("beyond %d it comes to %+v", limit, o)
 		}
-		if o := count(wire.CounterAdd, sign); o.Code != wire.Done || o.Number != limit {
+		if o := count(wire.KindCounterAdd, sign); o.Code != wire.Done || o.Counter != limit {
 			t.Errorf("to %d it comes to %+v", limit, o)
 		}
-		if o := count(wire.CounterAdd, 0); o.Code != wire.Done || o.Number != limit {
+		if o := count(wire.KindCounterAdd, 0); o.Code != wire.Done || o.Counter != limit {
 			t.Errorf("at %d it comes to %+v", limit, o)
 		}
 	}
@@ -230,7 +236,7 @@ func TestABucketThatComesAgain(t *testing.T) {
 	c.TTLMS = 100
 	s.do(c)
 	s.tick(1, 1)
-	s.do(&wire.Command{Kind: wire.KVDelete, Name: "b", Key: "k"})
+	s.do(&wire.Command{Kind: wire.KindKVDelete, Bucket: "b", Key: "k"})
 	if kv.bucket("b") != nil {
 		t.Error("the empty bucket is kept")
 	}
@@ -268,7 +274,7 @@ func TestReadsBesideARestore(t *testing.T) {
 	for i := range 3000 {
 		all = append(all, put("b", fmt.Sprint("k", i), "v"))
 	}
-	s.do(append(all, &wire.Command{Kind: wire.CounterSet, Name: "b", Key: "n", Number: 7})...)
+	s.do(append(all, &wire.Command{Kind: wire.KindCounterSet, Bucket: "b", Key: "n", Counter: 7})...)
 	b := s.snapshot()
 	stop := make(chan struct{})
 	var missing error
@@ -302,7 +308,7 @@ func TestEntriesAreOfOneMoment(t *testing.T) {
 	s, kv := newKVShard(t)
 	s.do(put("b", "x1", "0"), put("b", "x2", "0"), put("b", "y", "0"))
 	entries := kv.Entries("b", "x")
-	s.do(put("b", "x1", "1"), put("b", "x3", "1"), &wire.Command{Kind: wire.KVDelete, Name: "b", Key: "x2"})
+	s.do(put("b", "x1", "1"), put("b", "x3", "1"), &wire.Command{Kind: wire.KindKVDelete, Bucket: "b", Key: "x2"})
 	if got := maps.Collect(entries); !maps.Equal(got, map[string]string{"x1": "0", "x2": "0"}) {
 		t.Errorf("they are %v", got)
 	}
@@ -332,7 +338,7 @@ func TestALargeSnapshotBesideWrites(t *testing.T) {
 	written := make(chan error, 1)
 	go func() { written <- s.SaveSnapshot(prepared, &b, nil, nil) }()
 	for i := range 300 {
-		s.do(put("b1", fmt.Sprint("k", i), "after"), &wire.Command{Kind: wire.KVDelete, Name: "b2", Key: fmt.Sprint("k", 3*i+2)}, &wire.Command{Kind: wire.KVClear, Name: fmt.Sprint("b", i/299)})
+		s.do(put("b1", fmt.Sprint("k", i), "after"), &wire.Command{Kind: wire.KindKVDelete, Bucket: "b2", Key: fmt.Sprint("k", 3*i+2)}, &wire.Command{Kind: wire.KindKVClear, Bucket: fmt.Sprint("b", i/299)})
 	}
 	if err := <-written; err != nil {
 		t.Fatal(err)
@@ -406,7 +412,7 @@ func TestAWriteCopiesFewNames(t *testing.T) {
 			t.Fatalf("bucket %d is not found", i)
 		}
 	}
-	s.do(&wire.Command{Kind: wire.KVClearAll})
+	s.do(&wire.Command{Kind: wire.KindKVClearAll})
 	if parts := len(*all.parts.Load()); parts != minParts || all.n != 0 || len(all.all()) != 0 {
 		t.Errorf("of none, %d are left, in %d parts", all.n, parts)
 	}

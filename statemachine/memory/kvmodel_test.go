@@ -101,65 +101,65 @@ func (m *kvModel) tick(now uint64) {
 
 func (m *kvModel) apply(c *wire.Command) wire.Outcome {
 	defer m.tidy()
-	if c.Kind == wire.KVClearAll {
+	if c.Kind == wire.KindKVClearAll {
 		for _, name := range slices.Sorted(maps.Keys(m.buckets)) {
 			m.clear(name)
 		}
 		return wire.Outcome{}
 	}
-	if c.Name == "" {
-		return wire.Outcome{Code: wire.Foreign}
+	if c.Bucket == "" {
+		return wire.Outcome{Code: wire.UnknownCommand}
 	}
-	there := m.buckets[c.Name] != nil
-	b := m.bucket(c.Name)
+	there := m.buckets[c.Bucket] != nil
+	b := m.bucket(c.Bucket)
 	e, n := b.entries[c.Key], b.counters[c.Key]
 	_, counts := b.counters[c.Key]
 	switch c.Kind {
-	case wire.KVPut, wire.KVPutIfAbsent, wire.KVReplace, wire.KVCompareAndSwap:
+	case wire.KindKVPut, wire.KindKVPutIfAbsent, wire.KindKVReplace, wire.KindKVCompareAndSwap:
 		return m.put(c, b, e)
-	case wire.KVDelete, wire.KVGetRemove:
+	case wire.KindKVDelete, wire.KindKVGetRemove:
 		if e == nil {
 			return wire.Outcome{Code: wire.Missing}
 		}
-		m.lose(c.Name, e, shardapi.Deleted)
-		o := wire.Outcome{Index: e.version, Had: true}
-		if c.Kind == wire.KVGetRemove {
+		m.lose(c.Bucket, e, shardapi.Deleted)
+		o := wire.Outcome{Version: e.version, Existed: true}
+		if c.Kind == wire.KindKVGetRemove {
 			o.Value = e.value
 		}
 		return o
-	case wire.KVClear:
+	case wire.KindKVClear:
 		if there {
-			m.clear(c.Name)
+			m.clear(c.Bucket)
 		}
 		return wire.Outcome{}
-	case wire.KVLimits:
+	case wire.KindKVSetLimits:
 		want := limits{c.MaxEntries, c.MaxBytes}
-		if b.limits != (limits{}) && b.limits != want && !c.Force {
-			return wire.Outcome{Code: wire.Differs, Index: b.limits.entries, Number: int64(b.limits.bytes)}
+		if b.limits != (limits{}) && b.limits != want && !c.Override {
+			return wire.Outcome{Code: wire.Differs, MaxEntries: b.limits.entries, MaxBytes: b.limits.bytes}
 		}
 		b.limits = want
-		m.evict(c.Name)
-		return wire.Outcome{Index: want.entries, Number: int64(want.bytes)}
-	case wire.CounterAdd:
-		sum := n + c.Number
-		if (sum > n) != (c.Number > 0) && c.Number != 0 {
-			return wire.Outcome{Code: wire.Overflow, Number: n, Had: counts}
+		m.evict(c.Bucket)
+		return wire.Outcome{MaxEntries: want.entries, MaxBytes: want.bytes}
+	case wire.KindCounterAdd:
+		sum := n + c.Delta
+		if (sum > n) != (c.Delta > 0) && c.Delta != 0 {
+			return wire.Outcome{Code: wire.Overflow, Counter: n, Existed: counts}
 		}
 		b.counters[c.Key] = sum
 		m.revision++
-		return wire.Outcome{Number: sum, Had: counts}
-	case wire.CounterSet:
-		b.counters[c.Key] = c.Number
+		return wire.Outcome{Counter: sum, Existed: counts}
+	case wire.KindCounterSet:
+		b.counters[c.Key] = c.Counter
 		m.revision++
-		return wire.Outcome{Number: c.Number, Had: counts}
-	case wire.CounterDelete:
+		return wire.Outcome{Counter: c.Counter, Existed: counts}
+	case wire.KindCounterDelete:
 		if !counts {
 			return wire.Outcome{Code: wire.Missing}
 		}
 		delete(b.counters, c.Key)
-		return wire.Outcome{Number: n, Had: true}
+		return wire.Outcome{Counter: n, Existed: true}
 	}
-	return wire.Outcome{Code: wire.Foreign}
+	return wire.Outcome{Code: wire.UnknownCommand}
 }
 
 func (m *kvModel) clear(bucket string) {
@@ -177,19 +177,19 @@ func (m *kvModel) put(c *wire.Command, b *kvBucket, e *kvEntry) wire.Outcome {
 	}
 	switch {
 	case b.limits.bytes > 0 && uint64(len(c.Key)+len(c.Value)) > b.limits.bytes:
-		return wire.Outcome{Code: wire.TooLarge, Number: int64(b.limits.bytes)}
-	case c.Kind == wire.KVPutIfAbsent && e != nil:
-		return wire.Outcome{Code: wire.Present, Index: version}
-	case c.Kind == wire.KVCompareAndSwap && c.Version != version:
-		return wire.Outcome{Code: wire.Changed, Index: version}
+		return wire.Outcome{Code: wire.TooLarge, MaxBytes: b.limits.bytes}
+	case c.Kind == wire.KindKVPutIfAbsent && e != nil:
+		return wire.Outcome{Code: wire.Present, Version: version}
+	case c.Kind == wire.KindKVCompareAndSwap && c.Version != version:
+		return wire.Outcome{Code: wire.Changed, Version: version}
 	}
 	m.revision++
-	o := wire.Outcome{Index: m.revision, Had: e != nil}
-	if e != nil && c.Kind == wire.KVReplace {
+	o := wire.Outcome{Version: m.revision, Existed: e != nil}
+	if e != nil && c.Kind == wire.KindKVReplace {
 		o.Value = e.value
 	}
 	b.entries[c.Key] = &kvEntry{key: c.Key, value: string(c.Value), version: m.revision, ttl: c.TTLMS}
-	m.event(c.Name, shardapi.Written, c.Key, string(c.Value))
-	m.evict(c.Name)
+	m.event(c.Bucket, shardapi.Written, c.Key, string(c.Value))
+	m.evict(c.Bucket)
 	return o
 }

@@ -19,11 +19,11 @@ func newLocksShard(t rapid.TB) (*shard, *Locks) {
 }
 
 func lock(owner, id uint64, key string, ttl uint64) *wire.Command {
-	return &wire.Command{Kind: wire.LockAcquire, Owner: owner, ID: id, Key: key, TTLMS: ttl}
+	return &wire.Command{Kind: wire.KindLockAcquire, Owner: owner, Waiter: id, Key: key, OwnerTTLMS: ttl}
 }
 
 func unlock(owner, id uint64, used bool) *wire.Command {
-	return &wire.Command{Kind: wire.LockRelease, Owner: owner, ID: id, Force: used}
+	return &wire.Command{Kind: wire.KindLockRelease, Owner: owner, Waiter: id, Used: used}
 }
 
 // A model of the lock shard: one list of places for each key, and the owners.
@@ -74,12 +74,12 @@ func (p *modelWaiter) outcome() wire.Outcome {
 	if p.token == 0 {
 		return wire.Outcome{Code: wire.Waits}
 	}
-	return wire.Outcome{Index: p.token, Seen: p.seen, Expired: p.expired}
+	return wire.Outcome{Token: p.token, Seen: p.seen, HolderLost: p.expired}
 }
 
 func (o *modelOwner) answer(p *modelWaiter) wire.Outcome {
 	out := p.outcome()
-	out.Number = int64(o.made)
+	out.Epoch = o.made
 	return out
 }
 
@@ -163,57 +163,57 @@ func (m *lockModel) opened(node uint64, earlier func(incarnation uint64) bool) {
 func (m *lockModel) apply(c *wire.Command, node, incarnation uint64) wire.Outcome {
 	m.seen = wire.Seen{SQL: max(m.seen.SQL, c.Seen.SQL), KV: max(m.seen.KV, c.Seen.KV)}
 	o := m.owners[c.Owner]
-	key, at := m.find(c.Owner, c.ID)
+	key, at := m.find(c.Owner, c.Waiter)
 	switch {
-	case c.Kind == wire.LockLeave:
+	case c.Kind == wire.KindLockLeave:
 		if node != 0 {
 			m.opened(node, func(i uint64) bool { return i <= incarnation })
 		}
 		return wire.Outcome{}
 	case c.Owner == 0:
-	case c.Kind == wire.LockAcquire, c.Kind == wire.LockTry:
+	case c.Kind == wire.KindLockAcquire, c.Kind == wire.KindLockTry:
 		if at >= 0 {
 			return o.answer(m.queues[key][at])
 		}
-		if o == nil && c.Force {
+		if o == nil && c.OwnerExists {
 			return wire.Outcome{Code: wire.Missing}
 		}
-		if q := m.queues[c.Key]; c.Kind == wire.LockTry && len(q) > 0 {
-			return wire.Outcome{Code: wire.Held, Index: q[0].token}
+		if q := m.queues[c.Key]; c.Kind == wire.KindLockTry && len(q) > 0 {
+			return wire.Outcome{Code: wire.Held, Token: q[0].token}
 		}
 		if o == nil {
 			o = &modelOwner{made: m.renewals + 1}
 			m.owners[c.Owner] = o
 		}
-		o.ttl, o.node, o.incarnation = c.TTLMS, node, incarnation
+		o.ttl, o.node, o.incarnation = c.OwnerTTLMS, node, incarnation
 		m.renewed(o)
-		p := &modelWaiter{owner: c.Owner, id: c.ID}
+		p := &modelWaiter{owner: c.Owner, id: c.Waiter}
 		m.queues[c.Key] = append(m.queues[c.Key], p)
 		if len(m.queues[c.Key]) == 1 {
 			m.grant(c.Key)
 		}
 		return o.answer(p)
-	case c.Kind == wire.LockRelease:
+	case c.Kind == wire.KindLockRelease:
 		if at < 0 {
 			return wire.Outcome{Code: wire.Missing}
 		}
-		m.leave(c.Owner, c.ID, false, c.Force)
-		m.settle(c.Owner, len(c.IDs) > 0)
+		m.leave(c.Owner, c.Waiter, false, c.Used)
+		m.settle(c.Owner, c.OwnerStays)
 		return wire.Outcome{}
-	case c.Kind == wire.LockRenew:
+	case c.Kind == wire.KindLockRenew:
 		if o == nil {
 			return wire.Outcome{Code: wire.Missing}
 		}
 		for _, id := range m.ids(c.Owner) {
-			if id <= c.ID && !slices.Contains(c.IDs, id) {
+			if id <= c.LastWaiter && !slices.Contains(c.Waiters, id) {
 				m.leave(c.Owner, id, false, false)
 			}
 		}
 		m.renewed(o)
-		m.settle(c.Owner, len(c.IDs) > 0)
-		return wire.Outcome{Number: int64(o.made)}
+		m.settle(c.Owner, len(c.Waiters) > 0)
+		return wire.Outcome{Epoch: o.made}
 	}
-	return wire.Outcome{Code: wire.Foreign}
+	return wire.Outcome{Code: wire.UnknownCommand}
 }
 
 // The lock shard does what lists would: one holder for each key, first come,
@@ -285,10 +285,10 @@ func TestTokensGrow(t *testing.T) {
 	last := uint64(0)
 	for i := range uint64(20) {
 		o := s.do(lock(1+i%3, i, fmt.Sprint("key", i%2), 1000), unlock(1+i%3, i, i%2 == 0))[0]
-		if o.Code != wire.Done || o.Index <= last {
+		if o.Code != wire.Done || o.Token <= last {
 			t.Fatalf("%+v after %d", o, last)
 		}
-		last = o.Index
+		last = o.Token
 		if b := s.snapshot(); i%3 == 0 {
 			s.restart()
 			s.restore(b)
@@ -310,8 +310,8 @@ func TestAskingTwiceTakesOnePlace(t *testing.T) {
 		t.Errorf("one who waits is told %+v", o)
 	}
 	try := lock(3, 1, "x", 1000)
-	try.Kind = wire.LockTry
-	if o := s.do(try)[0]; o.Code != wire.Held || o.Index != first.Index || locks.owners[3] != nil {
+	try.Kind = wire.KindLockTry
+	if o := s.do(try)[0]; o.Code != wire.Held || o.Token != first.Token || locks.owners[3] != nil {
 		t.Errorf("one who tries is told %+v", o)
 	}
 	if n := len(locks.queues["x"].waiters); n != 2 {
@@ -340,17 +340,17 @@ func TestAQueueIsBounded(t *testing.T) {
 func TestARenewalGivesUpWhatItDoesNotName(t *testing.T) {
 	s, locks := newLocksShard(t)
 	s.do(lock(1, 1, "a", 1000), lock(1, 2, "b", 1000), lock(1, 3, "c", 1000), lock(2, 1, "b", 1000))
-	s.do(&wire.Command{Kind: wire.LockRenew, Owner: 1, ID: 2, IDs: []uint64{1, 9}})
+	s.do(&wire.Command{Kind: wire.KindLockRenew, Owner: 1, LastWaiter: 2, Waiters: []uint64{1, 9}})
 	if got := slices.Sorted(maps.Keys(locks.owners[1].waiters)); !slices.Equal(got, []uint64{1, 3}) {
 		t.Errorf("it has the places %v", got)
 	}
 	if p := locks.queues["b"].waiters; len(p) != 1 || p[0].owner != 2 || p[0].token == 0 || p[0].uncertain {
 		t.Errorf("the queue that it left is %+v", p)
 	}
-	if o := s.do(&wire.Command{Kind: wire.LockRenew, Owner: 1, ID: 3})[0]; o.Code != wire.Done || locks.owners[1] != nil {
+	if o := s.do(&wire.Command{Kind: wire.KindLockRenew, Owner: 1, LastWaiter: 3})[0]; o.Code != wire.Done || locks.owners[1] != nil {
 		t.Errorf("one who has nothing is told %+v, and is %+v", o, locks.owners[1])
 	}
-	if o := s.do(&wire.Command{Kind: wire.LockRenew, Owner: 1, ID: 3})[0]; o.Code != wire.Missing {
+	if o := s.do(&wire.Command{Kind: wire.KindLockRenew, Owner: 1, LastWaiter: 3})[0]; o.Code != wire.Missing {
 		t.Errorf("one who is unknown is told %+v", o)
 	}
 }
@@ -386,8 +386,8 @@ func TestAnOwnerIsNotMadeAnew(t *testing.T) {
 		t.Fatal("he is there still")
 	}
 	joins := lock(1, 2, "y", 1000)
-	joins.Force = true
-	for i, o := range s.do(joins, &wire.Command{Kind: wire.LockRenew, Owner: 1, ID: 2, IDs: []uint64{1, 2}}) {
+	joins.OwnerExists = true
+	for i, o := range s.do(joins, &wire.Command{Kind: wire.KindLockRenew, Owner: 1, LastWaiter: 2, Waiters: []uint64{1, 2}}) {
 		if o.Code != wire.Missing {
 			t.Errorf("command %d: %+v", i, o)
 		}
@@ -397,9 +397,9 @@ func TestAnOwnerIsNotMadeAnew(t *testing.T) {
 // How the one before left tells whether what he wrote is known: see Outcome.
 func TestWhoGetsALockLearnsHowTheOneBeforeLeft(t *testing.T) {
 	expire := func(s *shard) {
-		s.do(&wire.Command{Kind: wire.LockRenew, Owner: 2, ID: 0}, &wire.Command{Kind: wire.LockRenew, Owner: 3, ID: 0})
+		s.do(&wire.Command{Kind: wire.KindLockRenew, Owner: 2, LastWaiter: 0}, &wire.Command{Kind: wire.KindLockRenew, Owner: 3, LastWaiter: 0})
 		s.tick(1, 1, 1000)
-		s.do(&wire.Command{Kind: wire.LockRenew, Owner: 2, ID: 0}, &wire.Command{Kind: wire.LockRenew, Owner: 3, ID: 0})
+		s.do(&wire.Command{Kind: wire.KindLockRenew, Owner: 2, LastWaiter: 0}, &wire.Command{Kind: wire.KindLockRenew, Owner: 3, LastWaiter: 0})
 	}
 	for name, test := range map[string]struct {
 		leave func(s *shard)
@@ -407,7 +407,7 @@ func TestWhoGetsALockLearnsHowTheOneBeforeLeft(t *testing.T) {
 	}{
 		"released":        {func(s *shard) { s.do(unlock(1, 1, true)) }, false},
 		"given up unused": {func(s *shard) { s.do(unlock(1, 1, false)) }, false},
-		"not renewed":     {func(s *shard) { s.do(&wire.Command{Kind: wire.LockRenew, Owner: 1, ID: 1}) }, false},
+		"not renewed":     {func(s *shard) { s.do(&wire.Command{Kind: wire.KindLockRenew, Owner: 1, LastWaiter: 1}) }, false},
 		"silent":          {func(s *shard) { s.tick(1, 1, 999); expire(s) }, true},
 		"a new start":     {func(s *shard) { s.open(2, 4, 8) }, true},
 	} {
@@ -466,14 +466,14 @@ func TestPlacesTellOfChanges(t *testing.T) {
 	s.do(lock(2, 1, "x", 1000))
 	expect("in the queue", false, Place{wire.Outcome{Code: wire.Waits}, true})
 	s.do(unlock(1, 1, true))
-	expect("granted", true, Place{wire.Outcome{Index: 2}, true})
+	expect("granted", true, Place{wire.Outcome{Token: 2}, true})
 	s.restore(s.snapshot())
-	expect("restored", true, Place{wire.Outcome{Index: 2}, true})
+	expect("restored", true, Place{wire.Outcome{Token: 2}, true})
 	s.tick(1, 1, 1000)
 	expect("expired", true, Place{})
 	done()
 	s.do(lock(2, 1, "x", 1000))
-	expect("done", false, Place{wire.Outcome{Index: 3, Expired: true}, true})
+	expect("done", false, Place{wire.Outcome{Token: 3, HolderLost: true}, true})
 	if len(locks.listening) != 0 {
 		t.Errorf("%d wait", len(locks.listening))
 	}
@@ -491,14 +491,14 @@ func TestOwnersGoWithTheirNode(t *testing.T) {
 	if got := slices.Sorted(maps.Keys(locks.owners)); !slices.Equal(got, []uint64{1, 3}) {
 		t.Errorf("left are %v", got)
 	}
-	s.do(&wire.Command{Kind: wire.LockLeave})
+	s.do(&wire.Command{Kind: wire.KindLockLeave})
 	s.open(4, 0, math.MaxUint64)
 	if got := slices.Sorted(maps.Keys(locks.owners)); !slices.Equal(got, []uint64{1, 3}) {
 		t.Errorf("no node took away all but %v", got)
 	}
 	last := s.open(5, 5, math.MaxUint64)
 	s.by(last, 1, lock(5, 1, "e", 1000))
-	s.by(last, 2, &wire.Command{Kind: wire.LockLeave})
+	s.by(last, 2, &wire.Command{Kind: wire.KindLockLeave})
 	if got := slices.Sorted(maps.Keys(locks.owners)); slices.Contains(got, 5) {
 		t.Errorf("the last incarnation leaves, and %v are left", got)
 	}
@@ -512,20 +512,19 @@ func TestOwnersGoWithTheirNode(t *testing.T) {
 // long as that may be on its way, and no longer.
 func TestAnOwnerOfNothingGoes(t *testing.T) {
 	const hour = 3_600_000
-	more := func(c *wire.Command) *wire.Command { c.IDs = []uint64{9}; return c }
 	for name, last := range map[string]*wire.Command{
-		"by a release": more(unlock(1, 1, true)),
-		"by a renewal": more(&wire.Command{Kind: wire.LockRenew, Owner: 1, ID: 1}),
+		"by a release": wire.LockRelease{Owner: 1, Waiter: 1, Used: true, OwnerStays: true}.Command(),
+		"by a renewal": wire.LockRenew{Owner: 1, LastWaiter: 1, Waiters: []uint64{9}}.Command(),
 	} {
 		s, locks := newLocksShard(t)
-		made := s.do(lock(1, 1, "a", hour))[0].Number
+		made := s.do(lock(1, 1, "a", hour))[0].Epoch
 		s.do(last)
 		join := lock(1, 9, "b", hour)
-		join.Force = true
-		if o := s.do(join)[0]; o.Code != wire.Done || o.Number != made {
+		join.OwnerExists = true
+		if o := s.do(join)[0]; o.Code != wire.Done || o.Epoch != made {
 			t.Errorf("%s: what was on its way came to %+v", name, o)
 		}
-		last = more(unlock(1, 9, true))
+		last = wire.LockRelease{Owner: 1, Waiter: 9, Used: true, OwnerStays: true}.Command()
 		s.do(last)
 		for range 3 {
 			s.tick(emptyOwnerTTL)

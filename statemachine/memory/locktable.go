@@ -92,51 +92,51 @@ type renewal struct{ owner, renewal uint64 }
 
 // apply applies a command that came through a session.
 func (t *lockTable) apply(c *wire.Command, session *wire.Session[wire.Outcome]) wire.Outcome {
-	if c.Kind == wire.LockLeave {
+	if c.Kind == wire.KindLockLeave {
 		t.expireNode(session.Node, session.Incarnation)
 		return wire.Outcome{}
 	}
 	if c.Owner == 0 {
-		return wire.Outcome{Code: wire.Foreign}
+		return wire.Outcome{Code: wire.UnknownCommand}
 	}
 	switch c.Kind {
-	case wire.LockAcquire, wire.LockTry:
-		return t.acquire(c, session)
-	case wire.LockRelease:
-		return t.release(c)
-	case wire.LockRenew:
-		return t.renew(c)
+	case wire.KindLockAcquire, wire.KindLockTry:
+		return t.acquire(c.LockAcquire(), session)
+	case wire.KindLockRelease:
+		return t.release(c.LockRelease())
+	case wire.KindLockRenew:
+		return t.renew(c.LockRenew())
 	}
-	return wire.Outcome{Code: wire.Foreign}
+	return wire.Outcome{Code: wire.UnknownCommand}
 }
 
-func (t *lockTable) acquire(c *wire.Command, session *wire.Session[wire.Outcome]) wire.Outcome {
+func (t *lockTable) acquire(c wire.LockAcquire, session *wire.Session[wire.Outcome]) wire.Outcome {
 	o := t.owners[c.Owner]
 	if o == nil {
-		if c.Force { // the proposer believes that the owner has other locks: they are lost
+		if c.OwnerExists { // the proposer believes that the owner has other locks: they are lost
 			return wire.Outcome{Code: wire.Missing}
 		}
 		o = &lockOwner{id: c.Owner, epoch: t.renewals + 1, waiters: map[uint64]*lockQueue{}}
 	}
-	if q := o.waiters[c.ID]; q != nil { // the command was sent again
-		return o.outcomeOf(q.find(waiterID{c.Owner, c.ID}))
+	if q := o.waiters[c.Waiter]; q != nil { // the command was sent again
+		return o.outcomeOf(q.find(waiterID{c.Owner, c.Waiter}))
 	}
 	q := t.queues[c.Key]
 	switch {
 	case q == nil:
 		q = &lockQueue{key: strings.Clone(c.Key)}
 		t.queues[q.key] = q
-	case c.Kind == wire.LockTry:
-		return wire.Outcome{Code: wire.Held, Index: q.waiters[0].token}
+	case c.Try:
+		return wire.Outcome{Code: wire.Held, Token: q.waiters[0].token}
 	case len(q.waiters) >= maxLockWaiters:
 		return wire.Outcome{Code: wire.Full}
 	}
 	t.owners[o.id] = o
 	o.node, o.incarnation = session.Node, session.Incarnation
-	o.ttl = c.TTLMS
+	o.ttl = c.OwnerTTLMS
 	t.keepFor(o, o.ttl)
-	q.waiters = append(q.waiters, lockWaiter{waiterID: waiterID{o.id, c.ID}})
-	o.waiters[c.ID] = q
+	q.waiters = append(q.waiters, lockWaiter{waiterID: waiterID{o.id, c.Waiter}})
+	o.waiters[c.Waiter] = q
 	if len(q.waiters) == 1 {
 		t.grant(q)
 	}
@@ -146,7 +146,7 @@ func (t *lockTable) acquire(c *wire.Command, session *wire.Session[wire.Outcome]
 // outcomeOf returns the outcome of a command that asked for a waiter.
 func (o *lockOwner) outcomeOf(w *lockWaiter) wire.Outcome {
 	out := w.outcome()
-	out.Number = int64(o.epoch)
+	out.Epoch = o.epoch
 	return out
 }
 
@@ -163,7 +163,7 @@ func (w *lockWaiter) outcome() wire.Outcome {
 	if w.token == 0 {
 		return wire.Outcome{Code: wire.Waits}
 	}
-	return wire.Outcome{Index: w.token, Seen: w.seen, Expired: w.uncertain}
+	return wire.Outcome{Token: w.token, Seen: w.seen, HolderLost: w.uncertain}
 }
 
 // grant gives the lock to the first waiter of the queue.
@@ -181,17 +181,17 @@ func (t *lockTable) keepFor(o *lockOwner, ttl uint64) {
 	t.renewal.start(ttl, renewal{o.id, o.renewal})
 }
 
-func (t *lockTable) release(c *wire.Command) wire.Outcome {
+func (t *lockTable) release(c wire.LockRelease) wire.Outcome {
 	o := t.owners[c.Owner]
-	if o == nil || o.waiters[c.ID] == nil {
+	if o == nil || o.waiters[c.Waiter] == nil {
 		return wire.Outcome{Code: wire.Missing}
 	}
 	reason := released
-	if c.Force {
+	if c.Used {
 		reason = releasedAfterUse
 	}
-	t.remove(o, c.ID, reason)
-	t.forgetIfEmpty(o, len(c.IDs) > 0)
+	t.remove(o, c.Waiter, reason)
+	t.forgetIfEmpty(o, c.OwnerStays)
 	return wire.Outcome{}
 }
 
@@ -240,23 +240,23 @@ func (t *lockTable) forgetIfEmpty(o *lockOwner, asked bool) {
 // renew keeps an owner and the waiters that it names. The command also names the
 // last waiter that the owner has asked for: earlier ones that it does not name are
 // released, since a release may have been lost.
-func (t *lockTable) renew(c *wire.Command) wire.Outcome {
+func (t *lockTable) renew(c wire.LockRenew) wire.Outcome {
 	o := t.owners[c.Owner]
 	if o == nil {
 		return wire.Outcome{Code: wire.Missing}
 	}
-	named := make(map[uint64]bool, len(c.IDs))
-	for _, id := range c.IDs {
+	named := make(map[uint64]bool, len(c.Waiters))
+	for _, id := range c.Waiters {
 		named[id] = true
 	}
 	for _, id := range slices.Sorted(maps.Keys(o.waiters)) {
-		if id <= c.ID && !named[id] {
+		if id <= c.LastWaiter && !named[id] {
 			t.remove(o, id, released)
 		}
 	}
 	t.keepFor(o, o.ttl)
-	t.forgetIfEmpty(o, len(c.IDs) > 0)
-	return wire.Outcome{Number: int64(o.epoch)}
+	t.forgetIfEmpty(o, len(c.Waiters) > 0)
+	return wire.Outcome{Epoch: o.epoch}
 }
 
 // expire removes an owner with all of its waiters.
@@ -296,19 +296,19 @@ func (t *lockTable) expireNode(node, incarnation uint64) {
 
 // records returns the table as the records of a snapshot.
 func (t *lockTable) records() iter.Seq[*wire.Record] {
-	records := []*wire.Record{{Kind: wire.RecordOwner, Version: t.lastToken, ID: t.renewals, Unsure: t.lastSilent}} // no owner has this id
+	records := []*wire.Record{{Kind: wire.RecordLocks, Token: t.lastToken, Renewal: t.renewals, LostToken: t.lastSilent}}
 	for _, id := range slices.Sorted(maps.Keys(t.owners)) {
 		o := t.owners[id]
-		records = append(records, &wire.Record{Kind: wire.RecordOwner, Owner: id, Version: o.epoch, TTLMS: o.ttl, ID: o.renewal, Node: o.node, Incarnation: o.incarnation})
+		records = append(records, &wire.Record{Kind: wire.RecordOwner, Owner: id, Epoch: o.epoch, TTLMS: o.ttl, Renewal: o.renewal, Node: o.node, Incarnation: o.incarnation})
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(t.queues), cmp.Compare[string]) {
 		for _, w := range t.queues[key].waiters {
-			records = append(records, &wire.Record{Kind: wire.RecordPlace, Key: key, Owner: w.owner, ID: w.id, Version: w.token, Seen: w.seen, Expired: w.uncertain})
+			records = append(records, &wire.Record{Kind: wire.RecordWaiter, Key: key, Owner: w.owner, Waiter: w.id, Token: w.token, Seen: w.seen, HolderLost: w.uncertain})
 		}
 	}
 	renewals, phases := t.renewal.all()
 	for n, x := range renewals {
-		records = append(records, &wire.Record{Kind: wire.RecordRenewal, Owner: x.payload.owner, ID: x.payload.renewal, Ticks: x.end, Phase: uint8(phases[n])})
+		records = append(records, &wire.Record{Kind: wire.RecordRenewal, Owner: x.payload.owner, Renewal: x.payload.renewal, End: x.end, Phase: uint8(phases[n])})
 	}
 	return slices.Values(records)
 }
@@ -316,13 +316,11 @@ func (t *lockTable) records() iter.Seq[*wire.Record] {
 // restore adds a record of a snapshot to a table that began empty.
 func (t *lockTable) restore(r *wire.Record) error {
 	switch r.Kind {
+	case wire.RecordLocks:
+		t.lastToken, t.renewals, t.lastSilent = r.Token, r.Renewal, r.LostToken
 	case wire.RecordOwner:
-		if r.Owner == 0 {
-			t.lastToken, t.renewals, t.lastSilent = r.Version, r.ID, r.Unsure
-		} else {
-			t.owners[r.Owner] = &lockOwner{id: r.Owner, epoch: r.Version, ttl: r.TTLMS, renewal: r.ID, waiters: map[uint64]*lockQueue{}, node: r.Node, incarnation: r.Incarnation}
-		}
-	case wire.RecordPlace:
+		t.owners[r.Owner] = &lockOwner{id: r.Owner, epoch: r.Epoch, ttl: r.TTLMS, renewal: r.Renewal, waiters: map[uint64]*lockQueue{}, node: r.Node, incarnation: r.Incarnation}
+	case wire.RecordWaiter:
 		o, q := t.owners[r.Owner], t.queues[r.Key]
 		if o == nil {
 			return fmt.Errorf("the snapshot has a waiter for %q of owner %d, but no such owner", r.Key, r.Owner)
@@ -331,10 +329,10 @@ func (t *lockTable) restore(r *wire.Record) error {
 			q = &lockQueue{key: r.Key}
 			t.queues[r.Key] = q
 		}
-		q.waiters = append(q.waiters, lockWaiter{waiterID{r.Owner, r.ID}, r.Version, r.Seen, r.Expired})
-		o.waiters[r.ID] = q
+		q.waiters = append(q.waiters, lockWaiter{waiterID{r.Owner, r.Waiter}, r.Token, r.Seen, r.HolderLost})
+		o.waiters[r.Waiter] = q
 	case wire.RecordRenewal:
-		t.renewal.restore(r.Ticks, phase(r.Phase), renewal{r.Owner, r.ID})
+		t.renewal.restore(r.End, phase(r.Phase), renewal{r.Owner, r.Renewal})
 	default:
 		return fmt.Errorf("a record of kind %d in a snapshot of the lock shard", r.Kind)
 	}

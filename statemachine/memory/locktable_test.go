@@ -43,20 +43,25 @@ func (h *lockHistory) number(word string) uint64 {
 
 // command parses a command; words that are not numbers or options are keys.
 func (h *lockHistory) command(kind wire.CommandKind, words []string) *wire.Command {
-	c := &wire.Command{Kind: kind, Owner: h.number(words[0]), ID: h.number(words[1])}
+	c := &wire.Command{Kind: kind, Owner: h.number(words[0])}
+	if kind == wire.KindLockRenew {
+		c.LastWaiter = h.number(words[1])
+	} else {
+		c.Waiter = h.number(words[1])
+	}
 	for _, word := range words[2:] {
 		ttl, isTTL := strings.CutPrefix(word, "ttl=")
 		switch {
 		case isTTL:
-			c.TTLMS = h.number(ttl)
+			c.OwnerTTLMS = h.number(ttl)
 		case word == "used":
-			c.Force = true
-		case word == "more" && kind == wire.LockRelease:
-			c.IDs = []uint64{0}
+			c.Used = true
+		case word == "more" && kind == wire.KindLockRelease:
+			c.OwnerStays = true
 		case word == "more":
-			c.Force = true
-		case kind == wire.LockRenew:
-			c.IDs = append(c.IDs, h.number(word))
+			c.OwnerExists = true
+		case kind == wire.KindLockRenew:
+			c.Waiters = append(c.Waiters, h.number(word))
 		default:
 			c.Key = word
 		}
@@ -68,26 +73,26 @@ func lockOutcome(o wire.Outcome) string {
 	switch o.Code {
 	case wire.Done:
 	case wire.Waits:
-		return fmt.Sprintf("waits, epoch %d", o.Number)
+		return fmt.Sprintf("waits, epoch %d", o.Epoch)
 	case wire.Held:
-		return fmt.Sprintf("held with token %d", o.Index)
+		return fmt.Sprintf("held with token %d", o.Token)
 	case wire.Missing:
 		return "missing"
 	default:
 		return fmt.Sprintf("code %d", o.Code)
 	}
 	text := "done"
-	if o.Index > 0 {
-		text = fmt.Sprintf("holds with token %d", o.Index)
+	if o.Token > 0 {
+		text = fmt.Sprintf("holds with token %d", o.Token)
 	}
-	if o.Expired {
+	if o.HolderLost {
 		text += ", uncertain"
 	}
 	if o.Seen != (wire.Seen{}) {
 		text += fmt.Sprintf(", seen SQL entry %d", o.Seen.SQL)
 	}
-	if o.Number > 0 {
-		text += fmt.Sprintf(", epoch %d", o.Number)
+	if o.Epoch > 0 {
+		text += fmt.Sprintf(", epoch %d", o.Epoch)
 	}
 	return text
 }
@@ -118,7 +123,7 @@ func (h *lockHistory) run(line string) string {
 	h.line++
 	fmt.Fprintf(&h.out, "%d: %s\n", h.line, line)
 	words := strings.Fields(line)
-	kind, isCommand := map[string]wire.CommandKind{"acquire": wire.LockAcquire, "try": wire.LockTry, "release": wire.LockRelease, "renew": wire.LockRenew}[words[0]]
+	kind, isCommand := map[string]wire.CommandKind{"acquire": wire.KindLockAcquire, "try": wire.KindLockTry, "release": wire.KindLockRelease, "renew": wire.KindLockRenew}[words[0]]
 	switch {
 	case isCommand:
 		o := h.table.apply(h.command(kind, words[1:]), &h.session)
@@ -127,7 +132,7 @@ func (h *lockHistory) run(line string) string {
 		h.session.Node, h.session.Incarnation = h.number(words[1]), h.number(words[2])
 		return h.out.String()
 	case words[0] == "leave":
-		h.table.apply(&wire.Command{Kind: wire.LockLeave}, &wire.Session[wire.Outcome]{Node: h.number(words[1]), Incarnation: h.number(words[2])})
+		h.table.apply(&wire.Command{Kind: wire.KindLockLeave}, &wire.Session[wire.Outcome]{Node: h.number(words[1]), Incarnation: h.number(words[2])})
 	case words[0] == "wrote":
 		h.seen.SQL = h.number(words[1])
 		return h.out.String()

@@ -64,11 +64,12 @@ func NewMessages(cfg Config, r Retention) *Messages {
 }
 
 func (m *Messages) apply(c *wire.Command, _ *wire.Session[wire.Outcome]) wire.Outcome {
-	if c.Kind != wire.Notify || c.Name == "" {
-		return wire.Outcome{Code: wire.Foreign}
+	if c.Kind != wire.KindNotify || c.Channel == "" {
+		return wire.Outcome{Code: wire.UnknownCommand}
 	}
+	n := c.Notify()
 	m.last++
-	msg := &Message{Index: m.last, Channel: strings.Clone(c.Name), Payload: string(c.Value), TimeMS: c.Number, Seen: m.seen, at: m.sessionClock}
+	msg := &Message{Index: m.last, Channel: strings.Clone(n.Channel), Payload: string(n.Payload), TimeMS: n.TimeMS, Seen: m.seen, at: m.sessionClock}
 	m.kept = append(m.kept, msg)
 	m.bytes += msg.size()
 	m.forget()
@@ -126,14 +127,14 @@ func (m *Messages) nextAdvance() (atOnce bool, end uint64, any bool) {
 }
 
 func (m *Messages) freeze() iter.Seq[*wire.Record] {
-	head := &wire.Record{Kind: wire.RecordMessage, Version: m.last, ID: m.forgotten} // no message has no channel
+	head := &wire.Record{Kind: wire.RecordMessages, Index: m.last, Forgotten: m.forgotten}
 	kept := slices.Clone(m.kept)
 	return func(yield func(*wire.Record) bool) {
 		if !yield(head) {
 			return
 		}
 		for _, x := range kept {
-			if !yield(&wire.Record{Kind: wire.RecordMessage, Name: x.Channel, Value: x.Payload, Version: x.Index, Number: x.TimeMS, Seen: x.Seen, Ticks: x.at}) {
+			if !yield(&wire.Record{Kind: wire.RecordMessage, Channel: x.Channel, Payload: x.Payload, Index: x.Index, TimeMS: x.TimeMS, Seen: x.Seen, SessionClock: x.at}) {
 				return
 			}
 		}
@@ -145,16 +146,16 @@ func (m *Messages) beginRestore() { m.restoring = new(messageLog) }
 func (m *Messages) restore(r *wire.Record) error { return m.restoring.restore(r) }
 
 func (m *messageLog) restore(r *wire.Record) error {
-	if r.Kind != wire.RecordMessage {
-		return fmt.Errorf("a record of kind %d", r.Kind)
+	switch r.Kind {
+	case wire.RecordMessages:
+		m.last, m.forgotten = r.Index, r.Forgotten
+	case wire.RecordMessage:
+		x := &Message{r.Index, r.Channel, r.Payload, r.TimeMS, r.Seen, r.SessionClock}
+		m.kept = append(m.kept, x)
+		m.bytes += x.size()
+	default:
+		return fmt.Errorf("a record of kind %d in a snapshot of the pubsub shard", r.Kind)
 	}
-	if r.Name == "" {
-		m.last, m.forgotten = r.Version, r.ID
-		return nil
-	}
-	x := &Message{r.Version, r.Name, r.Value, r.Number, r.Seen, r.Ticks}
-	m.kept = append(m.kept, x)
-	m.bytes += x.size()
 	return nil
 }
 

@@ -21,7 +21,7 @@ func newMessagesShard(t rapid.TB, r Retention) (*shard, *Messages) {
 }
 
 func notify(channel, payload string) *wire.Command {
-	return &wire.Command{Kind: wire.Notify, Name: channel, Value: []byte(payload)}
+	return &wire.Command{Kind: wire.KindNotify, Channel: channel, Payload: []byte(payload)}
 }
 
 // drain reads all that there is: the indexes, and an index that was lost.
@@ -135,8 +135,8 @@ func TestMessagesAreARow(t *testing.T) {
 				for range rapid.IntRange(1, 4).Draw(t, "messages") {
 					c := messageCommand(t)
 					commands = append(commands, c)
-					if c.Kind == wire.Notify {
-						m.all = append(m.all, &Message{Index: uint64(len(m.all)) + 1, Channel: c.Name, Payload: string(c.Value), TimeMS: c.Number, at: m.now})
+					if c.Kind == wire.KindNotify {
+						m.all = append(m.all, &Message{Index: uint64(len(m.all)) + 1, Channel: c.Channel, Payload: string(c.Payload), TimeMS: c.TimeMS, at: m.now})
 						m.forget(false)
 					}
 				}
@@ -286,7 +286,7 @@ func TestManyMessagesAreReadInParts(t *testing.T) {
 	x, _, _ := messages.Subscribe("c", false, nil)
 	for i := range 3 * maxNext / 2 {
 		c := notify("c", fmt.Sprint(i))
-		c.Seen, c.Number = wire.Seen{SQL: uint64(i), KV: uint64(i) / 2}, int64(-i)
+		c.Seen, c.TimeMS = wire.Seen{SQL: uint64(i), KV: uint64(i) / 2}, int64(-i)
 		s.do(c)
 	}
 	first, _, err := x.Next()

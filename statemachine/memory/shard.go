@@ -156,8 +156,8 @@ func (m *memory) applyEntry(index uint64, cmd []byte) error {
 		}
 		m.notifications = append(m.notifications, notification{opened: true, nonce: e.Nonce, session: index})
 		return nil
-	case e.Tick != nil:
-		m.advance(*e.Tick)
+	case e.ClockAdvance != nil:
+		m.advance(*e.ClockAdvance)
 		return nil
 	case e.HoldMS > 0:
 		m.notifications = append(m.notifications, notification{holdMS: e.HoldMS})
@@ -197,13 +197,13 @@ func keptOutcomes(outcomes []wire.Outcome) []wire.Outcome {
 		if &kept[0] == &outcomes[0] {
 			kept = slices.Clone(outcomes)
 		}
-		kept[i].Value, kept[i].Dropped = "", true
+		kept[i].Value, kept[i].ValueDropped = "", true
 	}
 	return kept
 }
 
 // advance moves the clock, if the proposer of the advance knew its present value.
-func (m *memory) advance(t wire.Tick) {
+func (m *memory) advance(t wire.ClockAdvance) {
 	if t.Expected != m.now || t.Next <= m.now {
 		return
 	}
@@ -298,7 +298,7 @@ func (m *memory) PrepareSnapshot() (any, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	head := []*wire.Record{{Kind: wire.RecordShard, Ticks: m.now, TTLMS: m.sessionClock, Seen: m.seen, Number: int64(m.applied.Load())}}
+	head := []*wire.Record{{Kind: wire.RecordShard, Clock: m.now, SessionClock: m.sessionClock, Seen: m.seen, Applied: m.applied.Load()}}
 	for _, s := range m.sessions.All() {
 		head = append(head, &wire.Record{Kind: wire.RecordSession, Session: &s})
 	}
@@ -342,7 +342,7 @@ func writeRecords(w io.Writer, records iter.Seq[*wire.Record], done <-chan struc
 	defer z.Close()
 	out := bufio.NewWriterSize(z, 64<<10)
 	var buf, length []byte
-	var count int64
+	var count uint64
 	write := func(r *wire.Record) error {
 		count++
 		buf = wire.AppendRecord(buf[:0], r)
@@ -363,7 +363,7 @@ func writeRecords(w io.Writer, records iter.Seq[*wire.Record], done <-chan struc
 			return err
 		}
 	}
-	return errors.Join(write(&wire.Record{Kind: wire.RecordEnd, Number: count}), out.Flush(), z.Close())
+	return errors.Join(write(&wire.Record{Kind: wire.RecordEnd, Count: count}), out.Flush(), z.Close())
 }
 
 // RecoverFromSnapshot replaces the state by that of a snapshot: this node's own one
@@ -426,8 +426,8 @@ func (m *memory) recover(r io.Reader) error {
 	if err := m.machine.endRestore(); err != nil {
 		return err
 	}
-	m.now, m.sessionClock, m.seen, m.lastTick = head.Ticks, head.TTLMS, head.Seen, 0
-	m.applied.Store(uint64(head.Number))
+	m.now, m.sessionClock, m.seen, m.lastTick = head.Clock, head.SessionClock, head.Seen, 0
+	m.applied.Store(head.Applied)
 	m.sessions.Load(sessions)
 	return nil
 }
@@ -435,7 +435,7 @@ func (m *memory) recover(r io.Reader) error {
 func readRecords(src io.Reader, f func(*wire.Record) error) error {
 	in := bufio.NewReaderSize(src, 64<<10)
 	var buf []byte
-	for count := int64(0); ; count++ {
+	for count := uint64(0); ; count++ {
 		n, err := binary.ReadUvarint(in)
 		if err == nil && n > maxRecord {
 			err = fmt.Errorf("a record of %d bytes", n)
@@ -452,8 +452,8 @@ func readRecords(src io.Reader, f func(*wire.Record) error) error {
 			return err
 		}
 		if r.Kind == wire.RecordEnd {
-			if r.Number != count {
-				return fmt.Errorf("the snapshot has %d records instead of %d", count, r.Number)
+			if r.Count != count {
+				return fmt.Errorf("the snapshot has %d records instead of %d", count, r.Count)
 			}
 			if _, err := in.ReadByte(); err != io.EOF { // zstd checks its sum only here
 				return fmt.Errorf("the snapshot is damaged at its end: %w", cmp.Or(err, errors.New("there is more")))

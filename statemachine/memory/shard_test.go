@@ -171,7 +171,7 @@ func (s *shard) tick(steps ...uint64) {
 	s.t.Helper()
 	for _, step := range steps {
 		now := s.Clock().Now
-		s.update(wire.EncodeTick(wire.Tick{Expected: now, Next: now + step}))
+		s.update(wire.EncodeClockAdvance(wire.ClockAdvance{Expected: now, Next: now + step}))
 	}
 }
 
@@ -213,7 +213,7 @@ func (s *shard) state() []string {
 	expiring, timers := map[uint64]bool{}, 0
 	records := slices.Collect(s.machine.freeze())
 	for _, r := range records {
-		expiring[r.Version] = expiring[r.Version] || r.Kind == wire.RecordEntry && r.Expired
+		expiring[r.Version] = expiring[r.Version] || r.Kind == wire.RecordEntry && r.Expires
 	}
 	for _, r := range records {
 		text := fmt.Sprintf("%+v", *r)
@@ -251,15 +251,16 @@ func kvCommand(t *rapid.T) *wire.Command {
 	return &wire.Command{
 		Kind:       wire.CommandKind(rapid.IntRange(0, 14).Draw(t, "kind")),
 		Seen:       wire.Seen{SQL: rapid.SampledFrom([]uint64{0, 5, 7, math.MaxUint64}).Draw(t, "sql")},
-		Name:       rapid.SampledFrom([]string{"", "a", "a", "b", "c\xff"}).Draw(t, "bucket"),
+		Bucket:     rapid.SampledFrom([]string{"", "a", "a", "b", "c\xff"}).Draw(t, "bucket"),
 		Key:        rapid.SampledFrom([]string{"", "k1", "k2", "k3", "other"}).Draw(t, "key"),
 		Value:      rapid.SliceOfN(rapid.Byte(), 0, 20).Draw(t, "value"),
 		TTLMS:      rapid.SampledFrom([]uint64{0, 0, 1, 100, 3000}).Draw(t, "ttl"),
 		Version:    rapid.Uint64Range(0, 12).Draw(t, "version"),
-		Number:     rapid.SampledFrom([]int64{0, 1, -1, 1 << 40, math.MaxInt64, math.MinInt64}).Draw(t, "number"),
+		Delta:      rapid.SampledFrom([]int64{0, 1, -1, 1 << 40, math.MaxInt64, math.MinInt64}).Draw(t, "delta"),
+		Counter:    rapid.SampledFrom([]int64{0, 1, -1, 1 << 40, math.MaxInt64, math.MinInt64}).Draw(t, "counter"),
 		MaxEntries: rapid.Uint64Range(0, 4).Draw(t, "entries"),
 		MaxBytes:   rapid.SampledFrom([]uint64{0, 0, 10, 40, math.MaxUint64}).Draw(t, "bytes"),
-		Force:      rapid.Bool().Draw(t, "force"),
+		Override:   rapid.Bool().Draw(t, "override"),
 	}
 }
 
@@ -267,16 +268,19 @@ func kvCommand(t *rapid.T) *wire.Command {
 func lockCommand(t *rapid.T) *wire.Command {
 	id := func(what string) uint64 { return rapid.SampledFrom([]uint64{0, 1, 2, 3, math.MaxUint64}).Draw(t, what) }
 	c := &wire.Command{
-		Kind:  wire.CommandKind(rapid.IntRange(int(wire.LockAcquire)-1, int(wire.LockLeave)+1).Draw(t, "kind")),
-		Seen:  wire.Seen{SQL: rapid.Uint64Range(0, 9).Draw(t, "sql"), KV: rapid.Uint64Range(0, 9).Draw(t, "kv")},
-		Key:   rapid.SampledFrom([]string{"", "x", "x", "y"}).Draw(t, "key"),
-		TTLMS: rapid.SampledFrom([]uint64{0, 100, 1000, 3000}).Draw(t, "ttl"),
-		Owner: rapid.SampledFrom([]uint64{0, 1, 2, 3, math.MaxUint64}).Draw(t, "owner"),
-		ID:    id("id"),
-		Force: rapid.Bool().Draw(t, "force"),
+		Kind:        wire.CommandKind(rapid.IntRange(int(wire.KindLockAcquire)-1, int(wire.KindLockLeave)+1).Draw(t, "kind")),
+		Seen:        wire.Seen{SQL: rapid.Uint64Range(0, 9).Draw(t, "sql"), KV: rapid.Uint64Range(0, 9).Draw(t, "kv")},
+		Key:         rapid.SampledFrom([]string{"", "x", "x", "y"}).Draw(t, "key"),
+		OwnerTTLMS:  rapid.SampledFrom([]uint64{0, 100, 1000, 3000}).Draw(t, "ttl"),
+		Owner:       rapid.SampledFrom([]uint64{0, 1, 2, 3, math.MaxUint64}).Draw(t, "owner"),
+		Waiter:      id("waiter"),
+		LastWaiter:  id("last"),
+		OwnerExists: rapid.Bool().Draw(t, "exists"),
+		Used:        rapid.Bool().Draw(t, "used"),
+		OwnerStays:  rapid.Bool().Draw(t, "stays"),
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "ids") {
-		c.IDs = append(c.IDs, id("has"))
+		c.Waiters = append(c.Waiters, id("has"))
 	}
 	return c
 }
@@ -284,11 +288,11 @@ func lockCommand(t *rapid.T) *wire.Command {
 // messageCommand returns a random command of the pubsub shard.
 func messageCommand(t *rapid.T) *wire.Command {
 	return &wire.Command{
-		Kind:   rapid.SampledFrom([]wire.CommandKind{wire.Notify, wire.Notify, wire.Notify, wire.KVPut}).Draw(t, "kind"),
-		Seen:   wire.Seen{SQL: rapid.Uint64Range(0, 9).Draw(t, "sql"), KV: rapid.Uint64Range(0, 9).Draw(t, "kv")},
-		Name:   rapid.SampledFrom([]string{"a", "ab", "b", "\xff"}).Draw(t, "channel"),
-		Value:  rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "payload"),
-		Number: rapid.Int64().Draw(t, "clock"),
+		Kind:    rapid.SampledFrom([]wire.CommandKind{wire.KindNotify, wire.KindNotify, wire.KindNotify, wire.KindKVPut}).Draw(t, "kind"),
+		Seen:    wire.Seen{SQL: rapid.Uint64Range(0, 9).Draw(t, "sql"), KV: rapid.Uint64Range(0, 9).Draw(t, "kv")},
+		Channel: rapid.SampledFrom([]string{"a", "ab", "b", "\xff"}).Draw(t, "channel"),
+		Payload: rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "payload"),
+		TimeMS:  rapid.Int64().Draw(t, "clock"),
 	}
 }
 
@@ -309,7 +313,7 @@ func genLog(t *rapid.T, command func(*rapid.T) *wire.Command) (log []sm.Entry) {
 			add(wire.EncodeOpenSession(uint64(len(log)), rapid.Uint64Range(0, 2).Draw(t, "node"), rapid.Uint64Range(0, 4).Draw(t, "incarnation")))
 			proposers = append(proposers, &proposer{uint64(len(log)), 0})
 		case 1, 2, 3:
-			tick := wire.Tick{Expected: now, Next: now + rapid.SampledFrom([]uint64{1, 50, 100, 1000, 50_000}).Draw(t, "step")}
+			tick := wire.ClockAdvance{Expected: now, Next: now + rapid.SampledFrom([]uint64{1, 50, 100, 1000, 50_000}).Draw(t, "step")}
 			if rapid.IntRange(0, 5).Draw(t, "late") == 0 {
 				tick.Expected += rapid.Uint64Range(0, 2).Draw(t, "expected")
 				tick.Next -= rapid.Uint64Range(0, 60).Draw(t, "back")
@@ -317,7 +321,7 @@ func genLog(t *rapid.T, command func(*rapid.T) *wire.Command) (log []sm.Entry) {
 			if tick.Expected == now && tick.Next > now {
 				now = tick.Next
 			}
-			add(wire.EncodeTick(tick))
+			add(wire.EncodeClockAdvance(tick))
 		case 4:
 			switch rapid.IntRange(0, 2).Draw(t, "other") {
 			case 0:

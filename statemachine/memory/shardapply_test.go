@@ -20,11 +20,11 @@ import (
 func one(s *shard) *wire.Command {
 	switch s.machine.(type) {
 	case *KV:
-		return &wire.Command{Kind: wire.CounterAdd, Name: "b", Key: "n", Number: 1}
+		return &wire.Command{Kind: wire.KindCounterAdd, Bucket: "b", Key: "n", Delta: 1}
 	case *Locks:
-		return &wire.Command{Kind: wire.LockAcquire, Key: "x", Owner: 5, ID: s.seq, TTLMS: 1000}
+		return &wire.Command{Kind: wire.KindLockAcquire, Key: "x", Owner: 5, Waiter: s.seq, OwnerTTLMS: 1000}
 	}
-	return &wire.Command{Kind: wire.Notify, Name: "ch", Value: []byte("x")}
+	return &wire.Command{Kind: wire.KindNotify, Channel: "ch", Payload: []byte("x")}
 }
 
 func TestCopiesOfCommandsAreAppliedOnce(t *testing.T) {
@@ -69,8 +69,8 @@ func TestMemorySessionsExpireByTicks(t *testing.T) {
 		if s.do(one(s)); len(s.unknown) > 0 {
 			t.Fatal("it ended while a leader slept")
 		}
-		s.update(wire.EncodeTick(wire.Tick{Expected: 1, Next: 1 << 60}), wire.EncodeTick(wire.Tick{Expected: s.Clock().Now, Next: 5})) // of no use
-		s.tick(10_000, 10_000, 10_000, 10_000)                                                                                         // and the 20 s of the one who slept
+		s.update(wire.EncodeClockAdvance(wire.ClockAdvance{Expected: 1, Next: 1 << 60}), wire.EncodeClockAdvance(wire.ClockAdvance{Expected: s.Clock().Now, Next: 5})) // of no use
+		s.tick(10_000, 10_000, 10_000, 10_000)                                                                                                                         // and the 20 s of the one who slept
 		if s.by(other, 1, one(s)); len(s.unknown) > 0 {
 			t.Fatal("it ended after its time to live, not behind it")
 		}
@@ -118,7 +118,7 @@ func TestClocksRunWhileSomethingIsCounted(t *testing.T) {
 	expect(statemachine.Clock{Wait: statemachine.MaxTickInterval})
 	s.session = s.open(77, 0, 0)
 	expect(statemachine.Clock{Runs: true, Wait: statemachine.MaxTickInterval})
-	s.do(&wire.Command{Kind: wire.KVPut, Name: "b", Key: "k", TTLMS: 700})
+	s.do(&wire.Command{Kind: wire.KindKVPut, Bucket: "b", Key: "k", TTLMS: 700})
 	expect(statemachine.Clock{Runs: true})
 	s.tick(10)
 	expect(statemachine.Clock{Now: 10, Runs: true})
@@ -138,18 +138,18 @@ func TestLargeValuesAreNotKept(t *testing.T) {
 	s := newShard(t, shardKinds["kv"])
 	large := bytes.Repeat([]byte("x"), maxKeptOutcomes/2)
 	put := func(key string, value []byte) *wire.Command {
-		return &wire.Command{Kind: wire.KVPut, Name: "b", Key: key, Value: value}
+		return &wire.Command{Kind: wire.KindKVPut, Bucket: "b", Key: key, Value: value}
 	}
 	s.do(put("1", large), put("2", large), put("3", large), put("4", []byte("small")), put("5", nil))
 	remove := func(key string) *wire.Command {
-		return &wire.Command{Kind: wire.KVGetRemove, Name: "b", Key: key}
+		return &wire.Command{Kind: wire.KindKVGetRemove, Bucket: "b", Key: key}
 	}
 	cmd := s.entry(remove("1"), remove("2"), remove("3"), remove("4"), remove("5"), remove("6"))
 	key := [2]uint64{s.session, s.seq}
 	s.update(cmd)
 	for i, n := range []int{len(large), len(large), len(large), 5, 0, 0} {
-		if o := s.got[key][i]; len(o.Value) != n || o.Dropped {
-			t.Errorf("%d was answered with %d bytes, dropped: %v", i, len(o.Value), o.Dropped)
+		if o := s.got[key][i]; len(o.Value) != n || o.ValueDropped {
+			t.Errorf("%d was answered with %d bytes, dropped: %v", i, len(o.Value), o.ValueDropped)
 		}
 	}
 	for _, when := range []string{"kept", "in a snapshot"} {
@@ -157,8 +157,8 @@ func TestLargeValuesAreNotKept(t *testing.T) {
 		kept := 0
 		for i, o := range s.got[key] {
 			kept += len(o.Value)
-			if want := i == 2 || i == 3; o.Dropped != want || want && o.Value != "" || !o.Had != (i == 5) {
-				t.Errorf("%s: %d is answered with %d bytes, %v", when, i, len(o.Value), o.Dropped)
+			if want := i == 2 || i == 3; o.ValueDropped != want || want && o.Value != "" || !o.Existed != (i == 5) {
+				t.Errorf("%s: %d is answered with %d bytes, %v", when, i, len(o.Value), o.ValueDropped)
 			}
 		}
 		if kept > maxKeptOutcomes {
@@ -210,7 +210,7 @@ func TestALargeEntryIsForgotten(t *testing.T) {
 	s := newShard(t, shardKinds["kv"])
 	var all []*wire.Command
 	for i := range 5000 {
-		all = append(all, &wire.Command{Kind: wire.KVPut, Name: "b", Key: fmt.Sprint(i), Value: []byte("value")})
+		all = append(all, &wire.Command{Kind: wire.KindKVPut, Bucket: "b", Key: fmt.Sprint(i), Value: []byte("value")})
 	}
 	s.do(all...)
 	if n := s.decoder.Size(); n > statemachine.MaxIdleDecoder {

@@ -52,14 +52,14 @@ func filled(t rapid.TB, made func(Config) *memory) *shard {
 	session := s.open(78, 2, 3)
 	for i := range 4 {
 		key := fmt.Sprint("key", i)
-		s.do(&wire.Command{Kind: wire.KVLimits, Name: "limited", MaxEntries: 3},
-			&wire.Command{Kind: wire.KVPut, Name: "limited", Key: key, Value: []byte("value")},
-			&wire.Command{Kind: wire.KVPut, Name: "plain", Key: key, Value: []byte(strings.Repeat("value", 3)), TTLMS: uint64(500 + 100*i)},
-			&wire.Command{Kind: wire.CounterAdd, Name: "plain", Key: key, Number: int64(i)},
-			&wire.Command{Kind: wire.Notify, Name: "channel", Value: []byte("payload"), Number: 99})
-		s.by(session, uint64(i)+1, &wire.Command{Kind: wire.LockAcquire, Key: "lock", Owner: uint64(10 + i), ID: 1, TTLMS: 1000, Seen: wire.Seen{SQL: 30, KV: 3}},
-			&wire.Command{Kind: wire.LockAcquire, Key: key, Owner: uint64(10 + i), ID: 2, TTLMS: 1000},
-			&wire.Command{Kind: wire.KVGetRemove, Name: "plain", Key: "key0"})
+		s.do(&wire.Command{Kind: wire.KindKVSetLimits, Bucket: "limited", MaxEntries: 3},
+			&wire.Command{Kind: wire.KindKVPut, Bucket: "limited", Key: key, Value: []byte("value")},
+			&wire.Command{Kind: wire.KindKVPut, Bucket: "plain", Key: key, Value: []byte(strings.Repeat("value", 3)), TTLMS: uint64(500 + 100*i)},
+			&wire.Command{Kind: wire.KindCounterAdd, Bucket: "plain", Key: key, Delta: int64(i)},
+			&wire.Command{Kind: wire.KindNotify, Channel: "channel", Payload: []byte("payload"), TimeMS: 99})
+		s.by(session, uint64(i)+1, &wire.Command{Kind: wire.KindLockAcquire, Key: "lock", Owner: uint64(10 + i), Waiter: 1, OwnerTTLMS: 1000, Seen: wire.Seen{SQL: 30, KV: 3}},
+			&wire.Command{Kind: wire.KindLockAcquire, Key: key, Owner: uint64(10 + i), Waiter: 2, OwnerTTLMS: 1000},
+			&wire.Command{Kind: wire.KindKVGetRemove, Bucket: "plain", Key: "key0"})
 		s.tick(100)
 	}
 	return s
@@ -165,19 +165,19 @@ func TestAnyRecordsDoNotPanic(t *testing.T) {
 					case 0:
 						r.Version = n
 					case 1:
-						r.Name = ""
+						r.Bucket = ""
 					case 2:
 						r.Key = ""
 					case 3:
-						r.ID = n
+						r.Waiter, r.Renewal, r.Epoch, r.LostToken, r.Forgotten = n, n, n, n, n
 					case 4:
 						r.Owner = n
 					case 5:
-						r.Ticks = n
+						r.End, r.Clock, r.SessionClock = n, n, n
 					case 6:
 						r.Phase = uint8(n)
 					case 7:
-						r.Expired = !r.Expired
+						r.Expires, r.HolderLost = !r.Expires, !r.HolderLost
 					case 8:
 						r.Session = nil
 					case 9:
@@ -185,7 +185,7 @@ func TestAnyRecordsDoNotPanic(t *testing.T) {
 					case 10:
 						r.Kind = wire.RecordKind(n)
 					case 11:
-						r.TTLMS, r.Number = n, int64(n)
+						r.TTLMS, r.Counter, r.Count, r.Applied, r.Token, r.Index, r.TimeMS = n, int64(n), n, n, n, n, int64(n)
 					}
 					mixed[i] = &r
 				}

@@ -8,7 +8,7 @@ import (
 )
 
 // timers measure durations on a shard's clock, which is moved only by entries of
-// the log (see wire.Tick). No timer ends early, whatever the clocks of the machines
+// the log (see wire.ClockAdvance). No timer ends early, whatever the clocks of the machines
 // say and however long a leader was paused:
 //
 // A clock advance moves the clock by at most the time that passed on its proposer's

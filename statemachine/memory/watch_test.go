@@ -31,7 +31,7 @@ func TestWatchersAreToldOfTheirKeys(t *testing.T) {
 	s.do(put("b", "ab", "before"))
 	key, prefix, all, other := kv.Watch("b", "a", false), kv.Watch("b", "a", true), kv.Watch("b", "", true), kv.Watch("other", "", true)
 	s.do(put("b", "a", "1"), put("b", "ab", "2"), put("b", "b", "3"), put("b", "", "4"))
-	s.do(&wire.Command{Kind: wire.KVDelete, Name: "b", Key: "ab"}, &wire.Command{Kind: wire.KVClear, Name: "b"})
+	s.do(&wire.Command{Kind: wire.KindKVDelete, Bucket: "b", Key: "ab"}, &wire.Command{Kind: wire.KindKVClear, Bucket: "b"})
 	for w, want := range map[*Watcher][]string{
 		key:    {`0 "a"="1" at 2`, `4 ""="" at 7`},
 		prefix: {`0 "a"="1" at 2`, `0 "ab"="2" at 3`, `1 "ab"="" at 6`, `4 ""="" at 7`},
@@ -170,7 +170,7 @@ func TestEventsKeepNothingElseInMemory(t *testing.T) {
 	var kept []string
 	for i := range 64 {
 		s.do(put("b", key(i), big))
-		s.do(&wire.Command{Kind: wire.KVDelete, Name: "b", Key: key(i)})
+		s.do(&wire.Command{Kind: wire.KindKVDelete, Bucket: "b", Key: key(i)})
 		events, err := w.Next()
 		if err != nil {
 			t.Fatal(err)

@@ -157,8 +157,8 @@ func (r *SQL) applyEntry(index uint64, e *wire.Entry) error {
 		r.sessions.Open(index, r.now, e.Node, e.Incarnation)
 		b.notifications = append(b.notifications, notification{opened: true, nonce: e.Nonce, session: index})
 		return r.lease.dropGoneSessions(&r.batch.entry)
-	case e.Tick != nil:
-		return r.advanceClock(*e.Tick)
+	case e.ClockAdvance != nil:
+		return r.advanceClock(*e.ClockAdvance)
 	case e.HoldMS > 0:
 		b.notifications = append(b.notifications, notification{holdMS: e.HoldMS})
 		return nil
@@ -200,7 +200,7 @@ const maxContendedAdvance = idleTTL / 2
 
 // advanceClock moves the shard's clock, if the proposer of the advance knew its
 // present value, and expires what was silent for too long.
-func (r *SQL) advanceClock(t wire.Tick) error {
+func (r *SQL) advanceClock(t wire.ClockAdvance) error {
 	if err := r.history.check(t.Applied, t.History); err != nil {
 		return err
 	}

@@ -11,7 +11,9 @@ import (
 // tells what it has applied, also after a restart; one that has applied the same
 // goes on, whatever it cannot compare.
 func TestAnotherHistoryStopsAReplica(t *testing.T) {
-	tell := func(index, sum uint64) []byte { return wire.EncodeTick(wire.Tick{Applied: index, History: sum}) }
+	tell := func(index, sum uint64) []byte {
+		return wire.EncodeClockAdvance(wire.ClockAdvance{Applied: index, History: sum})
+	}
 	r, other := newMachine(t), newMachine(t)
 	r.must("CREATE TABLE t(v)", "INSERT INTO t VALUES(1)")
 	other.must("CREATE TABLE t(v)", "INSERT INTO t VALUES(2)")

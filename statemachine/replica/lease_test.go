@@ -58,7 +58,7 @@ func inserting(lease, base uint64, keep bool, id int) *wire.Operation {
 func (m *machine) tick(by uint64) {
 	m.t.Helper()
 	now := m.Clock().Now
-	m.update(wire.EncodeTick(wire.Tick{Expected: now, Next: now + by}))
+	m.update(wire.EncodeClockAdvance(wire.ClockAdvance{Expected: now, Next: now + by}))
 }
 
 // ticks moves the clock in steps as fine as when somebody waits.

@@ -182,7 +182,7 @@ func (l *leased) step() {
 		if l.int(0, 5, "late") == 0 {
 			now--
 		}
-		l.send(wire.EncodeTick(wire.Tick{Expected: now, Next: now + uint64(rapid.SampledFrom([]int{100, 200, 400, 2000, 12000}).Draw(l.rt, "by"))}))
+		l.send(wire.EncodeClockAdvance(wire.ClockAdvance{Expected: now, Next: now + uint64(rapid.SampledFrom([]int{100, 200, 400, 2000, 12000}).Draw(l.rt, "by"))}))
 	case 3, 4:
 		if len(l.all) > 0 {
 			l.send(l.all[len(l.all)-1-l.int(0, min(5, len(l.all)-1), "copy of")])

@@ -205,13 +205,13 @@ func TestReopen(t *testing.T) {
 		m.must(fmt.Sprintf("INSERT INTO t VALUES(%d)", i))
 	}
 	written := m.index
-	m.update(wire.EncodeTick(wire.Tick{Expected: 0, Next: 500})) // changes no rows
+	m.update(wire.EncodeClockAdvance(wire.ClockAdvance{Expected: 0, Next: 500})) // changes no rows
 	m.Close()
 	if applied := m.start(); applied != written {
 		t.Fatalf("without Sync the replica is at %d, its rows at %d", applied, written)
 	}
 	m.index = written
-	m.update(wire.EncodeTick(wire.Tick{Expected: 0, Next: 500}))
+	m.update(wire.EncodeClockAdvance(wire.ClockAdvance{Expected: 0, Next: 500}))
 	if err := m.Sync(); err != nil {
 		t.Fatal(err)
 	}

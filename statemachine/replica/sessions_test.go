@@ -222,9 +222,9 @@ func TestExpiredSessionsStayAway(t *testing.T) {
 	h.add(wire.EncodeOpenSession(5, 0, 0)) // session 3
 	h.do(insert(1))                        // writes it
 	m := emptyMachine(t)
-	h.add(wire.EncodeTick(wire.Tick{Expected: 0, Next: 100}))
+	h.add(wire.EncodeClockAdvance(wire.ClockAdvance{Expected: 0, Next: 100}))
 	h.do(insert(2)) // session 1 is used
-	h.add(wire.EncodeTick(wire.Tick{Expected: 100, Next: 3600_050}))
+	h.add(wire.EncodeClockAdvance(wire.ClockAdvance{Expected: 100, Next: 3600_050}))
 	for _, e := range h.entries {
 		m.apply(e)
 	}
@@ -245,17 +245,17 @@ func TestExpiredSessionsStayAway(t *testing.T) {
 func TestSessionsExpireByTicksOnly(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE applied(n INTEGER)")
-	for _, tick := range []wire.Tick{{Expected: 5, Next: 1 << 40}, {Expected: 0, Next: 0}} {
-		m.update(wire.EncodeTick(tick)) // by a proposer that is behind
+	for _, tick := range []wire.ClockAdvance{{Expected: 5, Next: 1 << 40}, {Expected: 0, Next: 0}} {
+		m.update(wire.EncodeClockAdvance(tick)) // by a proposer that is behind
 		if c := m.Clock(); c.Now != 0 || !c.Runs || c.Wait != statemachine.MaxTickInterval {
 			t.Errorf("the clock is %+v", c)
 		}
 	}
-	m.update(wire.EncodeTick(wire.Tick{Expected: 0, Next: 3600_000}))
+	m.update(wire.EncodeClockAdvance(wire.ClockAdvance{Expected: 0, Next: 3600_000}))
 	if r := m.do(insert(1)); r[0].Err != nil {
 		t.Fatal(r[0].Err)
 	}
-	m.update(wire.EncodeTick(wire.Tick{Expected: 3600_000, Next: 7200_001}))
+	m.update(wire.EncodeClockAdvance(wire.ClockAdvance{Expected: 3600_000, Next: 7200_001}))
 	m.update(m.entry(insert(2)))
 	if len(m.unknown) != 1 {
 		t.Error("the session did not expire")

@@ -230,7 +230,7 @@ func TestWhatCrashesLeftIsRemoved(t *testing.T) {
 // came after it.
 func TestTheSideFileHoldsWhatIsNotRows(t *testing.T) {
 	h := counter()
-	h.add(wire.EncodeTick(wire.Tick{Expected: 0, Next: 40}))
+	h.add(wire.EncodeClockAdvance(wire.ClockAdvance{Expected: 0, Next: 40}))
 	h.add(wire.EncodeOpenSession(9, 0, 0))
 	m := emptyMachine(t)
 	m.apply(h.entries[:2]...)
