@@ -372,8 +372,8 @@ func TestWrongMembers(t *testing.T) {
 		cfg   hiqlite.Config
 		words []string
 	}{
-		"an id twice":         {hiqlite.Config{Nodes: []hiqlite.Member{{ID: 1, RaftAddr: address[0]}, {ID: 1, RaftAddr: address[1]}}}, []string{"node id 1 stands twice"}},
-		"an address twice":    {hiqlite.Config{Nodes: []hiqlite.Member{{ID: 1, RaftAddr: address[0]}, {ID: 2, RaftAddr: address[0]}}}, []string{address[0] + " stands twice"}},
+		"an id twice":         {hiqlite.Config{Nodes: []hiqlite.Member{{ID: 1, RaftAddr: address[0]}, {ID: 1, RaftAddr: address[1]}}}, []string{"node id 1 is listed twice"}},
+		"an address twice":    {hiqlite.Config{Nodes: []hiqlite.Member{{ID: 1, RaftAddr: address[0]}, {ID: 2, RaftAddr: address[0]}}}, []string{address[0] + " is listed twice"}},
 		"not in the list":     {hiqlite.Config{NodeID: 3, Nodes: []hiqlite.Member{{ID: 1, RaftAddr: address[0]}, {ID: 2, RaftAddr: address[1]}}}, []string{"node 3 is not in the list"}},
 		"no address":          {hiqlite.Config{Nodes: []hiqlite.Member{{ID: 1, RaftAddr: address[0]}, {ID: 2}}}, []string{"node 2", "not host:port"}},
 		"several faults":      {hiqlite.Config{Timeout: -1, Tick: time.Microsecond, MaxReaders: -1, Nodes: []hiqlite.Member{{ID: 0}}}, []string{"Timeout", "Tick", "MaxReaders", "node id 0", "node 1 is not"}},

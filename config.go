@@ -206,7 +206,7 @@ func (c Config) Validate() error {
 			fault("node id %d is not between 1 and 2^32-1", m.ID)
 		}
 		if ids[m.ID] {
-			fault("node id %d stands twice in the list of nodes", m.ID)
+			fault("node id %d is listed twice in the nodes", m.ID)
 		}
 		ids[m.ID] = true
 		for _, a := range []struct{ what, address string }{{"Raft", m.RaftAddr}, {"API", m.APIAddr}} {
@@ -216,7 +216,7 @@ func (c Config) Validate() error {
 			if err := checkAddress(a.address); err != nil {
 				fault("the %s address of node %d: %v", a.what, m.ID, err)
 			} else if other, ok := addresses[a.address]; ok {
-				fault("the address %s stands twice in the list of nodes: for node %d and node %d", a.address, other, m.ID)
+				fault("the address %s is listed twice in the nodes: for node %d and node %d", a.address, other, m.ID)
 			}
 			addresses[a.address] = m.ID
 		}

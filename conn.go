@@ -111,7 +111,7 @@ func (c *conn) rollBackAbandoned() {
 	}
 	c.tx.end()
 	c.client.logLeftOpen.Do(func() {
-		c.client.cfg.Logger.Warn("hiqlite: a connection was given back to its pool inside a transaction, which was rolled back; run BEGIN and what follows on one sql.Conn, or use sql.DB.BeginTx (said once)",
+		c.client.cfg.Logger.Warn("hiqlite: a connection was returned to its pool inside a transaction, which was rolled back; run BEGIN and the statements after it on one sql.Conn, or use sql.DB.BeginTx (logged once)",
 			"node", c.client.cfg.NodeID)
 	})
 }
@@ -253,7 +253,7 @@ func (c *conn) query(ctx context.Context, text string, class *sqlite.Class, args
 		if r.RowsDropped {
 			// The outcome is known, but the caller must treat it as an unknown one
 			// and must not repeat the write.
-			return nil, fmt.Errorf("%w: the write was applied, but the rows it returned were lost on the way", ErrOutcomeUnknown)
+			return nil, fmt.Errorf("%w: the write was applied, but the rows that it returned were lost; do not repeat it", ErrOutcomeUnknown)
 		}
 		return newListedSets(&c.cfg, memorySets(&c.cfg, &r.Statements[0]), nil)
 	}

@@ -33,7 +33,7 @@
 //   - [database/sql.DB.Ping] says that the node runs, not that there is a leader.
 //     Reads need no leader, and a health probe that calls Ping does not restart a node
 //     because the other nodes are missing. Without a leader, writes fail with
-//     [ErrNoLeader] when their time is over. [Node.Ready] and a [Linearizable] read
+//     [ErrNoLeader] when their context or [Config].Timeout ends. [Node.Ready] and a [Linearizable] read
 //     check that there is one.
 //
 // # Long writes and contexts
@@ -60,8 +60,8 @@
 // have the same effects.
 //
 //   - The cluster has one writer at a time, as SQLite has. Other transactions, and
-//     plain writes too, wait for their turn. They have their turns in the order in
-//     which they came, over all nodes. They wait for at most busy_timeout, and then
+//     plain writes too, wait for their turn. Across all nodes they get it in the
+//     order in which they asked for it. They wait for at most busy_timeout, and then
 //     fail with SQLITE_BUSY. So keep transactions short.
 //   - Nobody else sees any write of a transaction before its Commit, which may be seen
 //     a moment before it returns. Commit is one write: it is applied once and

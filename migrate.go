@@ -91,7 +91,7 @@ func Migrate(ctx context.Context, db *sql.DB, migrations fs.FS) error {
 			return err
 		}
 	}
-	return errors.New("hiqlite: migrate: the table hiqlite_migrations changes while migrations are applied: nothing but Migrate may write it")
+	return errors.New("hiqlite: migrate: the table hiqlite_migrations has changed while migrations were applied: only Migrate may write to it")
 }
 
 // A migration is a file, or a row of hiqlite_migrations, which has no text.
@@ -183,7 +183,7 @@ func (m *migrator) apply(ctx context.Context, files []migration, last int64) (fa
 			return true, nil
 		}
 		if errors.Is(err, ErrOutcomeUnknown) {
-			return false, fmt.Errorf("hiqlite: migration %s: %w; call Migrate again: it finds out, and applies the file if it was not", f.name, err)
+			return false, fmt.Errorf("hiqlite: migration %s: %w; call Migrate again: it finds out whether the file was applied, and else applies it", f.name, err)
 		}
 		if err != nil {
 			return false, fmt.Errorf("hiqlite: migration %s: %w", f.name, migrationError(err))
@@ -293,7 +293,7 @@ func alteredMigration(f *migration, applied migration) error {
 	if f.name != applied.name {
 		as = ", as " + applied.name
 	}
-	return fmt.Errorf("hiqlite: migration %s is not what was applied%s: restore it as it was then, and make the change in a new file with a higher number", f.name, as)
+	return fmt.Errorf("hiqlite: migration %s is not what was applied%s: restore the file as it was then, and make the change in a new file with a higher number", f.name, as)
 }
 
 // missingMigrations returns the error of migrations that were applied and have no file.
@@ -303,7 +303,7 @@ func missingMigrations(names []string, files []migration) error {
 	if more := len(names) - most; more > 0 {
 		list += fmt.Sprintf(" and %d more", more)
 	}
-	return fmt.Errorf("hiqlite: migrate: the database has applied %s, of which this program has no file, its last is %s: "+
+	return fmt.Errorf("hiqlite: migrate: %s was applied, but this program has no file for it; its last one is %s: "+
 		"if the program is older than the database, start the newer one; if a file was deleted or got another number, restore it", list, files[len(files)-1].name)
 }
 
@@ -364,7 +364,7 @@ func readMigration(fsys fs.FS, name string) (migration, error) {
 		return migration{}, err
 	}
 	if len(data) > node.MaxOperation {
-		return migration{}, fmt.Errorf("%w: a file of %d bytes, a write has at most %d; split it into several smaller ones", ErrTooLarge, len(data), node.MaxOperation)
+		return migration{}, fmt.Errorf("%w: the file has %d bytes, and a write at most %d; split the file into several smaller ones", ErrTooLarge, len(data), node.MaxOperation)
 	}
 	text := strings.TrimPrefix(string(data), "\ufeff")
 	text = strings.ReplaceAll(text, "\r\n", "\n")

@@ -77,7 +77,7 @@ func TestMigrateDifferentFilesAtOnce(t *testing.T) {
 		for i, err := range migrateEverywhere(t, c, func(caller int) fstest.MapFS { return both[caller%2] }) {
 			if err == nil {
 				succeeded[i%2]++
-			} else if s := err.Error(); !strings.Contains(s, "of which this program has no file") {
+			} else if s := err.Error(); !strings.Contains(s, "this program has no file for it") {
 				t.Errorf("caller %d: %v", i, err)
 			}
 		}

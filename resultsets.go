@@ -160,8 +160,8 @@ func drain(rows resultSet) error {
 	}
 }
 
-// lazySets runs a script that reads. Each statement runs when its result set is opened.
-func (c *conn) lazySets(class *sqlite.Class, query func(text string) (resultSet, error), release func()) (resultSet, error) {
+// queryParts runs a script that reads. Each statement runs when its result set is opened.
+func (c *conn) queryParts(class *sqlite.Class, query func(text string) (resultSet, error), release func()) (resultSet, error) {
 	parts := class.Parts
 	return newLazySets(&c.cfg, func() (resultSet, error) {
 		for len(parts) > 0 {
@@ -206,7 +206,7 @@ func (c *conn) readScript(ctx context.Context, class *sqlite.Class, args []wire.
 		}
 		return newLocalRows(ctx, &c.cfg, q, q.Close)
 	}
-	return c.lazySets(class, query, view.Close)
+	return c.queryParts(class, query, view.Close)
 }
 
 // A collector collects the result sets of a script that does more than read. Such a

@@ -1,7 +1,6 @@
 package hiqlite
 
 import (
-	"cmp"
 	"context"
 	"slices"
 
@@ -62,32 +61,41 @@ var savepoints = map[string]replica.Savepoint{
 // only notes the savepoints, since a view would begin to read.
 func (c *conn) savepoint(ctx context.Context, text string, class *sqlite.Class) error {
 	t := c.tx
-	what := savepoints[class.What]
+	command := savepoints[class.What]
 	if t.view == nil {
-		found := what == replica.SetSavepoint
-		if found {
-			t.pendingSavepoints = append(t.pendingSavepoints, class.Savepoint)
-		}
-		for i := len(t.pendingSavepoints) - 1; i >= 0 && !found; i-- {
-			if found = sqlite.SameName(t.pendingSavepoints[i], class.Savepoint); !found {
-				continue
-			}
-			if t.pendingSavepoints = t.pendingSavepoints[:i+1]; what == replica.ReleaseSavepoint {
-				t.pendingSavepoints = t.pendingSavepoints[:i]
-			}
-		}
-		switch {
-		case !found:
+		if !t.noteSavepoint(command, class.Savepoint) {
 			return sqlError(sqlite.NoSavepoint(class.Savepoint))
-		case t.begunBySavepoint && len(t.pendingSavepoints) == 0:
+		}
+		if t.begunBySavepoint && len(t.pendingSavepoints) == 0 {
 			t.end()
 		}
 		return nil
 	}
-	if t.begunBySavepoint && what == replica.ReleaseSavepoint && t.view.Outermost(class.Savepoint) {
+	if t.begunBySavepoint && command == replica.ReleaseSavepoint && t.view.Outermost(class.Savepoint) {
 		return c.commit(ctx)
 	}
-	return t.viewError(t.view.Savepoint(what, class.Savepoint, text))
+	return t.viewError(t.view.Savepoint(command, class.Savepoint, text))
+}
+
+// noteSavepoint updates pendingSavepoints. It returns false if RELEASE or ROLLBACK TO
+// names a savepoint that was not set.
+func (t *tx) noteSavepoint(command replica.Savepoint, name string) bool {
+	if command == replica.SetSavepoint {
+		t.pendingSavepoints = append(t.pendingSavepoints, name)
+		return true
+	}
+	for i := len(t.pendingSavepoints) - 1; i >= 0; i-- {
+		if !sqlite.SameName(t.pendingSavepoints[i], name) {
+			continue
+		}
+		keep := i + 1
+		if command == replica.ReleaseSavepoint {
+			keep = i
+		}
+		t.pendingSavepoints = t.pendingSavepoints[:keep]
+		return true
+	}
+	return false
 }
 
 // runSteps runs a script that begins or ends transactions, one statement after the
@@ -225,15 +233,10 @@ func (t *tx) writeScript(ctx context.Context, script string, args []wire.Argumen
 			if err != nil {
 				return err
 			}
-			rows := next.Rows
-			if bytes += rows.Size(); replica.BoundRows(bytes) != nil {
+			if bytes += next.Rows.Size(); replica.BoundRows(bytes) != nil {
 				return sqlError(replica.BoundRows(bytes))
 			}
-			next.Rows, next.More = out.Rows, out.More
-			next.AddRows(rows)
-			next.TotalChanges += out.TotalChanges
-			next.RowID = cmp.Or(next.RowID, out.RowID)
-			out = next
+			out.Append(next)
 		}
 		return checkAllUsed(args, used)
 	})
@@ -276,8 +279,8 @@ func (t *tx) runPart(ctx context.Context, part *sqlite.Part, args []wire.Argumen
 	default:
 		var rows resultSet
 		if rows, err = c.runLocal(ctx, part.SQL, &part.Class, args); err == nil {
-			if held, ok := rows.(*memoryRows); ok && !hasNoRowsInScript(&part.Class) {
-				out.Rows = held.rows
+			if inMemory, ok := rows.(*memoryRows); ok && !hasNoRowsInScript(&part.Class) {
+				out.Rows = inMemory.rows
 			}
 			rows.Close()
 		}

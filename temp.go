@@ -68,7 +68,7 @@ func (c *conn) readTemp(ctx context.Context, text string, class *sqlite.Class, a
 		return newLocalRows(ctx, &c.cfg, q, q.Close)
 	}
 	if class.Script {
-		return c.lazySets(class, query, nil)
+		return c.queryParts(class, query, nil)
 	}
 	return query(text)
 }

@@ -43,7 +43,7 @@ func (c *ConnConfig) timeValue(t time.Time) (wire.Value, error) {
 	case "":
 		t = t.UTC()
 		if year := t.Year(); year < 0 || year > 9999 {
-			return wire.Value{}, misuse("SQLite's date functions know the years 0 to 9999, in UTC; _time_format=string writes others, which do not sort", "the time %s is of the year %d", t.Format(stringTimeLayout), year)
+			return wire.Value{}, misuse("SQLite's date functions accept only the years 0 to 9999, in UTC; _time_format=string also writes other years, but the order of such texts is not that of the times", "the time %s has the year %d", t.Format(stringTimeLayout), year)
 		}
 		return wire.TextValue(t.Format(defaultTimeLayout)), nil
 	case "string":
@@ -86,7 +86,7 @@ func holdsTimes(declType string) bool {
 
 // parseTime parses a time in any layout in which SQLite, this driver or another one
 // writes times. A time without a zone is taken to be in ConnConfig.Location or, if that
-// is nil, in UTC. guess says that nothing but its look suggests that the text is a time,
+// is nil, in UTC. guess says that nothing but the text itself suggests that it is a time,
 // so that only common layouts are accepted.
 func (c *ConnConfig) parseTime(s string, guess bool) (time.Time, bool) {
 	if !guess {
@@ -202,7 +202,7 @@ func (p *timeParser) clock() (hour, minute, second, nanosecond int) {
 	}
 }
 
-// zone parses Z, UTC, GMT or an offset, before which a space may stand. After an offset
+// zone parses Z, UTC, GMT or an offset, which a space may precede. After an offset
 // the zone's name and the monotonic clock of time.Time.String may follow.
 func (p *timeParser) zone() (offset int, name string, found bool) {
 	p.skip(" ")

@@ -237,13 +237,13 @@ func (t *tx) startTimeout() {
 		if where := firstUserFrame(callers); where != "" {
 			args = append(args, "begun", where)
 		}
-		log.Warn("hiqlite: a transaction was ended", args...)
+		log.Warn("hiqlite: a transaction was ended because it was open for too long", args...)
 	})
 }
 
 // errTimedOut is part of the error of a transaction that has reached tx_timeout. It
 // would do so again, so the error is not repeatable.
-var errTimedOut = errors.New("keep transactions short, or set a longer one")
+var errTimedOut = errors.New("keep transactions short, or set a longer tx_timeout")
 
 // firstUserFrame returns the innermost function outside of this package and
 // database/sql, or "".
@@ -285,11 +285,11 @@ func (t *tx) end() {
 	if t.timer != nil {
 		t.timer.Stop()
 	}
-	lastUser := t.ending.CompareAndSwap(false, true)
+	mayRelease := t.ending.CompareAndSwap(false, true)
 	if t.view != nil {
 		t.view.Close()
 	}
-	if lastUser && t.lease != nil {
+	if mayRelease && t.lease != nil {
 		t.lease.Release()
 	}
 	if t.c.tx == t {
@@ -454,7 +454,7 @@ func (t *tx) read(ctx context.Context, text string, class *sqlite.Class, args []
 		return newLocalRows(ctx, &t.c.cfg, &txCursor{q, t}, q.Close)
 	}
 	if class.Script {
-		return t.c.lazySets(class, query, nil)
+		return t.c.queryParts(class, query, nil)
 	}
 	return query(text)
 }

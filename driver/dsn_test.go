@@ -90,7 +90,7 @@ func TestDSNFaultsSayWhatToDo(t *testing.T) {
 		"d?nodes=1": "id=host:raftport", "d?nodes=1=a": "id=host:raftport", "d?nodes=x=a:1": "id=host:raftport", "d?nodes=1=::1:82": "brackets",
 		"d?nodes=1=:8200": "id=host:raftport", "d?nodes=1=a:1,,2=b:1": "id=host:raftport",
 		"d?nodes=0=a:1,1=b:1": "between 1 and", "d?nodes=1=a:0,2=b:1": "no port", "d?nodes=1=a:99999,2=b:1": "no port", "d?nodes=1=a:1/0": "no port",
-		"d?nodes=1=a:1,1=b:1": "node id 1 stands twice", "d?nodes=1=a:1,2=a:1": "a:1 stands twice", "d?nodes=1=a:1/1": "a:1 stands twice",
+		"d?nodes=1=a:1,1=b:1": "node id 1 is listed twice", "d?nodes=1=a:1,2=a:1": "a:1 is listed twice", "d?nodes=1=a:1/1": "a:1 is listed twice",
 		"d?node_id=3&nodes=1=a:1,2=b:1": "node 3 is not in the list",
 		"d?timeout=5":                   "not a duration", "d?timeout=-5s": "not a duration", "d?tick=1us": "milliseconds", "d?max_steps=0": "not a number of steps", "d?max_steps=1e9": "not a number of steps",
 		"d?durability=interval:200ms": "later version", "d?durability=never": "later version", "d?secret_file=/x": "refused rather than ignored",
@@ -113,7 +113,7 @@ func TestDSNFaultsSayWhatToDo(t *testing.T) {
 
 func TestDSNFaultsAreReportedAtOnce(t *testing.T) {
 	_, err := parse("d?node=1&_fk=maybe&consistency=x&node_id=4&nodes=1=a:1,1=a:1&_time_format=x&_timeout=1&_timeout=2")
-	for _, want := range []string{`"node" is unknown`, "_foreign_keys=maybe", "consistency=x", "node 4 is not", "id 1 stands twice", "a:1 stands twice", "time format", "_timeout twice"} {
+	for _, want := range []string{`"node" is unknown`, "_foreign_keys=maybe", "consistency=x", "node 4 is not", "id 1 is listed twice", "a:1 is listed twice", "time format", "_timeout twice"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v\ndoes not say %q", err, want)
 		}

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"cmp"
 	"errors"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -107,6 +108,18 @@ func (s *StatementResult) AddRows(rows *Rows) {
 	default:
 		s.More = append(s.More, rows)
 	}
+}
+
+// Append makes s, the result of the first statements of a script, the result with one
+// more statement. The number of changed rows and the like are those of the last
+// statement; the result sets are those of all statements.
+func (s *StatementResult) Append(next StatementResult) {
+	rows := next.Rows
+	next.Rows, next.More = s.Rows, s.More
+	next.AddRows(rows)
+	next.TotalChanges += s.TotalChanges
+	next.RowID = cmp.Or(next.RowID, s.RowID)
+	*s = next
 }
 
 // Sets returns all result sets, in their order.

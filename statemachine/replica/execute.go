@@ -1,7 +1,6 @@
 package replica
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 
@@ -290,12 +289,8 @@ func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, use
 	if x.schema || stmt.Actions.PragmaSet {
 		x.stmts.clear()
 	}
-	next := x.resultOf(out.Rows)
-	next.More = out.More
-	next.AddRows(rows)
-	next.TotalChanges += out.TotalChanges
-	next.RowID = cmp.Or(next.RowID, out.RowID)
-	return next, nil
+	out.Append(x.resultOf(rows))
+	return out, nil
 }
 
 // check finds errors that SQLite itself would report only at COMMIT, or never.
