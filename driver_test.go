@@ -16,25 +16,30 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// What programs may expect of any driver, and of one for SQLite: the contracts
-// of the public conformance suites (bradfitz/go-sql-test, and what modernc.org's,
-// mattn's and ncruces's drivers test of themselves), in our own words.
+// This file and driver_tx_test.go are the black-box conformance suite of the
+// driver: what programs expect of any database/sql driver, and of one for SQLite.
+// The expectations are those of public suites (bradfitz/go-sql-test and the own
+// tests of modernc.org's, mattn's and ncruces's drivers), written anew. Each holds on
+// one node and on a follower of three. reference_test.go compares the same kinds of
+// statements with modernc.org/sqlite itself.
 
-// A contract is kept by a database, in tables that are its own.
+// A contract is one expectation. keep checks it with tables that no other contract
+// uses.
 type contract struct {
 	name string
 	keep func(t *testing.T, db *sql.DB)
 }
 
-// unhurried makes what is given up show: nothing ends by itself while a test runs.
+// unhurried sets all timeouts so high that nothing ends by itself while a test runs:
+// what is not released, stays and is found.
 func unhurried(cfg *hiqlite.Config) {
 	cfg.LeaseTTL = time.Hour
 	cfg.Conn.BusyTimeout = testrun.Patience
 	cfg.Conn.TxTimeout = time.Hour
 }
 
-// keepAll checks contracts at one and at three nodes, by way of a node that does
-// not lead where there is one, and that the nodes hold the same in the end.
+// keepAll checks contracts on one node and on three, through a node that does not
+// lead if there is one. In the end all nodes must hold the same rows.
 func keepAll(t *testing.T, contracts []contract) {
 	for _, size := range []int{1, 3} {
 		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) {
@@ -124,7 +129,7 @@ func all(t testing.TB, n int, f func(i int) error) {
 	}
 }
 
-func TestContractsOfDrivers(t *testing.T) {
+func TestDriver(t *testing.T) {
 	t.Parallel()
 	keepAll(t, []contract{
 		{"blobs come back as bytes and as text", func(t *testing.T, db *sql.DB) {
@@ -302,7 +307,7 @@ func TestContractsOfDrivers(t *testing.T) {
 	})
 }
 
-func TestContractsOfValues(t *testing.T) {
+func TestDriverValues(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	at := time.Date(2024, 2, 3, 4, 5, 6, 789000000, time.UTC)
 	keepAll(t, []contract{

@@ -12,13 +12,14 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// unending yields rows for ever, the first at once; tedious yields none.
+// unending returns rows for ever, and the first one at once. tedious computes for
+// ever and returns none.
 const (
 	unending = "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x) SELECT n FROM x"
 	tedious  = "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x) SELECT count(*) FROM x"
 )
 
-// isOver fails unless a use of a transaction or its rows says that it is over.
+// isOver fails the test unless err says that the transaction, or its rows, are over.
 func isOver(t testing.TB, what string, err error) {
 	t.Helper()
 	if err == nil {
@@ -33,7 +34,7 @@ func isOver(t testing.TB, what string, err error) {
 	t.Errorf("%s: the error is not clear: %v", what, err)
 }
 
-func TestContractsOfTransactions(t *testing.T) {
+func TestDriverTransactions(t *testing.T) {
 	t.Parallel()
 	keepAll(t, []contract{
 		{"results of writes", func(t *testing.T, db *sql.DB) {
@@ -221,7 +222,7 @@ func TestContractsOfTransactions(t *testing.T) {
 	})
 }
 
-func TestContractsOfContexts(t *testing.T) {
+func TestDriverContexts(t *testing.T) {
 	t.Parallel()
 	keepAll(t, []contract{
 		{"a query given up between its rows", func(t *testing.T, db *sql.DB) {
