@@ -90,7 +90,7 @@ func (n *Node) RefusesWrites() error {
 	if low == nil {
 		return nil
 	}
-	return fmt.Errorf("%w: %d MiB free in %s, a node writes from %d on; nothing was written: free some space, or write through another node", ErrDiskFull, low.free>>20, n.opts.DataDir, low.marks.refuse>>20)
+	return fmt.Errorf("%w: %d MiB are free in %s, and a node needs %d MiB to write; nothing was written: free some space, or write through another node", ErrDiskFull, low.free>>20, n.opts.DataDir, low.marks.refuse>>20)
 }
 
 // pausedError returns why the node takes no part in the cluster, or nil.
@@ -99,5 +99,5 @@ func (n *Node) pausedError() error {
 	if low == nil || !low.paused {
 		return nil
 	}
-	return fmt.Errorf("%w: %d MiB free in %s; the node takes part again from %d on", ErrDiskFull, low.free>>20, n.opts.DataDir, low.marks.refuse>>20)
+	return fmt.Errorf("%w: %d MiB are free in %s; the node takes part again once %d MiB are free", ErrDiskFull, low.free>>20, n.opts.DataDir, low.marks.refuse>>20)
 }

@@ -255,7 +255,7 @@ func (l *leases) withdraw(ctx context.Context, id uint64, w *waiter, notApplied 
 	default:
 	}
 	if err == nil {
-		err = errors.New("hiqlite: its place in the queue is not known")
+		err = errors.New("hiqlite: it is not known whether it left the queue")
 	}
 	return wire.Result{}, errors.Join(fmt.Errorf("%w: it waited for the write lease, and may be applied when its turn comes: %w", ErrOutcomeUnknown, err), ended)
 }
@@ -280,7 +280,7 @@ func errWaitsStill() error {
 }
 
 // errNotHeard is the error of an operation whose waiter expired.
-var errNotHeard = sqlite.Busy("this node was not heard of for too long; try again")
+var errNotHeard = sqlite.Busy("the other nodes did not hear from this one for too long; try again")
 
 // gaveUp returns the error of an operation that has left the queue because ctx or
 // patience ended.
@@ -288,14 +288,14 @@ func (l *leases) gaveUp(what string, ended error, holder uint64, patience time.D
 	who := fmt.Sprintf("a transaction on node %d holds the write lease", holder)
 	switch holder {
 	case 0:
-		who = "transactions of others held the write lease"
+		who = "other transactions held the write lease"
 	case l.node.opts.ID:
-		who += " (this node: is it the caller's own? what belongs to it has to be done by its sql.Tx)"
+		who += " (this node; if it is the caller's own, use its sql.Tx for all statements that belong to it)"
 	}
 	if ended != nil {
 		return fmt.Errorf("hiqlite: %s: %s: %w", what, who, ended)
 	}
-	return sqlite.Busy(fmt.Sprintf("%s; waited for %v, as busy_timeout says", who, patience))
+	return sqlite.Busy(fmt.Sprintf("%s; waited for the %v of busy_timeout", who, patience))
 }
 
 // OnExpire has f called when the lease ends before its holder ends it, because the
@@ -393,7 +393,7 @@ func (l *leases) recovered(held wire.HeldLease, waits func(id uint64) bool) {
 		case id == held.ID:
 			w.settle(wire.Result{Lease: wire.LeaseAnswer{State: wire.LeaseGranted, ID: id, Base: held.Base}}, nil)
 		case id&leaseIDBit == 0:
-			w.settle(wire.Result{}, fmt.Errorf("%w: a snapshot told this node what the rows are, not how they came about", ErrOutcomeUnknown))
+			w.settle(wire.Result{}, fmt.Errorf("%w: this node took over a snapshot, which does not say what became of the operation", ErrOutcomeUnknown))
 			delete(l.waiters, id)
 		case w.queued: // otherwise its request may not have been proposed yet
 			w.settle(wire.Result{Lease: wire.LeaseAnswer{State: wire.LeaseExpired, ID: id}}, nil)

@@ -99,12 +99,11 @@ func (operationCodec) Size(op *wire.EncodedOperation) int       { return op.Size
 func (operationCodec) Exclusive(op *wire.EncodedOperation) bool { return op.Vacuum }
 
 // These methods, with those of shard, implement replica.Listener and
-// replica.LeaseListener. The
-// goroutine that applies entries calls them.
+// replica.LeaseListener. The goroutine that applies entries calls them.
 
 func (s *sqlShard) Applied(session, sequence uint64, results []wire.Result) {
 	if s.combiner.Session() != session {
-		return // another node's
+		return // the entry is another node's
 	}
 	answers := make([]answer, len(results))
 	for i := range results {

@@ -32,7 +32,7 @@ func (c *timeoutContext) Err() error {
 type timeoutError time.Duration
 
 func (e timeoutError) Error() string {
-	return fmt.Sprintf("the %v of hiqlite.Config.Timeout are over", time.Duration(e))
+	return fmt.Sprintf("hiqlite.Config.Timeout (%v) is over", time.Duration(e))
 }
 
 func (timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }

@@ -58,7 +58,7 @@ func noTimeLeft(ctx context.Context, steps uint64, took time.Duration) error {
 		err = context.DeadlineExceeded
 	}
 	if err != nil {
-		return fmt.Errorf("hiqlite: the write was not done within %d steps, and was undone: %w", steps, err)
+		return fmt.Errorf("hiqlite: the write was undone because it was not done after %d steps, and there is no time for another attempt: %w", steps, err)
 	}
 	return nil
 }
@@ -126,7 +126,7 @@ func (n *Node) CommitUnder(ctx context.Context, lease *Lease, recording *wire.En
 	case a.Lease.State == wire.LeaseExpired && n.Closed():
 		return ErrClosed // Close has released the lease before
 	case a.Lease.State == wire.LeaseExpired:
-		return fmt.Errorf("%w: this node was not heard of for too long, others have gone on", ErrTxExpired)
+		return fmt.Errorf("%w: the other nodes did not hear from this one for too long, and have granted the lease to another transaction", ErrTxExpired)
 	case a.Err != nil:
 		return a.Err
 	}

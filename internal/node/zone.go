@@ -23,7 +23,7 @@ const (
 // LoadZone returns a time zone's rules as Go knows them.
 func LoadZone(name string) (*wire.Zone, error) {
 	if name == "Local" {
-		return nil, errors.New("the zone Local is another one on each machine: name it, as in Europe/Berlin")
+		return nil, errors.New("the zone Local differs between machines: name a zone, such as Europe/Berlin")
 	}
 	location, err := time.LoadLocation(name)
 	if err != nil {
@@ -62,7 +62,7 @@ func (n *Node) setZone() {
 		}
 	}
 	if has := n.sql.machine.Zone(); err != nil || has != wanted {
-		n.opts.Logger.Error("hiqlite: the time zone is not the cluster's: this node answers no SQL", "node", n.opts.ID, "timezone", wanted, "cluster", has, "error", err)
+		n.opts.Logger.Error("hiqlite: the time zone is not the cluster's: this node serves no SQL", "node", n.opts.ID, "timezone", wanted, "cluster", has, "error", err)
 	}
 }
 
@@ -88,6 +88,6 @@ func (n *Node) WaitZone(ctx context.Context) error {
 	case "":
 		return fmt.Errorf("hiqlite: the time zone %s could not be made the cluster's: see the log", wanted)
 	default:
-		return fmt.Errorf("hiqlite: this node's timezone is %s, the cluster's is %s: configure that on all nodes, or none", wanted, has)
+		return fmt.Errorf("hiqlite: this node's timezone is %s, the cluster's is %s: configure the cluster's on all nodes, or none", wanted, has)
 	}
 }
