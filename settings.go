@@ -122,7 +122,7 @@ func (c *conn) queryOnly() bool { return c.settings&wire.QueryOnly != 0 }
 
 // settingsRestorer returns a function that is called with the error of a script. If
 // the script has failed, the function undoes its changes of the connection's settings.
-func (c *conn) settingsRestorer(script bool) func(failed error) {
+func (c *conn) settingsRestorer(script bool) func(error) {
 	if !script {
 		return func(error) {}
 	}
@@ -131,8 +131,8 @@ func (c *conn) settingsRestorer(script bool) func(failed error) {
 	if tx != nil {
 		afterTx = tx.settingsAfterEnd()
 	}
-	return func(failed error) {
-		if failed == nil {
+	return func(err error) {
+		if err == nil {
 			return
 		}
 		c.pragmas = pragmas

@@ -51,8 +51,8 @@ type tx struct {
 	deadline         time.Time
 
 	// ending is set by whoever ends the transaction: the program, which commits or
-	// rolls back, or expire, which is called by other goroutines. Only the one who
-	// has set it may release or use the lease.
+	// rolls back, or expire, which other goroutines call. Only the one that has set
+	// it may release or use the lease.
 	ending atomic.Bool
 
 	// changedSettings is the set of the connection's settings that the transaction
@@ -118,10 +118,10 @@ func (c *conn) begin(ctx context.Context, readOnly, deferred, endsWithContext bo
 	return nil
 }
 
-// endBeforeBegin prepares BEGIN of another transaction. It returns why that is not
-// possible, or ends this one if it is over already: like SQLite, it lets BEGIN follow
-// a transaction whose end the program has got as an error. A transaction of
-// sql.DB.BeginTx ends only with its sql.Tx.
+// endBeforeBegin is called on the open transaction when another one is to begin. It
+// returns an error, unless this transaction is over already and one of its statements
+// has returned that as an error. Then it ends this transaction, so that BEGIN works as
+// in SQLite. A transaction of sql.DB.BeginTx ends only with its sql.Tx.
 func (t *tx) endBeforeBegin() error {
 	if t.endsWithContext || t.view == nil || t.view.Err() == nil {
 		return sqlError(sqlite.TransactionActive())
