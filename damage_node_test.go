@@ -23,6 +23,7 @@ func TestFlippedBitsAreNeverAnswered(t *testing.T) {
 		if err := c.DB(0).QueryRow(rows).Scan(&want); err != nil {
 			t.Fatal(err)
 		}
+		c.WaitEqual()
 		bad := c.Len() - 1
 		c.Stop(bad) // all is in the database file
 		flipBits(t, c.Config(bad).DataDir)
