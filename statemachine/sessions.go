@@ -77,7 +77,7 @@ func (s *Sessions[R]) Open(index, now, node, incarnation uint64) {
 	if len(s.byID) >= MaxSessions {
 		s.evict()
 	}
-	s.byID[index] = &wire.Session[R]{ID: index, Used: now, Node: node, Incarnation: incarnation}
+	s.byID[index] = &wire.Session[R]{ID: index, LastUsed: now, Node: node, Incarnation: incarnation}
 	s.unsaved[index] = true
 }
 
@@ -85,7 +85,7 @@ func (s *Sessions[R]) Open(index, now, node, incarnation uint64) {
 func (s *Sessions[R]) evict() {
 	var oldest *wire.Session[R]
 	for _, session := range s.byID {
-		if oldest == nil || session.Used < oldest.Used || session.Used == oldest.Used && session.ID < oldest.ID {
+		if oldest == nil || session.LastUsed < oldest.LastUsed || session.LastUsed == oldest.LastUsed && session.ID < oldest.ID {
 			oldest = session
 		}
 	}
@@ -100,7 +100,7 @@ func (s *Sessions[R]) drop(id uint64) {
 // Expire drops the sessions that were last used before a time of the clock.
 func (s *Sessions[R]) Expire(before uint64) {
 	for id, session := range s.byID {
-		if session.Used < before {
+		if session.LastUsed < before {
 			s.drop(id)
 		}
 	}
@@ -118,7 +118,7 @@ func (s *Sessions[R]) Admit(id, sequence, now uint64) (*wire.Session[R], Verdict
 	case sequence == session.Sequence:
 		return session, Repeat
 	}
-	session.Sequence, session.Used = sequence, now
+	session.Sequence, session.LastUsed = sequence, now
 	session.Results = nil
 	s.unsaved[id] = true
 	return session, Apply

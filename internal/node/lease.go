@@ -329,7 +329,7 @@ func (lease *Lease) Keep(began time.Time) bool {
 
 // applied ends the use of a lease whose transaction was applied, or refused. a
 // says what the machine did with the lease.
-func (lease *Lease) applied(a wire.LeaseAnswer, proposed time.Time) {
+func (lease *Lease) applied(a wire.LeaseResult, proposed time.Time) {
 	l := lease.leases
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -391,12 +391,12 @@ func (l *leases) recovered(held wire.HeldLease, waits func(id uint64) bool) {
 		switch {
 		case waits(id):
 		case id == held.ID:
-			w.settle(wire.Result{Lease: wire.LeaseAnswer{State: wire.LeaseGranted, ID: id, Base: held.Base}}, nil)
+			w.settle(wire.Result{Lease: wire.LeaseResult{State: wire.LeaseGranted, ID: id, Base: held.Base}}, nil)
 		case id&leaseIDBit == 0:
 			w.settle(wire.Result{}, fmt.Errorf("%w: this node took over a snapshot, which does not say what became of the operation", ErrOutcomeUnknown))
 			delete(l.waiters, id)
 		case w.queued: // otherwise its request may not have been proposed yet
-			w.settle(wire.Result{Lease: wire.LeaseAnswer{State: wire.LeaseExpired, ID: id}}, nil)
+			w.settle(wire.Result{Lease: wire.LeaseResult{State: wire.LeaseExpired, ID: id}}, nil)
 		}
 	}
 	if l.kept != nil && l.kept.ID != held.ID {

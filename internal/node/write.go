@@ -90,7 +90,7 @@ func (n *Node) attempt(ctx context.Context, op *wire.Operation, patience time.Du
 	switch {
 	case lease == nil:
 	case err == nil:
-		lease.applied(wire.LeaseAnswer{}, began) // the operation ended the lease
+		lease.applied(wire.LeaseResult{}, began) // the operation ended the lease
 	default:
 		lease.Release()
 	}

@@ -88,7 +88,7 @@ func sampleRecords() []*Record {
 }
 
 func sampleMemorySession() *Session[Outcome] {
-	return &Session[Outcome]{ID: 7, Sequence: 8, Used: 9, Node: 2, Incarnation: 3, Results: []Outcome{
+	return &Session[Outcome]{ID: 7, Sequence: 8, LastUsed: 9, Node: 2, Incarnation: 3, Results: []Outcome{
 		{},
 		{Code: Changed, Version: math.MaxUint64},
 		{Existed: true, Version: 5, Value: "before\x00\xff"},
@@ -136,14 +136,14 @@ func TestGoldenCompressedCommands(t *testing.T) {
 }
 
 func TestGoldenTick(t *testing.T) {
-	tick := ClockAdvance{Expected: 5, Next: 300, Nonce: 0x1122334455667788, Applied: 70, History: 0x8877665544332211}
-	got := EncodeClockAdvance(tick)
-	want := golden(t, "tick-nonce", got)
+	advance := ClockAdvance{Expected: 5, Next: 300, Nonce: 0x1122334455667788, Applied: 70, History: 0x8877665544332211}
+	got := EncodeClockAdvance(advance)
+	want := golden(t, "clock-advance-nonce", got)
 	if !bytes.Equal(got, want) {
-		t.Errorf("a tick is written differently than before:\n%x\n%x", got, want)
+		t.Errorf("a clock advance is written differently than before:\n%x\n%x", got, want)
 	}
 	var d Decoder
-	if e, err := d.Decode(want); err != nil || e.ClockAdvance == nil || *e.ClockAdvance != tick {
+	if e, err := d.Decode(want); err != nil || e.ClockAdvance == nil || *e.ClockAdvance != advance {
 		t.Errorf("%+v, %v", e, err)
 	}
 }
@@ -215,7 +215,7 @@ func genRecord(t *rapid.T) *Record {
 		Index: some(t, "index"), Forgotten: some(t, "forgotten"), TimeMS: int64(some(t, "timems")),
 	}
 	if rapid.Bool().Draw(t, "of a session") {
-		r.Session = &Session[Outcome]{ID: some(t, "session"), Sequence: some(t, "sequence"), Used: some(t, "used"), Node: some(t, "node"), Incarnation: some(t, "incarnation")}
+		r.Session = &Session[Outcome]{ID: some(t, "session"), Sequence: some(t, "sequence"), LastUsed: some(t, "used"), Node: some(t, "node"), Incarnation: some(t, "incarnation")}
 		for range rapid.IntRange(0, 3).Draw(t, "outcomes") {
 			r.Session.Results = append(r.Session.Results, genOutcome(t))
 		}
@@ -287,7 +287,7 @@ func recordOf(m message) *Record {
 		Index: m.uint("index"), Forgotten: m.uint("forgotten"), TimeMS: m.int("time_ms"),
 	}
 	if s := m.sub("session"); m.has("session") {
-		r.Session = &Session[Outcome]{ID: s.uint("id"), Sequence: s.uint("sequence"), Used: s.uint("used"), Node: s.uint("node"), Incarnation: s.uint("incarnation")}
+		r.Session = &Session[Outcome]{ID: s.uint("id"), Sequence: s.uint("sequence"), LastUsed: s.uint("last_used"), Node: s.uint("node"), Incarnation: s.uint("incarnation")}
 		for _, o := range s.list("results") {
 			r.Session.Results = append(r.Session.Results, outcomeOf(o))
 		}

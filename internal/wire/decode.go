@@ -321,7 +321,7 @@ func DecodeState(b []byte) (*State, error) {
 		case 2:
 			s.Applied = n
 		case 3:
-			s.Ticks = n
+			s.Clock = n
 		case 4:
 			session, err := DecodeSession(data)
 			if err != nil {
@@ -333,15 +333,15 @@ func DecodeState(b []byte) (*State, error) {
 		case 6:
 			return fields(data, s.Lease.field)
 		case 7:
-			place, err := DecodePlace(data)
+			waiter, err := DecodeWaiter(data)
 			if err != nil {
 				return err
 			}
-			s.Places = append(s.Places, *place)
+			s.Waiters = append(s.Waiters, *waiter)
 		case 8:
-			s.LastPlace = n
+			s.LastWaiter = n
 		case 9:
-			s.Contended = n
+			s.ContendedSince = n
 		case 10:
 			s.Functions = append(s.Functions, Function{})
 			return fields(bytes.Clone(data), s.Functions[len(s.Functions)-1].field)
@@ -387,9 +387,9 @@ func (l *HeldLease) field(f protowire.Number, n uint64, _ []byte) error {
 	return nil
 }
 
-// DecodePlace decodes what AppendPlace wrote, keeping nothing of b.
-func DecodePlace(b []byte) (*Place, error) {
-	p := new(Place)
+// DecodeWaiter decodes what AppendWaiter wrote, keeping nothing of b.
+func DecodeWaiter(b []byte) (*Waiter, error) {
+	p := new(Waiter)
 	b = append([]byte{FormatVersion, 0}, b...)
 	var d Decoder
 	e, err := d.Decode(b)
@@ -424,7 +424,7 @@ func decodeSession[R any](b []byte, decodeResult func([]byte) (*R, error)) (*Ses
 		case 2:
 			s.Sequence = n
 		case 3:
-			s.Used = n
+			s.LastUsed = n
 		case 4:
 			r, err := decodeResult(data)
 			if err != nil {

@@ -292,7 +292,7 @@ func AppendSession(b []byte, s *Session[Result]) []byte { return appendSession(b
 func appendSession[R any](b []byte, s *Session[R], appendResult func([]byte, *R) []byte) []byte {
 	b = appendUint(b, 1, s.ID)
 	b = appendUint(b, 2, s.Sequence)
-	b = appendUint(b, 3, s.Used)
+	b = appendUint(b, 3, s.LastUsed)
 	for i := range s.Results {
 		var at int
 		b, at = openMessage(b, 4)
@@ -303,8 +303,8 @@ func appendSession[R any](b []byte, s *Session[R], appendResult func([]byte, *R)
 	return appendUint(b, 6, s.Incarnation)
 }
 
-// AppendPlace appends the encoding of p to b.
-func AppendPlace(b []byte, p *Place) []byte {
+// AppendWaiter appends the encoding of p to b.
+func AppendWaiter(b []byte, p *Waiter) []byte {
 	b = appendUint(b, 1, p.Session)
 	b = appendUint(b, 2, p.Sequence)
 	op := EncodeOperation(&p.Operation)
@@ -321,7 +321,7 @@ func AppendPlace(b []byte, p *Place) []byte {
 func AppendState(b []byte, s *State) []byte {
 	b = appendUint(b, 1, s.SQLIndex)
 	b = appendUint(b, 2, s.Applied)
-	b = appendUint(b, 3, s.Ticks)
+	b = appendUint(b, 3, s.Clock)
 	for i := range s.Sessions {
 		var at int
 		b, at = openMessage(b, 4)
@@ -339,14 +339,14 @@ func AppendState(b []byte, s *State) []byte {
 		b = appendBool(b, 5, l.Idle)
 		b = closeMessage(b, at)
 	}
-	for i := range s.Places {
+	for i := range s.Waiters {
 		var at int
 		b, at = openMessage(b, 7)
-		b = AppendPlace(b, &s.Places[i])
+		b = AppendWaiter(b, &s.Waiters[i])
 		b = closeMessage(b, at)
 	}
-	b = appendUint(b, 8, s.LastPlace)
-	b = appendUint(b, 9, s.Contended)
+	b = appendUint(b, 8, s.LastWaiter)
+	b = appendUint(b, 9, s.ContendedSince)
 	b = appendFunctions(b, 10, s.Functions)
 	b = appendUint(b, 11, s.Term)
 	if s.History != 0 {

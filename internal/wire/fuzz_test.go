@@ -68,20 +68,20 @@ func FuzzDecodeSession(f *testing.F) {
 	})
 }
 
-func FuzzDecodePlace(f *testing.F) {
-	for _, p := range leasedState().Places {
-		f.Add(AppendPlace(nil, &p))
+func FuzzDecodeWaiter(f *testing.F) {
+	for _, p := range leasedState().Waiters {
+		f.Add(AppendWaiter(nil, &p))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		p, err := DecodePlace(b)
+		p, err := DecodeWaiter(b)
 		if err != nil {
 			return
 		}
-		again, err := DecodePlace(AppendPlace(nil, p))
+		again, err := DecodeWaiter(AppendWaiter(nil, p))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := sameState(&State{Places: []Place{*again}}, &State{Places: []Place{*p}}); err != nil {
+		if err := sameState(&State{Waiters: []Waiter{*again}}, &State{Waiters: []Waiter{*p}}); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -26,13 +26,13 @@ func leasedSample() []*Operation {
 
 func leasedState() *State {
 	ops := leasedSample()
-	return &State{SQLIndex: 300, Applied: 310, Ticks: 5000, Changed: 299, LastPlace: 18, Contended: 4000, Term: 3, History: 0x1020304050607080,
+	return &State{SQLIndex: 300, Applied: 310, Clock: 5000, Changed: 299, LastWaiter: 18, ContendedSince: 4000, Term: 3, History: 0x1020304050607080,
 		Lease: HeldLease{ID: 1<<63 | 5, Session: 7, Base: 299, TTLMS: 2700, Idle: true},
-		Sessions: []Session[Result]{{ID: 7, Sequence: 8, Used: 9, Node: 2, Incarnation: 3, Results: []Result{
-			{Lease: LeaseAnswer{State: LeaseQueued, ID: 17}}, {Lease: LeaseAnswer{State: LeaseGranted, ID: 1<<63 | 5, Base: 299}},
-			{Lease: LeaseAnswer{State: LeaseKept, ID: 1, Base: 2}, Statements: []StatementResult{{RowsAffected: 1, TotalChanges: -9}}}, {Lease: LeaseAnswer{State: LeaseExpired}},
+		Sessions: []Session[Result]{{ID: 7, Sequence: 8, LastUsed: 9, Node: 2, Incarnation: 3, Results: []Result{
+			{Lease: LeaseResult{State: LeaseQueued, ID: 17}}, {Lease: LeaseResult{State: LeaseGranted, ID: 1<<63 | 5, Base: 299}},
+			{Lease: LeaseResult{State: LeaseKept, ID: 1, Base: 2}, Statements: []StatementResult{{RowsAffected: 1, TotalChanges: -9}}}, {Lease: LeaseResult{State: LeaseExpired}},
 		}}},
-		Places: []Place{{Number: 17, Session: 7, Sequence: 8, Index: 1, Operation: *ops[2]}, {Number: 18, Session: 9, Sequence: 1, Operation: *ops[0]}}}
+		Waiters: []Waiter{{Number: 17, Session: 7, Sequence: 8, Index: 1, Operation: *ops[2]}, {Number: 18, Session: 9, Sequence: 1, Operation: *ops[0]}}}
 }
 
 func TestGoldenLease(t *testing.T) {
@@ -61,23 +61,23 @@ func TestGoldenLease(t *testing.T) {
 	}
 }
 
-// A place keeps nothing of what it was decoded from, and does not change when
+// A waiter keeps nothing of what it was decoded from, and does not change when
 // the decoder of its entry is used again.
-func TestPlacesRoundTrip(t *testing.T) {
+func TestWaitersRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		want := Place{rapid.Uint64().Draw(t, "number"), rapid.Uint64().Draw(t, "session"), rapid.Uint64().Draw(t, "sequence"), rapid.IntRange(0, 1<<30).Draw(t, "index"), *genOperation(t)}
-		b := AppendPlace(nil, &want)
-		got, err := DecodePlace(b)
+		want := Waiter{rapid.Uint64().Draw(t, "number"), rapid.Uint64().Draw(t, "session"), rapid.Uint64().Draw(t, "sequence"), rapid.IntRange(0, 1<<30).Draw(t, "index"), *genOperation(t)}
+		b := AppendWaiter(nil, &want)
+		got, err := DecodeWaiter(b)
 		if err != nil {
 			t.Fatal(err)
 		}
 		clear(b)
-		if err := sameState(&State{Places: []Place{*got}}, &State{Places: []Place{want}}); err != nil {
+		if err := sameState(&State{Waiters: []Waiter{*got}}, &State{Waiters: []Waiter{want}}); err != nil {
 			t.Fatal(err)
 		}
 	})
 	for name, b := range map[string][]byte{"nothing": nil, "no operation": {8, 1}, "two operations": {6<<3 | 2, 0, 6<<3 | 2, 0}, "half": {6<<3 | 2, 5}} {
-		if p, err := DecodePlace(b); err == nil {
+		if p, err := DecodeWaiter(b); err == nil {
 			t.Errorf("%s is %+v", name, p)
 		}
 	}

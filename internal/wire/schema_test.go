@@ -196,7 +196,7 @@ func resultOf(m message) Result {
 		r.Err = &Error{Code: int(e.uint("code")), Message: string(e.bytes("message")), Statement: int(e.uint("statement")), Hint: string(e.bytes("hint"))}
 	}
 	if l := m.sub("lease"); m.has("lease") {
-		r.Lease = LeaseAnswer{LeaseState(l.uint("state")), l.uint("id"), l.uint("base")}
+		r.Lease = LeaseResult{LeaseState(l.uint("state")), l.uint("id"), l.uint("base")}
 	}
 	for _, s := range m.list("statements") {
 		out := StatementResult{RowsAffected: s.int("rows_affected"), LastInsertID: s.int("last_insert_id"), TotalChanges: s.int("total_changes"), RowID: s.int("row")}
@@ -234,16 +234,16 @@ func TestStatesFollowTheSchema(t *testing.T) {
 		want := genState(t)
 		b := AppendState(nil, want)
 		m := parse(t, messages.ByName("State"), b)
-		got := &State{SQLIndex: m.uint("sql_index"), Applied: m.uint("applied"), Ticks: m.uint("ticks"), Changed: m.uint("changed"), LastPlace: m.uint("place"), Contended: m.uint("contended"),
+		got := &State{SQLIndex: m.uint("sql_index"), Applied: m.uint("applied"), Clock: m.uint("clock"), Changed: m.uint("changed"), LastWaiter: m.uint("last_waiter"), ContendedSince: m.uint("contended_since"),
 			Term: m.uint("term"), History: m.uint("history"), Zone: zoneOf(m)}
 		if l := m.sub("lease"); m.has("lease") {
 			got.Lease = HeldLease{l.uint("id"), l.uint("session"), l.uint("base"), l.uint("ttl_ms"), l.bool("idle")}
 		}
-		for _, p := range m.list("places") {
-			got.Places = append(got.Places, Place{p.uint("number"), p.uint("session"), p.uint("sequence"), int(p.uint("index")), operationOf(p, p.sub("operation"))})
+		for _, p := range m.list("waiters") {
+			got.Waiters = append(got.Waiters, Waiter{p.uint("number"), p.uint("session"), p.uint("sequence"), int(p.uint("index")), operationOf(p, p.sub("operation"))})
 		}
 		for _, s := range m.list("sessions") {
-			session := Session[Result]{ID: s.uint("id"), Sequence: s.uint("sequence"), Used: s.uint("used"), Node: s.uint("node"), Incarnation: s.uint("incarnation")}
+			session := Session[Result]{ID: s.uint("id"), Sequence: s.uint("sequence"), LastUsed: s.uint("last_used"), Node: s.uint("node"), Incarnation: s.uint("incarnation")}
 			for _, r := range s.list("results") {
 				session.Results = append(session.Results, resultOf(r))
 			}
@@ -270,12 +270,12 @@ func TestOtherEntriesFollowTheSchema(t *testing.T) {
 	if open.uint("nonce") != 1<<63 || open.uint("node") != 7 || open.uint("incarnation") != 1<<40 {
 		t.Errorf("the session is %v", open)
 	}
-	tick := message{parse(t, desc, EncodeClockAdvance(ClockAdvance{Expected: 4, Next: 1 << 40, Nonce: 1 << 63, Applied: 77, History: 1 << 62})[2:]).field("clock_advance").Message()}
-	if tick.uint("expected") != 4 || tick.uint("next") != 1<<40 || tick.uint("nonce") != 1<<63 || tick.uint("applied") != 77 || tick.uint("history") != 1<<62 {
-		t.Errorf("the tick is %v", tick)
+	advance := message{parse(t, desc, EncodeClockAdvance(ClockAdvance{Expected: 4, Next: 1 << 40, Nonce: 1 << 63, Applied: 77, History: 1 << 62})[2:]).field("clock_advance").Message()}
+	if advance.uint("expected") != 4 || advance.uint("next") != 1<<40 || advance.uint("nonce") != 1<<63 || advance.uint("applied") != 77 || advance.uint("history") != 1<<62 {
+		t.Errorf("the clock advance is %v", advance)
 	}
 	var d Decoder
-	// A session or a tick of nothing is there all the same.
+	// A session or a clock advance without fields is there all the same.
 	if e, err := d.Decode(EncodeOpenSession(0, 0, 0)); err != nil || !e.OpenSession {
 		t.Errorf("%+v, %v", e, err)
 	}

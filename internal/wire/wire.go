@@ -189,11 +189,11 @@ type Result struct {
 	Err         *Error
 	RowsDropped bool     // rows were too large to be kept for a repeated entry
 	Settings    Settings // in which the connection's differ now from the operation's: a script has changed them
-	Lease       LeaseAnswer
+	Lease       LeaseResult
 }
 
-// A LeaseAnswer says where an operation stands that concerns the write lease.
-type LeaseAnswer struct {
+// A LeaseResult says where an operation stands that concerns the write lease.
+type LeaseResult struct {
 	State LeaseState
 	ID    uint64 // of the lease or place
 	Base  uint64 // of a lease: the last entry that changed rows
@@ -215,7 +215,7 @@ const (
 // operation of its shard answers.
 type Session[R any] struct {
 	ID, Sequence uint64
-	Used         uint64 // ticks when it was last used
+	LastUsed     uint64 // the shard's clock when the session's last entry was applied, in milliseconds
 	Results      []R
 
 	Node, Incarnation uint64 // the proposer's
@@ -231,7 +231,7 @@ type HeldLease struct {
 }
 
 // A Place in the queue for the lease keeps an operation until its turn.
-type Place struct {
+type Waiter struct {
 	Number            uint64
 	Session, Sequence uint64
 	Index             int // the operation's, in its entry
@@ -242,14 +242,14 @@ type Place struct {
 type State struct {
 	SQLIndex uint64 // the last entry whose rows SQLite holds
 	Applied  uint64 // the last entry applied
-	Ticks    uint64 // milliseconds
+	Clock    uint64 // milliseconds
 	Sessions []Session[Result]
 
-	Changed   uint64 // the last entry that may have changed rows
-	Lease     HeldLease
-	Places    []Place // the queue for the lease
-	LastPlace uint64  // the number of the last place
-	Contended uint64  // ticks since which somebody waits
+	Changed        uint64 // the last entry that may have changed rows
+	Lease          HeldLease
+	Waiters        []Waiter // the queue for the lease
+	LastWaiter     uint64   // the number of the last place
+	ContendedSince uint64   // ticks since which somebody waits
 
 	Functions []Function // that the schema needs
 

@@ -164,11 +164,11 @@ func TestGoldenCompressedEntry(t *testing.T) {
 
 func TestGoldenOthers(t *testing.T) {
 	for name, got := range map[string][]byte{
-		"open-session": EncodeOpenSession(0x1122334455667788, 0, 0),
-		"tick":         EncodeClockAdvance(ClockAdvance{Expected: 5, Next: 300}),
-		"hold":         EncodeHold(250),
-		"result":       AppendResult(nil, &sampleState().Sessions[0].Results[0]),
-		"state":        AppendState(nil, sampleState()),
+		"open-session":  EncodeOpenSession(0x1122334455667788, 0, 0),
+		"clock-advance": EncodeClockAdvance(ClockAdvance{Expected: 5, Next: 300}),
+		"hold":          EncodeHold(250),
+		"result":        AppendResult(nil, &sampleState().Sessions[0].Results[0]),
+		"state":         AppendState(nil, sampleState()),
 	} {
 		if want := golden(t, name, got); !bytes.Equal(got, want) {
 			t.Errorf("%s is written differently than before:\n%x\n%x", name, got, want)
@@ -178,7 +178,7 @@ func TestGoldenOthers(t *testing.T) {
 	if e, err := d.Decode(golden(t, "open-session", nil)); err != nil || !e.OpenSession || e.Nonce != 0x1122334455667788 {
 		t.Errorf("%+v, %v", e, err)
 	}
-	if e, err := d.Decode(golden(t, "tick", nil)); err != nil || e.ClockAdvance == nil || *e.ClockAdvance != (ClockAdvance{Expected: 5, Next: 300}) {
+	if e, err := d.Decode(golden(t, "clock-advance", nil)); err != nil || e.ClockAdvance == nil || *e.ClockAdvance != (ClockAdvance{Expected: 5, Next: 300}) {
 		t.Errorf("%+v, %v", e, err)
 	}
 	if e, err := d.Decode(golden(t, "hold", nil)); err != nil || e.HoldMS != 250 {
@@ -193,8 +193,8 @@ func TestGoldenOthers(t *testing.T) {
 }
 
 func sampleState() *State {
-	return &State{SQLIndex: 1, Applied: 1 << 50, Ticks: 3, Sessions: []Session[Result]{
-		{ID: 7, Sequence: 8, Used: 9, Results: []Result{
+	return &State{SQLIndex: 1, Applied: 1 << 50, Clock: 3, Sessions: []Session[Result]{
+		{ID: 7, Sequence: 8, LastUsed: 9, Results: []Result{
 			{Statements: []StatementResult{
 				{RowsAffected: 3, LastInsertID: -4},
 				{Rows: &Rows{Columns: []Column{{"a", "TEXT"}, {"", ""}, {"n\xff", "Int"}}, Cells: []Value{TextValue("x"), {}, IntegerValue(-1), BlobValue([]byte{}), RealValue(1.5), TextValue("")}}},
@@ -270,7 +270,7 @@ func genResult(t *rapid.T) Result {
 		r.Err = &Error{Code: rapid.IntRange(0, 1<<20).Draw(t, "code"), Message: rapid.String().Draw(t, "message"), Statement: rapid.IntRange(0, 99).Draw(t, "statement"), Hint: rapid.String().Draw(t, "hint")}
 	}
 	if state := LeaseState(rapid.IntRange(0, 4).Draw(t, "lease")); state != LeaseNone {
-		r.Lease = LeaseAnswer{state, rapid.Uint64().Draw(t, "id"), rapid.Uint64().Draw(t, "base")}
+		r.Lease = LeaseResult{state, rapid.Uint64().Draw(t, "id"), rapid.Uint64().Draw(t, "base")}
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "statements") {
 		s := StatementResult{RowsAffected: rapid.Int64().Draw(t, "affected"), LastInsertID: rapid.Int64().Draw(t, "last"), TotalChanges: rapid.Int64().Draw(t, "total"), RowID: rapid.Int64().Draw(t, "row")}
@@ -302,23 +302,23 @@ func genZone(t *rapid.T) *Zone {
 }
 
 func genState(t *rapid.T) *State {
-	s := &State{SQLIndex: rapid.Uint64().Draw(t, "sql"), Applied: rapid.Uint64().Draw(t, "applied"), Ticks: rapid.Uint64().Draw(t, "ticks")}
+	s := &State{SQLIndex: rapid.Uint64().Draw(t, "sql"), Applied: rapid.Uint64().Draw(t, "applied"), Clock: rapid.Uint64().Draw(t, "clock")}
 	for range rapid.IntRange(0, 3).Draw(t, "sessions") {
-		session := Session[Result]{ID: rapid.Uint64().Draw(t, "id"), Sequence: rapid.Uint64().Draw(t, "sequence"), Used: rapid.Uint64().Draw(t, "used"),
+		session := Session[Result]{ID: rapid.Uint64().Draw(t, "id"), Sequence: rapid.Uint64().Draw(t, "sequence"), LastUsed: rapid.Uint64().Draw(t, "used"),
 			Node: rapid.Uint64().Draw(t, "node"), Incarnation: rapid.Uint64().Draw(t, "incarnation")}
 		for range rapid.IntRange(0, 3).Draw(t, "results") {
 			session.Results = append(session.Results, genResult(t))
 		}
 		s.Sessions = append(s.Sessions, session)
 	}
-	s.Changed, s.LastPlace, s.Contended = rapid.Uint64().Draw(t, "changed"), rapid.Uint64().Draw(t, "last place"), rapid.Uint64().Draw(t, "contended")
+	s.Changed, s.LastWaiter, s.ContendedSince = rapid.Uint64().Draw(t, "changed"), rapid.Uint64().Draw(t, "last place"), rapid.Uint64().Draw(t, "contended")
 	s.Term, s.History = rapid.Uint64().Draw(t, "term"), rapid.Uint64().Draw(t, "history")
 	s.Zone = genZone(t)
 	if id := rapid.Uint64().Draw(t, "lease"); id != 0 {
 		s.Lease = HeldLease{id, rapid.Uint64().Draw(t, "session"), rapid.Uint64().Draw(t, "base"), rapid.Uint64().Draw(t, "ttl"), rapid.Bool().Draw(t, "idle")}
 	}
-	for range rapid.IntRange(0, 3).Draw(t, "places") {
-		s.Places = append(s.Places, Place{rapid.Uint64().Draw(t, "number"), rapid.Uint64().Draw(t, "session"), rapid.Uint64().Draw(t, "sequence"), rapid.IntRange(0, 1<<20).Draw(t, "index"), *genOperation(t)})
+	for range rapid.IntRange(0, 3).Draw(t, "waiters") {
+		s.Waiters = append(s.Waiters, Waiter{rapid.Uint64().Draw(t, "number"), rapid.Uint64().Draw(t, "session"), rapid.Uint64().Draw(t, "sequence"), rapid.IntRange(0, 1<<20).Draw(t, "index"), *genOperation(t)})
 	}
 	return s
 }
@@ -326,17 +326,17 @@ func genState(t *rapid.T) *State {
 // sameState compares states: operations as same does.
 func sameState(got, want *State) error {
 	a, b := *got, *want
-	a.Places, b.Places = nil, nil
-	if !reflect.DeepEqual(a, b) || len(got.Places) != len(want.Places) {
+	a.Waiters, b.Waiters = nil, nil
+	if !reflect.DeepEqual(a, b) || len(got.Waiters) != len(want.Waiters) {
 		return fmt.Errorf("%+v became %+v", want, got)
 	}
-	for i := range got.Places {
-		a, b := got.Places[i], want.Places[i]
+	for i := range got.Waiters {
+		a, b := got.Waiters[i], want.Waiters[i]
 		if plain(a.Operation) != plain(b.Operation) {
 			return fmt.Errorf("operation %d became\n%s, was\n%s", i, plain(a.Operation), plain(b.Operation))
 		}
 		if a.Operation, b.Operation = (Operation{}), (Operation{}); !reflect.DeepEqual(a, b) {
-			return fmt.Errorf("place %d: %+v became %+v", i, b, a)
+			return fmt.Errorf("waiter %d: %+v became %+v", i, b, a)
 		}
 	}
 	return nil

@@ -341,7 +341,7 @@ func (r *SQL) commit() error {
 	}
 	r.conn.Owner(true)
 	defer r.conn.Owner(false)
-	state := &wire.State{SQLIndex: r.applied, Applied: r.applied, Ticks: r.now, Changed: r.changed, Functions: r.functions,
+	state := &wire.State{SQLIndex: r.applied, Applied: r.applied, Clock: r.now, Changed: r.changed, Functions: r.functions,
 		Term: r.appliedTerm(), History: r.history.sum, Zone: r.zone.Load()}
 	r.lease.describe(state)
 	if err := r.meta.save(state, &r.sessions, &r.lease); err != nil {

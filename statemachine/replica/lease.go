@@ -27,7 +27,7 @@ func (l lessor) holderChanged(ended uint64) {
 
 // settled tells the listener, and makes a later copy of the waiter's entry be
 // answered with the same result.
-func (l lessor) settled(w *wire.Place, result *wire.Result) {
+func (l lessor) settled(w *wire.Waiter, result *wire.Result) {
 	r := l.r
 	r.batch.notifications = append(r.batch.notifications, notification{session: w.Session, waiter: waiterID(w), settled: result})
 	if s := r.sessions.Get(w.Session); s != nil && s.Sequence == w.Sequence && w.Index < len(s.Results) {

@@ -55,7 +55,7 @@ type leaseQueue struct {
 	// waiters are ordered by number. There are none if nobody holds the lease.
 	// The sessions of those that ask for the lease exist; those of other waiters
 	// may have ended, their operations are applied all the same.
-	waiters []wire.Place
+	waiters []wire.Waiter
 	// lastNumber is the number of the last waiter that was added. It never
 	// decreases, so that no number is used twice.
 	lastNumber uint64
@@ -83,7 +83,7 @@ type leaseHost interface {
 	holderChanged(ended uint64)
 	// settled is called when a waiter leaves the queue whose entry was applied
 	// before the present one.
-	settled(w *wire.Place, result *wire.Result)
+	settled(w *wire.Waiter, result *wire.Result)
 }
 
 // entry is the entry being applied.
@@ -95,18 +95,18 @@ type entry struct {
 // load replaces the queue by that of a state. inSQLite is the state that SQLite
 // holds, which may be older.
 func (q *leaseQueue) load(s, inSQLite *wire.State) {
-	*q = leaseQueue{host: q.host, held: s.Lease, waiters: s.Places, lastNumber: s.LastPlace, contended: s.Contended, saved: map[uint64]bool{}}
+	*q = leaseQueue{host: q.host, held: s.Lease, waiters: s.Waiters, lastNumber: s.LastWaiter, contended: s.ContendedSince, saved: map[uint64]bool{}}
 	for i := range q.waiters {
 		q.bytes += operationSize(&q.waiters[i].Operation)
 	}
-	for i := range inSQLite.Places {
-		q.saved[inSQLite.Places[i].Number] = true
+	for i := range inSQLite.Waiters {
+		q.saved[inSQLite.Waiters[i].Number] = true
 	}
 }
 
 // describe sets the fields of s that row 0 of the meta table holds of the queue.
 func (q *leaseQueue) describe(s *wire.State) {
-	s.Lease, s.LastPlace, s.Contended = q.held, q.lastNumber, q.contended
+	s.Lease, s.LastWaiter, s.ContendedSince = q.held, q.lastNumber, q.contended
 }
 
 // markSaved records that SQLite holds the present waiters, and no others.
@@ -132,14 +132,14 @@ func (q *leaseQueue) ids() map[uint64]bool {
 // waiterID returns the id under which a proposer knows its waiter: the id of the
 // lease that it asks for, which the proposer chose, or else the waiter's number.
 // The two ranges do not overlap: ids of leases have leaseIDBit set.
-func waiterID(w *wire.Place) uint64 {
+func waiterID(w *wire.Waiter) uint64 {
 	if asksForLease(w) {
 		return w.Operation.Lease.Acquire
 	}
 	return w.Number
 }
 
-func asksForLease(w *wire.Place) bool {
+func asksForLease(w *wire.Waiter) bool {
 	return w.Operation.Lease != nil && w.Operation.Lease.Acquire != 0
 }
 
@@ -172,7 +172,7 @@ func (q *leaseQueue) applyOrQueue(e *entry, i int, op *wire.Operation, result *w
 		}
 		return q.add(e, i, op, result)
 	case l.Under == 0 && l.Transaction: // a transaction without a lease
-		result.Lease = wire.LeaseAnswer{State: wire.LeaseExpired}
+		result.Lease = wire.LeaseResult{State: wire.LeaseExpired}
 		return nil
 	case l.Under == 0:
 		if l.InUse && q.held.Session == e.session {
@@ -189,7 +189,7 @@ func (q *leaseQueue) grant(session uint64, l *wire.Lease, result *wire.Result) {
 	base := q.host.lastChange()
 	q.held = wire.HeldLease{ID: l.Acquire, Session: session, Base: base, TTLMS: l.TTLMS}
 	q.contended = q.host.now()
-	result.Lease = wire.LeaseAnswer{State: wire.LeaseGranted, ID: l.Acquire, Base: base}
+	result.Lease = wire.LeaseResult{State: wire.LeaseGranted, ID: l.Acquire, Base: base}
 	q.host.holderChanged(0)
 }
 
@@ -199,7 +199,7 @@ func (q *leaseQueue) applyUnder(e *entry, i int, op *wire.Operation, result *wir
 	switch {
 	case l.Under != q.held.ID:
 		if l.Transaction {
-			result.Lease = wire.LeaseAnswer{State: wire.LeaseExpired, ID: l.Under}
+			result.Lease = wire.LeaseResult{State: wire.LeaseExpired, ID: l.Under}
 			return nil
 		}
 		if q.held.ID != 0 {
@@ -209,7 +209,7 @@ func (q *leaseQueue) applyUnder(e *entry, i int, op *wire.Operation, result *wir
 	case l.Transaction && l.Base != q.host.lastChange():
 		// Only the holder changes rows, so a correct proposer never gets here. Its
 		// transaction has read rows that are not the present ones.
-		result.Lease = wire.LeaseAnswer{State: wire.LeaseExpired, ID: l.Under}
+		result.Lease = wire.LeaseResult{State: wire.LeaseExpired, ID: l.Under}
 		return q.end(e)
 	}
 	if err := q.host.apply(op, result); err != nil {
@@ -220,7 +220,7 @@ func (q *leaseQueue) applyUnder(e *entry, i int, op *wire.Operation, result *wir
 	}
 	q.held.Idle, q.held.Base = true, q.host.lastChange()
 	q.host.holderChanged(0)
-	result.Lease = wire.LeaseAnswer{State: wire.LeaseKept, ID: q.held.ID, Base: q.held.Base}
+	result.Lease = wire.LeaseResult{State: wire.LeaseKept, ID: q.held.ID, Base: q.held.Base}
 	return nil
 }
 
@@ -240,14 +240,14 @@ func (q *leaseQueue) add(e *entry, i int, op *wire.Operation, result *wire.Resul
 		q.contended = q.host.now()
 	}
 	q.lastNumber++
-	w := wire.Place{Number: q.lastNumber, Session: e.session, Sequence: e.sequence, Index: i, Operation: *op}
-	copied, err := wire.DecodePlace(wire.AppendPlace(nil, &w)) // op points into the entry
+	w := wire.Waiter{Number: q.lastNumber, Session: e.session, Sequence: e.sequence, Index: i, Operation: *op}
+	copied, err := wire.DecodeWaiter(wire.AppendWaiter(nil, &w)) // op points into the entry
 	if err != nil {
 		return err
 	}
 	q.waiters = append(q.waiters, *copied)
 	q.bytes += size
-	result.Lease = wire.LeaseAnswer{State: wire.LeaseQueued, ID: waiterID(copied)}
+	result.Lease = wire.LeaseResult{State: wire.LeaseQueued, ID: waiterID(copied)}
 	return nil
 }
 
@@ -261,19 +261,19 @@ func (q *leaseQueue) release(e *entry, ids []uint64) error {
 			}
 			continue
 		}
-		q.remove(e, func(w *wire.Place) bool { return waiterID(w) == id })
+		q.remove(e, func(w *wire.Waiter) bool { return waiterID(w) == id })
 	}
 	return nil
 }
 
 // remove removes the waiters that match. Their operations will not be applied.
-func (q *leaseQueue) remove(e *entry, match func(*wire.Place) bool) {
-	q.waiters = slices.DeleteFunc(q.waiters, func(w wire.Place) bool {
+func (q *leaseQueue) remove(e *entry, match func(*wire.Waiter) bool) {
+	q.waiters = slices.DeleteFunc(q.waiters, func(w wire.Waiter) bool {
 		if !match(&w) {
 			return false
 		}
 		q.bytes -= operationSize(&w.Operation)
-		q.settle(e, &w, &wire.Result{Lease: wire.LeaseAnswer{State: wire.LeaseExpired, ID: waiterID(&w)}})
+		q.settle(e, &w, &wire.Result{Lease: wire.LeaseResult{State: wire.LeaseExpired, ID: waiterID(&w)}})
 		return true
 	})
 }
@@ -305,13 +305,13 @@ func (q *leaseQueue) end(e *entry) error {
 }
 
 // contains reports whether a waiter is an operation of this entry.
-func (e *entry) contains(w *wire.Place) bool {
+func (e *entry) contains(w *wire.Waiter) bool {
 	return w.Session == e.session && w.Sequence == e.sequence && w.Index < len(e.results)
 }
 
 // resultOf returns an empty result for a waiter: that of its operation in the
 // entry being applied, if the waiter is of this entry.
-func (e *entry) resultOf(w *wire.Place) *wire.Result {
+func (e *entry) resultOf(w *wire.Waiter) *wire.Result {
 	if !e.contains(w) {
 		return new(wire.Result)
 	}
@@ -322,7 +322,7 @@ func (e *entry) resultOf(w *wire.Place) *wire.Result {
 
 // settle reports what became of a waiter: in the results of its entry, if that is
 // being applied, and through the host otherwise.
-func (q *leaseQueue) settle(e *entry, w *wire.Place, result *wire.Result) {
+func (q *leaseQueue) settle(e *entry, w *wire.Waiter, result *wire.Result) {
 	if !e.contains(w) {
 		q.host.settled(w, result)
 		return
@@ -339,7 +339,7 @@ func (q *leaseQueue) dropGoneSessions(e *entry) error {
 	if q.held.ID == 0 {
 		return nil
 	}
-	q.remove(e, func(w *wire.Place) bool { return asksForLease(w) && q.host.session(w.Session) == nil })
+	q.remove(e, func(w *wire.Waiter) bool { return asksForLease(w) && q.host.session(w.Session) == nil })
 	if q.host.session(q.held.Session) == nil {
 		return q.end(e)
 	}
@@ -354,14 +354,14 @@ func (q *leaseQueue) expireSilent(e *entry) error {
 		return nil
 	}
 	now := q.host.now()
-	q.remove(e, func(w *wire.Place) bool {
-		return asksForLease(w) && now-q.host.session(w.Session).Used >= w.Operation.Lease.TTLMS
+	q.remove(e, func(w *wire.Waiter) bool {
+		return asksForLease(w) && now-q.host.session(w.Session).LastUsed >= w.Operation.Lease.TTLMS
 	})
 	ttl := q.held.TTLMS
 	if q.held.Idle {
 		ttl = idleTTL
 	}
-	if since := max(q.host.session(q.held.Session).Used, q.contended); len(q.waiters) > 0 && now-since >= ttl {
+	if since := max(q.host.session(q.held.Session).LastUsed, q.contended); len(q.waiters) > 0 && now-since >= ttl {
 		return q.end(e)
 	}
 	return nil

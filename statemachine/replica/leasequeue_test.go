@@ -59,7 +59,7 @@ func (h *leaseHistory) holderChanged(ended uint64) {
 	}
 }
 
-func (h *leaseHistory) settled(w *wire.Place, result *wire.Result) {
+func (h *leaseHistory) settled(w *wire.Waiter, result *wire.Result) {
 	fmt.Fprintf(&h.out, "  session %d is told of %s: %s\n", w.Session, leaseName(waiterID(w)), resultText(result))
 }
 
@@ -166,7 +166,7 @@ func (h *leaseHistory) run(line string) string {
 	var err error
 	switch first {
 	case "session":
-		h.sessions[h.id(rest)] = &wire.Session[wire.Result]{ID: h.id(rest), Used: h.clock}
+		h.sessions[h.id(rest)] = &wire.Session[wire.Result]{ID: h.id(rest), LastUsed: h.clock}
 	case "end":
 		delete(h.sessions, h.id(rest))
 		err = h.queue.dropGoneSessions(&entry{})
@@ -175,7 +175,7 @@ func (h *leaseHistory) run(line string) string {
 		err = h.queue.expireSilent(&entry{})
 	default:
 		s := h.sessions[h.id(first)]
-		s.Sequence, s.Used = s.Sequence+1, h.clock
+		s.Sequence, s.LastUsed = s.Sequence+1, h.clock
 		operations := strings.Split(rest, ";")
 		e := &entry{session: s.ID, sequence: s.Sequence, results: make([]wire.Result, len(operations))}
 		for i, text := range operations {

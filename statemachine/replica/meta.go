@@ -76,7 +76,7 @@ func (m *metaStatements) saveWaiters(l *leaseQueue) error {
 		if l.saved[p.Number] {
 			continue
 		}
-		m.buf = wire.AppendPlace(m.buf[:0], p)
+		m.buf = wire.AppendWaiter(m.buf[:0], p)
 		if err := m.write(-int64(p.Number), m.buf); err != nil {
 			return err
 		}
@@ -114,7 +114,7 @@ func loadState(conn *sqlite.Conn) (*wire.State, error) {
 	}
 	defer s.Close()
 	state := new(wire.State)
-	var places []wire.Place
+	var places []wire.Waiter
 	for {
 		row, err := s.Step()
 		if err != nil {
@@ -122,7 +122,7 @@ func loadState(conn *sqlite.Conn) (*wire.State, error) {
 		}
 		if !row {
 			slices.Reverse(places)
-			state.Places = places
+			state.Waiters = places
 			return state, nil
 		}
 		id := s.Int(0)
@@ -130,8 +130,8 @@ func loadState(conn *sqlite.Conn) (*wire.State, error) {
 		case id == 0:
 			state, err = wire.DecodeState(s.Bytes(1))
 		case id < 0: // the last waiter comes first
-			var p *wire.Place
-			if p, err = wire.DecodePlace(s.Bytes(1)); err == nil {
+			var p *wire.Waiter
+			if p, err = wire.DecodeWaiter(s.Bytes(1)); err == nil {
 				places = append(places, *p)
 			}
 		default:

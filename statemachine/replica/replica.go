@@ -209,7 +209,7 @@ func (r *SQL) use(path string) error {
 	r.applied = state.Applied
 	r.term = termOf{state.Applied, state.Term}
 	r.history.begin(state.Applied, state.History)
-	r.now = state.Ticks
+	r.now = state.Clock
 	r.changed = state.Changed
 	r.sessions.Load(state.Sessions)
 	markUnsaved(&r.sessions, inSQLite.Sessions)
@@ -418,7 +418,7 @@ func (r *SQL) Compacting() (done func()) {
 
 // state returns the state that the machine keeps in memory.
 func (r *SQL) state() *wire.State {
-	s := &wire.State{SQLIndex: r.sqlIndex, Applied: r.applied, Ticks: r.now, Changed: r.changed, Sessions: r.sessions.All(), Places: r.lease.waiters, Functions: r.functions,
+	s := &wire.State{SQLIndex: r.sqlIndex, Applied: r.applied, Clock: r.now, Changed: r.changed, Sessions: r.sessions.All(), Waiters: r.lease.waiters, Functions: r.functions,
 		Term: r.appliedTerm(), History: r.history.sum, Zone: r.zone.Load()}
 	r.lease.describe(s)
 	return s

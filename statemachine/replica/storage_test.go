@@ -243,7 +243,7 @@ func TestTheSideFileHoldsWhatIsNotRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	state, err := decodeStateFile(b)
-	if err != nil || state.SQLIndex != 2 || state.Applied != 4 || state.Ticks != 40 || len(state.Sessions) != 2 {
+	if err != nil || state.SQLIndex != 2 || state.Applied != 4 || state.Clock != 40 || len(state.Sessions) != 2 {
 		t.Errorf("the side file says %+v, %v", state, err)
 	}
 	m.Close()
