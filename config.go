@@ -134,7 +134,7 @@ type Config struct {
 	Collations []Collation `json:"-"`
 	// Logger gets the messages that cannot be returned as errors to a caller; nil:
 	// slog.Default().
-	Logger *slog.Logger
+	Logger *slog.Logger `json:"-"`
 
 	// Conn is the configuration of the connections of Node.DB.
 	Conn ConnConfig
