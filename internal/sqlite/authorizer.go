@@ -40,7 +40,7 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, inner uintptr) 
 	if c == nil {
 		return lib.SQLITE_OK
 	}
-	if c.preparing && c.moduleSpeaks() {
+	if c.preparing && c.moduleCompiles() {
 		before := c.actions
 		defer func() {
 			denied := c.actions.Denied
@@ -59,7 +59,7 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, inner uintptr) 
 		return lib.SQLITE_OK
 	case lib.SQLITE_READ:
 		c.noteCheck(a)
-		if c.replicates() && !c.own {
+		if c.replicates() && !c.asOwner {
 			return c.authorizeRead(libc.GoString(a), libc.GoString(b))
 		}
 		return lib.SQLITE_OK
@@ -68,7 +68,7 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, inner uintptr) 
 	case lib.SQLITE_PRAGMA:
 		return c.authorizePragma(strings.ToLower(libc.GoString(a)), libc.GoString(b), b != 0, libc.GoString(db))
 	case lib.SQLITE_ATTACH, lib.SQLITE_DETACH:
-		if c.own || c.explaining() {
+		if c.asOwner || c.explaining() {
 			return lib.SQLITE_OK // VACUUM attaches its own file
 		}
 		return c.deny("ATTACH and DETACH are not supported", "a node holds one replicated database; open another data folder for a second one")
@@ -128,7 +128,7 @@ func (c *Conn) authorizeRead(table, column string) int32 {
 
 func (c *Conn) authorizeFunction(name string) int32 {
 	name = strings.ToLower(name)
-	if c.functions != nil && c.functions.readsOnly[name] && !c.own {
+	if c.functions != nil && c.functions.readsOnly[name] && !c.asOwner {
 		return c.denyWrite("a write cannot use the function "+name+"()", "it is not Deterministic, so each replica could compute something else: compute the value first, and write that")
 	}
 	switch name {
@@ -137,7 +137,7 @@ func (c *Conn) authorizeFunction(name string) int32 {
 	case "changes", "total_changes", "last_insert_rowid":
 		c.actions.ConnState = true
 	case "sqlite_offset":
-		if c.replicates() && !c.own {
+		if c.replicates() && !c.asOwner {
 			return c.denyWrite("a write cannot use sqlite_offset()", "where a row lies in the file differs from replica to replica")
 		}
 	}
@@ -172,7 +172,7 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 			c.actions.Virtual = a
 		}
 	case lib.SQLITE_DROP_TABLE:
-		if c.mode != Plain && strings.EqualFold(table, MetaTable) && !c.own {
+		if c.mode != Plain && strings.EqualFold(table, MetaTable) && !c.asOwner {
 			// Tools that empty a database drop every table that they find. This
 			// one stays, without a word.
 			return lib.SQLITE_IGNORE
@@ -199,7 +199,7 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 		}
 		c.actions.Rows = true
 	case lib.SQLITE_ANALYZE:
-		if db == tempSchema && !c.own {
+		if db == tempSchema && !c.asOwner {
 			return c.deny("ANALYZE of TEMP tables is not supported", "leave it out: indexes of TEMP tables are used without")
 		}
 		c.actions.Statistics = true
@@ -213,7 +213,7 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 	if strings.HasPrefix(table, "sqlite_stat") {
 		c.actions.Statistics = true
 	}
-	if c.mode != Plain && strings.EqualFold(table, MetaTable) && !c.own {
+	if c.mode != Plain && strings.EqualFold(table, MetaTable) && !c.asOwner {
 		return c.deny("the table "+MetaTable+" belongs to hiqlite", "it holds what makes writes apply once; it can be read, not changed")
 	}
 	return lib.SQLITE_OK
@@ -223,11 +223,11 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 var savepoints = map[string]string{"BEGIN": "SAVEPOINT", "RELEASE": "RELEASE", "ROLLBACK": "ROLLBACK TO"}
 
 func (c *Conn) authorizeTransaction(what, savepoint string) int32 {
-	if c.own || c.explaining() {
+	if c.asOwner || c.explaining() {
 		return lib.SQLITE_OK
 	}
 	c.actions.Transaction, c.actions.Savepoint = what, savepoint
-	if c.mode == ReadOnly || c.asks {
+	if c.mode == ReadOnly || c.classifying {
 		return lib.SQLITE_OK // prepared to be classified, never run
 	}
 	return c.deny(what+" inside a script is not supported", "a script is one transaction already: leave BEGIN, COMMIT and SAVEPOINT out")

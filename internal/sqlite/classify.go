@@ -2,34 +2,33 @@ package sqlite
 
 import "strings"
 
-// A Kind says which way a text goes.
+// A Kind says how a text is executed.
 type Kind int
 
 const (
 	// Empty holds no statement.
 	Empty Kind = iota
-	// Read is answered by a local replica.
+	// Read runs on the local replica.
 	Read
 	// Write goes through the log.
 	Write
-	// Setting is a PRAGMA that the connection answers.
+	// Setting is a PRAGMA that the driver's connection handles.
 	Setting
-	// Transaction begins or ends one.
+	// Transaction begins or ends a transaction or savepoint.
 	Transaction
 	// Vacuum goes through the log, alone in its entry.
 	Vacuum
 )
 
-// A Class is what is known of a text before it runs. It is kept for connections of
-// the same settings, so nothing in it may depend on the schema: not what a view or
-// a trigger does, nor whether what CREATE TABLE IF NOT EXISTS would make is there
-// already.
+// A Class is what is known about a text before it runs. The node caches it for all
+// connections with the same settings, so nothing in it may depend on the schema:
+// not what a view or a trigger does, nor whether the table of a CREATE TABLE IF NOT
+// EXISTS exists already.
 type Class struct {
 	Kind      Kind
 	Script    bool     // more than one statement
 	Parts     []Part   // of a script of reads and settings: its statements
 	Params    []string // of a single statement: the names of its parameters
-	Returns   bool     // a single Write that returns rows
 	Schema    bool     // a single statement that changes the schema, if there is something to change
 	Temp      bool     // it makes TEMP objects, or uses some; of a script of writes: it may
 	TempOnly  bool     // a single Write that changes nothing else
@@ -47,8 +46,8 @@ type Part struct {
 	Class
 }
 
-// Classify finds out which way a text goes, by preparing it on this ReadOnly or
-// Speculate connection. It asks SQLite: nothing here reads SQL.
+// Classify finds out how a text is to be executed, by preparing it on this ReadOnly
+// or Speculate connection, so that SQLite itself parses it.
 func (c *Conn) Classify(sql string) (Class, error) {
 	defer c.beginClassify()()
 	before := c.settings
@@ -71,15 +70,16 @@ func (c *Conn) Classify(sql string) (Class, error) {
 		}
 		parts = append(parts, part)
 		if p := Pragmas[one.Pragma]; one.Kind == Setting && p.Kind == PragmaTravels {
-			// What follows is prepared under it. (LIKE is only another function.)
+			// The rest of the script is prepared under the new setting. (The
+			// setting of LIKE only exchanges a function, which changes no class.)
 			c.setFlags(p.Set(c.settings, one.PragmaArg))
 		}
 		if one.Kind == Transaction && (len(parts) > 1 || !Blank(rest)) {
 			return Class{Kind: Transaction, Script: true, What: one.What, Savepoint: one.Savepoint}, nil
 		}
 		if one.Kind == Write && !Blank(rest) {
-			// What follows may use what the writes before it make: only the
-			// replicas, applying it, can tell.
+			// Later statements may use tables that this write makes, so they can
+			// be prepared only when the script is applied.
 			return c.scriptOfWrites(sql, rest), nil
 		}
 	}
@@ -94,18 +94,18 @@ func (c *Conn) Classify(sql string) (Class, error) {
 	return class, err
 }
 
-// beginClassify makes the connection classify texts, until the returned function is called.
-// Programs are listed by EXPLAIN for it, after which changes() would answer 0.
+// beginClassify makes the connection classify texts until done is called. Classifying
+// runs EXPLAIN, which sets changes() to 0, so done restores it.
 func (c *Conn) beginClassify() (done func()) {
-	c.asks = true
+	c.classifying = true
 	changes, total, id := c.Changes(), c.TotalChanges(), c.LastInsertID()
 	return func() {
-		c.asks = false
+		c.classifying = false
 		c.SetState(changes, total, id)
 	}
 }
 
-// First classifies the first statement of a text, and returns what is behind it.
+// First classifies the first statement of a text, and returns the text after it.
 func (c *Conn) First(sql string) (Part, string, error) {
 	defer c.beginClassify()()
 	length, _ := statement(sql) // a long script is not copied for each of its statements
@@ -118,8 +118,8 @@ func (c *Conn) First(sql string) (Part, string, error) {
 	return Part{sql[:length], class}, sql[length:], err
 }
 
-// classifyAlone classifies the first statement of a text, and returns what is
-// behind it.
+// classifyAlone classifies the first statement of a text, and returns the text after
+// it.
 func (c *Conn) classifyAlone(sql string) (Class, string, error) {
 	text, err := c.text(sql)
 	if err != nil {
@@ -132,9 +132,8 @@ func (c *Conn) classifyAlone(sql string) (Class, string, error) {
 // controls are the first words of statements that begin and end transactions.
 var controls = map[string]bool{"BEGIN": true, "COMMIT": true, "END": true, "ROLLBACK": true, "SAVEPOINT": true, "RELEASE": true}
 
-// scriptOfWrites classifies a script that writes, of which rest is still unknown:
-// does it begin and end transactions of its own? Most of its statements cannot
-// be prepared yet, perhaps.
+// scriptOfWrites classifies a script that writes. It looks for statements in rest that
+// begin or end transactions; the others may not compile before the script runs.
 func (c *Conn) scriptOfWrites(sql, rest string) Class {
 	for rest != "" {
 		length, word := statement(rest)
@@ -162,7 +161,7 @@ func join(parts []Part) (Class, error) {
 			script.Kind = Setting
 		case Read:
 			if p.Pragma != "" {
-				script.Kind = Setting // the connection knows some answers better
+				script.Kind = Setting // the driver's connection keeps the values of some PRAGMAs
 			}
 		}
 	}
@@ -188,12 +187,12 @@ func SameName(a, b string) bool {
 	return true
 }
 
-// Blank reports that a text holds no statement: white space, comments and
+// Blank reports whether a text has no statement, only white space, comments and
 // semicolons.
-func Blank(text string) bool { return behindBlanks(text) == "" }
+func Blank(text string) bool { return trimBlanks(text) == "" }
 
-// behindBlanks returns what is behind white space, comments and semicolons.
-func behindBlanks(text string) string {
+// trimBlanks returns a text without leading white space, comments and semicolons.
+func trimBlanks(text string) string {
 	for text != "" {
 		switch {
 		case strings.ContainsRune(" \t\n\f\r;", rune(text[0])):
@@ -237,7 +236,7 @@ func (c *Conn) classifyOne(text *text, sql string) (class Class, tail string, er
 	case s.Explain(), returns && s.ReadOnly():
 		class.Kind = Read
 	default:
-		class.Kind, class.Returns = Write, returns
+		class.Kind = Write
 		class.Schema = class.Schema || changesSchema(sql)
 		_, others := s.Changes()
 		class.TempOnly = !others
@@ -249,9 +248,9 @@ func (c *Conn) classifyOne(text *text, sql string) (class Class, tail string, er
 	return class, tail, err
 }
 
-// immediate looks for the instruction that begins BEGIN IMMEDIATE.
+// immediate reports whether a BEGIN is IMMEDIATE or EXCLUSIVE, from its program.
 func (c *Conn) immediate(sql string) (bool, error) {
-	s, _, err := c.Prepare("EXPLAIN "+behindBlanks(sql), false)
+	s, _, err := c.Prepare("EXPLAIN "+trimBlanks(sql), false)
 	if err != nil {
 		return false, err
 	}
@@ -267,9 +266,9 @@ func (c *Conn) immediate(sql string) (bool, error) {
 	}
 }
 
-// vacuumOrWrite looks for VACUUM's instruction in the statement's program.
+// vacuumOrWrite returns Vacuum if the program of a statement has VACUUM's instruction.
 func (c *Conn) vacuumOrWrite(sql string) (Kind, error) {
-	s, _, err := c.Prepare("EXPLAIN "+behindBlanks(sql), false)
+	s, _, err := c.Prepare("EXPLAIN "+trimBlanks(sql), false)
 	if err != nil || s == nil {
 		return Write, nil
 	}
@@ -292,8 +291,8 @@ func isSyntax(message string) bool {
 	return strings.Contains(message, "syntax error") || strings.Contains(message, "incomplete input") || strings.Contains(message, "unrecognized token")
 }
 
-// changesSchema reports that the first statement of a text is one that changes
-// the schema, whether or not it finds something to change.
+// changesSchema reports whether the first statement of a text is CREATE, DROP or
+// ALTER, even if it would change nothing, as CREATE TABLE IF NOT EXISTS may.
 func changesSchema(sql string) bool {
 	for sql != "" {
 		kind, n := token(sql)

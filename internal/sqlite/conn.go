@@ -1,10 +1,12 @@
-// Package sqlite wraps the SQLite engine (modernc.org/sqlite/lib) for what a
-// replica needs and a general driver lacks: statements that write under a
-// clock and randomness taken from outside, classification of what a statement
-// does before it runs, a copy of a consistent view, results as storage classes.
+// Package sqlite wraps the SQLite engine (modernc.org/sqlite/lib) and adds what a
+// replica needs and a general driver lacks: statements that write with a clock and
+// random numbers that the caller supplies, classification of a statement before it
+// runs, a copy of a consistent state of the database, and results as storage
+// classes.
 //
-// It is the only importer of the engine. A Conn and what belongs to it is used
-// by one goroutine at a time; only Interrupt may be called beside it.
+// It is the only package that imports the engine. One goroutine at a time may use a
+// Conn and its statements. Only Interrupt and Stop may be called at the same time
+// by other goroutines.
 package sqlite
 
 import (
@@ -30,49 +32,50 @@ const (
 	// Apply is the one connection of a replica that writes: its clock,
 	// randomness and bounds come from the operation (Conn.Begin).
 	Apply
-	// Speculate connections run what a transaction writes, as Apply will, in a
-	// transaction of SQLite's that can only be rolled back.
+	// Speculate connections run the statements of a transaction as an Apply
+	// connection will run them later, in a SQLite transaction that can only be
+	// rolled back.
 	Speculate
-	// Temp connections hold the TEMP objects of one caller, and read beside them.
+	// Temp connections hold the TEMP objects of one caller. They can also read the
+	// database.
 	Temp
-	// Plain connections do as they are told: for copies, checkpoints and
-	// housekeeping.
+	// Plain connections have no restrictions. They make copies and checkpoints.
 	Plain
 )
 
-// busyTimeout, in milliseconds, is what a connection waits for another's lock.
-// Apply needs it although it is the only writer: a reader that opens the file
-// may hold a lock for an instant.
+// busyTimeout is how long a connection waits for a lock that another connection
+// holds, in milliseconds. An Apply connection needs it although it is the only
+// writer, because a reader that opens the file may hold a lock for an instant.
 const busyTimeout = 5000
 
-// maxLength bounds a value or row, in bytes. It is part of what an entry
-// means: a replica with another bound would fail where others do not.
+// maxLength bounds a value or row, in bytes. It is part of the format of entries:
+// a replica with another bound would fail where others do not.
 const maxLength = 512 << 20
 
 // A Conn is a connection to a database file.
 type Conn struct {
-	tls       *libc.TLS
-	db        uintptr
-	scratch   uintptr // 64 bytes for results of calls
-	mode      Mode
-	actions   Actions
-	own       bool // the replica itself speaks now, see Owner
-	deferred  bool // a PRAGMA was denied to be handled elsewhere
-	asks      bool // a text is being classified: nothing of it will run
-	preparing bool // SQLite compiles a statement now
-	op        deterministic
-	stop      stop
-	frames    int // of the write-ahead log, after the last commit
-	args      arena
-	copies    bool                       // see CopyArguments
-	functions *Functions                 // that the program has; see Define
-	zone      *atomic.Pointer[wire.Zone] // see ShowZone
-	path      string
-	files     fileTrouble
-	settings  wire.Settings
-	byHand    bool // see compileByHand
-	temp      bool // see AllowTemp
-	tempNames map[string]bool
+	tls           *libc.TLS
+	db            uintptr
+	scratch       uintptr // 64 bytes for results of calls
+	mode          Mode
+	actions       Actions
+	asOwner       bool // the replica itself runs statements now, see Owner
+	deferred      bool // the authorizer denied a PRAGMA because the caller handles it
+	classifying   bool // a text is being classified: none of its statements will run
+	preparing     bool // SQLite is compiling a statement
+	op            deterministic
+	stop          stop
+	frames        int // number of frames in the write-ahead log after the last commit
+	args          arena
+	copyArguments bool                       // see CopyArguments
+	functions     *Functions                 // the functions of the program; see Define
+	zone          *atomic.Pointer[wire.Zone] // see ShowZone
+	path          string
+	files         fileTrouble
+	settings      wire.Settings
+	byHand        bool // see compileByHand
+	tempAllowed   bool // see AllowTemp
+	tempNames     map[string]bool
 
 	mu     sync.Mutex // guards closed against Interrupt
 	closed bool
@@ -91,7 +94,7 @@ func Open(path string, mode Mode) (*Conn, error) {
 	if strings.ContainsRune(path, 0) {
 		return nil, fmt.Errorf("hiqlite: the path %q holds a NUL", path)
 	}
-	c := &Conn{tls: libc.NewTLS(), mode: mode, path: path, copies: mode == Speculate || mode == Temp}
+	c := &Conn{tls: libc.NewTLS(), mode: mode, path: path, copyArguments: mode == Speculate || mode == Temp}
 	c.args.tls = c.tls
 	c.scratch = libc.Xmalloc(c.tls, 64)
 	if err := c.open(path); err != nil {
@@ -148,7 +151,7 @@ func (c *Conn) open(path string) error {
 	}
 	lib.Xsqlite3_set_authorizer(c.tls, c.db, callback(authorize), 0)
 	lib.Xsqlite3_progress_handler(c.tls, c.db, stepsPerCheck, callback(progress), 0)
-	lib.Xsqlite3_trace_v2(c.tls, c.db, lib.SQLITE_TRACE_STMT, callback(begins), 0)
+	lib.Xsqlite3_trace_v2(c.tls, c.db, lib.SQLITE_TRACE_STMT, callback(statementBegins), 0)
 	if c.mode == Speculate {
 		lib.Xsqlite3_commit_hook(c.tls, c.db, callback(refuseCommit), 0)
 	}
@@ -162,14 +165,15 @@ func (c *Conn) open(path string) error {
 	return nil
 }
 
-// replicates reports that what the connection writes comes out alike elsewhere.
+// replicates reports whether the statements of the connection must have the same
+// effect on every replica.
 func (c *Conn) replicates() bool { return c.mode == Apply || c.mode == Speculate }
 
 // refuseCommit is the commit hook of Speculate connections: a COMMIT becomes a
 // ROLLBACK.
 func refuseCommit(*libc.TLS, uintptr) int32 { return 1 }
 
-// Close closes the connection; its statements must be closed before.
+// Close closes the connection. The caller must have closed its statements.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -190,8 +194,8 @@ func (c *Conn) Close() error {
 	return err
 }
 
-// Interrupt ends the statement that runs on the connection; it may be called
-// beside it, and after Close.
+// Interrupt ends the statement that is running on the connection. Any goroutine may
+// call it at any time, also after Close.
 func (c *Conn) Interrupt() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -200,8 +204,8 @@ func (c *Conn) Interrupt() {
 	}
 }
 
-// Exec runs every statement of a text without arguments and drops their rows.
-// It is for the package's users' own SQL, not for that of others.
+// Exec runs every statement of a text without arguments and drops their rows. It is
+// for statements of hiqlite itself, not for those of programs.
 func (c *Conn) Exec(sql string) error {
 	for sql != "" {
 		s, tail, err := c.Prepare(sql, false)
@@ -221,50 +225,52 @@ func (c *Conn) Exec(sql string) error {
 	return nil
 }
 
-// Owner tells that what is prepared and run from now on comes from the replica
-// itself, which may do what SQL may not: begin and commit, write its table.
-func (c *Conn) Owner(own bool) { c.own = own }
+// Owner says whether the statements that are prepared and run from now on are those
+// of the replica itself. They may do what statements of programs may not, such as
+// begin and commit transactions and write the meta table.
+func (c *Conn) Owner(on bool) { c.asOwner = on }
 
-// CopyArguments makes each statement keep what is bound to it until it is bound
-// again: for several that run at the same time. Speculate connections do so.
-func (c *Conn) CopyArguments(on bool) { c.copies = on }
+// CopyArguments makes each statement keep its arguments until new ones are bound to
+// it, so that several statements can run at the same time. Speculate and Temp
+// connections do so from the beginning.
+func (c *Conn) CopyArguments(on bool) { c.copyArguments = on }
 
-// Autocommit reports that no transaction is open.
+// Autocommit reports whether no transaction is open.
 func (c *Conn) Autocommit() bool { return lib.Xsqlite3_get_autocommit(c.tls, c.db) != 0 }
 
 // Changes returns changes(), the rows that the last INSERT, UPDATE or DELETE touched.
-func (c *Conn) Changes() int64 { return int64(c.struct3().FnChange) }
+func (c *Conn) Changes() int64 { return int64(c.rawDB().FnChange) }
 
 // TotalChanges returns total_changes(): rows that INSERT, UPDATE and DELETE
 // touched since SetState or Begin, those of triggers included.
-func (c *Conn) TotalChanges() int64 { return int64(c.struct3().FnTotalChange) }
+func (c *Conn) TotalChanges() int64 { return int64(c.rawDB().FnTotalChange) }
 
 // LastInsertID returns last_insert_rowid().
 func (c *Conn) LastInsertID() int64 { return int64(lib.Xsqlite3_last_insert_rowid(c.tls, c.db)) }
 
-// SetState sets what changes(), total_changes() and last_insert_rowid() answer.
+// SetState sets what changes(), total_changes() and last_insert_rowid() return.
 func (c *Conn) SetState(changes, total, lastInsertID int64) {
-	db := c.struct3()
+	db := c.rawDB()
 	db.FnChange, db.FnTotalChange = changes, total
 	lib.Xsqlite3_set_last_insert_rowid(c.tls, c.db, lastInsertID)
 }
 
-// DeferredViolations reports that deferred foreign keys are violated now.
+// DeferredViolations reports whether rows violate deferred foreign keys now.
 func (c *Conn) DeferredViolations() bool {
-	db := c.struct3()
+	db := c.rawDB()
 	return db.FnDeferredCons > 0 || db.FnDeferredImmCons > 0
 }
 
-// Checkpoint copies the write-ahead log into the database file: as much as
-// readers allow, or, if truncate, all of it, leaving the log empty; a reader
-// that is in the way makes that wait and then fail with SQLITE_BUSY.
+// Checkpoint copies the write-ahead log into the database file. Without truncate it
+// copies as much as the readers allow. With truncate it copies all of the log and
+// empties it; if a reader prevents that, it waits and then fails with SQLITE_BUSY.
 func (c *Conn) Checkpoint(truncate bool) error {
 	mode := int32(lib.SQLITE_CHECKPOINT_PASSIVE)
 	if truncate {
 		mode = lib.SQLITE_CHECKPOINT_TRUNCATE
 	}
-	// On a connection that has not read yet, SQLite knows of no write-ahead log:
-	// it would do nothing and report success.
+	// Before its first read a connection does not know that there is a write-ahead
+	// log. SQLite would do nothing and report success.
 	if err := c.Exec("PRAGMA user_version"); err != nil {
 		return err
 	}
@@ -274,8 +280,9 @@ func (c *Conn) Checkpoint(truncate bool) error {
 	return nil
 }
 
-// SyncDatabase makes what was copied into the database file durable, through
-// SQLite's own descriptor: to open and close the file again would drop its locks.
+// SyncDatabase makes the content of the database file durable after a checkpoint.
+// It uses SQLite's own file descriptor, because closing another descriptor of the
+// same file would drop SQLite's locks on it.
 func (c *Conn) SyncDatabase() error {
 	main := c.cstring("main")
 	defer libc.Xfree(c.tls, main)
@@ -291,14 +298,11 @@ func (c *Conn) SyncDatabase() error {
 	return nil
 }
 
-// CopyTo copies the database as this connection sees it (in a read
-// transaction: that transaction's view) into a new file at path.
-func (c *Conn) CopyTo(path string) error {
-	return c.CopyUntil(path, func() bool { return false })
-}
-
-// CopyUntil is CopyTo; it gives up when stopped says so, leaving a broken file.
-func (c *Conn) CopyUntil(path string, stopped func() bool) error {
+// CopyTo copies the database into a new file at path, in the state that this
+// connection sees: in a read transaction, the state that the transaction reads. If
+// stopped is not nil, CopyTo calls it regularly. Once it returns true, CopyTo fails
+// and leaves an incomplete file.
+func (c *Conn) CopyTo(path string, stopped func() bool) error {
 	dst, err := Open(path, Plain)
 	if err != nil {
 		return err
@@ -310,10 +314,10 @@ func (c *Conn) CopyUntil(path string, stopped func() bool) error {
 	if b == 0 {
 		return dst.err(lib.Xsqlite3_extended_errcode(dst.tls, dst.db))
 	}
-	// In steps: other goroutines of this process get the processor between.
+	// The copy is made in steps so that other goroutines can run in between.
 	rc := int32(lib.SQLITE_OK)
 	for rc == lib.SQLITE_OK {
-		if stopped() {
+		if stopped != nil && stopped() {
 			rc = lib.SQLITE_ABORT
 			break
 		}
@@ -329,13 +333,14 @@ func (c *Conn) CopyUntil(path string, stopped func() bool) error {
 	return dst.Close()
 }
 
-// configure switches one of the connection's boolean options.
+// configure switches one of SQLite's boolean options for the connection.
 func (c *Conn) configure(option, on int32) int32 {
 	list := libc.VaList(c.scratch, on, uintptr(0))
 	return lib.Xsqlite3_db_config(c.tls, c.db, option, list)
 }
 
-func (c *Conn) struct3() *lib.Tsqlite3 { return at[lib.Tsqlite3](c.db) }
+// rawDB is SQLite's own struct of the connection.
+func (c *Conn) rawDB() *lib.Tsqlite3 { return at[lib.Tsqlite3](c.db) }
 
 // cstring copies s, which holds no NUL, into memory that the caller frees.
 func (c *Conn) cstring(s string) uintptr {
@@ -346,7 +351,7 @@ func (c *Conn) cstring(s string) uintptr {
 	return p
 }
 
-// conns finds the connection of a callback: *libc.TLS -> *Conn.
+// conns maps the *libc.TLS that a callback gets to its *Conn.
 var conns sync.Map
 
 func connOf(tls *libc.TLS) *Conn {
@@ -357,7 +362,7 @@ func connOf(tls *libc.TLS) *Conn {
 	return c.(*Conn)
 }
 
-// at views the engine's memory, which Go neither owns nor moves, as a T.
+// at returns a pointer to a T in the engine's memory, which Go neither owns nor moves.
 func at[T any](p uintptr) *T { return *(**T)(unsafe.Pointer(&p)) }
 
 // callback returns a top-level function in the engine's representation.
@@ -365,14 +370,14 @@ func callback[F any](f F) uintptr {
 	return *(*uintptr)(unsafe.Pointer(&struct{ f F }{f}))
 }
 
-// arena holds the arguments bound to the running statement in the engine's
-// memory: it is used again with each statement instead of being freed.
+// arena holds the arguments of the running statement in the engine's memory. The
+// next statement uses the memory again.
 type arena struct {
 	tls   *libc.TLS
 	block uintptr
 	size  int
 	used  int
-	full  []uintptr // earlier blocks of this statement
+	full  []uintptr // blocks that this statement has filled
 }
 
 const arenaBlock = 16 << 10
@@ -388,8 +393,8 @@ func (a *arena) reset() {
 	}
 }
 
-// copy returns a copy of b, good until reset. It is never 0: SQLite would take
-// that for NULL.
+// copy returns a copy of b that is valid until reset. It is never 0, because SQLite
+// would read that as NULL.
 func (a *arena) copy(b []byte) uintptr {
 	if a.used+len(b)+1 > a.size {
 		if a.block != 0 {

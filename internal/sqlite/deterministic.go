@@ -14,17 +14,17 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// defaultMaxSteps bounds an operation, in virtual machine steps, so that an
-// endless statement does not stop every replica for ever, if it says none itself.
-// Steps and not time, because all replicas must give up at the same one. It is
-// part of what an entry means.
+// defaultMaxSteps bounds an operation that names no bound of its own, in steps of
+// SQLite's virtual machine. Without it an endless statement would stop every replica
+// for ever. It counts steps instead of time because all replicas must give up at the
+// same one. It is part of the format of entries.
 const defaultMaxSteps = 1_000_000_000
 
-// stepsPerCheck is how often, in steps, the bound is looked at.
+// stepsPerCheck is the number of steps after which SQLite calls progress.
 const stepsPerCheck = 1000
 
-// deterministic is what an operation brings along so that every replica
-// computes the same: the clock, the random numbers and the bound.
+// deterministic is what an operation supplies so that every replica computes the
+// same: the clock, the random numbers and the bound.
 type deterministic struct {
 	now      int64 // julian day, milliseconds
 	random   random
@@ -32,8 +32,8 @@ type deterministic struct {
 	maxRowid bool   // a row took the largest rowid
 }
 
-// Begin makes the connection answer as op asks: its clock, its random numbers,
-// its bound, and what changes() and last_insert_rowid() say at its beginning.
+// Begin prepares the connection to run op: it sets the clock, the random numbers, the
+// bound, and what changes() and last_insert_rowid() return at the beginning.
 func (c *Conn) Begin(op *wire.Operation) {
 	c.ForgetFileErrors()
 	c.Clock(op.StampMS, &op.Seed)
@@ -46,8 +46,8 @@ func (c *Conn) Begin(op *wire.Operation) {
 	c.SetState(op.Changes, 0, op.LastInsertID)
 }
 
-// Clock sets what the next statement takes for now, in Unix milliseconds, and
-// where its random numbers begin; nil: they are any.
+// Clock sets the time that the next statement sees, in Unix milliseconds, and the
+// seed of its random numbers. Without a seed they differ on each replica.
 func (c *Conn) Clock(stampMS int64, seed *wire.Seed) {
 	const unixEpoch = 210866760000000 // julian day of 1970-01-01, milliseconds
 	c.op.now = unixEpoch + stampMS
@@ -60,15 +60,15 @@ func (c *Conn) ClockOf(stampMS int64, seed *wire.Seed, n uint64) {
 	c.op.random.statement, c.op.random.ordinal = true, n
 }
 
-// random gives out an operation's random numbers. Most operations want none, so
-// its generator is made when the first one is asked for.
+// random generates the random numbers of an operation. Most operations need none, so
+// the generator is seeded when the first number is needed.
 type random struct {
 	generator rand.ChaCha8
 	ready     bool
 	seeded    bool
 	seed      wire.Seed
-	statement bool // the numbers are those of a transaction's statement, ordinal
-	ordinal   uint64
+	statement bool   // the numbers are for one statement of a transaction
+	ordinal   uint64 // the number of that statement
 }
 
 func (r *random) begin(seed *wire.Seed) {
@@ -93,23 +93,23 @@ func (r *random) Uint64() uint64 {
 	return r.generator.Uint64()
 }
 
-// TookMaxRowid reports, and forgets, that a row took rowid 2^63-1: behind it
-// SQLite chooses rowids by randomness that cannot be replicated, so the
-// operation must fail.
+// TookMaxRowid reports whether a row was given the rowid 2^63-1 since the last call.
+// SQLite chooses later rowids of that table at random, which replicas cannot repeat,
+// so the operation must fail.
 func (c *Conn) TookMaxRowid() bool {
 	took := c.op.maxRowid
 	c.op.maxRowid = false
 	return took
 }
 
-// ResetSteps forgets the steps that this statement's earlier runs made: the
-// bound must not depend on what a replica has cached.
+// ResetSteps sets the statement's count of steps to zero. The bound must not depend
+// on whether a replica has the statement in its cache.
 func (s *Stmt) ResetSteps() {
 	lib.Xsqlite3_stmt_status(s.c.tls, s.p, lib.SQLITE_STMTSTATUS_VM_STEP, 1)
 }
 
-// ResetAllSteps does so for all statements of the connection, those that
-// virtual tables keep for themselves included.
+// ResetAllSteps does the same for all statements of the connection, also those that
+// virtual tables have prepared.
 func (c *Conn) ResetAllSteps() {
 	for p := lib.Xsqlite3_next_stmt(c.tls, c.db, 0); p != 0; p = lib.Xsqlite3_next_stmt(c.tls, c.db, p) {
 		lib.Xsqlite3_stmt_status(c.tls, p, lib.SQLITE_STMTSTATUS_VM_STEP, 1)
@@ -130,7 +130,7 @@ func (c *Conn) makeDeterministic() error {
 		}
 	}
 	c.watchRows()
-	lib.Xsqlite3_wal_hook(c.tls, c.db, callback(committed), 0) // in place of SQLite's own checkpoints
+	lib.Xsqlite3_wal_hook(c.tls, c.db, callback(noteFrames), 0) // in place of SQLite's own checkpoints
 	return nil
 }
 
@@ -155,12 +155,13 @@ func randomblobFunction(tls *libc.TLS, ctx uintptr, _ int32, argv uintptr) {
 	libc.Xfree(tls, p)
 }
 
-// progress runs every stepsPerCheck steps; a result other than 0 interrupts.
-// The replica's own SQL is not the operation's, and neither is preparing a
-// statement: one replica may have it prepared, or the schema loaded, already.
+// progress is called every stepsPerCheck steps. If it returns anything but 0, SQLite
+// interrupts the statement. Steps of the replica's own statements do not count, nor
+// those of preparing a statement, because another replica may have the statement
+// prepared, or the schema loaded, already.
 func progress(tls *libc.TLS, _ uintptr) int32 {
 	c := connOf(tls)
-	if c == nil || c.own {
+	if c == nil || c.asOwner {
 		return 0
 	}
 	if c.stop.asked() {
@@ -176,32 +177,33 @@ func progress(tls *libc.TLS, _ uintptr) int32 {
 	return 1
 }
 
-// maxNested bounds the statements that run within one another: those of virtual
-// tables within the ones that use them.
+// maxNested bounds how deep statements are nested: a virtual table runs statements
+// of its own while the statement that uses it is running.
 const maxNested = 100
 
-// begins is called when a statement, or a part of one, begins. FTS5 writes what
-// it holds back when a savepoint begins. If somebody makes an index on one of its
-// own tables, or a foreign key to it, that write begins a savepoint itself, and so
-// on until the stack, and with it the process, ends.
-func begins(tls *libc.TLS, _ uint32, _, _, _ uintptr) int32 {
-	if c := connOf(tls); c != nil && c.struct3().FnVdbeExec > maxNested {
+// statementBegins is called when a statement, or a part of one, begins. When a
+// savepoint begins, FTS5 writes the changes that it has buffered. If a program makes
+// an index on one of FTS5's own tables, or a foreign key to it, that write begins a
+// savepoint itself, and so on until the stack overflows and the process ends.
+func statementBegins(tls *libc.TLS, _ uint32, _, _, _ uintptr) int32 {
+	if c := connOf(tls); c != nil && c.rawDB().FnVdbeExec > maxNested {
 		lib.Xsqlite3_interrupt(tls, c.db)
 	}
 	return 0
 }
 
-// A stop ends statements of a transaction: unlike Interrupt it is not forgotten when it comes before a statement's first step.
+// A stop ends statements of a transaction. Unlike Interrupt it also ends a statement
+// that makes its first step later.
 type stop struct {
-	ctx       context.Context // of the running statement; nil: none
-	unbounded bool            // the running statement only reads, no replica will repeat it
+	ctx       context.Context // of the running statement, or nil
+	unbounded bool            // the running statement only reads, so no replica repeats it
 	always    atomic.Bool
 }
 
 func (s *stop) asked() bool { return s.always.Load() || s.ctx != nil && s.ctx.Err() != nil }
 
-// Run tells of the next statement when to give it up, and whether it only reads:
-// then it may take any number of steps.
+// Run sets the context that ends the next statement, and says whether the statement
+// only reads. One that only reads may take any number of steps.
 func (c *Conn) Run(ctx context.Context, reads bool) {
 	c.stop.ctx, c.stop.unbounded = ctx, reads
 	if ctx != nil && ctx.Done() == nil {
@@ -209,8 +211,8 @@ func (c *Conn) Run(ctx context.Context, reads bool) {
 	}
 }
 
-// Stop ends the statement that runs, and all later ones until it is taken back.
-// It may be called beside everything.
+// Stop(true) ends the running statement and all later ones until Stop(false) is
+// called. Any goroutine may call it at any time.
 func (c *Conn) Stop(on bool) {
 	c.stop.always.Store(on)
 	if on {
@@ -218,17 +220,19 @@ func (c *Conn) Stop(on bool) {
 	}
 }
 
-// watchRows has updated told of each row that is written, with what it needs of
-// the connection: the statement that runs (see Count), the row, the handle.
+// watchRows makes SQLite call rowWritten for each row that is written. The scratch
+// memory passes to it the statement that Count observes, and the connection's handle;
+// it returns the rowid there.
 func (c *Conn) watchRows() {
 	*at[uintptr](c.scratch + 24), *at[int64](c.scratch + 32), *at[uintptr](c.scratch + 40) = 0, 0, c.db
-	lib.Xsqlite3_update_hook(c.tls, c.db, callback(updated), c.scratch)
+	lib.Xsqlite3_update_hook(c.tls, c.db, callback(rowWritten), c.scratch)
 }
 
-// updated is told of each row that is written, in the order in which they are.
-// The rows of the statement that runs are told from those of its triggers, which
-// are frames of its program, and of virtual tables, which run other statements.
-func updated(tls *libc.TLS, scratch uintptr, action int32, _, _ uintptr, rowid int64) {
+// rowWritten is SQLite's update hook, which is called for each row in the order of
+// the writes. It keeps the rowid of rows that the observed statement writes itself.
+// Triggers run in frames of its program, and virtual tables run other statements, so
+// rows written by these can be told apart.
+func rowWritten(tls *libc.TLS, scratch uintptr, action int32, _, _ uintptr, rowid int64) {
 	if s := *at[uintptr](scratch + 24); s != 0 && action != lib.SQLITE_DELETE &&
 		at[lib.TVdbe](s).FnFrame == 0 && at[lib.Tsqlite3](*at[uintptr](scratch + 40)).FnVdbeExec == 1 {
 		*at[int64](scratch + 32) = rowid
@@ -238,21 +242,22 @@ func updated(tls *libc.TLS, scratch uintptr, action int32, _, _ uintptr, rowid i
 	}
 }
 
-func committed(tls *libc.TLS, _, _, _ uintptr, frames int32) int32 {
+// noteFrames is SQLite's hook after a commit to the write-ahead log.
+func noteFrames(tls *libc.TLS, _, _, _ uintptr, frames int32) int32 {
 	connOf(tls).frames = int(frames)
 	return lib.SQLITE_OK
 }
 
-// WALFrames returns how many pages, mostly of 4096 bytes, the write-ahead log
-// held after the last commit. It counts from the log's start again once all of
-// it has been checkpointed.
+// WALFrames returns the number of pages in the write-ahead log after the last commit.
+// A page has 4096 bytes unless the database was made with another size. The count
+// begins again once all of the log has been checkpointed.
 func (c *Conn) WALFrames() int { return c.frames }
 
-// OutOfSteps reports that the operation was ended by its bound.
+// OutOfSteps reports whether the operation reached its bound.
 func (c *Conn) OutOfSteps() bool { return c.op.checks <= 1 }
 
-// currentTime is the operation's for the connections that replicate, and this
-// machine's for the others.
+// currentTime returns the operation's time on connections that replicate, and the
+// computer's time on the others.
 func currentTime(tls *libc.TLS, vfs, now uintptr) int32 {
 	c := connOf(tls)
 	if c == nil || !c.replicates() {
@@ -262,12 +267,13 @@ func currentTime(tls *libc.TLS, vfs, now uintptr) int32 {
 	return lib.SQLITE_OK
 }
 
-// ShowZone makes 'localtime' and 'utc' mean the zone to which this points; nil:
-// UTC. It may change beside the connection.
+// ShowZone makes 'localtime' and 'utc' use the time zone that the pointer holds; nil
+// means UTC. Other goroutines may store another zone at any time.
 func (c *Conn) ShowZone(zone *atomic.Pointer[wire.Zone]) { c.zone = zone }
 
-// localtime fills a C struct tm, as localtime_r, in the cluster's zone. What is
-// none of ours, such as another driver in this process, has the process's.
+// localtime fills a C struct tm, as localtime_r does, in the time zone of the cluster.
+// Connections that this package has not opened, such as those of another driver in
+// the process, get the time zone of the process.
 func localtime(tls *libc.TLS, t, tm uintptr) int32 {
 	c := connOf(tls)
 	if c == nil {

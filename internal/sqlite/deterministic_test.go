@@ -137,7 +137,7 @@ func TestCopyIsTheViewOfTheTransaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "copy.db")
-	if err := reader.CopyTo(path); err != nil {
+	if err := reader.CopyTo(path, nil); err != nil {
 		t.Fatal(err)
 	}
 	copied, err := Open(path, Plain)

@@ -10,7 +10,7 @@ import lib "modernc.org/sqlite/lib"
 // explaining reports that the statement which SQLite compiles now is explained.
 // Within what is compiled for a part of it, as a trigger, that is not known.
 func (c *Conn) explaining() bool {
-	parse := c.struct3().FpParse
+	parse := c.rawDB().FpParse
 	return parse != 0 && at[lib.TParse](parse).Fexplain != 0
 }
 

@@ -15,17 +15,17 @@ import (
 // the whole transaction is undone. Within a transaction the rows stay, and here
 // every statement runs within one, together with those of others.
 
-// journalHalfway makes a statement that can fail after it has changed rows, by
+// keepJournal makes a statement that can fail after it has changed rows, by
 // what SQLite does not think of, keep a statement journal.
-func (s *Stmt) journalHalfway() {
+func (s *Stmt) keepJournal() {
 	if s.ReadOnly() {
 		return
 	}
 	v := at[lib.TVdbe](s.p)
-	fails, several := halfway(v.FaOp, v.FnOp)
+	fails, several := canFailPartway(v.FaOp, v.FnOp)
 	for p := v.FpProgram; p != 0; p = at[lib.TSubProgram](p).FpNext {
 		sub := at[lib.TSubProgram](p)
-		f, _ := halfway(sub.FaOp, sub.FnOp)
+		f, _ := canFailPartway(sub.FaOp, sub.FnOp)
 		fails = fails || f || calls(sub.FaOp, sub.FnOp)
 	}
 	if fails && several {
@@ -57,9 +57,9 @@ var journalFlag = func() uint16 {
 	return 1 << 5
 }()
 
-// halfway reports whether a program can fail by what SQLite does not think of,
+// canFailPartway reports whether a program can fail by what SQLite does not think of,
 // and whether it can change several rows.
-func halfway(ops uintptr, n int32) (fails, several bool) {
+func canFailPartway(ops uintptr, n int32) (fails, several bool) {
 	for i := range uintptr(n) {
 		op := at[lib.TVdbeOp](ops + i*unsafe.Sizeof(lib.TVdbeOp{}))
 		switch op.Fopcode {

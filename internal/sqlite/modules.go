@@ -7,12 +7,12 @@ import (
 	lib "modernc.org/sqlite/lib"
 )
 
-// moduleSpeaks reports that what is being compiled is not the statement itself,
+// moduleCompiles reports that what is being compiled is not the statement itself,
 // but one that a virtual table's module prepares for itself meanwhile. It does so
 // when it is used first on a connection: what a statement does must not seem to
 // depend on that.
-func (c *Conn) moduleSpeaks() bool {
-	for p := c.struct3().FpParse; p != 0; {
+func (c *Conn) moduleCompiles() bool {
+	for p := c.rawDB().FpParse; p != 0; {
 		parse := at[lib.TParse](p)
 		if parse.FpOuterParse != 0 && parse.FpToplevel == 0 { // a trigger's has both
 			return true
@@ -42,15 +42,15 @@ func (c *Conn) noteCheck(table uintptr) {
 // would call the index corrupt. The connection that applies has written itself
 // what is there.
 func (s *Stmt) mustForget() bool {
-	return s.Actions.Checks && s.c.mode != Apply && s.c.mode != Plain && !s.c.own && !s.c.asks
+	return s.Actions.Checks && s.c.mode != Apply && s.c.mode != Plain && !s.c.asOwner && !s.c.classifying
 }
 
 // forgetModules makes virtual tables begin anew. What they hold back in this
 // transaction is written before.
 func (c *Conn) forgetModules() error {
-	was := c.own
-	c.own = true
-	defer func() { c.own = was }()
+	was := c.asOwner
+	c.asOwner = true
+	defer func() { c.asOwner = was }()
 	if c.mode == Speculate && !c.Autocommit() {
 		changes, total, id := c.Changes(), c.TotalChanges(), c.LastInsertID()
 		defer c.SetState(changes, total, id)
@@ -65,7 +65,7 @@ func (c *Conn) forgetModules() error {
 // returned function is called: from a file that it cannot write SQLite loads none,
 // and integrity_check finds no row that violates one.
 func (c *Conn) loadChecks() (restore func()) {
-	file := at[lib.TBtShared](at[lib.TBtree](at[lib.TDb](c.struct3().FaDb).FpBt).FpBt)
+	file := at[lib.TBtShared](at[lib.TBtree](at[lib.TDb](c.rawDB().FaDb).FpBt).FpBt)
 	was := file.FbtsFlags & lib.BTS_READ_ONLY
 	file.FbtsFlags &^= lib.BTS_READ_ONLY
 	return func() { file.FbtsFlags |= was }

@@ -137,13 +137,13 @@ func (f *file) damage(tls *libc.TLS, op, text string) int32 {
 	if c := connOf(tls); c != nil {
 		c.noteError(err)
 	}
-	f.tell(err)
+	f.report(err)
 	return lib.SQLITE_IOERR_DATA
 }
 
 // tell tells the one who watches the database. The connection that met the error
 // may be another one's, as when a database is copied.
-func (f *file) tell(err error) {
+func (f *file) report(err error) {
 	if w, ok := watchers.Load(f.db); ok && f.kind != otherFile {
 		w.(func(error))(err)
 	}

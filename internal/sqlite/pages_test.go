@@ -218,7 +218,7 @@ func TestDamagedPages(t *testing.T) {
 			if err == nil && got != want {
 				t.Errorf("%s: other rows, and no error", name)
 			}
-			if err := c.CopyTo(broken + "-copied"); err == nil && !harmless && len(b) > 0 { // an empty file is an empty database
+			if err := c.CopyTo(broken+"-copied", nil); err == nil && !harmless && len(b) > 0 { // an empty file is an empty database
 				t.Errorf("%s: it was copied without an error", name)
 			}
 			c.Close()

@@ -190,7 +190,7 @@ func Truth(arg string) bool {
 // authorizePragma records a PRAGMA. Preparing one executes it, so whatever is
 // not to be executed here is denied or ignored here.
 func (c *Conn) authorizePragma(name, arg string, hasArg bool, schema string) int32 {
-	if c.own {
+	if c.asOwner {
 		return lib.SQLITE_OK
 	}
 	kind := KindOfPragma(name, arg, hasArg)
@@ -210,7 +210,7 @@ func (c *Conn) authorizePragma(name, arg string, hasArg bool, schema string) int
 		return c.deny("PRAGMA temp."+name+" is not supported", "it would exist on one connection of one node only; leave temp out")
 	case kind == PragmaRefused:
 		return c.deny("PRAGMA "+name+" cannot be set", Pragmas[name].Why)
-	case c.mode == ReadOnly || c.mode == Temp || c.asks:
+	case c.mode == ReadOnly || c.mode == Temp || c.classifying:
 		c.deferred = true
 		return lib.SQLITE_DENY
 	case kind == PragmaWrite || name == "defer_foreign_keys":

@@ -95,9 +95,9 @@ func (c *Conn) randomName(table string) (string, error) {
 
 // strings returns the first column of a query of the replica's own.
 func (c *Conn) strings(sql string) (out []string, err error) {
-	was := c.own
-	c.own = true
-	defer func() { c.own = was }()
+	was := c.asOwner
+	c.asOwner = true
+	defer func() { c.asOwner = was }()
 	s, _, err := c.Prepare(sql, false)
 	if err != nil {
 		return nil, err

@@ -155,7 +155,7 @@ func TestACopyCanBeStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	asked := 0
-	err := apply.CopyUntil(filepath.Join(t.TempDir(), "copy.db"), func() bool { asked++; return asked == 2 })
+	err := apply.CopyTo(filepath.Join(t.TempDir(), "copy.db"), func() bool { asked++; return asked == 2 })
 	if err == nil || asked != 2 {
 		t.Errorf("stopped at question %d: %v", asked, err)
 	}

@@ -31,7 +31,7 @@ func (c *Conn) compileByHand(rc int32, p uintptr, size int, options uint32) int3
 	if !schema && !strings.HasSuffix(message, " may not be modified (1)") && !strings.Contains(message, "object name reserved for internal use") {
 		return rc
 	}
-	db, before := c.struct3(), c.actions
+	db, before := c.rawDB(), c.actions
 	c.actions, c.byHand = Actions{}, true
 	db.Fflags &^= lib.SQLITE_Defensive
 	if schema {
@@ -114,9 +114,9 @@ func (c *Conn) CheckSchemaRows(m SchemaMark) error {
 // checkVirtual prepares the statement that makes a virtual table, which is
 // already in sqlite_schema, but not in what the connection knows of it.
 func (c *Conn) checkVirtual(name, sql string) error {
-	own := c.own
-	c.own = false
-	defer func() { c.own = own }()
+	own := c.asOwner
+	c.asOwner = false
+	defer func() { c.asOwner = own }()
 	if word, _, _ := strings.Cut(strings.ToUpper(sql), " "); word != "CREATE" { // SQLite takes it for an index
 		return refusedRow("the row's sql does not begin with CREATE")
 	}
@@ -149,9 +149,9 @@ func refusedRow(why string) error {
 
 // each runs a query of the replica's own and calls f for each row.
 func (c *Conn) each(sql string, args []wire.Argument, f func(*Stmt) error) error {
-	own := c.own
-	c.own = true
-	defer func() { c.own = own }()
+	own := c.asOwner
+	c.asOwner = true
+	defer func() { c.asOwner = own }()
 	s, _, err := c.Prepare(sql, false)
 	if err != nil {
 		return err

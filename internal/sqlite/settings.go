@@ -55,7 +55,7 @@ func (c *Conn) setFlags(s wire.Settings) {
 	if s == c.settings {
 		return
 	}
-	db := c.struct3()
+	db := c.rawDB()
 	for _, f := range flags {
 		if (s&f.setting != 0) != f.inverted {
 			db.Fflags |= f.flag
@@ -69,12 +69,12 @@ func (c *Conn) setFlags(s wire.Settings) {
 // setLike registers LIKE anew, which the engine does not do while a statement
 // runs: without a word.
 func (c *Conn) setLike(caseSensitive bool) error {
-	if c.struct3().FnVdbeActive > 0 {
+	if c.rawDB().FnVdbeActive > 0 {
 		return newError(CodeBusy, "PRAGMA case_sensitive_like cannot be changed while a query is open", "close its rows first")
 	}
-	own := c.own
-	c.own = true
-	defer func() { c.own = own }()
+	own := c.asOwner
+	c.asOwner = true
+	defer func() { c.asOwner = own }()
 	sql := "PRAGMA case_sensitive_like=OFF"
 	if caseSensitive {
 		sql = "PRAGMA case_sensitive_like=ON"
@@ -90,7 +90,7 @@ func (c *Conn) setLike(caseSensitive bool) error {
 // function that an index, a generated column and a CHECK may use. Without it a
 // schema in which one does cannot be loaded while the setting is on.
 func (c *Conn) keepLikeConstant() {
-	for e := c.struct3().FaFunc.Ffirst; e != 0; e = at[lib.THashElem](e).Fnext {
+	for e := c.rawDB().FaFunc.Ffirst; e != 0; e = at[lib.THashElem](e).Fnext {
 		for f := at[lib.THashElem](e).Fdata; f != 0; f = at[lib.TFuncDef](f).FpNext {
 			if def := at[lib.TFuncDef](f); strings.EqualFold(libc.GoString(def.FzName), "like") {
 				def.FfuncFlags |= lib.SQLITE_FUNC_CONSTANT

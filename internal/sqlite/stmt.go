@@ -127,7 +127,7 @@ func (t *text) compile(sql string, keep bool) (s *Stmt, tail string, err error) 
 		s.Close()
 		return nil, tail, own
 	}
-	s.journalHalfway()
+	s.keepJournal()
 	n := int(lib.Xsqlite3_bind_parameter_count(c.tls, p))
 	if n > 0 {
 		s.params = make([]string, n)
@@ -262,7 +262,7 @@ func Use(params []string, args []wire.Argument, used []bool) (missing int) {
 func (s *Stmt) bind(i int32, v *wire.Value) int32 {
 	tls := s.c.tls
 	kept := uintptr(0) // SQLITE_STATIC
-	if s.c.copies {
+	if s.c.copyArguments {
 		kept = ^uintptr(0) // SQLITE_TRANSIENT
 	}
 	switch v.Kind {

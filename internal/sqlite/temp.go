@@ -24,7 +24,7 @@ const MaxTemp = 4 << 20
 
 // AllowTemp makes statements from now on allowed to make TEMP objects, or not.
 func (c *Conn) AllowTemp(on bool) {
-	c.temp = on
+	c.tempAllowed = on
 	if !on {
 		c.tempNames = nil
 	}
@@ -34,13 +34,13 @@ func (c *Conn) AllowTemp(on bool) {
 // name, b its table's if it is an index or a trigger.
 func (c *Conn) authorizeTemp(a, b string) int32 {
 	switch {
-	case c.own:
+	case c.asOwner:
 		return lib.SQLITE_OK
 	case strings.EqualFold(a, MetaTable), strings.EqualFold(b, MetaTable):
 		return c.deny("the table "+MetaTable+" belongs to hiqlite", "choose another name")
 	case strings.HasPrefix(strings.ToLower(a), "sqlite_stat"):
 		return c.deny("ANALYZE of TEMP tables is not supported", "leave it out: indexes of TEMP tables are used without")
-	case c.temp, c.mode == Temp, c.mode == ReadOnly && c.asks:
+	case c.tempAllowed, c.mode == Temp, c.mode == ReadOnly && c.classifying:
 		c.actions.Temp, c.actions.Schema = true, true
 		return lib.SQLITE_OK
 	}
@@ -121,9 +121,9 @@ func (c *Conn) ask(sql string, args ...wire.Argument) (rows [][]wire.Value, err 
 
 // eachRow is ask, row by row.
 func (c *Conn) eachRow(sql string, f func(row []wire.Value) error, args ...wire.Argument) error {
-	own := c.own
-	c.own = true
-	defer func() { c.own = own }()
+	own := c.asOwner
+	c.asOwner = true
+	defer func() { c.asOwner = own }()
 	s, _, err := c.Prepare(sql, false)
 	if err != nil {
 		return err
@@ -235,9 +235,9 @@ func (c *Conn) describeTemp(o *wire.TempObject) (sql string, err error) {
 var rowids = []string{"_rowid_", "rowid", "oid"}
 
 func (c *Conn) prepareOwn(sql string) (*Stmt, string, error) {
-	own := c.own
-	c.own = true
-	defer func() { c.own = own }()
+	own := c.asOwner
+	c.asOwner = true
+	defer func() { c.asOwner = own }()
 	return c.Prepare(sql, false)
 }
 

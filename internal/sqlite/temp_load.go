@@ -12,18 +12,18 @@ import (
 // rows that were there once are not checked again, and the table of the schema
 // can be written.
 func (c *Conn) freely(f func() error) error {
-	own, flags := c.own, c.struct3().Fflags
-	c.own = true
+	own, flags := c.asOwner, c.rawDB().Fflags
+	c.asOwner = true
 	c.writableSchema()
 	defer func() {
-		c.own = own
-		c.struct3().Fflags = flags
+		c.asOwner = own
+		c.rawDB().Fflags = flags
 	}()
 	return f()
 }
 
 func (c *Conn) writableSchema() {
-	db := c.struct3()
+	db := c.rawDB()
 	db.Fflags = db.Fflags&^(lib.SQLITE_ForeignKeys|lib.SQLITE_Defensive) | lib.SQLITE_IgnoreChecks | lib.SQLITE_WriteSchema
 }
 

@@ -264,7 +264,7 @@ func readFile(tls *libc.TLS, id, buf uintptr, n int32, offset int64) int32 {
 		rc = f.read(tls, id, buf, n, offset)
 	}
 	if rc = f.checkPage(tls, buf, n, offset, rc); rc == lib.SQLITE_IOERR_READ {
-		f.tell(&FileError{Op: "read", Path: f.path, Code: int(rc), Text: "disk I/O error"})
+		f.report(&FileError{Op: "read", Path: f.path, Code: int(rc), Text: "disk I/O error"})
 	}
 	return note(tls, "read", f.path, rc)
 }

@@ -254,7 +254,7 @@ func TestADamagedSnapshotIsNotTaken(t *testing.T) {
 	m, _ := onDisk(t)
 	path := filepath.Join(t.TempDir(), "copy.db")
 	m.mu.Lock()
-	err := m.conn.CopyTo(path)
+	err := m.conn.CopyTo(path, nil)
 	m.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)

@@ -57,7 +57,7 @@ func (v *view) copyTo(path string, done <-chan struct{}) error {
 	if stopped() {
 		return sm.ErrSnapshotStopped
 	}
-	err := v.conn.CopyUntil(path, stopped)
+	err := v.conn.CopyTo(path, stopped)
 	if err != nil && stopped() {
 		return sm.ErrSnapshotStopped
 	}
