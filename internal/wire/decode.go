@@ -15,8 +15,8 @@ var decoder, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(4), zstd.WithDe
 
 var errMalformed = errors.New("hiqlite: malformed entry")
 
-// A Decoder decodes entries one after the other, reusing its memory: what
-// Decode returned is good until its next call.
+// A Decoder decodes entries one after the other and reuses its memory. What Decode
+// returns is valid until the next call.
 type Decoder struct {
 	entry      Entry
 	texts      []string
@@ -47,8 +47,8 @@ func (d *Decoder) Decode(cmd []byte) (*Entry, error) {
 	}
 	d.entry = Entry{Operations: d.entry.Operations[:0], Commands: d.entry.Commands[:0]}
 	d.texts, d.statements, d.args = d.texts[:0], d.statements[:0], d.args[:0]
-	// The slices of an operation are cut from the decoder's, so they must not
-	// move while an entry is decoded: count first.
+	// The slices of an operation are parts of the decoder's slices, which must not
+	// move while an entry is decoded. So their sizes are counted first.
 	if err := d.reserve(body); err != nil {
 		return nil, err
 	}
@@ -230,9 +230,9 @@ func (l *Lease) field(f protowire.Number, n uint64, _ []byte) error {
 	return nil
 }
 
-// statement decodes one of an operation's statements. It and argument have loops
-// of their own, as large transactions consist of nothing else: what they decode
-// into does not have to be allocated for each.
+// statement decodes one statement of an operation. It and argument do not use fields,
+// so that they allocate nothing for each statement and argument: large transactions
+// consist of little else.
 func (d *Decoder) statement(b []byte, base uint64) error {
 	first := len(d.args)
 	text := base

@@ -8,17 +8,17 @@ import (
 // compressFrom is the size, in bytes, from which an entry is compressed.
 const compressFrom = 4 << 10
 
-// MaxEntrySize bounds an entry, in bytes, before compression. Raft copies an
-// entry several times on its way, and a follower that is behind receives many.
+// MaxEntrySize bounds an entry before compression, in bytes. Raft copies an entry
+// several times, and sends many of them to a follower that lags.
 const MaxEntrySize = 16 << 20
 
 const flagZstd = 1
 
 var encoder, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithEncoderCRC(false))
 
-// An EncodedOperation is an operation encoded by its caller, to be combined
-// with others into an entry. Its texts stand apart so that an entry holds each
-// text once.
+// An EncodedOperation is an operation that its caller has encoded, so that it can be
+// combined with others into an entry. Its texts are separate from its body, because
+// an entry has each text once.
 type EncodedOperation struct {
 	Texts  []string
 	Body   []byte
@@ -39,7 +39,7 @@ func EncodeOperation(op *Operation) *EncodedOperation {
 	e := &EncodedOperation{Vacuum: op.Vacuum, Body: appendHead(make([]byte, 0, 64), op)}
 	for i := range op.Statements {
 		s := &op.Statements[i]
-		// Alike statements of a batch mostly follow each other.
+		// In a batch, statements with the same text mostly follow each other.
 		n := len(e.Texts) - 1
 		if n < 0 || e.Texts[n] != s.SQL {
 			e.Texts = append(e.Texts, s.SQL)
@@ -50,7 +50,7 @@ func EncodeOperation(op *Operation) *EncodedOperation {
 	return e
 }
 
-// appendHead appends the fields of an operation, but for its statements.
+// appendHead appends the fields of an operation except its statements.
 func appendHead(b []byte, op *Operation) []byte {
 	b = appendInt(b, 2, op.StampMS)
 	if op.Seed != (Seed{}) {
@@ -176,7 +176,7 @@ func EncodeEntry(session, sequence uint64, ops []*EncodedOperation) []byte {
 }
 
 // EncodeOpenSession encodes the entry that opens a session of a node's
-// incarnation; node 0: of no node.
+// incarnation. If node is 0, the session belongs to no node.
 func EncodeOpenSession(nonce, node, incarnation uint64) []byte {
 	b := []byte{FormatVersion, 0}
 	b, at := openMessage(b, 3)
@@ -202,12 +202,12 @@ func EncodeClockAdvance(t ClockAdvance) []byte {
 	return closeMessage(b, at)
 }
 
-// EncodeHold encodes the entry that asks proposers to wait, for so many
-// milliseconds or until another node leads.
+// EncodeHold encodes the entry that asks proposers to wait for ms milliseconds or
+// until another node leads.
 func EncodeHold(ms uint64) []byte { return appendUint([]byte{FormatVersion, 0}, 7, ms) }
 
-// compress compresses an entry, behind the two bytes of its frame, if that saves a
-// tenth of it.
+// compress compresses an entry, except the two bytes of its frame, if that saves at
+// least a tenth of its size.
 func compress(b []byte) []byte {
 	if len(b) < compressFrom {
 		return b
@@ -261,8 +261,8 @@ func AppendResult(b []byte, r *Result) []byte {
 	return appendUint(b, 6, uint64(r.Settings))
 }
 
-// appendRows appends rows under the numbers of the fields that hold columns and
-// rows.
+// appendRows appends rows. columnField and rowField are the numbers of the fields for
+// columns and rows.
 func appendRows(b []byte, rows *Rows, columnField, rowField protowire.Number) []byte {
 	for _, c := range rows.Columns {
 		var at int
@@ -417,8 +417,9 @@ func appendBytesAlways(b []byte, field protowire.Number, s string) []byte {
 	return protowire.AppendString(b, s)
 }
 
-// openMessage begins a nested message of unknown length: it leaves one byte
-// for the length, which closeMessage fills in, moving longer messages.
+// openMessage begins a nested message of unknown length. It leaves one byte for the
+// length, which closeMessage fills in. If the length needs more bytes, closeMessage
+// moves the message.
 func openMessage(b []byte, field protowire.Number) ([]byte, int) {
 	b = protowire.AppendTag(b, field, protowire.BytesType)
 	return append(b, 0), len(b) + 1

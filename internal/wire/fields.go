@@ -6,7 +6,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// fields calls f for every field of a message: numbers come as n, bytes as data.
+// fields calls f for every field of a message. n has the value of a number, and data
+// that of a string or message.
 func fields(b []byte, f func(field protowire.Number, n uint64, data []byte) error) error {
 	for len(b) > 0 {
 		field, n, data, rest, err := next(b)
@@ -21,7 +22,7 @@ func fields(b []byte, f func(field protowire.Number, n uint64, data []byte) erro
 	return nil
 }
 
-// next returns the first field of what is left of a message, and what is behind it.
+// next returns the first field of b, and the rest of b.
 func next(b []byte) (field protowire.Number, n uint64, data, rest []byte, err error) {
 	var kind protowire.Type
 	used := 1

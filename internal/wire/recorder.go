@@ -9,13 +9,13 @@ type Recorder struct {
 	count  int
 }
 
-// A Mark is a place in a recording to go back to.
+// A Mark is a position in a recording, to which Truncate can return.
 type Mark struct{ texts, body, size, count int }
 
-// Mark returns the place behind the last statement.
+// Mark returns the position after the last statement.
 func (r *Recorder) Mark() Mark { return Mark{len(r.texts), len(r.body), r.size, r.count} }
 
-// Truncate forgets what was added since m.
+// Truncate removes the statements that were added since m.
 func (r *Recorder) Truncate(m Mark) {
 	for _, text := range r.texts[m.texts:] {
 		delete(r.byText, text)
@@ -23,7 +23,7 @@ func (r *Recorder) Truncate(m Mark) {
 	r.texts, r.body, r.size, r.count = r.texts[:m.texts], r.body[:m.body], m.size, m.count
 }
 
-// Add adds a statement; it copies the arguments, not the text.
+// Add adds a statement. It copies the arguments, but not the text.
 func (r *Recorder) Add(s *Statement) {
 	n, ok := r.byText[s.SQL]
 	if !ok {
@@ -42,16 +42,17 @@ func (r *Recorder) Add(s *Statement) {
 // Len returns the number of statements.
 func (r *Recorder) Len() int { return r.count }
 
-// maxHead is more than the bytes of an operation's fields beside its statements.
+// maxHead is an upper bound for the fields of an operation without its statements, in
+// bytes.
 const maxHead = 160
 
-// Size returns about how many bytes they take in an entry.
+// Size returns about how many bytes the statements need in an entry.
 func (r *Recorder) Size() int { return len(r.body) + r.size + maxHead }
 
 // Texts returns the statements' texts, each once.
 func (r *Recorder) Texts() []string { return r.texts }
 
-// Encode returns an operation of the statements; op brings the rest.
+// Encode returns an operation with the statements. The other fields are those of op.
 func (r *Recorder) Encode(op *Operation) *EncodedOperation {
 	return &EncodedOperation{Texts: r.texts, Body: append(appendHead(make([]byte, 0, len(r.body)+maxHead), op), r.body...)}
 }

@@ -7,7 +7,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// Size is about how many bytes the cells take.
+// Size returns about how many bytes the cells need.
 func (r *Rows) Size() (bytes int) {
 	if r == nil {
 		return 0
@@ -76,7 +76,7 @@ func (e *Error) Error() string { return e.Message }
 // A Column of a result.
 type Column struct{ Name, DeclType string }
 
-// Rows are the rows a statement returned; Cells holds them one after the other.
+// Rows are the rows that a statement returned. Cells has them one after the other.
 type Rows struct {
 	Columns []Column
 	Cells   []Value
@@ -90,13 +90,13 @@ func (r *Rows) Len() int {
 	return len(r.Cells) / len(r.Columns)
 }
 
-// A StatementResult is what one statement, or one script, answered.
+// A StatementResult is the result of one statement, or of one script.
 type StatementResult struct {
 	RowsAffected, LastInsertID int64
 	TotalChanges               int64   // by how much total_changes() grew
-	RowID                      int64   // of the row that it inserted itself, or an upsert updated
-	Rows                       *Rows   // nil if it returns none
-	More                       []*Rows // of a script: its result sets after Rows
+	RowID                      int64   // of the row that the statement itself inserted, or updated as an upsert
+	Rows                       *Rows   // nil if it has no columns
+	More                       []*Rows // the further result sets of a script
 }
 
 // AddRows adds the rows of one more statement, if it has columns.
@@ -211,7 +211,7 @@ func (r *Rows) row(b []byte) error {
 	})
 }
 
-// whole reports rows that have no columns, or not a cell for each.
+// whole returns an error if there are no columns, or if the last row lacks cells.
 func (r *Rows) whole() error {
 	if len(r.Columns) == 0 || len(r.Cells)%len(r.Columns) != 0 {
 		return errMalformed

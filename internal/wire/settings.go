@@ -1,8 +1,8 @@
 package wire
 
-// Settings are the PRAGMAs of a connection that change what statements mean, so
-// that every replica needs them to execute one alike. Each bit says that the
-// PRAGMA is not at this driver's default; none is set on most connections.
+// Settings are the PRAGMAs of a connection that change what statements mean. Every
+// replica needs them to execute a statement in the same way. A bit is set if the
+// PRAGMA differs from the default of this driver. On most connections none is set.
 type Settings uint32
 
 // The settings. Their numbers are part of the format.
@@ -21,11 +21,11 @@ const (
 	endOfSettings
 )
 
-// KnownSettings are all that this build knows.
+// KnownSettings are all settings that this build knows.
 const KnownSettings = endOfSettings - 1
 
-// settings checks what was read: a setting that this build does not know would
-// make it execute the statement otherwise than others do.
+// settings decodes settings. It refuses those that this build does not know, because
+// it would execute the statement in another way than newer builds.
 func settings(n uint64, into *Settings) error {
 	if n&^uint64(KnownSettings) != 0 {
 		return ErrNewerFormat

@@ -20,8 +20,8 @@ type TempObject struct {
 	Table string // of an index or a trigger
 	SQL   string
 
-	// Of a table alone.
-	Columns []string // those whose values are stored, in the order of a row's cells
+	// Only tables have the following.
+	Columns []string // the columns with stored values, in the order of a row's cells
 	RowID   bool     // the first cell of each row is its rowid
 
 	rows []byte // the object's encoding
@@ -87,7 +87,7 @@ func DecodeTemp(b []byte) (objects []TempObject, err error) {
 }
 
 // EachRow calls f with the cells of each row of a table that was decoded. They
-// are good until f returns.
+// are valid until f returns.
 func (o *TempObject) EachRow(f func(cells []Argument) error) error {
 	var cells []Argument
 	width := len(o.Columns)

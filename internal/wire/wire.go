@@ -1,9 +1,9 @@
-// Package wire is the versioned schema of what hiqlite writes into its Raft
-// log and its snapshots: hiqlite.proto, read and written by hand because it
-// stands on the path of every write.
+// Package wire encodes and decodes what hiqlite writes into its Raft logs and its
+// snapshots. The schema is hiqlite.proto. The code is written by hand instead of
+// generated, because every write runs through it.
 //
-// Decoded texts and blobs point into the decoded buffer; whoever keeps them
-// longer than the buffer copies them.
+// Decoded texts and blobs point into the decoded buffer. A caller that keeps them
+// longer than the buffer must copy them.
 package wire
 
 import (
@@ -16,9 +16,11 @@ import (
 	"math"
 )
 
-// FormatVersion is the version of log entries that this build writes, and the
-// newest that it reads. Replicas apply the same bytes, so a change of what an
-// entry means, the SQL engine's version included, is a new one.
+// FormatVersion is the version of log entries that this build writes, and the newest
+// that it reads. The bytes of a version are frozen: golden files in testdata pin
+// them. Replicas must get the same rows from the same bytes, so whatever changes the
+// meaning of an entry needs a new version. That includes a version of SQLite that
+// computes something else.
 const FormatVersion = 1
 
 // ErrNewerFormat says that an entry was written by a newer hiqlite.
@@ -61,8 +63,8 @@ func (v Value) Int() int64 { return int64(v.Num) }
 // Float returns the value of a REAL.
 func (v Value) Float() float64 { return math.Float64frombits(v.Num) }
 
-// An Argument is a value bound to a statement's parameter: by Name if it has
-// one, otherwise by its place.
+// An Argument is a value bound to a parameter of a statement: by Name if it has
+// one, otherwise by its position.
 type Argument struct {
 	Name string
 	Value
@@ -73,23 +75,23 @@ type Statement struct {
 	SQL  string
 	Args []Argument
 
-	// Of a transaction's statements alone.
-	LaterMS int64      // the clock has moved on since the statement before
-	Skipped uint64     // statements that ran between the two and left nothing
-	Fails   int        // the result code with which it failed, leaving something; 0: it did not
-	State   *ConnState // if it asks for it
-	// Settings are those in which the connection's, when the statement ran,
-	// differed from the operation's.
+	// Only statements of a transaction have the following.
+	LaterMS int64      // by how much SQL's clock has moved since the statement before, in milliseconds
+	Skipped uint64     // how many statements ran since then and changed nothing
+	Fails   int        // the result code of a statement that failed but kept changes; 0: it did not fail
+	State   *ConnState // before the statement, if it reads that, or Skipped is not 0
+	// Settings are the settings in which the connection differed from the operation
+	// when the statement ran.
 	Settings Settings
 }
 
-// ConnState is what a connection answers to changes(), total_changes() and
-// last_insert_rowid().
+// ConnState is what changes(), total_changes() and last_insert_rowid() return on a
+// connection.
 type ConnState struct{ Changes, TotalChanges, LastInsertID int64 }
 
-// A Seed is where the random numbers of an operation begin: 256 bits that its
-// proposer takes from the operating system, so that nobody can guess the numbers
-// from others. Who can read the log, or a backup, can compute them.
+// A Seed is the seed of an operation's random numbers: 256 bits that the proposer
+// gets from the operating system, so that nobody can guess a number from others. But
+// anyone who can read the log, or a backup, can compute them.
 type Seed [32]byte
 
 // NewSeed returns a random seed.
@@ -112,17 +114,17 @@ type Operation struct {
 	Seed         Seed   // of random() and randomblob()
 	LastInsertID int64  // the connection's last_insert_rowid() before
 	Changes      int64  // the connection's changes() before
-	MaxSteps     uint64 // bound of virtual machine steps; 0: the format's own
+	MaxSteps     uint64 // bound in steps of SQLite's virtual machine; 0: the default of the format
 	Vacuum       bool   // runs outside the transaction, alone in its entry
 	Statements   []Statement
 	Settings     Settings   // the connection's
-	Lease        *Lease     // what it has to do with the write lease, if anything
-	Temp         []byte     // the proposer's TEMP objects, see DecodeTemp; nil: it may have none
-	Functions    []Function // of programs: a replica without them must not execute it
-	Zone         *Zone      // the cluster's zone, unless it has another one
+	Lease        *Lease     // nil: the operation does not concern the write lease
+	Temp         []byte     // the proposer's TEMP objects, see DecodeTemp; nil: the statements may not make any
+	Functions    []Function // functions of programs; a replica that lacks one must not execute the operation
+	Zone         *Zone      // sets the time zone of the cluster, unless it has one
 }
 
-// A Function, or collation, that programs bring along.
+// A Function is a function or collation that programs register.
 type Function struct {
 	Name      string // in lower case
 	Version   uint64 // of what it computes
@@ -150,31 +152,32 @@ func (f Function) String() string {
 	return fmt.Sprintf("%s %s, version %d", kind, f.Name, f.Version)
 }
 
-// Lease says what an operation has to do with the write lease. One that has
-// Acquire, Release or InUse does nothing else.
+// Lease says how an operation uses the write lease. An operation with Acquire, Release
+// or InUse has no statements.
 type Lease struct {
-	Acquire uint64   // asks for it, under this id
-	TTLMS   uint64   // with Acquire: when it lapses, see HeldLease
-	Release []uint64 // gives up leases and places in the queue
-	InUse   bool     // the session's lease is not idle
+	Acquire uint64   // the id under which it acquires the lease; 0: it does not
+	TTLMS   uint64   // with Acquire: when the lease expires, see HeldLease
+	Release []uint64 // ids of leases to release and of waiters to remove from the queue
+	InUse   bool     // the session uses its lease again, so it is not idle
 
-	Under       uint64 // applied under this lease, which ends with it
-	Transaction bool   // with Under: applied under this lease only, and if Base is right
-	Base        uint64 // the last entry that had changed rows when the lease was granted
-	Keep        bool   // the lease goes on, idle, if nobody waits for it
+	Under       uint64 // the id of the lease that it is applied under; the operation ends that lease
+	Transaction bool   // with Under: it is applied only under this lease, and only if Base is right
+	Base        uint64 // index of the last entry that had changed rows when the lease was granted
+	Keep        bool   // the session keeps the lease, idle, if nobody waits for it
 	Checksum    Checksum
-	// DeferForeignKeys checks all foreign keys at the transaction's end. Those
-	// that were checked earlier when it ran were not violated.
+	// DeferForeignKeys defers the check of all foreign keys to the end of the
+	// transaction. Those that are not deferred were checked when the proposer ran it.
 	DeferForeignKeys bool
 }
 
-// A Checksum is one of what the statements of a transaction answered: a replica
-// that comes to another one applies nothing of it.
+// A Checksum is a checksum over the results of a transaction's statements. A replica
+// that computes another one applies nothing of the transaction.
 type Checksum uint64
 
-// Add adds what a statement answered: the changes that it made and the rowid
-// that it gave, itself. (How often FTS5 writes what it holds back depends on
-// savepoints, and shows in total_changes() and last_insert_rowid().)
+// Add adds the result of a statement: its result code, and the number of changes and
+// the rowid of the statement itself. It does not use total_changes() and
+// last_insert_rowid(), because they also count writes of FTS5's buffer, and their
+// number depends on savepoints.
 func (c *Checksum) Add(code int, changes, rowid int64) {
 	const prime = 1099511628211 // of FNV-1a
 	for _, n := range [...]uint64{uint64(code), uint64(changes), uint64(rowid)} {
@@ -183,20 +186,20 @@ func (c *Checksum) Add(code int, changes, rowid int64) {
 	}
 }
 
-// A Result is what an operation answered: Err, or one result a statement.
+// A Result is the result of an operation: Err, or one result for each statement.
 type Result struct {
 	Statements  []StatementResult
 	Err         *Error
-	RowsDropped bool     // rows were too large to be kept for a repeated entry
-	Settings    Settings // in which the connection's differ now from the operation's: a script has changed them
+	RowsDropped bool     // the rows are not here: they were too large to be kept for a repeated entry
+	Settings    Settings // the settings that a script has changed, compared with the operation's
 	Lease       LeaseResult
 }
 
-// A LeaseResult says where an operation stands that concerns the write lease.
+// A LeaseResult is the part of a Result that concerns the write lease.
 type LeaseResult struct {
 	State LeaseState
-	ID    uint64 // of the lease or place
-	Base  uint64 // of a lease: the last entry that changed rows
+	ID    uint64 // id of the lease or waiter
+	Base  uint64 // of a lease: index of the last entry that changed rows
 }
 
 // LeaseState is what became of an operation that concerns the write lease.
@@ -204,15 +207,15 @@ type LeaseState uint8
 
 // The states.
 const (
-	LeaseNone    LeaseState = iota // it was applied without
-	LeaseQueued                    // it has a place in the queue
-	LeaseGranted                   // the lease is the session's
-	LeaseKept                      // applied, and the lease is the session's still
-	LeaseExpired                   // the lease is not the session's: nothing was applied
+	LeaseNone    LeaseState = iota // it was applied without the lease, or ended it
+	LeaseQueued                    // it waits in the lease queue
+	LeaseGranted                   // the session holds the lease now
+	LeaseKept                      // it was applied, and the session still holds the lease
+	LeaseExpired                   // the session does not hold the lease: nothing was applied
 )
 
-// A Session is what makes entries of one proposer apply once. R is what an
-// operation of its shard answers.
+// A Session makes each entry of one proposer apply once. R is the type of the results
+// in its shard.
 type Session[R any] struct {
 	ID, Sequence uint64
 	LastUsed     uint64 // the shard's clock when the session's last entry was applied, in milliseconds
@@ -221,40 +224,40 @@ type Session[R any] struct {
 	Node, Incarnation uint64 // the proposer's
 }
 
-// A HeldLease is the write lease while somebody holds it.
+// A HeldLease is the write lease while a session holds it.
 type HeldLease struct {
-	ID      uint64 // 0: nobody does
+	ID      uint64 // 0: nobody holds the lease
 	Session uint64
-	Base    uint64 // the last entry that had changed rows when it was granted
-	TTLMS   uint64 // it lapses so many ticks after the session's last entry, if others wait
+	Base    uint64 // index of the last entry that had changed rows when the lease was granted
+	TTLMS   uint64 // while others wait, it expires this long after the session's last entry, in milliseconds
 	Idle    bool   // no transaction is known to run under it
 }
 
-// A Place in the queue for the lease keeps an operation until its turn.
+// A Waiter is an operation that waits in the lease queue.
 type Waiter struct {
 	Number            uint64
 	Session, Sequence uint64
-	Index             int // the operation's, in its entry
+	Index             int // the position of the operation in its entry, from 0
 	Operation         Operation
 }
 
-// A State is what the replica keeps in memory beside its rows.
+// A State is what the SQL machine keeps in memory in addition to its rows.
 type State struct {
-	SQLIndex uint64 // the last entry whose rows SQLite holds
-	Applied  uint64 // the last entry applied
-	Clock    uint64 // milliseconds
+	SQLIndex uint64 // index of the last entry whose rows SQLite has
+	Applied  uint64 // index of the last entry applied
+	Clock    uint64 // the clock of the shard, in milliseconds
 	Sessions []Session[Result]
 
-	Changed        uint64 // the last entry that may have changed rows
+	Changed        uint64 // index of the last entry that may have changed rows
 	Lease          HeldLease
-	Waiters        []Waiter // the queue for the lease
-	LastWaiter     uint64   // the number of the last place
-	ContendedSince uint64   // ticks since which somebody waits
+	Waiters        []Waiter // the lease queue, in its order
+	LastWaiter     uint64   // the highest number that a waiter was given
+	ContendedSince uint64   // the clock when the present holder began to keep somebody waiting
 
-	Functions []Function // that the schema needs
+	Functions []Function // functions of programs that the schema uses
 
-	Term    uint64 // of the last entry applied; 0: unknown
+	Term    uint64 // Raft's term of the last entry applied; 0: unknown
 	History uint64 // a checksum over all entries applied
 
-	Zone *Zone // of the cluster; nil: UTC
+	Zone *Zone // the time zone of the cluster; nil: UTC
 }

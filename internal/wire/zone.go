@@ -6,18 +6,18 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// A Zone is what 'localtime' and 'utc' mean. Its rules are in it, not taken from
-// a machine's zone data, which differ.
+// A Zone is the time zone of 'localtime' and 'utc'. It contains its rules, because the
+// time zone data of computers differ.
 type Zone struct {
 	Name    string
-	Offsets []Offset // in the order of From; before the first one holds the first
+	Offsets []Offset // ordered by From; the first one also applies to earlier times
 }
 
-// An Offset is how far a zone is ahead of UTC, from a moment on.
+// An Offset is how far a zone is ahead of UTC, from a time on.
 type Offset struct{ From, Seconds int64 } // Unix seconds
 
-// At returns by how many seconds the zone is ahead of UTC at a moment, in Unix
-// seconds. No zone is UTC.
+// At returns how many seconds the zone is ahead of UTC at a time, in Unix seconds.
+// A nil zone is UTC.
 func (z *Zone) At(unix int64) int64 {
 	if z == nil || len(z.Offsets) == 0 {
 		return 0
@@ -42,7 +42,7 @@ func appendZone(b []byte, field protowire.Number, z *Zone) []byte {
 	return closeMessage(b, at)
 }
 
-// decodeZone copies what it keeps.
+// decodeZone decodes what appendZone wrote, keeping nothing of data.
 func decodeZone(data []byte) (*Zone, error) {
 	z := new(Zone)
 	err := fields(data, func(f protowire.Number, _ uint64, data []byte) error {
