@@ -330,9 +330,18 @@ func TestDriverContexts(t *testing.T) {
 			if _, err := db.ExecContext(ctx, "INSERT INTO queue VALUES(1)"); !errors.Is(err, context.DeadlineExceeded) {
 				t.Error(err)
 			}
-			ctx, cancel = context.WithTimeout(testrun.Context(t), 50e6)
-			defer cancel()
-			if _, err := db.ExecContext(ctx, "INSERT INTO queue VALUES(2)"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, hiqlite.ErrOutcomeUnknown) {
+			client, err := hiqlite.From(testrun.Context(t), db)
+			if err != nil {
+				t.Fatal(err)
+			}
+			waiting := func(n int) func() bool { return func() bool { return client.(*hiqlite.Node).Queued() == n } }
+			testrun.WaitFor(t, "the transaction that was given up to leave the queue", waiting(0))
+			ctx, cancel = context.WithCancel(testrun.Context(t))
+			go func() { // before it is in the queue, the outcome of a write is not known
+				defer cancel()
+				testrun.WaitFor(t, "the write to wait", waiting(1))
+			}()
+			if _, err := db.ExecContext(ctx, "INSERT INTO queue VALUES(2)"); !errors.Is(err, context.Canceled) || errors.Is(err, hiqlite.ErrOutcomeUnknown) {
 				t.Error(err)
 			}
 			run(t, tx, "INSERT INTO queue VALUES(3)")

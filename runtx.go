@@ -28,6 +28,9 @@ const (
 // several times, whatever it does outside of the transaction must be repeatable. fn
 // must not commit or roll back itself.
 //
+// A deferred transaction that failed with SQLITE_BUSY_SNAPSHOT runs again as one that
+// is not deferred, so that it does not fail for that reason again.
+//
 // RunTx returns ErrOutcomeUnknown and does not repeat the transaction then, since it
 // may have been applied. If fn panics, RunTx rolls back and passes the panic on.
 func RunTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(*sql.Tx) error) error {
@@ -36,6 +39,9 @@ func RunTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(*sql.Tx
 		err := runOnce(ctx, db, opts, fn)
 		if err == nil || !repeatable(err) {
 			return err
+		}
+		if errors.Is(err, ErrBusySnapshot) {
+			ctx = withoutDeferring(ctx)
 		}
 		if run == maxRuns {
 			return fmt.Errorf("hiqlite: the transaction failed %d times: %w", run, err)
@@ -50,6 +56,17 @@ func RunTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(*sql.Tx
 		pause = min(2*pause, maxPause)
 	}
 }
+
+type notDeferredKey struct{}
+
+// withoutDeferring returns a context whose transactions ask for the write lease when
+// they begin, whatever ConnConfig.Deferred says. Others cannot change rows between
+// their reads and their writes, so that they cannot fail with SQLITE_BUSY_SNAPSHOT.
+func withoutDeferring(ctx context.Context) context.Context {
+	return context.WithValue(ctx, notDeferredKey{}, true)
+}
+
+func notDeferred(ctx context.Context) bool { return ctx.Value(notDeferredKey{}) != nil }
 
 func runOnce(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(*sql.Tx) error) error {
 	tx, err := db.BeginTx(ctx, opts)

@@ -81,7 +81,7 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 	if level == sql.LevelLinearizable {
 		begin = WithConsistency(ctx, Linearizable)
 	}
-	if err := c.begin(begin, opts.ReadOnly, c.cfg.Deferred, true); err != nil {
+	if err := c.begin(begin, opts.ReadOnly, c.cfg.Deferred && !notDeferred(ctx), true); err != nil {
 		return nil, err
 	}
 	c.tx.linearizable = level == sql.LevelLinearizable

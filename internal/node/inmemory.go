@@ -46,7 +46,7 @@ func (s *inMemoryShard) start() error {
 	if err := s.checkLog(0, 0); err != nil {
 		return err
 	}
-	return s.raft.StartInMemory(s.raw)
+	return s.withCause(s.raft.StartInMemory(s.raw)) // ErrClosed if the machine has failed meanwhile
 }
 
 // inMemoryHook calls a test's hook before entries are applied.

@@ -64,7 +64,7 @@ func (s *sqlShard) start() error {
 	if hook := s.node.opts.Hooks.ApplySQL; hook != nil {
 		machine = onDiskHook{machine, func() { hook(s.node.opts.ID) }}
 	}
-	return s.raft.Start(machine)
+	return s.withCause(s.raft.Start(machine)) // ErrClosed if the machine has failed meanwhile
 }
 
 // onDiskHook calls a test's hook before entries are applied.
