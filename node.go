@@ -84,16 +84,7 @@ func (n *Node) migrate() {
 	if n.cfg.Migrations == nil {
 		return
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go func() {
-		select {
-		case <-n.node.Done():
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	for {
+	for ctx := n.node.Context(); ; {
 		err := Migrate(ctx, n.db, n.cfg.Migrations)
 		switch {
 		case n.node.Closed():

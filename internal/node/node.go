@@ -236,8 +236,8 @@ func (n *Node) InMemoryShards() shardapi.Shards {
 	return shardapi.Shards{KV: n.kv, Lock: n.lock, PubSub: n.pubsub}
 }
 
-// Done returns a channel that is closed when the node begins to close.
-func (n *Node) Done() <-chan struct{} { return n.ctx.Done() }
+// Context returns a context that ends when the node begins to close.
+func (n *Node) Context() context.Context { return n.ctx }
 
 // Closed reports whether the node is closed, or closing.
 func (n *Node) Closed() bool { return n.ctx.Err() != nil }
