@@ -19,3 +19,29 @@ type Listener[R any] interface {
 	// cannot go on. It stops the replica; the entry being applied waits for it.
 	Failed(err error)
 }
+
+// A Notification is what a Listener is told of an applied entry. A machine collects
+// those of one Update, and delivers them when reads can see the changes.
+type Notification[R any] struct {
+	Verdict           Verdict
+	Opened            bool   // the entry opened Session
+	Nonce             uint64 // of an entry that opened a session
+	Session, Sequence uint64
+	Results           []R
+	HoldMS            uint64 // not 0: the entry asks proposers to wait
+}
+
+// Deliver calls the method of the listener that the notification is meant for, if
+// there is one.
+func (n *Notification[R]) Deliver(l Listener[R]) {
+	switch {
+	case n.HoldMS > 0:
+		l.Held(n.HoldMS)
+	case n.Opened:
+		l.SessionOpened(n.Nonce, n.Session)
+	case n.Verdict == Unknown:
+		l.SessionUnknown(n.Session, n.Sequence)
+	case n.Verdict != Stale:
+		l.Applied(n.Session, n.Sequence, n.Results)
+	}
+}

@@ -86,15 +86,7 @@ type machine interface {
 	endRestore() error
 }
 
-// A notification is what the listener is told of an entry.
-type notification struct {
-	verdict           statemachine.Verdict
-	opened            bool // the entry opened a session
-	nonce             uint64
-	session, sequence uint64
-	outcomes          []wire.Outcome
-	holdMS            uint64 // > 0: the entry asks proposers to wait
-}
+type notification = statemachine.Notification[wire.Outcome]
 
 var _ sm.IConcurrentStateMachine = (*memory)(nil)
 
@@ -154,28 +146,28 @@ func (m *memory) applyEntry(index uint64, cmd []byte) error {
 		if e.Node != 0 {
 			m.machine.sessionOpened(e.Node, e.Incarnation)
 		}
-		m.notifications = append(m.notifications, notification{opened: true, nonce: e.Nonce, session: index})
+		m.notifications = append(m.notifications, notification{Opened: true, Nonce: e.Nonce, Session: index})
 		return nil
 	case e.ClockAdvance != nil:
 		m.advance(*e.ClockAdvance)
 		return nil
 	case e.HoldMS > 0:
-		m.notifications = append(m.notifications, notification{holdMS: e.HoldMS})
+		m.notifications = append(m.notifications, notification{HoldMS: e.HoldMS})
 		return nil
 	}
 	session, verdict := m.sessions.Admit(e.Session, e.Sequence, m.sessionClock)
-	n := notification{verdict: verdict, session: e.Session, sequence: e.Sequence}
+	n := notification{Verdict: verdict, Session: e.Session, Sequence: e.Sequence}
 	switch verdict {
 	case statemachine.Repeat:
-		n.outcomes = session.Results
+		n.Results = session.Results
 	case statemachine.Apply:
-		n.outcomes = make([]wire.Outcome, len(e.Commands))
+		n.Results = make([]wire.Outcome, len(e.Commands))
 		for i := range e.Commands {
 			c := &e.Commands[i]
 			m.seen = m.seen.Max(c.Seen)
-			n.outcomes[i] = m.machine.apply(c, session)
+			n.Results[i] = m.machine.apply(c, session)
 		}
-		session.Results = keptOutcomes(n.outcomes)
+		session.Results = keptOutcomes(n.Results)
 	}
 	m.notifications = append(m.notifications, n)
 	if m.decoder.Size() > statemachine.MaxIdleDecoder {
@@ -256,19 +248,8 @@ func (m *memory) LogBytes() uint64 { return m.logBytes.Load() }
 
 // deliver tells the listener of the entries of an Update.
 func (m *memory) deliver() {
-	l := m.cfg.Listener
 	for i := range m.notifications {
-		n := &m.notifications[i]
-		switch {
-		case n.holdMS > 0:
-			l.Held(n.holdMS)
-		case n.opened:
-			l.SessionOpened(n.nonce, n.session)
-		case n.verdict == statemachine.Unknown:
-			l.SessionUnknown(n.session, n.sequence)
-		case n.verdict != statemachine.Stale:
-			l.Applied(n.session, n.sequence, n.outcomes)
-		}
+		m.notifications[i].Deliver(m.cfg.Listener)
 	}
 	clear(m.notifications)
 	m.notifications = m.notifications[:0]

@@ -49,31 +49,24 @@ type run struct {
 
 // A notification is what a listener is told of an entry, or of a waiter.
 type notification struct {
-	verdict           statemachine.Verdict
-	opened            bool
-	nonce             uint64
-	session, sequence uint64
-	results           []wire.Result
-	holdMS            uint64
-	waiter            uint64       // id of a waiter that left the queue
-	settled           *wire.Result // its result; nil: the notification is not of a waiter
+	statemachine.Notification[wire.Result]
+	waiter  uint64       // id of a waiter of Session that left the queue
+	settled *wire.Result // its result; nil: the notification is not of a waiter
+}
+
+// notify adds what the listener will be told of an entry.
+func (b *batch) notify(n statemachine.Notification[wire.Result]) {
+	b.notifications = append(b.notifications, notification{Notification: n})
 }
 
 // deliver tells the listeners of the batch.
 func (b *batch) deliver(l Listener, leases LeaseListener) {
 	for i := range b.notifications {
 		n := &b.notifications[i]
-		switch {
-		case n.settled != nil:
-			leases.Settled(n.session, n.waiter, *n.settled)
-		case n.holdMS > 0:
-			l.Held(n.holdMS)
-		case n.opened:
-			l.SessionOpened(n.nonce, n.session)
-		case n.verdict == statemachine.Unknown:
-			l.SessionUnknown(n.session, n.sequence)
-		case n.verdict != statemachine.Stale:
-			l.Applied(n.session, n.sequence, n.results)
+		if n.settled != nil {
+			leases.Settled(n.Session, n.waiter, *n.settled)
+		} else {
+			n.Deliver(l)
 		}
 	}
 	clear(b.notifications)
@@ -155,12 +148,12 @@ func (r *SQL) applyEntry(index uint64, e *wire.Entry) error {
 	switch {
 	case e.OpenSession:
 		r.sessions.Open(index, r.now, e.Node, e.Incarnation)
-		b.notifications = append(b.notifications, notification{opened: true, nonce: e.Nonce, session: index})
+		b.notify(statemachine.Notification[wire.Result]{Opened: true, Nonce: e.Nonce, Session: index})
 		return r.lease.dropGoneSessions(&r.batch.entry)
 	case e.ClockAdvance != nil:
 		return r.advanceClock(*e.ClockAdvance)
 	case e.HoldMS > 0:
-		b.notifications = append(b.notifications, notification{holdMS: e.HoldMS})
+		b.notify(statemachine.Notification[wire.Result]{HoldMS: e.HoldMS})
 		return nil
 	}
 	if len(e.Operations) == 1 && e.Operations[0].Vacuum {
@@ -171,25 +164,25 @@ func (r *SQL) applyEntry(index uint64, e *wire.Entry) error {
 		}
 	}
 	session, verdict := r.sessions.Admit(e.Session, e.Sequence, r.now)
-	n := notification{verdict: verdict, session: e.Session, sequence: e.Sequence}
+	n := statemachine.Notification[wire.Result]{Verdict: verdict, Session: e.Session, Sequence: e.Sequence}
 	switch verdict {
 	case statemachine.Repeat:
-		n.results = slices.Clone(session.Results) // the session's change when a waiter is settled
+		n.Results = slices.Clone(session.Results) // the session's change when a waiter is settled
 	case statemachine.Apply:
-		n.results = make([]wire.Result, len(e.Operations))
-		b.entry = entry{e.Session, e.Sequence, n.results}
+		n.Results = make([]wire.Result, len(e.Operations))
+		b.entry = entry{e.Session, e.Sequence, n.Results}
 		for i := range e.Operations {
 			if e.Operations[i].Vacuum && len(e.Operations) > 1 {
-				n.results[i].Err = sqlite.VacuumNotAlone()
+				n.Results[i].Err = sqlite.VacuumNotAlone()
 				continue
 			}
-			if err := r.lease.applyOrQueue(&b.entry, i, &e.Operations[i], &n.results[i]); err != nil {
+			if err := r.lease.applyOrQueue(&b.entry, i, &e.Operations[i], &n.Results[i]); err != nil {
 				return err
 			}
 		}
-		session.Results = keptResults(n.results)
+		session.Results = keptResults(n.Results)
 	}
-	b.notifications = append(b.notifications, n)
+	b.notify(n)
 	return nil
 }
 

@@ -1,6 +1,9 @@
 package replica
 
-import "github.com/hiqlite/hiqlite/internal/wire"
+import (
+	"github.com/hiqlite/hiqlite/internal/wire"
+	"github.com/hiqlite/hiqlite/statemachine"
+)
 
 // A lessor is the SQL machine as the host of its lease queue. All methods run
 // while an entry is being applied.
@@ -29,7 +32,9 @@ func (l lessor) holderChanged(ended uint64) {
 // answered with the same result.
 func (l lessor) settled(w *wire.Waiter, result *wire.Result) {
 	r := l.r
-	r.batch.notifications = append(r.batch.notifications, notification{session: w.Session, waiter: waiterID(w), settled: result})
+	r.batch.notifications = append(r.batch.notifications, notification{
+		Notification: statemachine.Notification[wire.Result]{Session: w.Session}, waiter: waiterID(w), settled: result,
+	})
 	if s := r.sessions.Get(w.Session); s != nil && s.Sequence == w.Sequence && w.Index < len(s.Results) {
 		s.Results[w.Index] = keptResults([]wire.Result{*result})[0]
 		r.sessions.Changed(w.Session)
