@@ -337,17 +337,30 @@ func TestDriverContexts(t *testing.T) {
 			waiting := func(n int) func() bool { return func() bool { return client.(*hiqlite.Node).Queued() == n } }
 			testrun.WaitFor(t, "the transaction that was given up to leave the queue", waiting(0))
 			ctx, cancel = context.WithCancel(testrun.Context(t))
-			go func() { // before it is in the queue, the outcome of a write is not known
-				defer cancel()
-				testrun.WaitFor(t, "the write to wait", waiting(1))
+			defer cancel()
+			later := make(chan error, 1)
+			go func() {
+				testrun.WaitFor(t, "the write to be in the queue", waiting(1))
+				// A node has one entry in flight. Once a second write is in the
+				// queue, the caller of the first one knows that it waits; before,
+				// its outcome would be unknown.
+				go func() {
+					_, err := db.ExecContext(testrun.Context(t), "INSERT INTO queue VALUES(5)")
+					later <- err
+				}()
+				testrun.WaitFor(t, "a second write to be in the queue", waiting(2))
+				cancel()
 			}()
 			if _, err := db.ExecContext(ctx, "INSERT INTO queue VALUES(2)"); !errors.Is(err, context.Canceled) || errors.Is(err, hiqlite.ErrOutcomeUnknown) {
 				t.Error(err)
 			}
 			run(t, tx, "INSERT INTO queue VALUES(3)")
 			commit(t, tx)
+			if err := <-later; err != nil {
+				t.Error(err)
+			}
 			run(t, db, "INSERT INTO queue VALUES(4)")
-			if got := one[string](t, db, "SELECT group_concat(n) FROM queue"); got != "3,4" {
+			if got := one[string](t, db, "SELECT group_concat(n) FROM queue"); got != "3,5,4" {
 				t.Error(got)
 			}
 		}},
