@@ -2,17 +2,14 @@ package hiqlite_test
 
 import (
 	"bytes"
-	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
@@ -28,14 +25,6 @@ import (
 type contract struct {
 	name string
 	keep func(t *testing.T, db *sql.DB)
-}
-
-// unhurried sets all timeouts so high that nothing ends by itself while a test runs:
-// what is not released, stays and is found.
-func unhurried(cfg *hiqlite.Config) {
-	cfg.LeaseTTL = time.Hour
-	cfg.Conn.BusyTimeout = testrun.Patience
-	cfg.Conn.TxTimeout = time.Hour
 }
 
 // keepAll checks contracts on one node and on three, through a node that does not
@@ -55,77 +44,6 @@ func keepAll(t *testing.T, contracts []contract) {
 			}
 			c.WaitEqual()
 		})
-	}
-}
-
-// commit fails unless the transaction can be committed.
-func commit(t testing.TB, tx *sql.Tx) {
-	t.Helper()
-	if err := tx.Commit(); err != nil {
-		t.Fatalf("commit: %v", err)
-	}
-}
-
-func rollBack(t testing.TB, tx *sql.Tx) {
-	t.Helper()
-	if err := tx.Rollback(); err != nil {
-		t.Fatalf("roll back: %v", err)
-	}
-}
-
-// an asker is what a query can be asked of.
-type asker interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-	PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
-}
-
-// one returns the one value that a query gives.
-func one[T any](t testing.TB, q asker, query string, args ...any) (v T) {
-	t.Helper()
-	if err := q.QueryRowContext(testrun.Context(t), query, args...).Scan(&v); err != nil {
-		t.Fatalf("%s: %v", query, err)
-	}
-	return v
-}
-
-func run(t testing.TB, q asker, query string, args ...any) sql.Result {
-	t.Helper()
-	r, err := q.ExecContext(testrun.Context(t), query, args...)
-	if err != nil {
-		t.Fatalf("%s: %v", query, err)
-	}
-	return r
-}
-
-// each calls f for every row of a query.
-func each(t testing.TB, q asker, query string, f func(rows *sql.Rows), args ...any) {
-	t.Helper()
-	rows, err := q.QueryContext(testrun.Context(t), query, args...)
-	if err != nil {
-		t.Fatalf("%s: %v", query, err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		f(rows)
-	}
-	if err := rows.Err(); err != nil {
-		t.Fatalf("%s: %v", query, err)
-	}
-}
-
-// all starts n goroutines and waits for them.
-func all(t testing.TB, n int, f func(i int) error) {
-	t.Helper()
-	var work sync.WaitGroup
-	errs := make([]error, n)
-	for i := range n {
-		work.Go(func() { errs[i] = f(i) })
-	}
-	work.Wait()
-	if err := errors.Join(errs...); err != nil {
-		t.Error(err)
 	}
 }
 

@@ -355,3 +355,33 @@ func TestWritableSchemaIsForDumps(t *testing.T) {
 		c.WaitEqual()
 	})
 }
+
+func TestScriptOfADump(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1, unhurried)
+	conn := mustConn(t, c.DB(0))
+	run(t, conn, `PRAGMA foreign_keys=OFF;
+BEGIN TRANSACTION;
+CREATE TABLE child(id INTEGER PRIMARY KEY, p INT REFERENCES parent(id));
+INSERT INTO child VALUES(1,7);
+INSERT INTO child VALUES(2,99);
+CREATE TABLE parent(id INTEGER PRIMARY KEY, name TEXT);
+INSERT INTO parent VALUES(7,'it''s; a name');
+CREATE INDEX i ON child(p);
+CREATE TRIGGER tr AFTER INSERT ON parent BEGIN INSERT INTO child(p) VALUES(new.id); DELETE FROM child WHERE p=0; END;
+COMMIT;
+`)
+	if got := one[string](t, conn, "SELECT (SELECT count(*) FROM child) || name FROM parent"); got != "2it's; a name" {
+		t.Error(got)
+	}
+	run(t, conn, "INSERT INTO parent(id) VALUES(8)")
+	if n := one[int](t, conn, "SELECT count(*) FROM child"); n != 3 {
+		t.Errorf("%d rows", n)
+	}
+	if n := one[int](t, conn, "PRAGMA foreign_keys"); n != 0 {
+		t.Error("the script's setting is gone")
+	}
+	if n := one[int](t, mustConn(t, c.DB(0)), "PRAGMA foreign_keys"); n != 1 {
+		t.Error("the script's setting is that of other connections too")
+	}
+}

@@ -4,6 +4,9 @@ import (
 	"database/sql"
 	"path/filepath"
 	"testing"
+
+	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // The replica's own table is one of those that tools leave alone, and survives
@@ -50,6 +53,49 @@ func TestToolsLeaveTheMetaTableAlone(t *testing.T) {
 		if n := one[int](t, c.DB(c.Len()-1), "SELECT count(*) FROM t"); n != 4 {
 			t.Errorf("%d rows", n)
 		}
+		c.WaitEqual()
+	})
+}
+
+// Tools that empty a database drop all tables that sqlite_master lists.
+func TestDroppingAllTables(t *testing.T) {
+	t.Parallel()
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		mustExec(t, c.DB(0), "CREATE TABLE a(x); CREATE TABLE b(x); INSERT INTO a VALUES(1)")
+		err := hiqlite.RunTx(testrun.Context(t), c.DB(0), nil, func(tx *sql.Tx) error {
+			rows, err := tx.Query("SELECT name FROM sqlite_master WHERE type='table'")
+			if err != nil {
+				return err
+			}
+			defer rows.Close()
+			var names []string
+			for rows.Next() {
+				var name string
+				if err := rows.Scan(&name); err != nil {
+					return err
+				}
+				names = append(names, name)
+			}
+			for _, name := range names {
+				if _, err := tx.Exec("DROP TABLE " + name); err != nil {
+					return err
+				}
+			}
+			return rows.Err()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustExec(t, c.DB(0), "DROP TABLE sqlite_hiqlite")
+		var n int
+		if err := c.DB(0).QueryRow("SELECT count(*) FROM sqlite_master WHERE name IN ('a', 'b')").Scan(&n); err != nil || n != 0 {
+			t.Errorf("%d tables are left, %v", n, err)
+		}
+		mustExec(t, c.DB(0), "CREATE TABLE a(x)")
+		c.WaitEqual()
+		c.Stop(0)
+		c.Start(0) // what makes writes apply once is still there
+		c.WaitReady(0)
 		c.WaitEqual()
 	})
 }

@@ -384,3 +384,29 @@ func TestMigrateBesideATableOfThatName(t *testing.T) {
 	mustRefuse(t, c.DB(0), people, "hiqlite_migrations", "version")
 	wantRows(t, c.DB(0), "SELECT count(*) FROM sqlite_schema WHERE name='people'", "0")
 }
+
+// Three nodes come up with migrations, each at its own time: all are ready with
+// the schema in place.
+func TestNodesMigrateAtTheirStart(t *testing.T) {
+	t.Parallel()
+	files := fstest.MapFS{
+		"1_accounts.sql": {Data: []byte("CREATE TABLE account(id INTEGER PRIMARY KEY, balance INTEGER)")},
+		"2_first.sql":    {Data: []byte("INSERT INTO account(balance) VALUES(7)")},
+	}
+	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Migrations = files })
+	for i := range c.Len() {
+		var n, sum int
+		if err := c.DB(i).QueryRow("SELECT count(*), sum(balance) FROM account").Scan(&n, &sum); err != nil || n != 1 || sum != 7 {
+			t.Errorf("node %d: %d rows, sum %d, %v", i+1, n, sum, err)
+		}
+	}
+	c.WaitEqual()
+	c.Stop(2)
+	c.Configure(2, func(cfg *hiqlite.Config) {
+		cfg.Migrations = fstest.MapFS{"1_accounts.sql": {Data: []byte("CREATE TABLE other(id)")}, "2_first.sql": files["2_first.sql"]}
+	})
+	c.Start(2)
+	if err := c.Node(2).Ready(testrun.Context(t)); err == nil || !strings.Contains(err.Error(), "1_accounts.sql") {
+		t.Errorf("an altered migration: %v", err)
+	}
+}

@@ -275,13 +275,6 @@ func seeValue(v any) string {
 	return fmt.Sprintf("%T %#v", v, v)
 }
 
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
 func TestReferenceTables(t *testing.T) {
 	eachWay(t, "", []step{
 		text("CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT, c REAL, d BLOB, e, f VARCHAR(10), g DECIMAL(10,2), h BOOLEAN, i DATE, j DATETIME, k TIMESTAMP, l TIME, m NUMERIC)"),
@@ -381,4 +374,20 @@ func TestReferenceErrors(t *testing.T) {
 		text("REINDEX nope"), text("PRAGMA table_info(nope)"), text("PRAGMA nope"), text("PRAGMA foreign_key_check"),
 		text("SELECT 1; SELEC 2"), text("SELECT * FROM nope; SELECT 1"), text("EXPLAIN SELEC"), text("SELECT * FROM p WHERE id IN (SELECT id, u FROM p)"),
 	})
+}
+
+// referenceConn is a connection of modernc.org/sqlite's driver.
+func referenceConn(t testing.TB) *sql.Conn {
+	t.Helper()
+	db, err := sql.Open("sqlite", filepath.Join(t.TempDir(), "file.db")+"?_fk=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	c, err := db.Conn(testrun.Context(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
 }

@@ -2,7 +2,6 @@ package hiqlite_test
 
 import (
 	"database/sql"
-	"database/sql/driver"
 	"fmt"
 	"strings"
 	"testing"
@@ -238,19 +237,51 @@ func empty(t *testing.T, db *sql.DB) {
 	}
 }
 
-// loneConn is a connection that is not used again.
-func loneConn(t *testing.T, db *sql.DB) *sql.Conn {
-	t.Helper()
-	conn, err := db.Conn(testrun.Context(t))
-	if err != nil {
-		t.Fatal(err)
+func TestForeignKeysAreAFlagOfTheConnection(t *testing.T) {
+	p := newPair(t, "_fk=1")
+	read := text("PRAGMA foreign_keys")
+	for _, s := range []step{
+		text("CREATE TABLE p(a PRIMARY KEY); CREATE TABLE c(a REFERENCES p)"), read, text("INSERT INTO c VALUES(1)"),
+		text("PRAGMA foreign_keys=0"), read, text("INSERT INTO c VALUES(1)"), text("PRAGMA foreign_keys=on"), read, text("INSERT INTO c VALUES(1)"),
+		text("PRAGMA foreign_keys = 'no'"), read, text("PRAGMA main.foreign_keys(true)"), read, text("PRAGMA foreign_keys=7"), read, text("PRAGMA foreign_keys=nonsense"), read, text("PRAGMA FOREIGN_KEYS=YES"), read,
+		text("PRAGMA foreign_keys=OFF; INSERT INTO c VALUES(2); PRAGMA foreign_keys"), read, text("INSERT INTO c VALUES(3); PRAGMA foreign_keys=ON"), read, text("INSERT INTO c VALUES(4)"),
+		text("PRAGMA foreign_key_check"), text("SELECT a FROM c"), text("PRAGMA foreign_key_list(c)"), text("PRAGMA defer_foreign_keys=1"), text("PRAGMA defer_foreign_keys"), text("INSERT INTO c VALUES(5)"),
+	} {
+		p.same(ways[0], s)
 	}
-	t.Cleanup(func() { discard(conn) })
-	return conn
+	for i, options := range []string{"_fk=0", "_foreign_keys=off", "_pragma=foreign_keys(0)", "_fk=on&_pragma=foreign_keys(0)", "_pragma=foreign_keys(0)&_pragma=foreign_keys(1)"} {
+		p.conns = p.open(options)
+		p.same(ways[0], read)
+		p.same(ways[1], text("INSERT INTO c VALUES(?)", 100+i))
+	}
 }
 
-// discard closes a connection instead of giving it back.
-func discard(conn *sql.Conn) {
-	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
-	conn.Close()
+func TestHarmlessPragmasAnswerLikeSQLite(t *testing.T) {
+	for _, w := range ways {
+		p := newPair(t, "_busy_timeout=5000&_pragma=synchronous(1)")
+		for _, s := range []string{
+			"PRAGMA busy_timeout", "PRAGMA busy_timeout=7", "PRAGMA busy_timeout", "PRAGMA busy_timeout=-3", "PRAGMA busy_timeout", "PRAGMA busy_timeout=x", "PRAGMA busy_timeout",
+			"PRAGMA journal_mode", "PRAGMA journal_mode=WAL", "PRAGMA journal_mode=wal", "PRAGMA main.journal_mode", "PRAGMA synchronous", "PRAGMA synchronous=NORMAL", "PRAGMA synchronous", "PRAGMA synchronous=OFF", "PRAGMA synchronous", "PRAGMA synchronous=2", "PRAGMA synchronous", "PRAGMA synchronous=extra", "PRAGMA synchronous", "PRAGMA synchronous=on", "PRAGMA synchronous",
+			"PRAGMA cache_size", "PRAGMA cache_size=-64000", "PRAGMA cache_size", "PRAGMA cache_size(100)", "PRAGMA cache_size", "PRAGMA temp_store", "PRAGMA temp_store=MEMORY", "PRAGMA temp_store", "PRAGMA temp_store=2", "PRAGMA temp_store", "PRAGMA temp_store=file", "PRAGMA temp_store",
+			"PRAGMA mmap_size", "PRAGMA mmap_size=0", "PRAGMA mmap_size=268435456", "PRAGMA mmap_size", "PRAGMA max_page_count", "PRAGMA wal_checkpoint(TRUNCATE)", "PRAGMA wal_checkpoint=TRUNCATE", "PRAGMA locking_mode", "PRAGMA locking_mode=NORMAL", "PRAGMA wal_autocheckpoint=500", "PRAGMA wal_autocheckpoint", "PRAGMA journal_size_limit=1000", "PRAGMA journal_size_limit",
+			"PRAGMA optimize", "PRAGMA optimize(0x10002)", "PRAGMA shrink_memory", "PRAGMA incremental_vacuum", "PRAGMA incremental_vacuum(5)", "PRAGMA auto_vacuum", "PRAGMA auto_vacuum=0", "PRAGMA page_size", "PRAGMA encoding", "PRAGMA encoding='UTF-8'",
+			"PRAGMA query_only", "PRAGMA query_only=1", "PRAGMA query_only", "CREATE TABLE q(a)", "PRAGMA query_only=0", "PRAGMA query_only", "CREATE TABLE q(a)", "INSERT INTO q VALUES(1)", "PRAGMA query_only=on", "INSERT INTO q VALUES(1)", "SELECT * FROM q", "PRAGMA query_only=off",
+			"PRAGMA recursive_triggers", "PRAGMA recursive_triggers=0", "PRAGMA read_uncommitted=1", "PRAGMA read_uncommitted", "PRAGMA cell_size_check=1", "PRAGMA cell_size_check", "PRAGMA automatic_index", "PRAGMA automatic_index=0", "PRAGMA automatic_index", "PRAGMA secure_delete", "PRAGMA secure_delete=1", "PRAGMA secure_delete=FAST", "PRAGMA secure_delete",
+			"PRAGMA user_version", "PRAGMA user_version=5", "PRAGMA user_version", "PRAGMA user_version=-1", "PRAGMA user_version", "PRAGMA user_version='7'", "PRAGMA user_version", "PRAGMA application_id(0x10)", "PRAGMA application_id",
+			"PRAGMA table_info(q)", "PRAGMA table_info('q')", "PRAGMA table_xinfo(q)", "PRAGMA index_list(q)", "PRAGMA integrity_check", "PRAGMA quick_check(1)", "PRAGMA foreign_key_check", "PRAGMA collation_list", "PRAGMA nosuch", "PRAGMA nosuch=1", "PRAGMA freelist_count", "SELECT * FROM pragma_table_info('q')",
+			"PRAGMA threads", "PRAGMA threads=2", "PRAGMA soft_heap_limit", "PRAGMA analysis_limit=100", "PRAGMA analysis_limit", "PRAGMA fullfsync=1", "PRAGMA fullfsync", "PRAGMA case_sensitive_like=0", "PRAGMA trusted_schema", "PRAGMA trusted_schema=1", "PRAGMA writable_schema=0", "PRAGMA legacy_alter_table=0", "PRAGMA ignore_check_constraints=off",
+			"PRAGMA busy_timeout=1; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout", "PRAGMA busy_timeout=1; SELECT 3", "SELECT 3; PRAGMA busy_timeout", "PRAGMA foreign_keys; SELECT 1", "PRAGMA optimize; PRAGMA shrink_memory",
+		} {
+			p.same(w, text(s))
+		}
+	}
+}
+
+// PRAGMA query_only is no matter of when the transaction began.
+func TestQueryOnlyIsSwitchedInATransaction(t *testing.T) {
+	p := newPair(t, "")
+	for _, s := range []step{text("CREATE TABLE t(a)"), text("PRAGMA query_only=1"), text("BEGIN"), text("INSERT INTO t VALUES(1)"), text("PRAGMA query_only=0"), text("INSERT INTO t VALUES(2)"),
+		text("PRAGMA query_only=1"), text("INSERT INTO t VALUES(3)"), text("COMMIT")} {
+		p.same(ways[1], s)
+	}
 }

@@ -1,9 +1,14 @@
 package hiqlite_test
 
 import (
+	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -196,4 +201,151 @@ func TestTimesThatTextsCannotHold(t *testing.T) {
 			t.Errorf("%v: %q, want %q", at, got, want)
 		}
 	}
+}
+
+// timeOptions are all combinations of what a DSN can say about times.
+func timeOptions() (all []string) {
+	for _, format := range []string{"", "sqlite", "datetime", "string_no_monotonic"} {
+		for _, integer := range []string{"", "unix", "unix_milli", "unix_micro", "unix_nano"} {
+			for _, zone := range []string{"", "UTC", "America/New_York"} {
+				for _, flags := range []string{"", "&_inttotime=1", "&_texttotime=1", "&_inttotime=true&_texttotime=t"} {
+					all = append(all, "_time_format="+format+"&_time_integer_format="+integer+"&_timezone="+zone+flags)
+				}
+			}
+		}
+	}
+	return all
+}
+
+func TestTimesInAllFormats(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
+	p := newPair(t, "")
+	query := way{"query", seeQuery}
+	const columns = "d DATE, dt DATETIME, ts TIMESTAMP, ti TIME, i INT, tx TEXT, x"
+	p.same(query, text("CREATE TABLE kept("+columns+")"))
+	for _, v := range []any{
+		"2024-02-03", "2024-02-03 04:05", "2024-02-03T04:05", "2024-02-03 04:05:06", "2024-02-03T04:05:06Z", "2024-02-03 04:05:06.123456789+02:00", "2024-02-03T04:05:06.5-07:00",
+		"2024-02-03 04:05:06Z", "2024-02-03Z", "2024-02-03 04:05:06 +0200 CEST", "2024-02-03 04:05:06.7 +0000 UTC m=+0.123", "m=+1", "04:05:06", "2460000.5", "no time", "",
+		0, 1, -1, 1700000000, 1700000000000, 1700000000000000, 1700000000000000000, 1000000000000, 1000000000001, -1000000000000, -1000000000001, math.MaxInt64, math.MinInt64, 1.5, []byte("2024-02-03"), nil,
+	} {
+		p.same(query, text("INSERT INTO kept VALUES(?1,?1,?1,?1,?1,?1,?1)", v))
+	}
+	for i, options := range timeOptions() {
+		p.conns = p.open(options)
+		t.Log(options)
+		p.same(query, text("SELECT * FROM kept"))
+		p.same(query, text("SELECT max(d), dt||'', (SELECT ts), upper(tx), x, datetime(dt) FROM kept GROUP BY rowid"))
+		table := fmt.Sprint("t", i)
+		p.same(query, text("CREATE TABLE "+table+"("+columns+")"))
+		for _, v := range everyArgument() {
+			if at, ok := v.(time.Time); ok {
+				p.same(query, text("INSERT INTO "+table+" VALUES(?1,?1,?1,?1,?1,?1,?1) RETURNING *, max(d,'')", at))
+				p.same(query, text("SELECT ?1, typeof(?1)", at))
+			}
+		}
+		p.same(query, text("SELECT * FROM "+table))
+		p.same(query, text("UPDATE "+table+" SET x=d RETURNING *, x||''"))
+		if t.Failed() {
+			return
+		}
+		p.conns[0].Close()
+		p.conns[1].Close()
+	}
+}
+
+const localTimes = `SELECT datetime('2024-07-01 12:00:00','localtime') || ' ' || datetime('2024-01-01 12:00:00','localtime') || ' ' ||
+	datetime('2024-07-01 12:00:00','utc') || ' ' || datetime('1950-07-01 12:00:00','localtime') || ' ' || datetime('2080-01-01 12:00:00','localtime')`
+
+// one zone, in reads, writes and transactions of all nodes.
+func sameZone(t *testing.T, c *testCluster, want string) {
+	t.Helper()
+	for i := range c.Len() {
+		db := c.DB(i)
+		if err := c.Node(i).Ready(testrun.Context(t)); err != nil {
+			t.Fatal(err)
+		}
+		if got := one[string](t, db, localTimes); got != want {
+			t.Errorf("a read on node %d: %s, want %s", i+1, got, want)
+		}
+		run(t, db, "CREATE TABLE IF NOT EXISTS zone(at)")
+		if got := one[string](t, db, "INSERT INTO zone "+localTimes+" RETURNING at"); got != want {
+			t.Errorf("a write on node %d: %s, want %s", i+1, got, want)
+		}
+		tx := mustBegin(t, db)
+		run(t, tx, "INSERT INTO zone "+localTimes)
+		if got := one[string](t, tx, localTimes); got != want {
+			t.Errorf("a transaction on node %d: %s, want %s", i+1, got, want)
+		}
+		commit(t, tx)
+		read, err := db.BeginTx(testrun.Context(t), &sql.TxOptions{ReadOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := one[string](t, read, localTimes); got != want {
+			t.Errorf("a transaction that reads on node %d: %s, want %s", i+1, got, want)
+		}
+		read.Rollback()
+		if n := one[int](t, db, "SELECT count(DISTINCT at) FROM zone"); n != 1 {
+			t.Errorf("%d different times stand in the table", n)
+		}
+	}
+	c.WaitEqual()
+}
+
+const (
+	inUTC    = "2024-07-01 12:00:00 2024-01-01 12:00:00 2024-07-01 12:00:00 1950-07-01 12:00:00 2080-01-01 12:00:00"
+	inBerlin = "2024-07-01 14:00:00 2024-01-01 13:00:00 2024-07-01 10:00:00 1950-07-01 14:00:00 2080-01-01 13:00:00"
+)
+
+// The process's own zone is an odd one: run again with TZ set.
+func TestLocaltimeIsTheClusters(t *testing.T) {
+	if os.Getenv("TZ") != "Asia/Kathmandu" {
+		child := exec.Command(os.Args[0], "-test.run=^TestLocaltimeIsTheClusters$", "-test.v")
+		child.Env = append(os.Environ(), "TZ=Asia/Kathmandu")
+		if out, err := child.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestLocaltimeIsTheClusters/a_zone/nodes=3") {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	t.Run("UTC", func(t *testing.T) {
+		eachSize(t, func(t *testing.T, c *testCluster) { sameZone(t, c, inUTC) })
+	})
+	for _, size := range []int{1, 3} {
+		t.Run("a zone/nodes="+string(rune('0'+size)), func(t *testing.T) {
+			c := newCluster(t, size, func(cfg *hiqlite.Config) { cfg.Timezone = "Europe/Berlin" })
+			sameZone(t, c, inBerlin)
+			// It stays, for who does not name it too, and no other one is taken.
+			c.Stop(size - 1)
+			c.Configure(size-1, func(cfg *hiqlite.Config) { cfg.Timezone = "" })
+			c.Start(size - 1)
+			c.WaitReady(size - 1)
+			sameZone(t, c, inBerlin)
+		})
+	}
+}
+
+func TestANodeInAnotherZoneAnswersNoSQL(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
+		if cfg.NodeID < 3 {
+			cfg.Timezone = "Europe/Berlin"
+		}
+	})
+	sameZone(t, c, inBerlin)
+	c.Stop(2)
+	c.Configure(2, func(cfg *hiqlite.Config) { cfg.Timezone = "America/Bogota" })
+	c.Start(2)
+	for _, query := range []string{"SELECT 1", "INSERT INTO zone VALUES(1)", "BEGIN"} {
+		_, err := c.DB(2).ExecContext(testrun.Context(t), query)
+		if err == nil || !strings.Contains(err.Error(), "Europe/Berlin") || !strings.Contains(err.Error(), "America/Bogota") || errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v", query, err)
+		}
+	}
+	if _, err := c.DB(2).BeginTx(testrun.Context(t), nil); err == nil {
+		t.Error("a transaction began")
+	}
+	if err := c.Node(2).Ready(testrun.Context(t)); err == nil || !strings.Contains(err.Error(), "Europe/Berlin") {
+		t.Errorf("Ready: %v", err)
+	}
+	run(t, c.DB(0), "INSERT INTO zone VALUES('goes on')")
 }

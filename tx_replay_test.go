@@ -119,3 +119,80 @@ func look(ctx context.Context, q asker) (string, error) {
 	}
 	return b.String(), nil
 }
+
+// What a transaction was told about foreign keys is forgotten with it: the next
+// one's failed statements leave nothing.
+func TestDeferredKeysAreForgotten(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1)
+	run(t, c.DB(0), "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE k(q REFERENCES p(id)); CREATE TABLE seen(n)")
+	tx := mustBegin(t, c.DB(0))
+	run(t, tx, "PRAGMA defer_foreign_keys=ON")
+	run(t, tx, "INSERT INTO k VALUES(?)", 1)
+	rollBack(t, tx)
+	tx = mustBegin(t, c.DB(0))
+	if _, err := tx.Exec("INSERT INTO k VALUES(?)", 99); err == nil {
+		t.Error("a key that refers to nothing was taken")
+	}
+	run(t, tx, "INSERT INTO seen SELECT count(*) FROM k")
+	if n := one[int](t, tx, "SELECT count(*) FROM k"); n != 0 {
+		t.Errorf("the failed statement left %d rows", n)
+	}
+	commit(t, tx)
+	if n := one[int](t, c.DB(0), "SELECT n FROM seen"); n != 0 {
+		t.Errorf("the transaction is applied as if it had seen %d rows", n)
+	}
+}
+
+// ROLLBACK TO makes SQLite load its statistics anew, which replicas do not
+// execute: they choose the same plan nevertheless.
+func TestPlansAfterRollbackTo(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3)
+	run(t, c.DB(0), `CREATE TABLE a(x,z); CREATE TABLE b(x,z); CREATE TABLE o(v);
+		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<20) INSERT INTO a SELECT i, i FROM n;
+		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<5000) INSERT INTO b SELECT i, 5001-i FROM n;
+		CREATE INDEX i1 ON a(x); CREATE INDEX ib ON b(x); ANALYZE; CREATE INDEX ca ON a(z); CREATE INDEX cb ON b(z)`)
+	tx := mustBegin(t, c.DB(0))
+	for _, q := range []string{"DROP INDEX i1", "SAVEPOINT s", "INSERT INTO o VALUES('undone')", "ROLLBACK TO s", "RELEASE s",
+		"INSERT INTO o SELECT a.x||'-'||b.x FROM a JOIN b ON a.z=b.z LIMIT 5"} {
+		run(t, tx, q)
+	}
+	const all = "SELECT group_concat(v, ' ') FROM o"
+	saw := one[string](t, tx, all)
+	commit(t, tx)
+	for i := range c.Len() {
+		c.WaitReady(i)
+		if got := one[string](t, c.DB(i), all); got != saw {
+			t.Errorf("node %d holds %s, the transaction saw %s", i+1, got, saw)
+		}
+	}
+}
+
+// A connection that is used for a second transaction plans as replicas do, though
+// an index was made in between.
+func TestPlansOfAConnectionUsedAgain(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3)
+	run(t, c.DB(0), `CREATE TABLE a(id INTEGER PRIMARY KEY, x, y); CREATE TABLE o(v); INSERT INTO a VALUES(1,9,0),(2,8,0),(3,7,0),(4,6,0);
+		CREATE INDEX i0 ON a(x,y); ANALYZE`)
+	for i := range c.Len() {
+		c.WaitReady(i)
+		tx := mustBegin(t, c.DB(i)) // leaves a connection that has loaded the schema
+		run(t, tx, "DELETE FROM o")
+		commit(t, tx)
+	}
+	run(t, c.DB(0), "CREATE INDEX i1 ON a(x,y)")
+	for i := range c.Len() {
+		tx := mustBegin(t, c.DB(i))
+		run(t, tx, "DELETE FROM o")
+		run(t, tx, "INSERT INTO o SELECT x FROM a ORDER BY random() LIMIT 2")
+		const all = "SELECT group_concat(v, ' ') FROM o"
+		saw := one[string](t, tx, all)
+		commit(t, tx)
+		if got := one[string](t, c.DB(i), all); got != saw {
+			t.Errorf("node %d holds %s, the transaction saw %s", i+1, got, saw)
+		}
+	}
+	c.WaitEqual()
+}

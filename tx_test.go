@@ -1,13 +1,13 @@
 package hiqlite_test
 
 import (
-	"context"
+	"crypto/rand"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
+	"sort"
 	"strings"
-	"sync"
 	"testing"
-	"testing/fstest"
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/testrun"
@@ -61,185 +61,171 @@ func TestTransactionsReadWhatTheyWrite(t *testing.T) {
 	})
 }
 
-// Tools that empty a database drop all tables that sqlite_master lists.
-func TestDroppingAllTables(t *testing.T) {
+func TestTransactionUsedAfterItsEnd(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1, unhurried)
+	db := c.DB(0)
+	run(t, db, "CREATE TABLE t(a)")
+	for _, end := range []func(*sql.Tx) error{(*sql.Tx).Commit, (*sql.Tx).Rollback} {
+		tx := mustBegin(t, db)
+		run(t, tx, "INSERT INTO t VALUES(1)")
+		if err := end(tx); err != nil {
+			t.Fatal(err)
+		}
+		for what, err := range map[string]error{
+			"Commit": tx.Commit(), "Rollback": tx.Rollback(),
+			"Exec":    second(tx.Exec("INSERT INTO t VALUES(2)")),
+			"Query":   second(tx.Query("SELECT 1")),
+			"Prepare": second(tx.Prepare("SELECT 1")),
+		} {
+			if !errors.Is(err, sql.ErrTxDone) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	}
+	if n := one[int](t, db, "SELECT count(*) FROM t"); n != 1 {
+		t.Errorf("%d rows", n)
+	}
+}
+
+// database/sql does not let programs do this, other users of the driver may.
+func TestDriverTransactionEndedTwice(t *testing.T) {
+	c := newCluster(t, 1, unhurried)
+	err := mustConn(t, c.DB(0)).Raw(func(raw any) error {
+		begin := func() driver.Tx {
+			return must(raw.(driver.ConnBeginTx).BeginTx(testrun.Context(t), driver.TxOptions{}))
+		}
+		tx := begin()
+		if err := tx.Commit(); err != nil {
+			return err
+		}
+		hasCode(t, tx.Commit(), 1, "no transaction is active")
+		hasCode(t, tx.Rollback(), 1, "no transaction is active")
+		next := begin()
+		hasCode(t, tx.Rollback(), 1, "no transaction is active") // not that of the next one
+		hasCode(t, tx.Commit(), 1, "no transaction is active")
+		return next.Commit()
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTransactionTooLarge(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		mustExec(t, c.DB(0), "CREATE TABLE a(x); CREATE TABLE b(x); INSERT INTO a VALUES(1)")
-		err := hiqlite.RunTx(testrun.Context(t), c.DB(0), nil, func(tx *sql.Tx) error {
-			rows, err := tx.Query("SELECT name FROM sqlite_master WHERE type='table'")
-			if err != nil {
-				return err
+		db := c.DB(c.Len() - 1)
+		run(t, db, "CREATE TABLE t(id INTEGER PRIMARY KEY, b BLOB)")
+		blob := make([]byte, 3<<20)
+		rand.Read(blob) // zstd must not make it fit
+		tx := mustBegin(t, db)
+		run(t, tx, "INSERT INTO t(b) VALUES(?)", blob)
+		run(t, tx, "SAVEPOINT a")
+		run(t, tx, "INSERT INTO t(b) VALUES(?)", blob)
+		for range 2 {
+			if _, err := tx.Exec("INSERT INTO t(b) VALUES(?)", blob); !errors.Is(err, hiqlite.ErrTooLarge) {
+				t.Fatalf("the third: %v", err)
+			} else if s := err.Error(); strings.Count(s, "hiqlite:") != 1 || strings.Count(s, "too large") != 1 || !strings.Contains(s, "smaller") {
+				t.Fatalf("it says something twice: %v", err)
 			}
-			defer rows.Close()
-			var names []string
-			for rows.Next() {
-				var name string
-				if err := rows.Scan(&name); err != nil {
-					return err
-				}
-				names = append(names, name)
-			}
-			for _, name := range names {
-				if _, err := tx.Exec("DROP TABLE " + name); err != nil {
-					return err
-				}
-			}
-			return rows.Err()
-		})
+		}
+		if n := one[int](t, tx, "SELECT count(*) FROM t"); n != 2 {
+			t.Errorf("%d rows inside", n)
+		}
+		run(t, tx, "ROLLBACK TO a") // makes room
+		run(t, tx, "INSERT INTO t(b) VALUES(?)", blob)
+		run(t, tx, "INSERT INTO t(id) VALUES(77)")
+		commit(t, tx)
+		if n := one[int](t, db, "SELECT count(*) FROM t"); n != 3 {
+			t.Errorf("%d rows", n)
+		}
+		tx = mustBegin(t, db)
+		if _, err := tx.Exec("INSERT INTO t(b) VALUES(?)", make([]byte, 9<<20)); !errors.Is(err, hiqlite.ErrTooLarge) {
+			t.Errorf("a statement that alone is too large: %v", err)
+		}
+		commit(t, tx)
+		c.WaitEqual()
+	})
+}
+
+// What Exec took, Commit can propose.
+func TestLargestTransactionCanBeCommitted(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1, unhurried)
+	db := c.DB(0)
+	run(t, db, "CREATE TABLE t(b)")
+	blob := make([]byte, 9<<20)
+	rand.Read(blob)
+	insert := func(size int) (*sql.Tx, error) {
+		tx := mustBegin(t, db)
+		_, err := tx.Exec("INSERT INTO t VALUES(?)", blob[:size])
+		return tx, err
+	}
+	least := sort.Search(1<<20, func(i int) bool {
+		tx, err := insert(8<<20 - 1<<19 + i)
+		tx.Rollback()
+		return err != nil
+	}) + 8<<20 - 1<<19
+	for size := least - 1; size > least-40; size -= 7 {
+		tx, err := insert(size)
 		if err != nil {
 			t.Fatal(err)
 		}
-		mustExec(t, c.DB(0), "DROP TABLE sqlite_hiqlite")
-		var n int
-		if err := c.DB(0).QueryRow("SELECT count(*) FROM sqlite_master WHERE name IN ('a', 'b')").Scan(&n); err != nil || n != 0 {
-			t.Errorf("%d tables are left, %v", n, err)
+		if err := tx.Commit(); err != nil {
+			t.Errorf("%d bytes: %v", size, err)
 		}
-		mustExec(t, c.DB(0), "CREATE TABLE a(x)")
-		c.WaitEqual()
-		c.Stop(0)
-		c.Start(0) // what makes writes apply once is still there
-		c.WaitReady(0)
-		c.WaitEqual()
-	})
+	}
 }
 
-// A node closes at once, too, when it has just kept a lease for a next
-// transaction, or has one to give back.
-func TestCloseAfterTransactions(t *testing.T) {
+func TestTransactionWithinATransaction(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 1)
-	for range 5 {
-		for i := range 3 { // the later ones find a lease that was kept
-			tx := mustBegin(t, c.DB(0))
-			if _, err := tx.Exec("CREATE TABLE IF NOT EXISTS t(a)"); err != nil {
-				t.Fatal(err)
-			}
-			if i < 2 {
-				if err := tx.Commit(); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		c.Stop(0)
-		c.Start(0)
-		c.WaitReady(0)
+	c := newCluster(t, 1, unhurried)
+	db := c.DB(0)
+	run(t, db, "CREATE TABLE t(a)")
+	tx := mustBegin(t, db)
+	run(t, tx, "INSERT INTO t VALUES(1)")
+	for _, text := range []string{"BEGIN", "BEGIN IMMEDIATE", "INSERT INTO t VALUES(2); BEGIN; COMMIT"} {
+		_, err := tx.Exec(text)
+		hasCode(t, err, 1, "cannot start a transaction within a transaction")
+	}
+	commit(t, tx)
+	conn := mustConn(t, db)
+	run(t, conn, "BEGIN")
+	_, err := conn.BeginTx(testrun.Context(t), nil)
+	hasCode(t, err, 1, "cannot start a transaction within a transaction")
+	_, err = conn.BeginTx(testrun.Context(t), &sql.TxOptions{ReadOnly: true})
+	hasCode(t, err, 1, "cannot start a transaction within a transaction")
+	run(t, conn, "INSERT INTO t VALUES(3)")
+	run(t, conn, "COMMIT")
+	tx = must(conn.BeginTx(testrun.Context(t), nil)) // ended by a text
+	run(t, tx, "INSERT INTO t VALUES(4)")
+	run(t, tx, "COMMIT")
+	hasCode(t, tx.Commit(), 1, "cannot commit - no transaction is active")
+	run(t, conn, "INSERT INTO t VALUES(5)")
+	if got := one[string](t, db, "SELECT group_concat(a) FROM t"); got != "1,2,3,4,5" {
+		t.Error(got)
 	}
 }
 
-func mustBegin(t testing.TB, db *sql.DB) *sql.Tx {
-	t.Helper()
-	tx, err := db.BeginTx(testrun.Context(t), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tx
-}
-
-// Three nodes come up with migrations, each at its own time: all are ready with
-// the schema in place.
-func TestNodesMigrateAtTheirStart(t *testing.T) {
+func TestVacuumInATransaction(t *testing.T) {
 	t.Parallel()
-	files := fstest.MapFS{
-		"1_accounts.sql": {Data: []byte("CREATE TABLE account(id INTEGER PRIMARY KEY, balance INTEGER)")},
-		"2_first.sql":    {Data: []byte("INSERT INTO account(balance) VALUES(7)")},
-	}
-	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Migrations = files })
-	for i := range c.Len() {
-		var n, sum int
-		if err := c.DB(i).QueryRow("SELECT count(*), sum(balance) FROM account").Scan(&n, &sum); err != nil || n != 1 || sum != 7 {
-			t.Errorf("node %d: %d rows, sum %d, %v", i+1, n, sum, err)
+	c := newCluster(t, 1, unhurried)
+	run(t, c.DB(0), "CREATE TABLE t(a)")
+	tx := mustBegin(t, c.DB(0))
+	run(t, tx, "INSERT INTO t VALUES(1)")
+	for _, text := range []string{"VACUUM", "INSERT INTO t VALUES(2); VACUUM"} {
+		if _, err := tx.Exec(text); err == nil {
+			t.Errorf("%s: no error", text)
+		} else {
+			hasCode(t, err, 1, "VACUUM")
+		}
+		if _, err := tx.Query(text); err == nil {
+			t.Errorf("%s: no error", text)
 		}
 	}
-	c.WaitEqual()
-	c.Stop(2)
-	c.Configure(2, func(cfg *hiqlite.Config) {
-		cfg.Migrations = fstest.MapFS{"1_accounts.sql": {Data: []byte("CREATE TABLE other(id)")}, "2_first.sql": files["2_first.sql"]}
-	})
-	c.Start(2)
-	if err := c.Node(2).Ready(testrun.Context(t)); err == nil || !strings.Contains(err.Error(), "1_accounts.sql") {
-		t.Errorf("an altered migration: %v", err)
+	commit(t, tx)
+	if n := one[int](t, c.DB(0), "SELECT count(*) FROM t"); n != 1 {
+		t.Errorf("%d rows", n)
 	}
-}
-
-// Transactions that collide are run again, others are not.
-func TestRunTx(t *testing.T) {
-	t.Parallel()
-	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Conn.Deferred = true })
-	mustExec(t, c.DB(0), "CREATE TABLE counter(n INTEGER)")
-	mustExec(t, c.DB(0), "INSERT INTO counter VALUES(0)")
-	for i := range c.Len() {
-		c.WaitReady(i)
-	}
-	const each, workers = 5, 6
-	var work sync.WaitGroup
-	for i := range workers {
-		work.Go(func() {
-			db := c.DB(i % 3)
-			for range each {
-				err := hiqlite.RunTx(testrun.Context(t), db, nil, func(tx *sql.Tx) error {
-					var n int // read first, so that the write may come too late
-					if err := tx.QueryRow("SELECT n FROM counter").Scan(&n); err != nil {
-						return err
-					}
-					_, err := tx.Exec("UPDATE counter SET n=?", n+1)
-					return err
-				})
-				if err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	work.Wait()
-	var n int
-	ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
-	if err := c.DB(0).QueryRowContext(ctx, "SELECT n FROM counter").Scan(&n); err != nil || n != each*workers {
-		t.Errorf("the counter stands at %d, %v", n, err)
-	}
-	mine := errors.New("mine")
-	runs := 0
-	err := hiqlite.RunTx(testrun.Context(t), c.DB(0), nil, func(tx *sql.Tx) error {
-		runs++
-		if _, err := tx.Exec("UPDATE counter SET n=0"); err != nil {
-			return err
-		}
-		return mine
-	})
-	if !errors.Is(err, mine) || runs != 1 {
-		t.Errorf("it ran %d times: %v", runs, err)
-	}
-	unknown := func(*sql.Tx) error { runs++; return errors.Join(hiqlite.ErrOutcomeUnknown, hiqlite.ErrTxExpired) }
-	if err := hiqlite.RunTx(testrun.Context(t), c.DB(0), nil, unknown); !errors.Is(err, hiqlite.ErrOutcomeUnknown) || runs != 2 {
-		t.Errorf("it ran %d times: %v", runs, err)
-	}
-	busy := func(*sql.Tx) error { runs++; return &hiqlite.Error{ExtendedCode: 5} }
-	ctx, cancel := context.WithTimeout(testrun.Context(t), 0)
-	defer cancel()
-	if err := hiqlite.RunTx(ctx, c.DB(0), nil, busy); err == nil {
-		t.Error("a context that has ended runs nothing")
-	}
-	if err := c.DB(0).QueryRow("SELECT n FROM counter").Scan(&n); err != nil || n != each*workers {
-		t.Errorf("the counter stands at %d, %v", n, err)
-	}
-}
-
-// Texts are classified by the transaction itself once it has TEMP objects, or has
-// changed the schema: changes() answered 0 after that.
-func TestCountersSurviveClassification(t *testing.T) {
-	t.Parallel()
-	eachSize(t, func(t *testing.T, c *testCluster) {
-		conn := mustConn(t, c.DB(0))
-		for _, text := range []string{
-			"CREATE TABLE t(a)", "CREATE TEMP TABLE x(a)", "BEGIN", "CREATE TABLE u(a)", "INSERT INTO u VALUES(1),(2),(3)", "UPDATE u SET a = changes()",
-			"INSERT INTO t VALUES(0),(0)", "UPDATE t SET a = changes() WHERE a = 0", "UPDATE t SET a = a * 100 + changes() * 10 + last_insert_rowid()", "COMMIT",
-		} {
-			if _, err := conn.ExecContext(testrun.Context(t), text); err != nil {
-				t.Fatalf("%s: %v", text, err)
-			}
-		}
-		if got := one[string](t, c.DB(0), "SELECT (SELECT group_concat(a) FROM u) || ' ' || (SELECT group_concat(a) FROM t)"); got != "3,3,3 222,222" {
-			t.Error(got)
-		}
-	})
+	run(t, c.DB(0), "VACUUM")
 }

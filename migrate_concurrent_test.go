@@ -283,3 +283,19 @@ func TestMigrateAgainAfterEachError(t *testing.T) {
 	mustMigrate(t, c.DB(leader), files)
 	c.WaitEqual()
 }
+
+// Migrate waits for transactions as long as its context allows.
+func TestMigrateWaitsForTransactions(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Conn.BusyTimeout = time.Millisecond })
+	tx := mustBegin(t, c.DB(0))
+	done := make(chan error)
+	go func() {
+		done <- hiqlite.Migrate(testrun.Context(t), c.DB(1), fstest.MapFS{"1_t.sql": {Data: []byte("CREATE TABLE t(a)")}})
+	}()
+	queued(t, c.Node(0), 1)
+	commit(t, tx)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -38,19 +38,6 @@ func (c *testCluster) putBack(i int, copied string) {
 	}
 }
 
-func (c *testCluster) stopAll() {
-	for i := range c.Len() {
-		c.Stop(i)
-	}
-}
-
-func (c *testCluster) insert(i, rows int) {
-	c.t.Helper()
-	for range rows {
-		mustExec(c.t, c.DB(i), "INSERT INTO t DEFAULT VALUES")
-	}
-}
-
 // tryStart starts a node, which may refuse because it is damaged.
 func (c *testCluster) tryStart(i int) (started bool) {
 	c.t.Helper()

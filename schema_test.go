@@ -1,9 +1,9 @@
 package hiqlite_test
 
 import (
+	"context"
 	"database/sql"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -33,22 +33,6 @@ var schemaChanges = []string{
 	"DROP INDEX i; ALTER TABLE t DROP COLUMN c", "DROP VIEW v", "ALTER TABLE t ADD COLUMN b VARCHAR(7)", "CREATE VIEW v AS SELECT a, b, 1 AS c FROM t", "CREATE INDEX i ON t(b COLLATE NOCASE DESC)", "ALTER TABLE t RENAME COLUMN b TO c",
 	"DROP VIEW v; DROP TABLE t", "CREATE TABLE t(a, b DATE, c, d GENERATED ALWAYS AS (a+1)) STRICT", "CREATE TABLE t(a INT, b TEXT REFERENCES u(b), c ANY, d GENERATED ALWAYS AS (a+1)) STRICT", "DROP TABLE t; CREATE VIEW t AS SELECT 7 AS a, 'view' AS b, 2.5 AS c", "DROP VIEW t; CREATE VIRTUAL TABLE t USING fts5(a, b, c)",
 	"INSERT INTO t VALUES('x','y','z')", "DROP TABLE t; ALTER TABLE u RENAME TO t", "CREATE TABLE u AS SELECT b AS a, c AS b FROM t", "DROP TABLE t", "DROP TABLE u", "CREATE TABLE u(a PRIMARY KEY) WITHOUT ROWID; CREATE TABLE t(c, a REFERENCES u, b REFERENCES t(c))",
-}
-
-// referenceConn is a connection of modernc.org/sqlite's driver.
-func referenceConn(t testing.TB) *sql.Conn {
-	t.Helper()
-	db, err := sql.Open("sqlite", filepath.Join(t.TempDir(), "file.db")+"?_fk=1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	c, err := db.Conn(testrun.Context(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
 }
 
 // occupy keeps n of a node's readers busy, so that the next read gets another.
@@ -286,5 +270,154 @@ func TestResultsOfSchemaChanges(t *testing.T) {
 				}
 			}
 		}
+	})
+}
+
+func TestPreparedStatementsSurviveSchemaChanges(t *testing.T) {
+	t.Parallel()
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		last := c.Len() - 1
+		mustExec(t, c.DB(0), "CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
+		ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+		var inserts, all, counts []*sql.Stmt
+		for i := range c.Len() {
+			c.WaitReady(i)
+			inserts = append(inserts, prepare(t, c.DB(i), "INSERT INTO t(b) VALUES(?) RETURNING *"))
+			all = append(all, prepare(t, c.DB(i), "SELECT * FROM t ORDER BY a DESC LIMIT 1"))
+			counts = append(counts, prepare(t, c.DB(i), "SELECT count(*) FROM t"))
+		}
+		check := func(what string, columns string, count int) {
+			t.Helper()
+			for i := range c.Len() {
+				if got := columnsOf(t, ctx, inserts[i], i); got != columns {
+					t.Errorf("after %s, node %d inserts into the columns %s", what, i+1, got)
+				}
+				if got := columnsOf(t, ctx, all[i]); got != columns {
+					t.Errorf("after %s, node %d reads the columns %s", what, i+1, got)
+				}
+				count++
+				var n int
+				if err := counts[i].QueryRowContext(ctx).Scan(&n); err != nil || n != count {
+					t.Errorf("after %s, node %d counts %d, %v, want %d", what, i+1, n, err, count)
+				}
+			}
+		}
+		check("nothing", "a b", 0)
+		mustExec(t, c.DB(last), "ALTER TABLE t ADD COLUMN c DEFAULT 5")
+		check("ADD COLUMN", "a b c", c.Len())
+		mustExec(t, c.DB(0), "ALTER TABLE t DROP COLUMN c")
+		check("DROP COLUMN", "a b", 2*c.Len())
+		mustExec(t, c.DB(last), "DROP TABLE t")
+		for i := range c.Len() {
+			if _, err := inserts[i].QueryContext(ctx, 1); err == nil || !strings.Contains(err.Error(), "no such table: t") {
+				t.Errorf("node %d inserts into a dropped table: %v", i+1, err)
+			}
+			if _, err := all[i].QueryContext(ctx); err == nil || !strings.Contains(err.Error(), "no such table: t") {
+				t.Errorf("node %d reads a dropped table: %v", i+1, err)
+			}
+		}
+		mustExec(t, c.DB(0), "CREATE TABLE t(x, a INTEGER PRIMARY KEY, b)")
+		check("CREATE", "x a b", 0)
+		mustExec(t, c.DB(last), "DROP TABLE t; CREATE VIEW t AS SELECT 1 AS a, 2 AS b")
+		for i := range c.Len() {
+			if got := columnsOf(t, ctx, all[i]); got != "a b" {
+				t.Errorf("node %d reads the columns %s of a view", i+1, got)
+			}
+		}
+		c.WaitEqual()
+	})
+}
+
+// A node may still remember a schema without what the statement before made.
+func TestSchemaChangesSeeEachOther(t *testing.T) {
+	t.Parallel()
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		last := c.Len() - 1
+		for i, text := range []string{
+			"CREATE TABLE t(a, b)", "ALTER TABLE t ADD COLUMN c", "ALTER TABLE t DROP COLUMN c", "ALTER TABLE t ADD COLUMN c", "ALTER TABLE t RENAME COLUMN c TO d", "ALTER TABLE t DROP COLUMN d",
+			"CREATE INDEX i ON t(a)", "DROP INDEX i", "CREATE INDEX i ON t(b)", "ALTER TABLE t RENAME TO u", "CREATE TABLE t(a)", "DROP TABLE t", "CREATE VIEW t AS SELECT * FROM u", "DROP VIEW t", "ALTER TABLE u RENAME TO t",
+			"CREATE TRIGGER tr AFTER INSERT ON t BEGIN SELECT 1; END", "DROP TRIGGER tr", "CREATE TRIGGER tr AFTER DELETE ON t BEGIN SELECT 1; END", "DROP TABLE t", "CREATE VIRTUAL TABLE t USING fts5(a)", "DROP TABLE t", "CREATE TABLE t(x)",
+		} {
+			mustExec(t, c.DB(i%2*last), text)
+		}
+		c.WaitEqual()
+	})
+}
+
+func prepare(t testing.TB, db *sql.DB, query string) *sql.Stmt {
+	t.Helper()
+	s, err := db.PrepareContext(testrun.Context(t), query)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// columnsOf runs a statement to its end.
+func columnsOf(t testing.TB, ctx context.Context, s *sql.Stmt, args ...any) string {
+	t.Helper()
+	rows, err := s.QueryContext(ctx, args...)
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	defer rows.Close()
+	columns := must(rows.Columns())
+	for rows.Next() {
+		cells := make([]any, len(columns))
+		for i := range cells {
+			cells[i] = new(any)
+		}
+		if err := rows.Scan(cells...); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		t.Error(err)
+	}
+	return strings.Join(columns, " ")
+}
+
+// A transaction's worth of schema change, as SQLite's documentation advises it
+// and as goose, ent and gorm do it.
+func TestTableRebuild(t *testing.T) {
+	t.Parallel()
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		mustExec(t, c.DB(0), `CREATE TABLE parent(id INTEGER PRIMARY KEY, v); CREATE TABLE child(p REFERENCES parent(id) ON DELETE CASCADE);
+			INSERT INTO parent VALUES(1,'a'),(2,'b'); INSERT INTO child VALUES(1),(2)`)
+		const rebuild = `CREATE TABLE parent_new(id INTEGER PRIMARY KEY, v, w DEFAULT 'new'); INSERT INTO parent_new(id,v) SELECT id, v FROM parent;
+			DROP TABLE parent; ALTER TABLE parent_new RENAME TO parent`
+		conn, err := c.DB(c.Len() - 1).Conn(testrun.Context(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		for _, s := range []string{"PRAGMA foreign_keys=OFF", rebuild, "PRAGMA foreign_keys=ON"} {
+			if _, err := conn.ExecContext(testrun.Context(t), s); err != nil {
+				t.Fatalf("%s: %v", s, err)
+			}
+		}
+		ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+		for i := range c.Len() {
+			var children, violations int
+			if err := c.DB(i).QueryRowContext(ctx, "SELECT (SELECT count(*) FROM child), (SELECT count(*) FROM pragma_foreign_key_check)").Scan(&children, &violations); err != nil {
+				t.Fatal(err)
+			}
+			if children != 2 || violations != 0 {
+				t.Errorf("node %d has %d children and %d violations after the rebuild", i+1, children, violations)
+			}
+		}
+		if _, err := conn.ExecContext(testrun.Context(t), "INSERT INTO child VALUES(3)"); err == nil {
+			t.Error("foreign keys stayed off on the connection")
+		}
+		if _, err := c.DB(0).ExecContext(testrun.Context(t), "DELETE FROM parent WHERE id=1"); err != nil {
+			t.Error(err)
+		}
+		var children int
+		if err := c.DB(0).QueryRowContext(ctx, "SELECT count(*) FROM child").Scan(&children); err != nil || children != 1 {
+			t.Errorf("deleting a parent leaves %d children, %v: foreign keys are off on other connections", children, err)
+		}
+		c.WaitEqual()
 	})
 }

@@ -3,6 +3,7 @@ package hiqlite_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,6 +13,46 @@ import (
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
+
+func TestBusyTimeoutBehindATransaction(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, unhurried)
+	run(t, c.DB(0), "CREATE TABLE t(a)")
+	for holder := range c.Len() {
+		tx := mustBegin(t, c.DB(holder))
+		run(t, tx, "INSERT INTO t VALUES(1)")
+		for i := range c.Len() {
+			conn := mustConn(t, c.DB(i))
+			run(t, conn, "PRAGMA busy_timeout = 30")
+			named := fmt.Sprintf("node %d", holder+1)
+			_, err := conn.ExecContext(testrun.Context(t), "INSERT INTO t VALUES(2)")
+			hasCode(t, err, 5, "database is locked (5) (SQLITE_BUSY)", named)
+			_, err = conn.QueryContext(testrun.Context(t), "INSERT INTO t VALUES(2) RETURNING a")
+			hasCode(t, err, 5, "database is locked (5) (SQLITE_BUSY)", named)
+			_, err = conn.BeginTx(testrun.Context(t), nil)
+			hasCode(t, err, 5, "database is locked (5) (SQLITE_BUSY)", named)
+			_, err = conn.ExecContext(testrun.Context(t), "BEGIN")
+			hasCode(t, err, 5, "database is locked (5) (SQLITE_BUSY)", named)
+			run(t, conn, "PRAGMA busy_timeout = 0")
+			_, err = conn.ExecContext(testrun.Context(t), "INSERT INTO t VALUES(2)")
+			hasCode(t, err, 5, "database is locked (5) (SQLITE_BUSY)", named)
+			if n := one[int](t, conn, "SELECT count(*) FROM t WHERE a=2"); n != 0 {
+				t.Errorf("%d rows of those that were refused", n)
+			}
+		}
+		commit(t, tx)
+		for i := range c.Len() {
+			conn := mustConn(t, c.DB(i))
+			run(t, conn, "PRAGMA busy_timeout = 60000")
+			run(t, conn, "INSERT INTO t VALUES(3)")
+		}
+	}
+	c.WaitReady(0)
+	if got := one[string](t, c.DB(0), "SELECT group_concat(n) FROM (SELECT count(*) AS n FROM t GROUP BY a)"); got != "3,9" {
+		t.Error(got)
+	}
+	c.WaitEqual()
+}
 
 // queued waits until so many operations wait for the write lease.
 func queued(t testing.TB, n *hiqlite.Node, count int) {
@@ -184,4 +225,64 @@ func TestCrowdOfTransactions(t *testing.T) {
 		}
 	}
 	c.WaitEqual()
+}
+
+// Who waits for the lease is told when his own node is closed.
+func TestNodeClosedWhileOthersWait(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, unhurried)
+	run(t, c.DB(0), "CREATE TABLE t(a)")
+	tx := mustBegin(t, c.DB(0))
+	run(t, tx, "INSERT INTO t VALUES(1)")
+	var begun, written error
+	var work sync.WaitGroup
+	// Nothing but the node's end ends their waiting: neither busy_timeout nor this.
+	ctx, cancel := context.WithTimeout(context.Background(), testrun.Patience/8)
+	defer cancel()
+	work.Go(func() { _, begun = c.DB(1).BeginTx(ctx, nil) })
+	work.Go(func() { _, written = c.DB(1).ExecContext(ctx, "INSERT INTO t VALUES(2)") })
+	queued(t, c.Node(0), 2)
+	c.Stop(1)
+	work.Wait()
+	if ctx.Err() != nil {
+		t.Error("they were not told that the node was closed")
+	}
+	isClosed(t, "BeginTx", begun, false)
+	isClosed(t, "Exec", written, true)
+	commit(t, tx)
+	run(t, c.DB(2), "INSERT INTO t VALUES(3)")
+	next := mustBegin(t, c.DB(0))
+	rollBack(t, next)
+	if n := one[int](t, c.DB(0), "SELECT count(*) FROM t WHERE a=2"); n > 1 || n == 1 && !errors.Is(written, hiqlite.ErrOutcomeUnknown) {
+		t.Errorf("%d rows, and Exec returned %v", n, written)
+	}
+	c.Start(1)
+	c.WaitReady(1)
+	c.WaitEqual()
+}
+
+// A write that leaves the queue in time was not applied, and says so. (Replicas
+// hand out the answer to the release before they settle the place.)
+func TestWritesThatLeaveTheQueueKnowIt(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1, unhurried)
+	run(t, c.DB(0), "CREATE TABLE t(a)")
+	tx := mustBegin(t, c.DB(0))
+	all(t, 48, func(int) error {
+		conn, err := c.DB(0).Conn(testrun.Context(t))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if _, err := conn.ExecContext(testrun.Context(t), "PRAGMA busy_timeout = 0"); err != nil {
+			return err
+		}
+		for range 100 {
+			if _, err := conn.ExecContext(testrun.Context(t), "INSERT INTO t VALUES(1)"); err == nil || errors.Is(err, hiqlite.ErrOutcomeUnknown) {
+				return fmt.Errorf("a write behind a transaction: %w", err)
+			}
+		}
+		return nil
+	})
+	commit(t, tx)
 }

@@ -5,12 +5,106 @@ import (
 	"database/sql"
 	"fmt"
 	"math"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
+
+// A scan type is one into which the row's value can be scanned, NULL and no row
+// included.
+func TestScanTypesAreNeverNil(t *testing.T) {
+	t.Parallel()
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		db := c.DB(c.Len() - 1)
+		run(t, db, "CREATE TABLE t(i INTEGER, big BIGINT, r REAL, d DECIMAL(10,2), s VARCHAR(9), b BLOB, y BOOLEAN, dt DATETIME, tz TIMESTAMP WITH TIME ZONE, j JSON, n, ti TIME)")
+		run(t, db, "INSERT INTO t VALUES(1, 2, 1.5, 2.5, 'x', x'00', 1, 5, '2024-02-03 04:05:06', '{}', NULL, 7)")
+		run(t, db, "INSERT INTO t DEFAULT VALUES")
+		want := []reflect.Type{
+			reflect.TypeFor[sql.NullInt64](), reflect.TypeFor[sql.NullInt64](), reflect.TypeFor[sql.NullFloat64](), reflect.TypeFor[sql.NullFloat64](), reflect.TypeFor[sql.NullString](), reflect.TypeFor[[]byte](),
+			reflect.TypeFor[sql.NullBool](), reflect.TypeFor[sql.NullTime](), reflect.TypeFor[sql.NullTime](), reflect.TypeFor[any](), reflect.TypeFor[any](), reflect.TypeFor[any](),
+		}
+		for _, query := range []string{
+			"SELECT * FROM t", "SELECT * FROM t WHERE i IS NULL", "SELECT * FROM t WHERE 0", "SELECT NULL, 1, max(dt), max(i)+1.5, NULL||'' FROM t",
+			"UPDATE t SET i=i RETURNING *", "INSERT INTO t DEFAULT VALUES RETURNING *", "DELETE FROM t WHERE 0 RETURNING *", "PRAGMA table_info(t)", "PRAGMA busy_timeout", "PRAGMA user_version",
+		} {
+			rows, err := db.Query(query)
+			if err != nil {
+				t.Fatalf("%s: %v", query, err)
+			}
+			check := func() (types []*sql.ColumnType) {
+				types, err := rows.ColumnTypes()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i, c := range types {
+					if c.ScanType() == nil {
+						t.Fatalf("%s: column %d has no scan type", query, i)
+					}
+					if _, known := c.Nullable(); known {
+						t.Errorf("%s: it cannot be known whether column %d can be NULL", query, i)
+					}
+				}
+				return types
+			}
+			first := check()
+			if query == "SELECT * FROM t WHERE i IS NULL" || query == "SELECT * FROM t WHERE 0" || query == "INSERT INTO t DEFAULT VALUES RETURNING *" || query == "DELETE FROM t WHERE 0 RETURNING *" {
+				for i := range first {
+					if first[i].ScanType() != want[i] {
+						t.Errorf("%s: %s is %v, want %v", query, first[i].Name(), first[i].ScanType(), want[i])
+					}
+				}
+			}
+			for rows.Next() {
+				var dest []any
+				for _, c := range check() {
+					dest = append(dest, reflect.New(c.ScanType()).Interface())
+				}
+				if err := rows.Scan(dest...); err != nil {
+					t.Errorf("%s: %v", query, err)
+				}
+			}
+			rows.Close()
+		}
+	})
+}
+
+// A name that a statement has not is ignored, wherever it runs; an argument by
+// place is named in the error.
+func TestSurplusArguments(t *testing.T) {
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		db := c.DB(c.Len() - 1)
+		run(t, db, "CREATE TABLE t(a, b)")
+		a, b, x := sql.Named("a", 1), sql.Named("b", 2), sql.Named("x", 3)
+		look := func(q asker) {
+			for _, args := range [][]any{{a, b, x}, {x, a, b}, {a, x, b, sql.Named("y", 4)}} {
+				run(t, q, "INSERT INTO t VALUES(:a, :b)", args...)
+				run(t, q, "INSERT INTO t VALUES(:a, 0); UPDATE t SET b=:b WHERE a=:a", args...)
+				if n := one[int](t, q, "SELECT :a+:b", args...); n != 3 {
+					t.Errorf("a read: %d", n)
+				}
+				if n := one[int](t, q, "SELECT :a; SELECT :b", args...); n == 0 {
+					t.Errorf("a script that reads: %d", n)
+				}
+			}
+			for _, text := range []string{"INSERT INTO t VALUES(:a, ?)", "SELECT :a, ?"} {
+				if _, err := q.ExecContext(testrun.Context(t), text, a, 2, 3); err == nil || !strings.Contains(err.Error(), "argument 3") {
+					t.Errorf("%s: %v", text, err)
+				}
+			}
+		}
+		look(db)
+		tx := mustBegin(t, db)
+		look(tx)
+		commit(t, tx)
+		if n := one[int](t, db, "SELECT count(*) FROM t WHERE a=1 AND b=2"); n != 12 {
+			t.Errorf("%d rows", n)
+		}
+		c.WaitEqual()
+	})
+}
 
 // everyArgument holds values of all kinds that a program may pass.
 func everyArgument() []any {
@@ -57,56 +151,6 @@ func TestNamedParameters(t *testing.T) {
 		text("CREATE TABLE t(a, b)"), text("INSERT INTO t VALUES(:a, @b) RETURNING a, b", a, b), text("INSERT INTO t(a) VALUES(:a)"),
 		text("UPDATE t SET a=$1 WHERE a=:a", "new", a), text("SELECT a, b FROM t WHERE b=@b", b),
 	})
-}
-
-// timeOptions are all combinations of what a DSN can say about times.
-func timeOptions() (all []string) {
-	for _, format := range []string{"", "sqlite", "datetime", "string_no_monotonic"} {
-		for _, integer := range []string{"", "unix", "unix_milli", "unix_micro", "unix_nano"} {
-			for _, zone := range []string{"", "UTC", "America/New_York"} {
-				for _, flags := range []string{"", "&_inttotime=1", "&_texttotime=1", "&_inttotime=true&_texttotime=t"} {
-					all = append(all, "_time_format="+format+"&_time_integer_format="+integer+"&_timezone="+zone+flags)
-				}
-			}
-		}
-	}
-	return all
-}
-
-func TestTimesInAllFormats(t *testing.T) {
-	testrun.SkipUnderRace(t, testrun.OneGoroutine)
-	p := newPair(t, "")
-	query := way{"query", seeQuery}
-	const columns = "d DATE, dt DATETIME, ts TIMESTAMP, ti TIME, i INT, tx TEXT, x"
-	p.same(query, text("CREATE TABLE kept("+columns+")"))
-	for _, v := range []any{
-		"2024-02-03", "2024-02-03 04:05", "2024-02-03T04:05", "2024-02-03 04:05:06", "2024-02-03T04:05:06Z", "2024-02-03 04:05:06.123456789+02:00", "2024-02-03T04:05:06.5-07:00",
-		"2024-02-03 04:05:06Z", "2024-02-03Z", "2024-02-03 04:05:06 +0200 CEST", "2024-02-03 04:05:06.7 +0000 UTC m=+0.123", "m=+1", "04:05:06", "2460000.5", "no time", "",
-		0, 1, -1, 1700000000, 1700000000000, 1700000000000000, 1700000000000000000, 1000000000000, 1000000000001, -1000000000000, -1000000000001, math.MaxInt64, math.MinInt64, 1.5, []byte("2024-02-03"), nil,
-	} {
-		p.same(query, text("INSERT INTO kept VALUES(?1,?1,?1,?1,?1,?1,?1)", v))
-	}
-	for i, options := range timeOptions() {
-		p.conns = p.open(options)
-		t.Log(options)
-		p.same(query, text("SELECT * FROM kept"))
-		p.same(query, text("SELECT max(d), dt||'', (SELECT ts), upper(tx), x, datetime(dt) FROM kept GROUP BY rowid"))
-		table := fmt.Sprint("t", i)
-		p.same(query, text("CREATE TABLE "+table+"("+columns+")"))
-		for _, v := range everyArgument() {
-			if at, ok := v.(time.Time); ok {
-				p.same(query, text("INSERT INTO "+table+" VALUES(?1,?1,?1,?1,?1,?1,?1) RETURNING *, max(d,'')", at))
-				p.same(query, text("SELECT ?1, typeof(?1)", at))
-			}
-		}
-		p.same(query, text("SELECT * FROM "+table))
-		p.same(query, text("UPDATE "+table+" SET x=d RETURNING *, x||''"))
-		if t.Failed() {
-			return
-		}
-		p.conns[0].Close()
-		p.conns[1].Close()
-	}
 }
 
 // Scanning is database/sql's, but what it makes of a value depends on the type

@@ -1,35 +1,19 @@
 package hiqlite_test
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/testrun"
-	"github.com/hiqlite/hiqlite/kv"
 	"github.com/hiqlite/hiqlite/lock"
 	"github.com/hiqlite/hiqlite/pubsub"
 	"github.com/hiqlite/hiqlite/statemachine/memory"
 )
-
-func bucketOf(t testing.TB, n *hiqlite.Node, name string) *kv.Bucket[string] {
-	t.Helper()
-	b, err := kv.New[string](n, name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
 
 // Buckets survive restarts of single nodes and of the whole cluster, from the
 // log alone and from a snapshot with the log behind it.
@@ -267,48 +251,5 @@ func TestStatusOfShards(t *testing.T) {
 		if !slices.Equal(names, []string{"sql", "kv", "lock", "pubsub"}) {
 			t.Errorf("node %d has the shards %v", i+1, names)
 		}
-	}
-}
-
-// A snapshot of a shard in memory that cannot be read is found before Raft reads
-// it, which would end the program; whatever the folder is called.
-func TestADamagedSnapshotOfABucket(t *testing.T) {
-	t.Parallel()
-	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.DataDir = filepath.Join(filepath.Dir(cfg.DataDir), "[1] a[b") })
-	ctx := testrun.Context(t)
-	b := bucketOf(t, c.Node(0), "b")
-	for i := range 40 { // several blocks of the file: what is random stays as long as it is
-		value := make([]byte, 100_000)
-		rand.Read(value)
-		if err := b.Put(ctx, fmt.Sprint(i), hex.EncodeToString(value)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := c.Node(0).CompactMemory(0); err != nil {
-		t.Fatal(err)
-	}
-	c.Stop(0)
-	c.Start(0)
-	c.WaitReady(0) // it is read as it is
-	c.Stop(0)
-	damaged := 0
-	err := filepath.WalkDir(c.Config(0).DataDir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !strings.HasSuffix(path, ".gbsnap") || !strings.Contains(path, "snapshot-2-1") {
-			return err
-		}
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		data[len(data)*3/4] ^= 1
-		damaged++
-		return os.WriteFile(path, data, 0o600)
-	})
-	if err != nil || damaged == 0 {
-		t.Fatalf("%d snapshots are damaged, %v", damaged, err)
-	}
-	_, err = hiqlite.Open(ctx, c.Config(0))
-	if !errors.Is(err, hiqlite.ErrDamaged) || !strings.Contains(err.Error(), ".gbsnap") {
-		t.Errorf("Open: %v", err)
 	}
 }

@@ -1,0 +1,120 @@
+package hiqlite_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
+)
+
+func TestTooLarge(t *testing.T) {
+	t.Parallel()
+	s := newSturdy(t, 1)
+	const limit = 8 << 20
+	big := strings.Repeat("x", limit)
+	_, err := s.DB(0).ExecContext(testrun.Context(t), "INSERT INTO kept(v) VALUES(?)", big)
+	_, errText := s.DB(0).ExecContext(testrun.Context(t), "INSERT INTO kept(v) VALUES('"+big+"')")
+	var stmts []hiqlite.Statement
+	for i := range 100 {
+		stmts = append(stmts, hiqlite.Statement{SQL: "INSERT INTO kept(v) VALUES(?)", Args: []any{fmt.Sprint(i, big[:limit/100])}})
+	}
+	_, errBatch := hiqlite.Batch(testrun.Context(t), s.DB(0), stmts...)
+	for what, err := range map[string]error{"argument": err, "text": errText, "batch": errBatch} {
+		if !errors.Is(err, hiqlite.ErrTooLarge) || !strings.Contains(err.Error(), fmt.Sprint(limit)) || !strings.Contains(err.Error(), "smaller") {
+			t.Errorf("%s: %v", what, err)
+		}
+		s.unharmed(what)
+	}
+	if _, err := hiqlite.Batch(testrun.Context(t), s.DB(0), stmts[:90]...); err != nil {
+		t.Errorf("below the limit: %v", err)
+	}
+	s.unharmed("a large batch")
+}
+
+func TestEndlessWrite(t *testing.T) {
+	t.Parallel()
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
+	s := newSturdy(t, 3, func(cfg *hiqlite.Config) { cfg.MaxSteps = 1_000_000 })
+	for _, text := range []string{"INSERT INTO kept(v) " + silent, "INSERT INTO kept(v) " + endless, "DELETE FROM kept WHERE id IN (" + endless + ")", "INSERT INTO kept(v) VALUES('x'); " + endless} {
+		_, err := s.DB(1).ExecContext(testrun.Context(t), text)
+		refusal(t, text, err, 9, "interrupted", "smaller parts")
+		s.unharmed(text)
+	}
+	s.WaitEqual()
+}
+
+// A write for which nobody waits any more does not go on, whatever its bound:
+// others, who would wait for it, are served.
+func TestARunawayWriteEndsWithItsContext(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
+	for _, size := range []int{1, 3} {
+		c := newCluster(t, size, func(cfg *hiqlite.Config) { cfg.MaxSteps = 1 << 60; cfg.HookFirstSteps(20_000) })
+		db := c.DB(size - 1)
+		mustExec(t, db, "CREATE TABLE t(n)")
+		for name, run := range map[string]func(ctx context.Context) error{
+			"a write": func(ctx context.Context) error { _, err := db.ExecContext(ctx, "INSERT INTO t "+endless); return err },
+			"a script": func(ctx context.Context) error {
+				_, err := db.ExecContext(ctx, "INSERT INTO t VALUES(1); INSERT INTO t "+endless)
+				return err
+			},
+			"a batch": func(ctx context.Context) error {
+				_, err := hiqlite.Batch(ctx, db, hiqlite.Statement{SQL: "INSERT INTO t VALUES(2)"}, hiqlite.Statement{SQL: "INSERT INTO t " + silent})
+				return err
+			},
+			"a query": func(ctx context.Context) error {
+				return db.QueryRowContext(ctx, "INSERT INTO t "+endless+" RETURNING n").Scan(new(int))
+			},
+			"a transaction": func(ctx context.Context) error {
+				return hiqlite.RunTx(ctx, db, nil, func(tx *sql.Tx) error { _, err := tx.ExecContext(ctx, "INSERT INTO t "+endless); return err })
+			},
+		} {
+			ctx, cancel := context.WithTimeout(testrun.Context(t), 300*time.Millisecond)
+			if err := run(ctx); err == nil {
+				t.Errorf("%s: it succeeded", name)
+			}
+			cancel()
+			for i := range c.Len() {
+				mustExec(t, c.DB(i), "INSERT INTO t VALUES('others')")
+			}
+			if r := mustExec(t, db, "DELETE FROM t"); affected(t, r) != int64(size) {
+				t.Errorf("%s: %d rows were there", name, affected(t, r))
+			}
+		}
+		c.WaitEqual()
+	}
+}
+
+// A write that takes longer than its first tries is applied, once, as long as
+// its caller waits; and one beyond MaxSteps says what to do.
+func TestALongWriteIsTriedAgain(t *testing.T) {
+	testrun.SkipUnderRace(t, testrun.OneGoroutine)
+	for _, size := range []int{1, 3} {
+		c := newCluster(t, size, func(cfg *hiqlite.Config) { cfg.MaxSteps = 2_000_000; cfg.HookFirstSteps(20_000) })
+		db := c.DB(size - 1)
+		mustExec(t, db, "CREATE TABLE t(n, r DEFAULT (random()))")
+		const rows = "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x WHERE n<20000) SELECT n FROM x"
+		if n := affected(t, mustExec(t, db, "INSERT INTO t(n) "+rows)); n != 20000 {
+			t.Errorf("%d rows", n)
+		}
+		if n := affected(t, mustExec(t, db, "UPDATE t SET n=n+1")); n != 20000 {
+			t.Errorf("%d rows were changed", n)
+		}
+		results, err := hiqlite.Batch(testrun.Context(t), db, hiqlite.Statement{SQL: "DELETE FROM t WHERE n<=10001"}, hiqlite.Statement{SQL: "INSERT INTO t(n) SELECT n FROM t"})
+		if err != nil || affected(t, results[0]) != 10000 || affected(t, results[1]) != 10000 {
+			t.Errorf("the batch: %v", err)
+		}
+		_, err = db.ExecContext(testrun.Context(t), "INSERT INTO t(n) SELECT 1 FROM t a, t b")
+		var e *hiqlite.Error
+		if !errors.As(err, &e) || e.ExtendedCode != sqlite.CodeInterrupt || !strings.Contains(err.Error()+e.Hint, "max_steps") {
+			t.Errorf("beyond the bound: %v", err)
+		}
+		c.WaitEqual()
+	}
+}

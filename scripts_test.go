@@ -1,0 +1,132 @@
+package hiqlite_test
+
+import (
+	"testing"
+
+	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
+)
+
+// Each statement of a script binds from the first argument, settings beside
+// reads too; an argument that none uses is an error.
+func TestScriptsOfReadsTakeArguments(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1)
+	var got int
+	if err := c.DB(0).QueryRow("PRAGMA cache_size=100; SELECT ?", 5).Scan(&got); err != nil || got != 5 {
+		t.Errorf("got %d, %v", got, err)
+	}
+	if err := c.DB(0).QueryRow("SELECT ? + ?; SELECT 1", 5, 6).Scan(&got); err != nil || got != 11 {
+		t.Errorf("got %d, %v", got, err)
+	}
+	if err := c.DB(0).QueryRow("SELECT 1; SELECT ?", 5, 6, 7).Scan(&got); err == nil {
+		t.Error("arguments that nothing uses were taken")
+	}
+	if err := c.DB(0).QueryRow("SELECT 1; SELECT ? + ?", 5).Scan(&got); err == nil {
+		t.Error("a missing argument was not noticed")
+	}
+}
+
+// A script in a transaction answers as one outside does.
+func TestScriptsInATransactionAnswer(t *testing.T) {
+	for _, begin := range []string{"SELECT 1", "BEGIN"} {
+		p := newPair(t, "")
+		for _, s := range []step{
+			text("CREATE TABLE t(a)"), text(begin), text("INSERT INTO t VALUES(1); SELECT count(*) FROM t"),
+			text("INSERT INTO t VALUES(1); SELECT a FROM t WHERE a=7; SELECT count(*) FROM t; "),
+			text("INSERT INTO t VALUES(2) RETURNING a; SELECT count(*) FROM t WHERE 0"), text("SELECT 1; INSERT INTO t VALUES(3)"),
+			text("INSERT INTO t VALUES(4) RETURNING a; SELECT count(*) FROM t"), text("INSERT INTO t VALUES(4); DELETE FROM t RETURNING a; -- end"),
+		} {
+			p.same(ways[0], s)
+		}
+	}
+}
+
+// A script that fails gives back the reader of the rows that it had so far.
+func TestFailedScriptsGiveReadersBack(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
+	run(t, c.DB(0), "CREATE TABLE t(a); INSERT INTO t VALUES(1),(2)")
+	for range 2 {
+		if _, err := c.DB(0).QueryContext(testrun.Context(t), "SELECT a FROM t; BEGIN; SELEC 1"); err == nil {
+			t.Error("no error")
+		}
+	}
+	if n := one[int](t, c.DB(0), "SELECT count(*) FROM t"); n != 2 {
+		t.Errorf("%d rows", n)
+	}
+}
+
+func TestScriptsThatBeginTransactions(t *testing.T) {
+	t.Parallel()
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		conn := mustConn(t, c.DB(c.Len()-1))
+		values := func(want string) {
+			t.Helper()
+			if got := one[string](t, conn, "SELECT coalesce(group_concat(a), '') FROM t"); got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		}
+		open := func(want bool) {
+			t.Helper()
+			_, err := conn.ExecContext(testrun.Context(t), "COMMIT")
+			if open := err == nil; open != want {
+				t.Errorf("a transaction is open: %v, want %v: %v", open, want, err)
+			}
+		}
+		run(t, conn, "CREATE TABLE t(a UNIQUE)")
+		run(t, conn, "BEGIN; INSERT INTO t VALUES(1); INSERT INTO t VALUES(2); COMMIT")
+		values("1,2")
+		open(false)
+		for _, script := range []string{"BEGIN; INSERT INTO t VALUES(3); INSERT INTO t VALUES(1); COMMIT", "BEGIN; INSERT INTO t VALUES(3); SELEC; COMMIT", "BEGIN; INSERT INTO t VALUES(3); INSERT INTO nowhere VALUES(1); COMMIT;"} {
+			if _, err := conn.ExecContext(testrun.Context(t), script); err == nil {
+				t.Errorf("%s: no error", script)
+			}
+			open(false)
+			values("1,2")
+		}
+		run(t, conn, "INSERT INTO t VALUES(3); BEGIN; INSERT INTO t VALUES(4)") // is left open
+		values("1,2,3,4")
+		run(t, conn, "INSERT INTO t VALUES(5)")
+		open(true)
+		values("1,2,3,4,5")
+		run(t, conn, "BEGIN; DELETE FROM t; ROLLBACK")
+		values("1,2,3,4,5")
+		run(t, conn, "SAVEPOINT a; INSERT INTO t VALUES(6); SAVEPOINT b; INSERT INTO t VALUES(7); ROLLBACK TO b; RELEASE a")
+		values("1,2,3,4,5,6")
+		open(false)
+
+		run(t, conn, "SAVEPOINT a")
+		run(t, conn, "INSERT INTO t VALUES(7)")
+		run(t, conn, "SAVEPOINT a")
+		run(t, conn, "INSERT INTO t VALUES(8)")
+		run(t, conn, "RELEASE a") // the inner one
+		var n int
+		if err := c.DB(0).QueryRowContext(hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 6 {
+			t.Errorf("others see %d rows, %v", n, err)
+		}
+		run(t, conn, "RELEASE a") // commits
+		values("1,2,3,4,5,6,7,8")
+		open(false)
+		c.WaitEqual()
+	})
+}
+
+// The END of a trigger whose table the script makes is not a COMMIT: the script
+// is one write, and atomic.
+func TestScriptWithATriggerOnATableOfItsOwn(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1, unhurried)
+	db := c.DB(0)
+	const make = "CREATE TABLE k(id INTEGER PRIMARY KEY); CREATE TABLE log(m); CREATE TRIGGER noted AFTER INSERT ON k BEGIN INSERT INTO log VALUES('k'); END"
+	if _, err := db.Exec(make + "; INSERT INTO nowhere VALUES(1)"); err == nil {
+		t.Error("no error")
+	}
+	if n := one[int](t, db, "SELECT count(*) FROM sqlite_schema WHERE name IN ('k', 'log', 'noted')"); n != 0 {
+		t.Errorf("%d of the script's makings are there", n)
+	}
+	run(t, db, make+"; INSERT INTO k VALUES(1)")
+	if n := one[int](t, db, "SELECT count(*) FROM log"); n != 1 {
+		t.Error(n)
+	}
+}
