@@ -12,7 +12,7 @@ import (
 
 func TestContextsThatHaveEnded(t *testing.T) {
 	t.Parallel()
-	s := newSturdy(t, 1)
+	s := newCheckedCluster(t, 1)
 	over, cancel := context.WithCancel(testrun.Context(t))
 	cancel()
 	if _, err := s.DB(0).ExecContext(over, "DELETE FROM kept"); !errors.Is(err, context.Canceled) {
@@ -42,7 +42,7 @@ func TestContextsThatHaveEnded(t *testing.T) {
 		t.Errorf("exec on a connection: %v", err)
 	}
 	mustExec(t, s.DB(0), "UPDATE kept SET v=v")
-	s.unharmed("contexts that have ended")
+	s.checkUnharmed("contexts that have ended")
 }
 
 // A statement under a context that has ended does not start, wherever it is run.

@@ -20,7 +20,7 @@ func TestLastInsertIdIsTheStatementsOwn(t *testing.T) {
 			"CREATE TRIGGER tu AFTER UPDATE ON other BEGIN INSERT INTO log(v) VALUES(2); END",
 			"INSERT INTO t VALUES(5,'a',1),(6,'b',1)",
 		} {
-			run(t, db, s)
+			mustExec(t, db, s)
 		}
 		cases := []struct {
 			text string
@@ -43,16 +43,16 @@ func TestLastInsertIdIsTheStatementsOwn(t *testing.T) {
 			{"INSERT INTO t(id,k) VALUES(41,'m'); UPDATE t SET v=3", 41},
 			{"INSERT INTO t SELECT * FROM t WHERE 0", 0},
 		}
-		look := func(way string, q asker) {
+		look := func(way string, q querier) {
 			for _, s := range cases {
-				run(t, q, "INSERT INTO other(id) VALUES(NULL)")
-				before := one[int64](t, q, "SELECT last_insert_rowid()")
-				if id, err := run(t, q, s.text).LastInsertId(); err != nil || id != s.want {
+				mustExec(t, q, "INSERT INTO other(id) VALUES(NULL)")
+				before := queryValue[int64](t, q, "SELECT last_insert_rowid()")
+				if id, err := mustExec(t, q, s.text).LastInsertId(); err != nil || id != s.want {
 					t.Errorf("%s: %s: %d, %v, want %d", way, s.text, id, err, s.want)
 				}
 				// The function stays SQLite's.
 				if s.want == 0 {
-					if after := one[int64](t, q, "SELECT last_insert_rowid()"); after != before {
+					if after := queryValue[int64](t, q, "SELECT last_insert_rowid()"); after != before {
 						t.Errorf("%s: %s made last_insert_rowid() %d of %d", way, s.text, after, before)
 					}
 				}
@@ -64,11 +64,11 @@ func TestLastInsertIdIsTheStatementsOwn(t *testing.T) {
 			t.Fatal(err)
 		}
 		look("alone", db)
-		run(t, db, "CREATE TEMP TABLE own(id INTEGER PRIMARY KEY, k UNIQUE)")
-		if id, err := run(t, db, "INSERT INTO own VALUES(12,'a')").LastInsertId(); err != nil || id != 12 {
+		mustExec(t, db, "CREATE TEMP TABLE own(id INTEGER PRIMARY KEY, k UNIQUE)")
+		if id, err := mustExec(t, db, "INSERT INTO own VALUES(12,'a')").LastInsertId(); err != nil || id != 12 {
 			t.Errorf("a TEMP table: %d, %v", id, err)
 		}
-		if id, err := run(t, db, "INSERT OR IGNORE INTO own(k) VALUES('a')").LastInsertId(); err != nil || id != 0 {
+		if id, err := mustExec(t, db, "INSERT OR IGNORE INTO own(k) VALUES('a')").LastInsertId(); err != nil || id != 0 {
 			t.Errorf("nothing in a TEMP table: %d, %v", id, err)
 		}
 		c.WaitEqual()
@@ -88,7 +88,7 @@ func TestStateOfAConnection(t *testing.T) {
 		text("CREATE TABLE w(a PRIMARY KEY) WITHOUT ROWID"), text("INSERT INTO w VALUES(500)"), text("CREATE TABLE ins AS SELECT * FROM w"), text("REINDEX"),
 	} {
 		p.same(ways[0], s)
-		p.same(way{"after " + s.text, seeQuery}, state)
+		p.same(way{"after " + s.text, describeQuery}, state)
 	}
 }
 
@@ -136,7 +136,7 @@ func TestCountersSurviveClassification(t *testing.T) {
 				t.Fatalf("%s: %v", text, err)
 			}
 		}
-		if got := one[string](t, c.DB(0), "SELECT (SELECT group_concat(a) FROM u) || ' ' || (SELECT group_concat(a) FROM t)"); got != "3,3,3 222,222" {
+		if got := queryValue[string](t, c.DB(0), "SELECT (SELECT group_concat(a) FROM u) || ' ' || (SELECT group_concat(a) FROM t)"); got != "3,3,3 222,222" {
 			t.Error(got)
 		}
 	})

@@ -113,9 +113,7 @@ func TestDatabaseAheadOfItsLog(t *testing.T) {
 			c.insert(0, 10)
 			c.stopAll()
 			old := c.copyFolders()
-			for i := range c.Len() {
-				c.Start(i)
-			}
+			c.startAll()
 			c.insert(0, 40)
 			c.WaitEqual()
 			c.stopAll()
@@ -155,9 +153,7 @@ func TestDatabaseOfAnotherHistory(t *testing.T) {
 	c.insert(0, 10)
 	c.stopAll()
 	old := c.copyFolders()
-	for i := range c.Len() {
-		c.Start(i)
-	}
+	c.startAll()
 	c.insert(0, 40)
 	c.WaitEqual()
 	c.stopAll()
@@ -166,9 +162,7 @@ func TestDatabaseOfAnotherHistory(t *testing.T) {
 		c.putBack(i, old[i])
 	}
 	for range 3 { // an election each
-		for i := range c.Len() {
-			c.Start(i)
-		}
+		c.startAll()
 		c.WaitReady(0)
 		c.insert(0, 40)
 		c.WaitEqual()
@@ -202,12 +196,8 @@ func TestOlderFoldersPutBack(t *testing.T) {
 			c.insert(0, 10)
 			c.stopAll()
 			old := c.copyFolders()
-			for i := range c.Len() {
-				c.Start(i)
-			}
-			for i := range c.Len() {
-				c.WaitReady(i)
-			}
+			c.startAll()
+			c.WaitReady()
 			c.insert(0, 40)
 			c.WaitEqual()
 			c.stopAll()

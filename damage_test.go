@@ -123,7 +123,7 @@ func TestFlippedBitsAreNeverAnswered(t *testing.T) {
 		for i := range bad {
 			mustExec(t, c.DB(i), "UPDATE t SET v=v WHERE id=1")
 			var got string
-			if err := c.DB(i).QueryRowContext(hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable), rows).Scan(&got); err != nil || got != want {
+			if err := c.DB(i).QueryRowContext(linearizable(t), rows).Scan(&got); err != nil || got != want {
 				t.Errorf("node %d: right: %v, %v", i+1, got == want, err)
 			}
 		}
@@ -169,9 +169,7 @@ func TestADamagedSnapshotOfABucket(t *testing.T) {
 	if err := c.Node(0).CompactMemory(0); err != nil {
 		t.Fatal(err)
 	}
-	c.Stop(0)
-	c.Start(0)
-	c.WaitReady(0) // it is read as it is
+	c.restart(0) // it is read as it is
 	c.Stop(0)
 	damaged := 0
 	err := filepath.WalkDir(c.Config(0).DataDir, func(path string, d fs.DirEntry, err error) error {

@@ -32,7 +32,7 @@ type contract struct {
 func keepAll(t *testing.T, contracts []contract) {
 	for _, size := range []int{1, 3} {
 		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) {
-			c := newCluster(t, size, unhurried)
+			c := newCluster(t, size, withoutTimeouts)
 			db := c.DB((c.Leader() + 1) % size)
 			for _, contract := range contracts {
 				t.Run(contract.name, func(t *testing.T) {
@@ -51,24 +51,24 @@ func TestDriver(t *testing.T) {
 	t.Parallel()
 	keepAll(t, []contract{
 		{"blobs come back as bytes and as text", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE blobs(id INTEGER PRIMARY KEY, b BLOB)")
+			mustExec(t, db, "CREATE TABLE blobs(id INTEGER PRIMARY KEY, b BLOB)")
 			blob := []byte{0, 1, 2, 255, 254, 'a', 0}
 			tx := mustBegin(t, db)
-			run(t, tx, "INSERT INTO blobs VALUES(1, ?), (2, ?)", blob, []byte{})
-			for _, q := range []asker{tx, db} {
+			mustExec(t, tx, "INSERT INTO blobs VALUES(1, ?), (2, ?)", blob, []byte{})
+			for _, q := range []querier{tx, db} {
 				if q == db {
-					commit(t, tx)
+					mustCommit(t, tx)
 				}
-				if got := one[[]byte](t, q, "SELECT b FROM blobs WHERE id=1"); !bytes.Equal(got, blob) {
+				if got := queryValue[[]byte](t, q, "SELECT b FROM blobs WHERE id=1"); !bytes.Equal(got, blob) {
 					t.Errorf("%x", got)
 				}
-				if got := one[string](t, q, "SELECT b FROM blobs WHERE id=1"); got != string(blob) {
+				if got := queryValue[string](t, q, "SELECT b FROM blobs WHERE id=1"); got != string(blob) {
 					t.Errorf("%q", got)
 				}
-				if got := one[[]byte](t, q, "SELECT b FROM blobs WHERE id=2"); got == nil || len(got) > 0 {
+				if got := queryValue[[]byte](t, q, "SELECT b FROM blobs WHERE id=2"); got == nil || len(got) > 0 {
 					t.Errorf("the empty blob came back as %#v", got)
 				}
-				each(t, q, "SELECT b FROM blobs WHERE id=1", func(rows *sql.Rows) {
+				eachRow(t, q, "SELECT b FROM blobs WHERE id=1", func(rows *sql.Rows) {
 					var raw sql.RawBytes
 					if err := rows.Scan(&raw); err != nil || !bytes.Equal(raw, blob) {
 						t.Errorf("%x, %v", raw, err)
@@ -77,7 +77,7 @@ func TestDriver(t *testing.T) {
 			}
 		}},
 		{"many rows", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE many(id INTEGER PRIMARY KEY, name TEXT)")
+			mustExec(t, db, "CREATE TABLE many(id INTEGER PRIMARY KEY, name TEXT)")
 			tx := mustBegin(t, db)
 			stmt, err := tx.PrepareContext(testrun.Context(t), "INSERT INTO many(name) VALUES(?)")
 			if err != nil {
@@ -89,9 +89,9 @@ func TestDriver(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			commit(t, tx)
+			mustCommit(t, tx)
 			n := 0
-			each(t, db, "SELECT id, name FROM many ORDER BY id", func(rows *sql.Rows) {
+			eachRow(t, db, "SELECT id, name FROM many ORDER BY id", func(rows *sql.Rows) {
 				var id int
 				var name string
 				if err := rows.Scan(&id, &name); err != nil || id != n+1 || name != fmt.Sprint("name ", n) {
@@ -105,21 +105,21 @@ func TestDriver(t *testing.T) {
 		}},
 		{"a transaction's query", func(t *testing.T, db *sql.DB) {
 			tx := mustBegin(t, db)
-			run(t, tx, "CREATE TABLE made(id INTEGER PRIMARY KEY, name TEXT)")
-			run(t, tx, "INSERT INTO made VALUES(1, 'bob')")
-			each(t, tx, "SELECT name FROM made", func(rows *sql.Rows) {
+			mustExec(t, tx, "CREATE TABLE made(id INTEGER PRIMARY KEY, name TEXT)")
+			mustExec(t, tx, "INSERT INTO made VALUES(1, 'bob')")
+			eachRow(t, tx, "SELECT name FROM made", func(rows *sql.Rows) {
 				var name string
 				if err := rows.Scan(&name); err != nil || name != "bob" {
 					t.Errorf("%q, %v", name, err)
 				}
 			})
-			rollBack(t, tx)
+			mustRollback(t, tx)
 			if _, err := db.Exec("INSERT INTO made VALUES(1, 'bob')"); err == nil || !strings.Contains(err.Error(), "no such table") {
 				t.Errorf("a table that was rolled back can be written: %v", err)
 			}
 		}},
 		{"prepared statements", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE prepared(id INTEGER PRIMARY KEY, n INT)")
+			mustExec(t, db, "CREATE TABLE prepared(id INTEGER PRIMARY KEY, n INT)")
 			insert := must(db.PrepareContext(testrun.Context(t), "INSERT INTO prepared(n) VALUES(?)"))
 			defer insert.Close()
 			get := must(db.PrepareContext(testrun.Context(t), "SELECT n FROM prepared ORDER BY n"))
@@ -129,7 +129,7 @@ func TestDriver(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			all(t, 10, func(i int) error {
+			inParallel(t, 10, func(i int) error {
 				var n int
 				for range 10 {
 					if err := get.QueryRow().Scan(&n); err != nil || n != 0 {
@@ -141,13 +141,13 @@ func TestDriver(t *testing.T) {
 				}
 				return nil
 			})
-			if n := one[int](t, db, "SELECT count(*) FROM prepared"); n != 103 {
+			if n := queryValue[int](t, db, "SELECT count(*) FROM prepared"); n != 103 {
 				t.Errorf("%d rows", n)
 			}
 		}},
 		{"preparing in parallel", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE parallel(n INT)")
-			all(t, 30, func(i int) error {
+			mustExec(t, db, "CREATE TABLE parallel(n INT)")
+			inParallel(t, 30, func(i int) error {
 				stmt, err := db.Prepare(fmt.Sprintf("INSERT INTO parallel VALUES(? + %d)", i%3))
 				if err != nil {
 					return err
@@ -156,12 +156,12 @@ func TestDriver(t *testing.T) {
 				_, err = stmt.Exec(1)
 				return err
 			})
-			if n := one[int](t, db, "SELECT sum(n) FROM parallel"); n != 60 {
+			if n := queryValue[int](t, db, "SELECT sum(n) FROM parallel"); n != 60 {
 				t.Error(n)
 			}
 		}},
 		{"a statement of the database in a transaction", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE stmts(n INT)")
+			mustExec(t, db, "CREATE TABLE stmts(n INT)")
 			insert := must(db.PrepareContext(testrun.Context(t), "INSERT INTO stmts VALUES(?)"))
 			defer insert.Close()
 			count := must(db.PrepareContext(testrun.Context(t), "SELECT count(*) FROM stmts"))
@@ -179,7 +179,7 @@ func TestDriver(t *testing.T) {
 			if err := count.QueryRow().Scan(&n); err != nil || n != 0 {
 				t.Errorf("outside %d, %v", n, err)
 			}
-			rollBack(t, tx)
+			mustRollback(t, tx)
 			if err := count.QueryRow().Scan(&n); err != nil || n != 0 {
 				t.Errorf("afterwards %d, %v", n, err)
 			}
@@ -188,24 +188,24 @@ func TestDriver(t *testing.T) {
 			}
 		}},
 		{"a statement of a transaction ends with it", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE ends(n INT)")
+			mustExec(t, db, "CREATE TABLE ends(n INT)")
 			tx := mustBegin(t, db)
 			stmt := must(tx.PrepareContext(testrun.Context(t), "INSERT INTO ends VALUES(1)"))
 			if _, err := stmt.Exec(); err != nil {
 				t.Fatal(err)
 			}
-			commit(t, tx)
+			mustCommit(t, tx)
 			if _, err := stmt.Exec(); err == nil {
 				t.Error("it still runs")
 			}
-			if n := one[int](t, db, "SELECT count(*) FROM ends"); n != 1 {
+			if n := queryValue[int](t, db, "SELECT count(*) FROM ends"); n != 1 {
 				t.Errorf("%d rows", n)
 			}
 		}},
 		{"goroutines that share a transaction", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE shared(n INT)")
+			mustExec(t, db, "CREATE TABLE shared(n INT)")
 			tx := mustBegin(t, db)
-			all(t, 16, func(i int) error {
+			inParallel(t, 16, func(i int) error {
 				for range 10 {
 					if _, err := tx.Exec("INSERT INTO shared VALUES(?)", i); err != nil {
 						return err
@@ -217,8 +217,8 @@ func TestDriver(t *testing.T) {
 				}
 				return nil
 			})
-			commit(t, tx)
-			if n := one[int](t, db, "SELECT count(*) FROM shared"); n != 160 {
+			mustCommit(t, tx)
+			if n := queryValue[int](t, db, "SELECT count(*) FROM shared"); n != 160 {
 				t.Errorf("%d rows", n)
 			}
 		}},
@@ -231,11 +231,11 @@ func TestDriverValues(t *testing.T) {
 	keepAll(t, []contract{
 		{"values round trip inside a transaction", func(t *testing.T, db *sql.DB) {
 			tx := mustBegin(t, db)
-			run(t, tx, "CREATE TABLE vals(i INT, f REAL, s TEXT, b BLOB, y BOOLEAN, at DATETIME, n)")
-			run(t, tx, "INSERT INTO vals VALUES(?,?,?,?,?,?,?)", int64(-1<<63), 1.5, "tëxt\x00", []byte{0, 255}, true, at.Format("2006-01-02 15:04:05.999999999-07:00"), nil)
-			for _, q := range []asker{tx, db} {
+			mustExec(t, tx, "CREATE TABLE vals(i INT, f REAL, s TEXT, b BLOB, y BOOLEAN, at DATETIME, n)")
+			mustExec(t, tx, "INSERT INTO vals VALUES(?,?,?,?,?,?,?)", int64(-1<<63), 1.5, "tëxt\x00", []byte{0, 255}, true, at.Format("2006-01-02 15:04:05.999999999-07:00"), nil)
+			for _, q := range []querier{tx, db} {
 				if q == db {
-					commit(t, tx)
+					mustCommit(t, tx)
 				}
 				var i int64
 				var f float64
@@ -253,14 +253,14 @@ func TestDriverValues(t *testing.T) {
 		{"NULL goes where it may", func(t *testing.T, db *sql.DB) {
 			tx := mustBegin(t, db)
 			defer tx.Rollback()
-			run(t, tx, "CREATE TABLE nulls(a, b)")
-			run(t, tx, "INSERT INTO nulls VALUES(?, ?), (?, ?)", sql.NullInt64{}, sql.NullString{String: "x", Valid: true}, nil, (*string)(nil))
+			mustExec(t, tx, "CREATE TABLE nulls(a, b)")
+			mustExec(t, tx, "INSERT INTO nulls VALUES(?, ?), (?, ?)", sql.NullInt64{}, sql.NullString{String: "x", Valid: true}, nil, (*string)(nil))
 			var a sql.NullInt64
 			var b *string
 			if err := tx.QueryRow("SELECT a, b FROM nulls WHERE b IS NULL").Scan(&a, &b); err != nil || a.Valid || b != nil {
 				t.Error(a, b, err)
 			}
-			if n := one[int](t, tx, "SELECT count(*) FROM nulls WHERE a IS NULL"); n != 2 {
+			if n := queryValue[int](t, tx, "SELECT count(*) FROM nulls WHERE a IS NULL"); n != 2 {
 				t.Error(n)
 			}
 			var s string
@@ -271,10 +271,10 @@ func TestDriverValues(t *testing.T) {
 		{"arguments by name and by number", func(t *testing.T, db *sql.DB) {
 			tx := mustBegin(t, db)
 			defer tx.Rollback()
-			run(t, tx, "CREATE TABLE named(a, b, c)")
-			run(t, tx, "INSERT INTO named VALUES(:a, @b, $c)", sql.Named("c", 3), sql.Named("a", 1), sql.Named("b", 2))
-			run(t, tx, "INSERT INTO named VALUES(?2, ?1, ?2)", "x", "y")
-			if got := one[string](t, tx, "SELECT group_concat(a||b||c) FROM named"); got != "123,yxy" {
+			mustExec(t, tx, "CREATE TABLE named(a, b, c)")
+			mustExec(t, tx, "INSERT INTO named VALUES(:a, @b, $c)", sql.Named("c", 3), sql.Named("a", 1), sql.Named("b", 2))
+			mustExec(t, tx, "INSERT INTO named VALUES(?2, ?1, ?2)", "x", "y")
+			if got := queryValue[string](t, tx, "SELECT group_concat(a||b||c) FROM named"); got != "123,yxy" {
 				t.Error(got)
 			}
 			if _, err := tx.Exec("INSERT INTO named VALUES(:a, 1, 2)", sql.Named("z", 1)); err == nil {
@@ -283,14 +283,14 @@ func TestDriverValues(t *testing.T) {
 			if _, err := tx.Exec("INSERT INTO named VALUES(?, ?, ?)", 1); err == nil {
 				t.Error("arguments may be missing")
 			}
-			if n := one[int](t, tx, "SELECT count(*) FROM named"); n != 2 {
+			if n := queryValue[int](t, tx, "SELECT count(*) FROM named"); n != 2 {
 				t.Error(n)
 			}
 		}},
 		{"no rows", func(t *testing.T, db *sql.DB) {
 			tx := mustBegin(t, db)
 			defer tx.Rollback()
-			run(t, tx, "CREATE TABLE none(a INT, b TEXT)")
+			mustExec(t, tx, "CREATE TABLE none(a INT, b TEXT)")
 			if err := tx.QueryRow("SELECT a FROM none").Scan(new(int)); !errors.Is(err, sql.ErrNoRows) {
 				t.Error(err)
 			}
@@ -307,40 +307,40 @@ func TestDriverValues(t *testing.T) {
 			}
 		}},
 		{"columns and their types are those outside", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE types(a INTEGER PRIMARY KEY, b VARCHAR(10), c BOOLEAN, d DATETIME, e BLOB, f)")
-			run(t, db, "INSERT INTO types VALUES(1,'x',1,'2024-02-03 04:05:06',x'00',NULL)")
+			mustExec(t, db, "CREATE TABLE types(a INTEGER PRIMARY KEY, b VARCHAR(10), c BOOLEAN, d DATETIME, e BLOB, f)")
+			mustExec(t, db, "INSERT INTO types VALUES(1,'x',1,'2024-02-03 04:05:06',x'00',NULL)")
 			tx := mustBegin(t, db)
 			defer tx.Rollback()
 			for _, query := range []string{"SELECT * FROM types", "SELECT a AS x, b||b, count(*) FROM types", "SELECT * FROM types WHERE 0", "PRAGMA table_info(types)", "VALUES(1,2)", "EXPLAIN QUERY PLAN SELECT * FROM types"} {
-				outside := seeRows(db.Query(query))
-				if inside := seeRows(tx.Query(query)); inside != outside {
+				outside := describeRows(db.Query(query))
+				if inside := describeRows(tx.Query(query)); inside != outside {
 					t.Errorf("%s: inside\n%s\noutside\n%s", query, inside, outside)
 				}
 			}
 		}},
 		{"large blobs", func(t *testing.T, db *sql.DB) {
 			blob := bytes.Repeat([]byte("0123456789abcdef"), 5<<20/16)
-			run(t, db, "CREATE TABLE large(id INTEGER PRIMARY KEY, b BLOB)")
+			mustExec(t, db, "CREATE TABLE large(id INTEGER PRIMARY KEY, b BLOB)")
 			tx := mustBegin(t, db)
-			run(t, tx, "INSERT INTO large(b) VALUES(?)", blob)
-			if got := one[[]byte](t, tx, "SELECT b FROM large"); !bytes.Equal(got, blob) {
+			mustExec(t, tx, "INSERT INTO large(b) VALUES(?)", blob)
+			if got := queryValue[[]byte](t, tx, "SELECT b FROM large"); !bytes.Equal(got, blob) {
 				t.Errorf("inside, %d bytes come back as %d others", len(blob), len(got))
 			}
-			commit(t, tx)
-			if got := one[[]byte](t, db, "SELECT b FROM large"); !bytes.Equal(got, blob) {
+			mustCommit(t, tx)
+			if got := queryValue[[]byte](t, db, "SELECT b FROM large"); !bytes.Equal(got, blob) {
 				t.Errorf("%d bytes come back as %d others", len(blob), len(got))
 			}
 		}},
 		{"very many rows are streamed", func(t *testing.T, db *sql.DB) {
 			tx := mustBegin(t, db)
-			run(t, tx, "CREATE TABLE stream(n INT, s TEXT)")
-			run(t, tx, "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x LIMIT 100000) INSERT INTO stream SELECT n, 'row ' || n FROM x")
-			for _, q := range []asker{tx, db} {
+			mustExec(t, tx, "CREATE TABLE stream(n INT, s TEXT)")
+			mustExec(t, tx, "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x LIMIT 100000) INSERT INTO stream SELECT n, 'row ' || n FROM x")
+			for _, q := range []querier{tx, db} {
 				if q == db {
-					commit(t, tx)
+					mustCommit(t, tx)
 				}
 				var n, sum int
-				each(t, q, "SELECT n, s FROM stream", func(rows *sql.Rows) {
+				eachRow(t, q, "SELECT n, s FROM stream", func(rows *sql.Rows) {
 					var v int
 					var s string
 					if err := rows.Scan(&v, &s); err != nil || len(s) < 5 {

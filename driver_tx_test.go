@@ -12,15 +12,9 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// unending returns rows for ever, and the first one at once. tedious computes for
-// ever and returns none.
-const (
-	unending = "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x) SELECT n FROM x"
-	tedious  = "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x) SELECT count(*) FROM x"
-)
-
-// isOver fails the test unless err says that the transaction, or its rows, are over.
-func isOver(t testing.TB, what string, err error) {
+// wantEnded fails the test unless err says that the transaction, or its rows,
+// ended.
+func wantEnded(t testing.TB, what string, err error) {
 	t.Helper()
 	if err == nil {
 		t.Errorf("%s: no error", what)
@@ -31,37 +25,37 @@ func isOver(t testing.TB, what string, err error) {
 			return
 		}
 	}
-	t.Errorf("%s: the error is not clear: %v", what, err)
+	t.Errorf("%s: the error does not say that the transaction ended: %v", what, err)
 }
 
 func TestDriverTransactions(t *testing.T) {
 	t.Parallel()
 	keepAll(t, []contract{
 		{"results of writes", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE results(id INTEGER PRIMARY KEY, n INT UNIQUE)")
+			mustExec(t, db, "CREATE TABLE results(id INTEGER PRIMARY KEY, n INT UNIQUE)")
 			tx := mustBegin(t, db)
 			for i := range 3 {
-				r := run(t, tx, "INSERT INTO results(n) VALUES(?)", i)
+				r := mustExec(t, tx, "INSERT INTO results(n) VALUES(?)", i)
 				if id, n := must(r.LastInsertId()), must(r.RowsAffected()); id != int64(i+1) || n != 1 {
 					t.Errorf("insert %d: id %d, %d rows", i, id, n)
 				}
 			}
-			if n := must(run(t, tx, "UPDATE results SET n = n + 10").RowsAffected()); n != 3 {
+			if n := must(mustExec(t, tx, "UPDATE results SET n = n + 10").RowsAffected()); n != 3 {
 				t.Errorf("%d rows updated", n)
 			}
-			if n := must(run(t, tx, "DELETE FROM results WHERE id > 9").RowsAffected()); n != 0 {
+			if n := must(mustExec(t, tx, "DELETE FROM results WHERE id > 9").RowsAffected()); n != 0 {
 				t.Errorf("%d rows deleted", n)
 			}
-			if got := one[string](t, tx, "SELECT changes() || ' ' || last_insert_rowid()"); got != "0 3" {
+			if got := queryValue[string](t, tx, "SELECT changes() || ' ' || last_insert_rowid()"); got != "0 3" {
 				t.Error(got)
 			}
-			commit(t, tx)
+			mustCommit(t, tx)
 		}},
 		{"RETURNING", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE ret(id INTEGER PRIMARY KEY, n INT UNIQUE)")
+			mustExec(t, db, "CREATE TABLE ret(id INTEGER PRIMARY KEY, n INT UNIQUE)")
 			tx := mustBegin(t, db)
 			var ids []int
-			each(t, tx, "INSERT INTO ret(n) VALUES(5),(6),(7) RETURNING id", func(rows *sql.Rows) {
+			eachRow(t, tx, "INSERT INTO ret(n) VALUES(5),(6),(7) RETURNING id", func(rows *sql.Rows) {
 				var id int
 				if err := rows.Scan(&id); err != nil {
 					t.Error(err)
@@ -76,18 +70,18 @@ func TestDriverTransactions(t *testing.T) {
 				t.Error(rows.Err())
 			}
 			rows.Close() // the second row is there all the same
-			if n := one[int](t, tx, "DELETE FROM ret WHERE n=9 RETURNING n"); n != 9 {
+			if n := queryValue[int](t, tx, "DELETE FROM ret WHERE n=9 RETURNING n"); n != 9 {
 				t.Error(n)
 			}
-			commit(t, tx)
-			if n := one[int](t, db, "SELECT count(*) FROM ret"); n != 4 {
+			mustCommit(t, tx)
+			if n := queryValue[int](t, db, "SELECT count(*) FROM ret"); n != 4 {
 				t.Errorf("%d rows", n)
 			}
 		}},
 		{"a statement that fails leaves the others", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE fails(n INT UNIQUE)")
+			mustExec(t, db, "CREATE TABLE fails(n INT UNIQUE)")
 			tx := mustBegin(t, db)
-			run(t, tx, "INSERT INTO fails VALUES(1)")
+			mustExec(t, tx, "INSERT INTO fails VALUES(1)")
 			_, err := tx.Exec("INSERT INTO fails VALUES(2),(1)")
 			if e := new(hiqlite.Error); !errors.As(err, &e) || e.Code() != 2067 {
 				t.Errorf("%v", err)
@@ -98,17 +92,17 @@ func TestDriverTransactions(t *testing.T) {
 			if _, err := tx.Query("SELEC"); err == nil {
 				t.Error("no error")
 			}
-			run(t, tx, "INSERT INTO fails VALUES(3)")
-			commit(t, tx)
-			if got := one[string](t, db, "SELECT group_concat(n) FROM fails"); got != "1,3" {
+			mustExec(t, tx, "INSERT INTO fails VALUES(3)")
+			mustCommit(t, tx)
+			if got := queryValue[string](t, db, "SELECT group_concat(n) FROM fails"); got != "1,3" {
 				t.Error(got)
 			}
 		}},
 		{"writes between the rows of a query", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE source(n INT)")
-			run(t, db, "CREATE TABLE target(n INT)")
+			mustExec(t, db, "CREATE TABLE source(n INT)")
+			mustExec(t, db, "CREATE TABLE target(n INT)")
 			tx := mustBegin(t, db)
-			run(t, tx, "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x LIMIT 50) INSERT INTO source SELECT n FROM x")
+			mustExec(t, tx, "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x LIMIT 50) INSERT INTO source SELECT n FROM x")
 			outer := must(tx.Query("SELECT n FROM source"))
 			read := 0
 			for outer.Next() {
@@ -116,8 +110,8 @@ func TestDriverTransactions(t *testing.T) {
 				if err := outer.Scan(&n); err != nil {
 					t.Fatal(err)
 				}
-				run(t, tx, "INSERT INTO target VALUES(?)", n)
-				if got := one[int](t, tx, "SELECT max(n) FROM target"); got != n {
+				mustExec(t, tx, "INSERT INTO target VALUES(?)", n)
+				if got := queryValue[int](t, tx, "SELECT max(n) FROM target"); got != n {
 					t.Errorf("%d, want %d", got, n)
 				}
 				read++
@@ -125,8 +119,8 @@ func TestDriverTransactions(t *testing.T) {
 			if err := outer.Err(); err != nil || read != 50 {
 				t.Errorf("%d rows, %v", read, err)
 			}
-			commit(t, tx)
-			if n := one[int](t, db, "SELECT sum(n) FROM target"); n != 1275 {
+			mustCommit(t, tx)
+			if n := queryValue[int](t, db, "SELECT sum(n) FROM target"); n != 1275 {
 				t.Error(n)
 			}
 		}},
@@ -147,8 +141,8 @@ func TestDriverTransactions(t *testing.T) {
 		{"rows end with their transaction", func(t *testing.T, db *sql.DB) {
 			for _, end := range []func(*sql.Tx) error{(*sql.Tx).Commit, (*sql.Tx).Rollback} {
 				tx := mustBegin(t, db)
-				run(t, tx, "CREATE TABLE IF NOT EXISTS ended(n INT)")
-				rows := must(tx.Query(unending))
+				mustExec(t, tx, "CREATE TABLE IF NOT EXISTS ended(n INT)")
+				rows := must(tx.Query(endless))
 				if !rows.Next() {
 					t.Fatal(rows.Err())
 				}
@@ -158,23 +152,23 @@ func TestDriverTransactions(t *testing.T) {
 				if rows.Next() {
 					t.Error("there is another row")
 				}
-				isOver(t, "rows", rows.Err())
+				wantEnded(t, "rows", rows.Err())
 			}
 		}},
 		{"rows end with a transaction that is a text", func(t *testing.T, db *sql.DB) {
 			for _, end := range []string{"COMMIT", "ROLLBACK"} {
 				c := must(db.Conn(testrun.Context(t)))
-				run(t, c, "BEGIN; CREATE TABLE IF NOT EXISTS ended2(n INT)")
-				rows := must(c.QueryContext(testrun.Context(t), unending))
+				mustExec(t, c, "BEGIN; CREATE TABLE IF NOT EXISTS ended2(n INT)")
+				rows := must(c.QueryContext(testrun.Context(t), endless))
 				if !rows.Next() {
 					t.Fatal(rows.Err())
 				}
-				run(t, c, end)
+				mustExec(t, c, end)
 				for rows.Next() {
 				}
-				isOver(t, "rows after "+end, rows.Err())
+				wantEnded(t, "rows after "+end, rows.Err())
 				rows.Close()
-				if n := one[int](t, c, "SELECT 1"); n != 1 {
+				if n := queryValue[int](t, c, "SELECT 1"); n != 1 {
 					t.Error(n)
 				}
 				c.Close()
@@ -182,40 +176,40 @@ func TestDriverTransactions(t *testing.T) {
 		}},
 		{"several statements in a text", func(t *testing.T, db *sql.DB) {
 			tx := mustBegin(t, db)
-			r := run(t, tx, "CREATE TABLE multi(a, b); INSERT INTO multi VALUES(?, ?); INSERT INTO multi VALUES(3, 4), (5, 6);", 1, 2)
+			r := mustExec(t, tx, "CREATE TABLE multi(a, b); INSERT INTO multi VALUES(?, ?); INSERT INTO multi VALUES(3, 4), (5, 6);", 1, 2)
 			if n := must(r.RowsAffected()); n != 2 {
 				t.Errorf("%d rows by the last", n)
 			}
-			if n := one[int](t, tx, "INSERT INTO multi VALUES(7, 8); INSERT INTO multi VALUES(8, 9) RETURNING a"); n != 8 {
+			if n := queryValue[int](t, tx, "INSERT INTO multi VALUES(7, 8); INSERT INTO multi VALUES(8, 9) RETURNING a"); n != 8 {
 				t.Errorf("%d is returned", n)
 			}
 			if _, err := tx.Exec("INSERT INTO multi VALUES(9, 9); INSERT INTO nowhere VALUES(1)"); err == nil {
 				t.Error("no error")
 			}
-			commit(t, tx)
-			if n := one[int](t, db, "SELECT count(*) FROM multi"); n != 5 {
+			mustCommit(t, tx)
+			if n := queryValue[int](t, db, "SELECT count(*) FROM multi"); n != 5 {
 				t.Errorf("%d rows", n)
 			}
 		}},
 		{"schemas are of transactions too", func(t *testing.T, db *sql.DB) {
 			tx := mustBegin(t, db)
-			run(t, tx, "CREATE TABLE ddl(a INTEGER PRIMARY KEY, b UNIQUE)")
-			run(t, tx, "CREATE INDEX ddl_i ON ddl(b)")
-			run(t, tx, "INSERT INTO ddl(b) VALUES('x')")
-			run(t, tx, "ALTER TABLE ddl ADD COLUMN c DEFAULT 7")
-			if n := one[int](t, tx, "SELECT c FROM ddl"); n != 7 {
+			mustExec(t, tx, "CREATE TABLE ddl(a INTEGER PRIMARY KEY, b UNIQUE)")
+			mustExec(t, tx, "CREATE INDEX ddl_i ON ddl(b)")
+			mustExec(t, tx, "INSERT INTO ddl(b) VALUES('x')")
+			mustExec(t, tx, "ALTER TABLE ddl ADD COLUMN c DEFAULT 7")
+			if n := queryValue[int](t, tx, "SELECT c FROM ddl"); n != 7 {
 				t.Error(n)
 			}
 			if _, err := db.Query("SELECT * FROM ddl"); err == nil {
 				t.Error("others see the table")
 			}
-			commit(t, tx)
+			mustCommit(t, tx)
 			tx = mustBegin(t, db)
-			run(t, tx, "DROP TABLE ddl")
-			run(t, tx, "CREATE TABLE ddl(other)")
-			run(t, tx, "INSERT INTO ddl VALUES(1)")
-			rollBack(t, tx)
-			if n := one[int](t, db, "SELECT c FROM ddl"); n != 7 {
+			mustExec(t, tx, "DROP TABLE ddl")
+			mustExec(t, tx, "CREATE TABLE ddl(other)")
+			mustExec(t, tx, "INSERT INTO ddl VALUES(1)")
+			mustRollback(t, tx)
+			if n := queryValue[int](t, db, "SELECT c FROM ddl"); n != 7 {
 				t.Error(n)
 			}
 		}},
@@ -226,11 +220,11 @@ func TestDriverContexts(t *testing.T) {
 	t.Parallel()
 	keepAll(t, []contract{
 		{"a query given up between its rows", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE mid(n INT)")
+			mustExec(t, db, "CREATE TABLE mid(n INT)")
 			tx := mustBegin(t, db)
-			run(t, tx, "INSERT INTO mid VALUES(1)")
+			mustExec(t, tx, "INSERT INTO mid VALUES(1)")
 			ctx, cancel := context.WithCancel(testrun.Context(t))
-			rows := must(tx.QueryContext(ctx, unending))
+			rows := must(tx.QueryContext(ctx, endless))
 			if !rows.Next() {
 				t.Fatal(rows.Err())
 			}
@@ -240,46 +234,46 @@ func TestDriverContexts(t *testing.T) {
 			if err := rows.Err(); !errors.Is(err, context.Canceled) {
 				t.Error(err)
 			}
-			run(t, tx, "INSERT INTO mid VALUES(2)") // it goes on
-			commit(t, tx)
-			if n := one[int](t, db, "SELECT count(*) FROM mid"); n != 2 {
+			mustExec(t, tx, "INSERT INTO mid VALUES(2)") // it goes on
+			mustCommit(t, tx)
+			if n := queryValue[int](t, db, "SELECT count(*) FROM mid"); n != 2 {
 				t.Errorf("%d rows", n)
 			}
 		}},
 		{"a query that takes too long", func(t *testing.T, db *sql.DB) {
 			tx := mustBegin(t, db)
-			run(t, tx, "CREATE TABLE late(n INT)")
+			mustExec(t, tx, "CREATE TABLE late(n INT)")
 			ctx, cancel := context.WithTimeout(testrun.Context(t), 50e6)
 			defer cancel()
 			var n int
-			if err := tx.QueryRowContext(ctx, tedious).Scan(&n); !errors.Is(err, context.DeadlineExceeded) {
+			if err := tx.QueryRowContext(ctx, endlessWithoutRows).Scan(&n); !errors.Is(err, context.DeadlineExceeded) {
 				t.Error(err)
 			}
-			run(t, tx, "INSERT INTO late VALUES(1)")
-			commit(t, tx)
-			if n := one[int](t, db, "SELECT count(*) FROM late"); n != 1 {
+			mustExec(t, tx, "INSERT INTO late VALUES(1)")
+			mustCommit(t, tx)
+			if n := queryValue[int](t, db, "SELECT count(*) FROM late"); n != 1 {
 				t.Errorf("%d rows", n)
 			}
 		}},
 		{"a write that is given up ends the transaction", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE given(n INT)")
+			mustExec(t, db, "CREATE TABLE given(n INT)")
 			tx := mustBegin(t, db)
-			run(t, tx, "INSERT INTO given VALUES(1)")
+			mustExec(t, tx, "INSERT INTO given VALUES(1)")
 			ctx, cancel := context.WithTimeout(testrun.Context(t), 50e6)
 			defer cancel()
-			if _, err := tx.ExecContext(ctx, "INSERT INTO given "+tedious); !errors.Is(err, context.DeadlineExceeded) {
+			if _, err := tx.ExecContext(ctx, "INSERT INTO given "+endlessWithoutRows); !errors.Is(err, context.DeadlineExceeded) {
 				t.Error(err)
 			}
 			_, err := tx.Exec("INSERT INTO given VALUES(2)")
-			isOver(t, "a write afterwards", err)
-			isOver(t, "Commit", tx.Commit())
-			if n := one[int](t, db, "SELECT count(*) FROM given"); n != 0 {
+			wantEnded(t, "a write afterwards", err)
+			wantEnded(t, "Commit", tx.Commit())
+			if n := queryValue[int](t, db, "SELECT count(*) FROM given"); n != 0 {
 				t.Errorf("%d rows", n)
 			}
-			run(t, db, "INSERT INTO given VALUES(3)") // the lease is free
+			mustExec(t, db, "INSERT INTO given VALUES(3)") // the lease is free
 		}},
 		{"a statement whose context has ended does nothing", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE never(n INT)")
+			mustExec(t, db, "CREATE TABLE never(n INT)")
 			tx := mustBegin(t, db)
 			ctx, cancel := context.WithCancel(testrun.Context(t))
 			cancel()
@@ -289,25 +283,25 @@ func TestDriverContexts(t *testing.T) {
 			if _, err := tx.QueryContext(ctx, "INSERT INTO never VALUES(1) RETURNING n"); !errors.Is(err, context.Canceled) {
 				t.Error(err)
 			}
-			run(t, tx, "INSERT INTO never VALUES(2)")
-			commit(t, tx)
-			if got := one[string](t, db, "SELECT group_concat(n) FROM never"); got != "2" {
+			mustExec(t, tx, "INSERT INTO never VALUES(2)")
+			mustCommit(t, tx)
+			if got := queryValue[string](t, db, "SELECT group_concat(n) FROM never"); got != "2" {
 				t.Error(got)
 			}
 		}},
 		{"a transaction ends with the context of BeginTx", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE bound(n INT)")
+			mustExec(t, db, "CREATE TABLE bound(n INT)")
 			ctx, cancel := context.WithCancel(testrun.Context(t))
 			tx := must(db.BeginTx(ctx, nil))
-			run(t, tx, "INSERT INTO bound VALUES(1)")
+			mustExec(t, tx, "INSERT INTO bound VALUES(1)")
 			cancel()
-			run(t, db, "INSERT INTO bound VALUES(2)") // another connection has its turn: no lease ends by itself here
+			mustExec(t, db, "INSERT INTO bound VALUES(2)") // another connection has its turn: no lease ends by itself here
 			_, err := tx.Exec("INSERT INTO bound VALUES(3)")
-			isOver(t, "a write afterwards", err)
+			wantEnded(t, "a write afterwards", err)
 			if err := tx.Commit(); !errors.Is(err, context.Canceled) && !errors.Is(err, sql.ErrTxDone) {
 				t.Error(err)
 			}
-			if got := one[string](t, db, "SELECT group_concat(n) FROM bound"); got != "2" {
+			if got := queryValue[string](t, db, "SELECT group_concat(n) FROM bound"); got != "2" {
 				t.Error(got)
 			}
 		}},
@@ -320,7 +314,7 @@ func TestDriverContexts(t *testing.T) {
 			mustBegin(t, db).Rollback()
 		}},
 		{"waiting for a transaction's turn is given up", func(t *testing.T, db *sql.DB) {
-			run(t, db, "CREATE TABLE queue(n INT)")
+			mustExec(t, db, "CREATE TABLE queue(n INT)")
 			tx := mustBegin(t, db)
 			ctx, cancel := context.WithTimeout(testrun.Context(t), 50e6)
 			defer cancel()
@@ -354,13 +348,13 @@ func TestDriverContexts(t *testing.T) {
 			if _, err := db.ExecContext(ctx, "INSERT INTO queue VALUES(2)"); !errors.Is(err, context.Canceled) || errors.Is(err, hiqlite.ErrOutcomeUnknown) {
 				t.Error(err)
 			}
-			run(t, tx, "INSERT INTO queue VALUES(3)")
-			commit(t, tx)
+			mustExec(t, tx, "INSERT INTO queue VALUES(3)")
+			mustCommit(t, tx)
 			if err := <-later; err != nil {
 				t.Error(err)
 			}
-			run(t, db, "INSERT INTO queue VALUES(4)")
-			if got := one[string](t, db, "SELECT group_concat(n) FROM queue"); got != "3,5,4" {
+			mustExec(t, db, "INSERT INTO queue VALUES(4)")
+			if got := queryValue[string](t, db, "SELECT group_concat(n) FROM queue"); got != "3,5,4" {
 				t.Error(got)
 			}
 		}},

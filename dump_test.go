@@ -12,10 +12,10 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// The dumps in testdata/dumps are sqlite3's own (.dump of 3.40.1, but for
-// unistr.sql, which is as 3.50 writes it) of a database that has each kind of
-// object: full-text tables with and without content of their own, R-Trees,
-// triggers, generated columns, WITHOUT ROWID, STRICT, AUTOINCREMENT, odd names.
+// dumps returns the files in testdata/dumps. They were written by .dump of sqlite3
+// 3.40.1, except unistr.sql, which has the format of 3.50. The dumped database has
+// objects of each kind: full-text tables with and without own content, R-Trees,
+// triggers, generated columns, WITHOUT ROWID, STRICT, AUTOINCREMENT, unusual names.
 func dumps(t *testing.T) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob("testdata/dumps/*.sql")
@@ -33,7 +33,8 @@ func dumps(t *testing.T) map[string]string {
 	return found
 }
 
-// statementsOf takes a dump to pieces: sqlite3 ends each statement with a line.
+// statementsOf splits a dump into its statements. In a dump, the end of a statement
+// is the end of a line.
 func statementsOf(dump string) (texts []string) {
 	text := ""
 	for _, line := range strings.SplitAfter(dump, "\n") {
@@ -50,7 +51,7 @@ func statementsOf(dump string) (texts []string) {
 	return append(texts, text)
 }
 
-// withoutTransaction are the statements of a dump without its BEGIN and COMMIT.
+// withoutTransaction returns the statements of a dump without its BEGIN and COMMIT.
 func withoutTransaction(dump string) (texts []string) {
 	for _, text := range statementsOf(dump) {
 		if text != "BEGIN TRANSACTION;\n" && text != "COMMIT;\n" {
@@ -60,27 +61,20 @@ func withoutTransaction(dump string) (texts []string) {
 	return texts
 }
 
-// content is all that a database holds, as far as SQL shows it.
-func content(t *testing.T, q asker) string {
+// content returns all that a database holds, as far as SQL shows it.
+func content(t *testing.T, q querier) string {
 	t.Helper()
 	var b strings.Builder
 	show := func(query string) {
 		b.WriteString(query + "\n")
-		each(t, q, query, func(rows *sql.Rows) {
-			columns, err := rows.Columns()
+		eachRow(t, q, query, func(rows *sql.Rows) {
+			cells, err := scanRow(rows)
 			if err != nil {
-				t.Fatal(err)
-			}
-			cells, into := make([]any, len(columns)), make([]any, len(columns))
-			for i := range cells {
-				into[i] = &cells[i]
-			}
-			if err := rows.Scan(into...); err != nil {
 				t.Fatal(err)
 			}
 			for _, cell := range cells {
 				if blob, ok := cell.([]byte); ok {
-					cell = fmt.Sprintf("x'%x'", blob) // an empty one is nil there, see the package comment
+					cell = fmt.Sprintf("x'%x'", blob) // modernc.org/sqlite returns nil for an empty blob
 				}
 				fmt.Fprintf(&b, "%#v ", cell)
 			}
@@ -90,7 +84,7 @@ func content(t *testing.T, q asker) string {
 	show("SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE tbl_name<>'sqlite_hiqlite' ORDER BY type, name")
 	show("PRAGMA user_version")
 	var names []string
-	each(t, q, "SELECT name FROM sqlite_schema WHERE type IN ('table','view') AND name<>'sqlite_hiqlite' ORDER BY name", func(rows *sql.Rows) {
+	eachRow(t, q, "SELECT name FROM sqlite_schema WHERE type IN ('table','view') AND name<>'sqlite_hiqlite' ORDER BY name", func(rows *sql.Rows) {
 		var name string
 		if err := rows.Scan(&name); err != nil {
 			t.Fatal(err)
@@ -109,7 +103,7 @@ func content(t *testing.T, q asker) string {
 	return b.String()
 }
 
-// difference is where two contents begin to differ.
+// difference describes where two contents begin to differ.
 func difference(got, want string) string {
 	ours, theirs := strings.Split(got, "\n"), strings.Split(want, "\n")
 	for i := range min(len(ours), len(theirs)) {
@@ -120,7 +114,7 @@ func difference(got, want string) string {
 	return fmt.Sprintf("%d lines, want %d", len(ours), len(theirs))
 }
 
-// plainContent is what plain SQLite makes of a dump.
+// plainContent returns the content of a SQLite database into which a dump was loaded.
 func plainContent(t *testing.T, dump string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "reference.db")
@@ -132,8 +126,8 @@ func plainContent(t *testing.T, dump string) string {
 		defer db.Close()
 		db.SetMaxOpenConns(1)
 		if i == 0 {
-			run(t, db, dump)
-			db.Close() // virtual tables are known to the next connection
+			mustExec(t, db, dump)
+			db.Close() // only a new connection finds the virtual tables
 			continue
 		}
 		return content(t, db)
@@ -141,34 +135,36 @@ func plainContent(t *testing.T, dump string) string {
 	return ""
 }
 
-func TestDumpsLoad(t *testing.T) {
+// A dump of sqlite3 can be loaded in each of these ways, and all nodes then hold what
+// SQLite holds after loading it.
+func TestLoadDumps(t *testing.T) {
 	t.Parallel()
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	ways := map[string]func(t *testing.T, db *sql.DB, dump string){
-		"whole": func(t *testing.T, db *sql.DB, dump string) { run(t, loneConn(t, db), dump) },
+		"whole": func(t *testing.T, db *sql.DB, dump string) { mustExec(t, disposableConn(t, db), dump) },
 		"statement by statement": func(t *testing.T, db *sql.DB, dump string) {
-			conn := loneConn(t, db)
+			conn := disposableConn(t, db)
 			for _, text := range statementsOf(dump) {
-				run(t, conn, text)
+				mustExec(t, conn, text)
 			}
 		},
 		"without a transaction": func(t *testing.T, db *sql.DB, dump string) {
-			conn := loneConn(t, db)
+			conn := disposableConn(t, db)
 			for _, text := range withoutTransaction(dump) {
-				run(t, conn, text)
+				mustExec(t, conn, text)
 			}
 		},
 		"as one write": func(t *testing.T, db *sql.DB, dump string) {
-			run(t, loneConn(t, db), strings.Join(withoutTransaction(dump), ""))
+			mustExec(t, disposableConn(t, db), strings.Join(withoutTransaction(dump), ""))
 		},
 		"by Tx": func(t *testing.T, db *sql.DB, dump string) {
-			tx, err := loneConn(t, db).BeginTx(testrun.Context(t), nil)
+			tx, err := disposableConn(t, db).BeginTx(testrun.Context(t), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer tx.Rollback()
 			for _, text := range withoutTransaction(dump) {
-				run(t, tx, text)
+				mustExec(t, tx, text)
 			}
 			if err := tx.Commit(); err != nil {
 				t.Fatal(err)
@@ -178,10 +174,10 @@ func TestDumpsLoad(t *testing.T) {
 	for name, dump := range dumps(t) {
 		want := plainContent(t, dump)
 		if strings.Contains(want, "rror") {
-			t.Fatalf("%s: the reference cannot read all:\n%s", name, want)
+			t.Fatalf("%s: SQLite has loaded the dump with an error:\n%s", name, want)
 		}
 		sizes := []int{1}
-		if name == "analyzed" { // it has what the others have
+		if name == "analyzed" { // this dump has all that the others have
 			sizes = []int{1, 3}
 		}
 		for _, size := range sizes {
@@ -196,13 +192,13 @@ func TestDumpsLoad(t *testing.T) {
 							t.Fatalf("node %d holds %s", i+1, difference(got, want))
 						}
 					}
-					if name != "unistr" { // it goes on as if it had been made here
-						run(t, db, "INSERT INTO docs(title, body) VALUES('delta', 'a second running dog')")
-						run(t, db, "INSERT INTO fplain VALUES('new', 'running again')")
-						run(t, db, "UPDATE boxes SET maxx=maxx+1; INSERT INTO boxes32 VALUES(5,6,7)")
-						run(t, db, "INSERT INTO fplain(fplain) VALUES('integrity-check'); INSERT INTO fext(fext) VALUES('integrity-check')")
-						if n := one[int](t, db, "SELECT (SELECT count(*) FROM fext('second')) + (SELECT count(*) FROM fplain('running'))"); n != 4 {
-							t.Errorf("%d rows are found", n)
+					if name != "unistr" { // the loaded tables can be written, and their indexes are right
+						mustExec(t, db, "INSERT INTO docs(title, body) VALUES('delta', 'a second running dog')")
+						mustExec(t, db, "INSERT INTO fplain VALUES('new', 'running again')")
+						mustExec(t, db, "UPDATE boxes SET maxx=maxx+1; INSERT INTO boxes32 VALUES(5,6,7)")
+						mustExec(t, db, "INSERT INTO fplain(fplain) VALUES('integrity-check'); INSERT INTO fext(fext) VALUES('integrity-check')")
+						if n := queryValue[int](t, db, "SELECT (SELECT count(*) FROM fext('second')) + (SELECT count(*) FROM fplain('running'))"); n != 4 {
+							t.Errorf("the full-text indexes find %d rows, want 4", n)
 						}
 					}
 					c.WaitEqual()
@@ -212,25 +208,26 @@ func TestDumpsLoad(t *testing.T) {
 	}
 }
 
-// A dump that fails leaves nothing, and the connection as it was.
-func TestADumpThatFailsLeavesTheConnectionAsItWas(t *testing.T) {
+// A dump that fails leaves no rows, and does not change the settings of the
+// connection.
+func TestFailedDumpLeavesTheConnectionUnchanged(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		dump := dumps(t)["plain"]
 		for name, text := range map[string]string{
-			"at the end":               strings.Replace(dump, "\nCOMMIT;", "\nINSERT INTO nowhere VALUES(1);\nCOMMIT;", 1),
-			"behind its end":           dump + "nonsense",
-			"in the middle":            strings.Replace(dump, "PRAGMA writable_schema=ON;", "PRAGMA writable_schema=ON;\nPRAGMA busy_timeout=7;\nnonsense;", 1),
-			"as a write":               strings.Join(withoutTransaction(dump), "") + "INSERT INTO nowhere VALUES(1);",
-			"by a deferred violation":  "PRAGMA foreign_keys=ON; BEGIN; PRAGMA recursive_triggers=1; CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p DEFERRABLE INITIALLY DEFERRED); INSERT INTO c VALUES(1); COMMIT",
-			"of settings":              "PRAGMA recursive_triggers=1; PRAGMA busy_timeout=7; SELECT nowhere",
-			"of settings and a writer": "PRAGMA recursive_triggers=1; PRAGMA busy_timeout=7; CREATE TABLE x(a); INSERT INTO nowhere VALUES(1)",
+			"at the end":                 strings.Replace(dump, "\nCOMMIT;", "\nINSERT INTO nowhere VALUES(1);\nCOMMIT;", 1),
+			"after its end":              dump + "nonsense",
+			"in the middle":              strings.Replace(dump, "PRAGMA writable_schema=ON;", "PRAGMA writable_schema=ON;\nPRAGMA busy_timeout=7;\nnonsense;", 1),
+			"as a write":                 strings.Join(withoutTransaction(dump), "") + "INSERT INTO nowhere VALUES(1);",
+			"by a deferred foreign key":  "PRAGMA foreign_keys=ON; BEGIN; PRAGMA recursive_triggers=1; CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p DEFERRABLE INITIALLY DEFERRED); INSERT INTO c VALUES(1); COMMIT",
+			"after settings":             "PRAGMA recursive_triggers=1; PRAGMA busy_timeout=7; SELECT nowhere",
+			"after settings and a write": "PRAGMA recursive_triggers=1; PRAGMA busy_timeout=7; CREATE TABLE x(a); INSERT INTO nowhere VALUES(1)",
 		} {
 			conn := mustConn(t, c.DB(0))
 			settings := func() string {
 				out := ""
 				for _, name := range []string{"foreign_keys", "writable_schema", "recursive_triggers", "query_only", "busy_timeout", "defer_foreign_keys"} {
-					out += fmt.Sprint(name, "=", one[int](t, conn, "PRAGMA "+name), " ")
+					out += fmt.Sprint(name, "=", queryValue[int](t, conn, "PRAGMA "+name), " ")
 				}
 				return out
 			}
@@ -239,41 +236,41 @@ func TestADumpThatFailsLeavesTheConnectionAsItWas(t *testing.T) {
 					continue
 				}
 				if inside {
-					run(t, conn, "BEGIN")
+					mustExec(t, conn, "BEGIN")
 				}
 				before := settings()
 				if _, err := conn.ExecContext(testrun.Context(t), text); err == nil {
 					t.Errorf("%s: no error", name)
 				}
 				if after := settings(); after != before {
-					t.Errorf("%s (in a transaction: %v): it was %s, is %s", name, inside, before, after)
+					t.Errorf("%s (in a transaction: %v): the settings were %s, and are %s", name, inside, before, after)
 				}
 				if inside {
-					run(t, conn, "ROLLBACK")
+					mustExec(t, conn, "ROLLBACK")
 				}
 			}
-			if name == "behind its end" {
-				empty(t, c.DB(0)) // what was committed stays
+			if name == "after its end" {
+				dropAll(t, c.DB(0)) // the failure came after COMMIT
 			}
-			if n := one[int](t, c.DB(0), "SELECT count(*) FROM sqlite_schema WHERE name NOT IN ('sqlite_hiqlite','sqlite_sequence','sqlite_stat1')"); n != 0 {
+			if n := queryValue[int](t, c.DB(0), "SELECT count(*) FROM sqlite_schema WHERE name NOT IN ('sqlite_hiqlite','sqlite_sequence','sqlite_stat1')"); n != 0 {
 				t.Errorf("%s: %d objects are left", name, n)
 			}
 			if _, err := conn.ExecContext(context.Background(), "INSERT INTO nowhere VALUES(1)"); err == nil {
-				t.Error(name)
+				t.Errorf("%s: the connection accepts a table that does not exist", name)
 			}
 		}
-		// A dump that says itself that it is none.
+		// sqlite3 ends a dump with ROLLBACK if it could not read the whole database.
 		conn := mustConn(t, c.DB(0))
-		run(t, conn, strings.Replace(dump, "\nCOMMIT;", "\nROLLBACK; -- due to errors", 1))
-		if n := one[int](t, c.DB(0), "SELECT count(*) FROM sqlite_schema WHERE name NOT IN ('sqlite_hiqlite','sqlite_sequence','sqlite_stat1')"); n != 0 {
+		mustExec(t, conn, strings.Replace(dump, "\nCOMMIT;", "\nROLLBACK; -- due to errors", 1))
+		if n := queryValue[int](t, c.DB(0), "SELECT count(*) FROM sqlite_schema WHERE name NOT IN ('sqlite_hiqlite','sqlite_sequence','sqlite_stat1')"); n != 0 {
 			t.Errorf("%d objects of a dump that was rolled back", n)
 		}
 		c.WaitEqual()
 	})
 }
 
-// PRAGMA writable_schema lets dumps in, and nothing that could make a database
-// that nobody can open.
+// PRAGMA writable_schema allows what dumps need, which is to insert virtual tables
+// into the schema. It allows nothing that could make a database unreadable.
 func TestWritableSchemaIsForDumps(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -315,8 +312,8 @@ func TestWritableSchemaIsForDumps(t *testing.T) {
 			"DELETE FROM sqlite_hiqlite", "DROP TABLE sqlite_schema", "CREATE INDEX hi ON sqlite_schema(name)",
 		} {
 			for _, how := range []string{"write", "script", "transaction"} {
-				conn := loneConn(t, db)
-				run(t, conn, "PRAGMA writable_schema=ON")
+				conn := disposableConn(t, db)
+				mustExec(t, conn, "PRAGMA writable_schema=ON")
 				var err error
 				switch how {
 				case "write":
@@ -324,7 +321,7 @@ func TestWritableSchemaIsForDumps(t *testing.T) {
 				case "script":
 					_, err = conn.ExecContext(testrun.Context(t), "INSERT INTO t VALUES(5); "+text)
 				default:
-					run(t, conn, "BEGIN")
+					mustExec(t, conn, "BEGIN")
 					_, err = conn.ExecContext(testrun.Context(t), text)
 					if _, other := conn.ExecContext(testrun.Context(t), "ROLLBACK"); other != nil {
 						t.Errorf("%s: %v", text, other)
@@ -333,22 +330,22 @@ func TestWritableSchemaIsForDumps(t *testing.T) {
 				if err == nil {
 					t.Errorf("%s: %s: no error", how, text)
 				}
-				discard(conn)
-				if n := one[int](t, db, "SELECT count(*) FROM sqlite_schema"); n != 8 {
+				dispose(conn)
+				if n := queryValue[int](t, db, "SELECT count(*) FROM sqlite_schema"); n != 8 {
 					t.Fatalf("%s: %s: %d objects", how, text, n)
 				}
 			}
 		}
-		if got := one[string](t, db, "PRAGMA integrity_check") + one[string](t, db, "SELECT group_concat(a) FROM ft('word')"); got != "okword" {
+		if got := queryValue[string](t, db, "PRAGMA integrity_check") + queryValue[string](t, db, "SELECT group_concat(a) FROM ft('word')"); got != "okword" {
 			t.Error(got)
 		}
-		// Without the PRAGMA nothing of it works, in a dump's own words.
+		// Without the PRAGMA even the statements of a dump are refused.
 		for _, text := range []string{row + "('table','x','x',0,'CREATE VIRTUAL TABLE x USING fts5(a)')", "INSERT INTO ft_data VALUES(77,x'')", "CREATE TABLE ft_docsize2(a); CREATE TABLE ft_data(a)"} {
 			if _, err := db.ExecContext(testrun.Context(t), text); err == nil {
 				t.Errorf("%s: no error", text)
 			}
 		}
-		for i := range c.Len() { // the schema can be read by connections that never saw it
+		for i := range c.Len() { // after a restart, new connections must be able to read the schema
 			c.Stop(i)
 			c.Start(i)
 		}
@@ -358,9 +355,9 @@ func TestWritableSchemaIsForDumps(t *testing.T) {
 
 func TestScriptOfADump(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 1, unhurried)
+	c := newCluster(t, 1, withoutTimeouts)
 	conn := mustConn(t, c.DB(0))
-	run(t, conn, `PRAGMA foreign_keys=OFF;
+	mustExec(t, conn, `PRAGMA foreign_keys=OFF;
 BEGIN TRANSACTION;
 CREATE TABLE child(id INTEGER PRIMARY KEY, p INT REFERENCES parent(id));
 INSERT INTO child VALUES(1,7);
@@ -371,17 +368,17 @@ CREATE INDEX i ON child(p);
 CREATE TRIGGER tr AFTER INSERT ON parent BEGIN INSERT INTO child(p) VALUES(new.id); DELETE FROM child WHERE p=0; END;
 COMMIT;
 `)
-	if got := one[string](t, conn, "SELECT (SELECT count(*) FROM child) || name FROM parent"); got != "2it's; a name" {
+	if got := queryValue[string](t, conn, "SELECT (SELECT count(*) FROM child) || name FROM parent"); got != "2it's; a name" {
 		t.Error(got)
 	}
-	run(t, conn, "INSERT INTO parent(id) VALUES(8)")
-	if n := one[int](t, conn, "SELECT count(*) FROM child"); n != 3 {
+	mustExec(t, conn, "INSERT INTO parent(id) VALUES(8)")
+	if n := queryValue[int](t, conn, "SELECT count(*) FROM child"); n != 3 {
 		t.Errorf("%d rows", n)
 	}
-	if n := one[int](t, conn, "PRAGMA foreign_keys"); n != 0 {
-		t.Error("the script's setting is gone")
+	if n := queryValue[int](t, conn, "PRAGMA foreign_keys"); n != 0 {
+		t.Error("the dump's PRAGMA foreign_keys=OFF has had no effect on the connection")
 	}
-	if n := one[int](t, mustConn(t, c.DB(0)), "PRAGMA foreign_keys"); n != 1 {
-		t.Error("the script's setting is that of other connections too")
+	if n := queryValue[int](t, mustConn(t, c.DB(0)), "PRAGMA foreign_keys"); n != 1 {
+		t.Error("the dump's PRAGMA foreign_keys=OFF has changed another connection")
 	}
 }

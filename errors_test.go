@@ -18,13 +18,13 @@ func TestAStatementsErrorIsNotTheDisks(t *testing.T) {
 	t.Parallel()
 	const malformed = "CREATE VIEW IF NOT EXISTS IF AS SELECT null"
 	eachSize(t, func(t *testing.T, nodes *testCluster) {
-		c := sturdy{nodes}
+		c := checkedCluster{nodes}
 		mustExec(t, c.DB(0), "CREATE TABLE kept(id INTEGER PRIMARY KEY, v TEXT UNIQUE)")
 		mustExec(t, c.DB(0), "INSERT INTO kept(v) VALUES('a'),('b'),('c')")
 		db := c.DB(0)
 		_, err := db.ExecContext(testrun.Context(t), malformed)
-		refusal(t, malformed, err, 11, "malformed database schema (IF)")
-		c.unharmed(malformed)
+		wantCode(t, malformed, err, 11, "malformed database schema (IF)")
+		c.checkUnharmed(malformed)
 
 		tx, err := db.BeginTx(testrun.Context(t), nil)
 		if err != nil {
@@ -34,43 +34,39 @@ func TestAStatementsErrorIsNotTheDisks(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = tx.Exec(malformed)
-		refusal(t, malformed, err, 11, "malformed database schema (IF)")
+		wantCode(t, malformed, err, 11, "malformed database schema (IF)")
 		// In plain SQLite the COMMIT fails.
 		if err := tx.Commit(); err == nil {
 			t.Error("the transaction was committed")
 		}
-		c.unharmed(malformed + " in a transaction")
+		c.checkUnharmed(malformed + " in a transaction")
 		var n int
-		if err := db.QueryRowContext(hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable), "SELECT count(*) FROM kept").Scan(&n); err != nil || n != 3 {
+		if err := db.QueryRowContext(linearizable(t), "SELECT count(*) FROM kept").Scan(&n); err != nil || n != 3 {
 			t.Errorf("%d rows, %v", n, err)
 		}
-		for i := range c.Len() {
-			c.Stop(i)
-		}
-		for i := range c.Len() {
-			c.Start(i)
-		}
-		c.unharmed("a restart")
+		c.stopAll()
+		c.startAll()
+		c.checkUnharmed("a restart")
 	})
 }
 
-// A sturdy is a node with a table of three rows, which bad input must not harm.
-type sturdy struct {
+// A checkedCluster is a node with a table of three rows, which bad input must not harm.
+type checkedCluster struct {
 	*testCluster
 }
 
-func newSturdy(t testing.TB, size int, change ...func(*hiqlite.Config)) sturdy {
-	s := sturdy{newCluster(t, size, change...)}
+func newCheckedCluster(t testing.TB, size int, change ...func(*hiqlite.Config)) checkedCluster {
+	s := checkedCluster{newCluster(t, size, change...)}
 	mustExec(t, s.DB(0), "CREATE TABLE kept(id INTEGER PRIMARY KEY, v TEXT UNIQUE)")
 	mustExec(t, s.DB(0), "INSERT INTO kept(v) VALUES('a'),('b'),('c')")
 	return s
 }
 
 // unharmed fails unless all nodes answer, write, and hold what they held.
-func (s sturdy) unharmed(what string) {
+func (s checkedCluster) checkUnharmed(what string) {
 	s.t.Helper()
 	answers(s.t, s.testCluster)
-	ctx := hiqlite.WithConsistency(testrun.Context(s.t), hiqlite.Linearizable)
+	ctx := linearizable(s.t)
 	for i := range s.Nodes() {
 		mustExec(s.t, s.DB(i), "UPDATE kept SET v=v")
 		var n int
@@ -82,7 +78,7 @@ func (s sturdy) unharmed(what string) {
 
 func TestRefusedStatements(t *testing.T) {
 	t.Parallel()
-	s := newSturdy(t, 1)
+	s := newCheckedCluster(t, 1)
 	for text, want := range map[string]struct {
 		code  int
 		words []string
@@ -120,12 +116,12 @@ func TestRefusedStatements(t *testing.T) {
 	} {
 		name := text[:min(len(text), 60)]
 		_, err := s.DB(0).ExecContext(testrun.Context(t), text)
-		refusal(t, "exec "+name, err, want.code, want.words...)
+		wantCode(t, "exec "+name, err, want.code, want.words...)
 		if rows, err := s.DB(0).QueryContext(testrun.Context(t), text); err == nil {
 			t.Errorf("query %s: no error", name)
 			rows.Close()
 		}
-		s.unharmed(name)
+		s.checkUnharmed(name)
 	}
 	var n int
 	if err := s.DB(0).QueryRowContext(testrun.Context(t), "SELECT count(*) FROM kept").Scan(&n); err != nil || n != 3 {
@@ -135,7 +131,7 @@ func TestRefusedStatements(t *testing.T) {
 
 func TestWrongArguments(t *testing.T) {
 	t.Parallel()
-	s := newSturdy(t, 1)
+	s := newCheckedCluster(t, 1)
 	for _, test := range []struct {
 		text  string
 		args  []any
@@ -153,22 +149,22 @@ func TestWrongArguments(t *testing.T) {
 		{"", []any{1}, "too many arguments"},
 	} {
 		_, err := s.DB(0).ExecContext(testrun.Context(t), test.text, test.args...)
-		refusal(t, test.text, err, 1, test.words)
-		s.unharmed(test.text)
+		wantCode(t, test.text, err, 1, test.words)
+		s.checkUnharmed(test.text)
 	}
 	for _, arg := range []any{struct{}{}, []int{1}, make(chan int), complex(1, 1), uint64(1 << 63)} {
 		if _, err := s.DB(0).ExecContext(testrun.Context(t), "INSERT INTO kept(v) VALUES(?)", arg); err == nil || !strings.Contains(err.Error(), "argument") {
 			t.Errorf("%T: %v", arg, err)
 		}
 		_, err := hiqlite.Batch(testrun.Context(t), s.DB(0), hiqlite.Statement{SQL: "INSERT INTO kept(v) VALUES(?)", Args: []any{arg}})
-		refusal(t, fmt.Sprintf("%T in a batch", arg), err, 1, "converting argument 1")
+		wantCode(t, fmt.Sprintf("%T in a batch", arg), err, 1, "converting argument 1")
 	}
-	s.unharmed("unsupported types")
+	s.checkUnharmed("unsupported types")
 }
 
 func TestBatchSaysWhichStatementFailed(t *testing.T) {
 	t.Parallel()
-	s := newSturdy(t, 1)
+	s := newCheckedCluster(t, 1)
 	good := hiqlite.Statement{SQL: "INSERT INTO kept(v) VALUES(?)", Args: []any{"x"}}
 	for text, want := range map[string]struct {
 		code  int
@@ -188,11 +184,11 @@ func TestBatchSaysWhichStatementFailed(t *testing.T) {
 		"ATTACH 'x' AS x":                 {23, []string{"ATTACH"}},
 	} {
 		_, err := hiqlite.Batch(testrun.Context(t), s.DB(0), good, hiqlite.Statement{SQL: "CREATE TABLE made(a)"}, hiqlite.Statement{SQL: "INSERT INTO made VALUES(1)"}, hiqlite.Statement{SQL: text}, good)
-		e := refusal(t, text, err, want.code, want.words...)
+		e := wantCode(t, text, err, want.code, want.words...)
 		if e.Statement != 3 {
 			t.Errorf("%q: the error is said to be statement %d's: %v", text, e.Statement, err)
 		}
-		s.unharmed(text)
+		s.checkUnharmed(text)
 		var n int
 		if err := s.DB(0).QueryRowContext(testrun.Context(t), "SELECT count(*) FROM kept, sqlite_schema WHERE sqlite_schema.name='made' OR kept.v='x'").Scan(&n); err != nil || n != 0 {
 			t.Errorf("%q: the batch did something: %d, %v", text, n, err)
@@ -202,7 +198,7 @@ func TestBatchSaysWhichStatementFailed(t *testing.T) {
 
 func TestClosedNode(t *testing.T) {
 	t.Parallel()
-	s := newSturdy(t, 1)
+	s := newCheckedCluster(t, 1)
 	node, db := s.Node(0), s.DB(0)
 	conn, err := db.Conn(testrun.Context(t))
 	if err != nil {
@@ -234,7 +230,7 @@ func TestClosedNode(t *testing.T) {
 	}
 	s.Start(0)
 	s.WaitReady(0)
-	s.unharmed("closing")
+	s.checkUnharmed("closing")
 }
 
 // An error of SQLite is its extended code and its primary one, to errors.Is.

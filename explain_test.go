@@ -9,7 +9,7 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// What stands behind EXPLAIN and must not be done.
+// explained are statements that must not be executed after EXPLAIN.
 var explained = []string{
 	"BEGIN", "BEGIN DEFERRED", "BEGIN IMMEDIATE", "BEGIN EXCLUSIVE TRANSACTION", "COMMIT", "END", "ROLLBACK", "SAVEPOINT s", "RELEASE s", "ROLLBACK TO s", "ROLLBACK TRANSACTION TO SAVEPOINT nope",
 	"VACUUM", "VACUUM INTO 'copy.db'", "ATTACH ':memory:' AS other", "DETACH main", "ANALYZE", "ANALYZE t", "REINDEX", "REINDEX t",
@@ -18,14 +18,15 @@ var explained = []string{
 	"INSERT INTO t VALUES(7, 7)", "INSERT INTO t SELECT * FROM t", "UPDATE t SET b=9", "DELETE FROM t", "REPLACE INTO t VALUES(1, 8) RETURNING a", "INSERT INTO t VALUES(1, 8) ON CONFLICT DO UPDATE SET b=7", "SELECT * FROM t", "WITH x AS (SELECT 1) SELECT * FROM x",
 }
 
-// Of these SQLite itself does some already while it compiles them.
+// explainedPragmas must not be executed after EXPLAIN either. SQLite executes some of
+// them while it prepares them.
 var explainedPragmas = []string{
 	"foreign_keys=OFF", "foreign_keys(0)", "query_only=1", "user_version=7", "application_id=7", "defer_foreign_keys=ON", "busy_timeout=1", "journal_mode=DELETE", "synchronous=0", "cache_size=7", "temp_store=2", "locking_mode=EXCLUSIVE",
 	"wal_checkpoint(TRUNCATE)", "optimize", "incremental_vacuum(1)", "shrink_memory", "analysis_limit=7", "secure_delete=1", "mmap_size=7", "auto_vacuum=1", "threads=1", "read_uncommitted=1",
 }
 
-// program shows the instructions that an EXPLAIN lists: not their operands,
-// which tell of this file's pages.
+// program returns the instructions that an EXPLAIN lists, without their operands,
+// which depend on the pages of the file.
 func program(t *testing.T, c *sql.Conn, script string) (out []string) {
 	t.Helper()
 	rows, err := c.QueryContext(testrun.Context(t), script)
@@ -34,23 +35,20 @@ func program(t *testing.T, c *sql.Conn, script string) (out []string) {
 	}
 	defer rows.Close()
 	if strings.HasPrefix(script, "SELECT 1; ") && !rows.NextResultSet() {
-		t.Fatalf("%s: it has no second result set: %v", script, rows.Err())
+		t.Fatalf("%s: there is no second result set: %v", script, rows.Err())
 	}
 	if n := len(must(rows.Columns())); n != 8 && n != 4 {
 		t.Errorf("%s: %d columns", script, n)
 	}
-	cells := make([]any, len(must(rows.Columns())))
-	for i := range cells {
-		cells[i] = new(any)
-	}
 	for rows.Next() {
-		if err := rows.Scan(cells...); err != nil {
+		cells, err := scanRow(rows)
+		if err != nil {
 			t.Fatal(err)
 		}
 		if len(cells) == 8 {
-			out = append(out, fmt.Sprint(*cells[0].(*any), " ", *cells[1].(*any)))
+			out = append(out, fmt.Sprint(cells[0], " ", cells[1]))
 		} else {
-			out = append(out, fmt.Sprint(*cells[3].(*any)))
+			out = append(out, fmt.Sprint(cells[3]))
 		}
 	}
 	if err := rows.Err(); err != nil {
@@ -59,7 +57,8 @@ func program(t *testing.T, c *sql.Conn, script string) (out []string) {
 	return out
 }
 
-// explainedState shows what must be as it was.
+// explainedState returns the rows, the schema and the settings that no statement
+// after EXPLAIN may change.
 func explainedState(t *testing.T, c *sql.Conn) (out string) {
 	t.Helper()
 	for _, query := range []string{
@@ -76,8 +75,9 @@ func explainedState(t *testing.T, c *sql.Conn) (out string) {
 	return out
 }
 
-// Nothing that is explained is done, wherever it stands, and its rows are SQLite's.
-func TestExplainDoesNothing(t *testing.T) {
+// EXPLAIN does not execute its statement, alone, in a transaction, or in a script,
+// and returns the rows that SQLite returns.
+func TestExplainDoesNotExecute(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		theirs := referenceConn(t)
@@ -87,8 +87,8 @@ func TestExplainDoesNothing(t *testing.T) {
 		}
 		defer ours.Close()
 		both := func(query string) {
-			run(t, ours, query)
-			run(t, theirs, query)
+			mustExec(t, ours, query)
+			mustExec(t, theirs, query)
 		}
 		both("CREATE TABLE t(a INTEGER PRIMARY KEY, b); CREATE INDEX i ON t(b); INSERT INTO t VALUES(1,'one'),(2,'two')")
 		for _, place := range []string{"alone", "in a transaction", "in a savepoint"} {
@@ -112,15 +112,15 @@ func TestExplainDoesNothing(t *testing.T) {
 			for _, explain := range []string{"EXPLAIN ", "EXPLAIN QUERY PLAN "} {
 				for _, text := range explained {
 					text = explain + text
-					run(t, ours, text)
+					mustExec(t, ours, text)
 					check(text)
 					got, want := program(t, ours, text), program(t, theirs, text)
-					// How SQLite finds what it drops depends on what the connection has open.
+					// The program of a DROP depends on what the connection has in its cache.
 					alike := strings.Contains(text, "DROP") && len(got) > 0 && len(want) > 0
 					if !alike && strings.Join(got, "\n") != strings.Join(want, "\n") {
 						t.Errorf("%s, %s:\n--- theirs\n%s\n--- ours\n%s", place, text, strings.Join(want, "\n"), strings.Join(got, "\n"))
 					}
-					run(t, ours, "SELECT 1; "+text+"; SELECT 2")
+					mustExec(t, ours, "SELECT 1; "+text+"; SELECT 2")
 					program(t, ours, "SELECT 1; "+text)
 					stmt := must(ours.PrepareContext(testrun.Context(t), text))
 					if _, err := stmt.ExecContext(testrun.Context(t)); err != nil {
@@ -132,8 +132,8 @@ func TestExplainDoesNothing(t *testing.T) {
 				for _, text := range explainedPragmas {
 					text = explain + "PRAGMA " + text
 					program(t, ours, text)
-					run(t, ours, text)
-					run(t, ours, "SELECT 1; "+text+"; SELECT 2")
+					mustExec(t, ours, text)
+					mustExec(t, ours, "SELECT 1; "+text+"; SELECT 2")
 					check(text)
 				}
 			}
@@ -145,7 +145,7 @@ func TestExplainDoesNothing(t *testing.T) {
 			}
 		}
 		for _, conn := range []*sql.Conn{ours, theirs} {
-			if got := one[string](t, conn, "SELECT group_concat(b) FROM t"); got != "one,two,three,four,five" {
+			if got := queryValue[string](t, conn, "SELECT group_concat(b) FROM t"); got != "one,two,three,four,five" {
 				t.Error(got)
 			}
 		}
@@ -153,7 +153,8 @@ func TestExplainDoesNothing(t *testing.T) {
 	})
 }
 
-// An EXPLAIN in a script that writes goes through the log, and does nothing there.
+// An EXPLAIN in a script that writes is part of the operation. The replicas do not
+// execute the explained statement.
 func TestExplainInAScriptThatWrites(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -166,16 +167,16 @@ func TestExplainInAScriptThatWrites(t *testing.T) {
 		for _, begin := range []string{"", "BEGIN; ", "SAVEPOINT s; "} {
 			for _, text := range append([]string{"PRAGMA foreign_keys=OFF", "PRAGMA user_version=9", "PRAGMA journal_mode=DELETE", "PRAGMA cache_size=3"}, explained...) {
 				end := map[string]string{"": "", "BEGIN; ": "; COMMIT", "SAVEPOINT s; ": "; RELEASE s"}[begin]
-				before := one[int](t, conn, "SELECT count(*) FROM t")
+				before := queryValue[int](t, conn, "SELECT count(*) FROM t")
 				script := begin + "INSERT INTO t(b) VALUES('row'); EXPLAIN " + text + "; EXPLAIN QUERY PLAN " + text + end
-				run(t, conn, script)
-				if n := one[int](t, conn, "SELECT count(*) FROM t"); n != before+1 {
+				mustExec(t, conn, script)
+				if n := queryValue[int](t, conn, "SELECT count(*) FROM t"); n != before+1 {
 					t.Errorf("%s: %d rows, %d before", script, n, before)
 				}
-				if got := one[string](t, conn, "SELECT (SELECT user_version FROM pragma_user_version) || (SELECT count(*) FROM sqlite_schema WHERE name NOT LIKE '%hiqlite%') || (SELECT count(*) FROM t WHERE b='one')"); got != "021" {
+				if got := queryValue[string](t, conn, "SELECT (SELECT user_version FROM pragma_user_version) || (SELECT count(*) FROM sqlite_schema WHERE name NOT LIKE '%hiqlite%') || (SELECT count(*) FROM t WHERE b='one')"); got != "021" {
 					t.Errorf("%s: %s", script, got)
 				}
-				if got := one[int](t, conn, "PRAGMA foreign_keys"); got != 1 {
+				if got := queryValue[int](t, conn, "PRAGMA foreign_keys"); got != 1 {
 					t.Errorf("%s: foreign_keys is %d", script, got)
 				}
 			}

@@ -73,23 +73,23 @@ func TestIntegrityChecksOfFullTextTables(t *testing.T) {
 func TestFullTextBesideSchemaChanges(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)
-	run(t, c.DB(0), "CREATE VIRTUAL TABLE f USING fts5(x)")
+	mustExec(t, c.DB(0), "CREATE VIRTUAL TABLE f USING fts5(x)")
 	for round := range 3 {
 		tx := mustBegin(t, c.DB(round))
 		for i := range 5 {
-			run(t, tx, "INSERT INTO f VALUES(?)", fmt.Sprint("word", i))
-			run(t, tx, fmt.Sprintf("CREATE TABLE z%d%d(a)", round, i))
-			run(t, tx, "SAVEPOINT s; UPDATE f SET x=x||' more' WHERE f MATCH 'word2'; RELEASE s")
-			run(t, tx, "INSERT INTO f(f) VALUES('optimize')")
+			mustExec(t, tx, "INSERT INTO f VALUES(?)", fmt.Sprint("word", i))
+			mustExec(t, tx, fmt.Sprintf("CREATE TABLE z%d%d(a)", round, i))
+			mustExec(t, tx, "SAVEPOINT s; UPDATE f SET x=x||' more' WHERE f MATCH 'word2'; RELEASE s")
+			mustExec(t, tx, "INSERT INTO f(f) VALUES('optimize')")
 		}
-		commit(t, tx)
+		mustCommit(t, tx)
 	}
 	for i := range c.Len() {
 		c.WaitReady(i)
-		if n := one[int](t, c.DB(i), "SELECT count(*) FROM f WHERE f MATCH 'word3'"); n != 3 {
+		if n := queryValue[int](t, c.DB(i), "SELECT count(*) FROM f WHERE f MATCH 'word3'"); n != 3 {
 			t.Errorf("node %d finds %d rows", i+1, n)
 		}
 	}
-	run(t, c.DB(0), "INSERT INTO f(f) VALUES('integrity-check')")
+	mustExec(t, c.DB(0), "INSERT INTO f(f) VALUES('integrity-check')")
 	c.WaitEqual()
 }

@@ -22,51 +22,8 @@ import (
 	"github.com/hiqlite/hiqlite/tests/process"
 )
 
-// refusal fails unless err is SQLite's, with this code and these words.
-func refusal(t testing.TB, what string, err error, code int, words ...string) *hiqlite.Error {
-	t.Helper()
-	var e *hiqlite.Error
-	if !errors.As(err, &e) {
-		t.Errorf("%s: %v, want an *Error of %q", what, err, words)
-		return &hiqlite.Error{}
-	}
-	if e.Code() != code {
-		t.Errorf("%s: code %d, want %d (%v)", what, e.Code(), code, err)
-	}
-	for _, w := range words {
-		if !strings.Contains(err.Error(), w) {
-			t.Errorf("%s: %q does not say %q", what, err, w)
-		}
-	}
-	return e
-}
-
-// hasCode fails unless err is SQLite's, with this code and these words.
-func hasCode(t testing.TB, err error, code int, words ...string) {
-	t.Helper()
-	var e *hiqlite.Error
-	if !errors.As(err, &e) || e.Code() != code {
-		t.Errorf("%v is not an error with code %d", err, code)
-		return
-	}
-	for _, w := range words {
-		if !strings.Contains(err.Error(), w) {
-			t.Errorf("the error %q lacks %q", err, w)
-		}
-	}
-}
-
-func mustConn(t testing.TB, db *sql.DB) *sql.Conn {
-	t.Helper()
-	c, err := db.Conn(testrun.Context(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
-func second[T any](_ T, err error) error { return err }
+// This file has what the tests of several files use: clusters, statements that
+// must succeed, errors that must be returned, and a log that can be read.
 
 func TestMain(m *testing.M) {
 	process.Serve(openCompacting)
@@ -97,8 +54,68 @@ func eachSize(t *testing.T, test func(t *testing.T, c *testCluster), change ...f
 	}
 }
 
-// freePorts returns addresses of this machine for n nodes.
-func freePorts(t testing.TB, n int) []string {
+// withoutTimeouts is a change of the configuration that sets all timeouts so high
+// that none passes during a test. A test that waits for something which is never
+// released then fails, instead of going on after the timeout.
+func withoutTimeouts(cfg *hiqlite.Config) {
+	cfg.LeaseTTL = time.Hour
+	cfg.Conn.BusyTimeout = testrun.Patience
+	cfg.Conn.TxTimeout = time.Hour
+}
+
+// stopAll stops all nodes, one after the other.
+func (c *testCluster) stopAll() {
+	c.t.Helper()
+	for i := range c.Len() {
+		c.Stop(i)
+	}
+}
+
+// startAll starts all nodes, and does not wait until they are ready.
+func (c *testCluster) startAll() {
+	c.t.Helper()
+	for i := range c.Len() {
+		c.Start(i)
+	}
+}
+
+// restart stops nodes, starts them again, and waits until all nodes are ready.
+func (c *testCluster) restart(nodes ...int) {
+	c.t.Helper()
+	for _, i := range nodes {
+		c.Stop(i)
+	}
+	for _, i := range nodes {
+		c.Start(i)
+	}
+	c.WaitReady()
+}
+
+// restartAll stops all nodes, starts them again, and waits until they are ready.
+func (c *testCluster) restartAll() {
+	c.t.Helper()
+	c.stopAll()
+	c.startAll()
+	c.WaitReady()
+}
+
+// insert inserts rows into the table t through node i.
+func (c *testCluster) insert(i, rows int) {
+	c.t.Helper()
+	for range rows {
+		mustExec(c.t, c.DB(i), "INSERT INTO t DEFAULT VALUES")
+	}
+}
+
+// waitQueue waits until a number of operations are in the lease queue, as far as
+// this node has applied.
+func waitQueue(t testing.TB, n *hiqlite.Node, length int) {
+	t.Helper()
+	testrun.WaitFor(t, fmt.Sprintf("a lease queue of %d", length), func() bool { return n.Queued() == length })
+}
+
+// freeAddresses returns addresses of this machine for n nodes.
+func freeAddresses(t testing.TB, n int) []string {
 	t.Helper()
 	addresses, err := loopback.Addresses(n)
 	if err != nil {
@@ -107,56 +124,32 @@ func freePorts(t testing.TB, n int) []string {
 	return addresses
 }
 
-func mustExec(t testing.TB, db *sql.DB, query string, args ...any) sql.Result {
+// bucketOf returns the bucket of this name, on a node.
+func bucketOf(t testing.TB, n *hiqlite.Node, name string) *kv.Bucket[string] {
 	t.Helper()
-	r, err := db.ExecContext(testrun.Context(t), query, args...)
+	b, err := kv.New[string](n, name)
 	if err != nil {
-		t.Fatalf("%s: %v", query, err)
+		t.Fatal(err)
 	}
-	return r
+	return b
 }
 
-// unhurried sets all timeouts so high that nothing ends by itself while a test runs:
-// what is not released, stays and is found.
-func unhurried(cfg *hiqlite.Config) {
-	cfg.LeaseTTL = time.Hour
-	cfg.Conn.BusyTimeout = testrun.Patience
-	cfg.Conn.TxTimeout = time.Hour
-}
-
-// commit fails unless the transaction can be committed.
-func commit(t testing.TB, tx *sql.Tx) {
-	t.Helper()
-	if err := tx.Commit(); err != nil {
-		t.Fatalf("commit: %v", err)
-	}
-}
-
-func rollBack(t testing.TB, tx *sql.Tx) {
-	t.Helper()
-	if err := tx.Rollback(); err != nil {
-		t.Fatalf("roll back: %v", err)
-	}
-}
-
-// an asker is what a query can be asked of.
-type asker interface {
+// A querier is a sql.DB, a sql.Conn or a sql.Tx.
+type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 	PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
 }
 
-// one returns the one value that a query gives.
-func one[T any](t testing.TB, q asker, query string, args ...any) (v T) {
+// linearizable returns a context with which reads see every write that any node
+// has acknowledged. It ends as that of testrun.Context.
+func linearizable(t testing.TB) context.Context {
 	t.Helper()
-	if err := q.QueryRowContext(testrun.Context(t), query, args...).Scan(&v); err != nil {
-		t.Fatalf("%s: %v", query, err)
-	}
-	return v
+	return hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
 }
 
-func run(t testing.TB, q asker, query string, args ...any) sql.Result {
+func mustExec(t testing.TB, q querier, query string, args ...any) sql.Result {
 	t.Helper()
 	r, err := q.ExecContext(testrun.Context(t), query, args...)
 	if err != nil {
@@ -165,8 +158,17 @@ func run(t testing.TB, q asker, query string, args ...any) sql.Result {
 	return r
 }
 
-// each calls f for every row of a query.
-func each(t testing.TB, q asker, query string, f func(rows *sql.Rows), args ...any) {
+// queryValue returns the value of a query that has one row of one column.
+func queryValue[T any](t testing.TB, q querier, query string, args ...any) (v T) {
+	t.Helper()
+	if err := q.QueryRowContext(testrun.Context(t), query, args...).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return v
+}
+
+// eachRow calls f for every row of a query.
+func eachRow(t testing.TB, q querier, query string, f func(rows *sql.Rows), args ...any) {
 	t.Helper()
 	rows, err := q.QueryContext(testrun.Context(t), query, args...)
 	if err != nil {
@@ -181,8 +183,91 @@ func each(t testing.TB, q asker, query string, f func(rows *sql.Rows), args ...a
 	}
 }
 
-// all starts n goroutines and waits for them.
-func all(t testing.TB, n int, f func(i int) error) {
+// scanRow returns the values of the present row, as the driver returns them.
+func scanRow(rows *sql.Rows) ([]any, error) {
+	columns, err := rows.Columns()
+	if err != nil {
+		return nil, err
+	}
+	values, pointers := make([]any, len(columns)), make([]any, len(columns))
+	for i := range values {
+		pointers[i] = &values[i]
+	}
+	return values, rows.Scan(pointers...)
+}
+
+func mustBegin(t testing.TB, db *sql.DB) *sql.Tx {
+	t.Helper()
+	tx, err := db.BeginTx(testrun.Context(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tx
+}
+
+func mustCommit(t testing.TB, tx *sql.Tx) {
+	t.Helper()
+	if err := tx.Commit(); err != nil {
+		t.Fatalf("commit: %v", err)
+	}
+}
+
+func mustRollback(t testing.TB, tx *sql.Tx) {
+	t.Helper()
+	if err := tx.Rollback(); err != nil {
+		t.Fatalf("rollback: %v", err)
+	}
+}
+
+// mustConn returns a connection that goes back into the pool when the test ends.
+func mustConn(t testing.TB, db *sql.DB) *sql.Conn {
+	t.Helper()
+	c, err := db.Conn(testrun.Context(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// disposableConn returns a connection that is closed when the test ends, and never
+// goes back into the pool: a test may leave it in any state.
+func disposableConn(t testing.TB, db *sql.DB) *sql.Conn {
+	t.Helper()
+	conn, err := db.Conn(testrun.Context(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dispose(conn) })
+	return conn
+}
+
+// dispose closes a connection for good: driver.ErrBadConn makes the pool drop it.
+func dispose(conn *sql.Conn) {
+	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+	_ = conn.Close()
+}
+
+// singleConn returns the database of a node, and limits its pool to one connection.
+func singleConn(c *testCluster, node int) *sql.DB {
+	db := c.DB(node)
+	db.SetMaxOpenConns(1)
+	return db
+}
+
+// must returns v, and panics if there is an error.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// errorOf returns the error of a call that returns a value, too.
+func errorOf[T any](_ T, err error) error { return err }
+
+// inParallel calls f n times at once, and waits for all calls.
+func inParallel(t testing.TB, n int, f func(i int) error) {
 	t.Helper()
 	var work sync.WaitGroup
 	errs := make([]error, n)
@@ -195,141 +280,41 @@ func all(t testing.TB, n int, f func(i int) error) {
 	}
 }
 
-func bucketOf(t testing.TB, n *hiqlite.Node, name string) *kv.Bucket[string] {
-	t.Helper()
-	b, err := kv.New[string](n, name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
+// Queries that do not end by themselves.
+const (
+	// endless returns a row for each number.
+	endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT i FROM n"
+	// endlessWithoutRows computes, and never returns a row.
+	endlessWithoutRows = endless + " WHERE i<0"
+)
 
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
-func (c *testCluster) stopAll() {
-	for i := range c.Len() {
-		c.Stop(i)
-	}
-}
-
-func (c *testCluster) insert(i, rows int) {
-	c.t.Helper()
-	for range rows {
-		mustExec(c.t, c.DB(i), "INSERT INTO t DEFAULT VALUES")
-	}
-}
-
-// loneConn is a connection that is not used again.
-func loneConn(t *testing.T, db *sql.DB) *sql.Conn {
-	t.Helper()
-	conn, err := db.Conn(testrun.Context(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { discard(conn) })
-	return conn
-}
-
-// discard closes a connection instead of giving it back.
-func discard(conn *sql.Conn) {
-	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
-	conn.Close()
-}
-
-func affected(t *testing.T, r sql.Result) int64 {
-	t.Helper()
-	n, err := r.RowsAffected()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
-func mustBegin(t testing.TB, db *sql.DB) *sql.Tx {
-	t.Helper()
-	tx, err := db.BeginTx(testrun.Context(t), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tx
-}
-
-// code fails unless err is an *Error with this code.
-func code(t testing.TB, err error, want int) {
+// wantCode fails the test unless err, which what returned, is an *Error with this
+// code of SQLite, and contains these words. It returns the *Error, or an empty one.
+func wantCode(t testing.TB, what string, err error, code int, words ...string) *hiqlite.Error {
 	t.Helper()
 	var e *hiqlite.Error
-	if !errors.As(err, &e) || e.Code() != want {
-		t.Errorf("the error is %v, want code %d", err, want)
+	if !errors.As(err, &e) {
+		t.Errorf("%s: %v, want an *Error with code %d", what, err, code)
+		return &hiqlite.Error{}
 	}
-}
-
-// logged takes what nodes log.
-type logged struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-// lines returns those that hold the words.
-func (l *logged) lines(words string) (found []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for line := range strings.Lines(l.text.String()) {
-		if strings.Contains(line, words) {
-			found = append(found, line)
+	if e.Code() != code {
+		t.Errorf("%s: code %d, want %d (%v)", what, e.Code(), code, err)
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("%s: the error %q does not contain %q", what, err, w)
 		}
 	}
-	return found
+	return e
 }
 
-// isClosed fails unless an error says that the node was closed, or, if it may,
-// that the outcome is not known.
-func isClosed(t testing.TB, what string, err error, mayBeUnknown bool) {
+// wantClosed fails the test unless err says that the node was closed. With
+// mayBeUnknown, it may also say that the outcome is not known.
+func wantClosed(t testing.TB, what string, err error, mayBeUnknown bool) {
 	t.Helper()
 	if !errors.Is(err, hiqlite.ErrClosed) && !(mayBeUnknown && errors.Is(err, hiqlite.ErrOutcomeUnknown)) {
-		t.Errorf("%s: %v", what, err)
+		t.Errorf("%s: %v, want ErrClosed", what, err)
 	}
-}
-
-// said keeps what is logged.
-type said struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (s *said) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.buf.Write(b)
-}
-
-func (s *said) clear() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.buf.Reset()
-}
-
-// lines returns the lines that have all of the texts.
-func (s *said) lines(texts ...string) (lines []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for line := range strings.Lines(s.buf.String()) {
-		if !containsAll(line, texts) {
-			continue
-		}
-		lines = append(lines, line)
-	}
-	return lines
 }
 
 func containsAll(text string, parts []string) bool {
@@ -339,4 +324,34 @@ func containsAll(text string, parts []string) bool {
 		}
 	}
 	return true
+}
+
+// A logBuffer keeps what nodes log.
+type logBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logBuffer) clear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Reset()
+}
+
+// lines returns the lines that contain all of the texts.
+func (l *logBuffer) lines(texts ...string) (found []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.Lines(l.text.String()) {
+		if containsAll(line, texts) {
+			found = append(found, line)
+		}
+	}
+	return found
 }

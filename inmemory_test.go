@@ -53,9 +53,7 @@ func TestBucketsSurviveRestarts(t *testing.T) {
 			for _, i := range which {
 				c.Start(i)
 			}
-			for i := range c.Len() {
-				c.WaitReady(i)
-			}
+			c.WaitReady()
 		}
 		everyone := []int{0, 1, 2}[:size]
 		if err := bucketOf(t, c.Node(0), "b").PutTTL(ctx, "expires", "x", time.Hour); err != nil {
@@ -94,9 +92,7 @@ func TestTimesToLiveOutliveRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	testrun.WaitFor(t, "the entry to expire", func() bool {
-		c.Stop(0)
-		c.Start(0)
-		c.WaitReady(0)
+		c.restart(0)
 		for up := time.Now(); time.Since(up) < ttl/6; {
 			_, there, err := bucketOf(t, c.Node(0), "b").Get(testrun.Context(t), "k")
 			if err != nil {

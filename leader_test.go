@@ -17,7 +17,7 @@ import (
 
 func TestNoQuorum(t *testing.T) {
 	t.Parallel()
-	s := newSturdy(t, 3)
+	s := newCheckedCluster(t, 3)
 	s.WaitEqual() // the one that is left has all rows
 	leader := s.Leader()
 	s.Stop(leader)
@@ -40,7 +40,7 @@ func TestNoQuorum(t *testing.T) {
 	for i := range 3 {
 		s.WaitReady(i)
 	}
-	s.unharmed("a lost majority")
+	s.checkUnharmed("a lost majority")
 	s.WaitEqual()
 }
 
@@ -165,7 +165,7 @@ func TestUnknownTablesWithoutAMajority(t *testing.T) {
 			t.Fatalf("%v", err)
 		}
 		_, err = c.DB(0).ExecContext(ctx, "INSERT INTO nowhere VALUES(1)")
-		hasCode(t, err, 1, "no such table: nowhere", "no leader")
+		wantCode(t, "INSERT", err, 1, "no such table: nowhere", "no leader")
 		if _, err := c.DB(0).ExecContext(ctx, "SELECT * FROM t"); err != nil {
 			t.Fatal(err)
 		}
@@ -180,7 +180,7 @@ func TestUnknownTablesAreLookedFor(t *testing.T) {
 			name := "t" + string(rune('a'+i%26)) + string(rune('a'+i/26))
 			mustExec(t, c.DB(i%c.Len()), "CREATE TABLE "+name+"(a)")
 			for j := range c.Len() {
-				if n := one[int](t, c.DB(j), "SELECT count(*) FROM "+name); n != 0 {
+				if n := queryValue[int](t, c.DB(j), "SELECT count(*) FROM "+name); n != 0 {
 					t.Error(n)
 				}
 			}
@@ -197,7 +197,7 @@ func TestUnknownTablesAreLookedFor(t *testing.T) {
 // that is over. So does the error of Ready.
 func TestNoMajorityIsSaidOnce(t *testing.T) {
 	t.Parallel()
-	log := new(said)
+	log := new(logBuffer)
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
 		if cfg.NodeID == 1 {
 			cfg.Logger = slog.New(slog.NewTextHandler(log, nil))

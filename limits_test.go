@@ -16,7 +16,7 @@ import (
 
 func TestTooLarge(t *testing.T) {
 	t.Parallel()
-	s := newSturdy(t, 1)
+	s := newCheckedCluster(t, 1)
 	const limit = 8 << 20
 	big := strings.Repeat("x", limit)
 	_, err := s.DB(0).ExecContext(testrun.Context(t), "INSERT INTO kept(v) VALUES(?)", big)
@@ -30,22 +30,22 @@ func TestTooLarge(t *testing.T) {
 		if !errors.Is(err, hiqlite.ErrTooLarge) || !strings.Contains(err.Error(), fmt.Sprint(limit)) || !strings.Contains(err.Error(), "smaller") {
 			t.Errorf("%s: %v", what, err)
 		}
-		s.unharmed(what)
+		s.checkUnharmed(what)
 	}
 	if _, err := hiqlite.Batch(testrun.Context(t), s.DB(0), stmts[:90]...); err != nil {
 		t.Errorf("below the limit: %v", err)
 	}
-	s.unharmed("a large batch")
+	s.checkUnharmed("a large batch")
 }
 
 func TestEndlessWrite(t *testing.T) {
 	t.Parallel()
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
-	s := newSturdy(t, 3, func(cfg *hiqlite.Config) { cfg.MaxSteps = 1_000_000 })
-	for _, text := range []string{"INSERT INTO kept(v) " + silent, "INSERT INTO kept(v) " + endless, "DELETE FROM kept WHERE id IN (" + endless + ")", "INSERT INTO kept(v) VALUES('x'); " + endless} {
+	s := newCheckedCluster(t, 3, func(cfg *hiqlite.Config) { cfg.MaxSteps = 1_000_000 })
+	for _, text := range []string{"INSERT INTO kept(v) " + endlessWithoutRows, "INSERT INTO kept(v) " + endless, "DELETE FROM kept WHERE id IN (" + endless + ")", "INSERT INTO kept(v) VALUES('x'); " + endless} {
 		_, err := s.DB(1).ExecContext(testrun.Context(t), text)
-		refusal(t, text, err, 9, "interrupted", "smaller parts")
-		s.unharmed(text)
+		wantCode(t, text, err, 9, "interrupted", "smaller parts")
+		s.checkUnharmed(text)
 	}
 	s.WaitEqual()
 }
@@ -65,7 +65,7 @@ func TestARunawayWriteEndsWithItsContext(t *testing.T) {
 				return err
 			},
 			"a batch": func(ctx context.Context) error {
-				_, err := hiqlite.Batch(ctx, db, hiqlite.Statement{SQL: "INSERT INTO t VALUES(2)"}, hiqlite.Statement{SQL: "INSERT INTO t " + silent})
+				_, err := hiqlite.Batch(ctx, db, hiqlite.Statement{SQL: "INSERT INTO t VALUES(2)"}, hiqlite.Statement{SQL: "INSERT INTO t " + endlessWithoutRows})
 				return err
 			},
 			"a query": func(ctx context.Context) error {
@@ -83,8 +83,8 @@ func TestARunawayWriteEndsWithItsContext(t *testing.T) {
 			for i := range c.Len() {
 				mustExec(t, c.DB(i), "INSERT INTO t VALUES('others')")
 			}
-			if r := mustExec(t, db, "DELETE FROM t"); affected(t, r) != int64(size) {
-				t.Errorf("%s: %d rows were there", name, affected(t, r))
+			if r := mustExec(t, db, "DELETE FROM t"); must(r.RowsAffected()) != int64(size) {
+				t.Errorf("%s: %d rows were there", name, must(r.RowsAffected()))
 			}
 		}
 		c.WaitEqual()
@@ -100,14 +100,14 @@ func TestALongWriteIsTriedAgain(t *testing.T) {
 		db := c.DB(size - 1)
 		mustExec(t, db, "CREATE TABLE t(n, r DEFAULT (random()))")
 		const rows = "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x WHERE n<20000) SELECT n FROM x"
-		if n := affected(t, mustExec(t, db, "INSERT INTO t(n) "+rows)); n != 20000 {
+		if n := must(mustExec(t, db, "INSERT INTO t(n) "+rows).RowsAffected()); n != 20000 {
 			t.Errorf("%d rows", n)
 		}
-		if n := affected(t, mustExec(t, db, "UPDATE t SET n=n+1")); n != 20000 {
+		if n := must(mustExec(t, db, "UPDATE t SET n=n+1").RowsAffected()); n != 20000 {
 			t.Errorf("%d rows were changed", n)
 		}
 		results, err := hiqlite.Batch(testrun.Context(t), db, hiqlite.Statement{SQL: "DELETE FROM t WHERE n<=10001"}, hiqlite.Statement{SQL: "INSERT INTO t(n) SELECT n FROM t"})
-		if err != nil || affected(t, results[0]) != 10000 || affected(t, results[1]) != 10000 {
+		if err != nil || must(results[0].RowsAffected()) != 10000 || must(results[1].RowsAffected()) != 10000 {
 			t.Errorf("the batch: %v", err)
 		}
 		_, err = db.ExecContext(testrun.Context(t), "INSERT INTO t(n) SELECT 1 FROM t a, t b")

@@ -15,13 +15,11 @@ func TestToolsLeaveTheMetaTableAlone(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(0)
-		run(t, db, "CREATE TABLE t(a INTEGER PRIMARY KEY AUTOINCREMENT, b); INSERT INTO t(b) VALUES('one')")
+		mustExec(t, db, "CREATE TABLE t(a INTEGER PRIMARY KEY AUTOINCREMENT, b); INSERT INTO t(b) VALUES('one')")
 		for _, text := range []string{"ANALYZE", "VACUUM", "REINDEX", "DROP TABLE sqlite_hiqlite", "DROP TABLE IF EXISTS main.SQLITE_HIQLITE", "CREATE TABLE _hiqlite(a)", "INSERT INTO t(b) SELECT group_concat(name || sql) FROM sqlite_schema", "INSERT INTO t(b) SELECT group_concat(name) FROM pragma_table_list"} {
-			run(t, db, text)
+			mustExec(t, db, text)
 		}
-		for i := range c.Len() {
-			c.Stop(i)
-		}
+		c.stopAll()
 		for i := range c.Len() {
 			files, err := filepath.Glob(filepath.Join(c.Config(i).DataDir, "sql", "generation-*", "data.db"))
 			if err != nil || len(files) != 1 {
@@ -35,7 +33,7 @@ func TestToolsLeaveTheMetaTableAlone(t *testing.T) {
 				"PRAGMA integrity_check": "ok", "SELECT count(*) FROM t": "3", "SELECT count(*) > 0 FROM sqlite_hiqlite": "1", "SELECT count(*) FROM sqlite_stat1 WHERE tbl='sqlite_hiqlite'": "0",
 				"SELECT group_concat(name) FROM (SELECT name FROM sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite_%' ORDER BY name)": "_hiqlite,t",
 			} {
-				if got := one[string](t, plain, query); got != want {
+				if got := queryValue[string](t, plain, query); got != want {
 					t.Errorf("node %d: %s: %s, want %s", i+1, query, got, want)
 				}
 			}
@@ -43,14 +41,10 @@ func TestToolsLeaveTheMetaTableAlone(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		for i := range c.Len() {
-			c.Start(i)
-		}
-		for i := range c.Len() {
-			c.WaitReady(i)
-		}
-		run(t, c.DB(c.Len()-1), "INSERT INTO t(b) VALUES('again')")
-		if n := one[int](t, c.DB(c.Len()-1), "SELECT count(*) FROM t"); n != 4 {
+		c.startAll()
+		c.WaitReady()
+		mustExec(t, c.DB(c.Len()-1), "INSERT INTO t(b) VALUES('again')")
+		if n := queryValue[int](t, c.DB(c.Len()-1), "SELECT count(*) FROM t"); n != 4 {
 			t.Errorf("%d rows", n)
 		}
 		c.WaitEqual()

@@ -88,9 +88,9 @@ func TestMigrateDifferentFilesAtOnce(t *testing.T) {
 		if (succeeded[0] == 3) == (succeeded[1] == 3) || succeeded[0]+succeeded[1] != 3 {
 			t.Errorf("of the two kinds %v succeeded, want all of one", succeeded)
 		}
-		linearizable := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+		ctx := linearizable(t)
 		var got string
-		if err := c.DB(0).QueryRowContext(linearizable, fmt.Sprintf("SELECT group_concat(v, ' ') FROM (SELECT v FROM r%d ORDER BY rowid)", round)).Scan(&got); err != nil || got != want {
+		if err := c.DB(0).QueryRowContext(ctx, fmt.Sprintf("SELECT group_concat(v, ' ') FROM (SELECT v FROM r%d ORDER BY rowid)", round)).Scan(&got); err != nil || got != want {
 			t.Errorf("round %d: applied were %q (%v), want %q", round, got, err, want)
 		}
 		mustExec(t, c.DB(0), "DROP TABLE hiqlite_migrations")
@@ -102,12 +102,8 @@ func TestMigrateAfterARestart(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustMigrate(t, c.DB(0), people)
-		for i := range c.Len() {
-			c.Stop(i)
-		}
-		for i := range c.Len() {
-			c.Start(i)
-		}
+		c.stopAll()
+		c.startAll()
 		// Nobody waits for a leader.
 		more := with(people, "11_more.sql", "INSERT INTO people(name) VALUES('eve')")
 		for i, err := range migrateEverywhere(t, c, func(int) fstest.MapFS { return more }) {
@@ -293,8 +289,8 @@ func TestMigrateWaitsForTransactions(t *testing.T) {
 	go func() {
 		done <- hiqlite.Migrate(testrun.Context(t), c.DB(1), fstest.MapFS{"1_t.sql": {Data: []byte("CREATE TABLE t(a)")}})
 	}()
-	queued(t, c.Node(0), 1)
-	commit(t, tx)
+	waitQueue(t, c.Node(0), 1)
+	mustCommit(t, tx)
 	if err := <-done; err != nil {
 		t.Error(err)
 	}

@@ -239,9 +239,9 @@ func TestMigrateUndoesTheFileThatFails(t *testing.T) {
 			if !errors.As(err, &e) || want.code != 0 && e.Code() != want.code || e.Statement != 0 {
 				t.Errorf("%q: %v (%+v), want code %d", text, err, e, want.code)
 			}
-			linearizable := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+			ctx := linearizable(t)
 			var got string
-			if err := c.DB(0).QueryRowContext(linearizable, "SELECT (SELECT group_concat(a) FROM kept)||(SELECT group_concat(name) FROM hiqlite_migrations)").Scan(&got); err != nil || got != "11_good.sql" {
+			if err := c.DB(0).QueryRowContext(ctx, "SELECT (SELECT group_concat(a) FROM kept)||(SELECT group_concat(name) FROM hiqlite_migrations)").Scan(&got); err != nil || got != "11_good.sql" {
 				t.Errorf("%q left %q, %v", text, got, err)
 			}
 			wantRows(t, c.DB(0), userTables, "good kept")

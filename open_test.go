@@ -16,7 +16,7 @@ import (
 )
 
 func TestFoldersThatCannotBeUsed(t *testing.T) {
-	s := newSturdy(t, 1)
+	s := newCheckedCluster(t, 1)
 	used := s.Config(0)
 	file := filepath.Join(t.TempDir(), "file")
 	foreign, newer := t.TempDir(), t.TempDir()
@@ -56,7 +56,7 @@ func TestFoldersThatCannotBeUsed(t *testing.T) {
 			}
 		}
 	}
-	s.unharmed("opening what cannot be opened")
+	s.checkUnharmed("opening what cannot be opened")
 	apart.Ask("ready")
 	other.Start(0)
 	other.WaitReady(0)
@@ -64,7 +64,7 @@ func TestFoldersThatCannotBeUsed(t *testing.T) {
 
 func TestWrongMembers(t *testing.T) {
 	t.Parallel()
-	address := freePorts(t, 3)
+	address := freeAddresses(t, 3)
 	for name, test := range map[string]struct {
 		cfg   hiqlite.Config
 		words []string
@@ -97,7 +97,7 @@ func TestWrongMembers(t *testing.T) {
 
 func TestTakenPort(t *testing.T) {
 	t.Parallel()
-	ports := freePorts(t, 2)
+	ports := freeAddresses(t, 2)
 	l, err := net.Listen("tcp", ports[0])
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +127,7 @@ func TestTakenPort(t *testing.T) {
 func TestAFailedFirstOpenLeavesTheFolderFree(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	ports := freePorts(t, 3)
+	ports := freeAddresses(t, 3)
 	taken, err := net.Listen("tcp", ports[1])
 	if err != nil {
 		t.Fatal(err)

@@ -23,7 +23,7 @@ func TestWriteThenRead(t *testing.T) {
 				t.Errorf("node %d reads %q, %v of what it wrote", i+1, got, err)
 			}
 		}
-		ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+		ctx := linearizable(t)
 		for i := range c.Len() {
 			var n int
 			if err := c.DB(i).QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(&n); err != nil || n != c.Len() {
@@ -40,7 +40,7 @@ func TestLinearizableReadsSeeAcknowledgedWrites(t *testing.T) {
 	c := newCluster(t, 3)
 	mustExec(t, c.DB(0), "CREATE TABLE t(n INTEGER)")
 	mustExec(t, c.DB(0), "INSERT INTO t VALUES(0)")
-	ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+	ctx := linearizable(t)
 	for n := 1; n <= 150; n++ {
 		mustExec(t, c.DB(n%3), "UPDATE t SET n=?", n)
 		var got int
@@ -133,7 +133,7 @@ func TestTablesOfOtherNodesAreFound(t *testing.T) {
 		mustExec(t, c.DB(n%3), fmt.Sprintf("CREATE TABLE t%d(a)", n))
 		mustExec(t, c.DB((n+1)%3), fmt.Sprintf("INSERT INTO t%d VALUES(1)", n))
 		var got int
-		if err := c.DB((n+2)%3).QueryRowContext(hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable),
+		if err := c.DB((n+2)%3).QueryRowContext(linearizable(t),
 			fmt.Sprintf("SELECT a FROM t%d", n)).Scan(&got); err != nil || got != 1 {
 			t.Errorf("table %d: %d, %v", n, got, err)
 		}
@@ -162,12 +162,6 @@ func TestReadsWhileClosing(t *testing.T) {
 }
 
 const numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<%d) SELECT i FROM n"
-
-// endless returns a row for each number, and never ends.
-const endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT i FROM n"
-
-// silent never returns a row.
-const silent = endless + " WHERE i<0"
 
 func TestReadsBesideOpenRows(t *testing.T) {
 	t.Parallel()
@@ -284,7 +278,7 @@ func TestCancelledIteration(t *testing.T) {
 func TestCancelledQuery(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
-	for _, query := range []string{silent, "SELECT 1; " + silent, "SELECT 1; " + silent + "; SELECT 2"} {
+	for _, query := range []string{endlessWithoutRows, "SELECT 1; " + endlessWithoutRows, "SELECT 1; " + endlessWithoutRows + "; SELECT 2"} {
 		for _, run := range []func(context.Context) error{
 			func(ctx context.Context) error { return c.DB(0).QueryRowContext(ctx, query).Scan(new(int)) },
 			func(ctx context.Context) error { _, err := c.DB(0).ExecContext(ctx, query); return err },

@@ -17,8 +17,11 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// A pair is a connection of this driver and one of modernc.org/sqlite's, which
-// are told the same.
+// This file has the harness of the tests that run the same statements with this
+// driver ("ours") and with that of modernc.org/sqlite ("theirs", the reference), and
+// the first of these tests.
+
+// A pair is a connection of this driver and one of modernc.org/sqlite.
 type pair struct {
 	t      testing.TB
 	folder string
@@ -33,7 +36,7 @@ func newPair(t testing.TB, options string) *pair {
 	return p
 }
 
-// open opens another connection to each of the two.
+// open opens another connection to each of the two databases.
 func (p *pair) open(options string) (conns [2]*sql.Conn) {
 	p.t.Helper()
 	for i, source := range []struct{ driver, dsn string }{
@@ -56,7 +59,8 @@ func (p *pair) open(options string) (conns [2]*sql.Conn) {
 	return conns
 }
 
-// timesAsTheirs makes this driver write times as modernc.org/sqlite does by itself.
+// timesAsTheirs adds the option with which this driver writes times as
+// modernc.org/sqlite does by default.
 func timesAsTheirs(options string) string {
 	switch {
 	case strings.Contains(options, "_time_format=&"):
@@ -67,7 +71,7 @@ func timesAsTheirs(options string) string {
 	return options + "&_time_format=string"
 }
 
-// A step is a text and its arguments.
+// A step is a statement, or a script, and its arguments.
 type step struct {
 	text string
 	args []any
@@ -75,15 +79,16 @@ type step struct {
 
 func text(sql string, args ...any) step { return step{sql, args} }
 
-// way is one of the ways in which a step can be run.
+// A way is one of the ways to run a step. run describes what a program can observe.
 type way struct {
 	name string
 	run  func(ctx context.Context, c *sql.Conn, s step) string
 }
 
-var ways = []way{{"query", seeQuery}, {"exec", seeExec}, {"prepared query", seePreparedQuery}, {"prepared exec", seePreparedExec}}
+var ways = []way{{"query", describeQuery}, {"exec", describeExec}, {"prepared query", describePreparedQuery}, {"prepared exec", describePreparedExec}}
 
-// same runs a step on both and fails unless they can be seen to do the same.
+// same runs a step on both connections, and fails the test unless a program observes
+// the same.
 func (p *pair) same(w way, s step) {
 	p.t.Helper()
 	ours, theirs := w.run(testrun.Context(p.t), p.conns[0], s), w.run(testrun.Context(p.t), p.conns[1], s)
@@ -104,38 +109,38 @@ func eachWay(t *testing.T, options string, steps []step) {
 	}
 }
 
-func seeQuery(ctx context.Context, c *sql.Conn, s step) string {
+func describeQuery(ctx context.Context, c *sql.Conn, s step) string {
 	rows, err := c.QueryContext(ctx, s.text, s.args...)
-	return seeRows(rows, err)
+	return describeRows(rows, err)
 }
 
-func seePreparedQuery(ctx context.Context, c *sql.Conn, s step) string {
+func describePreparedQuery(ctx context.Context, c *sql.Conn, s step) string {
 	stmt, err := c.PrepareContext(ctx, s.text)
 	if err != nil {
-		return seeError(err)
+		return describeError(err)
 	}
 	defer stmt.Close()
 	rows, err := stmt.QueryContext(ctx, s.args...)
-	return seeRows(rows, err)
+	return describeRows(rows, err)
 }
 
-func seeExec(ctx context.Context, c *sql.Conn, s step) string {
+func describeExec(ctx context.Context, c *sql.Conn, s step) string {
 	r, err := c.ExecContext(ctx, s.text, s.args...)
-	return seeResult(s.text, r, err)
+	return describeResult(s.text, r, err)
 }
 
-func seePreparedExec(ctx context.Context, c *sql.Conn, s step) string {
+func describePreparedExec(ctx context.Context, c *sql.Conn, s step) string {
 	stmt, err := c.PrepareContext(ctx, s.text)
 	if err != nil {
-		return seeError(err)
+		return describeError(err)
 	}
 	defer stmt.Close()
 	r, err := stmt.ExecContext(ctx, s.args...)
-	return seeResult(s.text, r, err)
+	return describeResult(s.text, r, err)
 }
 
-// changesRows tells the statements whose result means something. SQLite makes
-// others repeat what an earlier one did; see TestStateOfAConnection.
+// changesRows reports whether a statement has a sql.Result of its own. For the others,
+// modernc.org/sqlite repeats the result of an earlier statement.
 func changesRows(text string) bool {
 	for _, verb := range []string{"INSERT", "REPLACE", "UPDATE", "DELETE", "WITH"} {
 		if strings.HasPrefix(text, verb) {
@@ -145,9 +150,9 @@ func changesRows(text string) bool {
 	return false
 }
 
-func seeResult(text string, r sql.Result, err error) string {
+func describeResult(text string, r sql.Result, err error) string {
 	if err != nil {
-		return seeError(err)
+		return describeError(err)
 	}
 	if !changesRows(text) {
 		return "ok"
@@ -156,84 +161,81 @@ func seeResult(text string, r sql.Result, err error) string {
 	n, err2 := r.RowsAffected()
 	if text := strings.ToUpper(strings.TrimSpace(text)); n == 0 || strings.Contains(text, "CONFLICT") || strings.Contains(text, "OR IGNORE") || strings.Contains(text, "INTO W ") /* a view */ ||
 		!strings.HasPrefix(text, "INSERT") && !strings.HasPrefix(text, "REPLACE") && !strings.HasPrefix(text, "WITH_RESULT") {
-		return fmt.Sprintf("rows %d, %v", n, err2) // theirs repeats an earlier statement's id, see TestLastInsertIdIsTheStatementsOwn
+		return fmt.Sprintf("rows %d, %v", n, err2) // theirs repeats the id of an earlier statement, see TestLastInsertIdIsOfTheStatement
 	}
 	return fmt.Sprintf("id %d, %v; rows %d, %v", id, err1, n, err2)
 }
 
-// seeError shows an error as programs see it: its text, and SQLite's code.
-func seeError(err error) string {
+// describeError returns the text of an error and its SQLite code.
+func describeError(err error) string {
 	code := "none"
 	var coded interface{ Code() int }
 	var theirs *reference.Error
 	switch {
 	case errors.As(err, &theirs):
 		code = fmt.Sprint(theirs.Code())
-	case errors.As(err, &coded) && !strings.HasPrefix(err.Error(), "missing "): // theirs has no code
+	case errors.As(err, &coded) && !strings.HasPrefix(err.Error(), "missing "): // theirs has no code for these
 		code = fmt.Sprint(coded.Code())
 	}
 	return fmt.Sprintf("error %q, code %s", err, code)
 }
 
-func seeRows(rows *sql.Rows, err error) string {
+func describeRows(rows *sql.Rows, err error) string {
 	if err != nil {
-		return seeError(err)
+		return describeError(err)
 	}
 	defer rows.Close()
-	seen := []string{seeSet(rows)}
+	seen := []string{describeSet(rows)}
 	for rows.NextResultSet() {
-		seen = append(seen, seeSet(rows))
+		seen = append(seen, describeSet(rows))
 	}
 	if err := rows.Err(); err != nil {
-		return strings.Join(seen, nextSet) + seeError(err)
+		return strings.Join(seen, nextSet) + describeError(err)
 	}
 	return strings.Join(seen, nextSet)
 }
 
-// nextSet is what seeRows shows between result sets.
+// nextSet is what describeRows returns between result sets.
 const nextSet = "--- next result set\n"
 
-// alike compares what was seen. Of the result sets of a script, all of which ours
-// returns, theirs returns the last that has rows, or that of the very last
-// statement, even if this has no columns.
+// alike compares two descriptions. This driver returns all result sets of a script.
+// The reference returns only the last one that has rows, or that of the last
+// statement, even if it has no columns.
 func alike(text, ours, theirs string) bool {
 	sets := strings.Split(ours, nextSet)
 	last := sets[len(sets)-1]
-	withRows := sets[0] // if none has rows and something follows the last semicolon
+	withRows := sets[0] // what theirs returns if no set has rows, and something follows the last semicolon
 	for _, s := range sets {
 		if strings.Count(s, "\n") > 1 {
 			withRows = s
 		}
 	}
 	script := strings.Contains(strings.TrimRight(text, "; \n\t"), ";")
-	if script && strings.HasPrefix(theirs, "error") { // the error may be of a later statement, which theirs runs at once
+	if script && strings.HasPrefix(theirs, "error") { // theirs returns the error of a later statement at once
 		return strings.HasSuffix(ours, theirs)
 	}
 	return theirs == last || theirs == withRows || script && theirs == "\n" && !strings.Contains(ours, "error")
 }
 
-func seeSet(rows *sql.Rows) string {
+func describeSet(rows *sql.Rows) string {
 	var b strings.Builder
-	seeColumns(&b, rows)
+	describeColumns(&b, rows)
 	for rows.Next() {
-		cells := make([]any, len(must(rows.Columns())))
-		for i := range cells {
-			cells[i] = new(any)
-		}
-		if err := rows.Scan(cells...); err != nil {
+		cells, err := scanRow(rows)
+		if err != nil {
 			fmt.Fprintf(&b, "scan: %v\n", err)
 			continue
 		}
 		for _, cell := range cells {
-			b.WriteString(seeValue(*cell.(*any)) + " | ")
+			b.WriteString(describeValue(cell) + " | ")
 		}
 		b.WriteString("\n")
-		seeColumns(&b, rows)
+		describeColumns(&b, rows)
 	}
 	return b.String()
 }
 
-func seeColumns(b *strings.Builder, rows *sql.Rows) {
+func describeColumns(b *strings.Builder, rows *sql.Rows) {
 	types, err := rows.ColumnTypes()
 	if err != nil {
 		fmt.Fprintf(b, "columns: %v\n", err)
@@ -241,17 +243,18 @@ func seeColumns(b *strings.Builder, rows *sql.Rows) {
 	for _, c := range types {
 		length, hasLength := c.Length()
 		if nullable, known := c.Nullable(); !nullable {
-			fmt.Fprintf(b, "nullable %v, known %v", nullable, known) // known is a deviation
+			fmt.Fprintf(b, "nullable %v, known %v", nullable, known) // known differs on purpose
 		}
 		precision, scale, decimal := c.DecimalSize()
-		fmt.Fprintf(b, "%q %q %v %d,%v %d,%d,%v; ", c.Name(), c.DatabaseTypeName(), seeScanType(c), length, hasLength, precision, scale, decimal)
+		fmt.Fprintf(b, "%q %q %v %d,%v %d,%d,%v; ", c.Name(), c.DatabaseTypeName(), describeScanType(c), length, hasLength, precision, scale, decimal)
 	}
 	b.WriteString("\n")
 }
 
-// seeScanType leaves out what the two do not have in common: theirs has no type
-// for NULL, and calls integers times that it does not make times of.
-func seeScanType(c *sql.ColumnType) string {
+// describeScanType returns the scan type of a column, without two known differences:
+// theirs has no type for NULL, and says time.Time for integers that it returns as
+// integers.
+func describeScanType(c *sql.ColumnType) string {
 	name := fmt.Sprint(c.ScanType())
 	switch length, has := c.Length(); {
 	case name == "<nil>", name == "interface {}", strings.HasPrefix(name, "sql.Null"), name == "[]uint8" && !has && length == 0:
@@ -262,11 +265,11 @@ func seeScanType(c *sql.ColumnType) string {
 	return name
 }
 
-func seeValue(v any) string {
+func describeValue(v any) string {
 	switch v := v.(type) {
 	case time.Time:
 		if _, offset := v.Zone(); offset == 0 && v.Location() == time.Local {
-			v = v.UTC() // where the process's own zone is UTC, theirs calls it Local
+			v = v.UTC() // theirs calls UTC Local if it is the zone of the process
 		}
 		return "time " + v.Format(time.RFC3339Nano) + " " + v.Location().String()
 	case float64:

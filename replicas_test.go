@@ -146,15 +146,13 @@ func TestSnapshotReplacesTheDatabase(t *testing.T) {
 	if err := c.DB(2).QueryRow("SELECT count(*) FROM t").Scan(&before); err != nil {
 		t.Fatal(err)
 	}
-	ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+	ctx := linearizable(t)
 	var after int
 	if err := c.DB(2).QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(&after); err != nil || after != 2001 {
 		t.Errorf("after %d rows, a linearizable read sees %d, %v", before, after, err)
 	}
 	c.WaitEqual()
-	c.Stop(2)
-	c.Start(2)
-	c.WaitReady(2)
+	c.restart(2)
 	c.WaitEqual()
 }
 

@@ -90,7 +90,7 @@ func TestReportStatementsAfterTheRollback(t *testing.T) {
 
 func rowsWith(t *testing.T, db *sql.DB, n int) (rows int) {
 	t.Helper()
-	ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+	ctx := linearizable(t)
 	if err := db.QueryRowContext(ctx, "SELECT count(*) FROM t WHERE n = ?", n).Scan(&rows); err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +126,7 @@ func TestReportColumnsAfterAnotherChangedTheSchema(t *testing.T) {
 		db, other := c.DB(0), c.DB(c.Len()-1)
 		mustExec(t, db, "CREATE TABLE foo(id INTEGER PRIMARY KEY, title TEXT)")
 		mustExec(t, db, "INSERT INTO foo VALUES(1, 'one')")
-		ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+		ctx := linearizable(t)
 		held, err := other.PrepareContext(ctx, "SELECT * FROM foo")
 		if err != nil {
 			t.Fatal(err)
@@ -278,7 +278,7 @@ func TestReportManyWriters(t *testing.T) {
 		work.Wait()
 		var balance int
 		// The last write may be another node's.
-		ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+		ctx := linearizable(t)
 		if err := c.DB(0).QueryRowContext(ctx, "SELECT balance FROM account").Scan(&balance); err != nil || balance != writers*rounds {
 			t.Errorf("the balance is %d, %v; want %d", balance, err, writers*rounds)
 		}

@@ -13,11 +13,6 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// querier is what a sql.DB, a sql.Conn and a sql.Tx have in common.
-type querier interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-}
-
 // allSets returns all result sets of a text: rows of "a|b", sets apart by " / ".
 func allSets(ctx context.Context, q querier, text string, args ...any) string {
 	rows, err := q.QueryContext(ctx, text, args...)
@@ -37,11 +32,8 @@ func setsOf(rows *sql.Rows) string {
 		}
 		all := strings.Join(columns, "|") + ":"
 		for rows.Next() {
-			values, pointers := make([]any, len(columns)), make([]any, len(columns))
-			for i := range values {
-				pointers[i] = &values[i]
-			}
-			if err := rows.Scan(pointers...); err != nil {
+			values, err := scanRow(rows)
+			if err != nil {
 				return "error: " + err.Error()
 			}
 			cells := make([]string, len(values))
@@ -87,7 +79,7 @@ func TestScriptsHaveAResultSetForEachStatement(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
 		mustExec(t, db, "CREATE TABLE s(id INTEGER PRIMARY KEY, v TEXT); INSERT INTO s VALUES(1, 'one'), (2, 'two')")
-		linearizable := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+		latest := linearizable(t)
 		check := func(where string, ctx context.Context, q querier) {
 			for _, s := range setScripts {
 				if got := allSets(ctx, q, s.text, s.args...); got != s.want {
@@ -96,7 +88,7 @@ func TestScriptsHaveAResultSetForEachStatement(t *testing.T) {
 			}
 		}
 		check("database", testrun.Context(t), db)
-		check("database, linearizable", linearizable, db)
+		check("database, linearizable", latest, db)
 
 		conn := must(db.Conn(testrun.Context(t)))
 		defer conn.Close()
@@ -107,7 +99,7 @@ func TestScriptsHaveAResultSetForEachStatement(t *testing.T) {
 
 		must(conn.ExecContext(testrun.Context(t), "CREATE TEMP TABLE k(a); INSERT INTO k VALUES(1)"))
 		check("connection with TEMP objects", testrun.Context(t), conn)
-		check("connection with TEMP objects, linearizable", linearizable, conn)
+		check("connection with TEMP objects, linearizable", latest, conn)
 		must(conn.ExecContext(testrun.Context(t), "BEGIN"))
 		check("connection with TEMP objects after BEGIN", testrun.Context(t), conn)
 		must(conn.ExecContext(testrun.Context(t), "ROLLBACK"))
@@ -118,7 +110,7 @@ func TestScriptsHaveAResultSetForEachStatement(t *testing.T) {
 
 		tx := mustBegin(t, db)
 		check("transaction", testrun.Context(t), tx)
-		rollBack(t, tx)
+		mustRollback(t, tx)
 
 		for _, s := range setScripts {
 			stmt := must(db.PrepareContext(testrun.Context(t), s.text))
@@ -211,7 +203,7 @@ func TestErrorsBetweenResultSets(t *testing.T) {
 			}
 			rows.Close()
 		}
-		rollBack(t, tx)
+		mustRollback(t, tx)
 		if _, err := db.ExecContext(testrun.Context(t), failing); err == nil {
 			t.Error("Exec has not run the later statements")
 		}

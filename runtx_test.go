@@ -14,15 +14,14 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// Transactions that collide are run again, others are not.
+// RunTx runs a transaction again if it has failed because of another one, and not
+// after any other error.
 func TestRunTx(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Conn.Deferred = true })
 	mustExec(t, c.DB(0), "CREATE TABLE counter(n INTEGER)")
 	mustExec(t, c.DB(0), "INSERT INTO counter VALUES(0)")
-	for i := range c.Len() {
-		c.WaitReady(i)
-	}
+	c.WaitReady()
 	const each, workers = 5, 6
 	var work sync.WaitGroup
 	for i := range workers {
@@ -30,7 +29,7 @@ func TestRunTx(t *testing.T) {
 			db := c.DB(i % 3)
 			for range each {
 				err := hiqlite.RunTx(testrun.Context(t), db, nil, func(tx *sql.Tx) error {
-					var n int // read first, so that the write may come too late
+					var n int // read first, so that the write fails if another transaction commits in between
 					if err := tx.QueryRow("SELECT n FROM counter").Scan(&n); err != nil {
 						return err
 					}
@@ -45,9 +44,9 @@ func TestRunTx(t *testing.T) {
 	}
 	work.Wait()
 	var n int
-	ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+	ctx := linearizable(t)
 	if err := c.DB(0).QueryRowContext(ctx, "SELECT n FROM counter").Scan(&n); err != nil || n != each*workers {
-		t.Errorf("the counter stands at %d, %v", n, err)
+		t.Errorf("the counter is %d, want %d, %v", n, each*workers, err)
 	}
 	mine := errors.New("mine")
 	runs := 0
@@ -59,35 +58,36 @@ func TestRunTx(t *testing.T) {
 		return mine
 	})
 	if !errors.Is(err, mine) || runs != 1 {
-		t.Errorf("it ran %d times: %v", runs, err)
+		t.Errorf("the transaction ran %d times, want once: %v", runs, err)
 	}
 	unknown := func(*sql.Tx) error { runs++; return errors.Join(hiqlite.ErrOutcomeUnknown, hiqlite.ErrTxExpired) }
 	if err := hiqlite.RunTx(testrun.Context(t), c.DB(0), nil, unknown); !errors.Is(err, hiqlite.ErrOutcomeUnknown) || runs != 2 {
-		t.Errorf("it ran %d times: %v", runs, err)
+		t.Errorf("the transaction of unknown outcome ran %d times, want once: %v", runs-1, err)
 	}
 	busy := func(*sql.Tx) error { runs++; return &hiqlite.Error{ExtendedCode: 5} }
 	ctx, cancel := context.WithTimeout(testrun.Context(t), 0)
 	defer cancel()
-	if err := hiqlite.RunTx(ctx, c.DB(0), nil, busy); err == nil {
-		t.Error("a context that has ended runs nothing")
+	if err := hiqlite.RunTx(ctx, c.DB(0), nil, busy); err == nil || runs != 2 {
+		t.Errorf("with a context that has ended, the transaction ran %d times, want not at all: %v", runs-2, err)
 	}
 	if err := c.DB(0).QueryRow("SELECT n FROM counter").Scan(&n); err != nil || n != each*workers {
-		t.Errorf("the counter stands at %d, %v", n, err)
+		t.Errorf("the counter is %d, want %d, %v", n, each*workers, err)
 	}
 }
 
-// The line about a forgotten transaction names the program, not RunTx.
-func TestForgottenRunTx(t *testing.T) {
+// The log line about a transaction that was ended by its TxTimeout names the line of
+// the program that called RunTx, not a line of RunTx itself.
+func TestLogNamesTheCallerOfRunTx(t *testing.T) {
 	t.Parallel()
-	var log logged
-	c := newCluster(t, 1, unhurried, func(cfg *hiqlite.Config) {
+	var log logBuffer
+	c := newCluster(t, 1, withoutTimeouts, func(cfg *hiqlite.Config) {
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		cfg.Conn.TxTimeout, cfg.Conn.TxTrace = 100*time.Millisecond, true
 	})
-	run(t, c.DB(0), "CREATE TABLE t(a)")
+	mustExec(t, c.DB(0), "CREATE TABLE t(a)")
 	ctx, cancel := context.WithCancel(testrun.Context(t))
 	_ = hiqlite.RunTx(ctx, c.DB(0), nil, func(tx *sql.Tx) error {
-		testrun.WaitFor(t, "its end", func() bool { return len(log.lines("a transaction was ended")) > 0 })
+		testrun.WaitFor(t, "the end of the transaction", func() bool { return len(log.lines("a transaction was ended")) > 0 })
 		cancel()
 		return errors.New("enough")
 	})
@@ -98,22 +98,23 @@ func TestForgottenRunTx(t *testing.T) {
 	}
 }
 
-// A transaction that takes longer than it may is not run again.
-func TestSlowTransactionsAreNotRepeated(t *testing.T) {
+// A transaction that has exceeded its TxTimeout is not run again: it would exceed it
+// again.
+func TestExpiredTransactionsAreNotRunAgain(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 		cfg.Conn.TxTimeout = 20 * time.Millisecond
 	})
-	run(t, c.DB(0), "CREATE TABLE t(a)")
+	mustExec(t, c.DB(0), "CREATE TABLE t(a)")
 	runs := 0
 	err := hiqlite.RunTx(testrun.Context(t), c.DB(0), nil, func(tx *sql.Tx) error {
 		runs++
 		var err error
-		testrun.WaitFor(t, "its end", func() bool { _, err = tx.Exec("INSERT INTO t VALUES(1)"); return err != nil })
+		testrun.WaitFor(t, "the end of the transaction", func() bool { _, err = tx.Exec("INSERT INTO t VALUES(1)"); return err != nil })
 		return err
 	})
 	if !errors.Is(err, hiqlite.ErrTxExpired) || runs != 1 {
-		t.Errorf("it ran %d times: %v", runs, err)
+		t.Errorf("the transaction ran %d times, want once: %v", runs, err)
 	}
 }

@@ -7,12 +7,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// Reads that depend on the schema when they are prepared: SQLite notices with
-// none of them by itself that its connection remembers an older schema.
+// schemaReads are reads whose preparation depends on the schema. With none of them
+// does SQLite notice by itself that its connection has an older schema in memory.
 var schemaReads = []string{
 	"PRAGMA index_list(t)", "PRAGMA index_info(i)", "PRAGMA index_xinfo(i)", "PRAGMA foreign_key_list(t)", "PRAGMA table_info(t)", "PRAGMA table_xinfo(t)", "PRAGMA table_list(t)", "PRAGMA foreign_key_check(t)",
 	"SELECT * FROM pragma_index_list('t')", "SELECT * FROM pragma_index_info('i')", "SELECT * FROM pragma_table_xinfo('t')", "SELECT * FROM pragma_foreign_key_list('t')", "SELECT name FROM pragma_table_list('t')",
@@ -26,7 +25,8 @@ var schemaReads = []string{
 	"EXPLAIN QUERY PLAN SELECT * FROM t WHERE b=1", "EXPLAIN QUERY PLAN SELECT * FROM t JOIN u USING(b)", "SELECT name, type, sql FROM sqlite_schema WHERE name IN ('t','u','v','i')",
 }
 
-// Changes of the schema, each of which makes some of the reads answer otherwise.
+// schemaChanges are changes of the schema. Each of them changes the result of some
+// of schemaReads.
 var schemaChanges = []string{
 	"CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT)", "CREATE TABLE u(b, c REAL)", "INSERT INTO t VALUES(1,'one'),(2,'two'); INSERT INTO u VALUES('one',1),('three',3)",
 	"CREATE INDEX i ON t(b)", "CREATE VIEW v AS SELECT * FROM t", "ALTER TABLE t ADD COLUMN c REAL DEFAULT 1.5", "DROP INDEX i", "CREATE UNIQUE INDEX i ON t(c, b) WHERE a < 2", "ALTER TABLE t DROP COLUMN b",
@@ -35,7 +35,7 @@ var schemaChanges = []string{
 	"INSERT INTO t VALUES('x','y','z')", "DROP TABLE t; ALTER TABLE u RENAME TO t", "CREATE TABLE u AS SELECT b AS a, c AS b FROM t", "DROP TABLE t", "DROP TABLE u", "CREATE TABLE u(a PRIMARY KEY) WITHOUT ROWID; CREATE TABLE t(c, a REFERENCES u, b REFERENCES t(c))",
 }
 
-// occupy keeps n of a node's readers busy, so that the next read gets another.
+// occupy keeps n readers of a node busy, so that the next read gets another reader.
 func occupy(t testing.TB, db *sql.DB, n int) (free func()) {
 	t.Helper()
 	var open []*sql.Rows
@@ -53,9 +53,9 @@ func occupy(t testing.TB, db *sql.DB, n int) (free func()) {
 	}
 }
 
-// Whatever a reader prepares knows the schema of the rows that it reads,
-// whichever reader it is and whichever node changed the schema.
-func TestReadsKnowTheSchema(t *testing.T) {
+// A read is prepared with the schema of the rows that it reads, on every reader, and
+// whichever node has changed the schema.
+func TestReadsUseThePresentSchema(t *testing.T) {
 	t.Parallel()
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	for _, size := range []int{1, 3} {
@@ -70,7 +70,7 @@ func TestReadsKnowTheSchema(t *testing.T) {
 					}
 					for n := range size {
 						free := occupy(t, c.DB(n), i%3)
-						readAlike(t, c, n, kind, change, theirs)
+						compareReads(t, c, n, kind, change, theirs)
 						free()
 					}
 				}
@@ -80,9 +80,10 @@ func TestReadsKnowTheSchema(t *testing.T) {
 	}
 }
 
-// readAlike compares the answers of a node with theirs.
-func readAlike(t *testing.T, c *testCluster, n int, kind, change string, theirs *sql.Conn) {
-	ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+// compareReads compares the results of schemaReads on a node with those of the
+// reference.
+func compareReads(t *testing.T, c *testCluster, n int, kind, change string, theirs *sql.Conn) {
+	ctx := linearizable(t)
 	ours, err := c.DB(n).Conn(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +101,7 @@ func readAlike(t *testing.T, c *testCluster, n int, kind, change string, theirs 
 		if kind == "in a deferred transaction" {
 			begin = "BEGIN DEFERRED"
 		}
-		run(t, ours, begin)
+		mustExec(t, ours, begin)
 		defer ours.ExecContext(ctx, "ROLLBACK")
 	}
 	for _, read := range schemaReads {
@@ -113,8 +114,9 @@ func readAlike(t *testing.T, c *testCluster, n int, kind, change string, theirs 
 	}
 }
 
-// What a transaction itself changes of the schema, and undoes, its reads know.
-func TestReadsOfATransactionKnowItsSchema(t *testing.T) {
+// Reads in a transaction are prepared with the changes of the schema that the
+// transaction has made, and without those that it has undone.
+func TestReadsOfATransactionUseItsSchema(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		theirs := referenceConn(t)
@@ -155,12 +157,12 @@ func TestReadsOfATransactionKnowItsSchema(t *testing.T) {
 	})
 }
 
-// Prepared statements that a program holds follow the schema. Those of EXPLAIN
-// do not in SQLite.
-func TestHeldStatementsFollowTheSchema(t *testing.T) {
+// Prepared statements that a program keeps use the present schema. In SQLite, those
+// with EXPLAIN do not, so they are left out.
+func TestPreparedStatementsUseThePresentSchema(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		theirs := referenceConn(t)
-		ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+		ctx := linearizable(t)
 		held := map[string][2]*sql.Stmt{}
 		for i, change := range schemaChanges {
 			_, err := c.DB(i%c.Len()).ExecContext(ctx, change)
@@ -185,7 +187,7 @@ func TestHeldStatementsFollowTheSchema(t *testing.T) {
 					stmts = [2]*sql.Stmt{a, b}
 					held[read] = stmts
 				}
-				ours, theirs := seeRows(stmts[0].QueryContext(ctx)), seeRows(stmts[1].QueryContext(ctx))
+				ours, theirs := describeRows(stmts[0].QueryContext(ctx)), describeRows(stmts[1].QueryContext(ctx))
 				if ours != theirs {
 					t.Errorf("after %q, held %q:\n--- theirs\n%s\n--- ours\n%s", change, read, theirs, ours)
 				}
@@ -194,28 +196,29 @@ func TestHeldStatementsFollowTheSchema(t *testing.T) {
 	})
 }
 
-// What a text asks of its connection follows the schema, although what is known
-// of a text is kept.
-func TestTextsMeanWhatTheSchemaSays(t *testing.T) {
+// Whether a statement uses changes() or last_insert_rowid() can depend on the schema,
+// for example through a view. Classes are cached by the text of a statement, and a
+// change of the schema must make them void.
+func TestClassesUseThePresentSchema(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		theirs := referenceConn(t)
-		ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+		ctx := linearizable(t)
 		ours, err := c.DB((c.Leader() + 1) % c.Len()).Conn(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer ours.Close()
-		run(t, ours, "CREATE TABLE t(a INTEGER PRIMARY KEY, b); CREATE TABLE log(a)")
-		run(t, theirs, "CREATE TABLE t(a INTEGER PRIMARY KEY, b); CREATE TABLE log(a)")
+		mustExec(t, ours, "CREATE TABLE t(a INTEGER PRIMARY KEY, b); CREATE TABLE log(a)")
+		mustExec(t, theirs, "CREATE TABLE t(a INTEGER PRIMARY KEY, b); CREATE TABLE log(a)")
 		for i, change := range []string{
 			"CREATE VIEW v AS SELECT 7 AS x", "DROP VIEW v; CREATE VIEW v AS SELECT last_insert_rowid() AS x", "DROP VIEW v; CREATE VIEW v AS SELECT changes() AS x", "DROP VIEW v; CREATE VIEW v AS SELECT total_changes() AS x",
 			"DROP VIEW v; CREATE TABLE v(x); INSERT INTO v VALUES(1)", "DROP TABLE v; CREATE VIEW w AS SELECT last_insert_rowid() + changes() AS x; CREATE VIEW v AS SELECT * FROM w",
 			"DROP VIEW v; CREATE TABLE v(x); CREATE TRIGGER tr AFTER INSERT ON t BEGIN INSERT INTO log VALUES(last_insert_rowid()), (changes()); END", "DROP TRIGGER tr; DROP VIEW w; CREATE VIEW w AS SELECT 8 AS x",
 			"DROP TABLE v; CREATE VIRTUAL TABLE v USING fts5(x); INSERT INTO v VALUES('text')", "DROP TABLE v; CREATE VIEW v AS SELECT x, (SELECT max(a) FROM t) FROM w", "DROP VIEW w; CREATE VIEW w AS SELECT last_insert_rowid() AS x",
 		} {
-			run(t, c.DB(i%c.Len()), change)
-			_, err := theirs.ExecContext(ctx, change) // which counts on that connection
+			mustExec(t, c.DB(i%c.Len()), change)
+			_, err := theirs.ExecContext(ctx, change)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -226,7 +229,7 @@ func TestTextsMeanWhatTheSchemaSays(t *testing.T) {
 				} {
 					s = strings.TrimSuffix(s, " DEFERRED")
 					if strings.Contains(change, "total_changes") && (strings.HasPrefix(s, "SELECT") || strings.HasPrefix(s, "INSERT INTO log")) {
-						continue // theirs has counted what the schema's changes touched
+						continue // the reference has counted the changes of the schema on the same connection
 					}
 					for _, way := range []way{ways[0], ways[2]} {
 						if way.name == ways[2].name && !strings.HasPrefix(s, "SELECT") {
@@ -244,8 +247,8 @@ func TestTextsMeanWhatTheSchemaSays(t *testing.T) {
 	})
 }
 
-// The result of a statement that changes the schema does not depend on whether
-// it found something to change.
+// The result of a statement such as CREATE TABLE IF NOT EXISTS does not depend on
+// whether the table existed.
 func TestResultsOfSchemaChanges(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -254,18 +257,18 @@ func TestResultsOfSchemaChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		run(t, conn, "CREATE TABLE t(a INTEGER PRIMARY KEY)")
+		mustExec(t, conn, "CREATE TABLE t(a INTEGER PRIMARY KEY)")
 		for range 2 {
 			for _, text := range []string{
 				"INSERT INTO t VALUES(NULL)", "CREATE TABLE IF NOT EXISTS u(a)", "CREATE TABLE IF NOT EXISTS u(a)", "  /* c */ create index IF NOT EXISTS i ON u(a)", "-- c\n;CREATE INDEX IF NOT EXISTS i ON u(a)", "CREATE VIEW IF NOT EXISTS v AS SELECT 1", "CREATE VIEW IF NOT EXISTS v AS SELECT 1",
 				"DROP VIEW IF EXISTS v", "DROP VIEW IF EXISTS v", "DROP INDEX IF EXISTS i", "DROP INDEX IF EXISTS i", "DROP TABLE IF EXISTS u", "DROP TABLE IF EXISTS u",
 			} {
-				r := run(t, conn, text)
+				r := mustExec(t, conn, text)
 				id, rows := must(r.LastInsertId()), must(r.RowsAffected())
 				if insert := strings.HasPrefix(text, "INSERT"); insert != (id != 0) || insert != (rows != 0) {
 					t.Errorf("%s: id %d, %d rows", text, id, rows)
 				}
-				if n := one[int](t, conn, "SELECT changes()"); n != 1 {
+				if n := queryValue[int](t, conn, "SELECT changes()"); n != 1 {
 					t.Errorf("%s: changes() is %d", text, n)
 				}
 			}
@@ -278,7 +281,7 @@ func TestPreparedStatementsSurviveSchemaChanges(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		last := c.Len() - 1
 		mustExec(t, c.DB(0), "CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
-		ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+		ctx := linearizable(t)
 		var inserts, all, counts []*sql.Stmt
 		for i := range c.Len() {
 			c.WaitReady(i)
@@ -328,8 +331,9 @@ func TestPreparedStatementsSurviveSchemaChanges(t *testing.T) {
 	})
 }
 
-// A node may still remember a schema without what the statement before made.
-func TestSchemaChangesSeeEachOther(t *testing.T) {
+// Changes of the schema through different nodes, each of which needs the one before.
+// A node that has the older schema in memory must load the present one.
+func TestSchemaChangesOnDifferentNodes(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		last := c.Len() - 1
@@ -354,7 +358,7 @@ func prepare(t testing.TB, db *sql.DB, query string) *sql.Stmt {
 	return s
 }
 
-// columnsOf runs a statement to its end.
+// columnsOf runs a query to its end and returns the names of its columns.
 func columnsOf(t testing.TB, ctx context.Context, s *sql.Stmt, args ...any) string {
 	t.Helper()
 	rows, err := s.QueryContext(ctx, args...)
@@ -365,11 +369,7 @@ func columnsOf(t testing.TB, ctx context.Context, s *sql.Stmt, args ...any) stri
 	defer rows.Close()
 	columns := must(rows.Columns())
 	for rows.Next() {
-		cells := make([]any, len(columns))
-		for i := range cells {
-			cells[i] = new(any)
-		}
-		if err := rows.Scan(cells...); err != nil {
+		if _, err := scanRow(rows); err != nil {
 			t.Error(err)
 		}
 	}
@@ -379,8 +379,8 @@ func columnsOf(t testing.TB, ctx context.Context, s *sql.Stmt, args ...any) stri
 	return strings.Join(columns, " ")
 }
 
-// A transaction's worth of schema change, as SQLite's documentation advises it
-// and as goose, ent and gorm do it.
+// A table is rebuilt as SQLite's documentation advises, and as goose, ent and gorm do
+// it. The children of the table must survive.
 func TestTableRebuild(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -398,7 +398,7 @@ func TestTableRebuild(t *testing.T) {
 				t.Fatalf("%s: %v", s, err)
 			}
 		}
-		ctx := hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable)
+		ctx := linearizable(t)
 		for i := range c.Len() {
 			var children, violations int
 			if err := c.DB(i).QueryRowContext(ctx, "SELECT (SELECT count(*) FROM child), (SELECT count(*) FROM pragma_foreign_key_check)").Scan(&children, &violations); err != nil {

@@ -46,13 +46,13 @@ func TestScriptsInATransactionAnswer(t *testing.T) {
 func TestFailedScriptsGiveReadersBack(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
-	run(t, c.DB(0), "CREATE TABLE t(a); INSERT INTO t VALUES(1),(2)")
+	mustExec(t, c.DB(0), "CREATE TABLE t(a); INSERT INTO t VALUES(1),(2)")
 	for range 2 {
 		if _, err := c.DB(0).QueryContext(testrun.Context(t), "SELECT a FROM t; BEGIN; SELEC 1"); err == nil {
 			t.Error("no error")
 		}
 	}
-	if n := one[int](t, c.DB(0), "SELECT count(*) FROM t"); n != 2 {
+	if n := queryValue[int](t, c.DB(0), "SELECT count(*) FROM t"); n != 2 {
 		t.Errorf("%d rows", n)
 	}
 }
@@ -63,7 +63,7 @@ func TestScriptsThatBeginTransactions(t *testing.T) {
 		conn := mustConn(t, c.DB(c.Len()-1))
 		values := func(want string) {
 			t.Helper()
-			if got := one[string](t, conn, "SELECT coalesce(group_concat(a), '') FROM t"); got != want {
+			if got := queryValue[string](t, conn, "SELECT coalesce(group_concat(a), '') FROM t"); got != want {
 				t.Errorf("%q, want %q", got, want)
 			}
 		}
@@ -74,8 +74,8 @@ func TestScriptsThatBeginTransactions(t *testing.T) {
 				t.Errorf("a transaction is open: %v, want %v: %v", open, want, err)
 			}
 		}
-		run(t, conn, "CREATE TABLE t(a UNIQUE)")
-		run(t, conn, "BEGIN; INSERT INTO t VALUES(1); INSERT INTO t VALUES(2); COMMIT")
+		mustExec(t, conn, "CREATE TABLE t(a UNIQUE)")
+		mustExec(t, conn, "BEGIN; INSERT INTO t VALUES(1); INSERT INTO t VALUES(2); COMMIT")
 		values("1,2")
 		open(false)
 		for _, script := range []string{"BEGIN; INSERT INTO t VALUES(3); INSERT INTO t VALUES(1); COMMIT", "BEGIN; INSERT INTO t VALUES(3); SELEC; COMMIT", "BEGIN; INSERT INTO t VALUES(3); INSERT INTO nowhere VALUES(1); COMMIT;"} {
@@ -85,27 +85,27 @@ func TestScriptsThatBeginTransactions(t *testing.T) {
 			open(false)
 			values("1,2")
 		}
-		run(t, conn, "INSERT INTO t VALUES(3); BEGIN; INSERT INTO t VALUES(4)") // is left open
+		mustExec(t, conn, "INSERT INTO t VALUES(3); BEGIN; INSERT INTO t VALUES(4)") // is left open
 		values("1,2,3,4")
-		run(t, conn, "INSERT INTO t VALUES(5)")
+		mustExec(t, conn, "INSERT INTO t VALUES(5)")
 		open(true)
 		values("1,2,3,4,5")
-		run(t, conn, "BEGIN; DELETE FROM t; ROLLBACK")
+		mustExec(t, conn, "BEGIN; DELETE FROM t; ROLLBACK")
 		values("1,2,3,4,5")
-		run(t, conn, "SAVEPOINT a; INSERT INTO t VALUES(6); SAVEPOINT b; INSERT INTO t VALUES(7); ROLLBACK TO b; RELEASE a")
+		mustExec(t, conn, "SAVEPOINT a; INSERT INTO t VALUES(6); SAVEPOINT b; INSERT INTO t VALUES(7); ROLLBACK TO b; RELEASE a")
 		values("1,2,3,4,5,6")
 		open(false)
 
-		run(t, conn, "SAVEPOINT a")
-		run(t, conn, "INSERT INTO t VALUES(7)")
-		run(t, conn, "SAVEPOINT a")
-		run(t, conn, "INSERT INTO t VALUES(8)")
-		run(t, conn, "RELEASE a") // the inner one
+		mustExec(t, conn, "SAVEPOINT a")
+		mustExec(t, conn, "INSERT INTO t VALUES(7)")
+		mustExec(t, conn, "SAVEPOINT a")
+		mustExec(t, conn, "INSERT INTO t VALUES(8)")
+		mustExec(t, conn, "RELEASE a") // the inner one
 		var n int
-		if err := c.DB(0).QueryRowContext(hiqlite.WithConsistency(testrun.Context(t), hiqlite.Linearizable), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 6 {
+		if err := c.DB(0).QueryRowContext(linearizable(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 6 {
 			t.Errorf("others see %d rows, %v", n, err)
 		}
-		run(t, conn, "RELEASE a") // commits
+		mustExec(t, conn, "RELEASE a") // commits
 		values("1,2,3,4,5,6,7,8")
 		open(false)
 		c.WaitEqual()
@@ -116,17 +116,17 @@ func TestScriptsThatBeginTransactions(t *testing.T) {
 // is one write, and atomic.
 func TestScriptWithATriggerOnATableOfItsOwn(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 1, unhurried)
+	c := newCluster(t, 1, withoutTimeouts)
 	db := c.DB(0)
 	const make = "CREATE TABLE k(id INTEGER PRIMARY KEY); CREATE TABLE log(m); CREATE TRIGGER noted AFTER INSERT ON k BEGIN INSERT INTO log VALUES('k'); END"
 	if _, err := db.Exec(make + "; INSERT INTO nowhere VALUES(1)"); err == nil {
 		t.Error("no error")
 	}
-	if n := one[int](t, db, "SELECT count(*) FROM sqlite_schema WHERE name IN ('k', 'log', 'noted')"); n != 0 {
+	if n := queryValue[int](t, db, "SELECT count(*) FROM sqlite_schema WHERE name IN ('k', 'log', 'noted')"); n != 0 {
 		t.Errorf("%d of the script's makings are there", n)
 	}
-	run(t, db, make+"; INSERT INTO k VALUES(1)")
-	if n := one[int](t, db, "SELECT count(*) FROM log"); n != 1 {
+	mustExec(t, db, make+"; INSERT INTO k VALUES(1)")
+	if n := queryValue[int](t, db, "SELECT count(*) FROM log"); n != 1 {
 		t.Error(n)
 	}
 }

@@ -10,36 +10,38 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// Whether a statement can be prepared depends on settings as well.
-func TestForeignKeysAreOffForClassificationToo(t *testing.T) {
+// Whether SQLite can prepare a statement depends on PRAGMA foreign_keys. So a
+// statement is classified with the setting of its connection.
+func TestClassificationUsesForeignKeysOfTheConnection(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		conn := mustConn(t, c.DB(0))
-		run(t, conn, "PRAGMA foreign_keys=OFF")
-		run(t, conn, "CREATE TABLE c(x REFERENCES nosuch)")
-		run(t, conn, "INSERT INTO c VALUES(1)")
-		run(t, conn, "PRAGMA foreign_keys=ON")
+		mustExec(t, conn, "PRAGMA foreign_keys=OFF")
+		mustExec(t, conn, "CREATE TABLE c(x REFERENCES nosuch)")
+		mustExec(t, conn, "INSERT INTO c VALUES(1)")
+		mustExec(t, conn, "PRAGMA foreign_keys=ON")
 		if _, err := conn.ExecContext(testrun.Context(t), "INSERT INTO c VALUES(2)"); err == nil || !strings.Contains(err.Error(), "nosuch") {
-			t.Errorf("foreign keys are on again: %v", err)
+			t.Errorf("with foreign keys on again: %v, want an error about nosuch", err)
 		}
-		run(t, conn, "PRAGMA foreign_keys=OFF; INSERT INTO c VALUES(3); PRAGMA foreign_keys=ON")
-		run(t, conn, "PRAGMA foreign_keys=OFF")
-		run(t, conn, "BEGIN")
-		run(t, conn, "INSERT INTO c VALUES(4)")
-		run(t, conn, "INSERT INTO c VALUES(5); UPDATE c SET x=x+10 WHERE x=5")
-		run(t, conn, "COMMIT")
+		mustExec(t, conn, "PRAGMA foreign_keys=OFF; INSERT INTO c VALUES(3); PRAGMA foreign_keys=ON")
+		mustExec(t, conn, "PRAGMA foreign_keys=OFF")
+		mustExec(t, conn, "BEGIN")
+		mustExec(t, conn, "INSERT INTO c VALUES(4)")
+		mustExec(t, conn, "INSERT INTO c VALUES(5); UPDATE c SET x=x+10 WHERE x=5")
+		mustExec(t, conn, "COMMIT")
 		if _, err := hiqlite.Batch(testrun.Context(t), c.DB(c.Len()-1), hiqlite.Statement{SQL: "INSERT INTO c VALUES(6)"}); err == nil {
-			t.Error("another connection has them off")
+			t.Error("foreign keys are off on another connection")
 		}
-		if got := one[string](t, c.DB(0), "SELECT group_concat(x) FROM c"); got != "1,3,4,15" {
+		if got := queryValue[string](t, c.DB(0), "SELECT group_concat(x) FROM c"); got != "1,3,4,15" {
 			t.Error(got)
 		}
 		c.WaitEqual()
 	})
 }
 
-// The rebuild of a table, with foreign keys switched off inside the transaction:
-// SQLite ignores that, and DROP TABLE deletes the children.
+// A program rebuilds a table and switches foreign keys off inside the transaction.
+// Here this works. SQLite ignores the PRAGMA inside a transaction, so that DROP TABLE
+// deletes the children.
 func TestForeignKeysSwitchedOffInsideATransaction(t *testing.T) {
 	t.Parallel()
 	const rebuild = `CREATE TABLE new_p(id INTEGER PRIMARY KEY, v, w DEFAULT 7); INSERT INTO new_p(id,v) SELECT id, v FROM p; DROP TABLE p; ALTER TABLE new_p RENAME TO p`
@@ -50,83 +52,84 @@ func TestForeignKeysSwitchedOffInsideATransaction(t *testing.T) {
 			mustExec(t, db, "DROP TABLE IF EXISTS c; DROP TABLE IF EXISTS p")
 			mustExec(t, db, "CREATE TABLE p(id INTEGER PRIMARY KEY, v); CREATE TABLE c(p REFERENCES p ON DELETE CASCADE); INSERT INTO p VALUES(1,'a'),(2,'b'); INSERT INTO c VALUES(1),(1),(2)")
 		}
-		check := func(how string, q asker) {
+		check := func(how string, q querier) {
 			t.Helper()
-			if n := one[int](t, db, "SELECT count(*) FROM c"); n != 3 {
+			if n := queryValue[int](t, db, "SELECT count(*) FROM c"); n != 3 {
 				t.Errorf("%s: %d of 3 children are left", how, n)
 			}
-			if one[int](t, q, "PRAGMA foreign_keys") != 1 {
-				t.Errorf("%s: foreign keys are off behind the transaction", how)
+			if queryValue[int](t, q, "PRAGMA foreign_keys") != 1 {
+				t.Errorf("%s: foreign keys are off after the transaction", how)
 			}
 			if _, err := q.ExecContext(testrun.Context(t), "INSERT INTO c VALUES(99)"); err == nil {
-				t.Errorf("%s: foreign keys are not enforced behind the transaction", how)
+				t.Errorf("%s: foreign keys are not enforced after the transaction", how)
 			}
 		}
 		conn := mustConn(t, db)
 		fill()
-		run(t, conn, "BEGIN; PRAGMA foreign_keys=OFF; "+rebuild+"; COMMIT")
+		mustExec(t, conn, "BEGIN; PRAGMA foreign_keys=OFF; "+rebuild+"; COMMIT")
 		check("a script", conn)
 
 		fill()
 		for _, text := range strings.Split("BEGIN;PRAGMA foreign_keys=OFF;"+rebuild+";COMMIT", ";") {
-			run(t, conn, text)
+			mustExec(t, conn, text)
 		}
-		check("texts", conn)
+		check("statements", conn)
 
 		fill()
 		tx, err := conn.BeginTx(testrun.Context(t), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		run(t, tx, "PRAGMA foreign_keys=OFF; "+rebuild)
-		if one[int](t, tx, "PRAGMA foreign_keys") != 0 {
-			t.Error("they are on inside")
+		mustExec(t, tx, "PRAGMA foreign_keys=OFF; "+rebuild)
+		if queryValue[int](t, tx, "PRAGMA foreign_keys") != 0 {
+			t.Error("foreign keys are on in the transaction that has switched them off")
 		}
 		if err := tx.Commit(); err != nil {
 			t.Fatal(err)
 		}
 		check("a Tx", conn)
 
-		// And back on, which SQLite would ignore too.
+		// A transaction can also switch them on.
 		fill()
-		run(t, conn, "PRAGMA foreign_keys=OFF")
-		run(t, conn, "BEGIN")
-		run(t, conn, "PRAGMA foreign_keys=ON")
+		mustExec(t, conn, "PRAGMA foreign_keys=OFF")
+		mustExec(t, conn, "BEGIN")
+		mustExec(t, conn, "PRAGMA foreign_keys=ON")
 		if _, err := conn.ExecContext(testrun.Context(t), "INSERT INTO c VALUES(99)"); err == nil {
-			t.Error("they are not on inside")
+			t.Error("foreign keys are off in the transaction that has switched them on")
 		}
-		run(t, conn, "DELETE FROM p WHERE id=2")
-		run(t, conn, "PRAGMA foreign_keys=OFF")
-		run(t, conn, "INSERT INTO c VALUES(98)")
-		run(t, conn, "COMMIT")
-		if one[int](t, conn, "PRAGMA foreign_keys") != 0 {
-			t.Error("the transaction's own setting is left")
+		mustExec(t, conn, "DELETE FROM p WHERE id=2")
+		mustExec(t, conn, "PRAGMA foreign_keys=OFF")
+		mustExec(t, conn, "INSERT INTO c VALUES(98)")
+		mustExec(t, conn, "COMMIT")
+		if queryValue[int](t, conn, "PRAGMA foreign_keys") != 0 {
+			t.Error("the setting of the transaction outlives it")
 		}
-		if got := one[string](t, db, "SELECT group_concat(p) FROM c"); got != "1,1,98" {
+		if got := queryValue[string](t, db, "SELECT group_concat(p) FROM c"); got != "1,1,98" {
 			t.Error(got)
 		}
-		run(t, conn, "PRAGMA foreign_keys=ON")
+		mustExec(t, conn, "PRAGMA foreign_keys=ON")
 
-		// It fails, and says so, while what it would forget is violated.
-		run(t, conn, "BEGIN")
-		run(t, conn, "PRAGMA defer_foreign_keys=ON")
-		run(t, conn, "INSERT INTO c VALUES(50)")
+		// The PRAGMA fails while a deferred foreign key is violated: SQLite would forget
+		// the violation.
+		mustExec(t, conn, "BEGIN")
+		mustExec(t, conn, "PRAGMA defer_foreign_keys=ON")
+		mustExec(t, conn, "INSERT INTO c VALUES(50)")
 		if _, err := conn.ExecContext(testrun.Context(t), "PRAGMA foreign_keys=OFF"); err == nil || !strings.Contains(err.Error(), "deferred foreign keys are violated") {
 			t.Error(err)
 		}
-		run(t, conn, "PRAGMA foreign_keys=ON") // as it is
-		run(t, conn, "INSERT INTO p VALUES(50,'')")
-		run(t, conn, "PRAGMA foreign_keys=OFF")
-		run(t, conn, "ROLLBACK")
-		if one[int](t, conn, "PRAGMA foreign_keys") != 1 {
-			t.Error("off behind a ROLLBACK")
+		mustExec(t, conn, "PRAGMA foreign_keys=ON") // changes nothing, so it succeeds
+		mustExec(t, conn, "INSERT INTO p VALUES(50,'')")
+		mustExec(t, conn, "PRAGMA foreign_keys=OFF")
+		mustExec(t, conn, "ROLLBACK")
+		if queryValue[int](t, conn, "PRAGMA foreign_keys") != 1 {
+			t.Error("foreign keys are off after the ROLLBACK of the transaction that has switched them off")
 		}
 		c.WaitEqual()
 	})
 }
 
-// settingEffects are what the settings that travel change: statements that are
-// run without and with the setting, on a table of their own each time.
+// settingEffects has, for each setting that is part of an operation, a statement
+// whose effect depends on it: off and on are the results without and with it.
 var settingEffects = []struct {
 	set, schema, write, read, off, on string
 }{
@@ -144,37 +147,39 @@ var settingEffects = []struct {
 	{"query_only=1", "CREATE TABLE t(a)", "INSERT INTO t VALUES(1)", "SELECT count(*) FROM t", "1", "readonly"},
 }
 
-func TestSettingsTravel(t *testing.T) {
+// The settings of a connection are part of its operations, so they have the same
+// effect on all replicas, and none on other connections.
+func TestSettingsAreAppliedByReplicas(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		for _, e := range settingEffects {
-			for how, do := range settingWays {
+			for how, setAndWrite := range settingWays {
 				name, _, _ := strings.Cut(e.set, "=")
 				for on, want := range map[bool]string{false: e.off, true: e.on} {
 					t.Run(fmt.Sprintf("%s/%s/%v", name, how, on), func(t *testing.T) {
 						db := c.DB(c.Len() - 1)
-						empty(t, db)
+						dropAll(t, db)
 						mustExec(t, db, e.schema)
-						conn := loneConn(t, db)
+						conn := disposableConn(t, db)
 						set := ""
 						if on {
 							set = "PRAGMA " + e.set
 						}
-						err := do(t, conn, set, e.write)
+						err := setAndWrite(t, conn, set, e.write)
 						got := ""
 						if err != nil {
 							got = err.Error()
 						} else {
-							got = one[string](t, conn, e.read)
+							got = queryValue[string](t, conn, e.read)
 						}
 						if !strings.Contains(got, want) {
 							t.Errorf("%q, want %q", got, want)
 						}
-						if name != "case_sensitive_like" && one[int](t, db, "PRAGMA "+name) != one[int](t, c.DB(0), "PRAGMA "+name) {
-							t.Error("other connections have it too")
+						if name != "case_sensitive_like" && queryValue[int](t, db, "PRAGMA "+name) != queryValue[int](t, c.DB(0), "PRAGMA "+name) {
+							t.Error("the setting has reached another connection")
 						}
-						if one[int](t, db, "SELECT 'a' LIKE 'A'") != 1 || one[string](t, db, "SELECT group_concat(x) FROM (SELECT column1 AS x FROM (VALUES(1),(2)))") != "1,2" {
-							t.Error("a reader has kept it")
+						if queryValue[int](t, db, "SELECT 'a' LIKE 'A'") != 1 || queryValue[string](t, db, "SELECT group_concat(x) FROM (SELECT column1 AS x FROM (VALUES(1),(2)))") != "1,2" {
+							t.Error("a reader has kept the setting for its next query")
 						}
 					})
 				}
@@ -184,10 +189,10 @@ func TestSettingsTravel(t *testing.T) {
 	})
 }
 
-// settingWays are ways to set something, if set is not empty, and then write.
+// settingWays are the ways to run a PRAGMA, unless set is empty, and then to write.
 var settingWays = map[string]func(t *testing.T, conn *sql.Conn, set, write string) error{
-	"beside": func(t *testing.T, conn *sql.Conn, set, write string) error {
-		run(t, conn, set)
+	"as a statement": func(t *testing.T, conn *sql.Conn, set, write string) error {
+		mustExec(t, conn, set)
 		_, err := conn.ExecContext(testrun.Context(t), write)
 		return err
 	},
@@ -196,7 +201,7 @@ var settingWays = map[string]func(t *testing.T, conn *sql.Conn, set, write strin
 		return err
 	},
 	"before a transaction": func(t *testing.T, conn *sql.Conn, set, write string) error {
-		run(t, conn, set)
+		mustExec(t, conn, set)
 		return insideTx(t, conn, "", write)
 	},
 	"in a transaction": func(t *testing.T, conn *sql.Conn, set, write string) error { return insideTx(t, conn, set, write) },
@@ -212,7 +217,7 @@ func insideTx(t *testing.T, conn *sql.Conn, set, write string) error {
 		t.Fatal(err)
 	}
 	defer tx.Rollback()
-	run(t, tx, set)
+	mustExec(t, tx, set)
 	for _, text := range strings.Split(write, "; ") {
 		if _, err := tx.ExecContext(testrun.Context(t), text); err != nil {
 			return err
@@ -221,11 +226,11 @@ func insideTx(t *testing.T, conn *sql.Conn, set, write string) error {
 	return tx.Commit()
 }
 
-// empty drops everything.
-func empty(t *testing.T, db *sql.DB) {
+// dropAll drops all tables and views.
+func dropAll(t *testing.T, db *sql.DB) {
 	t.Helper()
 	var drops []string
-	each(t, db, `SELECT printf('DROP %s IF EXISTS "%w"', type, name) FROM sqlite_schema WHERE type IN ('view','table') AND name<>'sqlite_hiqlite' AND name NOT LIKE 'sqlite_%' ORDER BY type DESC, rowid`, func(rows *sql.Rows) {
+	eachRow(t, db, `SELECT printf('DROP %s IF EXISTS "%w"', type, name) FROM sqlite_schema WHERE type IN ('view','table') AND name<>'sqlite_hiqlite' AND name NOT LIKE 'sqlite_%' ORDER BY type DESC, rowid`, func(rows *sql.Rows) {
 		var s string
 		if err := rows.Scan(&s); err != nil {
 			t.Fatal(err)
@@ -237,7 +242,7 @@ func empty(t *testing.T, db *sql.DB) {
 	}
 }
 
-func TestForeignKeysAreAFlagOfTheConnection(t *testing.T) {
+func TestForeignKeysIsASettingOfTheConnection(t *testing.T) {
 	p := newPair(t, "_fk=1")
 	read := text("PRAGMA foreign_keys")
 	for _, s := range []step{
@@ -256,7 +261,9 @@ func TestForeignKeysAreAFlagOfTheConnection(t *testing.T) {
 	}
 }
 
-func TestHarmlessPragmasAnswerLikeSQLite(t *testing.T) {
+// PRAGMAs that libraries set and read back return what SQLite returns, although most
+// of them have no effect here.
+func TestPragmasReturnWhatSQLiteReturns(t *testing.T) {
 	for _, w := range ways {
 		p := newPair(t, "_busy_timeout=5000&_pragma=synchronous(1)")
 		for _, s := range []string{
@@ -277,8 +284,8 @@ func TestHarmlessPragmasAnswerLikeSQLite(t *testing.T) {
 	}
 }
 
-// PRAGMA query_only is no matter of when the transaction began.
-func TestQueryOnlyIsSwitchedInATransaction(t *testing.T) {
+// PRAGMA query_only takes effect at once, also inside a transaction.
+func TestQueryOnlyInATransaction(t *testing.T) {
 	p := newPair(t, "")
 	for _, s := range []step{text("CREATE TABLE t(a)"), text("PRAGMA query_only=1"), text("BEGIN"), text("INSERT INTO t VALUES(1)"), text("PRAGMA query_only=0"), text("INSERT INTO t VALUES(2)"),
 		text("PRAGMA query_only=1"), text("INSERT INTO t VALUES(3)"), text("COMMIT")} {

@@ -92,9 +92,7 @@ func TestTempObjectsOnAllNodes(t *testing.T) {
 			}
 		}
 		for i := range c.Len() { // one after the other: each loads the log anew
-			c.Stop(i)
-			c.Start(i)
-			c.WaitReady(i)
+			c.restart(i)
 			mustExec(t, c.DB(i), "INSERT INTO log(what) SELECT 'left '||count(*) FROM sqlite_temp_schema")
 		}
 		c.WaitEqual()
@@ -336,7 +334,7 @@ func TestDeferredKeysOfTempTables(t *testing.T) {
 			plain, fails := strings.CutPrefix(text, "!")
 			err := run(plain)
 			if fails {
-				hasCode(t, err, 787, "FOREIGN KEY constraint failed")
+				wantCode(t, "COMMIT", err, 787, "FOREIGN KEY constraint failed")
 			} else if err != nil {
 				t.Errorf("%s: %v", plain, err)
 			}

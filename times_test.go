@@ -40,7 +40,7 @@ func TestTimesOfEveryZoneComeBack(t *testing.T) {
 	}
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
-		run(t, db, "CREATE TABLE t(id INTEGER PRIMARY KEY, dt DATETIME, tz timestamp with time zone, d6 DateTime(6), p3 TIMESTAMP(3), ptz timestamptz)")
+		mustExec(t, db, "CREATE TABLE t(id INTEGER PRIMARY KEY, dt DATETIME, tz timestamp with time zone, d6 DateTime(6), p3 TIMESTAMP(3), ptz timestamptz)")
 		for _, moment := range moments {
 			for _, zone := range zones {
 				at := moment.In(zone)
@@ -52,15 +52,15 @@ func TestTimesOfEveryZoneComeBack(t *testing.T) {
 					}
 				}
 				// What was read finds its row, and what it was made of does.
-				if n := one[int](t, db, "SELECT count(*) FROM t WHERE dt=? AND tz=? AND id=last_insert_rowid()+0*?", got[0], at, 0); n > 1 {
+				if n := queryValue[int](t, db, "SELECT count(*) FROM t WHERE dt=? AND tz=? AND id=last_insert_rowid()+0*?", got[0], at, 0); n > 1 {
 					t.Fatalf("%v finds %d rows", at, n)
 				}
-				if n := one[int](t, db, "SELECT count(*) FROM t WHERE dt=? AND tz=?", got[0], at); n < 1 {
+				if n := queryValue[int](t, db, "SELECT count(*) FROM t WHERE dt=? AND tz=?", got[0], at); n < 1 {
 					t.Fatalf("%v finds no row", at)
 				}
 			}
 		}
-		if n := one[int](t, db, "SELECT count(*) FROM t WHERE datetime(dt) IS NULL OR julianday(dt) IS NULL OR strftime('%s', dt) IS NULL OR dt LIKE '%m=%'"); n != 0 {
+		if n := queryValue[int](t, db, "SELECT count(*) FROM t WHERE datetime(dt) IS NULL OR julianday(dt) IS NULL OR strftime('%s', dt) IS NULL OR dt LIKE '%m=%'"); n != 0 {
 			t.Errorf("SQLite's functions cannot read %d of them", n)
 		}
 		c.WaitEqual()
@@ -72,7 +72,7 @@ func TestTimesSortAsTexts(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
 	db := c.DB(0)
-	run(t, db, "CREATE TABLE t(at DATETIME)")
+	mustExec(t, db, "CREATE TABLE t(at DATETIME)")
 	random := rand.New(rand.NewPCG(1, 2))
 	var times []time.Time
 	base := time.Date(2024, 3, 31, 0, 59, 59, 0, time.UTC)
@@ -80,7 +80,7 @@ func TestTimesSortAsTexts(t *testing.T) {
 		fraction := []int64{0, 5, 50, 55, 500_000_000, 550_000_000, 555_000_000, 999_999_999, 1, 1000, 100_000_000, random.Int64N(1e9)}[random.IntN(12)]
 		at := base.Add(time.Duration(random.IntN(4)-1)*time.Second + time.Duration(fraction)).In(zones[i%len(zones)])
 		times = append(times, at)
-		run(t, db, "INSERT INTO t VALUES(?)", at)
+		mustExec(t, db, "INSERT INTO t VALUES(?)", at)
 	}
 	slices.SortFunc(times, time.Time.Compare)
 	rows, err := db.Query("SELECT at FROM t ORDER BY at")
@@ -101,7 +101,7 @@ func TestTimesSortAsTexts(t *testing.T) {
 				want++
 			}
 		}
-		if n := one[int](t, db, "SELECT count(*) FROM t WHERE at>=?", times[i].In(zones[i%len(zones)])); n != want {
+		if n := queryValue[int](t, db, "SELECT count(*) FROM t WHERE at>=?", times[i].In(zones[i%len(zones)])); n != want {
 			t.Errorf("from %v on there are %d, want %d", times[i], n, want)
 		}
 	}
@@ -128,8 +128,8 @@ func TestTimesInForeignForms(t *testing.T) {
 		"10000-01-01 00:00:00 +0000 UTC": time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), "-0044-03-15 12:00:00 +0000 UTC": time.Date(-44, 3, 15, 12, 0, 0, 0, time.UTC),
 	} {
 		var got time.Time
-		run(t, db, "CREATE TABLE IF NOT EXISTS f(dt DATETIME)")
-		run(t, db, "INSERT INTO f VALUES(?)", text)
+		mustExec(t, db, "CREATE TABLE IF NOT EXISTS f(dt DATETIME)")
+		mustExec(t, db, "INSERT INTO f VALUES(?)", text)
 		if err := db.QueryRow("SELECT dt FROM f WHERE dt=?", text).Scan(&got); err != nil || !got.Equal(want) {
 			t.Errorf("%q is %v, %v, want %v", text, got, err, want)
 		}
@@ -137,7 +137,7 @@ func TestTimesInForeignForms(t *testing.T) {
 	for _, text := range []string{"", "no time", "2024-02-30", "2024-13-01", "2024-02-03 24:00:01", "2024-02-03 04:60", "2024-02-03 04:05:61", "04:05:06", "2460000.5", "2024", "2024-02", "2024-02-03 04:05:06.", "2024-02-03x", "2024-02-03 04:05:06+99:99",
 		// A result of timediff, and a number before a time.
 		"-0023-11-30 12:00:00.000", "12023-11-19 09:52:39.001+00:00", "12023-11-19"} {
-		run(t, db, "INSERT INTO f VALUES(?)", text)
+		mustExec(t, db, "INSERT INTO f VALUES(?)", text)
 		var got any
 		if err := db.QueryRow("SELECT dt FROM f WHERE dt=?", text).Scan(&got); err != nil {
 			t.Fatal(err)
@@ -161,10 +161,10 @@ func TestTimeFormatsByName(t *testing.T) {
 			t.Fatal(err)
 		}
 		db := sql.OpenDB(connector)
-		if got := one[string](t, db, "SELECT ?", at); got != want {
+		if got := queryValue[string](t, db, "SELECT ?", at); got != want {
 			t.Errorf("%q: %q, want %q", format, got, want)
 		}
-		now := one[string](t, db, "SELECT ?", time.Now())
+		now := queryValue[string](t, db, "SELECT ?", time.Now())
 		if strings.Contains(now, "m=") != (format == "string") {
 			t.Errorf("%q: %q", format, now)
 		}
@@ -176,12 +176,12 @@ func TestTimeFormatsByName(t *testing.T) {
 	}
 	db := sql.OpenDB(connector)
 	defer db.Close()
-	run(t, db, "CREATE TABLE t(at DATETIME)")
-	run(t, db, "INSERT INTO t VALUES(?)", at)
-	if got := one[string](t, db, "SELECT CAST(at AS TEXT) FROM t"); got != "2024-02-03 08:05:06.7+00:00" {
+	mustExec(t, db, "CREATE TABLE t(at DATETIME)")
+	mustExec(t, db, "INSERT INTO t VALUES(?)", at)
+	if got := queryValue[string](t, db, "SELECT CAST(at AS TEXT) FROM t"); got != "2024-02-03 08:05:06.7+00:00" {
 		t.Errorf("written in a zone: %s", got)
 	}
-	if got := one[time.Time](t, db, "SELECT at FROM t"); got.Location().String() != "Asia/Kathmandu" || !got.Equal(at) {
+	if got := queryValue[time.Time](t, db, "SELECT at FROM t"); got.Location().String() != "Asia/Kathmandu" || !got.Equal(at) {
 		t.Errorf("read in a zone: %v", got)
 	}
 }
@@ -197,7 +197,7 @@ func TestTimesThatTextsCannotHold(t *testing.T) {
 	}
 	for _, at := range []time.Time{{}, time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)} {
 		want := strings.TrimSuffix(fmt.Sprint(at.Format("2006-01-02 15:04:05.999999999")), ".") + "+00:00"
-		if got := one[string](t, db, "SELECT ?", at); got != want {
+		if got := queryValue[string](t, db, "SELECT ?", at); got != want {
 			t.Errorf("%v: %q, want %q", at, got, want)
 		}
 	}
@@ -220,7 +220,7 @@ func timeOptions() (all []string) {
 func TestTimesInAllFormats(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	p := newPair(t, "")
-	query := way{"query", seeQuery}
+	query := way{"query", describeQuery}
 	const columns = "d DATE, dt DATETIME, ts TIMESTAMP, ti TIME, i INT, tx TEXT, x"
 	p.same(query, text("CREATE TABLE kept("+columns+")"))
 	for _, v := range []any{
@@ -264,28 +264,28 @@ func sameZone(t *testing.T, c *testCluster, want string) {
 		if err := c.Node(i).Ready(testrun.Context(t)); err != nil {
 			t.Fatal(err)
 		}
-		if got := one[string](t, db, localTimes); got != want {
+		if got := queryValue[string](t, db, localTimes); got != want {
 			t.Errorf("a read on node %d: %s, want %s", i+1, got, want)
 		}
-		run(t, db, "CREATE TABLE IF NOT EXISTS zone(at)")
-		if got := one[string](t, db, "INSERT INTO zone "+localTimes+" RETURNING at"); got != want {
+		mustExec(t, db, "CREATE TABLE IF NOT EXISTS zone(at)")
+		if got := queryValue[string](t, db, "INSERT INTO zone "+localTimes+" RETURNING at"); got != want {
 			t.Errorf("a write on node %d: %s, want %s", i+1, got, want)
 		}
 		tx := mustBegin(t, db)
-		run(t, tx, "INSERT INTO zone "+localTimes)
-		if got := one[string](t, tx, localTimes); got != want {
+		mustExec(t, tx, "INSERT INTO zone "+localTimes)
+		if got := queryValue[string](t, tx, localTimes); got != want {
 			t.Errorf("a transaction on node %d: %s, want %s", i+1, got, want)
 		}
-		commit(t, tx)
+		mustCommit(t, tx)
 		read, err := db.BeginTx(testrun.Context(t), &sql.TxOptions{ReadOnly: true})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := one[string](t, read, localTimes); got != want {
+		if got := queryValue[string](t, read, localTimes); got != want {
 			t.Errorf("a transaction that reads on node %d: %s, want %s", i+1, got, want)
 		}
 		read.Rollback()
-		if n := one[int](t, db, "SELECT count(DISTINCT at) FROM zone"); n != 1 {
+		if n := queryValue[int](t, db, "SELECT count(DISTINCT at) FROM zone"); n != 1 {
 			t.Errorf("%d different times stand in the table", n)
 		}
 	}
@@ -347,5 +347,5 @@ func TestANodeInAnotherZoneAnswersNoSQL(t *testing.T) {
 	if err := c.Node(2).Ready(testrun.Context(t)); err == nil || !strings.Contains(err.Error(), "Europe/Berlin") {
 		t.Errorf("Ready: %v", err)
 	}
-	run(t, c.DB(0), "INSERT INTO zone VALUES('goes on')")
+	mustExec(t, c.DB(0), "INSERT INTO zone VALUES('goes on')")
 }

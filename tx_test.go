@@ -63,34 +63,35 @@ func TestTransactionsReadWhatTheyWrite(t *testing.T) {
 
 func TestTransactionUsedAfterItsEnd(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 1, unhurried)
+	c := newCluster(t, 1, withoutTimeouts)
 	db := c.DB(0)
-	run(t, db, "CREATE TABLE t(a)")
+	mustExec(t, db, "CREATE TABLE t(a)")
 	for _, end := range []func(*sql.Tx) error{(*sql.Tx).Commit, (*sql.Tx).Rollback} {
 		tx := mustBegin(t, db)
-		run(t, tx, "INSERT INTO t VALUES(1)")
+		mustExec(t, tx, "INSERT INTO t VALUES(1)")
 		if err := end(tx); err != nil {
 			t.Fatal(err)
 		}
 		for what, err := range map[string]error{
 			"Commit": tx.Commit(), "Rollback": tx.Rollback(),
-			"Exec":    second(tx.Exec("INSERT INTO t VALUES(2)")),
-			"Query":   second(tx.Query("SELECT 1")),
-			"Prepare": second(tx.Prepare("SELECT 1")),
+			"Exec":    errorOf(tx.Exec("INSERT INTO t VALUES(2)")),
+			"Query":   errorOf(tx.Query("SELECT 1")),
+			"Prepare": errorOf(tx.Prepare("SELECT 1")),
 		} {
 			if !errors.Is(err, sql.ErrTxDone) {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
 	}
-	if n := one[int](t, db, "SELECT count(*) FROM t"); n != 1 {
+	if n := queryValue[int](t, db, "SELECT count(*) FROM t"); n != 1 {
 		t.Errorf("%d rows", n)
 	}
 }
 
-// database/sql does not let programs do this, other users of the driver may.
+// database/sql ends a transaction only once. Programs that call the driver
+// directly may do it twice.
 func TestDriverTransactionEndedTwice(t *testing.T) {
-	c := newCluster(t, 1, unhurried)
+	c := newCluster(t, 1, withoutTimeouts)
 	err := mustConn(t, c.DB(0)).Raw(func(raw any) error {
 		begin := func() driver.Tx {
 			return must(raw.(driver.ConnBeginTx).BeginTx(testrun.Context(t), driver.TxOptions{}))
@@ -99,11 +100,11 @@ func TestDriverTransactionEndedTwice(t *testing.T) {
 		if err := tx.Commit(); err != nil {
 			return err
 		}
-		hasCode(t, tx.Commit(), 1, "no transaction is active")
-		hasCode(t, tx.Rollback(), 1, "no transaction is active")
-		next := begin()
-		hasCode(t, tx.Rollback(), 1, "no transaction is active") // not that of the next one
-		hasCode(t, tx.Commit(), 1, "no transaction is active")
+		wantCode(t, "a second Commit", tx.Commit(), 1, "no transaction is active")
+		wantCode(t, "Rollback after Commit", tx.Rollback(), 1, "no transaction is active")
+		next := begin() // which the calls on the ended transaction must not end
+		wantCode(t, "Rollback during the next transaction", tx.Rollback(), 1, "no transaction is active")
+		wantCode(t, "Commit during the next transaction", tx.Commit(), 1, "no transaction is active")
 		return next.Commit()
 	})
 	if err != nil {
@@ -115,13 +116,13 @@ func TestTransactionTooLarge(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
-		run(t, db, "CREATE TABLE t(id INTEGER PRIMARY KEY, b BLOB)")
+		mustExec(t, db, "CREATE TABLE t(id INTEGER PRIMARY KEY, b BLOB)")
 		blob := make([]byte, 3<<20)
 		rand.Read(blob) // zstd must not make it fit
 		tx := mustBegin(t, db)
-		run(t, tx, "INSERT INTO t(b) VALUES(?)", blob)
-		run(t, tx, "SAVEPOINT a")
-		run(t, tx, "INSERT INTO t(b) VALUES(?)", blob)
+		mustExec(t, tx, "INSERT INTO t(b) VALUES(?)", blob)
+		mustExec(t, tx, "SAVEPOINT a")
+		mustExec(t, tx, "INSERT INTO t(b) VALUES(?)", blob)
 		for range 2 {
 			if _, err := tx.Exec("INSERT INTO t(b) VALUES(?)", blob); !errors.Is(err, hiqlite.ErrTooLarge) {
 				t.Fatalf("the third: %v", err)
@@ -129,21 +130,21 @@ func TestTransactionTooLarge(t *testing.T) {
 				t.Fatalf("it says something twice: %v", err)
 			}
 		}
-		if n := one[int](t, tx, "SELECT count(*) FROM t"); n != 2 {
+		if n := queryValue[int](t, tx, "SELECT count(*) FROM t"); n != 2 {
 			t.Errorf("%d rows inside", n)
 		}
-		run(t, tx, "ROLLBACK TO a") // makes room
-		run(t, tx, "INSERT INTO t(b) VALUES(?)", blob)
-		run(t, tx, "INSERT INTO t(id) VALUES(77)")
-		commit(t, tx)
-		if n := one[int](t, db, "SELECT count(*) FROM t"); n != 3 {
+		mustExec(t, tx, "ROLLBACK TO a") // makes room
+		mustExec(t, tx, "INSERT INTO t(b) VALUES(?)", blob)
+		mustExec(t, tx, "INSERT INTO t(id) VALUES(77)")
+		mustCommit(t, tx)
+		if n := queryValue[int](t, db, "SELECT count(*) FROM t"); n != 3 {
 			t.Errorf("%d rows", n)
 		}
 		tx = mustBegin(t, db)
 		if _, err := tx.Exec("INSERT INTO t(b) VALUES(?)", make([]byte, 9<<20)); !errors.Is(err, hiqlite.ErrTooLarge) {
 			t.Errorf("a statement that alone is too large: %v", err)
 		}
-		commit(t, tx)
+		mustCommit(t, tx)
 		c.WaitEqual()
 	})
 }
@@ -151,9 +152,9 @@ func TestTransactionTooLarge(t *testing.T) {
 // What Exec took, Commit can propose.
 func TestLargestTransactionCanBeCommitted(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 1, unhurried)
+	c := newCluster(t, 1, withoutTimeouts)
 	db := c.DB(0)
-	run(t, db, "CREATE TABLE t(b)")
+	mustExec(t, db, "CREATE TABLE t(b)")
 	blob := make([]byte, 9<<20)
 	rand.Read(blob)
 	insert := func(size int) (*sql.Tx, error) {
@@ -179,53 +180,53 @@ func TestLargestTransactionCanBeCommitted(t *testing.T) {
 
 func TestTransactionWithinATransaction(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 1, unhurried)
+	c := newCluster(t, 1, withoutTimeouts)
 	db := c.DB(0)
-	run(t, db, "CREATE TABLE t(a)")
+	mustExec(t, db, "CREATE TABLE t(a)")
 	tx := mustBegin(t, db)
-	run(t, tx, "INSERT INTO t VALUES(1)")
+	mustExec(t, tx, "INSERT INTO t VALUES(1)")
 	for _, text := range []string{"BEGIN", "BEGIN IMMEDIATE", "INSERT INTO t VALUES(2); BEGIN; COMMIT"} {
 		_, err := tx.Exec(text)
-		hasCode(t, err, 1, "cannot start a transaction within a transaction")
+		wantCode(t, text, err, 1, "cannot start a transaction within a transaction")
 	}
-	commit(t, tx)
+	mustCommit(t, tx)
 	conn := mustConn(t, db)
-	run(t, conn, "BEGIN")
+	mustExec(t, conn, "BEGIN")
 	_, err := conn.BeginTx(testrun.Context(t), nil)
-	hasCode(t, err, 1, "cannot start a transaction within a transaction")
+	wantCode(t, "BeginTx after BEGIN", err, 1, "cannot start a transaction within a transaction")
 	_, err = conn.BeginTx(testrun.Context(t), &sql.TxOptions{ReadOnly: true})
-	hasCode(t, err, 1, "cannot start a transaction within a transaction")
-	run(t, conn, "INSERT INTO t VALUES(3)")
-	run(t, conn, "COMMIT")
-	tx = must(conn.BeginTx(testrun.Context(t), nil)) // ended by a text
-	run(t, tx, "INSERT INTO t VALUES(4)")
-	run(t, tx, "COMMIT")
-	hasCode(t, tx.Commit(), 1, "cannot commit - no transaction is active")
-	run(t, conn, "INSERT INTO t VALUES(5)")
-	if got := one[string](t, db, "SELECT group_concat(a) FROM t"); got != "1,2,3,4,5" {
+	wantCode(t, "BeginTx of a read-only transaction after BEGIN", err, 1, "cannot start a transaction within a transaction")
+	mustExec(t, conn, "INSERT INTO t VALUES(3)")
+	mustExec(t, conn, "COMMIT")
+	tx = must(conn.BeginTx(testrun.Context(t), nil)) // ended by the statement COMMIT
+	mustExec(t, tx, "INSERT INTO t VALUES(4)")
+	mustExec(t, tx, "COMMIT")
+	wantCode(t, "Commit after COMMIT", tx.Commit(), 1, "cannot commit - no transaction is active")
+	mustExec(t, conn, "INSERT INTO t VALUES(5)")
+	if got := queryValue[string](t, db, "SELECT group_concat(a) FROM t"); got != "1,2,3,4,5" {
 		t.Error(got)
 	}
 }
 
 func TestVacuumInATransaction(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 1, unhurried)
-	run(t, c.DB(0), "CREATE TABLE t(a)")
+	c := newCluster(t, 1, withoutTimeouts)
+	mustExec(t, c.DB(0), "CREATE TABLE t(a)")
 	tx := mustBegin(t, c.DB(0))
-	run(t, tx, "INSERT INTO t VALUES(1)")
+	mustExec(t, tx, "INSERT INTO t VALUES(1)")
 	for _, text := range []string{"VACUUM", "INSERT INTO t VALUES(2); VACUUM"} {
 		if _, err := tx.Exec(text); err == nil {
 			t.Errorf("%s: no error", text)
 		} else {
-			hasCode(t, err, 1, "VACUUM")
+			wantCode(t, text, err, 1, "VACUUM")
 		}
 		if _, err := tx.Query(text); err == nil {
 			t.Errorf("%s: no error", text)
 		}
 	}
-	commit(t, tx)
-	if n := one[int](t, c.DB(0), "SELECT count(*) FROM t"); n != 1 {
+	mustCommit(t, tx)
+	if n := queryValue[int](t, c.DB(0), "SELECT count(*) FROM t"); n != 1 {
 		t.Errorf("%d rows", n)
 	}
-	run(t, c.DB(0), "VACUUM")
+	mustExec(t, c.DB(0), "VACUUM")
 }

@@ -19,9 +19,9 @@ func TestScanTypesAreNeverNil(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
-		run(t, db, "CREATE TABLE t(i INTEGER, big BIGINT, r REAL, d DECIMAL(10,2), s VARCHAR(9), b BLOB, y BOOLEAN, dt DATETIME, tz TIMESTAMP WITH TIME ZONE, j JSON, n, ti TIME)")
-		run(t, db, "INSERT INTO t VALUES(1, 2, 1.5, 2.5, 'x', x'00', 1, 5, '2024-02-03 04:05:06', '{}', NULL, 7)")
-		run(t, db, "INSERT INTO t DEFAULT VALUES")
+		mustExec(t, db, "CREATE TABLE t(i INTEGER, big BIGINT, r REAL, d DECIMAL(10,2), s VARCHAR(9), b BLOB, y BOOLEAN, dt DATETIME, tz TIMESTAMP WITH TIME ZONE, j JSON, n, ti TIME)")
+		mustExec(t, db, "INSERT INTO t VALUES(1, 2, 1.5, 2.5, 'x', x'00', 1, 5, '2024-02-03 04:05:06', '{}', NULL, 7)")
+		mustExec(t, db, "INSERT INTO t DEFAULT VALUES")
 		want := []reflect.Type{
 			reflect.TypeFor[sql.NullInt64](), reflect.TypeFor[sql.NullInt64](), reflect.TypeFor[sql.NullFloat64](), reflect.TypeFor[sql.NullFloat64](), reflect.TypeFor[sql.NullString](), reflect.TypeFor[[]byte](),
 			reflect.TypeFor[sql.NullBool](), reflect.TypeFor[sql.NullTime](), reflect.TypeFor[sql.NullTime](), reflect.TypeFor[any](), reflect.TypeFor[any](), reflect.TypeFor[any](),
@@ -76,16 +76,16 @@ func TestScanTypesAreNeverNil(t *testing.T) {
 func TestSurplusArguments(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
-		run(t, db, "CREATE TABLE t(a, b)")
+		mustExec(t, db, "CREATE TABLE t(a, b)")
 		a, b, x := sql.Named("a", 1), sql.Named("b", 2), sql.Named("x", 3)
-		look := func(q asker) {
+		look := func(q querier) {
 			for _, args := range [][]any{{a, b, x}, {x, a, b}, {a, x, b, sql.Named("y", 4)}} {
-				run(t, q, "INSERT INTO t VALUES(:a, :b)", args...)
-				run(t, q, "INSERT INTO t VALUES(:a, 0); UPDATE t SET b=:b WHERE a=:a", args...)
-				if n := one[int](t, q, "SELECT :a+:b", args...); n != 3 {
+				mustExec(t, q, "INSERT INTO t VALUES(:a, :b)", args...)
+				mustExec(t, q, "INSERT INTO t VALUES(:a, 0); UPDATE t SET b=:b WHERE a=:a", args...)
+				if n := queryValue[int](t, q, "SELECT :a+:b", args...); n != 3 {
 					t.Errorf("a read: %d", n)
 				}
-				if n := one[int](t, q, "SELECT :a; SELECT :b", args...); n == 0 {
+				if n := queryValue[int](t, q, "SELECT :a; SELECT :b", args...); n == 0 {
 					t.Errorf("a script that reads: %d", n)
 				}
 			}
@@ -98,8 +98,8 @@ func TestSurplusArguments(t *testing.T) {
 		look(db)
 		tx := mustBegin(t, db)
 		look(tx)
-		commit(t, tx)
-		if n := one[int](t, db, "SELECT count(*) FROM t WHERE a=1 AND b=2"); n != 12 {
+		mustCommit(t, tx)
+		if n := queryValue[int](t, db, "SELECT count(*) FROM t WHERE a=1 AND b=2"); n != 12 {
 			t.Errorf("%d rows", n)
 		}
 		c.WaitEqual()
@@ -135,8 +135,8 @@ func TestArgumentsOfAllKinds(t *testing.T) {
 				p.same(w, text("INSERT INTO t(plain,i,r,tx,b,n,d,v,bo) VALUES(?1,?1,?1,?1,?1,?1,?1,?1,?1) RETURNING *, typeof(plain)", v))
 				p.same(w, text("SELECT ?, typeof(?1), ?1 IS NULL, length(?1)", v))
 			}
-			p.same(way{"", seeQuery}, text("SELECT * FROM t"))
-			p.same(way{"", seeQuery}, text("SELECT typeof(plain), typeof(i), typeof(r), typeof(tx), typeof(n), hex(tx), quote(b), max(d), d||'' FROM t GROUP BY id"))
+			p.same(way{"", describeQuery}, text("SELECT * FROM t"))
+			p.same(way{"", describeQuery}, text("SELECT typeof(plain), typeof(i), typeof(r), typeof(tx), typeof(n), hex(tx), quote(b), max(d), d||'' FROM t GROUP BY id"))
 		})
 	}
 }
@@ -178,7 +178,7 @@ func TestScanning(t *testing.T) {
 				p.same(way{"scan " + name, func(ctx context.Context, c *sql.Conn, s step) string {
 					rows, err := c.QueryContext(ctx, s.text)
 					if err != nil {
-						return seeError(err)
+						return describeError(err)
 					}
 					defer rows.Close()
 					v := target()
@@ -202,7 +202,7 @@ func TestScanning(t *testing.T) {
 func dereference(v any) any {
 	switch v := v.(type) {
 	case *any:
-		return seeValue(*v)
+		return describeValue(*v)
 	case *string:
 		return *v
 	case *[]byte:
@@ -216,7 +216,7 @@ func dereference(v any) any {
 	case *bool:
 		return *v
 	case *time.Time:
-		return seeValue(*v)
+		return describeValue(*v)
 	case *sql.NullString:
 		return *v
 	case *sql.NullInt64:
