@@ -8,7 +8,7 @@ import (
 
 // LastInsertId is that of a row which the statement itself has inserted, or, as
 // an upsert, updated: never another table's.
-func TestLastInsertIdIsTheStatementsOwn(t *testing.T) {
+func TestLastInsertIdIsOfTheStatement(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
 		db.SetMaxOpenConns(1) // last_insert_rowid() is the connection's
