@@ -15,14 +15,14 @@ func openPair(t *testing.T) (apply, reader *Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { apply.Close() })
-	apply.Owner(true)
+	apply.AsOwner(true)
 	if err := apply.Exec("PRAGMA journal_mode=WAL"); err != nil {
 		t.Fatal(err)
 	}
 	if err := apply.MakeMetaTable(); err != nil {
 		t.Fatal(err)
 	}
-	apply.Owner(false)
+	apply.AsOwner(false)
 	if err := apply.Exec("CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT); CREATE VIRTUAL TABLE ft USING fts5(x); CREATE VIEW v AS SELECT a FROM t"); err != nil {
 		t.Fatal(err)
 	}

@@ -59,7 +59,7 @@ type Conn struct {
 	scratch       uintptr // 64 bytes for results of calls
 	mode          Mode
 	actions       Actions
-	asOwner       bool // the replica itself runs statements now, see Owner
+	asOwner       bool // statements of hiqlite itself run now, see AsOwner
 	deferred      bool // the authorizer denied a PRAGMA because the caller handles it
 	classifying   bool // a text is being classified: none of its statements will run
 	preparing     bool // SQLite is compiling a statement
@@ -224,11 +224,6 @@ func (c *Conn) Exec(sql string) error {
 	}
 	return nil
 }
-
-// Owner says whether the statements that are prepared and run from now on are those
-// of the replica itself. They may do what statements of programs may not, such as
-// begin and commit transactions and write the meta table.
-func (c *Conn) Owner(on bool) { c.asOwner = on }
 
 // CopyArguments makes each statement keep its arguments until new ones are bound to
 // it, so that several statements can run at the same time. Speculate and Temp

@@ -129,7 +129,7 @@ func TestCopyIsTheViewOfTheTransaction(t *testing.T) {
 	if err := apply.Exec("INSERT INTO t VALUES(1,'old')"); err != nil {
 		t.Fatal(err)
 	}
-	reader.Owner(true)
+	reader.AsOwner(true)
 	if err := reader.Exec("BEGIN; SELECT * FROM t"); err != nil {
 		t.Fatal(err)
 	}

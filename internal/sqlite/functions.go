@@ -179,19 +179,12 @@ var builtInNames = sync.OnceValues(func() (map[string]bool, error) {
 		return nil, err
 	}
 	defer c.Close()
-	s, _, err := c.Prepare("SELECT lower(name) FROM pragma_function_list", false)
-	if err != nil {
-		return nil, err
-	}
-	defer s.Close()
+	list, err := c.TextsAsOwner("SELECT lower(name) FROM pragma_function_list")
 	names := map[string]bool{}
-	for {
-		row, err := s.Step()
-		if err != nil || !row {
-			return names, err
-		}
-		names[string(s.Bytes(0))] = true
+	for _, name := range list {
+		names[name] = true
 	}
+	return names, err
 })
 
 // Define makes the functions known on the connection. On Apply connections only

@@ -15,8 +15,7 @@ const MetaTable = "sqlite_hiqlite"
 // MakeMetaTable makes the meta table, if it is missing. SQLite refuses its name
 // unless the schema is writable, which a defensive connection's never is.
 func (c *Conn) MakeMetaTable() (err error) {
-	defer c.Owner(c.asOwner)
-	c.Owner(true)
+	defer c.AsOwner(true)()
 	if rc := c.configure(lib.SQLITE_DBCONFIG_DEFENSIVE, 0); rc != lib.SQLITE_OK {
 		return c.err(rc)
 	}

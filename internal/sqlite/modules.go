@@ -48,9 +48,7 @@ func (s *Stmt) mustForget() bool {
 // forgetModules makes virtual tables begin anew. What they hold back in this
 // transaction is written before.
 func (c *Conn) forgetModules() error {
-	was := c.asOwner
-	c.asOwner = true
-	defer func() { c.asOwner = was }()
+	defer c.AsOwner(true)()
 	if c.mode == Speculate && !c.Autocommit() {
 		changes, total, id := c.Changes(), c.TotalChanges(), c.LastInsertID()
 		defer c.SetState(changes, total, id)

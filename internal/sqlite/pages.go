@@ -246,15 +246,11 @@ func (c *Conn) CheckSize() error {
 
 // pages returns how many pages the database has, and the bytes of each.
 func (c *Conn) pages() (count, size int64, err error) {
-	s, _, err := c.Prepare("SELECT (SELECT page_count FROM pragma_page_count), (SELECT page_size FROM pragma_page_size)", false)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer s.Close()
-	if _, err := s.Step(); err != nil {
-		return 0, 0, err
-	}
-	return s.Int(0), s.Int(1), nil
+	err = c.QueryAsOwner("SELECT (SELECT page_count FROM pragma_page_count), (SELECT page_size FROM pragma_page_size)", func(s *Stmt) error {
+		count, size = s.Int(0), s.Int(1)
+		return nil
+	})
+	return count, size, err
 }
 
 // Pages reads the database's pages one after the other, each in a transaction of

@@ -22,7 +22,7 @@ func database(t *testing.T, path string) *Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.Owner(true)
+	c.AsOwner(true)
 	for _, text := range []string{
 		"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=20", // pages are written, read and written again within a transaction
 		"CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT); CREATE INDEX tv ON t(v); CREATE TABLE w(k TEXT PRIMARY KEY, n) WITHOUT ROWID",
@@ -102,7 +102,7 @@ func TestOtherSQLitesReadTheFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer again.Close()
-	again.Owner(true)
+	again.AsOwner(true)
 	if got, err := again.digest(); err != nil || got != want {
 		t.Errorf("other rows: %v", err)
 	}

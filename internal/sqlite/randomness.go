@@ -67,7 +67,7 @@ func (s *Stmt) RandomNames(ran bool) error {
 		return LogicError("the column "+strconv.Quote(name)+" of the new table "+a.Creates+" was named at random",
 			"its SELECT returns more than five columns of one name, as * of a join does; give them names: SELECT a.id AS a_id, ...")
 	case !ran && a.ReadsNames:
-		views, err := s.c.strings("SELECT name FROM sqlite_schema WHERE type='view' UNION ALL SELECT name FROM sqlite_temp_schema WHERE type='view'")
+		views, err := s.c.TextsAsOwner("SELECT name FROM sqlite_schema WHERE type='view' UNION ALL SELECT name FROM sqlite_temp_schema WHERE type='view'")
 		if err != nil {
 			return err
 		}
@@ -85,31 +85,12 @@ func (s *Stmt) RandomNames(ran bool) error {
 // randomName returns the first column of a table or view that was named at random.
 func (c *Conn) randomName(table string) (string, error) {
 	for _, schema := range []string{"main", tempSchema} {
-		names, err := c.strings("SELECT name FROM pragma_table_xinfo('" + strings.ReplaceAll(table, "'", "''") + "', '" + schema + "')")
+		names, err := c.TextsAsOwner("SELECT name FROM pragma_table_xinfo(?, ?)", textArgument(table), textArgument(schema))
 		if name := namedAtRandom(names); err != nil || name != "" {
 			return name, err
 		}
 	}
 	return "", nil
-}
-
-// strings returns the first column of a query of the replica's own.
-func (c *Conn) strings(sql string) (out []string, err error) {
-	was := c.asOwner
-	c.asOwner = true
-	defer func() { c.asOwner = was }()
-	s, _, err := c.Prepare(sql, false)
-	if err != nil {
-		return nil, err
-	}
-	defer s.Close()
-	for {
-		row, err := s.Step()
-		if err != nil || !row {
-			return out, err
-		}
-		out = append(out, string(s.Bytes(0)))
-	}
 }
 
 // namedAtRandom returns the first name that SQLite drew: one with a number, of

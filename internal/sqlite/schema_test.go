@@ -18,8 +18,7 @@ func TestClassifyingExecutesNothing(t *testing.T) {
 		"secure_delete=1", "soft_heap_limit=77777777", "hard_heap_limit=777777777", "synchronous=0", "temp_store=2", "threads=3", "trusted_schema=0", "user_version=7", "wal_autocheckpoint=7", "writable_schema=1", "schema_version=99",
 	}
 	read := func() string {
-		reader.Owner(true)
-		defer reader.Owner(false)
+		defer reader.AsOwner(true)()
 		var out []string
 		for _, setter := range setters {
 			name, _, _ := strings.Cut(setter, "=")
@@ -107,11 +106,11 @@ func TestTheBoundIsTheOperationsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Begin(&wire.Operation{MaxSteps: 1})
-	c.Owner(true)
+	c.AsOwner(true)
 	if err := c.Exec("INSERT INTO t WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x WHERE n<5000) SELECT n FROM x"); err != nil {
 		t.Error("the replica's own statement met the bound:", err)
 	}
-	c.Owner(false)
+	c.AsOwner(false)
 	if err := c.Exec("DELETE FROM t WHERE a>(SELECT avg(a) FROM t)"); err == nil {
 		t.Error("the operation's did not")
 	}
@@ -125,7 +124,7 @@ func TestCheckpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer apply.Close()
-	apply.Owner(true)
+	apply.AsOwner(true)
 	if err := apply.Exec("PRAGMA journal_mode=WAL; CREATE TABLE t(a); INSERT INTO t VALUES(1)"); err != nil {
 		t.Fatal(err)
 	}

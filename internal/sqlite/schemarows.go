@@ -66,7 +66,7 @@ type SchemaMark struct{ rows, last int64 }
 
 // MarkSchema returns one, before a statement inserts into sqlite_schema.
 func (c *Conn) MarkSchema() (m SchemaMark, err error) {
-	return m, c.each("SELECT count(*), coalesce(max(rowid),0) FROM sqlite_schema", nil, func(s *Stmt) error {
+	return m, c.QueryAsOwner("SELECT count(*), coalesce(max(rowid),0) FROM sqlite_schema", func(s *Stmt) error {
 		m = SchemaMark{s.Int(0), s.Int(1)}
 		return nil
 	})
@@ -86,11 +86,11 @@ func (c *Conn) CheckSchemaRows(m SchemaMark) error {
 	}
 	var rows []row
 	// Rows of other types than text are shown as such: they match nothing.
-	err = c.each("SELECT type, name, tbl_name, sql, rootpage, (SELECT count(*) FROM sqlite_schema AS o WHERE o.name=n.name COLLATE NOCASE) FROM sqlite_schema AS n WHERE rowid>?",
-		[]wire.Argument{{Value: wire.IntegerValue(m.last)}}, func(s *Stmt) error {
+	err = c.QueryAsOwner("SELECT type, name, tbl_name, sql, rootpage, (SELECT count(*) FROM sqlite_schema AS o WHERE o.name=n.name COLLATE NOCASE) FROM sqlite_schema AS n WHERE rowid>?",
+		func(s *Stmt) error {
 			rows = append(rows, row{string(s.Bytes(0)), string(s.Bytes(1)), string(s.Bytes(2)), string(s.Bytes(3)), s.Value(4), s.Int(5)})
 			return nil
-		})
+		}, wire.Argument{Value: wire.IntegerValue(m.last)})
 	if err != nil {
 		return err
 	}
@@ -114,9 +114,7 @@ func (c *Conn) CheckSchemaRows(m SchemaMark) error {
 // checkVirtual prepares the statement that makes a virtual table, which is
 // already in sqlite_schema, but not in what the connection knows of it.
 func (c *Conn) checkVirtual(name, sql string) error {
-	own := c.asOwner
-	c.asOwner = false
-	defer func() { c.asOwner = own }()
+	defer c.AsOwner(false)()                                                    // the statement is the program's
 	if word, _, _ := strings.Cut(strings.ToUpper(sql), " "); word != "CREATE" { // SQLite takes it for an index
 		return refusedRow("the row's sql does not begin with CREATE")
 	}
@@ -134,7 +132,7 @@ func (c *Conn) checkVirtual(name, sql string) error {
 // SchemaLoads refuses what was inserted into sqlite_schema if the schema, which
 // the caller has made the connection forget, cannot be read anew with it.
 func (c *Conn) SchemaLoads() error {
-	err := c.each("SELECT 1 FROM sqlite_schema LIMIT 1", nil, func(*Stmt) error { return nil })
+	err := c.ExecAsOwner("SELECT 1 FROM sqlite_schema LIMIT 1")
 	var e *Error
 	if errors.As(err, &e) && e.Code == lib.SQLITE_CORRUPT {
 		return refusedRow(e.Message)
@@ -145,28 +143,4 @@ func (c *Conn) SchemaLoads() error {
 func refusedRow(why string) error {
 	return LogicError("sqlite_schema cannot be changed in this way: "+why,
 		"PRAGMA writable_schema=ON lets virtual tables be inserted, as dumps do, and nothing else")
-}
-
-// each runs a query of the replica's own and calls f for each row.
-func (c *Conn) each(sql string, args []wire.Argument, f func(*Stmt) error) error {
-	own := c.asOwner
-	c.asOwner = true
-	defer func() { c.asOwner = own }()
-	s, _, err := c.Prepare(sql, false)
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	if err := s.Bind(args, nil); err != nil {
-		return err
-	}
-	for {
-		row, err := s.Step()
-		if err != nil || !row {
-			return err
-		}
-		if err := f(s); err != nil {
-			return err
-		}
-	}
 }

@@ -72,14 +72,11 @@ func (c *Conn) setLike(caseSensitive bool) error {
 	if c.rawDB().FnVdbeActive > 0 {
 		return newError(CodeBusy, "PRAGMA case_sensitive_like cannot be changed while a query is open", "close its rows first")
 	}
-	own := c.asOwner
-	c.asOwner = true
-	defer func() { c.asOwner = own }()
 	sql := "PRAGMA case_sensitive_like=OFF"
 	if caseSensitive {
 		sql = "PRAGMA case_sensitive_like=ON"
 	}
-	if err := c.Exec(sql); err != nil {
+	if err := c.ExecAsOwner(sql); err != nil {
 		return err
 	}
 	c.keepLikeConstant()

@@ -90,61 +90,26 @@ func (s *Stmt) Changes() (temp, others bool) {
 }
 
 // HasTemp reports that there are TEMP objects on this connection.
-func (c *Conn) HasTemp() (bool, error) {
-	rows, err := c.ask("SELECT 1 FROM sqlite_temp_schema LIMIT 1")
-	return len(rows) > 0, err
+func (c *Conn) HasTemp() (has bool, err error) {
+	err = c.QueryAsOwner("SELECT 1 FROM sqlite_temp_schema LIMIT 1", func(*Stmt) error {
+		has = true
+		return nil
+	})
+	return has, err
 }
 
 // NoteTemp makes the connection know what TEMP objects there are, after some
 // were made or removed: see UsesTemp.
 func (c *Conn) NoteTemp() error {
-	rows, err := c.ask("SELECT name, tbl_name FROM sqlite_temp_schema")
+	names, err := c.TextsAsOwner("SELECT name FROM sqlite_temp_schema UNION ALL SELECT tbl_name FROM sqlite_temp_schema")
 	if err != nil {
 		return err
 	}
 	c.tempNames = map[string]bool{}
-	for _, row := range rows {
-		c.tempNames[lower(string(row[0].Data))] = true
-		c.tempNames[lower(string(row[1].Data))] = true
+	for _, name := range names {
+		c.tempNames[lower(name)] = true
 	}
 	return nil
-}
-
-// ask runs a query of the replica's own.
-func (c *Conn) ask(sql string, args ...wire.Argument) (rows [][]wire.Value, err error) {
-	err = c.eachRow(sql, func(row []wire.Value) error {
-		rows = append(rows, slices.Clone(row))
-		return nil
-	}, args...)
-	return rows, err
-}
-
-// eachRow is ask, row by row.
-func (c *Conn) eachRow(sql string, f func(row []wire.Value) error, args ...wire.Argument) error {
-	own := c.asOwner
-	c.asOwner = true
-	defer func() { c.asOwner = own }()
-	s, _, err := c.Prepare(sql, false)
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	if err := s.Bind(args, nil); err != nil {
-		return err
-	}
-	row := make([]wire.Value, s.ColumnCount())
-	for {
-		more, err := s.Step()
-		if err != nil || !more {
-			return err
-		}
-		for i := range row {
-			row[i] = s.Value(i)
-		}
-		if err := f(row); err != nil {
-			return err
-		}
-	}
 }
 
 var tempKinds = map[string]wire.TempKind{"table": wire.TempTable, "index": wire.TempIndex, "view": wire.TempView, "trigger": wire.TempTrigger}
@@ -158,8 +123,7 @@ var tempFull = fmt.Sprintf("a connection may have %d MiB of TEMP objects: they t
 
 // BoundTemp makes SQLite refuse to let TEMP objects grow beyond MaxTemp.
 func (c *Conn) BoundTemp() error {
-	_, err := c.ask(fmt.Sprintf("PRAGMA temp.max_page_count=%d", MaxTemp/4096))
-	return err
+	return c.ExecAsOwner(fmt.Sprintf("PRAGMA temp.max_page_count=%d", MaxTemp/4096))
 }
 
 // ExplainFull makes the error of a statement that found no more room say so.
@@ -171,27 +135,31 @@ func (s *Stmt) ExplainFull(e *Error) {
 
 // DumpTemp writes down the connection's TEMP objects: nil if there are none.
 func (c *Conn) DumpTemp() (b []byte, err error) {
-	objects, err := c.ask("SELECT type, name, tbl_name, sql FROM sqlite_temp_schema ORDER BY rowid")
+	defer c.AsOwner(true)()
+	var objects []wire.TempObject
+	// An index without a text belongs to its table, which creates it.
+	err = c.QueryAsOwner("SELECT type, name, tbl_name, sql FROM sqlite_temp_schema WHERE sql IS NOT NULL ORDER BY rowid", func(s *Stmt) error {
+		o := wire.TempObject{Kind: tempKinds[string(s.Bytes(0))], Name: string(s.Bytes(1)), SQL: string(s.Bytes(3))}
+		if o.Kind == wire.TempIndex || o.Kind == wire.TempTrigger {
+			o.Table = string(s.Bytes(2))
+		}
+		objects = append(objects, o)
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	for _, row := range objects {
-		if row[3].Kind == wire.Null {
-			continue // an index that its table makes
-		}
-		o := wire.TempObject{Kind: tempKinds[string(row[0].Data)], Name: string(row[1].Data), SQL: string(row[3].Data)}
-		if o.Kind == wire.TempIndex || o.Kind == wire.TempTrigger {
-			o.Table = string(row[2].Data)
-		}
+	for i := range objects {
+		o := &objects[i]
 		var rows func(add func([]wire.Value) error) error
 		if o.Kind == wire.TempTable {
-			sql, err := c.describeTemp(&o)
+			sql, err := c.describeTemp(o)
 			if err != nil {
 				return nil, err
 			}
-			rows = func(add func([]wire.Value) error) error { return c.eachRow(sql, add) }
+			rows = func(add func([]wire.Value) error) error { return c.eachTempRow(sql, add) }
 		}
-		if b, err = wire.AppendTempObject(b, &o, rows); err != nil {
+		if b, err = wire.AppendTempObject(b, o, rows); err != nil {
 			return nil, err
 		}
 		if len(b) > MaxTemp+MaxTemp/2 {
@@ -201,17 +169,28 @@ func (c *Conn) DumpTemp() (b []byte, err error) {
 	return b, nil
 }
 
+// eachTempRow calls add with the values of each row that a query returns. The slice is
+// used again for the next row.
+func (c *Conn) eachTempRow(sql string, add func([]wire.Value) error) error {
+	var row []wire.Value
+	return c.QueryAsOwner(sql, func(s *Stmt) error {
+		row = row[:0]
+		for i := range s.ColumnCount() {
+			row = append(row, s.Value(i))
+		}
+		return add(row)
+	})
+}
+
 // describeTemp fills in what the rows of a TEMP table consist of, and returns the
 // query for them.
 func (c *Conn) describeTemp(o *wire.TempObject) (sql string, err error) {
-	info, err := c.ask("SELECT name FROM pragma_table_xinfo(?, 'temp') WHERE hidden=0 ORDER BY cid", wire.Argument{Value: wire.TextValue(o.Name)})
+	o.Columns, err = c.TextsAsOwner("SELECT name FROM pragma_table_xinfo(?, 'temp') WHERE hidden=0 ORDER BY cid", textArgument(o.Name))
 	if err != nil {
 		return "", err
 	}
 	var quoted, lowered []string
-	for _, row := range info {
-		name := string(row[0].Data)
-		o.Columns = append(o.Columns, name)
+	for _, name := range o.Columns {
 		quoted = append(quoted, quote(name))
 		lowered = append(lowered, lower(name))
 	}
@@ -221,7 +200,7 @@ func (c *Conn) describeTemp(o *wire.TempObject) (sql string, err error) {
 			continue
 		}
 		sql = "SELECT " + name + "," + strings.Join(quoted, ",") + from
-		if s, _, err := c.prepareOwn(sql); err == nil {
+		if s, _, err := c.Prepare(sql, false); err == nil {
 			s.Close()
 			o.RowID = true
 			return sql, nil
@@ -233,13 +212,6 @@ func (c *Conn) describeTemp(o *wire.TempObject) (sql string, err error) {
 
 // rowids are names of a table's rowid, unless it has a column of that name.
 var rowids = []string{"_rowid_", "rowid", "oid"}
-
-func (c *Conn) prepareOwn(sql string) (*Stmt, string, error) {
-	own := c.asOwner
-	c.asOwner = true
-	defer func() { c.asOwner = own }()
-	return c.Prepare(sql, false)
-}
 
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
@@ -265,7 +237,7 @@ func MentionsTemp(script string) bool {
 
 // prepareTemp keeps TEMP objects in memory, and within their bound.
 func (c *Conn) prepareTemp() error {
-	if _, err := c.ask("PRAGMA temp_store=MEMORY"); err != nil {
+	if err := c.ExecAsOwner("PRAGMA temp_store=MEMORY"); err != nil {
 		return err
 	}
 	return c.BoundTemp()

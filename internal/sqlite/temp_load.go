@@ -12,13 +12,10 @@ import (
 // rows that were there once are not checked again, and the table of the schema
 // can be written.
 func (c *Conn) freely(f func() error) error {
-	own, flags := c.asOwner, c.rawDB().Fflags
-	c.asOwner = true
+	defer c.AsOwner(true)()
+	flags := c.rawDB().Fflags
 	c.writableSchema()
-	defer func() {
-		c.asOwner = own
-		c.rawDB().Fflags = flags
-	}()
+	defer func() { c.rawDB().Fflags = flags }()
 	return f()
 }
 
@@ -145,9 +142,8 @@ func (c *Conn) loadOther(o *wire.TempObject) error {
 	if o.Kind == wire.TempTrigger {
 		kind, table = "trigger", o.Table
 	}
-	text := func(s string) wire.Argument { return wire.Argument{Value: wire.TextValue(s)} }
-	_, err := c.ask("INSERT INTO sqlite_temp_schema(type,name,tbl_name,rootpage,sql) VALUES(?,?,?,0,?)", text(kind), text(o.Name), text(table), text(o.SQL))
-	return err
+	return c.QueryAsOwner("INSERT INTO sqlite_temp_schema(type,name,tbl_name,rootpage,sql) VALUES(?,?,?,0,?)", nil,
+		textArgument(kind), textArgument(o.Name), textArgument(table), textArgument(o.SQL))
 }
 
 func errNotTemp(o *wire.TempObject) error {
@@ -168,13 +164,13 @@ func (c *Conn) DropTemp() error {
 		if err := c.forget(); err != nil {
 			return err
 		}
-		tables, err := c.ask("SELECT name FROM sqlite_temp_schema WHERE type='table' ORDER BY rowid")
+		tables, err := c.TextsAsOwner("SELECT name FROM sqlite_temp_schema WHERE type='table' ORDER BY rowid")
 		if err != nil {
 			return err
 		}
 		sequence := false
-		for _, row := range tables {
-			if name := string(row[0].Data); strings.HasPrefix(name, "sqlite_") {
+		for _, name := range tables {
+			if strings.HasPrefix(name, "sqlite_") {
 				sequence = true
 			} else if err := c.Exec("DROP TABLE temp." + quote(name)); err != nil {
 				return err

@@ -24,11 +24,11 @@ func tempConns(t *testing.T, schema string) map[string]*Conn {
 		}
 		t.Cleanup(func() { c.Close() })
 		if m.mode == Apply {
-			c.Owner(true)
+			c.AsOwner(true)
 			if err := c.Exec("PRAGMA journal_mode=WAL; PRAGMA temp_store=MEMORY;" + schema); err != nil {
 				t.Fatal(err)
 			}
-			c.Owner(false)
+			c.AsOwner(false)
 		}
 		c.AllowTemp(true)
 		conns[m.name] = c
@@ -39,17 +39,18 @@ func tempConns(t *testing.T, schema string) map[string]*Conn {
 // all returns what a query answers.
 func all(t *testing.T, c *Conn, sql string) string {
 	t.Helper()
-	rows, err := c.ask(sql)
-	if err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
 	var out []string
-	for _, row := range rows {
+	err := c.QueryAsOwner(sql, func(s *Stmt) error {
 		var cells []string
-		for _, v := range row {
+		for i := range s.ColumnCount() {
+			v := s.Value(i)
 			cells = append(cells, fmt.Sprintf("%d:%d:%q", v.Kind, v.Num, v.Data))
 		}
 		out = append(out, strings.Join(cells, ","))
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
 	}
 	return strings.Join(out, " ")
 }
@@ -89,11 +90,11 @@ func TestTempObjectsTravel(t *testing.T) {
 		}
 	}
 	apply := conns["apply"]
-	apply.Owner(true)
+	apply.AsOwner(true)
 	if err := apply.Exec("DROP TABLE gone"); err != nil {
 		t.Fatal(err)
 	}
-	apply.Owner(false)
+	apply.AsOwner(false)
 	look := func(c *Conn) (out string) {
 		for _, q := range strings.Split(tempQueries, ";") {
 			out += q + "\n" + all(t, c, q) + "\n"
@@ -114,7 +115,7 @@ func TestTempObjectsTravel(t *testing.T) {
 			continue
 		}
 		for range 2 { // as good as new afterwards
-			c.Owner(true)
+			c.AsOwner(true)
 			if err := c.Exec("BEGIN"); err != nil {
 				t.Fatal(err)
 			}
@@ -150,7 +151,7 @@ func TestTempObjectsTravel(t *testing.T) {
 			if err := c.Exec("ROLLBACK"); err != nil {
 				t.Fatal(err)
 			}
-			c.Owner(false)
+			c.AsOwner(false)
 		}
 	}
 	if !bytes.Contains(content, []byte("orphan")) {

@@ -32,11 +32,11 @@ func TestNothingMakesTempObjectsOfItsOwn(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		c.Owner(true)
+		c.AsOwner(true)
 		if err := c.Exec("PRAGMA journal_mode=WAL; PRAGMA temp_store=MEMORY; CREATE TABLE IF NOT EXISTS t(a); CREATE VIEW IF NOT EXISTS v AS SELECT * FROM t"); mode == Apply && err != nil {
 			t.Fatal(err)
 		}
-		c.Owner(false)
+		c.AsOwner(false)
 		for _, text := range makesTemp {
 			var e *Error
 			if err := c.Exec(text); !errors.As(err, &e) || e.Code != CodeAuth {

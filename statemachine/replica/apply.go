@@ -259,13 +259,6 @@ func (r *SQL) replay(first int) error {
 	return nil
 }
 
-// execInternal runs SQL of the machine's own, which users may not run.
-func (r *SQL) execInternal(sql string) error {
-	r.conn.Owner(true)
-	defer r.conn.Owner(false)
-	return r.conn.Exec(sql)
-}
-
 // begin begins the batch's transaction, if none is open.
 func (r *SQL) begin() error {
 	if r.batch.open {
@@ -291,7 +284,7 @@ const lockTries = 6
 func (r *SQL) beginImmediate() error {
 	for tries := 1; ; tries++ {
 		r.conn.ForgetFileErrors()
-		err := r.execInternal("BEGIN IMMEDIATE")
+		err := r.conn.ExecAsOwner("BEGIN IMMEDIATE")
 		if err == nil || !r.conn.Blocked(err) {
 			return err
 		}
@@ -314,7 +307,7 @@ func (r *SQL) rollback() error {
 	r.stmts.clear()
 	r.virtualKnown = false
 	if !r.conn.Autocommit() {
-		if err := r.execInternal("ROLLBACK"); err != nil {
+		if err := r.conn.ExecAsOwner("ROLLBACK"); err != nil {
 			return err
 		}
 	}
@@ -332,8 +325,7 @@ func (r *SQL) commit() error {
 	if err := r.conn.FileError(); err != nil {
 		return err // SQLite has ignored it
 	}
-	r.conn.Owner(true)
-	defer r.conn.Owner(false)
+	defer r.conn.AsOwner(true)()
 	state := &wire.State{SQLIndex: r.applied, Applied: r.applied, Clock: r.now, Changed: r.changed, Functions: r.functions,
 		Term: r.appliedTerm(), History: r.history.sum, Zone: r.zone.Load()}
 	r.lease.describe(state)
@@ -373,11 +365,11 @@ func (r *SQL) vacuum(op *wire.Operation, result *wire.Result) error {
 	}
 	r.conn.Begin(op)
 	r.endSpeculation(nil) // see begin
-	if err := r.execInternal("PRAGMA temp_store=FILE"); err != nil {
+	if err := r.conn.ExecAsOwner("PRAGMA temp_store=FILE"); err != nil {
 		return err
 	}
-	err := r.execInternal("VACUUM")
-	if err := r.execInternal("PRAGMA temp_store=MEMORY"); err != nil {
+	err := r.conn.ExecAsOwner("VACUUM")
+	if err := r.conn.ExecAsOwner("PRAGMA temp_store=MEMORY"); err != nil {
 		return err
 	}
 	if err != nil {

@@ -310,7 +310,7 @@ func (x *execution) check() error {
 // finish ends an operation that succeeded.
 func (x *execution) finish() error {
 	if x.saved {
-		if err := x.execInternal("RELEASE " + savepoint); err != nil {
+		if err := x.conn.ExecAsOwner("RELEASE " + savepoint); err != nil {
 			return err
 		}
 	}
@@ -347,7 +347,7 @@ func (r *SQL) reload() error {
 	}
 	r.virtualKnown = false
 	r.batch.reloaded = true
-	return r.execInternal("PRAGMA writable_schema=RESET; SELECT 1 FROM " + sqlite.MetaTable + " LIMIT 0")
+	return r.conn.ExecAsOwner("PRAGMA writable_schema=RESET; SELECT 1 FROM " + sqlite.MetaTable + " LIMIT 0")
 }
 
 const flushVirtual = "SAVEPOINT " + savepoint + "; RELEASE " + savepoint
@@ -359,14 +359,14 @@ func (r *SQL) flush() error {
 	if !r.virtual() {
 		return nil
 	}
-	return r.execInternal(flushVirtual)
+	return r.conn.ExecAsOwner(flushVirtual)
 }
 
 // restore resets what the operation has switched on the connection.
 func (x *execution) restore() error {
 	if x.deferred {
 		x.stmts.clear() // SQLite would prepare them again
-		if err := x.execInternal("PRAGMA defer_foreign_keys=OFF"); err != nil {
+		if err := x.conn.ExecAsOwner("PRAGMA defer_foreign_keys=OFF"); err != nil {
 			return err
 		}
 	}
@@ -409,7 +409,7 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 		}
 	} else if x.saved {
 		x.settingsLoaded = false
-		if err := x.execInternal("ROLLBACK TO " + savepoint + "; RELEASE " + savepoint); err != nil {
+		if err := x.conn.ExecAsOwner("ROLLBACK TO " + savepoint + "; RELEASE " + savepoint); err != nil {
 			return false, err
 		}
 	}
@@ -432,7 +432,7 @@ func (x *execution) save() error {
 		return nil
 	}
 	x.saved = true
-	return x.execInternal("SAVEPOINT " + savepoint)
+	return x.conn.ExecAsOwner("SAVEPOINT " + savepoint)
 }
 
 // virtual reports whether the database has virtual tables, which have prepared
@@ -442,14 +442,11 @@ func (r *SQL) virtual() bool {
 		return r.hasVirtual
 	}
 	r.settingsLoaded = false
-	r.conn.Owner(true)
-	defer r.conn.Owner(false)
-	s, _, err := r.conn.Prepare("SELECT 1 FROM sqlite_schema WHERE rootpage=0 AND type='table' LIMIT 1", false)
-	if err != nil {
-		return true
-	}
-	defer s.Close()
-	row, err := s.Step()
-	r.hasVirtual, r.virtualKnown = row || err != nil, err == nil
+	found := false
+	err := r.conn.QueryAsOwner("SELECT 1 FROM sqlite_schema WHERE rootpage=0 AND type='table' LIMIT 1", func(*sqlite.Stmt) error {
+		found = true
+		return nil
+	})
+	r.hasVirtual, r.virtualKnown = found || err != nil, err == nil
 	return r.hasVirtual
 }

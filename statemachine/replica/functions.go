@@ -36,7 +36,7 @@ func (r *SQL) noteFunctions(op *wire.Operation) error {
 	if len(op.Functions) == 0 && len(r.functions) == 0 {
 		return nil
 	}
-	texts, err := r.schemaTexts()
+	texts, err := r.conn.TextsAsOwner("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")
 	if err != nil {
 		return err
 	}
@@ -49,21 +49,4 @@ func (r *SQL) noteFunctions(op *wire.Operation) error {
 	r.functions = sqlite.Mentioned(candidates, texts)
 	slices.SortFunc(r.functions, wire.Function.Compare)
 	return nil
-}
-
-func (r *SQL) schemaTexts() (texts []string, err error) {
-	r.conn.Owner(true)
-	defer r.conn.Owner(false)
-	s, _, err := r.conn.Prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL", false)
-	if err != nil {
-		return nil, err
-	}
-	defer s.Close()
-	for {
-		row, err := s.Step()
-		if err != nil || !row {
-			return texts, err
-		}
-		texts = append(texts, string(s.Bytes(0)))
-	}
 }

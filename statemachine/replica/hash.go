@@ -27,7 +27,7 @@ func (r *SQL) Hash(ctx context.Context) (sum [sha256.Size]byte, index uint64, er
 	if err != nil {
 		return sum, 0, err
 	}
-	conn.Owner(true)
+	conn.AsOwner(true)
 	if index, err = r.pin(conn); err != nil {
 		return sum, 0, err
 	}
@@ -62,7 +62,7 @@ func hashDatabase(h hash.Hash, conn *sqlite.Conn) error {
 			return err
 		}
 	}
-	tables, err := column(conn, `SELECT name FROM pragma_table_list WHERE schema='main' AND type IN ('table','shadow') AND name NOT IN ('`+sqlite.MetaTable+`','sqlite_schema') ORDER BY name`)
+	tables, err := conn.TextsAsOwner(`SELECT name FROM pragma_table_list WHERE schema='main' AND type IN ('table','shadow') AND name NOT IN ('` + sqlite.MetaTable + `','sqlite_schema') ORDER BY name`)
 	if err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func hashDatabase(h hash.Hash, conn *sqlite.Conn) error {
 func hashTable(h hash.Hash, conn *sqlite.Conn, table string) error {
 	const columns = "(SELECT name, hidden FROM pragma_table_xinfo(%))"
 	of := func(query string) ([]string, error) {
-		return column(conn, strings.Replace(query+columns, "%", quote(table, `'`), 1))
+		return conn.TextsAsOwner(strings.Replace(query+columns, "%", quote(table, `'`), 1))
 	}
 	names, err := of("SELECT lower(name) FROM ")
 	if err != nil {
@@ -118,22 +118,6 @@ next:
 
 func quote(name, with string) string {
 	return with + strings.ReplaceAll(name, with, with+with) + with
-}
-
-func column(conn *sqlite.Conn, sql string) ([]string, error) {
-	s, _, err := conn.Prepare(sql, false)
-	if err != nil {
-		return nil, err
-	}
-	defer s.Close()
-	var out []string
-	for {
-		row, err := s.Step()
-		if err != nil || !row {
-			return out, err
-		}
-		out = append(out, string(s.Bytes(0)))
-	}
 }
 
 // hashQuery adds the rows of a query.

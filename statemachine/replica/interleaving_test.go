@@ -391,7 +391,7 @@ func TestAFailureWhileTheLeasePassesOn(t *testing.T) {
 	m, other := leasing(t)
 	m.grantTo(other, 9, 1000)
 	m.waits(&proposer{m.session, m.seq, nil}, op("INSERT INTO t(id) VALUES(1)"))
-	if err := m.execInternal("PRAGMA busy_timeout=0"); err != nil {
+	if err := m.conn.ExecAsOwner("PRAGMA busy_timeout=0"); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := sqlite.Open(m.pool.path(), sqlite.Plain)

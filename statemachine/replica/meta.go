@@ -106,8 +106,7 @@ func (m *metaStatements) run(s *sqlite.Stmt, values ...wire.Value) error {
 
 // loadState reads the meta table.
 func loadState(conn *sqlite.Conn) (*wire.State, error) {
-	conn.Owner(true)
-	defer conn.Owner(false)
+	defer conn.AsOwner(true)()
 	s, _, err := conn.Prepare("SELECT id, state FROM "+sqlite.MetaTable+" ORDER BY id", false)
 	if err != nil {
 		return nil, err

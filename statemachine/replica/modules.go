@@ -11,9 +11,8 @@ func (r *SQL) loadSettings() error {
 		return nil
 	}
 	r.conn.ForgetFileErrors() // forget errors of the operation before
-	r.conn.Owner(true)
-	defer r.conn.Owner(false)
-	tables, err := column(r.conn, `SELECT v.name FROM sqlite_schema v WHERE v.type='table' AND v.rootpage=0
+	defer r.conn.AsOwner(true)()
+	tables, err := r.conn.TextsAsOwner(`SELECT v.name FROM sqlite_schema v WHERE v.type='table' AND v.rootpage=0
 		AND EXISTS(SELECT 1 FROM sqlite_schema c WHERE c.type='table' AND c.name=v.name||'_config')`)
 	if err != nil {
 		return err

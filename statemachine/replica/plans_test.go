@@ -13,8 +13,7 @@ import (
 // plan returns how the apply connection would run a query.
 func (m *machine) plan(sql string) string {
 	m.t.Helper()
-	m.conn.Owner(true)
-	defer m.conn.Owner(false)
+	defer m.conn.AsOwner(true)()
 	s, _, err := m.conn.Prepare("EXPLAIN QUERY PLAN "+sql, false)
 	if err != nil {
 		m.t.Fatal(err)

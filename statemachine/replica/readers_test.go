@@ -307,8 +307,7 @@ func TestACheckpointDoesNotWaitForASnapshot(t *testing.T) {
 	if _, wal := m.Size(); wal < truncateFrom {
 		t.Fatalf("the log has %d bytes: the test does not test it", wal)
 	}
-	m.conn.Owner(true)
-	defer m.conn.Owner(false)
+	defer m.conn.AsOwner(true)()
 	if err := m.SaveSnapshot(v, io.Discard, nil); err != nil {
 		t.Fatal(err)
 	}

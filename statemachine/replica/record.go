@@ -85,9 +85,9 @@ func (t *Transaction) reload() error {
 	if t.fatal != nil || t.conn.Autocommit() {
 		return nil
 	}
-	err := t.execInternal(flushVirtual) // see SQL.reload
+	err := t.conn.ExecAsOwner(flushVirtual) // see SQL.reload
 	if err == nil {
-		err = t.execInternal("PRAGMA writable_schema=RESET")
+		err = t.conn.ExecAsOwner("PRAGMA writable_schema=RESET")
 	}
 	if err == nil && t.temp.used {
 		err = t.conn.NoteTemp()
@@ -110,7 +110,7 @@ func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argumen
 	s := &wire.Statement{SQL: text, Args: args, LaterMS: now - t.last, Skipped: t.ordinal - t.next, Settings: t.conn.Settings() ^ t.opts.Settings}
 	if s.Skipped > 0 || stmt.Actions.ConnState {
 		s.State = &wire.ConnState{Changes: t.conn.Changes(), TotalChanges: t.conn.TotalChanges(), LastInsertID: t.conn.LastInsertID()}
-		if err := t.execInternal(flushVirtual); err != nil { // virtual tables of a replica may have buffered more, or less
+		if err := t.conn.ExecAsOwner(flushVirtual); err != nil { // virtual tables of a replica may have buffered more, or less
 			return before, nil, t.reason(err)
 		}
 		t.conn.SetState(s.State.Changes, s.State.TotalChanges, s.State.LastInsertID)
@@ -260,7 +260,7 @@ func (x *execution) transaction() error {
 	if x.op.Lease.DeferForeignKeys {
 		x.deferred = true
 		x.stmts.clear() // SQLite would prepare them again
-		if err := x.execInternal("PRAGMA defer_foreign_keys=ON"); err != nil {
+		if err := x.conn.ExecAsOwner("PRAGMA defer_foreign_keys=ON"); err != nil {
 			return err
 		}
 	}

@@ -248,8 +248,7 @@ func (r *SQL) connect(path string) error {
 	if err != nil {
 		return damaged(fmt.Errorf("hiqlite: open %s: %w", path, err))
 	}
-	conn.Owner(true)
-	defer conn.Owner(false)
+	defer conn.AsOwner(true)()
 	// With synchronous=NORMAL a power loss may remove the end of the write-ahead
 	// log; the Raft log has these entries. Temporary files are in memory, since a
 	// disk that they fill would look like a failing statement.

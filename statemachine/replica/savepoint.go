@@ -19,7 +19,7 @@ func (t *Transaction) Savepoint(what Savepoint, name, text string) error {
 	if err := t.err(); err != nil {
 		return err
 	}
-	if err := t.execInternal(text); err != nil {
+	if err := t.conn.ExecAsOwner(text); err != nil {
 		return t.reason(err)
 	}
 	if what == SetSavepoint {

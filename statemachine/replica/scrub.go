@@ -57,7 +57,7 @@ func (s *scrubber) read(path string) (pages int64, err error) {
 		return 0, err
 	}
 	defer conn.Close()
-	conn.Owner(true)
+	conn.AsOwner(true)
 	p, err := conn.Pages()
 	if err != nil {
 		return 0, err

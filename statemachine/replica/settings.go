@@ -97,7 +97,7 @@ func (t *Transaction) schemaRows(ctx context.Context, s *sqlite.Stmt) (err error
 	if err != nil {
 		return err
 	}
-	if err := t.execInternal("SAVEPOINT " + savepoint); err != nil {
+	if err := t.conn.ExecAsOwner("SAVEPOINT " + savepoint); err != nil {
 		return err
 	}
 	if _, err = t.step(ctx, s); err == nil {
@@ -115,7 +115,7 @@ func (t *Transaction) schemaRows(ctx context.Context, s *sqlite.Stmt) (err error
 	if err != nil {
 		end = "ROLLBACK TO " + savepoint + "; " + end
 	}
-	if failed := t.execInternal(end); failed != nil {
+	if failed := t.conn.ExecAsOwner(end); failed != nil {
 		t.fatal = failed
 		return failed
 	}

@@ -95,7 +95,7 @@ func (r *SQL) PrepareSnapshot() (any, error) {
 	}
 	conn, err := sqlite.Open(path, sqlite.ReadOnly)
 	if err == nil {
-		conn.Owner(true)
+		conn.AsOwner(true)
 		err = conn.Exec("BEGIN; SELECT count(*) FROM " + sqlite.MetaTable)
 	}
 	if err != nil {

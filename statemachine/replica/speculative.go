@@ -59,9 +59,7 @@ func (s *speculativePool) acquire(p *pool, settings wire.Settings) (*speculative
 	if err != nil {
 		return nil, err
 	}
-	conn.Owner(true)
-	err = conn.Exec("PRAGMA temp_store=MEMORY; PRAGMA user_version")
-	conn.Owner(false)
+	err = conn.ExecAsOwner("PRAGMA temp_store=MEMORY; PRAGMA user_version")
 	if err != nil {
 		conn.Close()
 		return nil, err

@@ -103,13 +103,7 @@ func (t *Temporary) current(settings wire.Settings) error {
 	if err := t.kept.use(settings); err != nil {
 		return err
 	}
-	return t.execInternal(verifySchema)
-}
-
-func (t *Temporary) execInternal(sql string) error {
-	t.conn.Owner(true)
-	defer t.conn.Owner(false)
-	return t.conn.Exec(sql)
+	return t.conn.ExecAsOwner(verifySchema)
 }
 
 // Classify finds out what a text would do, given the TEMP objects.
@@ -182,7 +176,7 @@ func (t *Temporary) Exec(ctx context.Context, text string, args []wire.Argument,
 	if err := bind(stmt, args); err != nil {
 		return out, err
 	}
-	if err := t.execInternal("BEGIN"); err != nil {
+	if err := t.conn.ExecAsOwner("BEGIN"); err != nil {
 		return out, err
 	}
 	out, err = t.run(ctx, stmt, state)
@@ -197,11 +191,11 @@ func (t *Temporary) Exec(ctx context.Context, text string, args []wire.Argument,
 	case t.conn.Autocommit(): // OR ROLLBACK and the like
 	case undone != nil, err != nil && !t.failedStmtKept:
 		t.kept.forget()
-		err = errors.Join(err, t.execInternal("ROLLBACK"), t.reload())
+		err = errors.Join(err, t.conn.ExecAsOwner("ROLLBACK"), t.reload())
 	default:
-		if failed := t.execInternal("COMMIT"); failed != nil { // a deferred key is violated
+		if failed := t.conn.ExecAsOwner("COMMIT"); failed != nil { // a deferred key is violated
 			t.kept.forget()
-			err = errors.Join(failed, t.execInternal("ROLLBACK"), t.reload())
+			err = errors.Join(failed, t.conn.ExecAsOwner("ROLLBACK"), t.reload())
 		}
 	}
 	return out, t.reason(ctx, firstOf(err))
@@ -251,7 +245,7 @@ func (t *Temporary) run(ctx context.Context, stmt *sqlite.Stmt, state wire.ConnS
 // the objects. If that fails, the objects must not be created.
 func (t *Temporary) reload() error {
 	t.kept.forget()
-	if err := t.execInternal("PRAGMA writable_schema=RESET"); err != nil {
+	if err := t.conn.ExecAsOwner("PRAGMA writable_schema=RESET"); err != nil {
 		return err
 	}
 	return t.conn.NoteTemp()

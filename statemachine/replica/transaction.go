@@ -102,7 +102,7 @@ func (r *SQL) Read(ctx context.Context, opts TransactionOptions) (*Transaction, 
 	}
 	reader.conn.CopyArguments(true)
 	t := &Transaction{r: r, reader: reader, conn: reader.conn, stmts: reader.stmts, opts: opts, lent: true, cursors: map[*Cursor]bool{}}
-	if err := t.execInternal("BEGIN; " + verifySchema); err != nil {
+	if err := t.conn.ExecAsOwner("BEGIN; " + verifySchema); err != nil {
 		reader.Discard()
 		reader.Release()
 		return nil, err
@@ -134,7 +134,7 @@ func (r *SQL) Speculate(opts TransactionOptions) (*Transaction, error) {
 	t.conn.Begin(&wire.Operation{MaxSteps: opts.MaxSteps})
 	t.conn.SetState(opts.Changes, opts.TotalChanges, opts.LastInsertID)
 	if err = spec.stmts.use(opts.Settings); err == nil {
-		err = t.execInternal("BEGIN")
+		err = t.conn.ExecAsOwner("BEGIN")
 	}
 	if err == nil {
 		err = t.beginTemp()
@@ -152,23 +152,15 @@ func (r *SQL) Speculate(opts TransactionOptions) (*Transaction, error) {
 }
 
 // view begins the view and returns the last entry that changed what it shows.
-func (t *Transaction) view() (uint64, error) {
-	t.conn.Owner(true)
-	defer t.conn.Owner(false)
-	s, _, err := t.conn.Prepare("SELECT state FROM main."+sqlite.MetaTable+" WHERE id=0", false)
-	if err != nil {
-		return 0, err
-	}
-	defer s.Close()
-	row, err := s.Step()
-	if err != nil || !row {
-		return 0, err
-	}
-	state, err := wire.DecodeState(s.Bytes(0))
-	if err != nil {
-		return 0, err
-	}
-	return state.Changed, nil
+func (t *Transaction) view() (changed uint64, err error) {
+	err = t.conn.QueryAsOwner("SELECT state FROM main."+sqlite.MetaTable+" WHERE id=0", func(s *sqlite.Stmt) error {
+		state, err := wire.DecodeState(s.Bytes(0))
+		if err == nil {
+			changed = state.Changed
+		}
+		return err
+	})
+	return changed, err
 }
 
 // lockWait bounds the wait for a checkpoint, which holds SQLite's write lock for a
@@ -198,7 +190,7 @@ func (t *Transaction) Lease(lease, base uint64) error {
 	// A write that changes nothing takes SQLite's write lock. SQLite does not wait
 	// for it in a transaction that has read, so the loop does.
 	for deadline := time.Now().Add(lockWait); ; time.Sleep(time.Millisecond) {
-		err := t.execInternal("DELETE FROM main." + sqlite.MetaTable + " WHERE 0")
+		err := t.conn.ExecAsOwner("DELETE FROM main." + sqlite.MetaTable + " WHERE 0")
 		var e *sqlite.Error
 		if !errors.As(err, &e) || t.ending.Load() != nil || time.Now().After(deadline) {
 			return t.reason(err)
@@ -222,19 +214,13 @@ func (t *Transaction) Lease(lease, base uint64) error {
 
 // beginView begins the view again.
 func (t *Transaction) beginView() (err error) {
-	if err = t.execInternal("ROLLBACK; BEGIN"); err == nil {
+	if err = t.conn.ExecAsOwner("ROLLBACK; BEGIN"); err == nil {
 		err = t.beginTemp()
 	}
 	if err == nil {
 		t.changed, err = t.view()
 	}
 	return err
-}
-
-func (t *Transaction) execInternal(sql string) error {
-	t.conn.Owner(true)
-	defer t.conn.Owner(false)
-	return t.conn.Exec(sql)
 }
 
 // reason returns why the transaction has to end, if err only says that a statement was
@@ -302,7 +288,7 @@ func (t *Transaction) finish(reason error) {
 	t.lent = false
 	t.hold.Unlock()
 	if !t.conn.Autocommit() {
-		if err := t.execInternal("ROLLBACK"); err != nil {
+		if err := t.conn.ExecAsOwner("ROLLBACK"); err != nil {
 			t.r.log.Warn("hiqlite: rolling back a transaction", "error", err)
 			t.dirty = true
 		}
@@ -339,7 +325,7 @@ func (t *Transaction) DeferForeignKeys(on bool) error {
 	// correctly when it fails.
 	t.stmts.drop(t.stmts.clock)
 	t.dirty = true
-	return t.reason(t.execInternal(sql))
+	return t.reason(t.conn.ExecAsOwner(sql))
 }
 
 // Classify finds out what a text would do, given the schema of the view.
