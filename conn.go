@@ -267,7 +267,7 @@ func (c *conn) runLocal(ctx context.Context, text string, class *sqlite.Class, a
 	switch class.Kind {
 	case sqlite.Transaction:
 		return c.controlTransaction(ctx, text, class, args)
-	case sqlite.Setting:
+	case sqlite.ConnPragma:
 		return c.runPragmas(ctx, text, class, args)
 	}
 	if class.Pragma != "" {

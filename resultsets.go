@@ -223,7 +223,7 @@ type collector struct {
 // writes: the replicas, which execute a script that writes, do not know the values
 // that the connection and its node keep.
 func hasNoRowsInScript(class *sqlite.Class) bool {
-	return class.Kind == sqlite.Setting && (class.PragmaSet || class.Pragma == "wal_checkpoint" || class.Pragma == "optimize")
+	return class.Kind == sqlite.ConnPragma
 }
 
 // add adds the result set of one statement, if it has columns. It buffers the rows of a

@@ -1,6 +1,7 @@
 package hiqlite
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -25,21 +26,7 @@ func (p *localPragmas) set(name string, value int64) {
 // writes nothing and begins no transaction.
 func (c *conn) runPragmas(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
 	if !class.Script {
-		if c.tx != nil && class.Pragma == "defer_foreign_keys" {
-			if err := c.tx.deferForeignKeys(ctx, sqlite.Truth(class.PragmaArg)); err != nil {
-				return nil, err
-			}
-		}
-		rows, err := c.execPragma(class)
-		if err != nil {
-			return nil, err
-		}
-		if rows == nil && sqlite.Pragmas[class.Pragma].Echo {
-			if rows = c.pragmaRows(class.Pragma); rows == nil {
-				return c.read(ctx, "PRAGMA "+class.Pragma, &sqlite.Class{}, nil)
-			}
-		}
-		return newMemoryRows(&c.cfg, rows), nil
+		return c.runPragma(ctx, class)
 	}
 	reads := slices.ContainsFunc(class.Parts, func(p sqlite.Part) bool { return p.Kind == sqlite.Read })
 	if reads && c.tx == nil && c.consistency(ctx) == Linearizable { // once for all statements
@@ -65,33 +52,31 @@ func (c *conn) runPragmas(ctx context.Context, text string, class *sqlite.Class,
 	return newListedSets(&c.cfg, all.sets, nil)
 }
 
-// execPragma executes a PRAGMA that sets something, as far as it concerns the
-// connection. It returns rows if the PRAGMA has some.
-func (c *conn) execPragma(class *sqlite.Class) (*wire.Rows, error) {
-	name, arg := class.Pragma, class.PragmaArg
-	pragma := sqlite.Pragmas[name]
-	if pragma.Kind == sqlite.PragmaTravels {
-		return nil, c.setSettings(pragma.Set(c.settings, arg))
+// runPragma executes one PRAGMA that sets or does something, as the table
+// sqlite.Pragmas says.
+func (c *conn) runPragma(ctx context.Context, class *sqlite.Class) (resultSet, error) {
+	pragma := sqlite.Pragmas[class.Pragma]
+	if pragma.Kind == sqlite.PragmaSetting {
+		if err := c.setSettings(pragma.Set(c.settings, class.PragmaArg)); err != nil {
+			return nil, err
+		}
+		return newMemoryRows(&c.cfg, nil), nil
 	}
-	switch name {
-	case "journal_mode":
-		return oneText(name, "wal"), nil
-	case "locking_mode":
-		return oneText(name, "normal"), nil
-	case "wal_checkpoint":
-		return &wire.Rows{
-			Columns: []wire.Column{{Name: "busy"}, {Name: "log"}, {Name: "checkpointed"}},
-			Cells:   []wire.Value{wire.IntegerValue(0), wire.IntegerValue(0), wire.IntegerValue(0)},
-		}, nil
-	case "optimize":
-		return &wire.Rows{Columns: []wire.Column{{Name: name}}}, nil
-	}
-	if class.PragmaSet {
-		if value, ok := pragma.Read(arg); ok {
-			c.pragmas.set(name, value)
+	if pragma.Kind == sqlite.PragmaTransaction && c.tx != nil {
+		if err := c.tx.deferForeignKeys(ctx, sqlite.Truth(class.PragmaArg)); err != nil {
+			return nil, err
 		}
 	}
-	return nil, nil
+	if value, ok := pragma.Value(class.PragmaArg); ok && class.PragmaSet {
+		c.pragmas.set(class.Pragma, value)
+	}
+	rows := pragma.Answer
+	if pragma.Echo {
+		if rows = c.pragmaRows(class.Pragma); rows == nil {
+			return c.read(ctx, "PRAGMA "+class.Pragma, &sqlite.Class{}, nil)
+		}
+	}
+	return newMemoryRows(&c.cfg, rows), nil
 }
 
 // setSettings changes the settings that operations carry. SQLite silently ignores
@@ -148,27 +133,19 @@ func (c *conn) settingsRestorer(script bool) func(error) {
 // pragmaRows returns the rows of a PRAGMA whose value the connection keeps, or nil if
 // SQLite has to be asked.
 func (c *conn) pragmaRows(name string) *wire.Rows {
-	if pragma := sqlite.Pragmas[name]; pragma.Kind == sqlite.PragmaTravels && name != "case_sensitive_like" { // SQLite has no way to read that one
-		return oneBoolean(name, pragma.On(c.settings))
-	}
+	pragma := sqlite.Pragmas[name]
 	value, ok := c.pragmas[name]
+	if pragma.Kind == sqlite.PragmaSetting && !pragma.WriteOnly {
+		value, ok = 0, true
+		if pragma.IsOn(c.settings) {
+			value = 1
+		}
+	}
 	if !ok {
 		return nil
 	}
-	if name == "busy_timeout" {
-		name = "timeout"
+	return &wire.Rows{
+		Columns: []wire.Column{{Name: cmp.Or(pragma.Column, name)}},
+		Cells:   []wire.Value{wire.IntegerValue(value)},
 	}
-	return &wire.Rows{Columns: []wire.Column{{Name: name}}, Cells: []wire.Value{wire.IntegerValue(value)}}
-}
-
-func oneText(name, value string) *wire.Rows {
-	return &wire.Rows{Columns: []wire.Column{{Name: name}}, Cells: []wire.Value{wire.TextValue(value)}}
-}
-
-func oneBoolean(name string, on bool) *wire.Rows {
-	v := wire.IntegerValue(0)
-	if on {
-		v = wire.IntegerValue(1)
-	}
-	return &wire.Rows{Columns: []wire.Column{{Name: name}}, Cells: []wire.Value{v}}
 }

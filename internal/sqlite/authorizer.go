@@ -92,14 +92,6 @@ var private = map[string]bool{
 	MetaTable: true, "dbstat": true, "sqlite_dbpage": true, "sqlite_dbptr": true,
 }
 
-// sharedPragmas are the PRAGMAs that tell the same on every replica, and may
-// be read as tables by what is applied.
-var sharedPragmas = map[string]bool{
-	"application_id": true, "collation_list": true, "encoding": true, "foreign_key_check": true,
-	"foreign_key_list": true, "index_info": true, "index_list": true, "index_xinfo": true, "page_size": true,
-	"table_info": true, "table_list": true, "table_xinfo": true, "user_version": true,
-}
-
 // modules are those of which virtual tables may be made: their content comes
 // from ordinary tables. dbstat and sqlite_dbpage would show this file's pages,
 // under a name that private does not know.
@@ -118,7 +110,7 @@ func (c *Conn) authorizeRead(table, column string) int32 {
 		// ALTER TABLE asks it whether the rows meet a new CHECK or NOT NULL. The
 		// statement has no place for a SELECT of the program's own.
 		return lib.SQLITE_OK
-	case private[table], isPragma && !sharedPragmas[pragma]:
+	case private[table], isPragma && !Pragmas[pragma].shared:
 		return c.denyWrite("a write cannot read "+table, "it differs from replica to replica; read it first, and write what you read")
 	case (table == "sqlite_master" || table == "sqlite_temp_master") && strings.EqualFold(column, "rootpage"):
 		return lib.SQLITE_IGNORE // NULL: pages are numbered as this file grew

@@ -12,8 +12,9 @@ const (
 	Read
 	// Write goes through the log.
 	Write
-	// Setting is a PRAGMA that the driver's connection handles.
-	Setting
+	// ConnPragma is a PRAGMA that the connection of database/sql executes: it sets
+	// something that this connection keeps, or does what the node does by itself.
+	ConnPragma
 	// Transaction begins or ends a transaction or savepoint.
 	Transaction
 	// Vacuum goes through the log, alone in its entry.
@@ -32,7 +33,7 @@ type Class struct {
 	Schema    bool     // a single statement that changes the schema, if there is something to change
 	Temp      bool     // it makes TEMP objects, or uses some; of a script of writes: it may
 	TempOnly  bool     // a single Write that changes nothing else
-	Pragma    string   // of a Setting, or a Read that is a PRAGMA: its name
+	Pragma    string   // of a ConnPragma, or a Read that is a PRAGMA: its name
 	PragmaArg string
 	PragmaSet bool   // the PRAGMA has an argument
 	What      string // of a Transaction: BEGIN, COMMIT, ROLLBACK, SAVEPOINT, RELEASE, ROLLBACK TO
@@ -69,7 +70,7 @@ func (c *Conn) Classify(sql string) (Class, error) {
 			continue
 		}
 		parts = append(parts, part)
-		if p := Pragmas[one.Pragma]; one.Kind == Setting && p.Kind == PragmaTravels {
+		if p := Pragmas[one.Pragma]; one.Kind == ConnPragma && p.Kind == PragmaSetting {
 			// The rest of the script is prepared under the new setting. (The
 			// setting of LIKE only exchanges a function, which changes no class.)
 			c.setFlags(p.Set(c.settings, one.PragmaArg))
@@ -157,11 +158,11 @@ func join(parts []Part) (Class, error) {
 			return Class{}, VacuumNotAlone()
 		case Write:
 			return Class{Kind: Write, Script: true}, nil
-		case Setting:
-			script.Kind = Setting
+		case ConnPragma:
+			script.Kind = ConnPragma
 		case Read:
 			if p.Pragma != "" {
-				script.Kind = Setting // the driver's connection keeps the values of some PRAGMAs
+				script.Kind = ConnPragma // the driver's connection keeps the values of some PRAGMAs
 			}
 		}
 	}
@@ -213,8 +214,8 @@ func (c *Conn) classifyOne(text *text, sql string) (class Class, tail string, er
 	c.deferred = false
 	s, tail, err := text.prepare(sql, false)
 	if a := &c.actions; err != nil && c.deferred && a.Denied == nil {
-		class = Class{Kind: Setting, Pragma: a.Pragma, PragmaArg: a.PragmaArg, PragmaSet: a.PragmaSet}
-		if Pragmas[a.Pragma].Kind == PragmaWrite {
+		class = Class{Kind: ConnPragma, Pragma: a.Pragma, PragmaArg: a.PragmaArg, PragmaSet: a.PragmaSet}
+		if Pragmas[a.Pragma].Kind == PragmaReplicated {
 			class.Kind = Write
 		}
 		return class, tail, nil

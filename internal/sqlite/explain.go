@@ -17,7 +17,7 @@ func (c *Conn) explaining() bool {
 // explainedPragma makes SQLite compile those PRAGMAs only which it does not do at
 // once. Of the others an empty program is listed.
 func explainedPragma(kind PragmaKind) int32 {
-	if kind == PragmaRead || kind == PragmaWrite {
+	if kind == PragmaAnswered || kind == PragmaReplicated {
 		return lib.SQLITE_OK
 	}
 	return lib.SQLITE_IGNORE

@@ -22,16 +22,13 @@ func (c *Conn) moduleCompiles() bool {
 	return false
 }
 
-// integrityChecks are the PRAGMAs that ask virtual tables to check themselves.
-var integrityChecks = map[string]bool{"integrity_check": true, "quick_check": true}
-
 // noteCheck notes that a statement reads a table, in the engine's memory, which
 // checks the database's integrity.
 func (c *Conn) noteCheck(table uintptr) {
 	if table == 0 || *at[byte](table)|0x20 != 'p' {
 		return // most are not pragma_...
 	}
-	if pragma, ok := strings.CutPrefix(strings.ToLower(libc.GoString(table)), "pragma_"); ok && integrityChecks[pragma] {
+	if pragma, ok := strings.CutPrefix(strings.ToLower(libc.GoString(table)), "pragma_"); ok && Pragmas[pragma].integrity {
 		c.actions.Checks = true
 	}
 }

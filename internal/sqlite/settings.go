@@ -9,23 +9,6 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// flags are the settings that are a flag of the engine's connection. inverted
-// says that the flag is set unless the setting is.
-var flags = []struct {
-	setting  wire.Settings
-	flag     uint64
-	inverted bool
-}{
-	{wire.ForeignKeysOff, lib.SQLITE_ForeignKeys, true},
-	{wire.RecursiveTriggers, lib.SQLITE_RecTriggers, false},
-	{wire.LegacyAlterTable, lib.SQLITE_LegacyAlter, false},
-	{wire.UntrustedSchema, lib.SQLITE_TrustedSchema, true},
-	{wire.IgnoreCheckConstraints, lib.SQLITE_IgnoreChecks, false},
-	{wire.ReverseUnorderedSelects, lib.SQLITE_ReverseOrder, false},
-	{wire.FullColumnNames, lib.SQLITE_FullColNames, false},
-	{wire.ShortColumnNamesOff, lib.SQLITE_ShortColNames, true},
-}
-
 // Settings are those under which statements are prepared now.
 func (c *Conn) Settings() wire.Settings { return c.settings }
 
@@ -56,11 +39,11 @@ func (c *Conn) setFlags(s wire.Settings) {
 		return
 	}
 	db := c.rawDB()
-	for _, f := range flags {
-		if (s&f.setting != 0) != f.inverted {
-			db.Fflags |= f.flag
+	for _, p := range Pragmas {
+		if p.IsOn(s) {
+			db.Fflags |= p.flag
 		} else {
-			db.Fflags &^= f.flag
+			db.Fflags &^= p.flag
 		}
 	}
 	c.settings = s

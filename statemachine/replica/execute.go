@@ -274,7 +274,7 @@ func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error
 // scriptStatement executes one statement of a script, and adds its result to out, that
 // of the statements before.
 func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, used []bool, out wire.StatementResult) (wire.StatementResult, error) {
-	if travels(&stmt.Actions) {
+	if changesSettings(&stmt.Actions) {
 		return out, x.switchSetting(&stmt.Actions)
 	}
 	if err := stmt.Bind(args, used); err != nil {

@@ -39,9 +39,9 @@ func (r *SQL) useSettings(settings wire.Settings) error {
 // settings returns the settings that are in force for the operation now.
 func (x *execution) settings() wire.Settings { return x.conn.Settings() }
 
-// travels reports whether a statement is a PRAGMA that changes wire.Settings.
-func travels(a *sqlite.Actions) bool {
-	return a.PragmaSet && sqlite.Pragmas[a.Pragma].Kind == sqlite.PragmaTravels
+// changesSettings reports whether a statement is a PRAGMA that changes wire.Settings.
+func changesSettings(a *sqlite.Actions) bool {
+	return a.PragmaSet && sqlite.Pragmas[a.Pragma].Kind == sqlite.PragmaSetting
 }
 
 // switchSetting executes a PRAGMA of a script that changes wire.Settings. To its author
