@@ -168,7 +168,12 @@ func (p *timeParser) date() (year, month, day int) {
 		most = 4
 	}
 	negative := !p.guess && p.skip("-")
+	padded := strings.HasPrefix(p.rest, "0")
+	before := len(p.rest)
 	year = p.digits(4, most)
+	if padded && before-len(p.rest) > 4 { // such as 02023, which is no time to SQLite
+		p.failed = true
+	}
 	if negative {
 		year = -year
 	}

@@ -112,6 +112,9 @@ func (c *Conn) NoteTemp() error {
 	return nil
 }
 
+// tempTypes are the kinds as sqlite_temp_schema names them.
+var tempTypes = map[wire.TempKind]string{wire.TempTable: "table", wire.TempIndex: "index", wire.TempView: "view", wire.TempTrigger: "trigger"}
+
 var tempKinds = map[string]wire.TempKind{"table": wire.TempTable, "index": wire.TempIndex, "view": wire.TempView, "trigger": wire.TempTrigger}
 
 // errTempFull says that there is more in TEMP objects than a connection may have.

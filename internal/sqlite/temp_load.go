@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"slices"
 	"strings"
 
 	lib "modernc.org/sqlite/lib"
@@ -64,12 +65,41 @@ func (c *Conn) LoadTemp(content []byte) error {
 				return err
 			}
 		}
+		if err := c.orderTemp(objects); err != nil {
+			return err
+		}
 		if err := c.forget(); err != nil {
 			return err
 		}
 		c.TookMaxRowid()
 		return c.NoteTemp()
 	})
+}
+
+// orderTemp gives the rows of sqlite_temp_schema the order of objects. SQLite loads
+// them in this order, and attaches a trigger to the TEMP table of its table's name only
+// if that has been loaded before the trigger, and otherwise to the table of the database.
+func (c *Conn) orderTemp(objects []wire.TempObject) error {
+	trigger := slices.IndexFunc(objects, func(o wire.TempObject) bool { return o.Kind == wire.TempTrigger })
+	if trigger < 0 || !slices.ContainsFunc(objects[trigger:], func(o wire.TempObject) bool { return o.Kind == wire.TempTable }) {
+		return nil // LoadTemp has inserted the triggers after the tables
+	}
+	for i := range objects {
+		o := &objects[i]
+		// The indexes that belong to a table are not among the objects.
+		rows, err := c.TextsAsOwner("SELECT rowid FROM sqlite_temp_schema WHERE type=?1 AND name=?2 OR ?1='table' AND tbl_name=?2 AND sql IS NULL ORDER BY rowid",
+			textArgument(tempTypes[o.Kind]), textArgument(o.Name))
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			err := c.ExecAsOwner("UPDATE sqlite_temp_schema SET rowid=(SELECT max(rowid)+1 FROM sqlite_temp_schema) WHERE rowid=" + row)
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (c *Conn) loadTable(o *wire.TempObject) error {

@@ -224,8 +224,6 @@ func (l *Lease) field(f protowire.Number, n uint64, _ []byte) error {
 		l.Keep = n != 0
 	case 9:
 		l.Checksum = Checksum(n)
-	case 10:
-		l.DeferForeignKeys = n != 0
 	}
 	return nil
 }
@@ -267,6 +265,8 @@ func (d *Decoder) statement(b []byte, base uint64) error {
 			if err := settings(n, &s.Settings); err != nil {
 				return err
 			}
+		case 8:
+			s.DeferForeignKeys = n != 0
 		}
 	}
 	if text >= uint64(len(d.texts)) {

@@ -105,7 +105,6 @@ func appendLease(b []byte, l *Lease) []byte {
 	if l.Checksum != 0 {
 		b = appendFixed(b, 9, uint64(l.Checksum))
 	}
-	b = appendBool(b, 10, l.DeferForeignKeys)
 	return b
 }
 
@@ -132,6 +131,7 @@ func appendStatement(b []byte, s *Statement, text int) []byte {
 		b = closeMessage(b, state)
 	}
 	b = appendUint(b, 7, uint64(s.Settings))
+	b = appendBool(b, 8, s.DeferForeignKeys)
 	return closeMessage(b, at)
 }
 

@@ -13,12 +13,12 @@ func leasedSample() []*Operation {
 	return []*Operation{
 		{Lease: &Lease{Acquire: 1<<63 | 5, TTLMS: 2700}},
 		{Lease: &Lease{Release: []uint64{1<<63 | 4, 17}, InUse: true}},
-		{StampMS: 1_700_000_000_123, Seed: Seed{9}, Lease: &Lease{Under: 1<<63 | 5, Transaction: true, Base: 300, Keep: true, Checksum: 0xfedcba9876543210, DeferForeignKeys: true},
+		{StampMS: 1_700_000_000_123, Seed: Seed{9}, Lease: &Lease{Under: 1<<63 | 5, Transaction: true, Base: 300, Keep: true, Checksum: 0xfedcba9876543210},
 			Statements: []Statement{
 				{SQL: "INSERT INTO t VALUES(?)", Args: []Argument{{Value: IntegerValue(1)}}},
 				{SQL: "INSERT INTO t VALUES(?)", Args: []Argument{{Value: IntegerValue(2)}}, LaterMS: -3, Skipped: 2, State: &ConnState{Changes: 1, TotalChanges: 20, LastInsertID: -7}},
 				{SQL: "INSERT OR FAIL INTO t VALUES(1),(1)", LaterMS: 1000, Fails: 2067},
-				{SQL: "SELECT 1", State: &ConnState{}, Settings: ForeignKeysOff | RecursiveTriggers},
+				{SQL: "SELECT 1", State: &ConnState{}, Settings: ForeignKeysOff | RecursiveTriggers, DeferForeignKeys: true},
 			}},
 		{Lease: &Lease{}},
 	}
@@ -149,7 +149,7 @@ func TestARecordsSizeIsAnUpperBound(t *testing.T) {
 			}
 		}
 		op := &Operation{StampMS: math.MinInt64, Seed: Seed{0: 255, 31: 255}, Settings: KnownSettings, LastInsertID: math.MinInt64, Changes: math.MinInt64, MaxSteps: math.MaxUint64,
-			Lease: &Lease{Under: math.MaxUint64, Transaction: true, Base: math.MaxUint64, Keep: true, Checksum: math.MaxUint64, DeferForeignKeys: true}}
+			Lease: &Lease{Under: math.MaxUint64, Transaction: true, Base: math.MaxUint64, Keep: true, Checksum: math.MaxUint64}}
 		e := r.Encode(op)
 		if e.Size() > r.Size() {
 			t.Fatalf("it takes %d bytes, the recorder said %d", e.Size(), r.Size())

@@ -122,6 +122,7 @@ func operationOf(entry, m message) Operation {
 			statement.State = &ConnState{state.int("changes"), state.int("total_changes"), state.int("last_insert_id")}
 		}
 		statement.Settings = Settings(s.uint("settings"))
+		statement.DeferForeignKeys = s.bool("defer_foreign_keys")
 		o.Statements = append(o.Statements, statement)
 	}
 	if m.has("temp") {
@@ -145,7 +146,7 @@ func leaseOf(operation message) *Lease {
 	}
 	m := operation.sub("lease")
 	l := &Lease{Acquire: m.uint("acquire"), TTLMS: m.uint("ttl_ms"), InUse: m.bool("in_use"), Under: m.uint("under"), Transaction: m.bool("transaction"),
-		Base: m.uint("base"), Keep: m.bool("keep"), Checksum: Checksum(m.uint("checksum")), DeferForeignKeys: m.bool("defer_foreign_keys")}
+		Base: m.uint("base"), Keep: m.bool("keep"), Checksum: Checksum(m.uint("checksum"))}
 	release := m.field("release").List()
 	for i := range release.Len() {
 		l.Release = append(l.Release, release.Get(i).Uint())

@@ -83,6 +83,9 @@ type Statement struct {
 	// Settings are the settings in which the connection differed from the operation
 	// when the statement ran.
 	Settings Settings
+	// DeferForeignKeys says that PRAGMA defer_foreign_keys was on when the statement
+	// ran: all foreign keys are checked at the end of the transaction.
+	DeferForeignKeys bool
 }
 
 // ConnState is what changes(), total_changes() and last_insert_rowid() return on a
@@ -165,9 +168,6 @@ type Lease struct {
 	Base        uint64 // index of the last entry that had changed rows when the lease was granted
 	Keep        bool   // the session keeps the lease, idle, if nobody waits for it
 	Checksum    Checksum
-	// DeferForeignKeys defers the check of all foreign keys to the end of the
-	// transaction. Those that are not deferred were checked when the proposer ran it.
-	DeferForeignKeys bool
 }
 
 // A Checksum is a checksum over the results of a transaction's statements. A replica

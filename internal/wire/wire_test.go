@@ -235,6 +235,7 @@ func genOperation(t *rapid.T) *Operation {
 		if rapid.IntRange(0, 2).Draw(t, "of a transaction") == 0 {
 			s.LaterMS, s.Skipped, s.Fails = rapid.Int64().Draw(t, "later"), rapid.Uint64().Draw(t, "skipped"), int(rapid.Uint32().Draw(t, "fails"))
 			s.Settings = genSettings(t)
+			s.DeferForeignKeys = rapid.Bool().Draw(t, "defer")
 			if rapid.Bool().Draw(t, "asks") {
 				s.State = &ConnState{rapid.Int64().Draw(t, "changes"), rapid.Int64().Draw(t, "total"), rapid.Int64().Draw(t, "last")}
 			}
@@ -257,7 +258,7 @@ func genSettings(t *rapid.T) Settings {
 func genLease(t *rapid.T) *Lease {
 	return &Lease{Acquire: rapid.Uint64().Draw(t, "acquire"), TTLMS: rapid.Uint64().Draw(t, "ttl"), Release: rapid.SliceOfN(rapid.Uint64(), 0, 3).Draw(t, "release"),
 		InUse: rapid.Bool().Draw(t, "in use"), Under: rapid.Uint64().Draw(t, "under"), Transaction: rapid.Bool().Draw(t, "transaction"), Base: rapid.Uint64().Draw(t, "base"),
-		Keep: rapid.Bool().Draw(t, "keep"), Checksum: Checksum(rapid.Uint64().Draw(t, "checksum")), DeferForeignKeys: rapid.Bool().Draw(t, "defer")}
+		Keep: rapid.Bool().Draw(t, "keep"), Checksum: Checksum(rapid.Uint64().Draw(t, "checksum"))}
 }
 
 func genOperations(t *rapid.T) []*Operation {

@@ -365,12 +365,16 @@ func (r *SQL) flush() error {
 // restore resets what the operation has switched on the connection.
 func (x *execution) restore() error {
 	if x.deferred {
-		x.stmts.clear() // SQLite would prepare them again
-		if err := x.conn.ExecAsOwner("PRAGMA defer_foreign_keys=OFF"); err != nil {
-			return err
-		}
+		return x.deferForeignKeys(false)
 	}
 	return nil
+}
+
+// deferForeignKeys executes PRAGMA defer_foreign_keys.
+func (x *execution) deferForeignKeys(on bool) error {
+	x.deferred = on
+	x.stmts.clear() // SQLite would prepare them again
+	return x.conn.ExecAsOwner(deferForeignKeys(on))
 }
 
 // fail ends an operation that has failed. The error becomes its result, unless it is a

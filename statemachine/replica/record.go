@@ -107,7 +107,7 @@ func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argumen
 		t.stamp, t.last = now, now
 	}
 	before := t.mark()
-	s := &wire.Statement{SQL: text, Args: args, LaterMS: now - t.last, Skipped: t.ordinal - t.next, Settings: t.conn.Settings() ^ t.opts.Settings}
+	s := &wire.Statement{SQL: text, Args: args, LaterMS: now - t.last, Skipped: t.ordinal - t.next, Settings: t.conn.Settings() ^ t.opts.Settings, DeferForeignKeys: t.deferred}
 	if s.Skipped > 0 || stmt.Actions.ConnState {
 		s.State = &wire.ConnState{Changes: t.conn.Changes(), TotalChanges: t.conn.TotalChanges(), LastInsertID: t.conn.LastInsertID()}
 		if err := t.conn.ExecAsOwner(flushVirtual); err != nil { // virtual tables of a replica may have buffered more, or less
@@ -236,7 +236,6 @@ func (t *Transaction) Record(op *wire.Operation) (*wire.EncodedOperation, error)
 	op.StampMS, op.Seed, op.MaxSteps = t.stamp, t.opts.Seed, t.opts.MaxSteps
 	op.Settings, op.Changes, op.LastInsertID = t.opts.Settings, t.opts.Changes, t.opts.LastInsertID
 	op.Lease.Under, op.Lease.Transaction, op.Lease.Base, op.Lease.Checksum = t.lease, true, t.changed, t.sum
-	op.Lease.DeferForeignKeys = t.deferred
 	texts := t.rec.Texts()
 	if t.temp.recorded {
 		op.Temp = append([]byte{}, t.opts.Temp...)
@@ -257,19 +256,18 @@ func errDiffers(i int) error {
 // transaction executes a recording: each statement with its recorded clock and
 // randomness. All must end as they did in the view, or nothing is applied.
 func (x *execution) transaction() error {
-	if x.op.Lease.DeferForeignKeys {
-		x.deferred = true
-		x.stmts.clear() // SQLite would prepare them again
-		if err := x.conn.ExecAsOwner("PRAGMA defer_foreign_keys=ON"); err != nil {
-			return err
-		}
-	}
 	var sum wire.Checksum
-	now, n := x.op.StampMS, uint64(0)
+	now, n, deferred := x.op.StampMS, uint64(0), false
 	for i := range x.op.Statements {
 		s := &x.op.Statements[i]
 		if err := x.switchTo(x.op.Settings ^ s.Settings); err != nil {
 			return err
+		}
+		if s.DeferForeignKeys != deferred {
+			deferred = s.DeferForeignKeys
+			if err := x.deferForeignKeys(deferred); err != nil {
+				return err
+			}
 		}
 		now, n = now+s.LaterMS, n+s.Skipped
 		x.conn.ClockOf(now, &x.op.Seed, n)

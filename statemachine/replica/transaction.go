@@ -58,7 +58,7 @@ type Transaction struct {
 	failedStmtKept bool  // the last statement failed, but its changes were kept (OR FAIL)
 	cursors        map[*Cursor]bool
 	dirty          bool // the connection must not be used again
-	deferred       bool // the transaction has deferred the check of foreign keys
+	deferred       bool // PRAGMA defer_foreign_keys is on
 
 	rec        wire.Recorder
 	sum        wire.Checksum
@@ -316,16 +316,19 @@ func (t *Transaction) DeferForeignKeys(on bool) error {
 	if err := t.err(); err != nil {
 		return err
 	}
-	sql := "PRAGMA defer_foreign_keys=OFF"
-	if on {
-		sql = "PRAGMA defer_foreign_keys=ON"
-		t.deferred = true
-	}
+	t.deferred = on
 	// A statement that was prepared under the other setting does not undo its changes
 	// correctly when it fails.
 	t.stmts.drop(t.stmts.clock)
 	t.dirty = true
-	return t.reason(t.conn.ExecAsOwner(sql))
+	return t.reason(t.conn.ExecAsOwner(deferForeignKeys(on)))
+}
+
+func deferForeignKeys(on bool) string {
+	if on {
+		return "PRAGMA defer_foreign_keys=ON"
+	}
+	return "PRAGMA defer_foreign_keys=OFF"
 }
 
 // Classify finds out what a text would do, given the schema of the view.

@@ -94,5 +94,5 @@ func (r *runner) round(seed uint64) *difference {
 func (r *runner) report(seed uint64, found *difference) string {
 	whole := r.done
 	short, last := r.shrink(whole, found)
-	return fmt.Sprintf("seed %d: once more with -run TestDifferential -seed %d -rounds 1\n%s\n--- %d of %d steps are enough:\n%s", seed, seed, last, len(short), len(whole), short)
+	return fmt.Sprintf("seed %d: once more with -run TestDifferential -seed %d -rounds 1\n%s\n--- %d of %d steps are enough:\n%s--- found at:\n%s", seed, seed, last, len(short), len(whole), short, found)
 }
