@@ -11,16 +11,14 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// SQLite calls a file malformed and a statement that it cannot read back: the
-// latter is the statement's error, alone and in a transaction, and no node
-// stops, neither now nor at its next start.
-func TestAStatementsErrorIsNotTheDisks(t *testing.T) {
+// SQLite returns SQLITE_CORRUPT for a damaged file, and also for a statement whose
+// schema entry it cannot read back. The second is the result of the statement, alone
+// and in a transaction: no node stops, not even at its next start.
+func TestMalformedSchemaIsAnErrorOfTheStatement(t *testing.T) {
 	t.Parallel()
 	const malformed = "CREATE VIEW IF NOT EXISTS IF AS SELECT null"
 	eachSize(t, func(t *testing.T, nodes *testCluster) {
-		c := checkedCluster{nodes}
-		mustExec(t, c.DB(0), "CREATE TABLE kept(id INTEGER PRIMARY KEY, v TEXT UNIQUE)")
-		mustExec(t, c.DB(0), "INSERT INTO kept(v) VALUES('a'),('b'),('c')")
+		c := withCheck(nodes)
 		db := c.DB(0)
 		_, err := db.ExecContext(testrun.Context(t), malformed)
 		wantCode(t, malformed, err, 11, "malformed database schema (IF)")
@@ -35,7 +33,7 @@ func TestAStatementsErrorIsNotTheDisks(t *testing.T) {
 		}
 		_, err = tx.Exec(malformed)
 		wantCode(t, malformed, err, 11, "malformed database schema (IF)")
-		// In plain SQLite the COMMIT fails.
+		// The COMMIT fails in plain SQLite, too.
 		if err := tx.Commit(); err == nil {
 			t.Error("the transaction was committed")
 		}
@@ -50,22 +48,27 @@ func TestAStatementsErrorIsNotTheDisks(t *testing.T) {
 	})
 }
 
-// A checkedCluster is a node with a table of three rows, which bad input must not harm.
+// A checkedCluster has a table of three rows that wrong input must not harm.
 type checkedCluster struct {
 	*testCluster
 }
 
 func newCheckedCluster(t testing.TB, size int, change ...func(*hiqlite.Config)) checkedCluster {
-	s := checkedCluster{newCluster(t, size, change...)}
-	mustExec(t, s.DB(0), "CREATE TABLE kept(id INTEGER PRIMARY KEY, v TEXT UNIQUE)")
-	mustExec(t, s.DB(0), "INSERT INTO kept(v) VALUES('a'),('b'),('c')")
-	return s
+	return withCheck(newCluster(t, size, change...))
 }
 
-// unharmed fails unless all nodes answer, write, and hold what they held.
+// withCheck creates the table of a checkedCluster.
+func withCheck(c *testCluster) checkedCluster {
+	mustExec(c.t, c.DB(0), "CREATE TABLE kept(id INTEGER PRIMARY KEY, v TEXT UNIQUE)")
+	mustExec(c.t, c.DB(0), "INSERT INTO kept(v) VALUES('a'),('b'),('c')")
+	return checkedCluster{c}
+}
+
+// checkUnharmed fails the test unless all nodes read and write, and still have the
+// three rows. what is what may have harmed them.
 func (s checkedCluster) checkUnharmed(what string) {
 	s.t.Helper()
-	answers(s.t, s.testCluster)
+	checkReads(s.t, s.testCluster)
 	ctx := linearizable(s.t)
 	for i := range s.Nodes() {
 		mustExec(s.t, s.DB(i), "UPDATE kept SET v=v")
@@ -76,6 +79,8 @@ func (s checkedCluster) checkUnharmed(what string) {
 	}
 }
 
+// Each of these statements returns an error with the code and the words given, and
+// changes nothing.
 func TestRefusedStatements(t *testing.T) {
 	t.Parallel()
 	s := newCheckedCluster(t, 1)
@@ -125,7 +130,7 @@ func TestRefusedStatements(t *testing.T) {
 	}
 	var n int
 	if err := s.DB(0).QueryRowContext(testrun.Context(t), "SELECT count(*) FROM kept").Scan(&n); err != nil || n != 3 {
-		t.Errorf("%d rows, %v: a script that failed did something", n, err)
+		t.Errorf("%d rows, want 3, %v: a script that failed has changed rows", n, err)
 	}
 }
 
@@ -162,7 +167,9 @@ func TestWrongArguments(t *testing.T) {
 	s.checkUnharmed("unsupported types")
 }
 
-func TestBatchSaysWhichStatementFailed(t *testing.T) {
+// The error of a batch has the index of the statement that failed, and the batch
+// changes nothing.
+func TestBatchNamesTheFailedStatement(t *testing.T) {
 	t.Parallel()
 	s := newCheckedCluster(t, 1)
 	good := hiqlite.Statement{SQL: "INSERT INTO kept(v) VALUES(?)", Args: []any{"x"}}
@@ -186,16 +193,17 @@ func TestBatchSaysWhichStatementFailed(t *testing.T) {
 		_, err := hiqlite.Batch(testrun.Context(t), s.DB(0), good, hiqlite.Statement{SQL: "CREATE TABLE made(a)"}, hiqlite.Statement{SQL: "INSERT INTO made VALUES(1)"}, hiqlite.Statement{SQL: text}, good)
 		e := wantCode(t, text, err, want.code, want.words...)
 		if e.Statement != 3 {
-			t.Errorf("%q: the error is said to be statement %d's: %v", text, e.Statement, err)
+			t.Errorf("%q: the error names statement %d, want 3: %v", text, e.Statement, err)
 		}
 		s.checkUnharmed(text)
 		var n int
 		if err := s.DB(0).QueryRowContext(testrun.Context(t), "SELECT count(*) FROM kept, sqlite_schema WHERE sqlite_schema.name='made' OR kept.v='x'").Scan(&n); err != nil || n != 0 {
-			t.Errorf("%q: the batch did something: %d, %v", text, n, err)
+			t.Errorf("%q: the failed batch has left rows or a table: %d, %v", text, n, err)
 		}
 	}
 }
 
+// After Close of a node, all its methods and connections return ErrClosed.
 func TestClosedNode(t *testing.T) {
 	t.Parallel()
 	s := newCheckedCluster(t, 1)
@@ -223,7 +231,7 @@ func TestClosedNode(t *testing.T) {
 		}
 	}
 	if _, err := db.ExecContext(testrun.Context(t), "DELETE FROM kept"); err == nil {
-		t.Error("a closed node deletes")
+		t.Error("a closed node has executed a DELETE")
 	}
 	if err := node.Close(); err != nil {
 		t.Errorf("closing again: %v", err)
@@ -233,7 +241,7 @@ func TestClosedNode(t *testing.T) {
 	s.checkUnharmed("closing")
 }
 
-// An error of SQLite is its extended code and its primary one, to errors.Is.
+// errors.Is finds the extended code of an error of SQLite, and its primary code.
 func TestCodesOfErrors(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -260,7 +268,7 @@ func TestCodesOfErrors(t *testing.T) {
 				t.Errorf("%s: %v is not %v", text, err, want)
 			}
 			if errors.Is(err, hiqlite.ErrBusy) || errors.Is(err, hiqlite.ErrNoLeader) || hiqlite.SafeToRetry(err) {
-				t.Errorf("%s: %v is more than %v", text, err, want)
+				t.Errorf("%s: %v is not only %v", text, err, want)
 			}
 		}
 	})

@@ -355,3 +355,49 @@ func (l *logBuffer) lines(texts ...string) (found []string) {
 	}
 	return found
 }
+
+// An applyGate makes a node wait before it applies entries, while the gate is closed.
+type applyGate struct {
+	mu     sync.Mutex
+	opened chan struct{} // is closed when the gate opens; nil while the gate is open
+}
+
+func (g *applyGate) wait() {
+	g.mu.Lock()
+	opened := g.opened
+	g.mu.Unlock()
+	if opened != nil {
+		<-opened
+	}
+}
+
+func (g *applyGate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.opened = make(chan struct{})
+}
+
+func (g *applyGate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.opened != nil {
+		close(g.opened)
+		g.opened = nil
+	}
+}
+
+// clusterWithGate returns a cluster of three nodes. The last one waits at the gate
+// before it applies entries of a shard, the one whose hook is given.
+func clusterWithGate(t *testing.T, hook func(cfg *hiqlite.Config, f func(node uint64))) (*testCluster, *applyGate) {
+	t.Helper()
+	gate := &applyGate{}
+	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
+		hook(cfg, func(node uint64) {
+			if node == 3 {
+				gate.wait()
+			}
+		})
+	})
+	t.Cleanup(gate.open) // a node cannot be stopped while it waits at the gate
+	return c, gate
+}

@@ -3,7 +3,6 @@ package hiqlite_test
 import (
 	"context"
 	"errors"
-	"sync"
 	"testing"
 
 	"github.com/hiqlite/hiqlite"
@@ -13,53 +12,7 @@ import (
 	"github.com/hiqlite/hiqlite/pubsub"
 )
 
-// A door is what one node's SQL shard has to pass before it applies entries.
-type door struct {
-	mu     sync.Mutex
-	closed chan struct{} // closed when it opens; nil: it is open
-}
-
-func (d *door) pass() {
-	d.mu.Lock()
-	closed := d.closed
-	d.mu.Unlock()
-	if closed != nil {
-		<-closed
-	}
-}
-
-func (d *door) close() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.closed = make(chan struct{})
-}
-
-func (d *door) open() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed != nil {
-		close(d.closed)
-		d.closed = nil
-	}
-}
-
-// behindDoor is three nodes, of which the last has to pass a door to apply
-// entries of the shard whose gate set sets.
-func behindDoor(t *testing.T, hook func(cfg *hiqlite.Config, f func(node uint64))) (*testCluster, *door) {
-	t.Helper()
-	d := &door{}
-	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
-		hook(cfg, func(node uint64) {
-			if node == 3 {
-				d.pass()
-			}
-		})
-	})
-	t.Cleanup(d.open) // before the nodes are stopped
-	return c, d
-}
-
-// lockAndUnlock takes a lock on a node and gives it back.
+// lockAndUnlock acquires a lock on a node, and releases it.
 func lockAndUnlock(ctx context.Context, n *hiqlite.Node, key string, opts ...lock.Option) error {
 	held, err := lock.New(n, opts...).Lock(ctx, key)
 	if err == nil {
@@ -68,11 +21,12 @@ func lockAndUnlock(ctx context.Context, n *hiqlite.Node, key string, opts ...loc
 	return err
 }
 
-// slowCluster is three nodes, of which the last can be made slow to apply SQL.
-// It never leads: the others would have to wait for it.
-func slowCluster(t *testing.T) (*testCluster, *door) {
+// clusterWithSlowSQL returns a cluster of three nodes with an empty table t. While the
+// gate is closed, the last one applies no entries of the SQL shard. It is not the
+// leader.
+func clusterWithSlowSQL(t *testing.T) (*testCluster, *applyGate) {
 	t.Helper()
-	c, d := behindDoor(t, (*hiqlite.Config).HookApplySQL)
+	c, gate := clusterWithGate(t, (*hiqlite.Config).HookApplySQL)
 	for c.Leader() == 2 {
 		c.Stop(2)
 		c.WaitReady(0)
@@ -81,19 +35,19 @@ func slowCluster(t *testing.T) (*testCluster, *door) {
 	}
 	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 	c.WaitReady(2)
-	return c, d
+	return c, gate
 }
 
-// slowBuckets is three nodes, of which the last can be made slow to apply what is
-// put into buckets.
-func slowBuckets(t *testing.T) (*testCluster, *door) {
+// clusterWithSlowKV returns a cluster of three nodes. While the gate is closed, the
+// last one applies no entries of the kv shard.
+func clusterWithSlowKV(t *testing.T) (*testCluster, *applyGate) {
 	t.Helper()
-	return behindDoor(t, (*hiqlite.Config).HookApplyKV)
+	return clusterWithGate(t, (*hiqlite.Config).HookApplyKV)
 }
 
-// told runs f, which waits for being told on the slow node, and counts the rows
-// that can be read there the moment it returns.
-func (c *testCluster) told(f func(ctx context.Context) error) <-chan int {
+// rowsAfter calls f, which waits for a notification on the last node, and sends how
+// many rows that node reads right after f has returned.
+func (c *testCluster) rowsAfter(f func(ctx context.Context) error) <-chan int {
 	ctx, rows := testrun.Context(c.t), make(chan int, 1)
 	go func() {
 		n := -1
@@ -107,22 +61,15 @@ func (c *testCluster) told(f func(ctx context.Context) error) <-chan int {
 	return rows
 }
 
-// Whoever is told of a change can read what was written before it, on a node
-// that is behind with SQL.
-func TestWhoIsToldCanRead(t *testing.T) {
+// A program that gets an event, a message or a lock can read the rows that were
+// written before it, on a node that applies SQL late.
+func TestNotificationsComeAfterEarlierRows(t *testing.T) {
 	t.Parallel()
-	c, d := slowCluster(t)
+	c, gate := clusterWithSlowSQL(t)
 	ctx := testrun.Context(t)
 	near, far := c.Node(0), c.Node(2)
 
-	nearKV, err := kv.New[string](near, "b")
-	if err != nil {
-		t.Fatal(err)
-	}
-	farKV, err := kv.New[string](far, "b")
-	if err != nil {
-		t.Fatal(err)
-	}
+	nearKV, farKV := bucketOf(t, near, "b"), bucketOf(t, far, "b")
 	ordered, err := farKV.Watch(ctx, "")
 	if err != nil {
 		t.Fatal(err)
@@ -138,17 +85,17 @@ func TestWhoIsToldCanRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer sub.Close()
-	eager, err := pubsub.Listen(ctx, far, "c", pubsub.WithoutOrder())
+	unorderedSub, err := pubsub.Listen(ctx, far, "c", pubsub.WithoutOrder())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer eager.Close()
+	defer unorderedSub.Close()
 	held, err := lock.New(near).Lock(ctx, "l")
 	if err != nil {
 		t.Fatal(err)
 	}
 
-	d.close()
+	gate.close()
 	mustExec(t, c.DB(0), "INSERT INTO t DEFAULT VALUES")
 	if err := nearKV.Put(ctx, "k", "v"); err != nil {
 		t.Fatal(err)
@@ -157,43 +104,44 @@ func TestWhoIsToldCanRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	waiting := []<-chan int{
-		c.told(func(ctx context.Context) error { _, err := ordered.Next(ctx); return err }),
-		c.told(func(ctx context.Context) error { _, err := sub.Next(ctx); return err }),
-		c.told(func(ctx context.Context) error { return lockAndUnlock(ctx, far, "l") }),
+		c.rowsAfter(func(ctx context.Context) error { _, err := ordered.Next(ctx); return err }),
+		c.rowsAfter(func(ctx context.Context) error { _, err := sub.Next(ctx); return err }),
+		c.rowsAfter(func(ctx context.Context) error { return lockAndUnlock(ctx, far, "l") }),
 	}
 	if err := held.Unlock(ctx); err != nil {
 		t.Fatal(err)
 	}
-	// They are known on the slow node, which tells only who does not mind.
+	// The last node has applied the event, the message and the release. It reports them
+	// only to those that have asked for WithoutOrder.
 	if _, err := unordered.Next(ctx); err != nil {
 		t.Error(err)
 	}
-	if _, err := eager.Next(ctx); err != nil {
+	if _, err := unorderedSub.Next(ctx); err != nil {
 		t.Error(err)
 	}
 	if err := lockAndUnlock(ctx, far, "other", lock.WithoutOrder()); err != nil {
 		t.Error(err)
 	}
 	if v, ok, err := farKV.Get(ctx, "k"); err != nil || !ok || v != "v" {
-		t.Errorf("the slow node has %q, %v, %v", v, ok, err)
+		t.Errorf("the bucket of the last node has %q, %v, %v, want v", v, ok, err)
 	}
 	var n int
 	if err := c.DB(2).QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(&n); err != nil || n != 0 {
-		t.Fatalf("the slow node reads %d rows, %v: it is not slow", n, err)
+		t.Fatalf("the last node reads %d rows, %v: the gate does not hold it back", n, err)
 	}
-	d.open()
+	gate.open()
 	for i, rows := range waiting {
 		if n := <-rows; n != 1 {
-			t.Errorf("reader %d was told and read %d rows", i, n)
+			t.Errorf("reader %d was notified and read %d rows, want 1", i, n)
 		}
 	}
 }
 
-// Who is given a lock or gets a message reads the buckets as they were before, on
-// a node that is behind with them.
-func TestWhoIsToldCanReadBuckets(t *testing.T) {
+// A program that gets a message or a lock can read the kv entries that were put before
+// it, on a node that applies kv late.
+func TestNotificationsComeAfterEarlierKVEntries(t *testing.T) {
 	t.Parallel()
-	c, d := slowBuckets(t)
+	c, gate := clusterWithSlowKV(t)
 	ctx := testrun.Context(t)
 	near, far := c.Node(0), c.Node(2)
 	nearKV, farKV := bucketOf(t, near, "b"), bucketOf(t, far, "b")
@@ -205,16 +153,16 @@ func TestWhoIsToldCanReadBuckets(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer sub.Close()
-	eager, err := pubsub.Listen(ctx, far, "c", pubsub.WithoutOrder())
+	unorderedSub, err := pubsub.Listen(ctx, far, "c", pubsub.WithoutOrder())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer eager.Close()
+	defer unorderedSub.Close()
 	held, err := lock.New(near).Lock(ctx, "l")
 	if err != nil {
 		t.Fatal(err)
 	}
-	told := func(f func() error) <-chan string {
+	valueAfter := func(f func() error) <-chan string {
 		got := make(chan string, 1)
 		go func() {
 			if err := f(); err != nil {
@@ -229,7 +177,7 @@ func TestWhoIsToldCanReadBuckets(t *testing.T) {
 		return got
 	}
 
-	d.close()
+	gate.close()
 	if err := nearKV.Put(ctx, "k", "v"); err != nil {
 		t.Fatal(err)
 	}
@@ -237,71 +185,72 @@ func TestWhoIsToldCanReadBuckets(t *testing.T) {
 		t.Fatal(err)
 	}
 	waiting := []<-chan string{
-		told(func() error { _, err := sub.Next(ctx); return err }),
-		told(func() error { return lockAndUnlock(ctx, far, "l") }),
+		valueAfter(func() error { _, err := sub.Next(ctx); return err }),
+		valueAfter(func() error { return lockAndUnlock(ctx, far, "l") }),
 	}
 	if err := held.Unlock(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := eager.Next(ctx); err != nil {
+	if _, err := unorderedSub.Next(ctx); err != nil {
 		t.Error(err)
 	}
 	if err := lockAndUnlock(ctx, far, "other", lock.WithoutOrder()); err != nil {
 		t.Error(err)
 	}
 	if v, ok, err := farKV.Get(ctx, "k"); err != nil || ok {
-		t.Fatalf("the slow node has %q, %v: it is not slow", v, err)
+		t.Fatalf("the last node has %q, %v: the gate does not hold it back", v, err)
 	}
-	d.open()
+	gate.open()
 	for i, got := range waiting {
 		if v := <-got; v != "v" {
-			t.Errorf("reader %d was told and read %q", i, v)
+			t.Errorf("reader %d was notified and read %q, want v", i, v)
 		}
 	}
 }
 
-// The next holder reads what one wrote who did not come to unlock.
-func TestWhoTakesALockOverCanRead(t *testing.T) {
+// A holder of a lock whose node stops does not release it. The next holder can read
+// what the former one has written.
+func TestNextHolderReadsRowsOfALostHolder(t *testing.T) {
 	t.Parallel()
-	c, d := slowCluster(t)
+	c, gate := clusterWithSlowSQL(t)
 	ctx := testrun.Context(t)
 	holder := 0
 	if c.Leader() == 0 {
-		holder = 1 // the leader stays
+		holder = 1 // a node that does not lead, since it will be stopped
 	}
 	held, err := lock.New(c.Node(holder)).Lock(ctx, "l")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.close()
+	gate.close()
 	mustExec(t, c.DB(holder), "INSERT INTO t DEFAULT VALUES")
-	rows := c.told(func(ctx context.Context) error { return lockAndUnlock(ctx, c.Node(2), "l") })
+	rows := c.rowsAfter(func(ctx context.Context) error { return lockAndUnlock(ctx, c.Node(2), "l") })
 	c.Stop(holder)
 	select {
 	case <-held.Done():
 	case <-ctx.Done():
-		t.Error("the node was closed and its lock is held")
+		t.Error("the lock is still held although its node was closed")
 	}
 	if err := lockAndUnlock(ctx, c.Node(2), "other", lock.WithoutOrder()); err != nil {
 		t.Error(err)
 	}
-	d.open()
+	gate.open()
 	if n := <-rows; n != 1 {
-		t.Errorf("the next holder reads %d rows", n)
+		t.Errorf("the next holder reads %d rows, want 1", n)
 	}
 }
 
-// The next holder reads what one put into buckets who did not come to unlock.
-func TestWhoTakesALockOverCanReadBuckets(t *testing.T) {
+// The same for kv entries that the former holder has put.
+func TestNextHolderReadsKVEntriesOfALostHolder(t *testing.T) {
 	t.Parallel()
-	c, d := slowBuckets(t)
+	c, gate := clusterWithSlowKV(t)
 	ctx := testrun.Context(t)
 	far := bucketOf(t, c.Node(2), "b")
 	held, err := lock.New(c.Node(0)).Lock(ctx, "l")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.close()
+	gate.close()
 	if err := bucketOf(t, c.Node(0), "b").Put(ctx, "k", "v"); err != nil {
 		t.Fatal(err)
 	}
@@ -322,24 +271,24 @@ func TestWhoTakesALockOverCanReadBuckets(t *testing.T) {
 	if err := lockAndUnlock(ctx, c.Node(2), "other", lock.WithoutOrder()); err != nil {
 		t.Error(err)
 	}
-	d.open()
+	gate.open()
 	if v := <-got; v != "v" {
-		t.Errorf("the next holder reads %q", v)
+		t.Errorf("the next holder reads %q, want v", v)
 	}
 }
 
-// What waits for a node's SQL ends with its context, and with the node, and is
-// told later.
-func TestWaitingForSQLEnds(t *testing.T) {
+// Next and Lock wait until the node has applied earlier SQL. This wait ends with their
+// context, and a later Next returns the message.
+func TestWaitingForSQLEndsWithTheContext(t *testing.T) {
 	t.Parallel()
-	c, d := slowCluster(t)
+	c, gate := clusterWithSlowSQL(t)
 	ctx := testrun.Context(t)
 	sub, err := pubsub.Listen(ctx, c.Node(2), "c")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer sub.Close()
-	d.close()
+	gate.close()
 	mustExec(t, c.DB(0), "INSERT INTO t DEFAULT VALUES")
 	index, err := pubsub.Notify(ctx, c.Node(0), "c", []byte("x"))
 	if err != nil {
@@ -353,37 +302,37 @@ func TestWaitingForSQLEnds(t *testing.T) {
 		t.Errorf("Next: %v", err)
 	}
 	if _, err := lock.New(c.Node(2)).Lock(short, "l"); err == nil {
-		t.Error("Lock took a lock with a context that has ended")
+		t.Error("Lock has succeeded with a context that has ended")
 	}
-	d.open()
+	gate.open()
 	if m, err := sub.Next(ctx); err != nil || m.Index != index {
 		t.Errorf("Next: %+v, %v, want message %d", m, err, index)
 	}
 }
 
-// Close ends a Next that waits for SQL, too.
+// Close of a subscription ends a Next that waits until the node has applied SQL.
 func TestCloseEndsWaitingForSQL(t *testing.T) {
 	t.Parallel()
-	c, d := slowCluster(t)
+	c, gate := clusterWithSlowSQL(t)
 	ctx := testrun.Context(t)
 	near, far := c.Node(0), c.Node(2)
 	messages, err := pubsub.Listen(ctx, far, "c")
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, err := pubsub.Listen(ctx, far, "c", pubsub.WithoutOrder())
+	unordered, err := pubsub.Listen(ctx, far, "c", pubsub.WithoutOrder())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer first.Close()
-	d.close()
+	defer unordered.Close()
+	gate.close()
 	mustExec(t, near.DB(), "INSERT INTO t DEFAULT VALUES")
 	if _, err := pubsub.Notify(ctx, near, "c", nil); err != nil {
 		t.Fatal(err)
 	}
 	next := make(chan error, 1)
 	go func() { _, err := messages.Next(ctx); next <- err }()
-	if _, err := first.Next(ctx); err != nil { // it has come
+	if _, err := unordered.Next(ctx); err != nil { // the node has applied the message
 		t.Fatal(err)
 	}
 	messages.Close()
@@ -393,13 +342,13 @@ func TestCloseEndsWaitingForSQL(t *testing.T) {
 			t.Errorf("Next: %v", err)
 		}
 	case <-ctx.Done():
-		t.Error("Next waits still")
+		t.Error("Next still waits")
 	}
-	d.open()
+	gate.open()
 }
 
-// After Close, of the subscription or the node, Next returns nothing any more,
-// also of what has come before.
+// After Close, of the subscription or of the node, Next returns ErrClosed, even if
+// messages are left that it has not returned.
 func TestNextAfterClose(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
@@ -429,6 +378,6 @@ func TestNextAfterClose(t *testing.T) {
 	s := listen()
 	c.Stop(0)
 	if m, err := s.Next(ctx); !errors.Is(err, hiqlite.ErrClosed) {
-		t.Errorf("Next of a closed node's returned %+v, %v", m, err)
+		t.Errorf("Next has returned %+v, %v after its node was closed", m, err)
 	}
 }

@@ -15,10 +15,12 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-func TestNoQuorum(t *testing.T) {
+// Without a majority, a node refuses writes, serves local reads, and goes on when the
+// others are back.
+func TestReadsAndWritesWithoutAMajority(t *testing.T) {
 	t.Parallel()
 	s := newCheckedCluster(t, 3)
-	s.WaitEqual() // the one that is left has all rows
+	s.WaitEqual() // the node that will be left has all rows
 	leader := s.Leader()
 	s.Stop(leader)
 	s.Stop((leader + 1) % 3)
@@ -33,26 +35,24 @@ func TestNoQuorum(t *testing.T) {
 		t.Errorf("a local read without a majority: %d, %v", n, err)
 	}
 	if _, err := s.DB(left).QueryContext(testrun.Context(t), "SELECT * FROM nope"); err == nil || !strings.Contains(err.Error(), "no such table") {
-		t.Errorf("a wrong read without a majority: %v", err)
+		t.Errorf("a read of an unknown table without a majority: %v", err)
 	}
 	s.Start(leader)
 	s.Start((leader + 1) % 3)
-	for i := range 3 {
-		s.WaitReady(i)
-	}
+	s.WaitReady()
 	s.checkUnharmed("a lost majority")
 	s.WaitEqual()
 }
 
-// Close hands leadership over first: when it returns, another node leads, and
-// writers on the others have not seen an error. A transfer is Raft's best
-// effort, so one of several may fail; then the others elect.
-func TestCloseHandsLeadershipOver(t *testing.T) {
+// Close transfers leadership first: when it returns, another node leads, and writers
+// on the other nodes have got no error. Raft does not guarantee a transfer, so some of
+// them may fail; then the other nodes elect a leader.
+func TestCloseTransfersLeadership(t *testing.T) {
 	t.Parallel()
 	const rounds, writers = 5, 6
 	c := newCluster(t, 3)
 	mustExec(t, c.DB(0), "CREATE TABLE t(n INTEGER)")
-	handed := 0
+	transferred := 0
 	for range rounds {
 		leader := c.Leader()
 		var quit atomic.Bool
@@ -70,33 +70,33 @@ func TestCloseHandsLeadershipOver(t *testing.T) {
 				}
 			})
 		}
-		testrun.WaitFor(t, "writers", func() bool { return written.Load() > 50 })
+		testrun.WaitFor(t, "writes", func() bool { return written.Load() > 50 })
 		c.Stop(leader)
 		for _, survivor := range []int{(leader + 1) % 3, (leader + 2) % 3} {
 			s, err := c.Node(survivor).Status(testrun.Context(t))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if s.Leader != 0 && s.Leader != uint64(leader+1) { // the next leader knows it at once, the other one when it hears of it
-				handed++
+			if s.Leader != 0 && s.Leader != uint64(leader+1) { // the new leader knows it at once, the other node a little later
+				transferred++
 				break
 			}
 		}
 		before := written.Load()
-		testrun.WaitFor(t, "writers to go on", func() bool { return written.Load() > before+50 })
+		testrun.WaitFor(t, "writes after the leader was closed", func() bool { return written.Load() > before+50 })
 		quit.Store(true)
 		wait.Wait()
 		c.Start(leader)
 		c.WaitReady(leader)
 	}
-	if handed < rounds/2 {
-		t.Errorf("only %d of %d leaders handed over", handed, rounds)
+	if transferred < rounds/2 {
+		t.Errorf("only %d of %d leaders have transferred leadership", transferred, rounds)
 	}
 }
 
-// Without a majority a write ends when its context does, and says whether it
-// may still come to be.
-func TestNoMajority(t *testing.T) {
+// Without a majority, a write returns after Config.Timeout. Its error says whether it
+// may be applied later.
+func TestOutcomesWithoutAMajority(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Timeout = 700 * time.Millisecond })
 	mustExec(t, c.DB(0), "CREATE TABLE t(name TEXT)")
@@ -138,14 +138,14 @@ func TestNoMajority(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n > 1 || n == 1 && !errors.Is(err, hiqlite.ErrOutcomeUnknown) {
-			t.Errorf("%s is there %d times, its error was: %v", name, n, err)
+			t.Errorf("%s was applied %d times, and had returned: %v", name, n, err)
 		}
 	}
 	c.WaitEqual()
 }
 
-// A node without a leader answers what it does not understand at once, and says
-// that it may be behind.
+// Without a leader, a node returns "no such table" without waiting, with the hint that
+// it may not have applied the newest changes.
 func TestUnknownTablesWithoutAMajority(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)
@@ -153,11 +153,11 @@ func TestUnknownTablesWithoutAMajority(t *testing.T) {
 	c.WaitEqual()
 	c.Stop(1)
 	c.Stop(2)
-	testrun.WaitFor(t, "the node to notice", func() bool {
+	testrun.WaitFor(t, "the node to notice that there is no leader", func() bool {
 		s, err := c.Node(0).Status(testrun.Context(t))
 		return err == nil && s.Leader == 0
 	})
-	ctx := testrun.Context(t) // all of them together: each would once have taken two seconds
+	ctx := testrun.Context(t) // for all 100 together: if each of them waited for a leader, it would end
 	for range 100 {
 		_, err := c.DB(0).QueryContext(ctx, "SELECT * FROM nowhere")
 		var e *hiqlite.Error
@@ -172,8 +172,9 @@ func TestUnknownTablesWithoutAMajority(t *testing.T) {
 	}
 }
 
-// One with a leader catches up before it says that there is no such table.
-func TestUnknownTablesAreLookedFor(t *testing.T) {
+// With a leader, a node applies what the leader has committed before it returns "no
+// such table", so it finds tables that another node has just created.
+func TestUnknownTablesAfterCatchingUp(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		for i := range 30 {
@@ -181,21 +182,21 @@ func TestUnknownTablesAreLookedFor(t *testing.T) {
 			mustExec(t, c.DB(i%c.Len()), "CREATE TABLE "+name+"(a)")
 			for j := range c.Len() {
 				if n := queryValue[int](t, c.DB(j), "SELECT count(*) FROM "+name); n != 0 {
-					t.Error(n)
+					t.Errorf("%s has %d rows", name, n)
 				}
 			}
 		}
 		_, err := c.DB(0).QueryContext(testrun.Context(t), "SELECT * FROM nowhere")
 		var e *hiqlite.Error
 		if !errors.As(err, &e) || e.Hint != "" {
-			t.Errorf("%v: there is a leader who said so", err)
+			t.Errorf("with a leader: %v, want an error without a hint", err)
 		}
 	})
 }
 
-// A node that has no majority says so once, with what it waits for, and once when
-// that is over. So does the error of Ready.
-func TestNoMajorityIsSaidOnce(t *testing.T) {
+// A node logs once that there is no leader, and which nodes it waits for, and once
+// that there is one again. The error of Ready also names these nodes.
+func TestLogLinesWithoutAMajority(t *testing.T) {
 	t.Parallel()
 	log := new(logBuffer)
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
@@ -206,49 +207,36 @@ func TestNoMajorityIsSaidOnce(t *testing.T) {
 	log.clear()
 	c.Stop(1)
 	c.Stop(2)
-	testrun.WaitFor(t, "the lack of a majority to be said", func() bool { return len(log.lines("no leader")) > 0 })
+	testrun.WaitFor(t, "the log line about no leader", func() bool { return len(log.lines("no leader")) > 0 })
 	line := log.lines("no leader")[0]
 	if !containsAll(line, []string{"level=INFO", "node=1", "shard=sql,", "waiting for 1 more of node 2 at " + c.Config(1).Nodes[1].RaftAddr, "node 3 at"}) {
-		t.Errorf("it says %s", line)
+		t.Errorf("the log line is %s", line)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
 	if err := c.Node(0).Ready(ctx); !errors.Is(err, hiqlite.ErrNoLeader) || !containsAll(err.Error(), []string{"node 1 is not ready", "sql", "waiting for 1 more of node 2"}) {
-		t.Errorf("Ready says %v", err)
+		t.Errorf("Ready returns %v", err)
 	}
 	c.Start(1)
 	c.WaitReady(0)
-	testrun.WaitFor(t, "the end of it to be said", func() bool { return len(log.lines("there is a leader again")) > 0 })
+	testrun.WaitFor(t, "the log line about a new leader", func() bool { return len(log.lines("there is a leader again")) > 0 })
 	if n := len(log.lines("no leader")) + len(log.lines("a leader again", "node=1", "leader=", "after=")); n != 2 {
 		t.Errorf("%d lines, want 2: %s", n, log.lines(""))
 	}
 }
 
-// A node that is behind says by how much.
-func TestReadySaysWhatIsNotApplied(t *testing.T) {
-	gate := make(chan struct{})
-	hold := make(chan uint64, 1)
-	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
-		cfg.HookApplySQL(func(node uint64) {
-			select {
-			case n := <-hold:
-				if n == node {
-					<-gate
-					return
-				}
-				hold <- n
-			default:
-			}
-		})
-	})
+// The error of Ready says how many entries the node has not applied yet.
+func TestReadyReportsTheAppliedIndex(t *testing.T) {
+	c, gate := clusterWithGate(t, (*hiqlite.Config).HookApplySQL)
 	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
-	hold <- 3
+	c.WaitReady()
+	gate.close()
 	c.insert(0, 20)
 	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 	defer cancel()
 	if err := c.Node(2).Ready(ctx); err == nil || !containsAll(err.Error(), []string{"node 3 is not ready", "shard sql has applied entry ", " of "}) {
-		t.Errorf("Ready says %v", err)
+		t.Errorf("Ready returns %v", err)
 	}
-	close(gate)
+	gate.open()
 	c.WaitReady(2)
 }

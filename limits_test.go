@@ -14,6 +14,7 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// A write, a script or a batch above the limit of an operation returns ErrTooLarge.
 func TestTooLarge(t *testing.T) {
 	t.Parallel()
 	s := newCheckedCluster(t, 1)
@@ -38,6 +39,7 @@ func TestTooLarge(t *testing.T) {
 	s.checkUnharmed("a large batch")
 }
 
+// A write that exceeds MaxSteps fails on all replicas, which then go on.
 func TestEndlessWrite(t *testing.T) {
 	t.Parallel()
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
@@ -50,9 +52,9 @@ func TestEndlessWrite(t *testing.T) {
 	s.WaitEqual()
 }
 
-// A write for which nobody waits any more does not go on, whatever its bound:
-// others, who would wait for it, are served.
-func TestARunawayWriteEndsWithItsContext(t *testing.T) {
+// A write that runs for very long is stopped on all replicas soon after its context
+// has ended, even if MaxSteps allows more. Otherwise all other writes would wait.
+func TestLongWriteEndsWithItsContext(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	for _, size := range []int{1, 3} {
 		c := newCluster(t, size, func(cfg *hiqlite.Config) { cfg.MaxSteps = 1 << 60; cfg.HookFirstSteps(20_000) })
@@ -77,23 +79,23 @@ func TestARunawayWriteEndsWithItsContext(t *testing.T) {
 		} {
 			ctx, cancel := context.WithTimeout(testrun.Context(t), 300*time.Millisecond)
 			if err := run(ctx); err == nil {
-				t.Errorf("%s: it succeeded", name)
+				t.Errorf("%s that does not end has succeeded", name)
 			}
 			cancel()
 			for i := range c.Len() {
 				mustExec(t, c.DB(i), "INSERT INTO t VALUES('others')")
 			}
 			if r := mustExec(t, db, "DELETE FROM t"); must(r.RowsAffected()) != int64(size) {
-				t.Errorf("%s: %d rows were there", name, must(r.RowsAffected()))
+				t.Errorf("%s: the table has %d rows afterwards, want %d", name, must(r.RowsAffected()), size)
 			}
 		}
 		c.WaitEqual()
 	}
 }
 
-// A write that takes longer than its first tries is applied, once, as long as
-// its caller waits; and one beyond MaxSteps says what to do.
-func TestALongWriteIsTriedAgain(t *testing.T) {
+// A write that exceeds the bound of its first attempt is proposed again with a higher
+// bound, and is applied once. If it exceeds MaxSteps, its error says what to do.
+func TestLongWriteIsProposedAgain(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	for _, size := range []int{1, 3} {
 		c := newCluster(t, size, func(cfg *hiqlite.Config) { cfg.MaxSteps = 2_000_000; cfg.HookFirstSteps(20_000) })
@@ -101,10 +103,10 @@ func TestALongWriteIsTriedAgain(t *testing.T) {
 		mustExec(t, db, "CREATE TABLE t(n, r DEFAULT (random()))")
 		const rows = "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x WHERE n<20000) SELECT n FROM x"
 		if n := must(mustExec(t, db, "INSERT INTO t(n) "+rows).RowsAffected()); n != 20000 {
-			t.Errorf("%d rows", n)
+			t.Errorf("%d rows were inserted, want 20000", n)
 		}
 		if n := must(mustExec(t, db, "UPDATE t SET n=n+1").RowsAffected()); n != 20000 {
-			t.Errorf("%d rows were changed", n)
+			t.Errorf("%d rows were changed, want 20000", n)
 		}
 		results, err := hiqlite.Batch(testrun.Context(t), db, hiqlite.Statement{SQL: "DELETE FROM t WHERE n<=10001"}, hiqlite.Statement{SQL: "INSERT INTO t(n) SELECT n FROM t"})
 		if err != nil || must(results[0].RowsAffected()) != 10000 || must(results[1].RowsAffected()) != 10000 {
@@ -113,7 +115,7 @@ func TestALongWriteIsTriedAgain(t *testing.T) {
 		_, err = db.ExecContext(testrun.Context(t), "INSERT INTO t(n) SELECT 1 FROM t a, t b")
 		var e *hiqlite.Error
 		if !errors.As(err, &e) || e.ExtendedCode != sqlite.CodeInterrupt || !strings.Contains(err.Error()+e.Hint, "max_steps") {
-			t.Errorf("beyond the bound: %v", err)
+			t.Errorf("a write that exceeds MaxSteps: %v", err)
 		}
 		c.WaitEqual()
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/hiqlite/hiqlite/tests/process"
 )
 
+// Open refuses each of these folders, says why, and changes nothing.
 func TestFoldersThatCannotBeUsed(t *testing.T) {
 	s := newCheckedCluster(t, 1)
 	used := s.Config(0)
@@ -47,7 +48,7 @@ func TestFoldersThatCannotBeUsed(t *testing.T) {
 		node, err := hiqlite.Open(testrun.Context(t), test.cfg)
 		if err == nil {
 			node.Close()
-			t.Errorf("%s: it opens", name)
+			t.Errorf("%s: Open has succeeded", name)
 			continue
 		}
 		for _, w := range test.words {
@@ -56,13 +57,14 @@ func TestFoldersThatCannotBeUsed(t *testing.T) {
 			}
 		}
 	}
-	s.checkUnharmed("opening what cannot be opened")
+	s.checkUnharmed("attempts to open folders that cannot be used")
 	apart.Ask("ready")
 	other.Start(0)
 	other.WaitReady(0)
 }
 
-func TestWrongMembers(t *testing.T) {
+// Validate finds these faults of a configuration before Open creates a folder.
+func TestInvalidConfigurations(t *testing.T) {
 	t.Parallel()
 	address := freeAddresses(t, 3)
 	for name, test := range map[string]struct {
@@ -81,7 +83,7 @@ func TestWrongMembers(t *testing.T) {
 		node, err := hiqlite.Open(testrun.Context(t), test.cfg)
 		if err == nil {
 			node.Close()
-			t.Errorf("%s: it opens", name)
+			t.Errorf("%s: Open has succeeded", name)
 			continue
 		}
 		for _, w := range test.words {
@@ -90,12 +92,14 @@ func TestWrongMembers(t *testing.T) {
 			}
 		}
 		if _, err := os.Stat(test.cfg.DataDir); err == nil {
-			t.Errorf("%s: the folder was made", name)
+			t.Errorf("%s: Open has created the folder", name)
 		}
 	}
 }
 
-func TestTakenPort(t *testing.T) {
+// Open returns an error that names the address if the port is in use, and succeeds
+// when the port is free again.
+func TestPortInUse(t *testing.T) {
 	t.Parallel()
 	ports := freeAddresses(t, 2)
 	l, err := net.Listen("tcp", ports[0])
@@ -109,7 +113,7 @@ func TestTakenPort(t *testing.T) {
 		node.Close()
 	}
 	if err == nil || !strings.Contains(err.Error(), members[0].RaftAddr) {
-		t.Errorf("opening on a taken port: %v", err)
+		t.Errorf("opening with a port in use: %v", err)
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
@@ -122,9 +126,9 @@ func TestTakenPort(t *testing.T) {
 	}
 }
 
-// A first try that was wrong, and came to nothing, does not decide whose the
-// folder is.
-func TestAFailedFirstOpenLeavesTheFolderFree(t *testing.T) {
+// An Open that fails does not yet make the folder that of a node: it can be opened
+// with another NodeID afterwards.
+func TestFailedOpenDoesNotClaimTheFolder(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	ports := freeAddresses(t, 3)
@@ -138,7 +142,7 @@ func TestAFailedFirstOpenLeavesTheFolderFree(t *testing.T) {
 		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
 	}
 	if _, err := hiqlite.Open(testrun.Context(t), hiqlite.Config{DataDir: dir, NodeID: 2, Nodes: members}); err == nil {
-		t.Fatal("a taken port was not noticed")
+		t.Fatal("Open has succeeded with a port in use")
 	}
 	node, err := hiqlite.Open(testrun.Context(t), hiqlite.Config{DataDir: dir, NodeID: 1, Nodes: members})
 	if err != nil {
@@ -147,8 +151,8 @@ func TestAFailedFirstOpenLeavesTheFolderFree(t *testing.T) {
 	node.Close()
 }
 
-// A Config can be passed to another process as JSON. Its logger, functions and
-// migrations stay behind.
+// A Config can be passed to another process as JSON, without its logger, functions
+// and migrations.
 func TestConfigAsJSON(t *testing.T) {
 	t.Parallel()
 	data, err := json.Marshal(hiqlite.Config{DataDir: t.TempDir(), Logger: slog.Default()})
@@ -169,24 +173,25 @@ func TestConfigAsJSON(t *testing.T) {
 	}
 }
 
-// A folder that is open already is named as the user has named it, whoever has it
-// open, and whatever else is in the way, such as the port.
+// If a folder is already open, the error of Open says so, names the folder as the
+// program does, and says whether this process or another one has opened it. It says
+// this although the port is in use, too.
 func TestFolderOpenedTwice(t *testing.T) {
 	check := func(t *testing.T, cfg hiqlite.Config, by string) {
 		t.Helper()
 		node, err := hiqlite.Open(testrun.Context(t), cfg)
 		if err == nil {
 			node.Close()
-			t.Fatal("it opens")
+			t.Fatal("Open has succeeded")
 		}
 		if text := err.Error(); !containsAll(text, []string{"the data folder " + cfg.DataDir + " is already open in " + by, "close it first"}) || strings.Contains(text, "/raft") {
-			t.Errorf("it says %v", err)
+			t.Errorf("the error is: %v", err)
 		}
 	}
 	t.Run("this process", func(t *testing.T) {
 		eachSize(t, func(t *testing.T, c *testCluster) {
 			check(t, c.Config(0), "this process")
-			mustExec(t, c.DB(0), "CREATE TABLE t(x)") // the other one is none the worse
+			mustExec(t, c.DB(0), "CREATE TABLE t(x)") // the open node still works
 		})
 	})
 	t.Run("another process", func(t *testing.T) {
@@ -196,7 +201,7 @@ func TestFolderOpenedTwice(t *testing.T) {
 	})
 }
 
-func TestTimezoneFaults(t *testing.T) {
+func TestInvalidTimezones(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"Mars/Base", "Local"} {
 		if err := (hiqlite.Config{DataDir: t.TempDir(), Timezone: name}).Validate(); err == nil || !strings.Contains(err.Error(), name) {

@@ -11,6 +11,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// A node reads what was written through it, and with linearizable reads what was
+// written through any node.
 func TestWriteThenRead(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -20,7 +22,7 @@ func TestWriteThenRead(t *testing.T) {
 			id, _ := r.LastInsertId()
 			var got string
 			if err := c.DB(i).QueryRowContext(testrun.Context(t), "SELECT v FROM t WHERE id=?", id).Scan(&got); err != nil || got != fmt.Sprint("node ", i) {
-				t.Errorf("node %d reads %q, %v of what it wrote", i+1, got, err)
+				t.Errorf("node %d reads %q of the row that was written through it, %v", i+1, got, err)
 			}
 		}
 		ctx := linearizable(t)
@@ -50,7 +52,7 @@ func TestLinearizableReadsSeeAcknowledgedWrites(t *testing.T) {
 	}
 }
 
-// Local reads see what was written through their own node, from any connection.
+// Local reads see what was written through the same node, on any connection.
 func TestReadsSeeOwnWrites(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)
@@ -75,7 +77,7 @@ func TestReadsSeeOwnWrites(t *testing.T) {
 	wait.Wait()
 }
 
-// What only reads does not go through the log.
+// Statements that only read do not go through the log.
 func TestReadsStayLocal(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
@@ -92,13 +94,13 @@ func TestReadsStayLocal(t *testing.T) {
 	}
 	after, err := c.Node(0).Status(testrun.Context(t))
 	if err != nil || after.Applied != before.Applied {
-		t.Errorf("reads moved the log from %d to %d, %v", before.Applied, after.Applied, err)
+		t.Errorf("reads have moved the applied index from %d to %d, %v", before.Applied, after.Applied, err)
 	}
 }
 
-// Reads run beside each other and beside writes: more open result sets than the
-// node has readers only make the next wait.
-func TestReadersAreBoundedAndReturn(t *testing.T) {
+// While as many rows are open as the node has readers, a further read waits for a
+// reader, and writes go on.
+func TestReadersAreBounded(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 4 })
 	mustExec(t, c.DB(0), "CREATE TABLE t(n INTEGER)")
@@ -113,19 +115,20 @@ func TestReadersAreBoundedAndReturn(t *testing.T) {
 		open++
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	waits := make(chan error)
+	fifth := make(chan error)
 	go func() {
 		_, err := c.DB(0).ExecContext(ctx, "SELECT 1")
-		waits <- err
+		fifth <- err
 	}()
 	cancel()
-	if err := <-waits; err == nil {
-		t.Errorf("a fifth reader beside %d open ones was let in", open)
+	if err := <-fifth; err == nil {
+		t.Errorf("a fifth read has succeeded, while %d of 4 readers are in use", open)
 	}
 	mustExec(t, c.DB(0), "INSERT INTO t VALUES(4)") // writes need no reader
 }
 
-// A text's first error is not trusted while this node may be behind.
+// A statement finds a table that another node has just created: before a node returns
+// "no such table", it applies what the leader has committed.
 func TestTablesOfOtherNodesAreFound(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)
@@ -140,7 +143,7 @@ func TestTablesOfOtherNodesAreFound(t *testing.T) {
 	}
 }
 
-// Reads that run while a node closes end with an error or with all their rows.
+// A read that runs while its node closes returns an error, or all its rows.
 func TestReadsWhileClosing(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
@@ -161,9 +164,12 @@ func TestReadsWhileClosing(t *testing.T) {
 	}
 }
 
+// numbers returns the numbers from 1 to a bound.
 const numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<%d) SELECT i FROM n"
 
-func TestReadsBesideOpenRows(t *testing.T) {
+// Open rows are those of the moment when their query began; other queries see later
+// writes.
+func TestReadsDuringOpenRows(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
 	db := c.DB(0)
@@ -182,10 +188,10 @@ func TestReadsBesideOpenRows(t *testing.T) {
 		if seen%100 != 0 {
 			continue
 		}
-		// The rows are those of when the query began; another query sees more.
+
 		mustExec(t, db, "INSERT INTO t VALUES(0)")
 		if err := db.QueryRowContext(testrun.Context(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 1000+seen/100 {
-			t.Fatalf("counted %d beside open rows, %v", n, err)
+			t.Fatalf("another query counts %d rows, want %d, %v", n, 1000+seen/100, err)
 		}
 	}
 	if err := rows.Err(); err != nil {
@@ -221,6 +227,7 @@ func TestManyReadersAtOnce(t *testing.T) {
 	work.Wait()
 }
 
+// Rows that a program never closes do not block writes, and end with the node.
 func TestRowsLeftOpen(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
@@ -231,17 +238,18 @@ func TestRowsLeftOpen(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", query, err)
 		}
-		rows.Next() // and nothing more
+		rows.Next() // the rows stay open
 	}
 	mustExec(t, db, "INSERT INTO t VALUES(3)")
 	var n int
 	if err := db.QueryRowContext(testrun.Context(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 3 {
 		t.Errorf("counted %d, %v", n, err)
 	}
-	c.Stop(0) // ends them
+	c.Stop(0) // returns, although rows are open
 }
 
-func TestOneRowOfMany(t *testing.T) {
+// QueryRow reads one row of a query without end, and gives the reader back.
+func TestQueryRowOfAnEndlessQuery(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
 	for range 20 {
@@ -270,7 +278,7 @@ func TestCancelledIteration(t *testing.T) {
 			t.Errorf("the rows ended with %v", err)
 		}
 		rows.Close()
-		answers(t, c)
+		checkReads(t, c)
 		cancel()
 	}
 }
@@ -296,14 +304,14 @@ func TestCancelledQuery(t *testing.T) {
 			go func() { done <- run(ctx) }()
 			cancel()
 			if err := <-done; !errors.Is(err, context.Canceled) {
-				t.Errorf("%s: cancelled at some time, it ended with %v", query, err)
+				t.Errorf("%s: the canceled query has returned %v", query, err)
 			}
-			answers(t, c)
+			checkReads(t, c)
 		}
 	}
 }
 
-// Exec of something endless that returns rows has to end, too.
+// Exec of an endless query ends with its context, too.
 func TestCancelledExecOfARead(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
@@ -312,9 +320,9 @@ func TestCancelledExecOfARead(t *testing.T) {
 	go func() { _, err := c.DB(0).ExecContext(ctx, endless); done <- err }()
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("it ended with %v", err)
+		t.Errorf("Exec has returned %v", err)
 	}
-	answers(t, c)
+	checkReads(t, c)
 }
 
 func TestWaitingForAReaderEndsWithTheContext(t *testing.T) {
@@ -331,13 +339,13 @@ func TestWaitingForAReaderEndsWithTheContext(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("waiting for a reader ended with %v", err)
 	}
-	mustExec(t, c.DB(0), "CREATE TABLE t(a)") // writes need none
+	mustExec(t, c.DB(0), "CREATE TABLE t(a)") // writes need no reader
 	rows.Close()
-	answers(t, c)
+	checkReads(t, c)
 }
 
-// answers fails unless all running nodes answer.
-func answers(t testing.TB, c *testCluster) {
+// checkReads fails the test unless all nodes answer a read.
+func checkReads(t testing.TB, c *testCluster) {
 	t.Helper()
 	for i, n := range c.Nodes() {
 		if n == nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// A workload is what one client does: random SQL, much of it not deterministic
-// by itself, some of it failing.
+// A workload is what one client does: random SQL. Much of it would not be
+// deterministic in plain SQLite, and some of it fails.
 type workload struct {
 	random *rand.Rand
 	tables int
@@ -69,8 +69,8 @@ const equalitySchema = `
 	CREATE TABLE log(what, at DEFAULT (strftime('%f','now')), r DEFAULT (random()));
 	CREATE VIRTUAL TABLE words USING fts5(body)`
 
-// Whatever SQL is run, by whichever node, with restarts and snapshots in
-// between: all replicas hold the same, rowids included.
+// Clients run random SQL through all nodes, with restarts and snapshots in between.
+// All replicas then hold the same rows with the same rowids.
 func TestReplicasAreEqual(t *testing.T) {
 	t.Parallel()
 	const rounds, clients, each = 4, 6, 120
@@ -100,7 +100,7 @@ func TestReplicasAreEqual(t *testing.T) {
 		}
 		wait.Wait()
 		c.WaitEqual()
-		// A node that was away while the log was compacted gets a snapshot.
+		// A node that was stopped while the log was compacted gets a snapshot.
 		away := round % 3
 		c.Stop(away)
 		mustExec(t, c.DB((away+1)%3), "INSERT INTO log(what) VALUES('one is away')")
@@ -119,12 +119,12 @@ func TestReplicasAreEqual(t *testing.T) {
 	}
 	var n int
 	if err := c.DB(0).QueryRow("SELECT count(*) FROM log").Scan(&n); err != nil || n == 0 {
-		t.Errorf("the workload did nothing: %d, %v", n, err)
+		t.Errorf("the workload has written %d rows into the log, %v", n, err)
 	}
 }
 
-// A node that was away for longer than the log reaches back is sent the
-// database, and its reads move over to it.
+// A node that was stopped while entries that it needs were removed from the log
+// receives the database, and its readers then read the new one.
 func TestSnapshotReplacesTheDatabase(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)
@@ -141,7 +141,7 @@ func TestSnapshotReplacesTheDatabase(t *testing.T) {
 	}
 	mustExec(t, c.DB(1), "INSERT INTO t(v) VALUES('after')")
 	c.Start(2)
-	// A connection that read the old database must not do so any more.
+	// This opens a reader on the old database, which must not be used afterwards.
 	var before int
 	if err := c.DB(2).QueryRow("SELECT count(*) FROM t").Scan(&before); err != nil {
 		t.Fatal(err)
@@ -149,16 +149,16 @@ func TestSnapshotReplacesTheDatabase(t *testing.T) {
 	ctx := linearizable(t)
 	var after int
 	if err := c.DB(2).QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(&after); err != nil || after != 2001 {
-		t.Errorf("after %d rows, a linearizable read sees %d, %v", before, after, err)
+		t.Errorf("a linearizable read counts %d rows, want 2001, %v; a read before it has counted %d", after, err, before)
 	}
 	c.WaitEqual()
 	c.restart(2)
 	c.WaitEqual()
 }
 
-// The log is compacted by its size, without being asked: a node that was away
-// for longer is sent the database.
-func TestTheLogIsCompacted(t *testing.T) {
+// Nodes compact the log by themselves when it has grown: a node that was stopped in
+// the meantime receives the database.
+func TestLogIsCompactedBySize(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.HookCompaction(20*time.Millisecond, 1<<20) })
 	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
 	c.WaitReady(2)
@@ -170,7 +170,7 @@ func TestTheLogIsCompacted(t *testing.T) {
 	}
 	testrun.WaitFor(t, "the database to be sent", func() bool {
 		for range 20 {
-			mustExec(t, c.DB(0), "INSERT OR REPLACE INTO t VALUES(1, ?)", make([]byte, 100<<10)) // in the log 100 KiB of zeros are few
+			mustExec(t, c.DB(0), "INSERT OR REPLACE INTO t VALUES(1, ?)", make([]byte, 100<<10)) // which are few bytes in the compressed log
 			mustExec(t, c.DB(1), "INSERT OR REPLACE INTO t VALUES(2, ?)", random(100<<10))
 		}
 		c.Start(2)
@@ -194,9 +194,9 @@ func random(n int) []byte {
 	return b
 }
 
-// SQLite draws some numbers from a generator of the process's own. Nothing of
-// that may get into rows or the schema: several nodes share it, or each has one.
-func TestRandomnessThatIsNotTheOperations(t *testing.T) {
+// SQLite draws some numbers from a generator of the process, not of the operation.
+// None of them may get into rows or the schema, because replicas would differ.
+func TestNoRandomNumbersOfTheProcessInRows(t *testing.T) {
 	t.Parallel()
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -205,26 +205,26 @@ func TestRandomnessThatIsNotTheOperations(t *testing.T) {
 		mustExec(t, db, "CREATE VIEW wide AS SELECT a, a, a, a, a, a FROM t; CREATE VIEW broken AS SELECT * FROM nosuch")
 		mustExec(t, db, `CREATE VIRTUAL TABLE r USING rtree(id, lo, hi); CREATE VIRTUAL TABLE f USING fts5(x); CREATE VIRTUAL TABLE ext USING fts5(a, content='t', content_rowid='id'); CREATE VIRTUAL TABLE less USING fts5(x, content='');
 			CREATE VIRTUAL TABLE loc USING fts5(x, locale=1); CREATE VIRTUAL TABLE g USING geopoly(n)`)
-		refused := func(says string, texts ...string) {
+		wantRefused := func(words string, texts ...string) {
 			t.Helper()
 			for _, text := range texts {
-				if _, err := db.ExecContext(testrun.Context(t), text); err == nil || !strings.Contains(err.Error(), says) {
+				if _, err := db.ExecContext(testrun.Context(t), text); err == nil || !strings.Contains(err.Error(), words) {
 					t.Errorf("%s: %v", text, err)
 				}
-				if _, err := db.ExecContext(testrun.Context(t), "INSERT INTO log VALUES('before'); "+text); err == nil || !strings.Contains(err.Error(), says) {
+				if _, err := db.ExecContext(testrun.Context(t), "INSERT INTO log VALUES('before'); "+text); err == nil || !strings.Contains(err.Error(), words) {
 					t.Errorf("%s in a script: %v", text, err)
 				}
 				tx, err := db.BeginTx(testrun.Context(t), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := tx.ExecContext(testrun.Context(t), text); err == nil || !strings.Contains(err.Error(), says) {
+				if _, err := tx.ExecContext(testrun.Context(t), text); err == nil || !strings.Contains(err.Error(), words) {
 					t.Errorf("%s in a transaction: %v", text, err)
 				}
 				tx.Rollback()
 			}
 		}
-		refused("named at random",
+		wantRefused("named at random",
 			"CREATE TABLE u AS SELECT a, a, a, a, a, a FROM t",
 			"CREATE TABLE u AS SELECT * FROM t a, t b, t c, t d, t e, t f",
 			"CREATE TABLE u AS SELECT a, A, a, A, a, A, a, A FROM t",
@@ -244,11 +244,11 @@ func TestRandomnessThatIsNotTheOperations(t *testing.T) {
 		if err := db.QueryRowContext(testrun.Context(t), "SELECT count(*) FROM wide").Scan(&n); err != nil || n != 2 {
 			t.Errorf("the view has %d rows, %v", n, err)
 		}
-		refused("largest rowid", "INSERT INTO t(id) VALUES(9223372036854775807)", "UPDATE t SET id=9223372036854775807 WHERE id=1", "INSERT INTO six(rowid,a) VALUES(9223372036854775807,1)", "REPLACE INTO t(id) SELECT 9223372036854775807",
+		wantRefused("largest rowid", "INSERT INTO t(id) VALUES(9223372036854775807)", "UPDATE t SET id=9223372036854775807 WHERE id=1", "INSERT INTO six(rowid,a) VALUES(9223372036854775807,1)", "REPLACE INTO t(id) SELECT 9223372036854775807",
 			"INSERT INTO r VALUES(9223372036854775807,1,2)", "INSERT INTO f(rowid,x) VALUES(9223372036854775807,'w')", "INSERT INTO ext(rowid,a) VALUES(9223372036854775807,'w')", "INSERT INTO less(rowid,x) VALUES(9223372036854775807,'w')",
 			"INSERT INTO g(rowid,_shape) VALUES(9223372036854775807,'[[0,0],[1,0],[1,1],[0,0]]')", "INSERT INTO sqlite_sequence(rowid,name,seq) VALUES(9223372036854775807,'x',1)", "INSERT INTO sqlite_stat1(rowid,tbl) VALUES(9223372036854775807,'x')")
 		mustExec(t, db, "INSERT INTO t(a) VALUES('next'); INSERT INTO r VALUES(NULL,1,2); INSERT INTO f VALUES('next'); INSERT INTO less VALUES('next'); INSERT INTO sqlite_sequence(name,seq) VALUES('y',1); ANALYZE")
-		// Nodes of another history, whose generator is elsewhere.
+		// The generators of the nodes have drawn different numbers of numbers by now.
 		for i := range c.Len() {
 			if err := c.DB(i).QueryRowContext(testrun.Context(t), "SELECT count(*), max(id) FROM t").Scan(&n, new(int)); err != nil {
 				t.Error(err)
