@@ -6,12 +6,12 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// LastInsertId is that of a row which the statement itself has inserted, or, as
-// an upsert, updated: never another table's.
+// LastInsertId returns the rowid that the statement itself has inserted, or has updated
+// as an upsert; never one of another statement or of a trigger.
 func TestLastInsertIdIsOfTheStatement(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
-		db.SetMaxOpenConns(1) // last_insert_rowid() is the connection's
+		db.SetMaxOpenConns(1) // last_insert_rowid() belongs to the connection
 		for _, s := range []string{
 			"CREATE TABLE other(id INTEGER PRIMARY KEY, v)", "CREATE TABLE t(id INTEGER PRIMARY KEY, k UNIQUE, v)", "CREATE TABLE w(k PRIMARY KEY, v) WITHOUT ROWID",
 			"CREATE TABLE traced(id INTEGER PRIMARY KEY, v)", "CREATE TABLE log(id INTEGER PRIMARY KEY, v)", "CREATE VIRTUAL TABLE f USING fts5(v)",
@@ -43,39 +43,40 @@ func TestLastInsertIdIsOfTheStatement(t *testing.T) {
 			{"INSERT INTO t(id,k) VALUES(41,'m'); UPDATE t SET v=3", 41},
 			{"INSERT INTO t SELECT * FROM t WHERE 0", 0},
 		}
-		look := func(way string, q querier) {
+		check := func(way string, q querier) {
 			for _, s := range cases {
 				mustExec(t, q, "INSERT INTO other(id) VALUES(NULL)")
 				before := queryValue[int64](t, q, "SELECT last_insert_rowid()")
 				if id, err := mustExec(t, q, s.text).LastInsertId(); err != nil || id != s.want {
 					t.Errorf("%s: %s: %d, %v, want %d", way, s.text, id, err, s.want)
 				}
-				// The function stays SQLite's.
+				// last_insert_rowid() behaves as in SQLite.
 				if s.want == 0 {
 					if after := queryValue[int64](t, q, "SELECT last_insert_rowid()"); after != before {
-						t.Errorf("%s: %s made last_insert_rowid() %d of %d", way, s.text, after, before)
+						t.Errorf("%s: %s has changed last_insert_rowid() from %d to %d", way, s.text, before, after)
 					}
 				}
 			}
 		}
 		tx := mustBegin(t, db)
-		look("in a transaction", tx)
+		check("in a transaction", tx)
 		if err := tx.Rollback(); err != nil {
 			t.Fatal(err)
 		}
-		look("alone", db)
+		check("outside of a transaction", db)
 		mustExec(t, db, "CREATE TEMP TABLE own(id INTEGER PRIMARY KEY, k UNIQUE)")
 		if id, err := mustExec(t, db, "INSERT INTO own VALUES(12,'a')").LastInsertId(); err != nil || id != 12 {
-			t.Errorf("a TEMP table: %d, %v", id, err)
+			t.Errorf("an insert into a TEMP table: %d, %v", id, err)
 		}
 		if id, err := mustExec(t, db, "INSERT OR IGNORE INTO own(k) VALUES('a')").LastInsertId(); err != nil || id != 0 {
-			t.Errorf("nothing in a TEMP table: %d, %v", id, err)
+			t.Errorf("an ignored insert into a TEMP table: %d, %v", id, err)
 		}
 		c.WaitEqual()
 	})
 }
 
-func TestStateOfAConnection(t *testing.T) {
+// changes() and last_insert_rowid() return what SQLite returns after each statement.
+func TestCountersOfAConnection(t *testing.T) {
 	p := newPair(t, "")
 	state := text("SELECT changes(), last_insert_rowid()")
 	for _, s := range []step{
@@ -92,8 +93,8 @@ func TestStateOfAConnection(t *testing.T) {
 	}
 }
 
-// total_changes() of a connection counts what its writes touched, by triggers
-// and in scripts too, and nothing for what touched no row.
+// total_changes() counts all rows that the writes of a connection have changed, also by
+// triggers and in scripts. It does not count changes of the schema.
 func TestTotalChanges(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
@@ -122,8 +123,8 @@ func TestTotalChanges(t *testing.T) {
 	}
 }
 
-// Texts are classified by the transaction itself once it has TEMP objects, or has
-// changed the schema: changes() answered 0 after that.
+// After a transaction has changed the schema, or if it has TEMP objects, its statements
+// are classified on its view. That must not reset changes().
 func TestCountersSurviveClassification(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {

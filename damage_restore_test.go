@@ -38,7 +38,8 @@ func (c *testCluster) putBack(i int, copied string) {
 	}
 }
 
-// tryStart starts a node, which may refuse because it is damaged.
+// tryStart starts a node, and reports whether it has started. It fails the test if the
+// node refuses for another reason than ErrDamaged.
 func (c *testCluster) tryStart(i int) (started bool) {
 	c.t.Helper()
 	err := c.TryStart(i)
@@ -62,14 +63,14 @@ func (c *testCluster) damaged(i int) bool {
 	return err != nil
 }
 
-// sameOrRefused waits until the nodes that run hold the same, with at least so
-// many rows, or say that they are damaged. It returns how many run and are not.
-// Until the leader has told what it has applied, a difference may be unnoticed:
-// so somebody has to write.
-func (c *testCluster) sameOrRefused(rows int) (whole int) {
+// waitEqualOrDamaged waits until all running nodes that do not report ErrDamaged hold
+// the same rows; and, if they are a majority, at least as many as given. It returns how
+// many nodes these are. The caller must have written before: a node notices that it has
+// lost entries only when it gets new ones.
+func (c *testCluster) waitEqualOrDamaged(rows int) (undamaged int) {
 	c.t.Helper()
-	testrun.WaitFor(c.t, "the nodes to hold the same, or to refuse", func() bool {
-		whole = 0
+	testrun.WaitFor(c.t, "the nodes to hold the same rows, or to report that they are damaged", func() bool {
+		undamaged = 0
 		counts := map[int]bool{}
 		hashes := map[[32]byte]bool{}
 		for i, n := range c.Nodes() {
@@ -86,10 +87,10 @@ func (c *testCluster) sameOrRefused(rows int) (whole int) {
 			if err != nil {
 				return false
 			}
-			whole++
+			undamaged++
 			hashes[hash], counts[count] = true, true
 		}
-		if whole > c.Len()/2 { // the others can do nothing without them
+		if undamaged > c.Len()/2 { // a minority may not have got the newest entries
 			for count := range counts {
 				if count < rows {
 					return false
@@ -98,11 +99,12 @@ func (c *testCluster) sameOrRefused(rows int) (whole int) {
 		}
 		return len(hashes) <= 1
 	})
-	return whole
+	return undamaged
 }
 
-// The old folders of all nodes are put back, but on one the database is newer.
-// That one refuses to start; the others lose nothing that is written then.
+// Older copies of the folders of all nodes are put back, but one node keeps its newer
+// database. This node refuses to start. The others lose nothing that is written
+// afterwards.
 func TestDatabaseAheadOfItsLog(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{1, 3} {
@@ -133,19 +135,19 @@ func TestDatabaseAheadOfItsLog(t *testing.T) {
 			}
 			c.WaitReady(0)
 			c.insert(0, 300)
-			if whole := c.sameOrRefused(310); whole != 2 {
-				t.Errorf("%d nodes are whole, want 2", whole)
+			if n := c.waitEqualOrDamaged(310); n != 2 {
+				t.Errorf("%d nodes are not damaged, want 2", n)
 			}
-			// Its own log does not reach that far: it refuses still.
+			// Its own log still ends before the applied index of its database.
 			if c.tryStart(last) {
-				t.Error("the node with the newer database starts, once others are ahead of it")
+				t.Error("the node with the newer database starts after the others have written more entries")
 			}
 		})
 	}
 }
 
-// The newer database's last entry has an index that the log has too, but of
-// another term.
+// The last entry of the newer database has an index that the older log also has, but
+// there the entry is of another term.
 func TestDatabaseOfAnotherHistory(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)
@@ -161,7 +163,7 @@ func TestDatabaseOfAnotherHistory(t *testing.T) {
 	for i := range c.Len() {
 		c.putBack(i, old[i])
 	}
-	for range 3 { // an election each
+	for range 3 { // each start has an election, and so a new term
 		c.startAll()
 		c.WaitReady(0)
 		c.insert(0, 40)
@@ -174,9 +176,9 @@ func TestDatabaseOfAnotherHistory(t *testing.T) {
 	}
 }
 
-// Older folders are put back on a majority, or on one node alone. Whoever starts
-// first, what is acknowledged afterwards is not lost, and no two nodes that run
-// differ.
+// Older folders are put back on a majority of the nodes, or on one. Whichever node
+// starts first: writes that are acknowledged afterwards are not lost, and no two
+// running nodes hold different rows.
 func TestOlderFoldersPutBack(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -211,15 +213,15 @@ func TestOlderFoldersPutBack(t *testing.T) {
 				}
 				rows = max(rows, c.insertSome())
 			}
-			whole := c.sameOrRefused(rows)
-			t.Logf("%d nodes are whole; %d rows were acknowledged, or there before", whole, rows)
+			n := c.waitEqualOrDamaged(rows)
+			t.Logf("%d nodes are not damaged; they must have at least %d rows", n, rows)
 		})
 	}
 }
 
-// insertSome writes through any node that takes it, and returns how many rows
-// there must be: those that were there, and those acknowledged. It gives up when
-// no majority takes part any more.
+// insertSome inserts rows through any node that accepts them. It returns how many rows
+// there must be at least: those that were there before, and those acknowledged. It
+// stops when no majority of the nodes is running and undamaged.
 func (c *testCluster) insertSome() (rows int) {
 	c.t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {

@@ -16,8 +16,8 @@ import (
 	"github.com/hiqlite/hiqlite/tests/process"
 )
 
-// Files that are gone, or older than they were, are an error before Raft, which
-// would end the process, sees them.
+// Open returns ErrDamaged if files of the folder are missing, unreadable, or older than
+// the others. Raft must not open such a folder: it would end the process.
 func TestDamagedFolders(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -26,8 +26,8 @@ func TestDamagedFolders(t *testing.T) {
 	}{
 		{"database lost", func(t *testing.T, dir, _ string) { remove(t, filepath.Join(dir, "sql")) }},
 		{"log lost", func(t *testing.T, dir, _ string) { remove(t, filepath.Join(dir, "raft")) }},
-		{"database of the past", func(t *testing.T, dir, old string) { putBack(t, dir, old, "sql") }},
-		{"log of the past", func(t *testing.T, dir, old string) { putBack(t, dir, old, "raft") }},
+		{"database older than the log", func(t *testing.T, dir, old string) { putBack(t, dir, old, "sql") }},
+		{"log older than the database", func(t *testing.T, dir, old string) { putBack(t, dir, old, "raft") }},
 		{"identity unreadable", func(t *testing.T, dir, _ string) {
 			if err := os.WriteFile(filepath.Join(dir, "hiqlite.json"), []byte("{"), 0o644); err != nil {
 				t.Fatal(err)
@@ -39,7 +39,7 @@ func TestDamagedFolders(t *testing.T) {
 				t.Fatal(files, err)
 			}
 			for _, f := range files {
-				if err := os.WriteFile(f, []byte("this is no database, however long one looks at it"), 0o644); err != nil {
+				if err := os.WriteFile(f, []byte("this is not a SQLite database, only some text"), 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -50,9 +50,7 @@ func TestDamagedFolders(t *testing.T) {
 			dir, old := c.Config(0).DataDir, t.TempDir()
 			mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY)")
 			fill := func() {
-				for range 20 {
-					mustExec(t, c.DB(0), "INSERT INTO t DEFAULT VALUES")
-				}
+				c.insert(0, 20)
 				if err := c.Node(0).Compact(5); err != nil {
 					t.Fatal(err)
 				}
@@ -70,7 +68,7 @@ func TestDamagedFolders(t *testing.T) {
 				node.Close()
 			}
 			if !errors.Is(err, hiqlite.ErrDamaged) {
-				t.Errorf("opening it: %v, want ErrDamaged", err)
+				t.Errorf("Open: %v, want ErrDamaged", err)
 			}
 		})
 	}
@@ -83,6 +81,7 @@ func remove(t *testing.T, path string) {
 	}
 }
 
+// putBack replaces a file or a folder in dir by the copy in old.
 func putBack(t *testing.T, dir, old, name string) {
 	t.Helper()
 	remove(t, filepath.Join(dir, name))
@@ -91,9 +90,9 @@ func putBack(t *testing.T, dir, old, name string) {
 	}
 }
 
-// A node whose disk has flipped bits answers with right rows or an error, also
-// linearizably; it stops, and gives nothing of it to the others.
-func TestFlippedBitsAreNeverAnswered(t *testing.T) {
+// If bits of its database file are flipped, a node never returns wrong rows: reads fail
+// and the node stops. The other nodes are not affected.
+func TestFlippedBitsAreNeverReturned(t *testing.T) {
 	t.Parallel()
 	const rows = "SELECT count(*) || ' ' || sum(id*length(v)) || ' ' || (SELECT group_concat(substr(v, -2), '') FROM (SELECT v FROM t ORDER BY v)) FROM t"
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -105,7 +104,7 @@ func TestFlippedBitsAreNeverAnswered(t *testing.T) {
 		}
 		c.WaitEqual()
 		bad := c.Len() - 1
-		c.Stop(bad) // all is in the database file
+		c.Stop(bad) // which copies all of the write-ahead log into the database file
 		flipBits(t, c.Config(bad).DataDir)
 		if c.TryStart(bad) == nil {
 			node := c.Node(bad)
@@ -113,7 +112,7 @@ func TestFlippedBitsAreNeverAnswered(t *testing.T) {
 				var got string
 				err := node.DB().QueryRowContext(hiqlite.WithConsistency(testrun.Context(t), consistency), rows).Scan(&got)
 				if err == nil {
-					t.Errorf("it answers in spite of the damage; right: %v", got == want)
+					t.Errorf("a read of the damaged database has succeeded; its rows are right: %v", got == want)
 				}
 			}
 		}
@@ -124,13 +123,13 @@ func TestFlippedBitsAreNeverAnswered(t *testing.T) {
 			mustExec(t, c.DB(i), "UPDATE t SET v=v WHERE id=1")
 			var got string
 			if err := c.DB(i).QueryRowContext(linearizable(t), rows).Scan(&got); err != nil || got != want {
-				t.Errorf("node %d: right: %v, %v", i+1, got == want, err)
+				t.Errorf("node %d is not damaged: its rows are right: %v, %v", i+1, got == want, err)
 			}
 		}
 	})
 }
 
-// flipBits flips a bit in each fourth page of the database of a node that is down.
+// flipBits flips a bit in each fourth page of the database file of a stopped node.
 func flipBits(t *testing.T, dir string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "sql", "generation-*", "data.db"))
@@ -152,14 +151,15 @@ func flipBits(t *testing.T, dir string) {
 	}
 }
 
-// A snapshot of a shard in memory that cannot be read is found before Raft reads
-// it, which would end the program; whatever the folder is called.
-func TestADamagedSnapshotOfABucket(t *testing.T) {
+// Open finds a damaged snapshot of an in-memory shard before Raft reads it, which would
+// end the program. It finds it also if the name of the folder contains characters that
+// have a meaning in patterns of file names.
+func TestDamagedSnapshotOfABucket(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.DataDir = filepath.Join(filepath.Dir(cfg.DataDir), "[1] a[b") })
 	ctx := testrun.Context(t)
 	b := bucketOf(t, c.Node(0), "b")
-	for i := range 40 { // several blocks of the file: what is random stays as long as it is
+	for i := range 40 { // random values cannot be compressed, so that the file has several blocks
 		value := make([]byte, 100_000)
 		rand.Read(value)
 		if err := b.Put(ctx, fmt.Sprint(i), hex.EncodeToString(value)); err != nil {
@@ -169,7 +169,7 @@ func TestADamagedSnapshotOfABucket(t *testing.T) {
 	if err := c.Node(0).CompactMemory(0); err != nil {
 		t.Fatal(err)
 	}
-	c.restart(0) // it is read as it is
+	c.restart(0) // the snapshot can be read before it is damaged
 	c.Stop(0)
 	damaged := 0
 	err := filepath.WalkDir(c.Config(0).DataDir, func(path string, d fs.DirEntry, err error) error {
@@ -193,8 +193,8 @@ func TestADamagedSnapshotOfABucket(t *testing.T) {
 	}
 }
 
-// Each file of a stopped node's Raft folder is removed in turn: the node says
-// what is wrong, or starts and holds all that was there.
+// Each file of the Raft folder of a stopped node is removed in turn. The node then says
+// that the folder is damaged, or it starts and has all rows.
 func TestMissingRaftFiles(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	c := newCluster(t, 1)
@@ -224,10 +224,10 @@ func TestMissingRaftFiles(t *testing.T) {
 	}
 	for _, name := range names {
 		t.Run(strings.ReplaceAll(name, "/", "_"), func(t *testing.T) {
-			// A process of its own: Dragonboat leaves goroutines, and the folder
-			// locked, where it fails to open it.
+			// The node runs in another process: when Dragonboat fails to open a
+			// folder, it leaves goroutines behind, and the folder locked.
 			cfg := c.Config(0)
-			cfg.Logger = nil // this test's, which another process does not have
+			cfg.Logger = nil // writes to this test, which the other process cannot do
 			cfg.DataDir = filepath.Join(t.TempDir(), "1")
 			if err := os.CopyFS(cfg.DataDir, os.DirFS(whole)); err != nil {
 				t.Fatal(err)
@@ -238,19 +238,19 @@ func TestMissingRaftFiles(t *testing.T) {
 			p := process.StartNode(t, cfg, t.TempDir(), 0)
 			if r, err := p.Try("ready"); err == nil {
 				if len(r.Errors) > 0 || p.Ask("hash").Hash != hash {
-					t.Errorf("it starts, but holds other rows, or says %v", r.Errors)
+					t.Errorf("the node starts, but has other rows, or returns the errors %v", r.Errors)
 				}
 				return
 			}
 			<-p.Ended()
 			if log := p.Log(); !strings.Contains(log, "damaged") || strings.Contains(log, "nil pointer") || strings.Contains(log, "panic:") {
-				t.Errorf("it says %s", log)
+				t.Errorf("the node ends with the log %s", log)
 			}
 		})
 	}
 }
 
-// hashOf returns the hash of a stopped node, which it starts for it.
+// hashOf starts a stopped node, gets the hash of its database, and stops it again.
 func hashOf(c *testCluster) (string, error) {
 	c.Start(0)
 	defer c.Stop(0)

@@ -9,12 +9,12 @@ import (
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/testrun"
-	"github.com/hiqlite/hiqlite/kv"
 )
 
-// A node refuses writes before its disk is full, takes no part before the Raft
-// log would meet the end, serves reads all the time, loses nothing, and goes on
-// by itself when there is space again.
+// A node refuses writes when little space is left on its disk, and is paused when less
+// is left: it takes no part in the cluster, so that the Raft log needs no space. It
+// serves local reads all the time, loses nothing, and goes on by itself when there is
+// space again.
 func TestFullDisk(t *testing.T) {
 	var free atomic.Int64
 	free.Store(1 << 40)
@@ -32,11 +32,11 @@ func TestFullDisk(t *testing.T) {
 			}
 			return err
 		}
-		rows := func(what string) {
+		checkRows := func(when string) {
 			t.Helper()
 			var n int
 			if err := c.DB(0).QueryRowContext(testrun.Context(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != written {
-				t.Errorf("%s: %d rows of %d, %v", what, n, written, err)
+				t.Errorf("%s: %d rows, want %d, %v", when, n, written, err)
 			}
 		}
 		free.Store(200 << 20)
@@ -47,11 +47,11 @@ func TestFullDisk(t *testing.T) {
 			}
 			return err != nil
 		})
-		rows("while writes are refused")
+		checkRows("while writes are refused")
 		free.Store(1 << 40)
-		testrun.WaitFor(t, "writes to be taken again", func() bool { return write() == nil })
+		testrun.WaitFor(t, "writes to succeed again", func() bool { return write() == nil })
 		free.Store(1 << 20)
-		testrun.WaitFor(t, "the nodes to take no part", func() bool {
+		testrun.WaitFor(t, "all nodes to be paused", func() bool {
 			for _, n := range c.Nodes() {
 				s, err := n.Status(testrun.Context(t))
 				if err != nil {
@@ -66,32 +66,28 @@ func TestFullDisk(t *testing.T) {
 			return true
 		})
 		if err := write(); !errors.Is(err, hiqlite.ErrDiskFull) {
-			t.Errorf("a write to a node that takes no part: %v", err)
+			t.Errorf("a write through a paused node: %v", err)
 		}
-		buckets, err := kv.New[string](c.Node(0), "b")
-		if err != nil {
-			t.Fatal(err)
+		if _, err := bucketOf(t, c.Node(0), "b").Delete(testrun.Context(t), "k"); !errors.Is(err, hiqlite.ErrDiskFull) {
+			t.Errorf("a Delete through a paused node: %v", err)
 		}
-		if _, err := buckets.Delete(testrun.Context(t), "k"); !errors.Is(err, hiqlite.ErrDiskFull) {
-			t.Errorf("a Delete through a node that takes no part: %v", err)
-		}
-		rows("while the nodes take no part")
+		checkRows("while the nodes are paused")
 		if c.Len() > 1 {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
-			testrun.WaitFor(t, "no leader to be left", func() bool { s, _ := c.Node(0).Status(testrun.Context(t)); return s.Leader == 0 })
+			testrun.WaitFor(t, "the cluster to have no leader", func() bool { s, _ := c.Node(0).Status(testrun.Context(t)); return s.Leader == 0 })
 			if err := c.Node(0).Ready(ctx); !errors.Is(err, hiqlite.ErrDiskFull) {
-				t.Errorf("a node that takes no part is ready: %v", err)
+				t.Errorf("Ready of a paused node: %v, want ErrDiskFull", err)
 			}
 		}
 		free.Store(1 << 40)
-		testrun.WaitFor(t, "writes to be taken again", func() bool { return write() == nil })
-		rows("afterwards")
+		testrun.WaitFor(t, "writes to succeed again", func() bool { return write() == nil })
+		checkRows("afterwards")
 		c.WaitEqual()
 	}, hook)
 }
 
-// One node of three has no space: the others go on, and it catches up.
+// One of three nodes has no space left: the others go on, and later it catches up.
 func TestOneFullDiskOfThree(t *testing.T) {
 	var low atomic.Bool
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
@@ -107,7 +103,7 @@ func TestOneFullDiskOfThree(t *testing.T) {
 	c.insert(0, 5)
 	c.WaitEqual()
 	low.Store(true)
-	testrun.WaitFor(t, "the node to take no part", func() bool {
+	testrun.WaitFor(t, "the node to be paused", func() bool {
 		s, err := c.Node(1).Status(testrun.Context(t))
 		if err != nil {
 			t.Fatal(err)
@@ -117,14 +113,15 @@ func TestOneFullDiskOfThree(t *testing.T) {
 	c.insert(0, 50)
 	n := 0
 	if err := c.DB(1).QueryRowContext(testrun.Context(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n < 5 || n == 55 {
-		t.Errorf("a node that takes no part reads %d rows, %v", n, err)
+		t.Errorf("the paused node reads %d rows, want those of before, %v", n, err)
 	}
 	low.Store(false)
 	c.WaitEqual()
 	mustExec(t, c.DB(1), "INSERT INTO t DEFAULT VALUES")
 }
 
-// Small volumes work.
+// How much space must be left depends on the size of the volume, so that small volumes
+// can be used.
 func TestDiskMarks(t *testing.T) {
 	t.Parallel()
 	for total, want := range map[int64][2]int64{

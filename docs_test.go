@@ -55,8 +55,8 @@ func readDocument(t *testing.T, name string) string {
 	return string(b)
 }
 
-// source returns the project's files and folders, under their paths and each end
-// of these, and the words of its Go code: identifiers, and words in literals.
+// source returns the files and folders of the project, by their paths and by each
+// suffix of these; and the words of its Go code: identifiers, and words in literals.
 func source(t *testing.T) (files, folders, words map[string]bool) {
 	t.Helper()
 	files, folders, words = map[string]bool{}, map[string]bool{}, map[string]bool{}

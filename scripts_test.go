@@ -7,9 +7,9 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// Each statement of a script binds from the first argument, settings beside
-// reads too; an argument that none uses is an error.
-func TestScriptsOfReadsTakeArguments(t *testing.T) {
+// Each statement of a script binds the arguments from the first one on. An argument that
+// no statement uses is an error.
+func TestArgumentsOfScripts(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
 	var got int
@@ -20,15 +20,15 @@ func TestScriptsOfReadsTakeArguments(t *testing.T) {
 		t.Errorf("got %d, %v", got, err)
 	}
 	if err := c.DB(0).QueryRow("SELECT 1; SELECT ?", 5, 6, 7).Scan(&got); err == nil {
-		t.Error("arguments that nothing uses were taken")
+		t.Error("arguments that no statement uses were accepted")
 	}
 	if err := c.DB(0).QueryRow("SELECT 1; SELECT ? + ?", 5).Scan(&got); err == nil {
-		t.Error("a missing argument was not noticed")
+		t.Error("a script with a missing argument has succeeded")
 	}
 }
 
-// A script in a transaction answers as one outside does.
-func TestScriptsInATransactionAnswer(t *testing.T) {
+// A script in a transaction returns the same rows as outside of one.
+func TestResultsOfScriptsInATransaction(t *testing.T) {
 	for _, begin := range []string{"SELECT 1", "BEGIN"} {
 		p := newPair(t, "")
 		for _, s := range []step{
@@ -42,7 +42,7 @@ func TestScriptsInATransactionAnswer(t *testing.T) {
 	}
 }
 
-// A script that fails gives back the reader of the rows that it had so far.
+// A script that fails gives back the reader that its first statements have used.
 func TestFailedScriptsGiveReadersBack(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) { cfg.MaxReaders = 1 })
@@ -57,17 +57,19 @@ func TestFailedScriptsGiveReadersBack(t *testing.T) {
 	}
 }
 
+// A script can begin and end transactions. If it fails, the transaction that it has
+// begun is rolled back.
 func TestScriptsThatBeginTransactions(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		conn := mustConn(t, c.DB(c.Len()-1))
-		values := func(want string) {
+		wantValues := func(want string) {
 			t.Helper()
 			if got := queryValue[string](t, conn, "SELECT coalesce(group_concat(a), '') FROM t"); got != want {
 				t.Errorf("%q, want %q", got, want)
 			}
 		}
-		open := func(want bool) {
+		commitIfOpen := func(want bool) { // fails the test unless want says whether a transaction is open
 			t.Helper()
 			_, err := conn.ExecContext(testrun.Context(t), "COMMIT")
 			if open := err == nil; open != want {
@@ -76,25 +78,25 @@ func TestScriptsThatBeginTransactions(t *testing.T) {
 		}
 		mustExec(t, conn, "CREATE TABLE t(a UNIQUE)")
 		mustExec(t, conn, "BEGIN; INSERT INTO t VALUES(1); INSERT INTO t VALUES(2); COMMIT")
-		values("1,2")
-		open(false)
+		wantValues("1,2")
+		commitIfOpen(false)
 		for _, script := range []string{"BEGIN; INSERT INTO t VALUES(3); INSERT INTO t VALUES(1); COMMIT", "BEGIN; INSERT INTO t VALUES(3); SELEC; COMMIT", "BEGIN; INSERT INTO t VALUES(3); INSERT INTO nowhere VALUES(1); COMMIT;"} {
 			if _, err := conn.ExecContext(testrun.Context(t), script); err == nil {
 				t.Errorf("%s: no error", script)
 			}
-			open(false)
-			values("1,2")
+			commitIfOpen(false)
+			wantValues("1,2")
 		}
-		mustExec(t, conn, "INSERT INTO t VALUES(3); BEGIN; INSERT INTO t VALUES(4)") // is left open
-		values("1,2,3,4")
+		mustExec(t, conn, "INSERT INTO t VALUES(3); BEGIN; INSERT INTO t VALUES(4)") // leaves the transaction open
+		wantValues("1,2,3,4")
 		mustExec(t, conn, "INSERT INTO t VALUES(5)")
-		open(true)
-		values("1,2,3,4,5")
+		commitIfOpen(true)
+		wantValues("1,2,3,4,5")
 		mustExec(t, conn, "BEGIN; DELETE FROM t; ROLLBACK")
-		values("1,2,3,4,5")
+		wantValues("1,2,3,4,5")
 		mustExec(t, conn, "SAVEPOINT a; INSERT INTO t VALUES(6); SAVEPOINT b; INSERT INTO t VALUES(7); ROLLBACK TO b; RELEASE a")
-		values("1,2,3,4,5,6")
-		open(false)
+		wantValues("1,2,3,4,5,6")
+		commitIfOpen(false)
 
 		mustExec(t, conn, "SAVEPOINT a")
 		mustExec(t, conn, "INSERT INTO t VALUES(7)")
@@ -103,29 +105,29 @@ func TestScriptsThatBeginTransactions(t *testing.T) {
 		mustExec(t, conn, "RELEASE a") // the inner one
 		var n int
 		if err := c.DB(0).QueryRowContext(linearizable(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 6 {
-			t.Errorf("others see %d rows, %v", n, err)
+			t.Errorf("other connections see %d rows, want 6, %v", n, err)
 		}
 		mustExec(t, conn, "RELEASE a") // commits
-		values("1,2,3,4,5,6,7,8")
-		open(false)
+		wantValues("1,2,3,4,5,6,7,8")
+		commitIfOpen(false)
 		c.WaitEqual()
 	})
 }
 
-// The END of a trigger whose table the script makes is not a COMMIT: the script
-// is one write, and atomic.
-func TestScriptWithATriggerOnATableOfItsOwn(t *testing.T) {
+// A script creates a table and a trigger on it. The END of the trigger must not be taken
+// for a COMMIT: the script is one operation, and applied wholly or not at all.
+func TestScriptWithATriggerOnItsOwnTable(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, withoutTimeouts)
 	db := c.DB(0)
-	const make = "CREATE TABLE k(id INTEGER PRIMARY KEY); CREATE TABLE log(m); CREATE TRIGGER noted AFTER INSERT ON k BEGIN INSERT INTO log VALUES('k'); END"
-	if _, err := db.Exec(make + "; INSERT INTO nowhere VALUES(1)"); err == nil {
+	const create = "CREATE TABLE k(id INTEGER PRIMARY KEY); CREATE TABLE log(m); CREATE TRIGGER noted AFTER INSERT ON k BEGIN INSERT INTO log VALUES('k'); END"
+	if _, err := db.Exec(create + "; INSERT INTO nowhere VALUES(1)"); err == nil {
 		t.Error("no error")
 	}
 	if n := queryValue[int](t, db, "SELECT count(*) FROM sqlite_schema WHERE name IN ('k', 'log', 'noted')"); n != 0 {
-		t.Errorf("%d of the script's makings are there", n)
+		t.Errorf("the failed script has created %d objects", n)
 	}
-	mustExec(t, db, make+"; INSERT INTO k VALUES(1)")
+	mustExec(t, db, create+"; INSERT INTO k VALUES(1)")
 	if n := queryValue[int](t, db, "SELECT count(*) FROM log"); n != 1 {
 		t.Error(n)
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// tempSteps are what programs do with TEMP objects, on one connection. Both
-// drivers are told them and have to answer alike.
+// tempSteps are what programs do with TEMP objects, on one connection. Both drivers run
+// them and must return the same.
 var tempSteps = []step{
 	text("CREATE TABLE t(id INTEGER PRIMARY KEY, v UNIQUE, n INTEGER)"), text("CREATE TABLE log(id INTEGER PRIMARY KEY AUTOINCREMENT, what)"), text("INSERT INTO t(v,n) VALUES('a',1),('b',2),('c',3)"),
 	text("SELECT * FROM sqlite_temp_schema"), text("DROP TABLE IF EXISTS temp.ids"),
@@ -63,7 +63,8 @@ var tempSteps = []step{
 
 func TestTempObjects(t *testing.T) { eachWay(t, "", tempSteps) }
 
-// clusterPair is a connection to a node of a cluster and one to the reference.
+// clusterPair returns a pair of a connection to a node of a cluster, and one to the
+// reference.
 func clusterPair(t *testing.T, c *testCluster, node int, options string) *pair {
 	t.Helper()
 	p := &pair{t: t, folder: t.TempDir()}
@@ -81,7 +82,8 @@ func clusterPair(t *testing.T, c *testCluster, node int, options string) *pair {
 	return p
 }
 
-// All nodes hold the same afterwards, and no TEMP object is left on any of them.
+// After statements with TEMP objects, all nodes hold the same rows, and no TEMP object
+// is left on any of them.
 func TestTempObjectsOnAllNodes(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		p := clusterPair(t, c, c.Len()-1, "")
@@ -91,7 +93,7 @@ func TestTempObjectsOnAllNodes(t *testing.T) {
 				c.WaitEqual()
 			}
 		}
-		for i := range c.Len() { // one after the other: each loads the log anew
+		for i := range c.Len() { // one after the other; each applies its log again
 			c.restart(i)
 			mustExec(t, c.DB(i), "INSERT INTO log(what) SELECT 'left '||count(*) FROM sqlite_temp_schema")
 		}
@@ -103,7 +105,7 @@ func TestTempObjectsOnAllNodes(t *testing.T) {
 	})
 }
 
-// They belong to one connection, for as long as that lives.
+// TEMP objects belong to one connection, until it is closed.
 func TestTempObjectsBelongToTheirConnection(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
@@ -123,7 +125,7 @@ func TestTempObjectsBelongToTheirConnection(t *testing.T) {
 	}
 	db.SetMaxOpenConns(2)
 	if err := db.QueryRowContext(testrun.Context(t), "SELECT count(*) FROM x").Scan(&n); err == nil {
-		t.Error("another connection sees it")
+		t.Error("another connection sees the TEMP table")
 	}
 	if err := db.QueryRowContext(testrun.Context(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 1 {
 		t.Errorf("%d, %v", n, err)
@@ -131,8 +133,8 @@ func TestTempObjectsBelongToTheirConnection(t *testing.T) {
 	conn.Close()
 }
 
-// What concerns TEMP objects alone needs nobody: it works while another node's
-// transaction has the write lease, and in a transaction that only reads.
+// Statements that change only TEMP objects do not need the write lease: they work while
+// another node holds it, and in a read-only transaction.
 func TestTempObjectsNeedNoLease(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -150,15 +152,9 @@ func TestTempObjectsNeedNoLease(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		exec := func(text string, args ...any) {
-			t.Helper()
-			if _, err := conn.ExecContext(testrun.Context(t), text, args...); err != nil {
-				t.Fatalf("%s: %v", text, err)
-			}
-		}
-		exec("PRAGMA busy_timeout=1")
-		exec("CREATE TEMP TABLE ids(id)")
-		exec("INSERT INTO ids VALUES(1); INSERT INTO ids VALUES(2)")
+		mustExec(t, conn, "PRAGMA busy_timeout=1")
+		mustExec(t, conn, "CREATE TEMP TABLE ids(id)")
+		mustExec(t, conn, "INSERT INTO ids VALUES(1); INSERT INTO ids VALUES(2)")
 		tx, err := conn.BeginTx(testrun.Context(t), &sql.TxOptions{ReadOnly: true})
 		if err != nil {
 			t.Fatal(err)
@@ -183,22 +179,22 @@ func TestTempObjectsNeedNoLease(t *testing.T) {
 		_, err = conn.ExecContext(testrun.Context(t), "INSERT INTO t(v) SELECT id FROM ids")
 		var e *hiqlite.Error
 		if !errors.As(err, &e) || e.ExtendedCode != 5 {
-			t.Errorf("a write while another has the lease: %v", err)
+			t.Errorf("a write while another node holds the lease: %v", err)
 		}
 		if err := other.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		exec("PRAGMA busy_timeout=10000")
-		exec("INSERT INTO t(v) SELECT id FROM ids")
-		exec("PRAGMA query_only=1")
+		mustExec(t, conn, "PRAGMA busy_timeout=10000")
+		mustExec(t, conn, "INSERT INTO t(v) SELECT id FROM ids")
+		mustExec(t, conn, "PRAGMA query_only=1")
 		if _, err := conn.ExecContext(testrun.Context(t), "DELETE FROM ids"); err == nil {
-			t.Error("query_only")
+			t.Error("a TEMP table was written with query_only=1")
 		}
 		c.WaitEqual()
 	})
 }
 
-// A batch may make, use and drop them.
+// A batch may create, use and drop TEMP objects.
 func TestTempObjectsInABatch(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -225,7 +221,7 @@ func TestTempObjectsInABatch(t *testing.T) {
 	})
 }
 
-// There is a bound, which says what it is.
+// The TEMP objects of a connection have a bound, which the error names.
 func TestTempObjectsAreBounded(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
@@ -265,7 +261,9 @@ func TestTempObjectsAreBounded(t *testing.T) {
 	}
 }
 
-// A prepared statement follows what its text means: TEMP objects come and go.
+// A prepared statement uses the TEMP table of the name in its text if there is one, and
+// the ordinary table otherwise, although TEMP tables are created and dropped after the
+// statement was prepared.
 func TestPreparedStatementsFollowTempObjects(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
@@ -275,13 +273,7 @@ func TestPreparedStatementsFollowTempObjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	exec := func(text string) {
-		t.Helper()
-		if _, err := conn.ExecContext(testrun.Context(t), text); err != nil {
-			t.Fatalf("%s: %v", text, err)
-		}
-	}
-	exec("CREATE TABLE t(a)")
+	mustExec(t, conn, "CREATE TABLE t(a)")
 	insert, err := conn.PrepareContext(ctx, "INSERT INTO t VALUES(?)")
 	if err != nil {
 		t.Fatal(err)
@@ -292,32 +284,32 @@ func TestPreparedStatementsFollowTempObjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer count.Close()
-	see := func(want int) {
+	insertAndCount := func(want int) {
 		t.Helper()
 		var n int
 		if _, err := insert.ExecContext(testrun.Context(t), 1); err != nil {
 			t.Fatal(err)
 		}
 		if err := count.QueryRowContext(testrun.Context(t)).Scan(&n); err != nil || n != want {
-			t.Errorf("%d, %v, want %d", n, err, want)
+			t.Errorf("%d rows, %v, want %d", n, err, want)
 		}
 	}
-	see(1)
-	exec("CREATE TEMP TABLE t(a)")
-	see(1)
-	see(2)
-	exec("BEGIN")
-	see(3)
-	exec("DROP TABLE temp.t")
-	see(2)
-	exec("ROLLBACK")
-	see(3)
-	exec("DROP TABLE temp.t")
-	see(2)
+	insertAndCount(1)
+	mustExec(t, conn, "CREATE TEMP TABLE t(a)")
+	insertAndCount(1)
+	insertAndCount(2)
+	mustExec(t, conn, "BEGIN")
+	insertAndCount(3)
+	mustExec(t, conn, "DROP TABLE temp.t")
+	insertAndCount(2)
+	mustExec(t, conn, "ROLLBACK")
+	insertAndCount(3)
+	mustExec(t, conn, "DROP TABLE temp.t")
+	insertAndCount(2)
 }
 
-// A deferred key that is violated undoes the statement, also where it changes
-// nothing but TEMP tables.
+// A statement outside of a transaction that violates a deferred foreign key is undone,
+// also if it changes only TEMP tables.
 func TestDeferredKeysOfTempTables(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -334,7 +326,7 @@ func TestDeferredKeysOfTempTables(t *testing.T) {
 			plain, fails := strings.CutPrefix(text, "!")
 			err := run(plain)
 			if fails {
-				wantCode(t, "COMMIT", err, 787, "FOREIGN KEY constraint failed")
+				wantCode(t, plain, err, 787, "FOREIGN KEY constraint failed")
 			} else if err != nil {
 				t.Errorf("%s: %v", plain, err)
 			}
@@ -346,8 +338,8 @@ func TestDeferredKeysOfTempTables(t *testing.T) {
 	})
 }
 
-// A statement that changes TEMP objects alone needs no write lease. That such a
-// transaction may be ended by OR ROLLBACK made the program panic.
+// A transaction that has changed only TEMP objects has no write lease. OR ROLLBACK can
+// end it; this once made the program panic.
 func TestRollbackByATempTableWithoutTheLease(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {

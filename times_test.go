@@ -32,7 +32,8 @@ func mustZone(name string) *time.Location {
 	return zone
 }
 
-func TestTimesOfEveryZoneComeBack(t *testing.T) {
+// A time of any zone can be stored and is read back as the same moment, in UTC.
+func TestTimesOfEveryZone(t *testing.T) {
 	t.Parallel()
 	moments := []time.Time{
 		time.Now(), time.Date(2024, 2, 29, 23, 59, 59, 0, time.UTC), time.Date(2024, 7, 1, 0, 0, 0, 500_000_000, time.UTC),
@@ -51,7 +52,7 @@ func TestTimesOfEveryZoneComeBack(t *testing.T) {
 						t.Fatalf("%v in %q came back as %v, %v", at, zone, got[i], err)
 					}
 				}
-				// What was read finds its row, and what it was made of does.
+				// The row is found by the time that was read, and by the one that was written.
 				if n := queryValue[int](t, db, "SELECT count(*) FROM t WHERE dt=? AND tz=? AND id=last_insert_rowid()+0*?", got[0], at, 0); n > 1 {
 					t.Fatalf("%v finds %d rows", at, n)
 				}
@@ -61,13 +62,13 @@ func TestTimesOfEveryZoneComeBack(t *testing.T) {
 			}
 		}
 		if n := queryValue[int](t, db, "SELECT count(*) FROM t WHERE datetime(dt) IS NULL OR julianday(dt) IS NULL OR strftime('%s', dt) IS NULL OR dt LIKE '%m=%'"); n != 0 {
-			t.Errorf("SQLite's functions cannot read %d of them", n)
+			t.Errorf("SQLite's date functions cannot read %d of the times", n)
 		}
 		c.WaitEqual()
 	})
 }
 
-// The order of the texts is the order of the times.
+// Times are stored as texts, whose order is that of the times.
 func TestTimesSortAsTexts(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
@@ -91,7 +92,7 @@ func TestTimesSortAsTexts(t *testing.T) {
 	for i := 0; rows.Next(); i++ {
 		var at time.Time
 		if err := rows.Scan(&at); err != nil || !at.Equal(times[i]) {
-			t.Fatalf("place %d is %v, want %v, %v", i, at, times[i], err)
+			t.Fatalf("row %d is %v, want %v, %v", i, at, times[i], err)
 		}
 	}
 	for i := 0; i < len(times); i += 17 {
@@ -102,14 +103,14 @@ func TestTimesSortAsTexts(t *testing.T) {
 			}
 		}
 		if n := queryValue[int](t, db, "SELECT count(*) FROM t WHERE at>=?", times[i].In(zones[i%len(zones)])); n != want {
-			t.Errorf("from %v on there are %d, want %d", times[i], n, want)
+			t.Errorf("%d times are not before %v, want %d", n, times[i], want)
 		}
 	}
 }
 
-// Every form that this driver or another one, or another language's, has ever
-// stored is a time in a column of times.
-func TestTimesInForeignForms(t *testing.T) {
+// In a column of times, texts in all forms that drivers of Go and of other languages
+// have stored are read as times.
+func TestTimesInOtherFormats(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
 	db := c.DB(0)
@@ -135,7 +136,7 @@ func TestTimesInForeignForms(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"", "no time", "2024-02-30", "2024-13-01", "2024-02-03 24:00:01", "2024-02-03 04:60", "2024-02-03 04:05:61", "04:05:06", "2460000.5", "2024", "2024-02", "2024-02-03 04:05:06.", "2024-02-03x", "2024-02-03 04:05:06+99:99",
-		// A result of timediff, and a number before a time.
+		// The result of timediff, and years of five digits.
 		"-0023-11-30 12:00:00.000", "12023-11-19 09:52:39.001+00:00", "12023-11-19", "02023-11-19"} {
 		mustExec(t, db, "INSERT INTO f VALUES(?)", text)
 		var got any
@@ -143,12 +144,14 @@ func TestTimesInForeignForms(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, is := got.(time.Time); is {
-			t.Errorf("%q was taken for the time %v", text, got)
+			t.Errorf("%q was read as the time %v", text, got)
 		}
 	}
 }
 
-func TestTimeFormatsByName(t *testing.T) {
+// ConnConfig.TimeFormat sets how times are written, and ConnConfig.Location in which
+// zone they are read.
+func TestTimeFormats(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2024, 2, 3, 4, 5, 6, 700_000_000, time.FixedZone("", -4*3600))
 	c := newCluster(t, 1)
@@ -179,14 +182,15 @@ func TestTimeFormatsByName(t *testing.T) {
 	mustExec(t, db, "CREATE TABLE t(at DATETIME)")
 	mustExec(t, db, "INSERT INTO t VALUES(?)", at)
 	if got := queryValue[string](t, db, "SELECT CAST(at AS TEXT) FROM t"); got != "2024-02-03 08:05:06.7+00:00" {
-		t.Errorf("written in a zone: %s", got)
+		t.Errorf("with a Location the time is written as %s", got)
 	}
 	if got := queryValue[time.Time](t, db, "SELECT at FROM t"); got.Location().String() != "Asia/Kathmandu" || !got.Equal(at) {
-		t.Errorf("read in a zone: %v", got)
+		t.Errorf("with a Location the time is read as %v", got)
 	}
 }
 
-func TestTimesThatTextsCannotHold(t *testing.T) {
+// A time before year 0 or after year 9999 cannot be written in the default format.
+func TestTimesOutsideOfTheDefaultFormat(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
 	db := c.DB(0)
@@ -203,7 +207,7 @@ func TestTimesThatTextsCannotHold(t *testing.T) {
 	}
 }
 
-// timeOptions are all combinations of what a DSN can say about times.
+// timeOptions returns all combinations of the options of a DSN that concern times.
 func timeOptions() (all []string) {
 	for _, format := range []string{"", "sqlite", "datetime", "string_no_monotonic"} {
 		for _, integer := range []string{"", "unix", "unix_milli", "unix_micro", "unix_nano"} {
@@ -256,8 +260,9 @@ func TestTimesInAllFormats(t *testing.T) {
 const localTimes = `SELECT datetime('2024-07-01 12:00:00','localtime') || ' ' || datetime('2024-01-01 12:00:00','localtime') || ' ' ||
 	datetime('2024-07-01 12:00:00','utc') || ' ' || datetime('1950-07-01 12:00:00','localtime') || ' ' || datetime('2080-01-01 12:00:00','localtime')`
 
-// one zone, in reads, writes and transactions of all nodes.
-func sameZone(t *testing.T, c *testCluster, want string) {
+// wantZone fails the test unless localtime is the same in reads, writes and
+// transactions of all nodes.
+func wantZone(t *testing.T, c *testCluster, want string) {
 	t.Helper()
 	for i := range c.Len() {
 		db := c.DB(i)
@@ -282,11 +287,11 @@ func sameZone(t *testing.T, c *testCluster, want string) {
 			t.Fatal(err)
 		}
 		if got := queryValue[string](t, read, localTimes); got != want {
-			t.Errorf("a transaction that reads on node %d: %s, want %s", i+1, got, want)
+			t.Errorf("a read-only transaction on node %d: %s, want %s", i+1, got, want)
 		}
 		read.Rollback()
 		if n := queryValue[int](t, db, "SELECT count(DISTINCT at) FROM zone"); n != 1 {
-			t.Errorf("%d different times stand in the table", n)
+			t.Errorf("the table has %d different times, want 1", n)
 		}
 	}
 	c.WaitEqual()
@@ -297,41 +302,44 @@ const (
 	inBerlin = "2024-07-01 14:00:00 2024-01-01 13:00:00 2024-07-01 10:00:00 1950-07-01 14:00:00 2080-01-01 13:00:00"
 )
 
-// The process's own zone is an odd one: run again with TZ set.
-func TestLocaltimeIsTheClusters(t *testing.T) {
+// localtime uses the zone of the cluster, not that of the process. So the test runs
+// itself again in a process with another zone.
+func TestLocaltimeUsesTheZoneOfTheCluster(t *testing.T) {
 	if os.Getenv("TZ") != "Asia/Kathmandu" {
-		child := exec.Command(os.Args[0], "-test.run=^TestLocaltimeIsTheClusters$", "-test.v")
+		child := exec.Command(os.Args[0], "-test.run=^TestLocaltimeUsesTheZoneOfTheCluster$", "-test.v")
 		child.Env = append(os.Environ(), "TZ=Asia/Kathmandu")
-		if out, err := child.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestLocaltimeIsTheClusters/a_zone/nodes=3") {
+		if out, err := child.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestLocaltimeUsesTheZoneOfTheCluster/a_zone/nodes=3") {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		return
 	}
 	t.Run("UTC", func(t *testing.T) {
-		eachSize(t, func(t *testing.T, c *testCluster) { sameZone(t, c, inUTC) })
+		eachSize(t, func(t *testing.T, c *testCluster) { wantZone(t, c, inUTC) })
 	})
 	for _, size := range []int{1, 3} {
 		t.Run("a zone/nodes="+string(rune('0'+size)), func(t *testing.T) {
 			c := newCluster(t, size, func(cfg *hiqlite.Config) { cfg.Timezone = "Europe/Berlin" })
-			sameZone(t, c, inBerlin)
-			// It stays, for who does not name it too, and no other one is taken.
+			wantZone(t, c, inBerlin)
+			// A node that is started without a zone uses that of the cluster.
 			c.Stop(size - 1)
 			c.Configure(size-1, func(cfg *hiqlite.Config) { cfg.Timezone = "" })
 			c.Start(size - 1)
 			c.WaitReady(size - 1)
-			sameZone(t, c, inBerlin)
+			wantZone(t, c, inBerlin)
 		})
 	}
 }
 
-func TestANodeInAnotherZoneAnswersNoSQL(t *testing.T) {
+// A node that is started with another zone than the cluster has refuses all SQL, and
+// says why.
+func TestNodeWithAnotherZoneRefusesSQL(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
 		if cfg.NodeID < 3 {
 			cfg.Timezone = "Europe/Berlin"
 		}
 	})
-	sameZone(t, c, inBerlin)
+	wantZone(t, c, inBerlin)
 	c.Stop(2)
 	c.Configure(2, func(cfg *hiqlite.Config) { cfg.Timezone = "America/Bogota" })
 	c.Start(2)
@@ -342,10 +350,10 @@ func TestANodeInAnotherZoneAnswersNoSQL(t *testing.T) {
 		}
 	}
 	if _, err := c.DB(2).BeginTx(testrun.Context(t), nil); err == nil {
-		t.Error("a transaction began")
+		t.Error("BeginTx has succeeded")
 	}
 	if err := c.Node(2).Ready(testrun.Context(t)); err == nil || !strings.Contains(err.Error(), "Europe/Berlin") {
 		t.Errorf("Ready: %v", err)
 	}
-	mustExec(t, c.DB(0), "INSERT INTO zone VALUES('goes on')")
+	mustExec(t, c.DB(0), "INSERT INTO zone VALUES('after')")
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// A scan type is one into which the row's value can be scanned, NULL and no row
-// included.
+// Each column has a scan type, into which its value can be scanned, even if it is NULL.
+// It has one without rows, too.
 func TestScanTypesAreNeverNil(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -44,7 +44,7 @@ func TestScanTypesAreNeverNil(t *testing.T) {
 						t.Fatalf("%s: column %d has no scan type", query, i)
 					}
 					if _, known := c.Nullable(); known {
-						t.Errorf("%s: it cannot be known whether column %d can be NULL", query, i)
+						t.Errorf("%s: the driver claims to know whether column %d can be NULL", query, i)
 					}
 				}
 				return types
@@ -71,14 +71,14 @@ func TestScanTypesAreNeverNil(t *testing.T) {
 	})
 }
 
-// A name that a statement has not is ignored, wherever it runs; an argument by
-// place is named in the error.
+// A named argument that the statement does not use is ignored. A positional argument
+// that it does not use is an error, which names the argument.
 func TestSurplusArguments(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
 		mustExec(t, db, "CREATE TABLE t(a, b)")
 		a, b, x := sql.Named("a", 1), sql.Named("b", 2), sql.Named("x", 3)
-		look := func(q querier) {
+		check := func(q querier) {
 			for _, args := range [][]any{{a, b, x}, {x, a, b}, {a, x, b, sql.Named("y", 4)}} {
 				mustExec(t, q, "INSERT INTO t VALUES(:a, :b)", args...)
 				mustExec(t, q, "INSERT INTO t VALUES(:a, 0); UPDATE t SET b=:b WHERE a=:a", args...)
@@ -95,9 +95,9 @@ func TestSurplusArguments(t *testing.T) {
 				}
 			}
 		}
-		look(db)
+		check(db)
 		tx := mustBegin(t, db)
-		look(tx)
+		check(tx)
 		mustCommit(t, tx)
 		if n := queryValue[int](t, db, "SELECT count(*) FROM t WHERE a=1 AND b=2"); n != 12 {
 			t.Errorf("%d rows", n)
@@ -106,7 +106,8 @@ func TestSurplusArguments(t *testing.T) {
 	})
 }
 
-// everyArgument holds values of all kinds that a program may pass.
+// everyArgument returns arguments of all types that a program may pass, and of some that
+// are refused.
 func everyArgument() []any {
 	zone := time.FixedZone("XYZ", -(3*3600 + 1800))
 	return []any{
@@ -153,8 +154,8 @@ func TestNamedParameters(t *testing.T) {
 	})
 }
 
-// Scanning is database/sql's, but what it makes of a value depends on the type
-// that the driver gives it.
+// database/sql scans the values. What it makes of them depends on the types that the
+// driver returns.
 func TestScanning(t *testing.T) {
 	p := newPair(t, "")
 	for _, s := range []step{
