@@ -13,30 +13,30 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// This file and driver_tx_test.go are the black-box conformance suite of the
-// driver: what programs expect of any database/sql driver, and of one for SQLite.
-// The expectations are those of public suites (bradfitz/go-sql-test and the own
-// tests of modernc.org's, mattn's and ncruces's drivers), written anew. Each holds on
-// one node and on a follower of three. reference_test.go compares the same kinds of
-// statements with modernc.org/sqlite itself.
+// This file and driver_tx_test.go are the black-box conformance suite of the driver: what
+// programs expect of any driver of database/sql, and of one for SQLite. The expectations
+// are those of public suites (bradfitz/go-sql-test, and the tests of the drivers
+// modernc.org/sqlite, mattn/go-sqlite3 and ncruces/go-sqlite3), written anew. Each of
+// them is checked on one node, and on a follower of three. reference_test.go compares
+// the same kinds of statements with modernc.org/sqlite itself.
 
-// A contract is one expectation. keep checks it with tables that no other contract
-// uses.
-type contract struct {
-	name string
-	keep func(t *testing.T, db *sql.DB)
+// An expectation is something that programs expect of a driver. Its check uses tables
+// that no other one uses.
+type expectation struct {
+	name  string
+	check func(t *testing.T, db *sql.DB)
 }
 
-// keepAll checks contracts on one node and on three, through a node that does not
-// lead if there is one. In the end all nodes must hold the same rows.
-func keepAll(t *testing.T, contracts []contract) {
+// checkAll checks expectations on a cluster of one node, and on one of three through a
+// node that is not the leader. In the end all nodes must hold the same rows.
+func checkAll(t *testing.T, expectations []expectation) {
 	for _, size := range []int{1, 3} {
 		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) {
 			c := newCluster(t, size, withoutTimeouts)
 			db := c.DB((c.Leader() + 1) % size)
-			for _, contract := range contracts {
-				t.Run(contract.name, func(t *testing.T) {
-					contract.keep(t, db)
+			for _, e := range expectations {
+				t.Run(e.name, func(t *testing.T) {
+					e.check(t, db)
 					if n := db.Stats().InUse; n != 0 {
 						t.Errorf("%d connections are still in use", n)
 					}
@@ -49,8 +49,8 @@ func keepAll(t *testing.T, contracts []contract) {
 
 func TestDriver(t *testing.T) {
 	t.Parallel()
-	keepAll(t, []contract{
-		{"blobs come back as bytes and as text", func(t *testing.T, db *sql.DB) {
+	checkAll(t, []expectation{
+		{"blobs are read as bytes and as strings", func(t *testing.T, db *sql.DB) {
 			mustExec(t, db, "CREATE TABLE blobs(id INTEGER PRIMARY KEY, b BLOB)")
 			blob := []byte{0, 1, 2, 255, 254, 'a', 0}
 			tx := mustBegin(t, db)
@@ -66,7 +66,7 @@ func TestDriver(t *testing.T) {
 					t.Errorf("%q", got)
 				}
 				if got := queryValue[[]byte](t, q, "SELECT b FROM blobs WHERE id=2"); got == nil || len(got) > 0 {
-					t.Errorf("the empty blob came back as %#v", got)
+					t.Errorf("the empty blob is read as %#v", got)
 				}
 				eachRow(t, q, "SELECT b FROM blobs WHERE id=1", func(rows *sql.Rows) {
 					var raw sql.RawBytes
@@ -115,7 +115,7 @@ func TestDriver(t *testing.T) {
 			})
 			mustRollback(t, tx)
 			if _, err := db.Exec("INSERT INTO made VALUES(1, 'bob')"); err == nil || !strings.Contains(err.Error(), "no such table") {
-				t.Errorf("a table that was rolled back can be written: %v", err)
+				t.Errorf("a write to a table that was rolled back: %v", err)
 			}
 		}},
 		{"prepared statements", func(t *testing.T, db *sql.DB) {
@@ -174,14 +174,14 @@ func TestDriver(t *testing.T) {
 				}
 			}
 			if err := tx.Stmt(count).QueryRow().Scan(&n); err != nil || n != 2 {
-				t.Errorf("inside %d, %v", n, err)
+				t.Errorf("%d rows in the transaction, want 2, %v", n, err)
 			}
 			if err := count.QueryRow().Scan(&n); err != nil || n != 0 {
-				t.Errorf("outside %d, %v", n, err)
+				t.Errorf("%d rows outside of the transaction, want 0, %v", n, err)
 			}
 			mustRollback(t, tx)
 			if err := count.QueryRow().Scan(&n); err != nil || n != 0 {
-				t.Errorf("afterwards %d, %v", n, err)
+				t.Errorf("%d rows after the rollback, want 0, %v", n, err)
 			}
 			if _, err := insert.Exec(1); err != nil {
 				t.Error(err)
@@ -196,7 +196,7 @@ func TestDriver(t *testing.T) {
 			}
 			mustCommit(t, tx)
 			if _, err := stmt.Exec(); err == nil {
-				t.Error("it still runs")
+				t.Error("a statement of the transaction works after its end")
 			}
 			if n := queryValue[int](t, db, "SELECT count(*) FROM ends"); n != 1 {
 				t.Errorf("%d rows", n)
@@ -228,7 +228,7 @@ func TestDriver(t *testing.T) {
 func TestDriverValues(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	at := time.Date(2024, 2, 3, 4, 5, 6, 789000000, time.UTC)
-	keepAll(t, []contract{
+	checkAll(t, []expectation{
 		{"values round trip inside a transaction", func(t *testing.T, db *sql.DB) {
 			tx := mustBegin(t, db)
 			mustExec(t, tx, "CREATE TABLE vals(i INT, f REAL, s TEXT, b BLOB, y BOOLEAN, at DATETIME, n)")
@@ -250,7 +250,7 @@ func TestDriverValues(t *testing.T) {
 				}
 			}
 		}},
-		{"NULL goes where it may", func(t *testing.T, db *sql.DB) {
+		{"NULL can be scanned into what can hold it", func(t *testing.T, db *sql.DB) {
 			tx := mustBegin(t, db)
 			defer tx.Rollback()
 			mustExec(t, tx, "CREATE TABLE nulls(a, b)")
@@ -265,7 +265,7 @@ func TestDriverValues(t *testing.T) {
 			}
 			var s string
 			if err := tx.QueryRow("SELECT a FROM nulls").Scan(&s); err == nil {
-				t.Error("NULL became a string")
+				t.Error("NULL was scanned into a string")
 			}
 		}},
 		{"arguments by name and by number", func(t *testing.T, db *sql.DB) {
@@ -278,10 +278,10 @@ func TestDriverValues(t *testing.T) {
 				t.Error(got)
 			}
 			if _, err := tx.Exec("INSERT INTO named VALUES(:a, 1, 2)", sql.Named("z", 1)); err == nil {
-				t.Error("a name that is none was taken")
+				t.Error("a named argument that the statement does not have was accepted")
 			}
 			if _, err := tx.Exec("INSERT INTO named VALUES(?, ?, ?)", 1); err == nil {
-				t.Error("arguments may be missing")
+				t.Error("missing arguments were accepted")
 			}
 			if n := queryValue[int](t, tx, "SELECT count(*) FROM named"); n != 2 {
 				t.Error(n)
@@ -299,14 +299,14 @@ func TestDriverValues(t *testing.T) {
 				t.Error(names, err)
 			}
 			if rows.Next() || rows.Err() != nil || rows.NextResultSet() {
-				t.Error("there are rows", rows.Err())
+				t.Error("an empty table has rows", rows.Err())
 			}
 			rows.Close()
 			if err := tx.QueryRow("UPDATE none SET a=1 RETURNING a").Scan(new(int)); !errors.Is(err, sql.ErrNoRows) {
 				t.Error(err)
 			}
 		}},
-		{"columns and their types are those outside", func(t *testing.T, db *sql.DB) {
+		{"columns and their types are the same as outside of the transaction", func(t *testing.T, db *sql.DB) {
 			mustExec(t, db, "CREATE TABLE types(a INTEGER PRIMARY KEY, b VARCHAR(10), c BOOLEAN, d DATETIME, e BLOB, f)")
 			mustExec(t, db, "INSERT INTO types VALUES(1,'x',1,'2024-02-03 04:05:06',x'00',NULL)")
 			tx := mustBegin(t, db)
@@ -324,11 +324,11 @@ func TestDriverValues(t *testing.T) {
 			tx := mustBegin(t, db)
 			mustExec(t, tx, "INSERT INTO large(b) VALUES(?)", blob)
 			if got := queryValue[[]byte](t, tx, "SELECT b FROM large"); !bytes.Equal(got, blob) {
-				t.Errorf("inside, %d bytes come back as %d others", len(blob), len(got))
+				t.Errorf("in the transaction, %d bytes are read as %d other bytes", len(blob), len(got))
 			}
 			mustCommit(t, tx)
 			if got := queryValue[[]byte](t, db, "SELECT b FROM large"); !bytes.Equal(got, blob) {
-				t.Errorf("%d bytes come back as %d others", len(blob), len(got))
+				t.Errorf("%d bytes are read as %d other bytes", len(blob), len(got))
 			}
 		}},
 		{"very many rows are streamed", func(t *testing.T, db *sql.DB) {

@@ -30,7 +30,7 @@ func wantEnded(t testing.TB, what string, err error) {
 
 func TestDriverTransactions(t *testing.T) {
 	t.Parallel()
-	keepAll(t, []contract{
+	checkAll(t, []expectation{
 		{"results of writes", func(t *testing.T, db *sql.DB) {
 			mustExec(t, db, "CREATE TABLE results(id INTEGER PRIMARY KEY, n INT UNIQUE)")
 			tx := mustBegin(t, db)
@@ -69,7 +69,7 @@ func TestDriverTransactions(t *testing.T) {
 			if !rows.Next() {
 				t.Error(rows.Err())
 			}
-			rows.Close() // the second row is there all the same
+			rows.Close() // the statement has inserted both rows
 			if n := queryValue[int](t, tx, "DELETE FROM ret WHERE n=9 RETURNING n"); n != 9 {
 				t.Error(n)
 			}
@@ -78,7 +78,7 @@ func TestDriverTransactions(t *testing.T) {
 				t.Errorf("%d rows", n)
 			}
 		}},
-		{"a statement that fails leaves the others", func(t *testing.T, db *sql.DB) {
+		{"a statement that fails does not undo the others", func(t *testing.T, db *sql.DB) {
 			mustExec(t, db, "CREATE TABLE fails(n INT UNIQUE)")
 			tx := mustBegin(t, db)
 			mustExec(t, tx, "INSERT INTO fails VALUES(1)")
@@ -155,7 +155,7 @@ func TestDriverTransactions(t *testing.T) {
 				wantEnded(t, "rows", rows.Err())
 			}
 		}},
-		{"rows end with a transaction that is a text", func(t *testing.T, db *sql.DB) {
+		{"rows end with a transaction of BEGIN and COMMIT", func(t *testing.T, db *sql.DB) {
 			for _, end := range []string{"COMMIT", "ROLLBACK"} {
 				c := must(db.Conn(testrun.Context(t)))
 				mustExec(t, c, "BEGIN; CREATE TABLE IF NOT EXISTS ended2(n INT)")
@@ -174,14 +174,14 @@ func TestDriverTransactions(t *testing.T) {
 				c.Close()
 			}
 		}},
-		{"several statements in a text", func(t *testing.T, db *sql.DB) {
+		{"scripts", func(t *testing.T, db *sql.DB) {
 			tx := mustBegin(t, db)
 			r := mustExec(t, tx, "CREATE TABLE multi(a, b); INSERT INTO multi VALUES(?, ?); INSERT INTO multi VALUES(3, 4), (5, 6);", 1, 2)
 			if n := must(r.RowsAffected()); n != 2 {
-				t.Errorf("%d rows by the last", n)
+				t.Errorf("%d rows affected by the last statement, want 2", n)
 			}
 			if n := queryValue[int](t, tx, "INSERT INTO multi VALUES(7, 8); INSERT INTO multi VALUES(8, 9) RETURNING a"); n != 8 {
-				t.Errorf("%d is returned", n)
+				t.Errorf("RETURNING returns %d, want 8", n)
 			}
 			if _, err := tx.Exec("INSERT INTO multi VALUES(9, 9); INSERT INTO nowhere VALUES(1)"); err == nil {
 				t.Error("no error")
@@ -191,7 +191,7 @@ func TestDriverTransactions(t *testing.T) {
 				t.Errorf("%d rows", n)
 			}
 		}},
-		{"schemas are of transactions too", func(t *testing.T, db *sql.DB) {
+		{"changes of the schema", func(t *testing.T, db *sql.DB) {
 			tx := mustBegin(t, db)
 			mustExec(t, tx, "CREATE TABLE ddl(a INTEGER PRIMARY KEY, b UNIQUE)")
 			mustExec(t, tx, "CREATE INDEX ddl_i ON ddl(b)")
@@ -201,7 +201,7 @@ func TestDriverTransactions(t *testing.T) {
 				t.Error(n)
 			}
 			if _, err := db.Query("SELECT * FROM ddl"); err == nil {
-				t.Error("others see the table")
+				t.Error("another connection sees the table of an open transaction")
 			}
 			mustCommit(t, tx)
 			tx = mustBegin(t, db)
@@ -218,8 +218,8 @@ func TestDriverTransactions(t *testing.T) {
 
 func TestDriverContexts(t *testing.T) {
 	t.Parallel()
-	keepAll(t, []contract{
-		{"a query given up between its rows", func(t *testing.T, db *sql.DB) {
+	checkAll(t, []expectation{
+		{"a query that is canceled between its rows", func(t *testing.T, db *sql.DB) {
 			mustExec(t, db, "CREATE TABLE mid(n INT)")
 			tx := mustBegin(t, db)
 			mustExec(t, tx, "INSERT INTO mid VALUES(1)")
@@ -234,13 +234,13 @@ func TestDriverContexts(t *testing.T) {
 			if err := rows.Err(); !errors.Is(err, context.Canceled) {
 				t.Error(err)
 			}
-			mustExec(t, tx, "INSERT INTO mid VALUES(2)") // it goes on
+			mustExec(t, tx, "INSERT INTO mid VALUES(2)") // the transaction goes on
 			mustCommit(t, tx)
 			if n := queryValue[int](t, db, "SELECT count(*) FROM mid"); n != 2 {
 				t.Errorf("%d rows", n)
 			}
 		}},
-		{"a query that takes too long", func(t *testing.T, db *sql.DB) {
+		{"a query with a timeout", func(t *testing.T, db *sql.DB) {
 			tx := mustBegin(t, db)
 			mustExec(t, tx, "CREATE TABLE late(n INT)")
 			ctx, cancel := context.WithTimeout(testrun.Context(t), 50e6)
@@ -255,7 +255,7 @@ func TestDriverContexts(t *testing.T) {
 				t.Errorf("%d rows", n)
 			}
 		}},
-		{"a write that is given up ends the transaction", func(t *testing.T, db *sql.DB) {
+		{"a write that is canceled ends the transaction", func(t *testing.T, db *sql.DB) {
 			mustExec(t, db, "CREATE TABLE given(n INT)")
 			tx := mustBegin(t, db)
 			mustExec(t, tx, "INSERT INTO given VALUES(1)")
@@ -270,7 +270,7 @@ func TestDriverContexts(t *testing.T) {
 			if n := queryValue[int](t, db, "SELECT count(*) FROM given"); n != 0 {
 				t.Errorf("%d rows", n)
 			}
-			mustExec(t, db, "INSERT INTO given VALUES(3)") // the lease is free
+			mustExec(t, db, "INSERT INTO given VALUES(3)") // would wait if the lease were still held
 		}},
 		{"a statement whose context has ended does nothing", func(t *testing.T, db *sql.DB) {
 			mustExec(t, db, "CREATE TABLE never(n INT)")
@@ -295,7 +295,7 @@ func TestDriverContexts(t *testing.T) {
 			tx := must(db.BeginTx(ctx, nil))
 			mustExec(t, tx, "INSERT INTO bound VALUES(1)")
 			cancel()
-			mustExec(t, db, "INSERT INTO bound VALUES(2)") // another connection has its turn: no lease ends by itself here
+			mustExec(t, db, "INSERT INTO bound VALUES(2)") // would wait if the lease were still held
 			_, err := tx.Exec("INSERT INTO bound VALUES(3)")
 			wantEnded(t, "a write afterwards", err)
 			if err := tx.Commit(); !errors.Is(err, context.Canceled) && !errors.Is(err, sql.ErrTxDone) {
@@ -313,7 +313,7 @@ func TestDriverContexts(t *testing.T) {
 			}
 			mustBegin(t, db).Rollback()
 		}},
-		{"waiting for a transaction's turn is given up", func(t *testing.T, db *sql.DB) {
+		{"waiting for the write lease is canceled", func(t *testing.T, db *sql.DB) {
 			mustExec(t, db, "CREATE TABLE queue(n INT)")
 			tx := mustBegin(t, db)
 			ctx, cancel := context.WithTimeout(testrun.Context(t), 50e6)
@@ -329,7 +329,7 @@ func TestDriverContexts(t *testing.T) {
 				t.Fatal(err)
 			}
 			waiting := func(n int) func() bool { return func() bool { return client.(*hiqlite.Node).Queued() == n } }
-			testrun.WaitFor(t, "the transaction that was given up to leave the queue", waiting(0))
+			testrun.WaitFor(t, "the canceled transaction to leave the queue", waiting(0))
 			ctx, cancel = context.WithCancel(testrun.Context(t))
 			defer cancel()
 			later := make(chan error, 1)

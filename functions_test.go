@@ -11,11 +11,10 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
-	"github.com/hiqlite/hiqlite/hiqlitetest"
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// testFunctions are one of each kind.
+// testFunctions returns functions and collations of each kind.
 func testFunctions(version uint64) ([]hiqlite.Function, []hiqlite.Collation) {
 	functions := []hiqlite.Function{
 		{Name: "Reversed", NArgs: 1, Version: version, Deterministic: true, Scalar: func(args []driver.Value) (driver.Value, error) {
@@ -69,103 +68,88 @@ func (l *longest) Final() (driver.Value, error) { return l.text, nil }
 
 func withFunctions(c *hiqlite.Config) { c.Functions, c.Collations = testFunctions(1) }
 
-// TestFunctionsOfTheProgram: reads and writes compute with them, and all nodes
+// Reads and writes can use the functions and collations of the program, and all nodes
 // come to the same rows.
 func TestFunctionsOfTheProgram(t *testing.T) {
 	t.Parallel()
-	for _, size := range []int{1, 3} {
-		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) {
-			c := hiqlitetest.NewCluster(t, size, hiqlitetest.WithConfig(withFunctions))
-			ctx := testrun.Context(t)
-			db := c.Node(0).DB()
-			exec := func(text string, args ...any) {
-				t.Helper()
-				if _, err := db.ExecContext(ctx, text, args...); err != nil {
-					t.Fatalf("%s: %v", text, err)
-				}
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		ctx := testrun.Context(t)
+		db := c.Node(0).DB()
+		mustExec(t, db, `CREATE TABLE word(id INTEGER PRIMARY KEY, text TEXT COLLATE by_length CHECK(reversed(text) <> 'drow'), back TEXT AS (reversed(text)) STORED)`)
+		mustExec(t, db, `CREATE INDEX word_back ON word(REVERSED(text))`)
+		mustExec(t, db, `CREATE VIEW backwards AS SELECT id, reversed(text) AS text FROM word`)
+		mustExec(t, db, `CREATE TABLE log(text)`)
+		mustExec(t, db, `CREATE TRIGGER logged AFTER INSERT ON word BEGIN INSERT INTO log SELECT echo(1, reversed(new.text)); END`)
+		mustExec(t, db, `INSERT INTO word(text) VALUES('one'), ('three'), ('to'), (reversed('ruof'))`)
+		if _, err := db.ExecContext(ctx, `INSERT INTO word(text) VALUES('word')`); err == nil || !strings.Contains(err.Error(), "CHECK constraint failed") {
+			t.Errorf("a violated CHECK: %v", err)
+		}
+		if _, err := db.ExecContext(ctx, `INSERT INTO word(text) VALUES(reversed(1))`); err == nil || !strings.Contains(err.Error(), "reversed() takes a text, not int64") {
+			t.Errorf("an error of the function: %v", err)
+		}
+		if _, err := db.ExecContext(ctx, `INSERT INTO log VALUES(panics())`); err == nil || !strings.Contains(err.Error(), "the function panics panicked: at once") {
+			t.Errorf("a panic of the function: %v", err)
+		}
+		if _, err := db.ExecContext(ctx, `INSERT INTO log VALUES(ticks())`); err == nil || !strings.Contains(err.Error(), "not Deterministic") {
+			t.Errorf("a write with a function that is not deterministic: %v", err)
+		}
+		tx, err := db.BeginTx(ctx, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(`UPDATE word SET text = reversed(text) WHERE text = 'to'`); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(`INSERT INTO log VALUES(ticks())`); err == nil || !strings.Contains(err.Error(), "not Deterministic") {
+			t.Errorf("a write in a transaction with a function that is not deterministic: %v", err)
+		}
+		var n int64
+		if err := tx.QueryRow(`SELECT ticks() > 0`).Scan(&n); err != nil || n != 1 {
+			t.Errorf("a read in a transaction: %d, %v", n, err)
+		}
+		if err := tx.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range []struct{ text, want string }{
+			{`SELECT group_concat(text, ' ') FROM (SELECT text FROM word ORDER BY text)`, "ot one four three"},
+			{`SELECT group_concat(text, ' ') FROM (SELECT text FROM backwards ORDER BY id)`, "eno eerht to ruof"},
+			{`SELECT group_concat(text, ' ') FROM (SELECT text FROM log ORDER BY rowid)`, "eno eerht ot ruof"},
+			{`SELECT id FROM word WHERE reversed(text) = 'ruof'`, "4"},
+			{`SELECT longest(text) FROM word`, "three"},
+			{`SELECT longest(text) FROM word WHERE 0`, ""},
+			{`SELECT product(id) FROM word`, "24"},
+			{`SELECT group_concat(p, ' ') FROM (SELECT product(id) OVER (ORDER BY id ROWS 1 PRECEDING) AS p FROM word)`, "1 2 6 12"},
+			{`SELECT typeof(epoch()) || ' ' || date(epoch())`, "text 1970-01-01"},
+			{`SELECT typeof(echo()) || typeof(echo(x'01')) || typeof(echo(1.5)) || echo('é')`, "nullblobrealé"},
+			{`SELECT ('abc' REGEXP '^a.c$') || ('abc' REGEXP 'd') || (NULL REGEXP 'x' IS NULL)`, "101"},
+		} {
+			var got string
+			if err := db.QueryRowContext(hiqlite.WithConsistency(ctx, hiqlite.Linearizable), q.text).Scan(&got); err != nil || got != q.want {
+				t.Errorf("%s: %q, %v; want %q", q.text, got, err, q.want)
 			}
-			exec(`CREATE TABLE word(id INTEGER PRIMARY KEY, text TEXT COLLATE by_length CHECK(reversed(text) <> 'drow'), back TEXT AS (reversed(text)) STORED)`)
-			exec(`CREATE INDEX word_back ON word(REVERSED(text))`)
-			exec(`CREATE VIEW backwards AS SELECT id, reversed(text) AS text FROM word`)
-			exec(`CREATE TABLE log(text)`)
-			exec(`CREATE TRIGGER logged AFTER INSERT ON word BEGIN INSERT INTO log SELECT echo(1, reversed(new.text)); END`)
-			exec(`INSERT INTO word(text) VALUES('one'), ('three'), ('to'), (reversed('ruof'))`)
-			if _, err := db.ExecContext(ctx, `INSERT INTO word(text) VALUES('word')`); err == nil || !strings.Contains(err.Error(), "CHECK constraint failed") {
-				t.Errorf("a violated CHECK: %v", err)
-			}
-			if _, err := db.ExecContext(ctx, `INSERT INTO word(text) VALUES(reversed(1))`); err == nil || !strings.Contains(err.Error(), "reversed() takes a text, not int64") {
-				t.Errorf("an error of the function: %v", err)
-			}
-			if _, err := db.ExecContext(ctx, `INSERT INTO log VALUES(panics())`); err == nil || !strings.Contains(err.Error(), "the function panics panicked: at once") {
-				t.Errorf("a panic of the function: %v", err)
-			}
-			if _, err := db.ExecContext(ctx, `INSERT INTO log VALUES(ticks())`); err == nil || !strings.Contains(err.Error(), "not Deterministic") {
-				t.Errorf("a write with a function that is not deterministic: %v", err)
-			}
-			tx, err := db.BeginTx(ctx, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := tx.Exec(`UPDATE word SET text = reversed(text) WHERE text = 'to'`); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := tx.Exec(`INSERT INTO log VALUES(ticks())`); err == nil || !strings.Contains(err.Error(), "not Deterministic") {
-				t.Errorf("a write in a transaction with a function that is not deterministic: %v", err)
-			}
-			var n int64
-			if err := tx.QueryRow(`SELECT ticks() > 0`).Scan(&n); err != nil || n != 1 {
-				t.Errorf("a read in a transaction: %d, %v", n, err)
-			}
-			if err := tx.Commit(); err != nil {
-				t.Fatal(err)
-			}
-			for _, q := range []struct{ text, want string }{
-				{`SELECT group_concat(text, ' ') FROM (SELECT text FROM word ORDER BY text)`, "ot one four three"},
-				{`SELECT group_concat(text, ' ') FROM (SELECT text FROM backwards ORDER BY id)`, "eno eerht to ruof"},
-				{`SELECT group_concat(text, ' ') FROM (SELECT text FROM log ORDER BY rowid)`, "eno eerht ot ruof"},
-				{`SELECT id FROM word WHERE reversed(text) = 'ruof'`, "4"},
-				{`SELECT longest(text) FROM word`, "three"},
-				{`SELECT longest(text) FROM word WHERE 0`, ""},
-				{`SELECT product(id) FROM word`, "24"},
-				{`SELECT group_concat(p, ' ') FROM (SELECT product(id) OVER (ORDER BY id ROWS 1 PRECEDING) AS p FROM word)`, "1 2 6 12"},
-				{`SELECT typeof(epoch()) || ' ' || date(epoch())`, "text 1970-01-01"},
-				{`SELECT typeof(echo()) || typeof(echo(x'01')) || typeof(echo(1.5)) || echo('é')`, "nullblobrealé"},
-				{`SELECT ('abc' REGEXP '^a.c$') || ('abc' REGEXP 'd') || (NULL REGEXP 'x' IS NULL)`, "101"},
-			} {
-				var got string
-				if err := db.QueryRowContext(hiqlite.WithConsistency(ctx, hiqlite.Linearizable), q.text).Scan(&got); err != nil || got != q.want {
-					t.Errorf("%s: %q, %v; want %q", q.text, got, err, q.want)
-				}
-			}
-			if _, err := db.QueryContext(ctx, `SELECT 'a' REGEXP '('`); err == nil || !strings.Contains(err.Error(), "REGEXP: error parsing regexp") {
-				t.Errorf("a pattern that is none: %v", err)
-			}
-			c.WaitEqual()
-			for i := range c.Nodes() { // the functions are needed to start, and there
-				c.Stop(i)
-				c.Start(i)
-			}
-			for i := range c.Nodes() {
-				c.WaitReady(i)
-			}
-			db = c.Node(0).DB()
-			exec(`INSERT INTO word(text) VALUES('again')`)
-			c.WaitEqual()
-		})
-	}
+		}
+		if _, err := db.QueryContext(ctx, `SELECT 'a' REGEXP '('`); err == nil || !strings.Contains(err.Error(), "REGEXP: error parsing regexp") {
+			t.Errorf("an invalid pattern: %v", err)
+		}
+		c.WaitEqual()
+		c.restartAll() // a start needs the functions that the schema uses
+		db = c.Node(0).DB()
+		mustExec(t, db, `INSERT INTO word(text) VALUES('again')`)
+		c.WaitEqual()
+	}, withFunctions)
 }
 
-// TestMissingFunctions: a node whose program lacks a function stops before it
-// would compute something else, and goes on when it has it.
+// A node whose program lacks a function stops before it executes an operation that uses
+// it, and goes on when it is started with the function.
 func TestMissingFunctions(t *testing.T) {
 	t.Parallel()
-	c := hiqlitetest.NewCluster(t, 3, hiqlitetest.WithConfig(withFunctions))
+	c := newCluster(t, 3, withFunctions)
 	ctx := testrun.Context(t)
 	c.Stop(2)
 	withNone := func(cfg *hiqlite.Config) { cfg.Functions, cfg.Collations = nil, nil }
 	c.Configure(2, withNone)
 	c.Start(2)
-	c.WaitReady(2) // nothing uses them yet
+	c.WaitReady(2) // nothing uses the functions yet
 	db := c.Node(0).DB()
 	for _, text := range []string{
 		`CREATE TABLE t(text)`,
@@ -185,7 +169,7 @@ func TestMissingFunctions(t *testing.T) {
 	if _, err := c.Node(2).DB().ExecContext(ctx, `INSERT INTO t VALUES(1)`); !missing(err) {
 		t.Errorf("a write at the stopped node: %v", err)
 	}
-	if _, err := db.ExecContext(ctx, `INSERT INTO t VALUES('the others go on')`); err != nil {
+	if _, err := db.ExecContext(ctx, `INSERT INTO t VALUES('after')`); err != nil {
 		t.Error(err)
 	}
 	c.Stop(2)
@@ -194,7 +178,7 @@ func TestMissingFunctions(t *testing.T) {
 	c.WaitReady(2)
 	c.WaitEqual()
 
-	// What the schema needs is needed to start.
+	// A node cannot start without the functions that the schema uses.
 	if _, err := db.ExecContext(ctx, `CREATE INDEX i ON t(reversed(text) COLLATE by_length)`); err != nil {
 		t.Fatal(err)
 	}
@@ -213,14 +197,14 @@ func TestMissingFunctions(t *testing.T) {
 	c.Start(2)
 	c.WaitReady(2)
 	c.Stop(2)
-	c.Configure(2, withNone) // nothing needs them any more
+	c.Configure(2, withNone) // the schema does not use the functions any more
 	c.Start(2)
 	c.WaitReady(2)
 	c.WaitEqual()
 }
 
-// TestFunctionsThatAreRefused: all faults are reported, at once.
-func TestFunctionsThatAreRefused(t *testing.T) {
+// Open reports all faults of the functions and collations at once.
+func TestInvalidFunctions(t *testing.T) {
 	t.Parallel()
 	scalar := func([]driver.Value) (driver.Value, error) { return nil, nil }
 	cfg := hiqlite.Config{DataDir: t.TempDir(),
@@ -232,7 +216,7 @@ func TestFunctionsThatAreRefused(t *testing.T) {
 	}
 	_, err := hiqlite.Open(t.Context(), cfg)
 	if err == nil {
-		t.Fatal("accepted")
+		t.Fatal("Open has succeeded")
 	}
 	for _, want := range []string{`the function name ""`, "Lower is SQLite's own", "regexp is SQLite's own", "none must be either", "many takes 128", "TWICE is given twice", "NoCase is given twice", "empty has no Compare"} {
 		if !strings.Contains(err.Error(), want) {
@@ -241,17 +225,17 @@ func TestFunctionsThatAreRefused(t *testing.T) {
 	}
 }
 
-// TestFunctionsInSQLErrors: what the engine says of values that functions
-// cannot return.
-func TestFunctionsInSQLErrors(t *testing.T) {
+// A function that returns a value which SQLite does not have, or an aggregate without
+// the methods of a window function, makes its statement fail.
+func TestFunctionsWithInvalidResults(t *testing.T) {
 	t.Parallel()
-	c := hiqlitetest.NewCluster(t, 1, hiqlitetest.WithConfig(func(cfg *hiqlite.Config) {
+	c := newCluster(t, 1, func(cfg *hiqlite.Config) {
 		cfg.Functions = []hiqlite.Function{
 			{Name: "odd", Scalar: func([]driver.Value) (driver.Value, error) { return struct{}{}, nil }},
 			{Name: "not_a_number", Scalar: func([]driver.Value) (driver.Value, error) { return math.NaN(), nil }},
 			{Name: "wrong_window", NArgs: 1, Window: true, Aggregate: func() hiqlite.Aggregate { return new(longest) }},
 		}
-	}))
+	})
 	db := c.Node(0).DB()
 	var got sql.NullString
 	if err := db.QueryRow(`SELECT odd()`).Scan(&got); err == nil || !strings.Contains(err.Error(), "returned a struct {}") {

@@ -70,8 +70,8 @@ func (g *grammar) statement() string {
 	return g.pick("PRAGMA table_info(t)", "PRAGMA user_version", "PRAGMA user_version=3", "PRAGMA foreign_keys", "PRAGMA foreign_keys=0", "PRAGMA foreign_keys=1", "PRAGMA synchronous", "EXPLAIN QUERY PLAN SELECT * FROM t", "VALUES(1,2)", "SELECT * FROM (SELECT a FROM t)")
 }
 
-// FuzzSQL runs statements on a node and on modernc.org/sqlite. A text that is
-// not empty is run after those that the grammar makes.
+// FuzzSQL runs statements with this driver and with that of modernc.org/sqlite. choices
+// select statements of the grammar. raw, if it is not empty, is run after them.
 func FuzzSQL(f *testing.F) {
 	for seed := range 30 {
 		choices := make([]byte, 120)
@@ -91,14 +91,14 @@ func FuzzSQL(f *testing.F) {
 	shared := newPair(f, "")
 	f.Fuzz(func(t *testing.T, choices []byte, raw string) {
 		p := &pair{t: t, conns: shared.conns}
-		p.begin()
+		p.reset()
 		g := &grammar{choices: choices}
 		for len(g.choices) > 0 {
-			if !p.tolerant(ways[g.next(len(ways))], g.statement()) {
+			if !p.sameButDeviations(ways[g.next(len(ways))], g.statement()) {
 				return
 			}
 		}
-		if raw != "" && comparable(raw) && !p.tolerant(ways[0], raw) {
+		if raw != "" && comparable(raw) && !p.sameButDeviations(ways[0], raw) {
 			return
 		}
 		p.same(ways[0], text("SELECT * FROM t ORDER BY a"))
@@ -106,8 +106,8 @@ func FuzzSQL(f *testing.F) {
 	})
 }
 
-// begin makes the same tables in both, and no others.
-func (p *pair) begin() {
+// reset drops everything in both databases and creates the same tables in both.
+func (p *pair) reset() {
 	p.t.Helper()
 	for _, c := range p.conns {
 		for _, what := range []string{"VIEW", "TABLE"} {
@@ -127,7 +127,7 @@ func (p *pair) begin() {
 				p.t.Fatal(err)
 			}
 			for _, drop := range drops {
-				_, _ = c.ExecContext(testrun.Context(p.t), drop) // some go with another
+				_, _ = c.ExecContext(testrun.Context(p.t), drop) // fails if an earlier one has dropped it, too
 			}
 		}
 	}
@@ -140,10 +140,10 @@ func (p *pair) begin() {
 	}
 }
 
-// tolerant is same, but for what deviates on purpose: the number of arguments,
-// scripts that fail, empty blobs, and last_insert_rowid() after a statement that failed. It
-// reports false if the two may differ from now on.
-func (p *pair) tolerant(w way, query string) bool {
+// sameButDeviations is same, but accepts some differences that are on purpose: the number
+// of arguments, scripts that fail, empty blobs, and last_insert_rowid() after a failed
+// statement. It returns false if the two databases may differ from now on.
+func (p *pair) sameButDeviations(w way, query string) bool {
 	p.t.Helper()
 	var args []any
 	if strings.Contains(query, "?") {
@@ -169,8 +169,8 @@ func (p *pair) tolerant(w way, query string) bool {
 	return !failed || !strings.Contains(query, ";") // scripts are atomic here
 }
 
-// comparable leaves out texts that deviate on purpose or answer what differs
-// between any two databases.
+// comparable reports whether a text may be compared. It excludes what differs on purpose,
+// and what differs between any two databases.
 func comparable(raw string) bool {
 	if strings.ContainsRune(raw, 0) {
 		return false

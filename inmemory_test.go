@@ -15,8 +15,8 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine/memory"
 )
 
-// Buckets survive restarts of single nodes and of the whole cluster, from the
-// log alone and from a snapshot with the log behind it.
+// Buckets survive restarts of one node and of the whole cluster: they are loaded from the
+// log, or from a snapshot and the entries after it.
 func TestBucketsSurviveRestarts(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{1, 3} {
@@ -45,17 +45,7 @@ func TestBucketsSurviveRestarts(t *testing.T) {
 				}
 			}
 		}
-		restart := func(which ...int) {
-			t.Helper()
-			for _, i := range which {
-				c.Stop(i)
-			}
-			for _, i := range which {
-				c.Start(i)
-			}
-			c.WaitReady()
-		}
-		everyone := []int{0, 1, 2}[:size]
+
 		if err := bucketOf(t, c.Node(0), "b").PutTTL(ctx, "expires", "x", time.Hour); err != nil {
 			t.Fatal(err)
 		}
@@ -64,9 +54,9 @@ func TestBucketsSurviveRestarts(t *testing.T) {
 			t.Fatal(err)
 		}
 		write(0, "first")
-		restart(0)
+		c.restart(0)
 		check()
-		restart(everyone...)
+		c.restartAll()
 		write(size-1, "second")
 		for i, n := range c.Nodes() {
 			if err := n.CompactMemory(0); err != nil {
@@ -74,16 +64,16 @@ func TestBucketsSurviveRestarts(t *testing.T) {
 			}
 		}
 		write(0, "third")
-		restart(everyone...)
+		c.restartAll()
 		check()
 		write(0, "fourth")
-		restart(size - 1)
+		c.restart(size - 1)
 		check()
 	}
 }
 
-// An entry's time goes on over restarts, however often there are some.
-func TestTimesToLiveOutliveRestarts(t *testing.T) {
+// The time to live of an entry goes on over restarts, however many there are.
+func TestTimesToLiveGoOnAfterRestarts(t *testing.T) {
 	t.Parallel()
 	const ttl = 2 * time.Second
 	c := newCluster(t, 1)
@@ -101,24 +91,23 @@ func TestTimesToLiveOutliveRestarts(t *testing.T) {
 			if !there {
 				return true
 			}
-			time.Sleep(10 * time.Millisecond) // between looks
+			time.Sleep(10 * time.Millisecond) // between two reads
 		}
 		return false
 	})
 	if lived := time.Since(began); lived < ttl {
-		t.Errorf("it lived for %v instead of %v", lived, ttl)
+		t.Errorf("the entry has lived for %v, want at least %v", lived, ttl)
 	}
 }
 
-// A node that was away while the others' logs forgot what it has missed is
-// brought up to date by a snapshot, and what its subscribers and watchers missed
-// they are told or told of.
-func TestANodeThatWasAwayForLong(t *testing.T) {
+// A node that was stopped while entries that it needs were removed from the logs gets
+// snapshots of the in-memory shards: it then has all kv entries, locks and messages.
+func TestNodeCatchesUpBySnapshots(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)
 	ctx := testrun.Context(t)
-	stays := bucketOf(t, c.Node(0), "b")
-	if err := stays.Put(ctx, "before", "x"); err != nil {
+	b := bucketOf(t, c.Node(0), "b")
+	if err := b.Put(ctx, "before", "x"); err != nil {
 		t.Fatal(err)
 	}
 	first, err := pubsub.Notify(ctx, c.Node(0), "c", []byte("before"))
@@ -134,7 +123,7 @@ func TestANodeThatWasAwayForLong(t *testing.T) {
 	for i := range 300 {
 		key := fmt.Sprint(i)
 		want[key] = key
-		if err := stays.Put(ctx, key, key); err != nil {
+		if err := b.Put(ctx, key, key); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -149,10 +138,10 @@ func TestANodeThatWasAwayForLong(t *testing.T) {
 	c.Start(2)
 	c.WaitReady(2)
 	if all, err := bucketOf(t, c.Node(2), "b").Snapshot(ctx); err != nil || !maps.Equal(all, want) {
-		t.Errorf("it holds %d entries, %v, want %d", len(all), err, len(want))
+		t.Errorf("the node has %d entries, %v, want %d", len(all), err, len(want))
 	}
 	if _, err := lock.New(c.Node(2)).TryLock(ctx, "l"); !errors.Is(err, lock.ErrHeld) {
-		t.Errorf("it took a lock that is held: %v", err)
+		t.Errorf("TryLock of a lock that is held: %v, want ErrHeld", err)
 	}
 	if err := held.Unlock(ctx); err != nil {
 		t.Error(err)
@@ -163,14 +152,15 @@ func TestANodeThatWasAwayForLong(t *testing.T) {
 	}
 	defer s.Close()
 	if m, err := s.Next(ctx); err != nil || string(m.Payload) != "missed" || m.Index != first+1 {
-		t.Errorf("it is told %+v, %v", m, err)
+		t.Errorf("Next returns %+v, %v, want the missed message", m, err)
 	}
 }
 
-// What is kept of messages is what the package promises, and more is forgotten.
+// Nodes keep as many messages as package pubsub promises, and remove older ones. A
+// subscription that has missed messages gets an error.
 func TestRetention(t *testing.T) {
 	if r := memory.DefaultRetention; r.Messages != pubsub.KeptMessages || r.Bytes != pubsub.KeptBytes || time.Duration(r.AgeMS)*time.Millisecond != pubsub.KeptFor {
-		t.Errorf("nodes keep %+v", r)
+		t.Errorf("nodes keep %+v, which is not what package pubsub promises", r)
 	}
 	c := newCluster(t, 1, func(cfg *hiqlite.Config) {
 		cfg.HookRetention(memory.Retention{Messages: 10, Bytes: 1 << 20, AgeMS: 1 << 40})
@@ -181,11 +171,11 @@ func TestRetention(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer slow.Close()
-	quiet, err := pubsub.Listen(ctx, c.Node(0), "quiet")
+	otherChannel, err := pubsub.Listen(ctx, c.Node(0), "other")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer quiet.Close()
+	defer otherChannel.Close()
 	var last uint64
 	for range 25 {
 		if last, err = pubsub.Notify(ctx, c.Node(0), "busy", nil); err != nil {
@@ -193,42 +183,42 @@ func TestRetention(t *testing.T) {
 		}
 	}
 	if _, err := pubsub.Listen(ctx, c.Node(0), "busy", pubsub.After(last-11)); !errors.Is(err, pubsub.ErrTooOld) {
-		t.Errorf("Listen behind what is kept: %v", err)
+		t.Errorf("Listen from a message on that is not kept any more: %v, want ErrTooOld", err)
 	}
-	back, err := pubsub.Listen(ctx, c.Node(0), "busy", pubsub.After(last-10))
+	resumed, err := pubsub.Listen(ctx, c.Node(0), "busy", pubsub.After(last-10))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer back.Close()
+	defer resumed.Close()
 	_, err = slow.Next(ctx)
 	var lagged *pubsub.LaggedError
 	if !errors.As(err, &lagged) || !errors.Is(err, pubsub.ErrLagged) || lagged.Resume != last-10 {
-		t.Fatalf("a slow subscriber is told %v, want to resume at %d", err, last-10)
+		t.Fatalf("Next of a slow subscription: %v, want a LaggedError with Resume %d", err, last-10)
 	}
-	var told [2][]uint64
-	for i, s := range []*pubsub.Subscription{slow, back} {
+	var got [2][]uint64
+	for i, s := range []*pubsub.Subscription{slow, resumed} {
 		for range 10 {
 			m, err := s.Next(ctx)
 			if err != nil {
 				t.Fatal(err)
 			}
-			told[i] = append(told[i], m.Index)
+			got[i] = append(got[i], m.Index)
 		}
 	}
-	if !slices.Equal(told[0], told[1]) || told[0][0] != last-9 || told[0][9] != last {
-		t.Errorf("they were told %v, up to %d", told, last)
+	if !slices.Equal(got[0], got[1]) || got[0][0] != last-9 || got[0][9] != last {
+		t.Errorf("the subscriptions got the messages %v, want those from %d to %d", got, last-9, last)
 	}
-	// One whose channel was quiet has missed nothing.
-	index, err := pubsub.Notify(ctx, c.Node(0), "quiet", nil)
+	// The subscription of another channel has missed none of its messages.
+	index, err := pubsub.Notify(ctx, c.Node(0), "other", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m, err := quiet.Next(ctx); err != nil || m.Index != index {
-		t.Errorf("the quiet channel's subscriber is told %+v, %v", m, err)
+	if m, err := otherChannel.Next(ctx); err != nil || m.Index != index {
+		t.Errorf("Next of the other channel returns %+v, %v, want message %d", m, err, index)
 	}
 }
 
-// Status names the leaders of all shards.
+// Status has the leader and the term of each shard.
 func TestStatusOfShards(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)

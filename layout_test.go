@@ -76,8 +76,8 @@ var confined = []struct {
 	{"github.com/jmoiron/sqlx", []string{"examples/quickstart", "examples/sqlx", "tests/compat"}, false},
 }
 
-// TestImportDirections keeps the layers apart, whatever the build tags. It also
-// reads the modules that are nested in the repository.
+// The imports of all packages follow the rules of mayImport and confined, with all build
+// tags. The test also reads the modules that are nested in the repository.
 func TestImportDirections(t *testing.T) {
 	found := map[string]bool{}
 	err := filepath.WalkDir(".", func(file string, d fs.DirEntry, err error) error {
@@ -155,7 +155,7 @@ func inOneFolder(from, to string) bool {
 	return false
 }
 
-// The rules themselves: what each exists for is refused.
+// The rules refuse the imports that they exist for, and allow others.
 func TestForbidden(t *testing.T) {
 	for _, c := range []struct {
 		from, to string

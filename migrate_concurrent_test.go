@@ -16,7 +16,7 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// Each file can be applied once only: all of them fail over themselves.
+// manyMigrations returns n files. Each of them fails if it is applied twice.
 func manyMigrations(n int) fstest.MapFS {
 	files := migrations("1_first.sql", "CREATE TABLE log(version INTEGER)")
 	for i := 2; i <= n; i++ {
@@ -29,7 +29,8 @@ func manyMigrations(n int) fstest.MapFS {
 	return files
 }
 
-// migrateEverywhere migrates from all nodes, and from each twice, at once.
+// migrateEverywhere calls Migrate twice on each node, all at the same time, and returns
+// the errors.
 func migrateEverywhere(t *testing.T, c *testCluster, files func(caller int) fstest.MapFS) []error {
 	t.Helper()
 	errs := make([]error, 2*c.Len())
@@ -62,8 +63,8 @@ func TestMigrateOnAllNodesAtOnce(t *testing.T) {
 	})
 }
 
-// Two programs of which each has a file that the other lacks: what is applied
-// is what one of them has, in order.
+// Two versions of a program migrate at the same time, and each has a file that the other
+// lacks. The files of one of them are applied, in order; the other one gets an error.
 func TestMigrateDifferentFilesAtOnce(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)
@@ -86,25 +87,25 @@ func TestMigrateDifferentFilesAtOnce(t *testing.T) {
 			want = "3 4"
 		}
 		if (succeeded[0] == 3) == (succeeded[1] == 3) || succeeded[0]+succeeded[1] != 3 {
-			t.Errorf("of the two kinds %v succeeded, want all of one", succeeded)
+			t.Errorf("%v callers of the two versions have succeeded, want all 3 of one", succeeded)
 		}
 		ctx := linearizable(t)
 		var got string
 		if err := c.DB(0).QueryRowContext(ctx, fmt.Sprintf("SELECT group_concat(v, ' ') FROM (SELECT v FROM r%d ORDER BY rowid)", round)).Scan(&got); err != nil || got != want {
-			t.Errorf("round %d: applied were %q (%v), want %q", round, got, err, want)
+			t.Errorf("round %d: the files %q were applied, %v, want %q", round, got, err, want)
 		}
 		mustExec(t, c.DB(0), "DROP TABLE hiqlite_migrations")
 	}
 	c.WaitEqual()
 }
 
+// Migrate right after a start waits until there is a leader.
 func TestMigrateAfterARestart(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustMigrate(t, c.DB(0), people)
 		c.stopAll()
 		c.startAll()
-		// Nobody waits for a leader.
 		more := with(people, "11_more.sql", "INSERT INTO people(name) VALUES('eve')")
 		for i, err := range migrateEverywhere(t, c, func(int) fstest.MapFS { return more }) {
 			if err != nil {
@@ -118,22 +119,22 @@ func TestMigrateAfterARestart(t *testing.T) {
 	})
 }
 
-// hooked is a context that calls a function when it was asked something so
-// often: not whether it has ended, which goroutines of the node's ask too.
-type hooked struct {
+// A countingContext calls a function after a number of calls of its methods Done and
+// Value. It does not count calls of Err, because goroutines of the node call it, too.
+type countingContext struct {
 	context.Context
 	left atomic.Int64
 	mu   sync.Mutex // held while the function runs
-	then func()     // nil: too late
+	then func()     // nil after stop
 }
 
-func hook(ctx context.Context, left int64, then func()) *hooked {
-	h := &hooked{Context: ctx, then: then}
+func contextWithCountdown(ctx context.Context, left int64, then func()) *countingContext {
+	h := &countingContext{Context: ctx, then: then}
 	h.left.Store(left)
 	return h
 }
 
-func (h *hooked) count() {
+func (h *countingContext) count() {
 	if h.left.Add(-1) != 0 {
 		return
 	}
@@ -144,37 +145,40 @@ func (h *hooked) count() {
 	}
 }
 
-// unhook waits for the function: a goroutine of database/sql's may have called it.
-func (h *hooked) unhook() {
+// stop prevents the call of the function. If a goroutine of database/sql is calling it,
+// stop waits for its end.
+func (h *countingContext) stop() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.then = nil
 }
 
-func (h *hooked) Done() <-chan struct{} {
+func (h *countingContext) Done() <-chan struct{} {
 	h.count()
 	return h.Context.Done()
 }
 
-func (h *hooked) Value(key any) any {
+func (h *countingContext) Value(key any) any {
 	h.count()
 	return h.Context.Value(key)
 }
 
+// The context of Migrate ends at each possible moment. Each call goes on where the one
+// before has ended, and no file is applied twice.
 func TestMigrateWithContextsThatEnd(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		files := manyMigrations(20)
-		between := false // one ended when some files were applied and others not
+		between := false // whether a call has ended after some of the files
 		for left := int64(1); ; left++ {
 			ctx, cancel := context.WithCancel(testrun.Context(t))
-			err := hiqlite.Migrate(hook(ctx, left, cancel), c.DB(0), files)
+			err := hiqlite.Migrate(contextWithCountdown(ctx, left, cancel), c.DB(0), files)
 			cancel()
 			if err == nil {
 				break
 			}
 			if !errors.Is(err, context.Canceled) {
-				t.Fatalf("after %d: %v", left, err)
+				t.Fatalf("with a context that ends at moment %d: %v", left, err)
 			}
 			if strings.Contains(err.Error(), "_step.sql") {
 				between = true
@@ -182,23 +186,23 @@ func TestMigrateWithContextsThatEnd(t *testing.T) {
 			}
 		}
 		if !between {
-			t.Error("none ended between files")
+			t.Error("no call has ended between two files")
 		}
 		wantRows(t, c.DB(0), "SELECT count(*) FROM log", "19")
 		c.WaitEqual()
 	})
 }
 
-// At whatever moment another one applies the files, and the caller's node sees
-// it, they are applied once and the caller is told nothing of it.
-func TestMigrateWhileAnotherIsFaster(t *testing.T) {
+// Another caller applies all files at each possible moment of a Migrate, and the node of
+// that Migrate has applied them. Then Migrate succeeds, and applies no file again.
+func TestMigrateWhileAnotherCallerIsFaster(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		last := c.Len() - 1
 		rival := sql.OpenDB(c.Node(0).Connector())
 		defer rival.Close()
 		for left, reached := int64(1), true; reached; left++ {
-			// New names, which no node has met.
+			// The names are new each time, so that no node has them in a cache.
 			files := migrations(
 				"1_make.sql", fmt.Sprintf("CREATE TABLE a%d(v); INSERT INTO a%d VALUES(1)", left, left),
 				"2_rename.sql", fmt.Sprintf("ALTER TABLE a%d RENAME TO b%d", left, left),
@@ -208,19 +212,19 @@ func TestMigrateWhileAnotherIsFaster(t *testing.T) {
 				"6_column.sql", fmt.Sprintf("ALTER TABLE b%d ADD COLUMN w", left),
 			)
 			reached = false
-			ctx := hook(testrun.Context(t), left, func() {
+			ctx := contextWithCountdown(testrun.Context(t), left, func() {
 				reached = true
 				if err := hiqlite.Migrate(testrun.Context(t), rival, files); err != nil {
-					t.Errorf("the faster one at moment %d: %v", left, err)
+					t.Errorf("the faster caller, at moment %d: %v", left, err)
 				}
 				if err := c.Node(last).Ready(testrun.Context(t)); err != nil {
 					t.Error(err)
 				}
 			})
 			err := hiqlite.Migrate(ctx, c.DB(last), files)
-			ctx.unhook()
+			ctx.stop()
 			if err != nil {
-				t.Fatalf("another was faster at moment %d: %v", left, err)
+				t.Fatalf("after another caller was faster at moment %d: %v", left, err)
 			}
 			wantRows(t, c.DB(last), fmt.Sprintf("SELECT v FROM b%d ORDER BY v", left), "1 2")
 			wantRows(t, c.DB(last), "SELECT count(*) FROM hiqlite_migrations", "6")
@@ -230,8 +234,8 @@ func TestMigrateWhileAnotherIsFaster(t *testing.T) {
 	})
 }
 
-// Callers give up early and often and begin anew, while the leader goes: each
-// file is applied once.
+// Callers with short contexts call Migrate again after each error, while the leader is
+// stopped. Each file is applied once.
 func TestMigrateAgainAfterEachError(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)
@@ -254,13 +258,13 @@ func TestMigrateAgainAfterEachError(t *testing.T) {
 					return
 				}
 				if errors.Is(err, hiqlite.ErrOutcomeUnknown) && !(strings.Contains(err.Error(), ".sql: ") && strings.Contains(err.Error(), "call Migrate again")) {
-					t.Errorf("unknown, and not of which file: %v", err)
+					t.Errorf("an unknown outcome, whose error does not name the file: %v", err)
 				}
 				if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, hiqlite.ErrOutcomeUnknown) && !errors.Is(err, hiqlite.ErrNoLeader) {
-					t.Errorf("%v", err)
+					t.Errorf("Migrate: %v", err)
 				}
 			}
-			t.Error("it never succeeded")
+			t.Error("Migrate has never succeeded")
 		})
 	}
 	testrun.WaitFor(t, "some files to be applied", func() bool {
@@ -280,7 +284,7 @@ func TestMigrateAgainAfterEachError(t *testing.T) {
 	c.WaitEqual()
 }
 
-// Migrate waits for transactions as long as its context allows.
+// Migrate waits for the write lease until its context ends, not only for busy_timeout.
 func TestMigrateWaitsForTransactions(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Conn.BusyTimeout = time.Millisecond })

@@ -16,7 +16,7 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// migrations are files: names and texts by turns.
+// migrations returns files. The arguments are name, text, name, text, and so on.
 func migrations(namesAndTexts ...string) fstest.MapFS {
 	files := fstest.MapFS{}
 	for pair := range slices.Chunk(namesAndTexts, 2) {
@@ -25,7 +25,7 @@ func migrations(namesAndTexts ...string) fstest.MapFS {
 	return files
 }
 
-// with returns the files and some more, or others of the same names.
+// with returns the files with some added or replaced.
 func with(files fstest.MapFS, namesAndTexts ...string) fstest.MapFS {
 	files = maps.Clone(files)
 	maps.Copy(files, migrations(namesAndTexts...))
@@ -45,8 +45,8 @@ func mustMigrate(t *testing.T, db *sql.DB, files fstest.MapFS) {
 	}
 }
 
-// mustRefuse fails unless Migrate's error holds all of the words.
-func mustRefuse(t *testing.T, db *sql.DB, files fstest.MapFS, words ...string) error {
+// wantMigrateError fails the test unless Migrate returns an error with all of the words.
+func wantMigrateError(t *testing.T, db *sql.DB, files fstest.MapFS, words ...string) error {
 	t.Helper()
 	err := hiqlite.Migrate(testrun.Context(t), db, files)
 	if err == nil {
@@ -54,14 +54,14 @@ func mustRefuse(t *testing.T, db *sql.DB, files fstest.MapFS, words ...string) e
 	}
 	for _, word := range words {
 		if !strings.Contains(err.Error(), word) {
-			t.Errorf("the error %q lacks %q", err, word)
+			t.Errorf("the error %q does not contain %q", err, word)
 		}
 	}
 	return err
 }
 
-// ask returns the rows of a query's one column.
-func ask(t *testing.T, db *sql.DB, query string) string {
+// queryColumn returns the values of a query of one column, separated by spaces.
+func queryColumn(t *testing.T, db *sql.DB, query string) string {
 	t.Helper()
 	rows, err := db.QueryContext(testrun.Context(t), query)
 	if err != nil {
@@ -84,7 +84,7 @@ func ask(t *testing.T, db *sql.DB, query string) string {
 
 func wantRows(t *testing.T, db *sql.DB, query, want string) {
 	t.Helper()
-	if got := ask(t, db, query); got != want {
+	if got := queryColumn(t, db, query); got != want {
 		t.Errorf("%s: %q, want %q", query, got, want)
 	}
 }
@@ -107,7 +107,7 @@ func TestMigrate(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		for i := range c.Len() {
 			mustMigrate(t, c.DB(i), people)
-			// At once, by a local read.
+			// Local reads see the migrations as soon as Migrate has returned.
 			wantRows(t, c.DB(i), "SELECT name||age FROM people ORDER BY id", "ada7 bob7")
 			wantRows(t, c.DB(i), appliedNames, "0001_people.sql 2_pets.sql 010_age.sql")
 		}
@@ -121,7 +121,8 @@ func TestMigrate(t *testing.T) {
 	})
 }
 
-func TestMigrateWritesNothingIfNothingIsToDo(t *testing.T) {
+// If all files are applied, Migrate writes nothing, so it needs no right to write.
+func TestMigrateWithoutNewFilesWritesNothing(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
 	mustMigrate(t, c.DB(0), people)
@@ -137,22 +138,24 @@ func TestMigrateWritesNothingIfNothingIsToDo(t *testing.T) {
 	defer db.Close()
 	mustMigrate(t, db, people)
 	if _, after, err := c.Node(0).Hash(testrun.Context(t)); err != nil || after != before {
-		t.Errorf("index %d, before %d (%v)", after, before, err)
+		t.Errorf("the applied index is %d, and was %d (%v)", after, before, err)
 	}
-	mustRefuse(t, db, with(people, "11_more.sql", "DELETE FROM pets"), "11_more.sql", "readonly")
+	wantMigrateError(t, db, with(people, "11_more.sql", "DELETE FROM pets"), "11_more.sql", "readonly")
 }
 
+// Migrate refuses files that do not continue what was applied: changed, renamed, missing
+// or late ones.
 func TestMigrateRefusesChangedHistory(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustMigrate(t, c.DB(0), people)
 		db := c.DB(c.Len() - 1)
 		more := func(files fstest.MapFS) fstest.MapFS { return with(files, "12_more.sql", "CREATE TABLE more(a)") }
-		mustRefuse(t, db, more(with(people, "2_pets.sql", "CREATE TABLE pets(id)")), "2_pets.sql", "not what was applied:", "restore", "new file")
-		mustRefuse(t, db, more(with(without(people, "2_pets.sql"), "2_dogs.sql", "CREATE TABLE dogs(id)")), "2_dogs.sql", "applied, as 2_pets.sql")
-		mustRefuse(t, db, more(without(people, "2_pets.sql")), "2_pets.sql", "no file", "restore")
-		mustRefuse(t, db, without(people, "010_age.sql"), "010_age.sql", "older than the database", "2_pets.sql")
-		mustRefuse(t, db, more(with(people, "03_late.sql", "CREATE TABLE late(a)")), "03_late.sql", "010_age.sql", "above 10")
+		wantMigrateError(t, db, more(with(people, "2_pets.sql", "CREATE TABLE pets(id)")), "2_pets.sql", "not what was applied:", "restore", "new file")
+		wantMigrateError(t, db, more(with(without(people, "2_pets.sql"), "2_dogs.sql", "CREATE TABLE dogs(id)")), "2_dogs.sql", "applied, as 2_pets.sql")
+		wantMigrateError(t, db, more(without(people, "2_pets.sql")), "2_pets.sql", "no file", "restore")
+		wantMigrateError(t, db, without(people, "010_age.sql"), "010_age.sql", "older than the database", "2_pets.sql")
+		wantMigrateError(t, db, more(with(people, "03_late.sql", "CREATE TABLE late(a)")), "03_late.sql", "010_age.sql", "above 10")
 		wantRows(t, c.DB(0), userTables, "people pets")
 		wantRows(t, c.DB(0), appliedNames, "0001_people.sql 2_pets.sql 010_age.sql")
 
@@ -185,22 +188,23 @@ func TestMigrateRefusesFiles(t *testing.T) {
 		"NUL":             {with(good, "2_nul.sql", "SELECT 1;\r\n\x00"), []string{"2_nul.sql", "NUL in line 2"}},
 		"UTF-16":          {with(good, "2_wide.sql", "\xff\xfeS\x00"), []string{"2_wide.sql", "UTF-8"}},
 	} {
-		t.Run(name, func(t *testing.T) { mustRefuse(t, c.DB(0), test.files, test.words...) })
+		t.Run(name, func(t *testing.T) { wantMigrateError(t, c.DB(0), test.files, test.words...) })
 	}
 	big := "CREATE TABLE big(a); -- " + strings.Repeat("x", 8<<20)
-	if err := mustRefuse(t, c.DB(0), with(good, "2_big.sql", big), "2_big.sql", "split"); !errors.Is(err, hiqlite.ErrTooLarge) {
+	if err := wantMigrateError(t, c.DB(0), with(good, "2_big.sql", big), "2_big.sql", "split"); !errors.Is(err, hiqlite.ErrTooLarge) {
 		t.Errorf("%v is not ErrTooLarge", err)
 	}
-	wantRows(t, c.DB(0), userTables, "") // not even what was good
-	// So large that only what goes with it makes it too large.
-	if err := mustRefuse(t, c.DB(0), with(good, "2_big.sql", big[:8<<20-10]), "2_big.sql", "smaller"); !errors.Is(err, hiqlite.ErrTooLarge) {
+	wantRows(t, c.DB(0), userTables, "") // not even the valid file was applied
+	// The file itself is below the limit; the operation of which it is part is not.
+	if err := wantMigrateError(t, c.DB(0), with(good, "2_big.sql", big[:8<<20-10]), "2_big.sql", "smaller"); !errors.Is(err, hiqlite.ErrTooLarge) {
 		t.Errorf("%v is not ErrTooLarge", err)
 	}
 	mustMigrate(t, c.DB(0), with(good, "2_big.sql", big[:8<<20-1000], "9223372036854775806_max.sql", "CREATE TABLE max(a)"))
 	wantRows(t, c.DB(0), userTables, "big good max")
 }
 
-func TestMigrateUndoesTheFileThatFails(t *testing.T) {
+// A file that fails is undone as a whole. The files before it stay applied.
+func TestMigrateUndoesTheFailedFile(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), "CREATE TABLE kept(a UNIQUE); INSERT INTO kept VALUES(1)")
@@ -234,7 +238,7 @@ func TestMigrateUndoesTheFileThatFails(t *testing.T) {
 			"PRAGMA query_only=ON; CREATE TABLE x(a)":                {8, "readonly"},
 		} {
 			files := migrations("1_good.sql", "CREATE TABLE good(a)", "2_bad.sql", text, "3_later.sql", "CREATE TABLE later(a)")
-			err := mustRefuse(t, c.DB(c.Len()-1), files, "2_bad.sql", want.words)
+			err := wantMigrateError(t, c.DB(c.Len()-1), files, "2_bad.sql", want.words)
 			var e *hiqlite.Error
 			if !errors.As(err, &e) || want.code != 0 && e.Code() != want.code || e.Statement != 0 {
 				t.Errorf("%q: %v (%+v), want code %d", text, err, e, want.code)
@@ -252,8 +256,8 @@ func TestMigrateUndoesTheFileThatFails(t *testing.T) {
 	})
 }
 
-// The children of a table that is made anew survive, though they would go with
-// its rows; and keys are enforced again afterwards.
+// A migration that rebuilds a table keeps the children that refer to its rows, and
+// foreign keys are enforced again afterwards.
 func TestMigrateRebuildsATable(t *testing.T) {
 	t.Parallel()
 	rebuild := with(people, "11_rebuild.sql", `PRAGMA foreign_keys=OFF;
@@ -268,16 +272,17 @@ PRAGMA foreign_keys=ON;
 		mustMigrate(t, c.DB(0), rebuild)
 		wantRows(t, c.DB(0), "SELECT pets.name||people.name FROM pets JOIN people ON owner=people.id", "catADA")
 		wantRows(t, c.DB(0), "PRAGMA foreign_keys", "1")
-		mustRefuse(t, c.DB(0), with(rebuild, "12_orphan.sql", "INSERT INTO pets VALUES(9,9,'stray')"), "12_orphan.sql", "FOREIGN KEY")
+		wantMigrateError(t, c.DB(0), with(rebuild, "12_orphan.sql", "INSERT INTO pets VALUES(9,9,'stray')"), "12_orphan.sql", "FOREIGN KEY")
 		mustExec(t, c.DB(0), "DELETE FROM people WHERE id=1")
 		wantRows(t, c.DB(0), "SELECT count(*) FROM pets", "0")
 		c.WaitEqual()
 	})
 }
 
-// What a user of the pool told its connection does not reach a migration, nor
-// the other way round; what the DSN says does. The pool may be in use.
-func TestMigrateRunsOnAFreshConnection(t *testing.T) {
+// Migrate uses a connection of its own, with the settings of the DSN. Settings of a pooled
+// connection do not affect it, and it does not change them, even if the pool has only
+// this connection.
+func TestMigrateUsesItsOwnConnection(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
 	mustMigrate(t, c.DB(0), people)
@@ -285,8 +290,8 @@ func TestMigrateRunsOnAFreshConnection(t *testing.T) {
 
 	c.DB(0).SetMaxOpenConns(1)
 	mustExec(t, c.DB(0), "PRAGMA foreign_keys=OFF; PRAGMA query_only=ON")
-	wantRows(t, c.DB(0), "PRAGMA foreign_keys", "0") // it is that connection
-	mustRefuse(t, c.DB(0), orphan, "11_orphan.sql", "FOREIGN KEY")
+	wantRows(t, c.DB(0), "PRAGMA foreign_keys", "0") // the pool has returned the same connection
+	wantMigrateError(t, c.DB(0), orphan, "11_orphan.sql", "FOREIGN KEY")
 	mustMigrate(t, c.DB(0), with(people, "11_off.sql", "PRAGMA foreign_keys=ON; PRAGMA query_only=OFF; CREATE TABLE off(a)"))
 	wantRows(t, c.DB(0), "PRAGMA foreign_keys", "0")
 	wantRows(t, c.DB(0), "PRAGMA query_only", "1")
@@ -301,7 +306,9 @@ func TestMigrateRunsOnAFreshConnection(t *testing.T) {
 	wantRows(t, db, "SELECT name FROM pets WHERE id=9", "stray")
 }
 
-func TestMigrateTexts(t *testing.T) {
+// Files may have all kinds of statements, line ends and byte order marks. The checksum of
+// a file does not depend on line ends and byte order marks.
+func TestMigrateFilesOfAllKinds(t *testing.T) {
 	t.Parallel()
 	const search = `
 CREATE VIRTUAL TABLE notes_text USING fts5(body, content='notes', content_rowid='id');
@@ -340,7 +347,7 @@ INSERT INTO notes(body) VALUES('one; two'), ('BEGIN three');
 		wantRows(t, c.DB(0), "PRAGMA user_version", "9")
 		wantRows(t, c.DB(0), "PRAGMA foreign_keys", "1")
 
-		// Checked out on another system, or saved by another editor.
+		// The same files, checked out on another system or saved by another editor.
 		other := maps.Clone(files)
 		for name, f := range files {
 			text := strings.ReplaceAll(strings.TrimPrefix(string(f.Data), "\ufeff"), "\r\n", "\n")
@@ -352,7 +359,8 @@ INSERT INTO notes(body) VALUES('one; two'), ('BEGIN three');
 	})
 }
 
-func TestMigrateWhereItCannot(t *testing.T) {
+// Migrate without a majority, on a closed node, and on a database of another driver.
+func TestMigrateWithoutADatabase(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) { cfg.Timeout = 300 * time.Millisecond })
 	mustMigrate(t, c.DB(0), people)
@@ -367,26 +375,27 @@ func TestMigrateWhereItCannot(t *testing.T) {
 	if err := hiqlite.Migrate(testrun.Context(t), db, people); !errors.Is(err, hiqlite.ErrClosed) {
 		t.Errorf("on a closed node: %v", err)
 	}
-	mustRefuse(t, own, people, "migrate", "closed")
+	wantMigrateError(t, own, people, "migrate", "closed")
 
 	theirs, err := sql.Open("sqlite", ":memory:")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer theirs.Close()
-	mustRefuse(t, theirs, people, "migrate", "not a database of this driver")
+	wantMigrateError(t, theirs, people, "migrate", "not a database of this driver")
 }
 
-func TestMigrateBesideATableOfThatName(t *testing.T) {
+// Migrate refuses a database in which hiqlite_migrations is a table of the program.
+func TestMigrateWithAForeignMigrationsTable(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
 	mustExec(t, c.DB(0), "CREATE TABLE Hiqlite_Migrations(id)")
-	mustRefuse(t, c.DB(0), people, "hiqlite_migrations", "version")
+	wantMigrateError(t, c.DB(0), people, "hiqlite_migrations", "version")
 	wantRows(t, c.DB(0), "SELECT count(*) FROM sqlite_schema WHERE name='people'", "0")
 }
 
-// Three nodes come up with migrations, each at its own time: all are ready with
-// the schema in place.
+// Three nodes are started with Config.Migrations. A node is ready when the migrations are
+// applied, and Ready returns the error if they cannot be.
 func TestNodesMigrateAtTheirStart(t *testing.T) {
 	t.Parallel()
 	files := fstest.MapFS{

@@ -30,9 +30,9 @@ func (s compactingService) Do(method string, args json.RawMessage) (any, error) 
 	return s.Complete(process.Report{}), nil
 }
 
-// Nodes are killed while all add to a counter and publish messages, and while
-// snapshots of that are written: no writer on a survivor sees an error, and each
-// addition and message is there once.
+// Nodes are killed while all nodes add to a counter and publish messages, and while
+// snapshots of the in-memory shards are written. Writers on the other nodes get no error,
+// and each acknowledged addition and message was applied once.
 func TestKilledNodesCountOnce(t *testing.T) {
 	t.Parallel()
 	const writers, kills = 4, 6
@@ -61,9 +61,9 @@ func TestKilledNodesCountOnce(t *testing.T) {
 	for _, n := range nodes {
 		n.Ask("ready")
 		r := n.Ask("counted")
-		// What a killed process had in flight may be there or not.
+		// The commands that a killed process had not finished may have been applied.
 		if most := acknowledged + kills*writers; r.Count < acknowledged || r.Count > most || r.Messages < acknowledged || r.Messages > most {
-			t.Errorf("node %d counts %d, and has %d messages: %d were acknowledged, up to %d may be there", n.Config.NodeID, r.Count, r.Messages, acknowledged, most)
+			t.Errorf("node %d counts %d additions and %d messages; %d were acknowledged, and at most %d can have been applied", n.Config.NodeID, r.Count, r.Messages, acknowledged, most)
 		}
 	}
 	t.Logf("%d acknowledged", acknowledged)

@@ -16,8 +16,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// What users of SQLite from Go, and of replicated SQLite, have reported in
-// public, tried here. Each test names the reports.
+// Each test of this file tries a bug that users of other drivers of SQLite, of replicated
+// SQLite or of database/sql have reported in public. Its comment names the reports.
 
 // mattn/go-sqlite3 #764 and #488: a context that ends while a transaction begins
 // left the transaction open on the pooled connection, and one that ended after
@@ -49,7 +49,7 @@ func TestReportBeginUnderAnEndingContext(t *testing.T) {
 		}
 		var n, least int
 		if err := db.QueryRow("SELECT count(*), min(n) FROM t").Scan(&n, &least); err != nil || n != 100 || least != 0 {
-			t.Errorf("%d rows from %d on, %v", n, least, err)
+			t.Errorf("%d rows, of which the least is %d, want 100 from 0 on, %v", n, least, err)
 		}
 	})
 }
@@ -77,7 +77,7 @@ func TestReportStatementsAfterTheRollback(t *testing.T) {
 			work.Wait()
 			committed[i], unknown[i] = err == nil, errors.Is(err, hiqlite.ErrOutcomeUnknown)
 		}
-		mustExec(t, db, "INSERT INTO t VALUES(-1)") // comes after all that is on its way
+		mustExec(t, db, "INSERT INTO t VALUES(-1)") // is applied after all writes that may still be proposed
 		for i := range committed {
 			switch n := rowsWith(t, db, i); {
 			case committed[i] && n == 3, !committed[i] && n == 0, unknown[i] && n == 3:
@@ -194,7 +194,7 @@ func TestReportAlterWhileRowsAreRead(t *testing.T) {
 	})
 }
 
-// rqlite #382: a dump could not be loaded, for the transaction that it begins.
+// rqlite #382: a dump could not be loaded, because it begins a transaction.
 func TestReportDumpWithATransaction(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {

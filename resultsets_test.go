@@ -13,7 +13,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// allSets returns all result sets of a text: rows of "a|b", sets apart by " / ".
+// allSets runs a script and returns all its result sets: columns, rows such as "a|b", and
+// " / " between two sets.
 func allSets(ctx context.Context, q querier, text string, args ...any) string {
 	rows, err := q.QueryContext(ctx, text, args...)
 	if err != nil {
@@ -72,8 +73,8 @@ var setScripts = []struct {
 	{"a write first, a read last", "UPDATE s SET v='one' WHERE id=1; SELECT v FROM s WHERE id=1; SELECT 2 b", nil, "v: one / b: 2"},
 }
 
-// A script has a result set for each of its statements that has columns, wherever
-// it runs.
+// A script returns a result set for each of its statements that has columns: in and
+// outside of a transaction, with and without TEMP objects, prepared or not.
 func TestScriptsHaveAResultSetForEachStatement(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -127,7 +128,8 @@ func TestScriptsHaveAResultSetForEachStatement(t *testing.T) {
 	})
 }
 
-// A script that begins and ends a transaction keeps what was read in it.
+// A script that begins and ends a transaction returns the rows that were read in the
+// transaction.
 func TestResultSetsOfScriptsWithTransactions(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -181,8 +183,9 @@ func TestColumnTypesOfResultSets(t *testing.T) {
 	}
 }
 
-// A later statement's error comes when its turn comes; a script that writes has
-// none then: it was applied, or not, before its first row is seen.
+// In a script that only reads, the error of a statement is returned after the result sets
+// before it. A script that writes returns its error at once, because it was executed
+// before its first row is returned.
 func TestErrorsBetweenResultSets(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -199,13 +202,13 @@ func TestErrorsBetweenResultSets(t *testing.T) {
 			}
 			rows := must(q.QueryContext(testrun.Context(t), failing))
 			if rows.NextResultSet() || rows.Err() == nil || rows.NextResultSet() {
-				t.Errorf("%s: the first set was skipped, %v", where, rows.Err())
+				t.Errorf("%s: NextResultSet has returned no error of the second statement: %v", where, rows.Err())
 			}
 			rows.Close()
 		}
 		mustRollback(t, tx)
 		if _, err := db.ExecContext(testrun.Context(t), failing); err == nil {
-			t.Error("Exec has not run the later statements")
+			t.Error("Exec has returned no error of the second statement")
 		}
 		for _, text := range []string{
 			"INSERT INTO s VALUES(1) RETURNING id; SELECT abs(-9223372036854775808)",
@@ -216,7 +219,7 @@ func TestErrorsBetweenResultSets(t *testing.T) {
 			}
 		}
 		if got := allSets(testrun.Context(t), db, "SELECT count(*) n FROM s"); got != "n: 0" {
-			t.Errorf("a script that failed has left %s", got)
+			t.Errorf("after the scripts that failed: %s, want n: 0", got)
 		}
 	})
 }
@@ -238,9 +241,9 @@ func TestAScriptReadsOneSnapshot(t *testing.T) {
 	})
 }
 
-// Rows that are closed early, or whose context ends, give back what they hold: the
-// readers of a node would run out otherwise.
-func TestResultSetsAreGivenBack(t *testing.T) {
+// Rows that are closed early, or whose context ends, give their reader and their
+// connection back. Otherwise the node would have no readers left.
+func TestResultSetsGiveReadersBack(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
 	db := c.DB(0)
@@ -263,7 +266,7 @@ func TestResultSetsAreGivenBack(t *testing.T) {
 		rows.Close()
 		cancel()
 		if n := db.Stats().InUse; n != 0 {
-			t.Fatalf("round %d: %d connections are in use", i, n)
+			t.Fatalf("round %d: %d connections are still in use", i, n)
 		}
 	}
 	var n int
@@ -272,7 +275,7 @@ func TestResultSetsAreGivenBack(t *testing.T) {
 	}
 }
 
-// A context that ends between the result sets ends the script.
+// A script ends when its context ends between two result sets.
 func TestContextsEndResultSets(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
@@ -288,7 +291,7 @@ func TestContextsEndResultSets(t *testing.T) {
 			t.Fatal(rows.Err())
 		}
 		cancel()
-		for rows.NextResultSet() { // database/sql closes the rows a moment later
+		for rows.NextResultSet() { // database/sql closes the rows only a moment later
 			for rows.Next() {
 			}
 		}
@@ -299,7 +302,7 @@ func TestContextsEndResultSets(t *testing.T) {
 	}
 }
 
-// The rows of one script are bounded, over all of its result sets.
+// The bound of the rows that a script may return holds for all its result sets together.
 func TestResultSetsAreBoundedTogether(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
