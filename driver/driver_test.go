@@ -11,23 +11,16 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/hiqlite/hiqlite"
 	hiqlitedriver "github.com/hiqlite/hiqlite/driver"
 	"github.com/hiqlite/hiqlite/internal/loopback"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func patient(t testing.TB) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
 
 func open(t testing.TB, dsn string) *sql.DB {
 	t.Helper()
@@ -43,16 +36,16 @@ func open(t testing.TB, dsn string) *sql.DB {
 	return db
 }
 
-func exec(t testing.TB, db *sql.DB, query string, args ...any) {
+func mustExec(t testing.TB, db *sql.DB, query string, args ...any) {
 	t.Helper()
-	if _, err := db.ExecContext(patient(t), query, args...); err != nil {
+	if _, err := db.ExecContext(testrun.Context(t), query, args...); err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}
 }
 
-func one[T any](t testing.TB, db *sql.DB, query string, args ...any) (v T) {
+func queryValue[T any](t testing.TB, db *sql.DB, query string, args ...any) (v T) {
 	t.Helper()
-	if err := db.QueryRowContext(patient(t), query, args...).Scan(&v); err != nil {
+	if err := db.QueryRowContext(testrun.Context(t), query, args...).Scan(&v); err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}
 	return v
@@ -72,10 +65,10 @@ func TestThreeOpensFormACluster(t *testing.T) {
 		dsn := fmt.Sprintf("%s?node_id=%d&nodes=%s&tick=10ms&consistency=linearizable", t.TempDir(), i+1, strings.Join(nodes, ","))
 		dbs = append(dbs, open(t, dsn))
 	}
-	exec(t, dbs[1], "CREATE TABLE t(a)")
-	exec(t, dbs[2], "INSERT INTO t VALUES(?)", 7)
+	mustExec(t, dbs[1], "CREATE TABLE t(a)")
+	mustExec(t, dbs[2], "INSERT INTO t VALUES(?)", 7)
 	for i, db := range dbs {
-		if got := one[int](t, db, "SELECT a FROM t"); got != 7 {
+		if got := queryValue[int](t, db, "SELECT a FROM t"); got != 7 {
 			t.Errorf("node %d reads %d", i+1, got)
 		}
 	}
@@ -84,7 +77,7 @@ func TestThreeOpensFormACluster(t *testing.T) {
 func TestOpensOfAFolderShareTheNode(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "not", "there", "yet")
 	db := open(t, dir)
-	exec(t, db, "CREATE TABLE t(a)")
+	mustExec(t, db, "CREATE TABLE t(a)")
 	link := filepath.Join(t.TempDir(), "link")
 	if err := os.Symlink(dir, link); err != nil {
 		t.Fatal(err)
@@ -93,23 +86,23 @@ func TestOpensOfAFolderShareTheNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	exec(t, second, "INSERT INTO t VALUES(1)")
-	if got := one[int](t, db, "SELECT a FROM t"); got != 1 {
-		t.Errorf("the first reads %d, which the second wrote", got)
+	mustExec(t, second, "INSERT INTO t VALUES(1)")
+	if got := queryValue[int](t, db, "SELECT a FROM t"); got != 1 {
+		t.Errorf("the first database reads %d, want 1, which the second has written", got)
 	}
-	if one[int](t, db, "PRAGMA foreign_keys") != 1 || one[int](t, second, "PRAGMA foreign_keys") != 0 {
+	if queryValue[int](t, db, "PRAGMA foreign_keys") != 1 || queryValue[int](t, second, "PRAGMA foreign_keys") != 0 {
 		t.Error("a connection does not have the settings of its own DSN")
 	}
 	if err := second.Close(); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, db, "INSERT INTO t VALUES(2)")
+	mustExec(t, db, "INSERT INTO t VALUES(2)")
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
 	again := open(t, link)
-	if got := one[int](t, again, "SELECT count(*) FROM t"); got != 2 {
-		t.Errorf("after it was opened again, it has %d rows", got)
+	if got := queryValue[int](t, again, "SELECT count(*) FROM t"); got != 2 {
+		t.Errorf("after the folder was opened again, it has %d rows, want 2", got)
 	}
 }
 
@@ -123,7 +116,7 @@ func TestOpensOfAFolderMustAgree(t *testing.T) {
 			t.Errorf("%s: %v, want %q", key, err, want)
 		}
 	}
-	one[int](t, db, "SELECT 1")
+	queryValue[int](t, db, "SELECT 1")
 }
 
 func TestManyOpensAtOnce(t *testing.T) {
@@ -137,7 +130,7 @@ func TestManyOpensAtOnce(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if _, err := db.ExecContext(patient(t), "CREATE TABLE IF NOT EXISTS t(a); INSERT INTO t VALUES(1)"); err != nil {
+				if _, err := db.ExecContext(testrun.Context(t), "CREATE TABLE IF NOT EXISTS t(a); INSERT INTO t VALUES(1)"); err != nil {
 					t.Error(err)
 				}
 				if err := db.Close(); err != nil {
@@ -147,25 +140,26 @@ func TestManyOpensAtOnce(t *testing.T) {
 		})
 	}
 	work.Wait()
-	if got := one[int](t, open(t, dir), "SELECT count(*) FROM t"); got != 24 {
+	if got := queryValue[int](t, open(t, dir), "SELECT count(*) FROM t"); got != 24 {
 		t.Errorf("%d rows instead of 24", got)
 	}
 }
 
-// Programs that wrap drivers may use Driver.Open only.
-func TestASingleConnectionKeepsTheNode(t *testing.T) {
+// A program that wraps drivers may call only Driver.Open: the node then runs as long as
+// the connection is open.
+func TestConnectionOfDriverOpenKeepsTheNode(t *testing.T) {
 	dir := t.TempDir()
 	var d driver.Driver = hiqlitedriver.Driver{}
 	db := sql.OpenDB(oldConnector{d, dir})
-	exec(t, db, "CREATE TABLE t(a)")
-	if _, err := hiqlite.Batch(patient(t), db, hiqlite.Statement{SQL: "INSERT INTO t VALUES(1)"}); err != nil {
+	mustExec(t, db, "CREATE TABLE t(a)")
+	if _, err := hiqlite.Batch(testrun.Context(t), db, hiqlite.Statement{SQL: "INSERT INTO t VALUES(1)"}); err != nil {
 		t.Error(err)
 	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if got := one[int](t, open(t, dir), "SELECT a FROM t"); got != 1 {
-		t.Errorf("reads %d", got)
+	if got := queryValue[int](t, open(t, dir), "SELECT a FROM t"); got != 1 {
+		t.Errorf("the table has %d, want 1", got)
 	}
 }
 
@@ -182,7 +176,7 @@ func TestClosedDatabase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := db.Conn(patient(t))
+	conn, err := db.Conn(testrun.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +185,7 @@ func TestClosedDatabase(t *testing.T) {
 		if err := db.Close(); err != nil {
 			t.Error(err)
 		}
-		_, err := c.QueryContext(patient(t), "SELECT 1", nil)
+		_, err := c.QueryContext(testrun.Context(t), "SELECT 1", nil)
 		return err
 	})
 	if !errors.Is(err, hiqlite.ErrClosed) {

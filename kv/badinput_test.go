@@ -13,6 +13,7 @@ import (
 	"github.com/hiqlite/hiqlite/kv"
 )
 
+// New and SetLimits return errors that say what is wrong.
 func TestBadBuckets(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
 	for _, bad := range []struct {
@@ -77,7 +78,7 @@ func TestBadInput(t *testing.T) {
 		t.Errorf("a large value: %v", err)
 	}
 	if err := bucket[func()](t, c.Node(0), "b").Put(ctx, "k", nil); err == nil || !strings.Contains(err.Error(), `"k"`) {
-		t.Errorf("a value that JSON has no form for: %v", err)
+		t.Errorf("a value that JSON cannot encode: %v", err)
 	}
 	if v, ok, err := b.Get(ctx, "k"); err != nil || !ok || string(v) != "v" {
 		t.Errorf("the entry is %q, %v, %v", v, ok, err)
@@ -87,7 +88,7 @@ func TestBadInput(t *testing.T) {
 		t.Errorf("the longest key and value: %v", err)
 	}
 	if v, had, err := b.GetRemove(ctx, strings.Repeat("k", kv.MaxKey)); err != nil || !had || len(v) != kv.MaxValue {
-		t.Errorf("the largest value comes back as %d bytes, %v, %v", len(v), had, err)
+		t.Errorf("the largest value is read as %d bytes, %v, %v", len(v), had, err)
 	}
 	if err := b.PutTTL(ctx, "long", nil, 1<<63-1); err != nil {
 		t.Errorf("the longest time to live: %v", err)
@@ -122,7 +123,7 @@ func TestValuesThatDoNotDecode(t *testing.T) {
 }
 
 // A context that has ended, a cluster without a majority and a closed node return
-// different errors, and none of them leaves a change half made.
+// different errors, and none of them leaves a partial change.
 func TestWithoutACluster(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 3)
 	ctx := testrun.Context(t)
@@ -130,7 +131,7 @@ func TestWithoutACluster(t *testing.T) {
 	if err := b.Put(ctx, "k", "v"); err != nil {
 		t.Fatal(err)
 	}
-	over, cancel := context.WithCancel(ctx)
+	ended, cancel := context.WithCancel(ctx)
 	cancel()
 	for name, f := range map[string]func(context.Context) error{
 		"Put":      func(ctx context.Context) error { return b.Put(ctx, "k", "new") },
@@ -140,7 +141,7 @@ func TestWithoutACluster(t *testing.T) {
 		"Watch":    func(ctx context.Context) error { _, err := b.Watch(ctx, ""); return err },
 		"ClearAll": func(ctx context.Context) error { return kv.ClearAll(ctx, c.Node(0)) },
 	} {
-		if err := f(over); !errors.Is(err, context.Canceled) || errors.Is(err, hiqlite.ErrOutcomeUnknown) {
+		if err := f(ended); !errors.Is(err, context.Canceled) || errors.Is(err, hiqlite.ErrOutcomeUnknown) {
 			t.Errorf("%s with a context that has ended: %v", name, err)
 		}
 	}

@@ -54,19 +54,19 @@ func TestPutThenGet(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got, ok, err := b.Get(ctx, "ada"); err != nil || !ok || got != want {
-				t.Errorf("node %d reads %v, %v, %v of what it put", i+1, got, ok, err)
+				t.Errorf("node %d reads %v, %v, %v, want what was put through it", i+1, got, ok, err)
 			}
 			for j, other := range c.Nodes() {
 				got, ok, err := bucket[user](t, other, "users").Get(hiqlite.WithConsistency(ctx, hiqlite.Linearizable), "ada")
 				if err != nil || !ok || got != want {
-					t.Errorf("node %d reads %v, %v, %v of what node %d put", j+1, got, ok, err, i+1)
+					t.Errorf("node %d reads %v, %v, %v, want what was put through node %d", j+1, got, ok, err, i+1)
 				}
 			}
 		}
 	})
 }
 
-// All operations, made on each node in turn and read on the others.
+// All operations, through each node in turn, whose results are read on another node.
 func TestOperations(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
 		ctx := testrun.Context(t)
@@ -74,7 +74,7 @@ func TestOperations(t *testing.T) {
 		for i, n := range c.Nodes() {
 			b := bucket[string](t, n, "b")
 			other := bucket[string](t, c.Node((i+1)%c.Len()), "b")
-			seen := func(key, want string, there bool) {
+			wantElsewhere := func(key, want string, there bool) {
 				t.Helper()
 				if got, ok, err := other.Get(strict, key); err != nil || ok != there || got != want {
 					t.Errorf("%s is %q, %v, %v elsewhere, want %q, %v", key, got, ok, err, want, there)
@@ -94,7 +94,7 @@ func TestOperations(t *testing.T) {
 			if !put || again {
 				t.Errorf("PutIfAbsent: %v, then %v", put, again)
 			}
-			seen("a", "1", true)
+			wantElsewhere("a", "1", true)
 
 			old, had, err := b.Replace(ctx, "a", "2")
 			if ok(err); old != "1" || !had {
@@ -104,8 +104,8 @@ func TestOperations(t *testing.T) {
 			if ok(err); old != "" || had {
 				t.Errorf("Replace of nothing: %q, %v", old, had)
 			}
-			seen("a", "2", true)
-			seen("fresh", "f", true)
+			wantElsewhere("a", "2", true)
+			wantElsewhere("fresh", "f", true)
 
 			v, version, there, err := b.GetVersion(ctx, "a")
 			if ok(err); v != "2" || !there || version == 0 {
@@ -119,9 +119,9 @@ func TestOperations(t *testing.T) {
 			if ok(err); swapped || found != next {
 				t.Errorf("CompareAndSwap of an old version: %d, %v, want %d", found, swapped, next)
 			}
-			seen("a", "3", true)
+			wantElsewhere("a", "3", true)
 			if _, swapped, err = b.CompareAndSwap(ctx, "a", 0, "5"); err != nil || swapped {
-				t.Errorf("CompareAndSwap with version 0 of what there is: %v, %v", swapped, err)
+				t.Errorf("CompareAndSwap of an existing entry with version 0: %v, %v", swapped, err)
 			}
 			if _, swapped, err = b.CompareAndSwap(ctx, "none", 0, "5"); err != nil || !swapped {
 				t.Errorf("CompareAndSwap with version 0: %v, %v", swapped, err)
@@ -134,7 +134,7 @@ func TestOperations(t *testing.T) {
 			if _, had, err = other.GetRemove(ctx, "a"); err != nil || had {
 				t.Errorf("GetRemove of nothing: %v, %v", had, err)
 			}
-			seen("a", "", false)
+			wantElsewhere("a", "", false)
 			// Versions are never reused: one that was read before the removal does
 			// not match the entry that was put after it.
 			ok(b.Put(ctx, "a", "new"))
@@ -144,11 +144,11 @@ func TestOperations(t *testing.T) {
 
 			had, err = b.Delete(ctx, "none")
 			if ok(err); !had {
-				t.Error("Delete found nothing")
+				t.Error("Delete has found no entry")
 			}
 			had, err = b.Delete(ctx, "none")
 			if ok(err); had {
-				t.Error("Delete found something twice")
+				t.Error("the second Delete has found an entry")
 			}
 
 			ok(b.Put(ctx, "user:2", "x"))
@@ -182,7 +182,7 @@ func TestOperations(t *testing.T) {
 	})
 }
 
-// Values of all kinds come back from each codec as they were put.
+// Each codec returns values as they were put.
 func TestCodecs(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
 	ctx := testrun.Context(t)
@@ -196,40 +196,40 @@ func TestCodecs(t *testing.T) {
 	if err != nil || !bytes.Equal(got, []byte{0, 255, '"'}) {
 		t.Errorf("bytes: %v, %v", got, err)
 	}
-	got[0] = 7 // it is the caller's
+	got[0] = 7 // the caller may change it
 	if got, _, _ := raw.Get(ctx, "k"); got[0] != 0 {
-		t.Error("a caller has changed what is kept")
+		t.Error("a caller has changed the value in the bucket")
 	}
 	text := bucket[string](t, c.Node(0), "raw", kv.WithCodec(kv.String))
 	if got, _, err := text.Get(ctx, "k"); err != nil || got != "\x00\xff\"" {
 		t.Errorf("string: %q, %v", got, err)
 	}
-	own := bucket[time.Duration](t, c.Node(0), "own", kv.WithCodec[time.Duration](inWords{}))
+	own := bucket[time.Duration](t, c.Node(0), "own", kv.WithCodec[time.Duration](durationAsText{}))
 	if err := own.Put(ctx, "k", 90*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	if got, _, err := own.Get(ctx, "k"); err != nil || got != 90*time.Second {
-		t.Errorf("a codec of one's own: %v, %v", got, err)
+		t.Errorf("a codec of the program: %v, %v", got, err)
 	}
 	if got, _, err := bucket[string](t, c.Node(0), "own", kv.WithCodec(kv.String)).Get(ctx, "k"); err != nil || got != "1m30s" {
-		t.Errorf("what it wrote: %q, %v", got, err)
+		t.Errorf("the encoded value: %q, %v", got, err)
 	}
 	if err := own.Put(ctx, "k", -1); !errors.Is(err, errNegative) {
 		t.Errorf("a value that cannot be encoded: %v", err)
 	}
 }
 
-type inWords struct{}
+type durationAsText struct{}
 
 var errNegative = errors.New("negative")
 
-func (inWords) Encode(d time.Duration) ([]byte, error) {
+func (durationAsText) Encode(d time.Duration) ([]byte, error) {
 	if d < 0 {
 		return nil, errNegative
 	}
 	return []byte(d.String()), nil
 }
-func (inWords) Decode(b []byte) (time.Duration, error) { return time.ParseDuration(string(b)) }
+func (durationAsText) Decode(b []byte) (time.Duration, error) { return time.ParseDuration(string(b)) }
 
 // Counters are exact while all nodes add at once and the leader changes.
 func TestCountersAreExact(t *testing.T) {
@@ -318,8 +318,8 @@ func TestCounters(t *testing.T) {
 	}
 }
 
-// An entry does not expire before its TTL has passed by the test's own clock, and
-// then expires on all nodes. Each write starts the TTL again.
+// An entry does not expire before its TTL has passed on the clock of the test, and then
+// expires on all nodes. Each write starts the TTL again.
 func TestExpiry(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
 		ctx := testrun.Context(t)
@@ -337,7 +337,7 @@ func TestExpiry(t *testing.T) {
 		if err := b.PutTTL(ctx, "longer", "x", ttl); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.PutTTL(ctx, "longer", "x", 1<<63-1); err != nil { // the longest there is
+		if err := b.PutTTL(ctx, "longer", "x", 1<<63-1); err != nil { // the longest duration
 			t.Fatal(err)
 		}
 		w, err := b.Watch(ctx, "")
@@ -357,7 +357,7 @@ func TestExpiry(t *testing.T) {
 			t.Fatalf("the second event is %+v, %v", e, err)
 		}
 		if lived := time.Since(began); lived < ttl {
-			t.Errorf("it lived for %v, less than %v", lived, ttl)
+			t.Errorf("the entry has lived for %v, want at least %v", lived, ttl)
 		}
 		for i, n := range c.Nodes() {
 			all, err := bucket[string](t, n, "b").Snapshot(hiqlite.WithConsistency(ctx, hiqlite.Linearizable))

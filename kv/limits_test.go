@@ -50,7 +50,8 @@ func TestLimits(t *testing.T) {
 	})
 }
 
-// The first limits stay, whichever node asks for others, until SetLimits is called.
+// The first limits of a bucket stay until SetLimits is called. Buckets with other limits
+// get an error.
 func TestLimitsThatDiffer(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 3)
 	ctx := testrun.Context(t)
@@ -69,7 +70,7 @@ func TestLimitsThatDiffer(t *testing.T) {
 		t.Errorf("other limits: %v", err)
 	}
 	if _, ok, err := other.Get(ctx, "a"); err != nil || !ok {
-		t.Errorf("a read through it: %v, %v", ok, err)
+		t.Errorf("a read through the bucket with other limits: %v, %v", ok, err)
 	}
 	if err := same.Put(ctx, "b", "x"); err != nil {
 		t.Error(err)
@@ -78,7 +79,7 @@ func TestLimitsThatDiffer(t *testing.T) {
 		t.Error(err)
 	}
 	if keys, err := same.Keys(ctx, ""); err != nil || !slices.Equal(keys, []string{"b", "c"}) {
-		t.Errorf("there are %v, %v", keys, err)
+		t.Errorf("the keys are %v, %v", keys, err)
 	}
 	if err := other.SetLimits(ctx, 5, 0); err != nil {
 		t.Fatal(err)
@@ -89,14 +90,14 @@ func TestLimitsThatDiffer(t *testing.T) {
 		}
 	}
 	if keys, err := other.Keys(ctx, ""); err != nil || !slices.Equal(keys, []string{"4", "5", "6", "7", "8"}) {
-		t.Errorf("there are %v, %v", keys, err)
+		t.Errorf("the keys are %v, %v", keys, err)
 	}
 	// Limits below the present size evict the oldest entries at once.
 	if err := none.SetLimits(ctx, 1, 0); err != nil {
 		t.Fatal(err)
 	}
 	if keys, err := none.Keys(ctx, ""); err != nil || !slices.Equal(keys, []string{"8"}) {
-		t.Errorf("there are %v, %v", keys, err)
+		t.Errorf("the keys are %v, %v", keys, err)
 	}
 	if err := none.Clear(ctx); err != nil {
 		t.Fatal(err)
@@ -110,6 +111,6 @@ func TestLimitsThatDiffer(t *testing.T) {
 		}
 	}
 	if keys, err := none.Keys(ctx, ""); err != nil || len(keys) != 9 {
-		t.Errorf("there are %v, %v", keys, err)
+		t.Errorf("the keys are %v, %v", keys, err)
 	}
 }

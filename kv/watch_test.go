@@ -26,7 +26,7 @@ func watch[V any](t testing.TB, b *kv.Bucket[V], prefix string) *kv.Watcher[V] {
 	return w
 }
 
-// events reads n events.
+// events returns the next n events.
 func events[V any](t testing.TB, w *kv.Watcher[V], n int) (out []string) {
 	t.Helper()
 	last := uint64(0)
@@ -103,7 +103,7 @@ func TestWatch(t *testing.T) {
 	})
 }
 
-// A slow watcher delays nobody, and gets ErrLagged.
+// A slow watcher gets ErrLagged. It delays neither writers nor other watchers.
 func TestSlowWatcher(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
 	ctx := testrun.Context(t)
@@ -134,8 +134,9 @@ func TestSlowWatcher(t *testing.T) {
 	}
 }
 
-// A value that cannot be decoded is an error of its event alone.
-func TestWatchingWhatDoesNotDecode(t *testing.T) {
+// If a value cannot be decoded, Next returns an error for its event, and later events
+// as usual.
+func TestWatchingValuesThatDoNotDecode(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
 	ctx := testrun.Context(t)
 	w := watch(t, bucket[int](t, c.Node(0), "b"), "")
@@ -153,8 +154,8 @@ func TestWatchingWhatDoesNotDecode(t *testing.T) {
 	}
 }
 
-// Next ends with its context without losing an event, and with the node.
-func TestWatchingEnds(t *testing.T) {
+// Next returns when its context ends, without losing an event, and when the node closes.
+func TestNextEnds(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
 	b := bucket[string](t, c.Node(0), "b")
 	w := watch(t, b, "")
@@ -169,7 +170,7 @@ func TestWatchingEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := events(t, w, 1); got[0] != "put k v" {
-		t.Errorf("then it got %v", got)
+		t.Errorf("after that, the watcher got %v", got)
 	}
 	go func() { _, err := w.Next(testrun.Context(t)); done <- err }()
 	c.Stop(0)

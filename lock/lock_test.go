@@ -72,14 +72,14 @@ func mustUnlock(t testing.TB, h *lock.Held) {
 	}
 }
 
-// waitUntilQueued waits until n programs hold the lock of key or wait for it.
+// waitUntilQueued waits until the queue of a lock has n waiters, its holder included.
 func waitUntilQueued(t testing.TB, node *hiqlite.Node, key string, n int) {
 	t.Helper()
 	testrun.WaitFor(t, "the queue", func() bool { return node.InMemoryShards().Lock.QueueLen(key) == n })
 }
 
-// Waiters get the lock in the order in which they came, whichever nodes they use,
-// and never two at once.
+// Waiters get the lock in the order of their requests, on whichever nodes, and never
+// two at once.
 func TestWaitersAreServedInOrder(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
 		const waiters = 12

@@ -13,8 +13,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A script is a lock shard whose answers are given by a test. Without do, each
-// command is answered with wire.Done.
+// A script is a lock shard whose outcomes a test decides. Without do, the outcome of
+// each command is wire.Done.
 type script struct {
 	do func(ctx context.Context, c *wire.Command) (wire.Outcome, error)
 
@@ -53,7 +53,7 @@ func scripted(t *testing.T, do func(ctx context.Context, c *wire.Command) (wire.
 func TestALateGrantIsRenewedAtOnce(t *testing.T) {
 	scripted(t, func(_ context.Context, c *wire.Command) (wire.Outcome, error) {
 		if c.Kind == wire.KindLockAcquire {
-			time.Sleep(DefaultTTL * 6 / 10) // the answer is late
+			time.Sleep(DefaultTTL * 6 / 10) // the outcome is late
 		}
 		return wire.Outcome{Epoch: 1}, nil
 	}, func(t *testing.T, l *Locker, s *script) {
@@ -61,7 +61,7 @@ func TestALateGrantIsRenewedAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * DefaultTTL) // it is renewed meanwhile
+		time.Sleep(10 * DefaultTTL) // the lock is renewed meanwhile
 		if err := h.Unlock(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -76,7 +76,7 @@ func TestTheHolderLearnsOfALossInTime(t *testing.T) {
 			scripted(t, func(ctx context.Context, c *wire.Command) (wire.Outcome, error) {
 				switch {
 				case c.Kind == wire.KindLockAcquire:
-					time.Sleep(late * DefaultTTL / 10) // the answer is late
+					time.Sleep(late * DefaultTTL / 10) // the outcome is late
 				case c.Kind == wire.KindLockRenew && how == "fail":
 					return wire.Outcome{}, hiqlite.ErrNoLeader
 				case c.Kind == wire.KindLockRenew:
@@ -100,7 +100,7 @@ func TestTheHolderLearnsOfALossInTime(t *testing.T) {
 }
 
 // A delayed command can create an owner again after the cluster has dropped it.
-// An answer that concerns this second owner, to a renewal or to a request for
+// An outcome that concerns this second owner, of a renewal or of a request for
 // another lock, must not be taken for a renewal of the first one's locks.
 func TestAnOwnerThatWasCreatedAgain(t *testing.T) {
 	for _, kind := range []wire.CommandKind{wire.KindLockRenew, wire.KindLockTry} {
@@ -200,14 +200,14 @@ func TestReasonsOfUnknownOutcomes(t *testing.T) {
 	}
 }
 
-// A late answer that concerns an earlier owner with the same id does not end the
+// A late outcome that concerns an earlier owner with the same id does not end the
 // locks of the present one.
-func TestALateAnswerToAnEarlierOwner(t *testing.T) {
+func TestALateOutcomeOfAnEarlierOwner(t *testing.T) {
 	asked := 0
 	scripted(t, func(_ context.Context, c *wire.Command) (wire.Outcome, error) {
 		if c.Kind == wire.KindLockAcquire {
 			if asked++; asked == 1 {
-				time.Sleep(time.Second) // the answer arrives after those to later commands
+				time.Sleep(time.Second) // the outcome arrives after those of later commands
 				return wire.Outcome{Epoch: 1}, nil
 			}
 		}

@@ -24,7 +24,7 @@ var (
 )
 
 // A simulation is a cluster in a bubble of testing/synctest: the machine of the
-// lock shard, its clock, and nodes whose commands and answers are delayed.
+// lock shard, its clock, and nodes whose commands and outcomes are delayed.
 type simulation struct {
 	mu       sync.Mutex // held while an entry is applied
 	random   *rand.Rand
@@ -77,13 +77,14 @@ type simulatedNode struct {
 	*simulation
 	session uint64
 	queue   chan *simulatedCommand
-	// Now and then a command, or an answer, is delayed by up to so much; 0: never.
-	slow, slowAnswers time.Duration
+	// Some commands are delayed by up to slow, and some outcomes by up to slowOutcomes,
+	// in addition to the usual delay.
+	slow, slowOutcomes time.Duration
 }
 
 type simulatedCommand struct {
 	encoded []byte
-	answer  chan wire.Outcome // capacity 1
+	outcome chan wire.Outcome // capacity 1
 }
 
 func (n *simulatedNode) run() {
@@ -95,7 +96,7 @@ func (n *simulatedNode) run() {
 		n.apply(wire.EncodeCommands(n.session, sequence, [][]byte{c.encoded}))
 		o := n.outcomes[0]
 		n.mu.Unlock()
-		time.AfterFunc(n.delay(n.slowAnswers), func() { c.answer <- o })
+		time.AfterFunc(n.delay(n.slowOutcomes), func() { c.outcome <- o })
 	}
 }
 
@@ -114,7 +115,7 @@ func (n *simulatedNode) Do(ctx context.Context, c *wire.Command) (wire.Outcome, 
 	sent := &simulatedCommand{wire.EncodeCommand(c), make(chan wire.Outcome, 1)}
 	n.queue <- sent
 	select {
-	case o := <-sent.answer:
+	case o := <-sent.outcome:
 		return o, nil
 	case <-ctx.Done():
 		return wire.Outcome{}, fmt.Errorf("%w: %w", hiqlite.ErrOutcomeUnknown, ctx.Err())
@@ -142,7 +143,7 @@ func (n *simulatedNode) QueueLen(key string) int                   { return n.lo
 func (*simulatedNode) OnClose(func()) func()                       { return func() {} }
 
 // Nine programs on three nodes compete for three locks for two minutes of the
-// bubble's clock. Commands and answers are delayed by up to 20 ms and now and then
+// bubble's clock. Commands and outcomes are delayed by up to 20 ms and now and then
 // by seconds, and callers cancel. No two programs ever believe at the same time
 // that they hold a lock; no lock is lost unless something was slow; and the
 // machine is empty in the end.
@@ -163,12 +164,12 @@ func simulate(t *testing.T, seed uint64) {
 	s.locks = memory.NewLocks(memory.Config{Listener: s})
 	ctx, stop := context.WithCancel(t.Context())
 	go s.advanceClock(ctx)
-	var slow, slowAnswers time.Duration
+	var slow, slowOutcomes time.Duration
 	switch seed % 3 {
 	case 1:
 		slow = ttl * 3 / 2
 	case 2:
-		slow, slowAnswers = ttl*3/2, ttl*3/2
+		slow, slowOutcomes = ttl*3/2, ttl*3/2
 	}
 
 	var mu sync.Mutex
@@ -179,24 +180,24 @@ func simulate(t *testing.T, seed uint64) {
 	for id := range uint64(3) {
 		s.mu.Lock()
 		s.apply(wire.EncodeOpenSession(id+1, id+1, 1))
-		n := &simulatedNode{s, s.session, make(chan *simulatedCommand, 1000), slow, slowAnswers}
+		n := &simulatedNode{s, s.session, make(chan *simulatedCommand, 1000), slow, slowOutcomes}
 		s.mu.Unlock()
 		nodes = append(nodes, n)
 		go n.run()
 		l := &Locker{lock: n, ttl: ttl}
 		for i := range 3 {
-			take := l.Lock
+			acquire := l.Lock
 			switch i {
 			case 1:
-				take = (&Locker{lock: n, ttl: ttl}).Lock
+				acquire = (&Locker{lock: n, ttl: ttl}).Lock
 			case 2:
-				take = l.TryLock
+				acquire = l.TryLock
 			}
 			programs.Go(func() {
 				for time.Now().Before(end) {
 					key := s.below(3).String()
 					ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond+s.below(20_000))
-					h, err := take(ctx, key)
+					h, err := acquire(ctx, key)
 					cancel()
 					if err != nil {
 						if !errors.Is(err, ErrHeld) && !errors.Is(err, context.DeadlineExceeded) {

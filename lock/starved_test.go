@@ -111,8 +111,8 @@ func TestAClosedNodeLeavesNoLocks(t *testing.T) {
 	}
 }
 
-// A waiter keeps its place in the order even if its program releases its last
-// lock while the request is on its way.
+// A Locker releases its last lock while its request for another lock is on its way. The
+// waiter of that request stays before later ones.
 func TestReleasingTheLastLockKeepsTheOrderOfARequest(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 3)
 	ctx := testrun.Context(t)

@@ -85,7 +85,7 @@ func next(t testing.TB, s *pubsub.Subscription) pubsub.Message {
 // All subscribers on all nodes receive the same messages in the same order, each
 // once, while all nodes send at the same time.
 func TestOneOrder(t *testing.T) {
-	const tellers, each = 5, 60
+	const senders, each = 5, 60
 	c := hiqlitetest.NewCluster(t, 3)
 	var subs []*pubsub.Subscription
 	for _, n := range c.Nodes() {
@@ -93,7 +93,7 @@ func TestOneOrder(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	for i, n := range c.Nodes() {
-		for g := range tellers {
+		for g := range senders {
 			wg.Go(func() {
 				last := uint64(0)
 				for k := range each {
@@ -110,11 +110,11 @@ func TestOneOrder(t *testing.T) {
 	for i, s := range subs {
 		var got []string
 		seen := map[string]bool{}
-		for range tellers * each * 3 {
+		for range senders * each * 3 {
 			m := next(t, s)
 			line := fmt.Sprint(m.Index, m.Channel, string(m.Payload))
 			if seen[string(m.Payload)] {
-				t.Fatalf("subscriber %d gets %q twice", i, m.Payload)
+				t.Fatalf("subscriber %d has received %q twice", i, m.Payload)
 			}
 			seen[string(m.Payload)] = true
 			got = append(got, line)
@@ -162,11 +162,11 @@ func TestRestart(t *testing.T) {
 		for i := range c.Nodes() {
 			c.Start(i)
 		}
-		var fresh, back []*pubsub.Subscription
+		var fresh, resumed []*pubsub.Subscription
 		for i, n := range c.Nodes() {
 			c.WaitReady(i)
 			fresh = append(fresh, listen(t, n, "c"))
-			back = append(back, listen(t, n, "c", pubsub.After(first)))
+			resumed = append(resumed, listen(t, n, "c", pubsub.After(first)))
 			if start := fresh[i].Start(); start != second {
 				t.Errorf("node %d starts after message %d, the last one was %d", i+1, start, second)
 			}
@@ -176,17 +176,17 @@ func TestRestart(t *testing.T) {
 			if m := next(t, fresh[i]); m.Index != third {
 				t.Errorf("node %d received message %d, %q", i+1, m.Index, m.Payload)
 			}
-			if m := next(t, back[i]); m.Index != second {
+			if m := next(t, resumed[i]); m.Index != second {
 				t.Errorf("node %d goes on with message %d, %q", i+1, m.Index, m.Payload)
 			}
-			if m := next(t, back[i]); m.Index != third {
+			if m := next(t, resumed[i]); m.Index != third {
 				t.Errorf("node %d goes on with message %d, %q", i+1, m.Index, m.Payload)
 			}
 		}
 		whole := listen(t, c.Node(0), "c", pubsub.After(0))
 		for _, want := range []uint64{first, second, third} {
 			if m := next(t, whole); m.Index != want {
-				t.Errorf("from the beginning on it is message %d, want %d", m.Index, want)
+				t.Errorf("After(0) returns message %d, want %d", m.Index, want)
 			}
 		}
 	})
@@ -230,7 +230,7 @@ func TestBadInput(t *testing.T) {
 		}
 	}
 	if _, err := pubsub.Notify(ctx, n, "c*", nil); !errors.Is(err, pubsub.ErrChannel) {
-		t.Errorf("Notify to many: %v", err)
+		t.Errorf("Notify to a pattern: %v", err)
 	}
 	s := listen(t, n, "c")
 	_, err := pubsub.Notify(ctx, n, "c", make([]byte, pubsub.MaxPayload+1))
@@ -240,21 +240,21 @@ func TestBadInput(t *testing.T) {
 	if index, err := pubsub.Notify(ctx, n, "c", make([]byte, pubsub.MaxPayload)); err != nil {
 		t.Errorf("the largest payload: %v", err)
 	} else if m := next(t, s); m.Index != index || len(m.Payload) != pubsub.MaxPayload {
-		t.Errorf("the largest payload comes as %d bytes", len(m.Payload))
+		t.Errorf("the largest payload is received as %d bytes", len(m.Payload))
 	}
-	over, cancel := context.WithCancel(ctx)
+	ended, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
-	go func() { _, err := s.Next(over); done <- err }()
+	go func() { _, err := s.Next(ended); done <- err }()
 	cancel()
 	if err := <-done; err != context.Canceled {
-		t.Errorf("Next with a context that ended: %v", err)
+		t.Errorf("Next with a context that has ended: %v", err)
 	}
-	if _, err := pubsub.Notify(over, n, "c", nil); !errors.Is(err, context.Canceled) {
+	if _, err := pubsub.Notify(ended, n, "c", nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("Notify with a context that has ended: %v", err)
 	}
 	index := notify(t, n, "c", "still here")
 	if m := next(t, s); m.Index != index {
-		t.Errorf("then it received message %d, want %d", m.Index, index)
+		t.Errorf("after that, Next returned message %d, want %d", m.Index, index)
 	}
 	go func() { _, err := s.Next(ctx); done <- err }()
 	c.Stop(0)
