@@ -7,40 +7,47 @@ import (
 	lib "modernc.org/sqlite/lib"
 )
 
-// Actions is what preparing a statement told about it.
+// Actions is what the authorizer has recorded about a statement while SQLite prepared
+// it.
 type Actions struct {
-	Denied      *Error // why it was refused
+	Denied      *Error // the statement is refused, for this reason
+	ReadsOwn    *Error // the statement may only read; if it writes, this is the error
+	Transaction string // BEGIN, COMMIT, ROLLBACK, SAVEPOINT, RELEASE or ROLLBACK TO
+	Savepoint   string // the savepoint of the last three
+
+	Pragma    string // the name of the PRAGMA, in lower case
+	PragmaArg string
+	PragmaSet bool // the PRAGMA has an argument and is no read
+
 	Schema      bool   // it changes the schema
 	altersTable bool   // it is ALTER TABLE
-	Statistics  bool   // it changes what the planner knows of the rows
-	ConnState   bool   // it asks changes(), total_changes() or last_insert_rowid()
-	Transaction string // BEGIN, COMMIT, ROLLBACK, SAVEPOINT
-	Pragma      string // the PRAGMA's name, in lower case
-	PragmaArg   string
-	PragmaSet   bool     // it has an argument
-	Rows        bool     // it inserts, updates or deletes
-	Inserts     []string // tables it inserts into
-	Insert      bool     // it is an INSERT itself, not only its triggers
-	Savepoint   string   // the name of the savepoint that it sets or ends
-	ReadsOwn    *Error   // why it may read, but not write
-	Creates     string   // the table that it creates
-	Selects     bool     // it has a SELECT in it
-	ReadsNames  bool     // it reads the names of columns as rows
-	ByHand      bool     // it makes or fills by hand what stands behind virtual tables
-	SchemaRows  bool     // it inserts rows into sqlite_schema by hand
-	Virtual     string   // the virtual table that it creates
-	Checks      bool     // it checks the database's integrity
-	Temp        bool     // it makes TEMP objects, or uses some
+	Creates     string // the table that it creates
+	Virtual     string // the virtual table that it creates
+	Statistics  bool   // it changes the statistics of the planner
+	SchemaRows  bool   // it inserts rows into sqlite_schema, see compileByHand
+	ByHand      bool   // it was compiled by compileByHand
+
+	Rows    bool     // it inserts, updates or deletes rows
+	Inserts []string // the tables that it inserts into, triggers included
+	Insert  bool     // it is itself an INSERT, and not only its triggers insert
+	Selects bool     // it contains a SELECT
+	Temp    bool     // it makes or uses TEMP objects
+
+	ConnState  bool // it calls changes(), total_changes() or last_insert_rowid()
+	ReadsNames bool // it reads the names of columns as rows (pragma_table_info)
+	Checks     bool // it checks the integrity of the database
 }
 
-// authorize is SQLite's authorizer: it is asked about each thing that a
-// statement does while it is prepared, and again by some while they run.
+// authorize is SQLite's authorizer callback. SQLite calls it for each thing that a
+// statement would do, while it prepares the statement. Some statements, such as VACUUM,
+// call it also while they run, for the statements that they prepare.
 func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, inner uintptr) int32 {
 	c := connOf(tls)
 	if c == nil {
 		return lib.SQLITE_OK
 	}
 	if c.preparing && c.moduleCompiles() {
+		// The statement that is being prepared does not do this.
 		before := c.actions
 		defer func() {
 			denied := c.actions.Denied
@@ -69,7 +76,7 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, inner uintptr) 
 		return c.authorizePragma(strings.ToLower(libc.GoString(a)), libc.GoString(b), b != 0, libc.GoString(db))
 	case lib.SQLITE_ATTACH, lib.SQLITE_DETACH:
 		if c.asOwner || c.explaining() {
-			return lib.SQLITE_OK // VACUUM attaches its own file
+			return lib.SQLITE_OK // VACUUM attaches a file
 		}
 		return c.deny("ATTACH and DETACH are not supported", "a node holds one replicated database; open another data folder for a second one")
 	case lib.SQLITE_TRANSACTION:
@@ -85,20 +92,19 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, inner uintptr) 
 	return c.authorizeWrite(action, libc.GoString(a), libc.GoString(b), libc.GoString(db))
 }
 
-// private are tables whose content is a replica's own: how it lies in this
-// file, or when what was written to it. A write that read them would write
-// different rows on each replica.
+// private are the tables whose content differs from replica to replica: they show the
+// pages of the file, or the state of the replica. A write that read them would write
+// other rows on each replica.
 var private = map[string]bool{
 	MetaTable: true, "dbstat": true, "sqlite_dbpage": true, "sqlite_dbptr": true,
 }
 
-// modules are those of which virtual tables may be made: their content comes
-// from ordinary tables. dbstat and sqlite_dbpage would show this file's pages,
-// under a name that private does not know.
+// modules are the modules whose virtual tables programs may create. They keep their
+// content in ordinary tables. A virtual table of dbstat or sqlite_dbpage would show the
+// pages of the file under a name that is not in private.
 var modules = map[string]bool{"fts5": true, "fts5vocab": true, "rtree": true, "rtree_i32": true, "geopoly": true}
 
-// authorizeRead keeps what is applied from reading what differs from replica
-// to replica.
+// authorizeRead keeps writes from reading what differs from replica to replica.
 func (c *Conn) authorizeRead(table, column string) int32 {
 	table = strings.ToLower(table)
 	pragma, isPragma := strings.CutPrefix(table, "pragma_")
@@ -107,13 +113,13 @@ func (c *Conn) authorizeRead(table, column string) int32 {
 	}
 	switch {
 	case pragma == "quick_check" && isPragma && c.actions.altersTable:
-		// ALTER TABLE asks it whether the rows meet a new CHECK or NOT NULL. The
-		// statement has no place for a SELECT of the program's own.
+		// ALTER TABLE uses it to find out whether the rows satisfy a new CHECK or NOT
+		// NULL. A program cannot put a SELECT into an ALTER TABLE.
 		return lib.SQLITE_OK
 	case private[table], isPragma && !Pragmas[pragma].shared:
 		return c.denyWrite("a write cannot read "+table, "it differs from replica to replica; read it first, and write what you read")
 	case (table == "sqlite_master" || table == "sqlite_temp_master") && strings.EqualFold(column, "rootpage"):
-		return lib.SQLITE_IGNORE // NULL: pages are numbered as this file grew
+		return lib.SQLITE_IGNORE // it reads as NULL, because the numbers of pages differ
 	}
 	return lib.SQLITE_OK
 }
@@ -121,7 +127,7 @@ func (c *Conn) authorizeRead(table, column string) int32 {
 func (c *Conn) authorizeFunction(name string) int32 {
 	name = strings.ToLower(name)
 	if c.functions != nil && c.functions.readsOnly[name] && !c.asOwner {
-		return c.denyWrite("a write cannot use the function "+name+"()", "it is not Deterministic, so each replica could compute something else: compute the value first, and write that")
+		return c.denyWrite("a write cannot use the function "+name+"()", "it is not Deterministic, so replicas could compute different values; compute the value first, and write that")
 	}
 	switch name {
 	case "load_extension":
@@ -165,8 +171,8 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 		}
 	case lib.SQLITE_DROP_TABLE:
 		if c.mode != Plain && strings.EqualFold(table, MetaTable) && !c.asOwner {
-			// Tools that empty a database drop every table that they find. This
-			// one stays, without a word.
+			// Tools that empty a database drop every table that they find. Dropping
+			// this one does nothing, and is no error.
 			return lib.SQLITE_IGNORE
 		}
 		c.actions.Schema = true
@@ -175,11 +181,12 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 	case lib.SQLITE_DROP_INDEX, lib.SQLITE_DROP_VIEW, lib.SQLITE_DROP_TRIGGER, lib.SQLITE_DROP_VTABLE, lib.SQLITE_ALTER_TABLE:
 		c.actions.Schema = true
 	case lib.SQLITE_INSERT:
-		// However it is spelled, what is made there begins as a row of
-		// sqlite_temp_schema: CREATE TRIGGER temp.x ON main.t tells of main else.
+		// However a CREATE is written, SQLite inserts a row into sqlite_temp_schema
+		// for a TEMP object. For CREATE TRIGGER temp.x ON main.t this is the only
+		// call that names the temp schema.
 		if db == tempSchema && table == "sqlite_temp_master" {
-			if answer := c.authorizeTemp(a, b); answer != lib.SQLITE_OK {
-				return answer
+			if rc := c.authorizeTemp(a, b); rc != lib.SQLITE_OK {
+				return rc
 			}
 		}
 		c.actions.Insert = c.actions.Insert || !c.actions.Rows
@@ -192,13 +199,13 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 		c.actions.Rows = true
 	case lib.SQLITE_ANALYZE:
 		if db == tempSchema && !c.asOwner {
-			return c.deny("ANALYZE of TEMP tables is not supported", "leave it out: indexes of TEMP tables are used without")
+			return c.deny("ANALYZE of TEMP tables is not supported", "leave it out: SQLite uses the indexes of TEMP tables without it")
 		}
 		c.actions.Statistics = true
 		if strings.EqualFold(table, MetaTable) {
-			return lib.SQLITE_IGNORE // its rows differ from replica to replica
+			return lib.SQLITE_IGNORE // the rows of the table differ from replica to replica
 		}
-		return lib.SQLITE_OK // it may look at every table
+		return lib.SQLITE_OK
 	case lib.SQLITE_REINDEX:
 		return lib.SQLITE_OK
 	}
@@ -206,12 +213,12 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 		c.actions.Statistics = true
 	}
 	if c.mode != Plain && strings.EqualFold(table, MetaTable) && !c.asOwner {
-		return c.deny("the table "+MetaTable+" belongs to hiqlite", "it holds what makes writes apply once; it can be read, not changed")
+		return c.deny("the table "+MetaTable+" belongs to hiqlite", "it keeps writes from being applied twice; it can be read, not changed")
 	}
 	return lib.SQLITE_OK
 }
 
-// savepoints names what the authorizer is told of savepoints.
+// savepoints maps what SQLite says about savepoints to the statements.
 var savepoints = map[string]string{"BEGIN": "SAVEPOINT", "RELEASE": "RELEASE", "ROLLBACK": "ROLLBACK TO"}
 
 func (c *Conn) authorizeTransaction(what, savepoint string) int32 {
@@ -220,19 +227,21 @@ func (c *Conn) authorizeTransaction(what, savepoint string) int32 {
 	}
 	c.actions.Transaction, c.actions.Savepoint = what, savepoint
 	if c.mode == ReadOnly || c.classifying {
-		return lib.SQLITE_OK // prepared to be classified, never run
+		return lib.SQLITE_OK // the statement is classified and will not run
 	}
 	return c.deny(what+" inside a script is not supported", "a script is one transaction already: leave BEGIN, COMMIT and SAVEPOINT out")
 }
 
 func (c *Conn) denyModule(name string) int32 {
 	if private[strings.ToLower(name)] {
-		return c.deny("virtual tables of the module "+name+" are not supported", "they would show what differs from replica to replica; read "+name+" itself")
+		return c.deny("virtual tables of the module "+name+" are not supported", "what they show differs from replica to replica; read "+name+" itself")
 	}
 	c.actions.Denied = LogicError("no such module: "+name, "")
 	return lib.SQLITE_DENY
 }
 
+// deny refuses the statement that is being prepared. The first refusal becomes the error
+// of the statement.
 func (c *Conn) deny(what, hint string) int32 {
 	if c.actions.Denied == nil {
 		c.actions.Denied = NotAuthorized(what, hint)
@@ -240,8 +249,9 @@ func (c *Conn) deny(what, hint string) int32 {
 	return lib.SQLITE_DENY
 }
 
-// denyWrite denies what a read may do. Whether a statement of a transaction is
-// one shows only when it is prepared: see Prepare.
+// denyWrite refuses what only a read may do. On an Apply connection every statement counts
+// as a write. On the others it is known only after the statement has been prepared
+// whether it writes, and text.compile refuses it then.
 func (c *Conn) denyWrite(what, hint string) int32 {
 	if c.mode == Apply {
 		return c.deny(what, hint)

@@ -71,7 +71,7 @@ type Conn struct {
 	functions     *Functions                 // the functions of the program; see Define
 	zone          *atomic.Pointer[wire.Zone] // see ShowZone
 	path          string
-	files         fileTrouble
+	fileNotes     fileNotes
 	settings      wire.Settings
 	byHand        bool // see compileByHand
 	tempAllowed   bool // see AllowTemp

@@ -221,8 +221,8 @@ func (c *Conn) Stop(on bool) {
 }
 
 // watchRows makes SQLite call rowWritten for each row that is written. The scratch
-// memory passes to it the statement that Count observes, and the connection's handle;
-// it returns the rowid there.
+// memory holds what rowWritten needs: the statement that a Count observes, and the
+// connection. rowWritten stores the rowid there.
 func (c *Conn) watchRows() {
 	*at[uintptr](c.scratch + 24), *at[int64](c.scratch + 32), *at[uintptr](c.scratch + 40) = 0, 0, c.db
 	lib.Xsqlite3_update_hook(c.tls, c.db, callback(rowWritten), c.scratch)

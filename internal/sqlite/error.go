@@ -160,8 +160,8 @@ func (c *Conn) err(rc int32) *Error {
 		text += " (SQLITE_BUSY)"
 	}
 	e := &Error{Code: int(rc), Message: text}
-	if said := c.files.err; said != nil && said.Code == int(rc) {
-		e.Hint = said.Error()
+	if found := c.fileNotes.err; found != nil && found.Code == int(rc) {
+		e.Hint = found.Error()
 	}
 	return e
 }

@@ -2,20 +2,19 @@ package sqlite
 
 import lib "modernc.org/sqlite/lib"
 
-// Nothing of what stands behind EXPLAIN runs, so it is neither recorded as what
-// the statement does, nor refused for what it would do: BEGIN, ATTACH and the
-// like are compiled as any other. PRAGMAs are not: SQLite does many of them while
-// it compiles them, behind EXPLAIN too.
+// A statement after EXPLAIN does not run. So what it would do is not recorded, and BEGIN,
+// ATTACH and the like are not refused. PRAGMAs need care: SQLite executes many of them
+// while it compiles them, also after EXPLAIN.
 
-// explaining reports that the statement which SQLite compiles now is explained.
-// Within what is compiled for a part of it, as a trigger, that is not known.
+// explaining reports whether the statement that SQLite compiles now is an EXPLAIN. It
+// returns false while SQLite compiles a trigger of such a statement.
 func (c *Conn) explaining() bool {
 	parse := c.rawDB().FpParse
 	return parse != 0 && at[lib.TParse](parse).Fexplain != 0
 }
 
-// explainedPragma makes SQLite compile those PRAGMAs only which it does not do at
-// once. Of the others an empty program is listed.
+// explainedPragma decides about a PRAGMA after EXPLAIN. SQLite compiles it only if
+// compiling does not execute it. The program that EXPLAIN lists for the others is empty.
 func explainedPragma(kind PragmaKind) int32 {
 	if kind == PragmaAnswered || kind == PragmaReplicated {
 		return lib.SQLITE_OK

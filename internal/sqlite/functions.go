@@ -14,22 +14,22 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A Function is an SQL function that the program brings along.
+// A Function is an SQL function that the program defines.
 type Function struct {
 	Name string
-	// Args is the number of its arguments; -1: any.
+	// Args is the number of arguments, or -1 for any number.
 	Args int
-	// Version is that of what it computes. Replicas that execute a write
-	// must have the same one.
+	// Version is the version of what the function computes. Replicas that execute a
+	// write must have the same version of each function that the write uses.
 	Version uint64
-	// Deterministic says that it computes the same everywhere and always.
-	// Writes may use such functions alone.
+	// Deterministic says that the function always returns the same for the same
+	// arguments, on every node. Writes may use only such functions.
 	Deterministic bool
 
 	// Scalar is set for a scalar function, Aggregate for an aggregate.
 	Scalar    func(args []wire.Value) (wire.Value, error)
 	Aggregate func() Aggregate
-	// Window says that its Aggregates are WindowAggregates.
+	// Window says that Aggregate returns WindowAggregates.
 	Window bool
 }
 
@@ -39,31 +39,31 @@ type Aggregate interface {
 	Final() (wire.Value, error)
 }
 
-// A WindowAggregate can also be asked between rows, and forget the oldest.
+// A WindowAggregate can also return a value after each row (Value), and remove the oldest
+// row from the group (Inverse).
 type WindowAggregate interface {
 	Aggregate
 	Inverse(args []wire.Value) error
 	Value() (wire.Value, error)
 }
 
-// A Collation is an order of texts that the program brings along. All are taken
-// to be deterministic.
+// A Collation is an order of texts that the program defines. It has to be deterministic.
 type Collation struct {
 	Name    string
 	Version uint64
 	Compare func(a, b string) int
 }
 
-// Functions are a program's functions and collations, ready to be defined on
-// connections. A nil *Functions has none.
+// Functions are the functions and collations that a program defines. A nil *Functions has
+// none.
 type Functions struct {
 	functions  []Function
 	collations []Collation
-	uses       []wire.Function // what writes may use
-	readsOnly  map[string]bool
+	inWrites   []wire.Function // the functions and collations that writes may use
+	readsOnly  map[string]bool // the names of functions that writes must not use
 }
 
-// NewFunctions checks functions and collations. The error names all faults.
+// NewFunctions checks functions and collations. The error reports all faults.
 func NewFunctions(functions []Function, collations []Collation) (*Functions, error) {
 	f := &Functions{functions: functions, collations: collations, readsOnly: map[string]bool{}}
 	builtIn, err := builtInNames()
@@ -81,16 +81,16 @@ func NewFunctions(functions []Function, collations []Collation) (*Functions, err
 		case name == "" || len(name) > 255 || strings.ContainsRune(name, 0):
 			fault("the function name %q is not 1 to 255 bytes without NUL", fn.Name)
 		case builtIn[name]:
-			fault("the function %s is SQLite's own: choose another name, since a node without yours would compute with SQLite's", fn.Name)
+			fault("the function %s is one of SQLite's: choose another name, because a node without yours would call SQLite's", fn.Name)
 		case (fn.Scalar == nil) == (fn.Aggregate == nil):
 			fault("the function %s must be either a scalar function or an aggregate", fn.Name)
 		case fn.Args < -1 || fn.Args > 127:
 			fault("the function %s takes %d arguments: -1 (any) to 127 are possible", fn.Name, fn.Args)
 		case known && (first.Version != fn.Version || first.Deterministic != fn.Deterministic):
-			fault("the function %s is given twice, with other versions or another determinism", fn.Name)
+			fault("the function %s is given twice, with different Version or Deterministic", fn.Name)
 		}
 		if !known && fn.Deterministic {
-			f.uses = append(f.uses, wire.Function{Name: name, Version: fn.Version})
+			f.inWrites = append(f.inWrites, wire.Function{Name: name, Version: fn.Version})
 		}
 		if !fn.Deterministic {
 			f.readsOnly[name] = true
@@ -105,25 +105,25 @@ func NewFunctions(functions []Function, collations []Collation) (*Functions, err
 		case name == "" || len(name) > 255 || strings.ContainsRune(name, 0):
 			fault("the collation name %q is not 1 to 255 bytes without NUL", c.Name)
 		case orders[name]:
-			fault("the collation %s is given twice, or SQLite's own: choose another name", c.Name)
+			fault("the collation %s is given twice, or is one of SQLite's: choose another name", c.Name)
 		case c.Compare == nil:
 			fault("the collation %s has no Compare", c.Name)
 		}
 		orders[name] = true
-		f.uses = append(f.uses, wire.Function{Name: name, Version: c.Version, Collation: true})
+		f.inWrites = append(f.inWrites, wire.Function{Name: name, Version: c.Version, Collation: true})
 	}
-	slices.SortFunc(f.uses, wire.Function.Compare)
+	slices.SortFunc(f.inWrites, wire.Function.Compare)
 	return f, errors.Join(faults...)
 }
 
-// Used returns which functions and collations the texts may use. It looks for
-// their names wherever they stand: one too many costs nothing but that other
-// nodes must have it too.
+// Used returns the functions and collations that the texts may use: those whose names
+// occur anywhere in them. If it returns one that is not used, other nodes must
+// nevertheless have it.
 func (f *Functions) Used(texts ...string) (used []wire.Function) {
-	if f == nil || len(f.uses) == 0 {
+	if f == nil || len(f.inWrites) == 0 {
 		return nil
 	}
-	missing := slices.Clone(f.uses)
+	missing := slices.Clone(f.inWrites)
 	for i, text := range texts {
 		if i > 0 && text == texts[i-1] {
 			continue
@@ -141,18 +141,18 @@ func (f *Functions) Used(texts ...string) (used []wire.Function) {
 	return used
 }
 
-// Missing returns the first of the wanted functions that this program does not
-// have, or not in that version.
+// Missing returns the first of the wanted functions that this program does not define, or
+// defines with another version.
 func (f *Functions) Missing(wanted []wire.Function) (wire.Function, bool) {
 	for _, w := range wanted {
-		if f == nil || !slices.Contains(f.uses, w) {
+		if f == nil || !slices.Contains(f.inWrites, w) {
 			return w, true
 		}
 	}
 	return wire.Function{}, false
 }
 
-// Mentioned returns those of the functions whose names stand in the texts.
+// Mentioned returns those of the functions whose names occur in the texts.
 func Mentioned(functions []wire.Function, texts []string) (found []wire.Function) {
 	for _, f := range functions {
 		if slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(lower(text), f.Name) }) {
@@ -162,7 +162,7 @@ func Mentioned(functions []wire.Function, texts []string) (found []wire.Function
 	return found
 }
 
-// lower returns text with A to Z in lower case, as SQLite compares names.
+// lower returns text with A to Z in lower case. SQLite compares names in this way.
 func lower(text string) string {
 	return strings.Map(func(r rune) rune {
 		if 'A' <= r && r <= 'Z' {
@@ -187,8 +187,8 @@ var builtInNames = sync.OnceValues(func() (map[string]bool, error) {
 	return names, err
 })
 
-// Define makes the functions known on the connection. On Apply connections only
-// the deterministic ones are.
+// Define registers the functions and collations on the connection. On an Apply connection
+// it registers only deterministic ones.
 func (c *Conn) Define(f *Functions) error {
 	if f == nil {
 		return nil
@@ -236,8 +236,9 @@ func (c *Conn) defineFunction(fn *Function) error {
 	return nil
 }
 
-// handles gives the engine, which cannot hold Go pointers, a number for each
-// function. There is one for each function of a program, so none is taken back.
+// handles are numbers for functions and collations, because the engine's memory cannot
+// hold Go pointers. There are as many as the program has functions and collations, so
+// they are never freed.
 var handles struct {
 	mu    sync.RWMutex
 	all   []any
@@ -274,15 +275,17 @@ func scalarFunction(tls *libc.TLS, ctx uintptr, argc int32, argv uintptr) {
 	setResult(tls, ctx, fn.Name, func() (wire.Value, error) { return fn.Scalar(arguments(tls, argc, argv)) })
 }
 
-// groups holds the aggregates at work. The engine keeps their numbers.
+// groups are the aggregates that are collecting rows, by number. The engine keeps the
+// number in the aggregate context of the group.
 var groups struct {
 	mu   sync.Mutex
 	last uint64
 	byID map[uint64]Aggregate
 }
 
-// group returns the aggregate of the group at hand, a new one with its first
-// row. It is nil if SQLite has no memory for it.
+// group returns the aggregate of the current group, and where its number is. With the
+// first row of a group it makes a new aggregate. It returns nil if SQLite has no memory
+// for the number.
 func group(tls *libc.TLS, ctx uintptr, fn *Function) (a Aggregate, slot *uint64) {
 	p := lib.Xsqlite3_aggregate_context(tls, ctx, 8)
 	if p == 0 {
@@ -309,7 +312,7 @@ func group(tls *libc.TLS, ctx uintptr, fn *Function) (a Aggregate, slot *uint64)
 
 func aggregateStep(tls *libc.TLS, ctx uintptr, argc int32, argv uintptr) {
 	fn := functionOf(tls, ctx)
-	checked(tls, ctx, fn.Name, func() error {
+	reportError(tls, ctx, fn.Name, func() error {
 		a, _ := group(tls, ctx, fn)
 		if a == nil {
 			return errNoMemory
@@ -320,7 +323,7 @@ func aggregateStep(tls *libc.TLS, ctx uintptr, argc int32, argv uintptr) {
 
 func aggregateInverse(tls *libc.TLS, ctx uintptr, argc int32, argv uintptr) {
 	fn := functionOf(tls, ctx)
-	checked(tls, ctx, fn.Name, func() error {
+	reportError(tls, ctx, fn.Name, func() error {
 		a, _ := group(tls, ctx, fn)
 		if a == nil {
 			return errNoMemory
@@ -340,8 +343,7 @@ func aggregateValue(tls *libc.TLS, ctx uintptr) {
 	})
 }
 
-// aggregateFinal is called once for each group, also when the statement was
-// given up.
+// aggregateFinal is called once for each group, also if the statement failed.
 func aggregateFinal(tls *libc.TLS, ctx uintptr) {
 	fn := functionOf(tls, ctx)
 	setResult(tls, ctx, fn.Name, func() (wire.Value, error) {
@@ -359,10 +361,11 @@ func aggregateFinal(tls *libc.TLS, ctx uintptr) {
 
 var errNoMemory = errors.New("out of memory")
 
-// setResult makes what f returns the result of a function's call.
+// setResult calls f and passes its value or error to SQLite, as the result of the call of
+// the function name.
 func setResult(tls *libc.TLS, ctx uintptr, name string, f func() (wire.Value, error)) {
 	var v wire.Value
-	checked(tls, ctx, name, func() (err error) {
+	reportError(tls, ctx, name, func() (err error) {
 		v, err = f()
 		return err
 	})
@@ -387,8 +390,9 @@ func setResult(tls *libc.TLS, ctx uintptr, name string, f func() (wire.Value, er
 	}
 }
 
-// checked makes an error of f, or its panic, that of the function's call.
-func checked(tls *libc.TLS, ctx uintptr, name string, f func() error) {
+// reportError calls f and passes its error or panic to SQLite, as the error of the call of
+// the function name.
+func reportError(tls *libc.TLS, ctx uintptr, name string, f func() error) {
 	err := func() (err error) {
 		defer func() {
 			if r := recover(); r != nil {
@@ -403,11 +407,11 @@ func checked(tls *libc.TLS, ctx uintptr, name string, f func() error) {
 	message := strings.ReplaceAll(err.Error(), "\x00", " ")
 	p := libc.Xmalloc(tls, libc.Tsize_t(len(message)+1))
 	copy(unsafe.Slice(at[byte](p), len(message)), message)
-	lib.Xsqlite3_result_error(tls, ctx, p, int32(len(message))) // copies it
+	lib.Xsqlite3_result_error(tls, ctx, p, int32(len(message))) // SQLite copies it
 	libc.Xfree(tls, p)
 }
 
-// arguments copies the arguments of a function's call.
+// arguments copies the arguments of a call.
 func arguments(tls *libc.TLS, argc int32, argv uintptr) []wire.Value {
 	args := make([]wire.Value, argc)
 	for i := range args {
@@ -426,7 +430,7 @@ func arguments(tls *libc.TLS, argc int32, argv uintptr) []wire.Value {
 	return args
 }
 
-// bytesOf copies what a value holds.
+// bytesOf copies the text or blob of a value.
 func bytesOf(tls *libc.TLS, data, value uintptr) []byte {
 	n := lib.Xsqlite3_value_bytes(tls, value)
 	b := make([]byte, n)
@@ -436,13 +440,14 @@ func bytesOf(tls *libc.TLS, data, value uintptr) []byte {
 	return b
 }
 
-// collate compares two texts, which the engine keeps, by a program's collation.
+// collate compares two texts by a collation of the program. It copies them, because they
+// are in the engine's memory.
 func collate(_ *libc.TLS, id uintptr, n1 int32, p1 uintptr, n2 int32, p2 uintptr) int32 {
 	c := handled(id).(*Collation)
-	return int32(max(-1, min(1, c.Compare(copied(p1, n1), copied(p2, n2)))))
+	return int32(max(-1, min(1, c.Compare(copyText(p1, n1), copyText(p2, n2)))))
 }
 
-func copied(p uintptr, n int32) string {
+func copyText(p uintptr, n int32) string {
 	if p == 0 || n == 0 {
 		return ""
 	}

@@ -7,16 +7,17 @@ import (
 	lib "modernc.org/sqlite/lib"
 )
 
-// SQLite keeps a statement journal, to undo a statement that failed after it had
-// changed rows, only if it sees that the statement can fail so: by a constraint
-// or in a function. It does not see that aggregates (sum() overflows), virtual
-// tables (json_each() of what is no JSON, a MATCH that is none) and the types of
-// STRICT tables fail as well. On a connection of its own nobody notices, since
-// the whole transaction is undone. Within a transaction the rows stay, and here
-// every statement runs within one, together with those of others.
+// With a statement journal SQLite undoes a statement that fails after it has changed
+// rows. SQLite keeps one only if it knows that the statement can fail in this way: by a
+// constraint, or in a function. It does not know that aggregates can fail (sum()
+// overflows), and virtual tables (json_each() of a text that is not JSON, a malformed
+// MATCH), and the types of STRICT tables. Without the journal, the rows that such a
+// statement has changed stay changed. Outside of a transaction nobody notices, because
+// SQLite undoes the implicit transaction. But hiqlite runs every statement inside a
+// transaction, together with the statements of other programs.
 
-// keepJournal makes a statement that can fail after it has changed rows, by
-// what SQLite does not think of, keep a statement journal.
+// keepJournal makes SQLite keep a statement journal for a statement that can change
+// several rows and can fail in one of the ways that SQLite does not consider.
 func (s *Stmt) keepJournal() {
 	if s.ReadOnly() {
 		return
@@ -33,8 +34,9 @@ func (s *Stmt) keepJournal() {
 	}
 }
 
-// calls reports whether a trigger, or what a foreign key does, calls another: it
-// may call itself so, up to a depth that is an error.
+// calls reports whether the program of a trigger, or of the action of a foreign key,
+// calls another one. In this way it can call itself, and fail because it is nested too
+// deep.
 func calls(ops uintptr, n int32) bool {
 	for i := range uintptr(n) {
 		if at[lib.TVdbeOp](ops+i*unsafe.Sizeof(lib.TVdbeOp{})).Fopcode == lib.OP_Program {
@@ -44,12 +46,11 @@ func calls(ops uintptr, n int32) bool {
 	return false
 }
 
-// journalFlags is where the bits of a statement stand, among them the one that
-// SQLite calls usesStmtJournal: the field's name has its offset in it, which is
-// not the same on all platforms.
+// journalFlags is the offset of the bit fields of SQLite's struct Vdbe. Go has no field
+// for them that has the same name on all platforms: the name contains the offset.
 const journalFlags = unsafe.Offsetof(lib.TVdbe{}.FeVdbeState) + 1
 
-// journalFlag is that bit.
+// journalFlag is the bit field usesStmtJournal among them.
 var journalFlag = func() uint16 {
 	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 { // big-endian
 		return 1 << (15 - 5)
@@ -57,14 +58,14 @@ var journalFlag = func() uint16 {
 	return 1 << 5
 }()
 
-// canFailPartway reports whether a program can fail by what SQLite does not think of,
-// and whether it can change several rows.
+// canFailPartway reports whether a program can fail in a way that SQLite does not
+// consider, and whether it can change several rows.
 func canFailPartway(ops uintptr, n int32) (fails, several bool) {
 	for i := range uintptr(n) {
 		op := at[lib.TVdbeOp](ops + i*unsafe.Sizeof(lib.TVdbeOp{}))
 		switch op.Fopcode {
 		case lib.OP_FkCounter:
-			if op.Fp1 != 0 { // it is undone with the journal only
+			if op.Fp1 != 0 { // the counter of deferred violations is restored only with a journal
 				return true, true
 			}
 		case lib.OP_TypeCheck, lib.OP_AggStep, lib.OP_AggStep1, lib.OP_AggInverse, lib.OP_AggValue, lib.OP_AggFinal,

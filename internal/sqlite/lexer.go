@@ -2,11 +2,11 @@ package sqlite
 
 import "strings"
 
-// statement returns how long the first statement of a text is, its semicolon
-// included, and its first word: as sqlite3_complete reads it, which knows
-// strings, comments and the bodies of triggers. SQLite itself tells the end of a
-// statement only if it can prepare it: of one that uses what an earlier one has
-// yet to make, it stops in the middle.
+// statement returns the length of the first statement of a text, including its semicolon,
+// and its first word. It finds the end by the rules of sqlite3_complete, which knows
+// strings, comments and the bodies of triggers. sqlite3_prepare reports the end of a
+// statement only if it can prepare it, and it cannot if the statement uses a table that
+// an earlier statement of the text will create.
 func statement(text string) (length int, word string) {
 	const (
 		start = iota
@@ -14,7 +14,7 @@ func statement(text string) (length int, word string) {
 		explain
 		create
 		trigger
-		semi // in a trigger's body
+		semi // after a semicolon in the body of a trigger
 		end
 	)
 	state := start
@@ -69,7 +69,7 @@ const (
 
 // token returns the kind and length of the first token of a text.
 func token(text string) (tokenKind, int) {
-	// until returns the length up to the end of what closes the token.
+	// until returns the length of a token that ends with closing.
 	until := func(from int, closing string) int {
 		if i := strings.Index(text[from:], closing); i >= 0 {
 			return from + i + len(closing)

@@ -6,14 +6,14 @@ import (
 	lib "modernc.org/sqlite/lib"
 )
 
-// MetaTable is the one table of the replica's own in the database. SQL may
-// read it and nothing else. Its name is one of those that SQLite keeps for
-// itself: tools leave such tables alone, as sqlite_sequence, and SQLite lets
-// nobody drop, alter or index them, and no statistics be gathered of them.
+// MetaTable is the only table in the database that belongs to hiqlite. Programs can only
+// read it. Its name begins with sqlite_, which SQLite reserves. So tools leave the table
+// alone, as they leave sqlite_sequence alone, and SQLite lets nobody drop, alter or index
+// it, and gathers no statistics about it.
 const MetaTable = "sqlite_hiqlite"
 
-// MakeMetaTable makes the meta table, if it is missing. SQLite refuses its name
-// unless the schema is writable, which a defensive connection's never is.
+// MakeMetaTable creates the meta table if it does not exist. SQLite accepts its name only
+// while the schema is writable, and on a defensive connection it never is.
 func (c *Conn) MakeMetaTable() (err error) {
 	defer c.AsOwner(true)()
 	if rc := c.configure(lib.SQLITE_DBCONFIG_DEFENSIVE, 0); rc != lib.SQLITE_OK {

@@ -7,14 +7,14 @@ import (
 	lib "modernc.org/sqlite/lib"
 )
 
-// moduleCompiles reports that what is being compiled is not the statement itself,
-// but one that a virtual table's module prepares for itself meanwhile. It does so
-// when it is used first on a connection: what a statement does must not seem to
-// depend on that.
+// moduleCompiles reports whether SQLite is compiling a statement that the module of a
+// virtual table prepares for itself, while the program's statement is being prepared. A
+// module does so when it is used for the first time on a connection. What is recorded
+// about a statement must not depend on that.
 func (c *Conn) moduleCompiles() bool {
 	for p := c.rawDB().FpParse; p != 0; {
 		parse := at[lib.TParse](p)
-		if parse.FpOuterParse != 0 && parse.FpToplevel == 0 { // a trigger's has both
+		if parse.FpOuterParse != 0 && parse.FpToplevel == 0 { // the parser of a trigger has both
 			return true
 		}
 		p = parse.FpOuterParse
@@ -22,28 +22,29 @@ func (c *Conn) moduleCompiles() bool {
 	return false
 }
 
-// noteCheck notes that a statement reads a table, in the engine's memory, which
-// checks the database's integrity.
+// noteCheck records that a statement checks the integrity of the database, if the table
+// that it reads does so (pragma_integrity_check). table is the name in the engine's
+// memory.
 func (c *Conn) noteCheck(table uintptr) {
 	if table == 0 || *at[byte](table)|0x20 != 'p' {
-		return // most are not pragma_...
+		return // not pragma_..., as most tables; this is called for each column
 	}
 	if pragma, ok := strings.CutPrefix(strings.ToLower(libc.GoString(table)), "pragma_"); ok && Pragmas[pragma].integrity {
 		c.actions.Checks = true
 	}
 }
 
-// mustForget reports that the statement, just prepared, checks what modules hold
-// while this connection may remember of it what is not so any more. FTS5 reads
-// anew how its index is divided when it is queried, not when it is checked, and
-// would call the index corrupt. The connection that applies has written itself
-// what is there.
+// mustForget reports whether the statement, which has just been prepared, checks the
+// content of virtual tables although this connection may have an old version of it in
+// memory. FTS5 reads the structure of its index again when it is queried, but not when it
+// is checked, and would report an index that another connection has changed as corrupt.
+// The Apply connection has written the content itself.
 func (s *Stmt) mustForget() bool {
 	return s.Actions.Checks && s.c.mode != Apply && s.c.mode != Plain && !s.c.asOwner && !s.c.classifying
 }
 
-// forgetModules makes virtual tables begin anew. What they hold back in this
-// transaction is written before.
+// forgetModules discards what virtual tables have in memory. Before that, they write the
+// changes of this transaction that they have buffered.
 func (c *Conn) forgetModules() error {
 	defer c.AsOwner(true)()
 	if c.mode == Speculate && !c.Autocommit() {
@@ -56,12 +57,12 @@ func (c *Conn) forgetModules() error {
 	return c.Exec("PRAGMA writable_schema=RESET")
 }
 
-// loadChecks makes the schema be loaded with its CHECK constraints until the
-// returned function is called: from a file that it cannot write SQLite loads none,
-// and integrity_check finds no row that violates one.
+// loadChecks makes SQLite load CHECK constraints with the schema until restore is called.
+// From a file that it cannot write SQLite loads none, and integrity_check would not find
+// rows that violate them.
 func (c *Conn) loadChecks() (restore func()) {
 	file := at[lib.TBtShared](at[lib.TBtree](at[lib.TDb](c.rawDB().FaDb).FpBt).FpBt)
-	was := file.FbtsFlags & lib.BTS_READ_ONLY
+	before := file.FbtsFlags & lib.BTS_READ_ONLY
 	file.FbtsFlags &^= lib.BTS_READ_ONLY
-	return func() { file.FbtsFlags |= was }
+	return func() { file.FbtsFlags |= before }
 }

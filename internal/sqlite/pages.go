@@ -14,32 +14,35 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// Each page of a database and of its write-ahead log ends with what tells whether
-// it is as it was written:
+// Each page of a database and of its write-ahead log ends with a seal of 16 bytes. It shows
+// whether the page is as it was written:
 //
-//	page number | CRC-32C of all before, the number included | balance
+//	bytes 0 to 3    the page number, big-endian
+//	bytes 4 to 7    the CRC-32C of the page up to here, big-endian
+//	bytes 8 to 15   the balance
 //
-// of 4, 4 and 8 bytes, the first two big-endian. SQLite leaves that much free at
-// the end of each page (the "reserved bytes" of the file's header), so that any
-// SQLite reads the file; what it writes there without us does not match.
+// SQLite leaves these bytes free: the header of the file says that each page has so many
+// reserved bytes. So any SQLite can read the file. A page that another SQLite writes has
+// no valid seal.
 //
-// The seal is put into a page when it is written, after SQLite has computed the
-// checksum of the frame of its log that holds the page. That one goes over the
-// seal, too. The balance is chosen so that it comes out as before: a log that
-// another SQLite copies into the database after a crash keeps the seals.
+// The VFS puts the seal into a page when SQLite writes the page. At that time, SQLite has
+// already computed its own checksum of the frame of the write-ahead log, which includes
+// the reserved bytes. The balance makes up for the change: SQLite's checksum of the page
+// with the seal is the same as without it. So if another SQLite copies the log into the
+// database after a crash, it accepts the frames, and the pages keep their seals.
 const (
 	sealSize    = 16         // bytes
 	frameHeader = 24         // bytes, before each page of a write-ahead log
 	walHeader   = 32         // bytes, before the first frame
-	headerSize  = 100        // bytes of a database's header, in its first page
-	pendingByte = 0x40000000 // SQLite locks it: the page that holds it is never written
+	headerSize  = 100        // bytes, of the header of a database in its first page
+	pendingByte = 0x40000000 // the offset of the byte that SQLite locks; its page is never written
 	minPage     = 512        // bytes
 	maxPage     = 65536      // bytes
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// isPage reports that n bytes may be a page.
+// isPage reports whether a page can have n bytes.
 func isPage(n int) bool { return n >= minPage && n <= maxPage && n&(n-1) == 0 }
 
 // seal puts the seal into a page.
@@ -49,14 +52,14 @@ func seal(page []byte, number uint32) {
 	binary.BigEndian.PutUint32(end, number)
 	binary.BigEndian.PutUint32(end[4:], crc32.Checksum(page[:len(page)-sealSize+4], castagnoli))
 	dx0, dx1 := binary.NativeEndian.Uint32(end)-x0, binary.NativeEndian.Uint32(end[4:])-x1
-	// SQLite's checksum takes two numbers at a time: s1 += x0+s2; s2 += x1+s1.
+	// SQLite's checksum adds two numbers of the page at a time: s1 += x0+s2; s2 += x1+s1.
 	y := end[8:]
 	binary.NativeEndian.PutUint32(y, binary.NativeEndian.Uint32(y)-2*dx0-dx1)
 	binary.NativeEndian.PutUint32(y[4:], binary.NativeEndian.Uint32(y[4:])-dx0-dx1)
 }
 
-// sealed reports that a page is as it was written. number is its place in the
-// database, 0: unknown.
+// sealed reports whether a page is as it was written. number is the number of the page in
+// the database, or 0 if it is not known.
 func sealed(page []byte, number uint32) bool {
 	end := page[len(page)-sealSize:]
 	got := binary.BigEndian.Uint32(end)
@@ -64,8 +67,9 @@ func sealed(page []byte, number uint32) bool {
 		binary.BigEndian.Uint32(end[4:]) == crc32.Checksum(page[:len(page)-sealSize+4], castagnoli)
 }
 
-// page returns the page that a file's bytes at an offset are, if they are one,
-// and its number, 0 if only the log's frame tells it.
+// page returns the page that SQLite reads or writes at an offset of the file, and its
+// number. ok is false if the bytes are not a page. In a write-ahead log the number is 0,
+// because it is in the header of the frame.
 func (f *file) page(buf uintptr, n int32, offset int64) (page []byte, number uint32, ok bool) {
 	if !isPage(int(n)) {
 		return nil, 0, false
@@ -86,10 +90,10 @@ func (f *file) page(buf uintptr, n int32, offset int64) (page []byte, number uin
 	return unsafe.Slice(at[byte](buf), n), number, true
 }
 
-// sealPage seals what is about to be written, if it is a page.
+// sealPage puts the seal into the bytes that are about to be written, if they are a page.
 func (f *file) sealPage(tls *libc.TLS, id, buf uintptr, n int32, offset int64) int32 {
 	if f.kind == walFile && n == frameHeader {
-		f.number, f.next = binary.BigEndian.Uint32(unsafe.Slice(at[byte](buf), 4)), offset+frameHeader
+		f.frameNumber, f.framePage = binary.BigEndian.Uint32(unsafe.Slice(at[byte](buf), 4)), offset+frameHeader
 		return lib.SQLITE_OK
 	}
 	page, number, ok := f.page(buf, n, offset)
@@ -97,8 +101,9 @@ func (f *file) sealPage(tls *libc.TLS, id, buf uintptr, n int32, offset int64) i
 		return lib.SQLITE_OK
 	}
 	if f.kind == walFile {
-		if number = f.number; offset != f.next {
-			// A page that this transaction has written already.
+		if number = f.frameNumber; offset != f.framePage {
+			// SQLite writes a page again in the frame that has it already, without
+			// writing the header.
 			p := tls.Alloc(8)
 			defer tls.Free(8)
 			if rc := f.read(tls, id, p, 4, offset-frameHeader); rc != lib.SQLITE_OK {
@@ -114,7 +119,8 @@ func (f *file) sealPage(tls *libc.TLS, id, buf uintptr, n int32, offset int64) i
 	return lib.SQLITE_OK
 }
 
-// checkPage checks what was read, if it is a page.
+// checkPage checks the bytes that were read, if they are a page. rc is the result code of
+// the read, and it returns the one that SQLite gets.
 func (f *file) checkPage(tls *libc.TLS, buf uintptr, n int32, offset int64, rc int32) int32 {
 	if rc != lib.SQLITE_OK && rc != lib.SQLITE_IOERR_SHORT_READ {
 		return rc
@@ -123,7 +129,7 @@ func (f *file) checkPage(tls *libc.TLS, buf uintptr, n int32, offset int64, rc i
 	switch {
 	case !ok:
 		return rc
-	case rc == lib.SQLITE_IOERR_SHORT_READ: // SQLite would go on with zeros
+	case rc == lib.SQLITE_IOERR_SHORT_READ: // SQLite would continue with zeros
 		return f.damage(tls, "read", fmt.Sprintf("the file ends before byte %d", offset+int64(n)))
 	case !sealed(page, number):
 		return f.damage(tls, "read", fmt.Sprintf("the page at byte %d does not match its checksum", offset))
@@ -131,7 +137,8 @@ func (f *file) checkPage(tls *libc.TLS, buf uintptr, n int32, offset int64, rc i
 	return rc
 }
 
-// damage notes that the file is not as it was written.
+// damage records that the file is not as it was written, and returns the result code for
+// SQLite.
 func (f *file) damage(tls *libc.TLS, op, text string) int32 {
 	err := &FileError{Op: op, Path: f.path, Code: lib.SQLITE_IOERR_DATA, Text: text, Damaged: true}
 	if c := connOf(tls); c != nil {
@@ -141,36 +148,37 @@ func (f *file) damage(tls *libc.TLS, op, text string) int32 {
 	return lib.SQLITE_IOERR_DATA
 }
 
-// tell tells the one who watches the database. The connection that met the error
-// may be another one's, as when a database is copied.
+// report passes an error to the function that watches the database of the file (Watch).
 func (f *file) report(err error) {
 	if w, ok := watchers.Load(f.db); ok && f.kind != otherFile {
 		w.(func(error))(err)
 	}
 }
 
-// watchers are told of damage: path of a database -> func(error).
+// watchers maps the paths of databases to the functions that Watch was given, of type
+// func(error).
 var watchers sync.Map
 
-// Watch calls f when a connection to the database at path reads what is not as
-// it was written, or cannot read it, with a *FileError. f must not block, and
-// may be called by several goroutines at once.
+// Watch calls f with a *FileError whenever any connection to the database at path reads a
+// page that is not as it was written, or cannot read the file. f must not block, and must
+// be safe for calls by several goroutines at once.
 func Watch(path string, f func(error)) { watchers.Store(path, f) }
 
-// Unwatch ends what Watch began.
+// Unwatch ends the calls that Watch began.
 func Unwatch(path string) { watchers.Delete(path) }
 
-// A Verifier is written a whole database file, without a write-ahead log, and
-// says at its end whether all pages are as they were written.
+// A Verifier checks whether all pages of a database file are as they were written. The
+// whole file is written to it, and then End is called. The file must not have a
+// write-ahead log.
 type Verifier struct {
-	buf    []byte
-	size   int    // of a page, once known
-	number uint32 // of the last page
-	pages  uint32 // that the header counts
+	buf    []byte // the next page, as far as it was written
+	size   int    // bytes of a page; 0: not known yet
+	number uint32 // the number of the last page that was checked
+	pages  uint32 // the number of pages according to the header
 	err    error
 }
 
-// Write takes the next bytes. Its error is the file's.
+// Write checks the next bytes of the file. Its error says that the file is damaged.
 func (v *Verifier) Write(b []byte) (int, error) {
 	n := len(b)
 	for v.err == nil && len(b) > 0 {
@@ -202,7 +210,7 @@ func (v *Verifier) header() {
 	}
 	v.pages = binary.BigEndian.Uint32(v.buf[28:])
 	if string(v.buf[:16]) != "SQLite format 3\x00" || !isPage(v.size) {
-		v.fail("it has no database's header")
+		v.fail("it does not begin with the header of a database")
 	}
 }
 
@@ -219,16 +227,16 @@ func (v *Verifier) fail(text string) {
 	v.err = &FileError{Op: "verify", Path: "the database", Code: lib.SQLITE_IOERR_DATA, Text: text, Damaged: true}
 }
 
-// End returns what is wrong with the file.
+// End returns an error if the file is damaged or incomplete.
 func (v *Verifier) End() error {
 	if v.err == nil && (len(v.buf) > 0 || v.number != v.pages || v.number == 0) {
-		v.fail(fmt.Sprintf("it has %d whole pages, and should have %d", v.number, v.pages))
+		v.fail(fmt.Sprintf("it has %d complete pages instead of %d", v.number, v.pages))
 	}
 	return v.err
 }
 
-// CheckSize finds out whether the file has all pages that the database should
-// have and that are not in the write-ahead log.
+// CheckSize returns an error if a page of the database is neither in the file nor in the
+// write-ahead log.
 func (c *Conn) CheckSize() error {
 	count, size, err := c.pages()
 	if err != nil {
@@ -240,11 +248,11 @@ func (c *Conn) CheckSize() error {
 	} else if have = info.Size() / size; have >= count {
 		return nil
 	}
-	// Those behind the file's end are read: from the log, or not at all.
+	// The pages after the end of the file have to be in the log, so they are read.
 	return c.Exec(fmt.Sprintf("SELECT sum(length(data)) FROM sqlite_dbpage WHERE pgno>%d", have))
 }
 
-// pages returns how many pages the database has, and the bytes of each.
+// pages returns the number of pages of the database, and the size of a page in bytes.
 func (c *Conn) pages() (count, size int64, err error) {
 	err = c.QueryAsOwner("SELECT (SELECT page_count FROM pragma_page_count), (SELECT page_size FROM pragma_page_size)", func(s *Stmt) error {
 		count, size = s.Int(0), s.Int(1)
@@ -253,14 +261,14 @@ func (c *Conn) pages() (count, size int64, err error) {
 	return count, size, err
 }
 
-// Pages reads the database's pages one after the other, each in a transaction of
-// its own: it holds nothing back.
+// Pages reads the pages of a database one after the other, and so checks their seals. Each
+// is read in a transaction of its own, so checkpoints need not wait for it.
 type Pages struct {
 	s    *Stmt
-	next int64
+	next int64 // the number of the next page
 }
 
-// Pages begins with the first page.
+// Pages returns a Pages that begins with the first page.
 func (c *Conn) Pages() (*Pages, error) {
 	s, _, err := c.Prepare("SELECT length(data) FROM sqlite_dbpage WHERE pgno=?", true)
 	if err != nil {
@@ -269,7 +277,7 @@ func (c *Conn) Pages() (*Pages, error) {
 	return &Pages{s, 1}, nil
 }
 
-// Check reads the next n pages, and reports whether there are more.
+// Check reads the next n pages, and reports whether there may be more.
 func (p *Pages) Check(n int) (more bool, err error) {
 	for range n {
 		if err := p.s.Bind([]wire.Argument{{Value: wire.IntegerValue(p.next)}}, nil); err != nil {
@@ -285,5 +293,5 @@ func (p *Pages) Check(n int) (more bool, err error) {
 	return true, nil
 }
 
-// Close ends it.
+// Close ends the reading.
 func (p *Pages) Close() { p.s.Close() }

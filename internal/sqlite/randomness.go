@@ -9,21 +9,21 @@ import (
 	lib "modernc.org/sqlite/lib"
 )
 
-// SQLite has a generator of random bytes of its own, one for the process, that
-// cannot be replaced. What it is used for:
+// SQLite has one generator of random bytes for the whole process, which cannot be
+// replaced. This is what it uses them for, and what this package does about each use:
 //
-//	random(), randomblob()             overridden: see makeDeterministic
-//	rowids after the largest one       refused: see TookMaxRowid
-//	the header of fts5_locale()        overridden: see fixLocaleHeader
+//	random(), randomblob()             overridden, see makeDeterministic
+//	rowids after the largest one       the row is refused, see TookMaxRowid
+//	the header of fts5_locale()        overridden, see fixLocaleHeader
 //	names of columns that occur more
-//	than five times in a result        refused where they would be stored: see RandomNames
+//	than five times in a result        refused where they would be stored, see RandomNames
 //	salts of the write-ahead log,
 //	nonces of rollback journals,
 //	names of temporary files and of
-//	VACUUM's database, RBU             nothing that SQL can see
+//	VACUUM's database, RBU             nothing, because SQL cannot see them
 
-// localeHeader stands before what fts5_locale() returns, which may be stored.
-// SQLite draws it for each connection.
+// localeHeader is the header of the values that fts5_locale() returns, and which may be
+// stored. SQLite chooses a random one for each connection.
 var localeHeader = [4]uint32{0x9bd84b8e, 0x41c5f1a2, 0x5a1d7e33, 0xd20f6c97}
 
 // fixLocaleHeader makes fts5_locale() return the same on every connection.
@@ -42,7 +42,7 @@ func (c *Conn) fixLocaleHeader() error {
 	if rc := lib.Xsqlite3_finalize(c.tls, p); rc != lib.SQLITE_OK {
 		return c.err(rc)
 	}
-	global := *at[uintptr](api) // fts5_api is what a Fts5Global begins with
+	global := *at[uintptr](api) // the fts5_api is the first field of a Fts5Global
 	if global == 0 {
 		return errors.New("hiqlite: this build of SQLite has no FTS5")
 	}
@@ -50,12 +50,14 @@ func (c *Conn) fixLocaleHeader() error {
 	return nil
 }
 
-// RandomNames refuses what a statement that has run would store, or one that is
-// about to run would read, of columns that SQLite has named at random.
+// RandomNames returns an error if a statement stores or reads a column name that SQLite
+// has chosen at random. It is called with ran=false before the statement runs, and with
+// ran=true after it.
 //
-// It makes the names of a result's columns unique by a number: a, a:1, a:2, a:3,
-// a:4, and then one that it draws. CREATE TABLE ... AS stores such a name. In a
-// view each connection has its own, which matters where names are read as rows.
+// SQLite makes the names of the columns of a result unique by adding a number: a, a:1,
+// a:2, a:3, a:4, and then a random number. CREATE TABLE ... AS stores such names. The
+// columns of a view get other random names on each connection, which matters if a
+// statement reads the names as rows.
 func (s *Stmt) RandomNames(ran bool) error {
 	a := &s.Actions
 	switch {
@@ -72,7 +74,8 @@ func (s *Stmt) RandomNames(ran bool) error {
 			return err
 		}
 		for _, view := range views {
-			// A view that cannot be looked into says so to who looks into it.
+			// The columns of a view that has an error cannot be listed, here or by
+			// the statement.
 			if name, err := s.c.randomName(view); err == nil && name != "" {
 				return LogicError("the column "+strconv.Quote(name)+" of the view "+view+" is named at random, and this write may read it",
 					"the view returns more than five columns of one name; give them names in the view, or read pragma_table_info in a query of its own")
@@ -82,7 +85,8 @@ func (s *Stmt) RandomNames(ran bool) error {
 	return nil
 }
 
-// randomName returns the first column of a table or view that was named at random.
+// randomName returns the name of the first column of a table or view that SQLite has named
+// at random, or "".
 func (c *Conn) randomName(table string) (string, error) {
 	for _, schema := range []string{"main", tempSchema} {
 		names, err := c.TextsAsOwner("SELECT name FROM pragma_table_xinfo(?, ?)", textArgument(table), textArgument(schema))
@@ -93,8 +97,8 @@ func (c *Conn) randomName(table string) (string, error) {
 	return "", nil
 }
 
-// namedAtRandom returns the first name that SQLite drew: one with a number, of
-// which 1 to 4 had all been given before.
+// namedAtRandom returns the first name with a random number, or "". It is a name with a
+// number other than 1 to 4, after names with all of these numbers.
 func namedAtRandom(names []string) string {
 	seen := map[string]bool{}
 next:

@@ -10,9 +10,9 @@ import (
 	lib "modernc.org/sqlite/lib"
 )
 
-// defineRegexp gives the connection what X REGEXP Y means: regexp(Y, X), by Go's
-// package regexp. SQLite itself has none. What it computes is part of the
-// format of entries.
+// defineRegexp defines the function regexp, with Go's package regexp. SQLite evaluates
+// X REGEXP Y as regexp(Y, X), and has no such function itself. What it returns is part of
+// the format of entries, because all replicas must compute the same.
 func (c *Conn) defineRegexp() error {
 	name := c.cstring("regexp")
 	defer libc.Xfree(c.tls, name)
@@ -28,7 +28,7 @@ func regexpFunction(tls *libc.TLS, ctx uintptr, _ int32, argv uintptr) {
 	if lib.Xsqlite3_value_type(tls, pattern) == lib.SQLITE_NULL || lib.Xsqlite3_value_type(tls, text) == lib.SQLITE_NULL {
 		return // NULL
 	}
-	checked(tls, ctx, "regexp", func() error {
+	reportError(tls, ctx, "regexp", func() error {
 		re, err := patterns.compile(string(bytesOf(tls, lib.Xsqlite3_value_text(tls, pattern), pattern)))
 		if err != nil {
 			return fmt.Errorf("REGEXP: %w", err)
@@ -42,14 +42,15 @@ func regexpFunction(tls *libc.TLS, ctx uintptr, _ int32, argv uintptr) {
 	})
 }
 
-// maxPatterns and maxPatternBytes bound the compiled patterns that are kept.
+// maxPatterns bounds the number of cached patterns, and maxPatternBytes the length of
+// each.
 const (
 	maxPatterns     = 256
 	maxPatternBytes = 4 << 10
 )
 
-// patterns keeps compiled patterns: a statement asks for the same one with each
-// row.
+// patterns caches compiled patterns, because a statement usually matches each row against
+// the same pattern.
 var patterns patternCache
 
 type patternCache struct {

@@ -9,22 +9,23 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// The dump of a virtual table is not its CREATE VIRTUAL TABLE, which would make
-// the tables behind it, but the row that it has in sqlite_schema, and then these
-// tables with their rows:
+// sqlite3's .dump does not write a virtual table as CREATE VIRTUAL TABLE, because this
+// would also create its shadow tables, in which its content is. It writes the row of the
+// virtual table in sqlite_schema, and then the shadow tables with their rows:
 //
 //	PRAGMA writable_schema=ON;
 //	INSERT INTO sqlite_schema(type,name,tbl_name,rootpage,sql) VALUES('table','f','f',0,'CREATE VIRTUAL TABLE f USING fts5(a)');
 //	CREATE TABLE IF NOT EXISTS 'f_data'(id INTEGER PRIMARY KEY, block BLOB);
 //	INSERT INTO f_data VALUES(1,X'');
 //
-// That much PRAGMA writable_schema=ON allows, and no other change: a row of
-// sqlite_schema that SQLite does not understand makes a database that nobody can
-// open. So SQLite itself is never told of the PRAGMA. When it does not compile
-// one of these statements, it is asked again with leave for this one.
+// After PRAGMA writable_schema=ON, hiqlite allows these statements and no other changes
+// of sqlite_schema: nobody could open a database with a row that SQLite does not
+// understand. So the PRAGMA does not set SQLite's own flag. If SQLite refuses to compile
+// such a statement, compileByHand sets the flag and compiles it once more.
 
-// compileByHand compiles a statement again that writes what only a virtual
-// table's module, or CREATE, writes otherwise. rc is why it was not compiled.
+// compileByHand compiles a statement of a dump that SQLite has refused: it writes what
+// otherwise only CREATE, or the module of a virtual table, writes. rc is the error with
+// which SQLite refused it. If that has another reason, compileByHand returns rc.
 func (c *Conn) compileByHand(rc int32, p uintptr, size int, options uint32) int32 {
 	message := c.err(rc).Message
 	schema := message == "SQL logic error: table sqlite_master may not be modified (1)"
@@ -43,12 +44,12 @@ func (c *Conn) compileByHand(rc int32, p uintptr, size int, options uint32) int3
 	c.byHand = false
 	a := &c.actions
 	if again != lib.SQLITE_OK {
-		if a.Denied == nil { // it is another view, say
+		if a.Denied == nil { // the statement has another fault: it writes to a view, say
 			c.actions = before
 		}
 		return again
 	}
-	if schema && (a.Schema || len(a.Inserts) != 1) { // a trigger's doing, say
+	if schema && (a.Schema || len(a.Inserts) != 1) { // a trigger inserts into sqlite_schema, say
 		lib.Xsqlite3_finalize(c.tls, *at[uintptr](c.scratch))
 		c.denyByHand()
 		return lib.SQLITE_AUTH
@@ -61,10 +62,11 @@ func (c *Conn) denyByHand() int32 {
 	return c.deny("PRAGMA writable_schema=ON lets virtual tables, and the tables behind them, be made and filled as dumps do, and nothing else", "use CREATE, ALTER and DROP")
 }
 
-// A SchemaMark tells which rows of sqlite_schema are new.
+// A SchemaMark is a state of sqlite_schema. Rows that are inserted later can be told from
+// those of the state.
 type SchemaMark struct{ rows, last int64 }
 
-// MarkSchema returns one, before a statement inserts into sqlite_schema.
+// MarkSchema returns the present state, before a statement inserts into sqlite_schema.
 func (c *Conn) MarkSchema() (m SchemaMark, err error) {
 	return m, c.QueryAsOwner("SELECT count(*), coalesce(max(rowid),0) FROM sqlite_schema", func(s *Stmt) error {
 		m = SchemaMark{s.Int(0), s.Int(1)}
@@ -72,8 +74,9 @@ func (c *Conn) MarkSchema() (m SchemaMark, err error) {
 	})
 }
 
-// CheckSchemaRows refuses what was inserted into sqlite_schema since, unless it
-// is virtual tables which could have been created in this way.
+// CheckSchemaRows checks the rows that a statement has inserted into sqlite_schema since
+// MarkSchema. The error is nil if each of them is a virtual table that CREATE VIRTUAL
+// TABLE could have created.
 func (c *Conn) CheckSchemaRows(m SchemaMark) error {
 	now, err := c.MarkSchema()
 	if err != nil {
@@ -85,7 +88,7 @@ func (c *Conn) CheckSchemaRows(m SchemaMark) error {
 		alike                  int64
 	}
 	var rows []row
-	// Rows of other types than text are shown as such: they match nothing.
+	// A value that is not a text is read as a text here, and matches nothing.
 	err = c.QueryAsOwner("SELECT type, name, tbl_name, sql, rootpage, (SELECT count(*) FROM sqlite_schema AS o WHERE o.name=n.name COLLATE NOCASE) FROM sqlite_schema AS n WHERE rowid>?",
 		func(s *Stmt) error {
 			rows = append(rows, row{string(s.Bytes(0)), string(s.Bytes(1)), string(s.Bytes(2)), string(s.Bytes(3)), s.Value(4), s.Int(5)})
@@ -94,13 +97,13 @@ func (c *Conn) CheckSchemaRows(m SchemaMark) error {
 	if err != nil {
 		return err
 	}
-	if n := int64(len(rows)); n != now.rows-m.rows || n != c.Changes() { // those of REPLACE count as well
+	if n := int64(len(rows)); n != now.rows-m.rows || n != c.Changes() { // REPLACE also counts the rows that it deletes
 		return refusedRow("it replaces rows of sqlite_schema")
 	}
 	for _, r := range rows {
 		switch {
 		case r.kind != "table" || r.table != r.name || r.root.Kind != wire.Integer || r.root.Int() != 0:
-			return refusedRow("the row is none of a virtual table")
+			return refusedRow("the row is not that of a virtual table")
 		case r.alike != 1:
 			return refusedRow("there is another " + r.name)
 		}
@@ -111,11 +114,12 @@ func (c *Conn) CheckSchemaRows(m SchemaMark) error {
 	return nil
 }
 
-// checkVirtual prepares the statement that makes a virtual table, which is
-// already in sqlite_schema, but not in what the connection knows of it.
+// checkVirtual prepares the statement that creates a virtual table. Its row is already in
+// sqlite_schema, but the connection has not loaded it, so SQLite does not report that the
+// table exists.
 func (c *Conn) checkVirtual(name, sql string) error {
 	defer c.AsOwner(false)()                                                    // the statement is the program's
-	if word, _, _ := strings.Cut(strings.ToUpper(sql), " "); word != "CREATE" { // SQLite takes it for an index
+	if word, _, _ := strings.Cut(strings.ToUpper(sql), " "); word != "CREATE" { // SQLite would load the row as an index
 		return refusedRow("the row's sql does not begin with CREATE")
 	}
 	s, tail, err := c.Prepare(sql, false)
@@ -129,8 +133,8 @@ func (c *Conn) checkVirtual(name, sql string) error {
 	return nil
 }
 
-// SchemaLoads refuses what was inserted into sqlite_schema if the schema, which
-// the caller has made the connection forget, cannot be read anew with it.
+// SchemaLoads loads the schema, which the caller has made the connection forget. The error
+// says that it cannot be loaded with the rows that were inserted into sqlite_schema.
 func (c *Conn) SchemaLoads() error {
 	err := c.ExecAsOwner("SELECT 1 FROM sqlite_schema LIMIT 1")
 	var e *Error

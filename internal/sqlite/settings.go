@@ -9,16 +9,16 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// Settings are those under which statements are prepared now.
+// Settings returns the settings under which statements are prepared now.
 func (c *Conn) Settings() wire.Settings { return c.settings }
 
-// SetSettings makes the connection prepare statements under other settings,
-// inside a transaction too, where PRAGMA foreign_keys would do nothing. No
-// deferred foreign key may be violated then. What was prepared before keeps the
-// settings that it was prepared under: the caller forgets it.
+// SetSettings makes the connection prepare statements under other settings. It also works
+// inside a transaction, where PRAGMA foreign_keys would do nothing; no deferred foreign
+// key may be violated then. Statements that have been prepared keep the settings under
+// which they were prepared, so the caller has to discard them.
 //
-// It changes the engine's flags and not by PRAGMAs, which would also make
-// statements expire that virtual tables keep for themselves.
+// SetSettings sets flags of the engine's connection. It does not execute PRAGMAs, because
+// those would make the statements expire that virtual tables keep for themselves.
 func (c *Conn) SetSettings(s wire.Settings) error {
 	changed := c.settings ^ s
 	if changed == 0 {
@@ -33,7 +33,7 @@ func (c *Conn) SetSettings(s wire.Settings) error {
 	return nil
 }
 
-// setFlags is SetSettings, but for LIKE.
+// setFlags is SetSettings without the setting of LIKE, which is not a flag.
 func (c *Conn) setFlags(s wire.Settings) {
 	if s == c.settings {
 		return
@@ -49,8 +49,8 @@ func (c *Conn) setFlags(s wire.Settings) {
 	c.settings = s
 }
 
-// setLike registers LIKE anew, which the engine does not do while a statement
-// runs: without a word.
+// setLike makes LIKE case-sensitive or not. The PRAGMA does this by registering the
+// function LIKE again. While a statement runs, SQLite would silently not do it.
 func (c *Conn) setLike(caseSensitive bool) error {
 	if c.rawDB().FnVdbeActive > 0 {
 		return newError(CodeBusy, "PRAGMA case_sensitive_like cannot be changed while a query is open", "close its rows first")
@@ -66,9 +66,9 @@ func (c *Conn) setLike(caseSensitive bool) error {
 	return nil
 }
 
-// keepLikeConstant makes LIKE what it was before the PRAGMA registered it anew: a
-// function that an index, a generated column and a CHECK may use. Without it a
-// schema in which one does cannot be loaded while the setting is on.
+// keepLikeConstant marks LIKE as a function that indexes, generated columns and CHECK
+// constraints may use, as it was before the PRAGMA registered it again. Otherwise a
+// schema that uses LIKE there could not be loaded while the setting is on.
 func (c *Conn) keepLikeConstant() {
 	for e := c.rawDB().FaFunc.Ffirst; e != 0; e = at[lib.THashElem](e).Fnext {
 		for f := at[lib.THashElem](e).Fdata; f != 0; f = at[lib.TFuncDef](f).FpNext {
@@ -79,7 +79,7 @@ func (c *Conn) keepLikeConstant() {
 	}
 }
 
-// ReachVirtualTables are the settings that statements are prepared under which
-// virtual tables keep for themselves: when one changes, virtual tables begin
-// anew.
+// ReachVirtualTables are the settings that influence the statements that virtual tables
+// prepare and keep for themselves. When one of them changes, the virtual tables have to
+// be connected again.
 const ReachVirtualTables = wire.CaseSensitiveLike | wire.ReverseUnorderedSelects

@@ -17,15 +17,15 @@ type Stmt struct {
 	p        uintptr
 	params   []string // names of the parameters, "" for a plain ?
 	columns  []wire.Column
-	prepares int32 // how often SQLite had prepared it when columns were read
+	prepares int32 // how often SQLite had prepared the statement when columns were read
 
-	// Actions says what preparing it told.
+	// Actions is what the authorizer recorded while the statement was prepared.
 	Actions Actions
 }
 
-// Prepare compiles the first statement of sql and returns the text behind it,
-// after an error too, unless it is one of syntax. The statement is nil if there
-// was only white space or a comment. keep says that it will be used many times.
+// Prepare compiles the first statement of sql and returns the text after it. It returns
+// that text also with an error, unless it is a syntax error. The statement is nil if sql
+// holds only white space or comments. keep says that the statement will run many times.
 func (c *Conn) Prepare(sql string, keep bool) (s *Stmt, tail string, err error) {
 	t, err := c.text(sql)
 	if err != nil {
@@ -35,8 +35,8 @@ func (c *Conn) Prepare(sql string, keep bool) (s *Stmt, tail string, err error) 
 	return t.prepare(sql, keep)
 }
 
-// A text is one of SQL in the engine's memory: one that holds many statements is
-// copied there once.
+// A text is SQL that has been copied into the engine's memory, once for all of its
+// statements.
 type text struct {
 	c    *Conn
 	size int
@@ -55,13 +55,13 @@ func (c *Conn) text(sql string) (*text, error) {
 
 func (t *text) close() { libc.Xfree(t.c.tls, t.p) }
 
-// A Script is a text whose statements are prepared one after the other.
+// A Script prepares the statements of a text one after the other.
 type Script struct {
 	text *text
 	rest string
 }
 
-// Script begins one.
+// Script returns a Script that begins with the first statement of sql.
 func (c *Conn) Script(sql string) (*Script, error) {
 	t, err := c.text(sql)
 	if err != nil {
@@ -70,7 +70,7 @@ func (c *Conn) Script(sql string) (*Script, error) {
 	return &Script{t, sql}, nil
 }
 
-// Rest returns what is behind the statements that were prepared.
+// Rest returns the text after the statements that have been prepared.
 func (s *Script) Rest() string { return s.rest }
 
 // Next prepares the next statement, as Prepare does.
@@ -79,10 +79,10 @@ func (s *Script) Next(keep bool) (stmt *Stmt, err error) {
 	return stmt, err
 }
 
-// Close ends it.
+// Close frees the text. The statements stay usable.
 func (s *Script) Close() { s.text.close() }
 
-// prepare is Prepare of sql, the end of the text.
+// prepare is Prepare for sql, which must be the end of the text.
 func (t *text) prepare(sql string, keep bool) (s *Stmt, tail string, err error) {
 	s, tail, err = t.compile(sql, keep)
 	if err == nil && s != nil && s.mustForget() {
@@ -96,7 +96,7 @@ func (t *text) prepare(sql string, keep bool) (s *Stmt, tail string, err error) 
 	return s, tail, err
 }
 
-// compile has SQLite prepare the first statement of sql.
+// compile is prepare without mustForget.
 func (t *text) compile(sql string, keep bool) (s *Stmt, tail string, err error) {
 	c, text := t.c, t.p+uintptr(t.size-len(sql))
 	flags := uint32(0)
@@ -123,9 +123,9 @@ func (t *text) compile(sql string, keep bool) (s *Stmt, tail string, err error) 
 	if s.Explain() {
 		s.Actions = Actions{}
 	}
-	if own := s.Actions.ReadsOwn; own != nil && !s.ReadOnly() {
+	if refusal := s.Actions.ReadsOwn; refusal != nil && !s.ReadOnly() {
 		s.Close()
-		return nil, tail, own
+		return nil, tail, refusal
 	}
 	s.keepJournal()
 	n := int(lib.Xsqlite3_bind_parameter_count(c.tls, p))
@@ -138,15 +138,16 @@ func (t *text) compile(sql string, keep bool) (s *Stmt, tail string, err error) 
 	return s, tail, nil
 }
 
-// compile compiles the text at p into scratch, and what is behind it into
-// scratch+8.
+// compile calls sqlite3_prepare_v3 with the text at p. The statement is then at
+// scratch, and the address of the text after it at scratch+8.
 func (c *Conn) compile(p uintptr, size int, flags uint32) int32 {
 	c.preparing = true
 	defer func() { c.preparing = false }()
 	return lib.Xsqlite3_prepare_v3(c.tls, c.db, p, int32(size), flags, c.scratch, c.scratch+8)
 }
 
-// prepareError prefers what the authorizer had to say over "not authorized".
+// prepareError returns the error of a statement that was not prepared. If the authorizer
+// denied it, this is the authorizer's error, and not SQLite's "not authorized".
 func (c *Conn) prepareError(rc int32) error {
 	if d := c.actions.Denied; d != nil {
 		return d
@@ -165,27 +166,29 @@ func (s *Stmt) Close() {
 // Params returns the names of the parameters, "" for a plain ?.
 func (s *Stmt) Params() []string { return s.params }
 
-// ReadOnly is sqlite3_stmt_readonly.
+// ReadOnly reports whether the statement changes nothing (sqlite3_stmt_readonly).
 func (s *Stmt) ReadOnly() bool { return lib.Xsqlite3_stmt_readonly(s.c.tls, s.p) != 0 }
 
-// Explain reports an EXPLAIN.
+// Explain reports whether the statement is an EXPLAIN or EXPLAIN QUERY PLAN.
 func (s *Stmt) Explain() bool { return lib.Xsqlite3_stmt_isexplain(s.c.tls, s.p) != 0 }
 
-// KnowsSchema reports that the statement looks for a newer schema whenever it
-// runs, and is prepared anew if there is one. A PRAGMA tells what the connection
-// knew when it was prepared, an EXPLAIN what would have run then. Neither does one
-// that checks the database's integrity, see mustForget.
+// KnowsSchema reports whether the statement may be cached although the schema can
+// change: SQLite prepares it again before it runs under another schema. SQLite does not
+// do this for a PRAGMA and an EXPLAIN, whose rows say how things were when they were
+// prepared. And mustForget has to be asked again about a statement that checks the
+// integrity of the database.
 func (s *Stmt) KnowsSchema() bool { return s.Actions.Pragma == "" && !s.Actions.Checks && !s.Explain() }
 
-// Bind binds arguments to the parameters, as modernc.org/sqlite does: a name
-// goes to the parameters of that name whatever their prefix, ?NNN and $NNN
-// take the argument at that place, a plain ? the one at its own. used, if not
-// nil, is told which arguments went somewhere. What was bound is good until
-// the connection binds again, see CopyArguments.
+// Bind binds arguments to the parameters, as modernc.org/sqlite does. A named argument
+// is bound to all parameters of that name, whatever their prefix is. ?NNN and $NNN take
+// the argument with that number, and a plain ? takes the argument with the number of the
+// parameter. If used is not nil, Bind sets used[i] for each argument i that it binds.
+// The arguments stay valid until arguments are bound to a statement of the connection
+// again, see CopyArguments.
 func (s *Stmt) Bind(args []wire.Argument, used []bool) error {
 	s.c.args.reset()
 	for i, name := range s.params {
-		j := find(args, name, i)
+		j := argumentFor(args, name, i)
 		if j < 0 {
 			return MissingArgument(name, i)
 		}
@@ -199,8 +202,9 @@ func (s *Stmt) Bind(args []wire.Argument, used []bool) error {
 	return nil
 }
 
-// find returns the place of the first argument for parameter i, or -1.
-func find(args []wire.Argument, name string, i int) int {
+// argumentFor returns the index of the argument for parameter i, or -1. If there are
+// several, it returns the first.
+func argumentFor(args []wire.Argument, name string, i int) int {
 	if name == "" {
 		if i < len(args) {
 			return i
@@ -224,18 +228,17 @@ func find(args []wire.Argument, name string, i int) int {
 	return at
 }
 
-// Match reports that args and the parameters of a statement belong together:
-// each parameter has an argument and each argument is used, but for named ones:
-// statements may be given more names than they have. If not, missing is the place
-// of the first parameter without one, or -1.
+// Match reports whether each parameter of a statement has an argument, and each argument
+// without a name is used. Named arguments need not be used. missing is the index of the
+// first parameter without an argument, or -1.
 func Match(params []string, args []wire.Argument) (missing int, ok bool) {
 	used := make([]bool, len(args))
 	missing = Use(params, args, used)
 	return missing, missing < 0 && Surplus(args, used) < 0
 }
 
-// Surplus returns the place of the first argument that has no name and was not
-// used, or -1.
+// Surplus returns the index of the first argument that has no name and is not used, or
+// -1.
 func Surplus(args []wire.Argument, used []bool) int {
 	for i := range args {
 		if !used[i] && args[i].Name == "" {
@@ -245,12 +248,12 @@ func Surplus(args []wire.Argument, used []bool) int {
 	return -1
 }
 
-// Use marks the arguments that the parameters of a statement take. It returns
-// the place of the first parameter without one, or -1.
+// Use sets used[i] for each argument i that a parameter of a statement takes. It returns
+// the index of the first parameter without an argument, or -1.
 func Use(params []string, args []wire.Argument, used []bool) (missing int) {
 	missing = -1
 	for i, name := range params {
-		if j := find(args, name, i); j >= 0 {
+		if j := argumentFor(args, name, i); j >= 0 {
 			used[j] = true
 		} else if missing < 0 {
 			missing = i
@@ -261,9 +264,9 @@ func Use(params []string, args []wire.Argument, used []bool) (missing int) {
 
 func (s *Stmt) bind(i int32, v *wire.Value) int32 {
 	tls := s.c.tls
-	kept := uintptr(0) // SQLITE_STATIC
+	lifetime := uintptr(0) // SQLITE_STATIC
 	if s.c.copyArguments {
-		kept = ^uintptr(0) // SQLITE_TRANSIENT
+		lifetime = ^uintptr(0) // SQLITE_TRANSIENT
 	}
 	switch v.Kind {
 	case wire.Integer:
@@ -271,9 +274,9 @@ func (s *Stmt) bind(i int32, v *wire.Value) int32 {
 	case wire.Real:
 		return lib.Xsqlite3_bind_double(tls, s.p, i, v.Float())
 	case wire.Text:
-		return lib.Xsqlite3_bind_text(tls, s.p, i, s.c.args.copy(v.Data), int32(len(v.Data)), kept)
+		return lib.Xsqlite3_bind_text(tls, s.p, i, s.c.args.copy(v.Data), int32(len(v.Data)), lifetime)
 	case wire.Blob:
-		return lib.Xsqlite3_bind_blob(tls, s.p, i, s.c.args.copy(v.Data), int32(len(v.Data)), kept)
+		return lib.Xsqlite3_bind_blob(tls, s.p, i, s.c.args.copy(v.Data), int32(len(v.Data)), lifetime)
 	}
 	return lib.Xsqlite3_bind_null(tls, s.p, i)
 }
@@ -293,35 +296,37 @@ func (s *Stmt) Step() (bool, error) {
 	}
 }
 
-// KeepsWhatItDid reports, before Reset, that the statement failed by OR FAIL or
-// RAISE(FAIL), which undo nothing.
+// KeepsWhatItDid reports, before Reset, whether the statement failed by OR FAIL or
+// RAISE(FAIL). SQLite does not undo the changes that such a statement made before it
+// failed.
 func (s *Stmt) KeepsWhatItDid() bool { return at[lib.TVdbe](s.p).FerrorAction == lib.OE_Fail }
 
-// A Count tells what changes a statement itself has made, and the rowid that it
-// gave. What virtual tables write into tables of their own, whenever they do,
-// is none of it, although it shows in total_changes() and last_insert_rowid().
+// A Count counts the rows that one run of a statement changes, and observes the rowid of
+// the row that it inserts. It leaves out the rows that virtual tables write into tables
+// of their own. SQLite includes these in total_changes() and last_insert_rowid().
 type Count struct {
-	s       *Stmt
-	id      int64 // last_insert_rowid() before
-	nothing bool  // it is none that counts
+	s            *Stmt
+	lastInsertID int64 // last_insert_rowid() before the statement ran
+	nothing      bool  // the statement changes no rows of tables: it changes the schema, say
 }
 
-// Count begins one, before the statement runs.
+// Count begins to count. It is called before the statement runs.
 func (s *Stmt) Count() Count {
 	a := &s.Actions
 	*at[uintptr](s.c.scratch + 24), *at[int64](s.c.scratch + 32) = s.p, 0
 	return Count{s, s.c.LastInsertID(), !a.Rows || a.Schema || a.Statistics || a.Pragma != ""}
 }
 
-// End returns it, once the statement has run. One that inserts nothing leaves
-// last_insert_rowid() as it was.
+// End returns changes() and last_insert_rowid() after the statement has run. id is 0 if
+// the statement inserted no row. If the statement inserts nothing, End restores
+// last_insert_rowid(), which a virtual table may have changed.
 func (n Count) End() (changes, id int64) {
 	if n.nothing {
 		return 0, 0
 	}
 	changes, id = n.s.c.Changes(), n.s.c.LastInsertID()
-	if len(n.s.Actions.Inserts) == 0 && id != n.id {
-		lib.Xsqlite3_set_last_insert_rowid(n.s.c.tls, n.s.c.db, n.id)
+	if len(n.s.Actions.Inserts) == 0 && id != n.lastInsertID {
+		lib.Xsqlite3_set_last_insert_rowid(n.s.c.tls, n.s.c.db, n.lastInsertID)
 	}
 	if changes == 0 || len(n.s.Actions.Inserts) == 0 {
 		id = 0
@@ -329,9 +334,9 @@ func (n Count) End() (changes, id int64) {
 	return changes, id
 }
 
-// Row returns, behind End, the rowid of the row that an INSERT has inserted, or,
-// an upsert, updated: of several the last one; 0: none, or it has none.
-// last_insert_rowid() would tell that of an earlier statement then.
+// Row returns, after End, the rowid of the last row that an INSERT has inserted, or that
+// its upsert clause has updated. It returns 0 if there is no such row, or if the row has
+// no rowid; last_insert_rowid() would be that of an earlier statement then.
 func (n Count) Row() int64 {
 	row := *at[int64](n.s.c.scratch + 32)
 	*at[uintptr](n.s.c.scratch + 24) = 0
@@ -344,7 +349,8 @@ func (n Count) Row() int64 {
 	return row
 }
 
-// intoVirtual reports that the statement writes into a virtual table itself.
+// intoVirtual reports whether the statement itself writes into a virtual table, and not
+// only a trigger.
 func (s *Stmt) intoVirtual() bool {
 	v := at[lib.TVdbe](s.p)
 	for i := range int(v.FnOp) {
@@ -355,8 +361,8 @@ func (s *Stmt) intoVirtual() bool {
 	return false
 }
 
-// Reset makes the statement ready to run again. Its arguments stay bound: to
-// unbind them would make SQLite plan anew.
+// Reset makes the statement ready to run again. Its arguments stay bound, because SQLite
+// would make a new plan if they were unbound.
 func (s *Stmt) Reset() { lib.Xsqlite3_reset(s.c.tls, s.p) }
 
 // Run runs the statement to its end, drops its rows and resets it.
@@ -370,11 +376,12 @@ func (s *Stmt) Run() error {
 	}
 }
 
-// ColumnCount returns the number of columns of its rows, 0 if it returns none.
+// ColumnCount returns the number of columns of the rows, or 0 if the statement returns
+// no rows.
 func (s *Stmt) ColumnCount() int { return int(lib.Xsqlite3_column_count(s.c.tls, s.p)) }
 
-// Columns returns the names and declared types of the columns. A change of the
-// schema may change them with the first Step.
+// Columns returns the names and declared types of the columns. They may change with the
+// first Step, if the schema has changed.
 func (s *Stmt) Columns() []wire.Column {
 	prepares := lib.Xsqlite3_stmt_status(s.c.tls, s.p, lib.SQLITE_STMTSTATUS_REPREPARE, 0)
 	if s.columns != nil && prepares == s.prepares {
@@ -406,7 +413,7 @@ func (s *Stmt) Kind(i int) wire.Kind {
 	return wire.Null
 }
 
-// Value returns column i of the current row, its bytes copied.
+// Value returns column i of the current row. A text or blob is copied.
 func (s *Stmt) Value(i int) wire.Value {
 	kind := s.Kind(i)
 	v := wire.Value{Kind: kind}
@@ -427,8 +434,8 @@ func (s *Stmt) Int(i int) int64 { return lib.Xsqlite3_column_int64(s.c.tls, s.p,
 // Float returns column i of the current row as a float.
 func (s *Stmt) Float(i int) float64 { return lib.Xsqlite3_column_double(s.c.tls, s.p, int32(i)) }
 
-// Bytes returns the text or blob in column i of the current row: SQLite's
-// memory, good until the next Step, Reset or Close.
+// Bytes returns the text or blob in column i of the current row. It is SQLite's memory,
+// which is valid until the next Step, Reset or Close.
 func (s *Stmt) Bytes(i int) []byte {
 	p := lib.Xsqlite3_column_blob(s.c.tls, s.p, int32(i))
 	n := lib.Xsqlite3_column_bytes(s.c.tls, s.p, int32(i))

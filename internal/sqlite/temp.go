@@ -11,18 +11,19 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// TEMP objects live in a schema of their own, in memory, and on one connection.
-// Here is what it takes to bring them from one connection to another: to write
-// down what there is, to make it elsewhere, and to remove it.
+// TEMP objects are in a schema of their own, in memory, and belong to one connection. The
+// functions here copy them from one connection to another: DumpTemp encodes them, LoadTemp
+// creates them on the other connection, and DropTemp removes them there.
 
 // tempSchema is SQLite's name for the schema of TEMP objects.
 const tempSchema = "temp"
 
-// MaxTemp bounds what a connection may have in TEMP objects, in bytes: written
-// down, they have to fit into an entry of the log, with a transaction beside.
+// MaxTemp bounds the TEMP objects of a connection, in bytes. Their encoding has to fit
+// into an entry of the log, together with a transaction.
 const MaxTemp = 4 << 20
 
-// AllowTemp makes statements from now on allowed to make TEMP objects, or not.
+// AllowTemp says whether statements may make TEMP objects from now on. (On a Temp
+// connection they always may.)
 func (c *Conn) AllowTemp(on bool) {
 	c.tempAllowed = on
 	if !on {
@@ -30,8 +31,8 @@ func (c *Conn) AllowTemp(on bool) {
 	}
 }
 
-// authorizeTemp decides about a statement that makes a TEMP object: a is its
-// name, b its table's if it is an index or a trigger.
+// authorizeTemp decides about a statement that makes a TEMP object. a is the name of the
+// object, and b that of its table if the object is an index or a trigger.
 func (c *Conn) authorizeTemp(a, b string) int32 {
 	switch {
 	case c.asOwner:
@@ -39,7 +40,7 @@ func (c *Conn) authorizeTemp(a, b string) int32 {
 	case strings.EqualFold(a, MetaTable), strings.EqualFold(b, MetaTable):
 		return c.deny("the table "+MetaTable+" belongs to hiqlite", "choose another name")
 	case strings.HasPrefix(strings.ToLower(a), "sqlite_stat"):
-		return c.deny("ANALYZE of TEMP tables is not supported", "leave it out: indexes of TEMP tables are used without")
+		return c.deny("ANALYZE of TEMP tables is not supported", "leave it out: SQLite uses the indexes of TEMP tables without it")
 	case c.tempAllowed, c.mode == Temp, c.mode == ReadOnly && c.classifying:
 		c.actions.Temp, c.actions.Schema = true, true
 		return lib.SQLITE_OK
@@ -47,16 +48,18 @@ func (c *Conn) authorizeTemp(a, b string) int32 {
 	return c.deny("TEMP tables, views, triggers and indexes are not supported here", "make them on a connection or in a transaction that can write")
 }
 
-// noteTemp notes that a statement uses a TEMP object, as it may: by its name, by
-// that of a table with a TEMP trigger, or by a PRAGMA that would list it.
+// noteTemp records that a statement may use a TEMP object: it names one, or a table with
+// a TEMP trigger, or a PRAGMA that would list it. The arguments are those of the
+// authorizer.
 func (c *Conn) noteTemp(a, b, db, inner string) {
 	if db == tempSchema || c.tempNames[lower(a)] || c.tempNames[lower(b)] || c.tempNames[lower(inner)] || strings.HasPrefix(lower(a), "pragma_") {
 		c.actions.Temp = true
 	}
 }
 
-// transactions returns which schemas, main and temp, the statement begins to
-// read and to write: SQLite's own word for it, triggers and views included.
+// transactions returns which of the schemas main (0) and temp (1) the statement uses, and
+// which it writes. It takes this from the compiled program, so triggers and views are
+// included.
 func (s *Stmt) transactions() (uses, writes [2]bool) {
 	v := at[lib.TVdbe](s.p)
 	for i := range uintptr(max(0, v.FnOp)) {
@@ -69,8 +72,8 @@ func (s *Stmt) transactions() (uses, writes [2]bool) {
 	return uses, writes
 }
 
-// UsesTemp reports that the statement makes, changes or uses TEMP objects, or
-// may do so.
+// UsesTemp reports whether the statement makes, changes or reads TEMP objects, or may do
+// so.
 func (s *Stmt) UsesTemp() bool {
 	if s.Actions.Temp || len(s.c.tempNames) == 0 {
 		return s.Actions.Temp
@@ -79,8 +82,8 @@ func (s *Stmt) UsesTemp() bool {
 	return uses[1]
 }
 
-// Changes reports whether the statement may change TEMP objects, and anything
-// else.
+// Changes reports whether the statement may change TEMP objects, and whether it may change
+// anything else.
 func (s *Stmt) Changes() (temp, others bool) {
 	if !s.UsesTemp() {
 		return false, true
@@ -89,7 +92,7 @@ func (s *Stmt) Changes() (temp, others bool) {
 	return writes[1], writes[0] || !writes[1]
 }
 
-// HasTemp reports that there are TEMP objects on this connection.
+// HasTemp reports whether the connection has TEMP objects.
 func (c *Conn) HasTemp() (has bool, err error) {
 	err = c.QueryAsOwner("SELECT 1 FROM sqlite_temp_schema LIMIT 1", func(*Stmt) error {
 		has = true
@@ -98,8 +101,8 @@ func (c *Conn) HasTemp() (has bool, err error) {
 	return has, err
 }
 
-// NoteTemp makes the connection know what TEMP objects there are, after some
-// were made or removed: see UsesTemp.
+// NoteTemp loads the names of the connection's TEMP objects, which UsesTemp needs. It is
+// called after TEMP objects were made or removed.
 func (c *Conn) NoteTemp() error {
 	names, err := c.TextsAsOwner("SELECT name FROM sqlite_temp_schema UNION ALL SELECT tbl_name FROM sqlite_temp_schema")
 	if err != nil {
@@ -117,26 +120,27 @@ var tempTypes = map[wire.TempKind]string{wire.TempTable: "table", wire.TempIndex
 
 var tempKinds = map[string]wire.TempKind{"table": wire.TempTable, "index": wire.TempIndex, "view": wire.TempView, "trigger": wire.TempTrigger}
 
-// errTempFull says that there is more in TEMP objects than a connection may have.
+// errTempFull returns the error for TEMP objects that take more than their limit.
 func errTempFull(bytes int) error {
 	return Full(fmt.Sprintf("the TEMP objects of this connection take %d bytes", bytes), tempFull)
 }
 
-var tempFull = fmt.Sprintf("a connection may have %d MiB of TEMP objects: they travel with what it writes; use an ordinary table", MaxTemp>>20)
+var tempFull = fmt.Sprintf("a connection may have %d MiB of TEMP objects: each write that uses them contains them; use an ordinary table", MaxTemp>>20)
 
-// BoundTemp makes SQLite refuse to let TEMP objects grow beyond MaxTemp.
+// BoundTemp makes SQLite fail statements that would make the TEMP objects larger than
+// MaxTemp.
 func (c *Conn) BoundTemp() error {
 	return c.ExecAsOwner(fmt.Sprintf("PRAGMA temp.max_page_count=%d", MaxTemp/4096))
 }
 
-// ExplainFull makes the error of a statement that found no more room say so.
+// ExplainFull adds a hint to the error of a statement that failed because of MaxTemp.
 func (s *Stmt) ExplainFull(e *Error) {
 	if e.Code == lib.SQLITE_FULL && e.Hint == "" && s.UsesTemp() {
 		e.Hint = tempFull
 	}
 }
 
-// DumpTemp writes down the connection's TEMP objects: nil if there are none.
+// DumpTemp encodes the connection's TEMP objects. It returns nil if there are none.
 func (c *Conn) DumpTemp() (b []byte, err error) {
 	defer c.AsOwner(true)()
 	var objects []wire.TempObject
@@ -185,8 +189,8 @@ func (c *Conn) eachTempRow(sql string, add func([]wire.Value) error) error {
 	})
 }
 
-// describeTemp fills in what the rows of a TEMP table consist of, and returns the
-// query for them.
+// describeTemp sets the columns of a TEMP table in o, and whether its rows have a rowid.
+// It returns the query that reads the rows.
 func (c *Conn) describeTemp(o *wire.TempObject) (sql string, err error) {
 	o.Columns, err = c.TextsAsOwner("SELECT name FROM pragma_table_xinfo(?, 'temp') WHERE hidden=0 ORDER BY cid", textArgument(o.Name))
 	if err != nil {
@@ -208,19 +212,19 @@ func (c *Conn) describeTemp(o *wire.TempObject) (sql string, err error) {
 			o.RowID = true
 			return sql, nil
 		}
-		break // WITHOUT ROWID
+		break // the table is WITHOUT ROWID
 	}
 	return "SELECT " + strings.Join(quoted, ",") + from, nil
 }
 
-// rowids are names of a table's rowid, unless it has a column of that name.
+// rowids are the names of the rowid of a table. If a column has one of these names, the
+// name means the column.
 var rowids = []string{"_rowid_", "rowid", "oid"}
 
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
-// MentionsTemp reports that a script may make TEMP objects: it says CREATE TEMP,
-// or temp before a period. What it does otherwise with TEMP objects shows when
-// there are some.
+// MentionsTemp reports whether a script may make TEMP objects: it has CREATE TEMP, or temp
+// before a period. A script that only uses TEMP objects cannot be recognized by its text.
 func MentionsTemp(script string) bool {
 	last, word := "", ""
 	for script != "" {
@@ -238,7 +242,7 @@ func MentionsTemp(script string) bool {
 	return false
 }
 
-// prepareTemp keeps TEMP objects in memory, and within their bound.
+// prepareTemp makes SQLite keep TEMP objects in memory, and enforce MaxTemp.
 func (c *Conn) prepareTemp() error {
 	if err := c.ExecAsOwner("PRAGMA temp_store=MEMORY"); err != nil {
 		return err

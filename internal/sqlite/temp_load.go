@@ -9,44 +9,47 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// freely calls f as the replica itself, with what DumpTemp wrote down in mind:
-// rows that were there once are not checked again, and the table of the schema
+// withoutChecks calls f as hiqlite itself. Meanwhile rows are not checked against
+// constraints, because they have been when they were first written, and sqlite_temp_schema
 // can be written.
-func (c *Conn) freely(f func() error) error {
+func (c *Conn) withoutChecks(f func() error) error {
 	defer c.AsOwner(true)()
 	flags := c.rawDB().Fflags
-	c.writableSchema()
+	c.setUncheckedFlags()
 	defer func() { c.rawDB().Fflags = flags }()
 	return f()
 }
 
-func (c *Conn) writableSchema() {
+// setUncheckedFlags sets the flags of withoutChecks.
+func (c *Conn) setUncheckedFlags() {
 	db := c.rawDB()
 	db.Fflags = db.Fflags&^(lib.SQLITE_ForeignKeys|lib.SQLITE_Defensive) | lib.SQLITE_IgnoreChecks | lib.SQLITE_WriteSchema
 }
 
-// forget makes SQLite read all schemas anew.
-func (c *Conn) forget() error {
+// reloadSchemas makes SQLite load all schemas again. The PRAGMA clears a flag of
+// withoutChecks, which has to be set again.
+func (c *Conn) reloadSchemas() error {
 	err := c.Exec("PRAGMA writable_schema=RESET")
-	c.writableSchema()
+	c.setUncheckedFlags()
 	return err
 }
 
-// LoadTemp makes the TEMP objects that DumpTemp wrote down, on a connection that
-// has none. What the statements of its caller count is to be set again.
+// LoadTemp creates the TEMP objects that DumpTemp has encoded, on a connection that has
+// none. It changes changes(), total_changes() and last_insert_rowid(), which the caller
+// has to set again.
 func (c *Conn) LoadTemp(content []byte) error {
 	objects, err := wire.DecodeTemp(content)
 	if err != nil {
 		return LogicError(err.Error(), "")
 	}
-	return c.freely(func() error {
+	return c.withoutChecks(func() error {
 		var sequence *wire.TempObject
 		for i := range objects {
 			o := &objects[i]
 			switch {
 			case o.Kind != wire.TempTable:
 			case strings.HasPrefix(o.Name, "sqlite_"):
-				sequence = o // made by the first table with AUTOINCREMENT
+				sequence = o // sqlite_sequence, which SQLite creates with the first AUTOINCREMENT
 			default:
 				if err := c.loadTable(o); err != nil {
 					return err
@@ -58,8 +61,9 @@ func (c *Conn) LoadTemp(content []byte) error {
 				return err
 			}
 		}
-		// Views and triggers as SQLite finds them when it opens a file: those
-		// whose tables are gone stay, without effect.
+		// Views and triggers get their rows in the schema, without CREATE. So those
+		// whose tables have been dropped are loaded too, and have no effect, as when
+		// SQLite opens a file.
 		for i := range objects {
 			if err := c.loadOther(&objects[i]); err != nil {
 				return err
@@ -68,7 +72,7 @@ func (c *Conn) LoadTemp(content []byte) error {
 		if err := c.orderTemp(objects); err != nil {
 			return err
 		}
-		if err := c.forget(); err != nil {
+		if err := c.reloadSchemas(); err != nil {
 			return err
 		}
 		c.TookMaxRowid()
@@ -113,10 +117,11 @@ func (c *Conn) loadTable(o *wire.TempObject) error {
 	return c.loadRows(o)
 }
 
-// loadSequence brings the numbers that AUTOINCREMENT has given. Their table comes
-// with the first that has one, and stays when that goes.
+// loadSequence fills sqlite_sequence, which has the last numbers of AUTOINCREMENT. SQLite
+// creates this table with the first table that has AUTOINCREMENT, and keeps it when that
+// table is dropped.
 func (c *Conn) loadSequence(o *wire.TempObject) error {
-	if err := c.Exec("CREATE TEMP TABLE " + goneSequence + "(a INTEGER PRIMARY KEY AUTOINCREMENT); DROP TABLE temp." + goneSequence); err != nil {
+	if err := c.Exec("CREATE TEMP TABLE " + droppedSequence + "(a INTEGER PRIMARY KEY AUTOINCREMENT); DROP TABLE temp." + droppedSequence); err != nil {
 		return err
 	}
 	if err := c.Exec("DELETE FROM temp.sqlite_sequence"); err != nil {
@@ -177,21 +182,21 @@ func (c *Conn) loadOther(o *wire.TempObject) error {
 }
 
 func errNotTemp(o *wire.TempObject) error {
-	return LogicError("no TEMP object is made by "+o.SQL, "")
+	return LogicError("this does not create a TEMP object: "+o.SQL, "")
 }
 
-// goneSequence is what sqlite_sequence is called while it is removed: SQLite
-// drops no table of that name.
-const goneSequence = "_hiqlite_gone_sequence"
+// droppedSequence is the name to which sqlite_sequence is renamed before it is dropped,
+// because SQLite drops no table of that name.
+const droppedSequence = "_hiqlite_gone_sequence"
 
 // DropTemp removes all TEMP objects.
 func (c *Conn) DropTemp() error {
 	c.tempNames = nil
-	return c.freely(func() error {
+	return c.withoutChecks(func() error {
 		if err := c.Exec("DELETE FROM sqlite_temp_schema WHERE type IN ('view','trigger')"); err != nil {
 			return err
 		}
-		if err := c.forget(); err != nil {
+		if err := c.reloadSchemas(); err != nil {
 			return err
 		}
 		tables, err := c.TextsAsOwner("SELECT name FROM sqlite_temp_schema WHERE type='table' ORDER BY rowid")
@@ -207,17 +212,17 @@ func (c *Conn) DropTemp() error {
 			}
 		}
 		if sequence {
-			err := c.Exec("UPDATE sqlite_temp_schema SET name='" + goneSequence + "', tbl_name='" + goneSequence + "', sql='CREATE TABLE " + goneSequence + "(name,seq)'")
+			err := c.Exec("UPDATE sqlite_temp_schema SET name='" + droppedSequence + "', tbl_name='" + droppedSequence + "', sql='CREATE TABLE " + droppedSequence + "(name,seq)'")
 			if err == nil {
-				err = c.forget()
+				err = c.reloadSchemas()
 			}
 			if err == nil {
-				err = c.Exec("DROP TABLE temp." + goneSequence)
+				err = c.Exec("DROP TABLE temp." + droppedSequence)
 			}
 			if err != nil {
 				return err
 			}
 		}
-		return c.forget()
+		return c.reloadSchemas()
 	})
 }

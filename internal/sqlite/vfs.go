@@ -11,17 +11,21 @@ import (
 	lib "modernc.org/sqlite/lib"
 )
 
-// All connections open their files through a VFS of our own, on top of SQLite's
-// for this system. It gives the connections that apply another clock, and it
-// notes, at the connection, each error of the file system: that tells this
-// machine's trouble from a statement's own error, for which SQLite has the same
-// codes. A view with a strange name is "malformed", as a broken file is.
+// All connections open their files through a VFS of this package, which calls SQLite's VFS
+// for the operating system. It does three things:
+//
+//   - It returns the time of the operation to connections that replicate (currentTime).
+//   - It puts seals into pages and checks them (pages.go).
+//   - It records each error of the file system at the connection that had it. So a failure
+//     of this computer can be told from the error of a statement. SQLite's result codes do
+//     not tell them apart: a view with a strange name is as "malformed" as a broken file.
 
-// A FileError is what the file system said to SQLite.
+// A FileError is an error of the file system that SQLite was given, or damage that was
+// found in a file.
 type FileError struct {
 	Op   string // read, write, sync, ...
 	Path string
-	Code int // SQLite's, extended
+	Code int // SQLite's extended result code
 	Text string
 
 	// Damaged says that the file is not as it was written.
@@ -32,46 +36,46 @@ func (e *FileError) Error() string {
 	return fmt.Sprintf("%s %s: %s (%d)", e.Op, e.Path, e.Text, e.Code)
 }
 
-// FileError returns the first error of the file system that the connection met
-// since ForgetFileErrors, or nil. SQLite may have gone on in spite of it.
+// FileError returns the first error of the file system on this connection since
+// ForgetFileErrors, or nil. SQLite may have continued in spite of it.
 func (c *Conn) FileError() error {
-	if c.files.err == nil {
+	if c.fileNotes.err == nil {
 		return nil
 	}
-	return c.files.err
+	return c.fileNotes.err
 }
 
-// ForgetFileErrors forgets what the file system has said, and locks that were
-// met. Begin does so, too.
-func (c *Conn) ForgetFileErrors() { c.files = fileTrouble{} }
+// ForgetFileErrors forgets the errors of the file system, and the locks of other
+// connections, that were recorded on this connection. Begin does so too.
+func (c *Conn) ForgetFileErrors() { c.fileNotes = fileNotes{} }
 
-// Blocked reports that a statement of this connection has just failed because
-// another connection holds a lock, and for nothing else.
+// Blocked reports whether err, with which a statement of this connection has just failed,
+// means only that another connection holds a lock.
 func (c *Conn) Blocked(err error) bool {
 	var e *Error
-	if c.files.err != nil || !c.files.locked || !errors.As(err, &e) {
+	if c.fileNotes.err != nil || !c.fileNotes.locked || !errors.As(err, &e) {
 		return false
 	}
 	return PrimaryCode(e.Code) == lib.SQLITE_BUSY || PrimaryCode(e.Code) == lib.SQLITE_PROTOCOL
 }
 
-// fileTrouble is what a connection met in its files.
-type fileTrouble struct {
-	err    *FileError
-	locked bool // a lock of somebody else's was in the way
+// fileNotes are what the VFS has recorded for a connection.
+type fileNotes struct {
+	err    *FileError // the first error
+	locked bool       // another connection held a lock that this one wanted
 }
 
-// Local reports that the error, with which a statement of this connection has
-// just failed, tells of this machine (its disk, its memory, its files, another
-// connection's locks) and not of the statement: other replicas may not meet it.
-// What the file system said since ForgetFileErrors decides, never SQLite's code
-// alone: a text can provoke nearly each of them.
+// Local reports whether err, with which a statement of this connection has just failed,
+// has its cause on this computer (its disk, its memory, its files, locks of other
+// connections), and not in the statement. Such an error may not occur on other replicas.
+// The decision depends on the errors of the file system since ForgetFileErrors. SQLite's
+// result code alone would not do, because a text can provoke nearly every code.
 func (c *Conn) Local(err error) bool {
 	var e *Error
 	switch {
 	case err == nil:
 		return false
-	case c.files.err != nil || !errors.As(err, &e):
+	case c.fileNotes.err != nil || !errors.As(err, &e):
 		return true
 	}
 	return c.Blocked(err) || PrimaryCode(e.Code) == lib.SQLITE_NOMEM && !c.canAllocate()
@@ -81,28 +85,30 @@ func (c *Conn) Local(err error) bool {
 type fileKind int
 
 const (
-	otherFile    fileKind = iota // journals, temporary files
-	databaseFile                 // pages
-	walFile                      // the write-ahead log
+	otherFile    fileKind = iota // a journal or a temporary file
+	databaseFile                 // the pages of a database
+	walFile                      // a write-ahead log
 )
 
-// A file is one that SQLite has open through our VFS.
+// A file is a file that SQLite has opened through this VFS.
 type file struct {
-	base *lib.Tsqlite3_io_methods // what the VFS below does with it
+	base *lib.Tsqlite3_io_methods // the methods of SQLite's own VFS
 	kind fileKind
 	path string
-	db   string // the database it belongs to, as Open was told
+	db   string // the path of the database of the connection, as Open got it
 
-	number uint32 // page that the frame header written last announces,
-	next   int64  // and where it will be
+	// Of a write-ahead log: the number of the page whose frame header was written
+	// last, and the offset at which the page follows.
+	frameNumber uint32
+	framePage   int64
 }
 
 func (f *file) read(tls *libc.TLS, id, buf uintptr, n int32, offset int64) int32 {
 	return callee[func(*libc.TLS, uintptr, uintptr, int32, int64) int32](f.base.FxRead)(tls, id, buf, n, offset)
 }
 
-// files finds them: address of the sqlite3_file -> *file. SQLite's memory holds
-// no Go pointer.
+// files maps the address of each open sqlite3_file to its *file, because the engine's
+// memory cannot hold Go pointers.
 var files sync.Map
 
 func fileOf(id uintptr) *file {
@@ -110,20 +116,20 @@ func fileOf(id uintptr) *file {
 	return f.(*file)
 }
 
-// The VFS and its methods live as long as the process: SQLite frees none.
+// The VFS and its methods are in the engine's memory and are never freed.
 var (
-	vfsName     uintptr // in the engine's memory
-	vfsBase     *lib.Tsqlite3_vfs
+	vfsName     uintptr
+	vfsBase     *lib.Tsqlite3_vfs // SQLite's own VFS
 	fileMethods uintptr
 )
 
-// callee makes one of the engine's functions callable.
+// callee returns a function of the engine as a Go function. It is the inverse of callback.
 func callee[F any](p uintptr) F {
 	return *(*F)(unsafe.Pointer(&struct{ p uintptr }{p}))
 }
 
 func registerVFS() error {
-	tls := libc.NewTLS() // kept: the VFS lives as long as the process
+	tls := libc.NewTLS() // not closed, because the VFS is never freed
 	base := lib.Xsqlite3_vfs_find(tls, 0)
 	vfsBase = at[lib.Tsqlite3_vfs](base)
 	p := libc.Xmalloc(tls, libc.Tsize_t(unsafe.Sizeof(lib.Tsqlite3_vfs{})))
@@ -141,7 +147,7 @@ func registerVFS() error {
 
 	fileMethods = libc.Xmalloc(tls, libc.Tsize_t(unsafe.Sizeof(lib.Tsqlite3_io_methods{})))
 	*at[lib.Tsqlite3_io_methods](fileMethods) = lib.Tsqlite3_io_methods{
-		FiVersion: 2, // no memory map: what is read has to pass by
+		FiVersion: 2, // version 3 has memory mapping, and then reads would not be checked
 		FxClose:   callback(closeFile), FxRead: callback(readFile), FxWrite: callback(writeFile), FxTruncate: callback(truncateFile),
 		FxSync: callback(syncFile), FxFileSize: callback(sizeFile), FxLock: callback(lockFile), FxUnlock: callback(unlockFile),
 		FxCheckReservedLock: callback(checkReservedLock), FxFileControl: callback(controlFile), FxSectorSize: callback(sectorSize),
@@ -151,16 +157,17 @@ func registerVFS() error {
 	if rc := lib.Xsqlite3_vfs_register(tls, p, 0); rc != lib.SQLITE_OK {
 		return &Error{Code: int(rc), Message: "cannot register hiqlite's VFS"}
 	}
-	// 'localtime' and 'utc' use the process's zone otherwise. The switch is the
-	// process's, so the callback asks whose statement it is.
+	// Without this hook, 'localtime' and 'utc' would use the time zone of the process.
+	// The hook is called for all connections of the process, so localtime finds out
+	// which connection it is.
 	list := libc.Xmalloc(tls, 32)
 	lib.Xsqlite3_test_control(tls, lib.SQLITE_TESTCTRL_LOCALTIME_FAULT, libc.VaList(list, int32(2), callback(localtime)))
 	libc.Xfree(tls, list)
 	return nil
 }
 
-// note remembers at the connection that a call of the file system ended with rc,
-// and returns rc.
+// note records at the connection that a call of the file system ended with rc, if that is
+// an error. It returns rc.
 func note(tls *libc.TLS, op, path string, rc int32) int32 {
 	switch rc & 0xff {
 	case lib.SQLITE_OK, lib.SQLITE_NOTFOUND, lib.SQLITE_READONLY:
@@ -170,27 +177,27 @@ func note(tls *libc.TLS, op, path string, rc int32) int32 {
 	switch {
 	case c == nil, rc == lib.SQLITE_IOERR_SHORT_READ, rc == lib.SQLITE_IOERR_DELETE_NOENT:
 	case rc&0xff == lib.SQLITE_BUSY:
-		c.files.locked = true
-	case rc == lib.SQLITE_IOERR_DATA: // damage has
+		c.fileNotes.locked = true
+	case rc == lib.SQLITE_IOERR_DATA: // file.damage has recorded it
 	default:
 		c.noteError(&FileError{Op: op, Path: path, Code: int(rc), Text: libc.GoString(lib.Xsqlite3_errstr(tls, rc&0xff))})
 	}
 	return rc
 }
 
-// noteError remembers the first error.
+// noteError records an error, if it is the first one.
 func (c *Conn) noteError(err *FileError) {
-	if c.files.err == nil {
-		c.files.err = err
+	if c.fileNotes.err == nil {
+		c.fileNotes.err = err
 	}
 }
 
-// fault, if not nil, is asked before each call of the file system, see FailFiles.
+// fault is the function that FailFiles was given, or nil.
 var fault atomic.Pointer[func(op, path string) (code int)]
 
-// FailFiles makes f decide, for tests, which calls of the file system fail: with
-// the code of SQLite's that it returns, if that is not 0. Any connection's calls
-// come to it, also beside each other.
+// FailFiles is for tests. It makes f decide which calls of the file system fail: f returns
+// the result code of SQLite with which a call fails, or 0. f gets the calls of all
+// connections, and must be safe for calls by several goroutines at once.
 func FailFiles(f func(op, path string) (code int)) (restore func()) {
 	fault.Store(&f)
 	return func() { fault.Store(nil) }
