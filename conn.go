@@ -168,7 +168,7 @@ func (c *conn) execRollback(text string, reason error) (driver.Result, error) {
 	if c.tx == nil {
 		return nil, reason
 	}
-	if class, err := c.node.ClassifyNow(text, c.settings); err != nil || class.What != "ROLLBACK" || class.Script {
+	if class, err := c.node.ClassifyNow(text, c.settings); err != nil || class.Control != "ROLLBACK" || class.Script {
 		return nil, reason
 	}
 	c.tx.end()
@@ -288,13 +288,13 @@ func (c *conn) bind(class *sqlite.Class, args []driver.NamedValue) ([]wire.Argum
 	if class.Script {
 		return values, checkScriptArguments(class, values)
 	}
-	if n, ok := sqlite.Match(class.Params, values); !ok {
+	if n, ok := sqlite.MatchArguments(class.Params, values); !ok {
 		if n >= 0 {
 			return nil, sqlError(sqlite.MissingArgument(class.Params[n], n))
 		}
 		used := make([]bool, len(values))
-		sqlite.Use(class.Params, values, used)
-		return nil, sqlError(sqlite.UnusedArgument(sqlite.Surplus(values, used), len(class.Params), len(args)))
+		sqlite.MarkUsed(class.Params, values, used)
+		return nil, sqlError(sqlite.UnusedArgument(sqlite.FirstUnused(values, used), len(class.Params), len(args)))
 	}
 	return values, nil
 }
@@ -309,7 +309,7 @@ func checkScriptArguments(class *sqlite.Class, args []wire.Argument) error {
 	}
 	used := make([]bool, len(args))
 	for i := range class.Parts {
-		if n := sqlite.Use(class.Parts[i].Params, args, used); n >= 0 {
+		if n := sqlite.MarkUsed(class.Parts[i].Params, args, used); n >= 0 {
 			return sqlError(sqlite.MissingArgument(class.Parts[i].Params[n], n))
 		}
 	}

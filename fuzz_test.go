@@ -184,5 +184,5 @@ func comparable(raw string) bool {
 			return false
 		}
 	}
-	return sqlite.Blank(raw) || len(raw) < 2000
+	return sqlite.IsBlank(raw) || len(raw) < 2000
 }

@@ -230,7 +230,7 @@ func (m *migrator) hasWrites(text string) (bool, error) {
 	}
 	switch class.Kind {
 	case sqlite.Transaction:
-		return false, misuse("leave BEGIN, COMMIT and SAVEPOINT out", "a migration is one transaction already and cannot contain %s", class.What)
+		return false, misuse("leave BEGIN, COMMIT and SAVEPOINT out", "a migration is one transaction already and cannot contain %s", class.Control)
 	case sqlite.Vacuum:
 		return false, misuse(vacuumHint, "VACUUM cannot run inside a transaction, which a migration is")
 	}

@@ -14,24 +14,24 @@ import (
 func (c *conn) controlTransaction(ctx context.Context, text string, class *sqlite.Class, args []wire.Argument) (resultSet, error) {
 	var err error
 	switch {
-	case class.Script && (c.tx != nil || class.What == "BEGIN" || class.What == "SAVEPOINT"):
+	case class.Script && (c.tx != nil || class.Control == "BEGIN" || class.Control == "SAVEPOINT"):
 		return c.runSteps(ctx, text, args)
-	case class.What == "BEGIN":
+	case class.Control == "BEGIN":
 		err = c.begin(ctx, false, c.cfg.Deferred && !class.Immediate, false)
-	case class.What == "SAVEPOINT" && c.tx == nil:
+	case class.Control == "SAVEPOINT" && c.tx == nil:
 		if err = c.begin(ctx, false, true, false); err == nil {
 			c.tx.begunBySavepoint = true
 			err = c.savepoint(ctx, text, class)
 		}
-	case c.tx == nil && class.What == "COMMIT":
+	case c.tx == nil && class.Control == "COMMIT":
 		err = errNoTransaction
-	case c.tx == nil && class.What == "ROLLBACK":
+	case c.tx == nil && class.Control == "ROLLBACK":
 		err = errNoRollback
 	case c.tx == nil:
 		err = sqlError(sqlite.NoSavepoint(class.Savepoint))
-	case class.What == "COMMIT":
+	case class.Control == "COMMIT":
 		err = c.commit(ctx)
-	case class.What == "ROLLBACK":
+	case class.Control == "ROLLBACK":
 		c.tx.end()
 	default:
 		err = c.savepoint(ctx, text, class)
@@ -61,7 +61,7 @@ var savepoints = map[string]replica.Savepoint{
 // only notes the savepoints, since a view would begin to read.
 func (c *conn) savepoint(ctx context.Context, text string, class *sqlite.Class) error {
 	t := c.tx
-	command := savepoints[class.What]
+	command := savepoints[class.Control]
 	if t.view == nil {
 		if !t.noteSavepoint(command, class.Savepoint) {
 			return sqlError(sqlite.NoSavepoint(class.Savepoint))
@@ -131,7 +131,7 @@ func (c *conn) runSteps(ctx context.Context, script string, args []wire.Argument
 		if err != nil {
 			return nil, err
 		}
-		if err := all.add(&part.Class, next, sqlite.Blank(rest)); err != nil {
+		if err := all.add(&part.Class, next, sqlite.IsBlank(rest)); err != nil {
 			return nil, err
 		}
 	}
@@ -177,7 +177,7 @@ func (c *conn) runStep(ctx context.Context, part *sqlite.Part, args []wire.Argum
 // checkAllUsed returns an error if no statement of a script uses one of the arguments
 // without a name.
 func checkAllUsed(args []wire.Argument, used []bool) error {
-	if i := sqlite.Surplus(args, used); i >= 0 {
+	if i := sqlite.FirstUnused(args, used); i >= 0 {
 		return sqlError(sqlite.UnusedScriptArgument(i))
 	}
 	return nil
@@ -187,7 +187,7 @@ func checkAllUsed(args []wire.Argument, used []bool) error {
 // parameters uses, and marks them in used.
 func argumentsFor(params []string, args []wire.Argument, used []bool) ([]wire.Argument, error) {
 	own := make([]bool, len(args))
-	sqlite.Use(params, args, own)
+	sqlite.MarkUsed(params, args, own)
 	out := args[:min(len(args), len(params))]
 	if slices.ContainsFunc(args, func(a wire.Argument) bool { return a.Name != "" }) {
 		out = nil
@@ -200,7 +200,7 @@ func argumentsFor(params []string, args []wire.Argument, used []bool) ([]wire.Ar
 	for i := range own {
 		used[i] = used[i] || own[i]
 	}
-	if missing := sqlite.Use(params, out, make([]bool, len(out))); missing >= 0 {
+	if missing := sqlite.MarkUsed(params, out, make([]bool, len(out))); missing >= 0 {
 		return nil, sqlError(sqlite.MissingArgument("", missing))
 	}
 	return out, nil

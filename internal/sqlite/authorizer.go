@@ -10,32 +10,32 @@ import (
 // Actions is what the authorizer has recorded about a statement while SQLite prepared
 // it.
 type Actions struct {
-	Denied      *Error // the statement is refused, for this reason
-	ReadsOwn    *Error // the statement may only read; if it writes, this is the error
-	Transaction string // BEGIN, COMMIT, ROLLBACK, SAVEPOINT, RELEASE or ROLLBACK TO
-	Savepoint   string // the savepoint of the last three
+	Denied        *Error // the statement is refused, for this reason
+	DeniedAsWrite *Error // the statement may only read; if it writes, this is the error
+	Transaction   string // BEGIN, COMMIT, ROLLBACK, SAVEPOINT, RELEASE or ROLLBACK TO
+	Savepoint     string // the savepoint of the last three
 
 	Pragma    string // the name of the PRAGMA, in lower case
 	PragmaArg string
 	PragmaSet bool // the PRAGMA has an argument and is no read
 
-	Schema      bool   // it changes the schema
-	altersTable bool   // it is ALTER TABLE
-	Creates     string // the table that it creates
-	Virtual     string // the virtual table that it creates
-	Statistics  bool   // it changes the statistics of the planner
-	SchemaRows  bool   // it inserts rows into sqlite_schema, see compileByHand
-	ByHand      bool   // it was compiled by compileByHand
+	ChangesSchema     bool   // it changes the schema
+	altersTable       bool   // it is ALTER TABLE
+	CreatesTable      string // the table that it creates
+	CreatesVirtual    string // the virtual table that it creates
+	ChangesStatistics bool   // it changes the statistics of the planner
+	InsertsSchemaRows bool   // it inserts rows into sqlite_schema, see compileFromDump
+	FromDump          bool   // it was compiled by compileFromDump
 
-	Rows    bool     // it inserts, updates or deletes rows
-	Inserts []string // the tables that it inserts into, triggers included
-	Insert  bool     // it is itself an INSERT, and not only its triggers insert
-	Selects bool     // it contains a SELECT
-	Temp    bool     // it makes or uses TEMP objects
+	WritesRows  bool     // it inserts, updates or deletes rows
+	InsertsInto []string // the tables that it inserts into, triggers included
+	IsInsert    bool     // it is itself an INSERT, and not only its triggers insert
+	HasSelect   bool     // it contains a SELECT
+	Temp        bool     // it makes or uses TEMP objects
 
-	ConnState  bool // it calls changes(), total_changes() or last_insert_rowid()
-	ReadsNames bool // it reads the names of columns as rows (pragma_table_info)
-	Checks     bool // it checks the integrity of the database
+	ReadsCounters    bool // it calls changes(), total_changes() or last_insert_rowid()
+	ReadsColumnNames bool // it reads the names of columns as rows (pragma_table_info)
+	ChecksIntegrity  bool // it checks the integrity of the database
 }
 
 // authorize is SQLite's authorizer callback. SQLite calls it for each thing that a
@@ -60,7 +60,7 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, inner uintptr) 
 	}
 	switch action {
 	case lib.SQLITE_SELECT:
-		c.actions.Selects = true
+		c.actions.HasSelect = true
 		return lib.SQLITE_OK
 	case lib.SQLITE_RECURSIVE:
 		return lib.SQLITE_OK
@@ -85,7 +85,7 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, inner uintptr) 
 		return c.authorizeTransaction(savepoints[libc.GoString(a)], libc.GoString(b))
 	case lib.SQLITE_CREATE_TEMP_INDEX, lib.SQLITE_CREATE_TEMP_TABLE, lib.SQLITE_CREATE_TEMP_TRIGGER, lib.SQLITE_CREATE_TEMP_VIEW:
 		if action == lib.SQLITE_CREATE_TEMP_TABLE {
-			c.actions.Creates = libc.GoString(a)
+			c.actions.CreatesTable = libc.GoString(a)
 		}
 		return c.authorizeTemp(libc.GoString(a), libc.GoString(b))
 	}
@@ -109,7 +109,7 @@ func (c *Conn) authorizeRead(table, column string) int32 {
 	table = strings.ToLower(table)
 	pragma, isPragma := strings.CutPrefix(table, "pragma_")
 	if pragma == "table_info" || pragma == "table_xinfo" {
-		c.actions.ReadsNames = c.actions.ReadsNames || isPragma
+		c.actions.ReadsColumnNames = c.actions.ReadsColumnNames || isPragma
 	}
 	switch {
 	case pragma == "quick_check" && isPragma && c.actions.altersTable:
@@ -133,7 +133,7 @@ func (c *Conn) authorizeFunction(name string) int32 {
 	case "load_extension":
 		return c.deny("load_extension() is not supported", "every replica must compute the same; register nothing outside of SQL")
 	case "changes", "total_changes", "last_insert_rowid":
-		c.actions.ConnState = true
+		c.actions.ReadsCounters = true
 	case "sqlite_offset":
 		if c.replicates() && !c.asOwner {
 			return c.denyWrite("a write cannot use sqlite_offset()", "where a row lies in the file differs from replica to replica")
@@ -157,17 +157,17 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 			return c.deny("TEMP virtual tables are not supported", "make an ordinary virtual table, or a TEMP table")
 		}
 		if action == lib.SQLITE_CREATE_TABLE {
-			c.actions.Creates = a
+			c.actions.CreatesTable = a
 		}
 		if db == tempSchema {
 			return c.authorizeTemp(a, b)
 		}
-		c.actions.Schema = true
+		c.actions.ChangesSchema = true
 		if action == lib.SQLITE_CREATE_VTABLE && !modules[strings.ToLower(b)] {
 			return c.denyModule(b)
 		}
 		if action == lib.SQLITE_CREATE_VTABLE {
-			c.actions.Virtual = a
+			c.actions.CreatesVirtual = a
 		}
 	case lib.SQLITE_DROP_TABLE:
 		if c.mode != Plain && strings.EqualFold(table, MetaTable) && !c.asOwner {
@@ -175,11 +175,11 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 			// this one does nothing, and is no error.
 			return lib.SQLITE_IGNORE
 		}
-		c.actions.Schema = true
+		c.actions.ChangesSchema = true
 	case lib.SQLITE_DROP_TEMP_TABLE, lib.SQLITE_DROP_TEMP_INDEX, lib.SQLITE_DROP_TEMP_VIEW, lib.SQLITE_DROP_TEMP_TRIGGER:
-		c.actions.Schema = true
+		c.actions.ChangesSchema = true
 	case lib.SQLITE_DROP_INDEX, lib.SQLITE_DROP_VIEW, lib.SQLITE_DROP_TRIGGER, lib.SQLITE_DROP_VTABLE, lib.SQLITE_ALTER_TABLE:
-		c.actions.Schema = true
+		c.actions.ChangesSchema = true
 	case lib.SQLITE_INSERT:
 		// However a CREATE is written, SQLite inserts a row into sqlite_temp_schema
 		// for a TEMP object. For CREATE TRIGGER temp.x ON main.t this is the only
@@ -189,19 +189,19 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 				return rc
 			}
 		}
-		c.actions.Insert = c.actions.Insert || !c.actions.Rows
-		c.actions.Inserts = append(c.actions.Inserts, table)
-		c.actions.Rows = true
+		c.actions.IsInsert = c.actions.IsInsert || !c.actions.WritesRows
+		c.actions.InsertsInto = append(c.actions.InsertsInto, table)
+		c.actions.WritesRows = true
 	case lib.SQLITE_UPDATE, lib.SQLITE_DELETE:
-		if c.byHand && !c.actions.Schema {
-			return c.denyByHand()
+		if c.fromDump && !c.actions.ChangesSchema {
+			return c.denySchemaChange()
 		}
-		c.actions.Rows = true
+		c.actions.WritesRows = true
 	case lib.SQLITE_ANALYZE:
 		if db == tempSchema && !c.asOwner {
 			return c.deny("ANALYZE of TEMP tables is not supported", "leave it out: SQLite uses the indexes of TEMP tables without it")
 		}
-		c.actions.Statistics = true
+		c.actions.ChangesStatistics = true
 		if strings.EqualFold(table, MetaTable) {
 			return lib.SQLITE_IGNORE // the rows of the table differ from replica to replica
 		}
@@ -210,7 +210,7 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 		return lib.SQLITE_OK
 	}
 	if strings.HasPrefix(table, "sqlite_stat") {
-		c.actions.Statistics = true
+		c.actions.ChangesStatistics = true
 	}
 	if c.mode != Plain && strings.EqualFold(table, MetaTable) && !c.asOwner {
 		return c.deny("the table "+MetaTable+" belongs to hiqlite", "it keeps writes from being applied twice; it can be read, not changed")
@@ -256,6 +256,6 @@ func (c *Conn) denyWrite(what, hint string) int32 {
 	if c.mode == Apply {
 		return c.deny(what, hint)
 	}
-	c.actions.ReadsOwn = NotAuthorized(what, hint)
+	c.actions.DeniedAsWrite = NotAuthorized(what, hint)
 	return lib.SQLITE_OK
 }

@@ -1,6 +1,9 @@
 package sqlite
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // A Kind says how a text is executed.
 type Kind int
@@ -31,12 +34,12 @@ type Class struct {
 	Parts     []Part   // of a script of reads and settings: its statements
 	Params    []string // of a single statement: the names of its parameters
 	Schema    bool     // a single statement that changes the schema, if there is something to change
-	Temp      bool     // it makes TEMP objects, or uses some; of a script of writes: it may
-	TempOnly  bool     // a single Write that changes nothing else
+	Temp      bool     // the text makes or uses TEMP objects; of a script of writes: it may
+	TempOnly  bool     // a single Write that changes nothing but TEMP objects
 	Pragma    string   // of a ConnPragma, or a Read that is a PRAGMA: its name
 	PragmaArg string
 	PragmaSet bool   // the PRAGMA has an argument
-	What      string // of a Transaction: BEGIN, COMMIT, ROLLBACK, SAVEPOINT, RELEASE, ROLLBACK TO
+	Control   string // of a Transaction: BEGIN, COMMIT, ROLLBACK, SAVEPOINT, RELEASE, ROLLBACK TO
 	Savepoint string // the name in the last three
 	Immediate bool   // BEGIN IMMEDIATE or EXCLUSIVE
 }
@@ -47,8 +50,8 @@ type Part struct {
 	Class
 }
 
-// Classify finds out how a text is to be executed, by preparing it on this ReadOnly
-// or Speculate connection, so that SQLite itself parses it.
+// Classify finds out how a text is to be executed. It has SQLite prepare the text on this
+// connection, which is a ReadOnly, Speculate or Temp one. Nothing of the text runs.
 func (c *Conn) Classify(sql string) (Class, error) {
 	defer c.beginClassify()()
 	before := c.settings
@@ -75,10 +78,10 @@ func (c *Conn) Classify(sql string) (Class, error) {
 			// setting of LIKE only exchanges a function, which changes no class.)
 			c.setFlags(p.Set(c.settings, one.PragmaArg))
 		}
-		if one.Kind == Transaction && (len(parts) > 1 || !Blank(rest)) {
-			return Class{Kind: Transaction, Script: true, What: one.What, Savepoint: one.Savepoint}, nil
+		if one.Kind == Transaction && (len(parts) > 1 || !IsBlank(rest)) {
+			return Class{Kind: Transaction, Script: true, Control: one.Control, Savepoint: one.Savepoint}, nil
 		}
-		if one.Kind == Write && !Blank(rest) {
+		if one.Kind == Write && !IsBlank(rest) {
 			// Later statements may use tables that this write makes, so they can
 			// be prepared only when the script is applied.
 			return c.scriptOfWrites(sql, rest), nil
@@ -90,7 +93,7 @@ func (c *Conn) Classify(sql string) (Class, error) {
 	case 1:
 		return parts[0].Class, nil
 	}
-	class, err := join(parts)
+	class, err := scriptOfParts(parts)
 	class.Temp = class.Kind == Write && MentionsTemp(sql)
 	return class, err
 }
@@ -106,10 +109,10 @@ func (c *Conn) beginClassify() (done func()) {
 	}
 }
 
-// First classifies the first statement of a text, and returns the text after it.
-func (c *Conn) First(sql string) (Part, string, error) {
+// ClassifyFirst classifies the first statement of a text, and returns the text after it.
+func (c *Conn) ClassifyFirst(sql string) (Part, string, error) {
 	defer c.beginClassify()()
-	length, _ := statement(sql) // a long script is not copied for each of its statements
+	length, _ := firstStatement(sql) // a long script is not copied for each of its statements
 	class, tail, err := c.classifyAlone(sql[:length])
 	if err != nil && length < len(sql) {
 		length = len(sql)
@@ -137,11 +140,11 @@ var controls = map[string]bool{"BEGIN": true, "COMMIT": true, "END": true, "ROLL
 // begin or end transactions; the others may not compile before the script runs.
 func (c *Conn) scriptOfWrites(sql, rest string) Class {
 	for rest != "" {
-		length, word := statement(rest)
+		length, word := firstStatement(rest)
 		if controls[word] {
 			one, _, err := c.classifyAlone(rest[:length])
 			if err == nil && one.Kind == Transaction {
-				return Class{Kind: Transaction, Script: true, What: one.What, Savepoint: one.Savepoint}
+				return Class{Kind: Transaction, Script: true, Control: one.Control, Savepoint: one.Savepoint}
 			}
 		}
 		rest = rest[length:]
@@ -149,8 +152,8 @@ func (c *Conn) scriptOfWrites(sql, rest string) Class {
 	return Class{Kind: Write, Script: true, Temp: MentionsTemp(sql)}
 }
 
-// join classifies a script by its statements.
-func join(parts []Part) (Class, error) {
+// scriptOfParts classifies a script by its statements.
+func scriptOfParts(parts []Part) (Class, error) {
 	script := Class{Kind: Read, Script: true, Parts: parts}
 	for _, p := range parts {
 		switch p.Kind {
@@ -162,14 +165,15 @@ func join(parts []Part) (Class, error) {
 			script.Kind = ConnPragma
 		case Read:
 			if p.Pragma != "" {
-				script.Kind = ConnPragma // the driver's connection keeps the values of some PRAGMAs
+				script.Kind = ConnPragma // the connection of database/sql keeps the values of some PRAGMAs
 			}
 		}
 	}
 	return script, nil
 }
 
-// SameName compares names as SQLite does: only A to Z have two forms.
+// SameName reports whether SQLite takes two names for the same. It ignores the case of A to
+// Z, and of no other letters.
 func SameName(a, b string) bool {
 	lower := func(c byte) byte {
 		if 'A' <= c && c <= 'Z' {
@@ -188,9 +192,9 @@ func SameName(a, b string) bool {
 	return true
 }
 
-// Blank reports whether a text has no statement, only white space, comments and
+// IsBlank reports whether a text has no statement, only white space, comments and
 // semicolons.
-func Blank(text string) bool { return trimBlanks(text) == "" }
+func IsBlank(text string) bool { return trimBlanks(text) == "" }
 
 // trimBlanks returns a text without leading white space, comments and semicolons.
 func trimBlanks(text string) string {
@@ -211,9 +215,9 @@ func trimBlanks(text string) string {
 
 // classifyOne classifies the first statement of sql, the end of a text.
 func (c *Conn) classifyOne(text *text, sql string) (class Class, tail string, err error) {
-	c.deferred = false
+	c.pragmaForCaller = false
 	s, tail, err := text.prepare(sql, false)
-	if a := &c.actions; err != nil && c.deferred && a.Denied == nil {
+	if a := &c.actions; err != nil && c.pragmaForCaller && a.Denied == nil {
 		class = Class{Kind: ConnPragma, Pragma: a.Pragma, PragmaArg: a.PragmaArg, PragmaSet: a.PragmaSet}
 		if Pragmas[a.Pragma].Kind == PragmaReplicated {
 			class.Kind = Write
@@ -225,12 +229,14 @@ func (c *Conn) classifyOne(text *text, sql string) (class Class, tail string, er
 	}
 	defer s.Close()
 	returns := s.ColumnCount() > 0
-	class = Class{Params: s.params, Schema: s.Actions.Schema && !s.Actions.ByHand, Temp: s.UsesTemp()}
+	class = Class{Params: s.params, Schema: s.Actions.ChangesSchema && !s.Actions.FromDump, Temp: s.UsesTemp()}
 	switch {
 	case s.Actions.Transaction != "":
-		class.Kind, class.What, class.Savepoint = Transaction, s.Actions.Transaction, s.Actions.Savepoint
-		if class.What == "BEGIN" {
-			class.Immediate, err = c.immediate(sql[:len(sql)-len(tail)])
+		class.Kind, class.Control, class.Savepoint = Transaction, s.Actions.Transaction, s.Actions.Savepoint
+		if class.Control == "BEGIN" {
+			var locks []int64 // the operand is not 0 if the transaction takes the write lock
+			locks, err = c.operands(sql[:len(sql)-len(tail)], "Transaction")
+			class.Immediate = slices.ContainsFunc(locks, func(p2 int64) bool { return p2 > 0 })
 		}
 	case s.Actions.Pragma != "" && (returns || s.ReadOnly()):
 		class.Kind, class.Pragma = Read, s.Actions.Pragma
@@ -239,51 +245,37 @@ func (c *Conn) classifyOne(text *text, sql string) (class Class, tail string, er
 	default:
 		class.Kind = Write
 		class.Schema = class.Schema || changesSchema(sql)
-		_, others := s.Changes()
+		_, others := s.MayWrite()
 		class.TempOnly = !others
-		// VACUUM tells the authorizer nothing before it runs.
-		if !returns && !class.Schema && len(s.Actions.Inserts) == 0 {
-			class.Kind, err = c.vacuumOrWrite(sql[:len(sql)-len(tail)])
+		// SQLite does not call the authorizer for VACUUM before it runs.
+		if !returns && !class.Schema && len(s.Actions.InsertsInto) == 0 {
+			into, _ := c.operands(sql[:len(sql)-len(tail)], "Vacuum") // what cannot be explained is no VACUUM
+			if len(into) > 0 {
+				class.Kind = Vacuum
+			}
+			if len(into) > 0 && into[0] != 0 {
+				err = LogicError("VACUUM INTO is not supported", "it would write a file on every node; take a backup instead")
+			}
 		}
 	}
 	return class, tail, err
 }
 
-// immediate reports whether a BEGIN is IMMEDIATE or EXCLUSIVE, from its program.
-func (c *Conn) immediate(sql string) (bool, error) {
-	s, _, err := c.Prepare("EXPLAIN "+trimBlanks(sql), false)
-	if err != nil {
-		return false, err
-	}
-	defer s.Close()
-	for {
-		row, err := s.Step()
-		if err != nil || !row {
-			return false, err
-		}
-		if string(s.Bytes(1)) == "Transaction" && s.Int(3) > 0 {
-			return true, nil
-		}
-	}
-}
-
-// vacuumOrWrite returns Vacuum if the program of a statement has VACUUM's instruction.
-func (c *Conn) vacuumOrWrite(sql string) (Kind, error) {
+// operands returns the operand P2 of each instruction with the given opcode in the program
+// of a statement.
+func (c *Conn) operands(sql, opcode string) (p2 []int64, err error) {
 	s, _, err := c.Prepare("EXPLAIN "+trimBlanks(sql), false)
 	if err != nil || s == nil {
-		return Write, nil
+		return nil, err
 	}
 	defer s.Close()
 	for {
 		row, err := s.Step()
 		if err != nil || !row {
-			return Write, nil
+			return p2, err
 		}
-		if string(s.Bytes(1)) == "Vacuum" {
-			if s.Int(3) != 0 {
-				return Vacuum, LogicError("VACUUM INTO is not supported", "it would write a file on every node; take a backup instead")
-			}
-			return Vacuum, nil
+		if string(s.Bytes(1)) == opcode {
+			p2 = append(p2, s.Int(3))
 		}
 	}
 }
@@ -296,7 +288,7 @@ func isSyntax(message string) bool {
 // ALTER, even if it would change nothing, as CREATE TABLE IF NOT EXISTS may.
 func changesSchema(sql string) bool {
 	for sql != "" {
-		kind, n := token(sql)
+		kind, n := firstToken(sql)
 		if kind == identifier {
 			switch strings.ToUpper(sql[:n]) {
 			case "CREATE", "DROP", "ALTER":

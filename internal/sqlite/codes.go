@@ -19,8 +19,8 @@ const (
 	CodeForeignKey   = lib.SQLITE_CONSTRAINT_FOREIGNKEY
 	CodeNotNull      = lib.SQLITE_CONSTRAINT_NOTNULL
 
-	// CodeCorrupt is the one code after which SQLite refuses to write until
-	// ROLLBACK: ROLLBACK TO a savepoint is not enough.
+	// CodeCorrupt is the only code after which SQLite refuses to write until the
+	// transaction is rolled back. ROLLBACK TO a savepoint is not enough.
 	CodeCorrupt = lib.SQLITE_CORRUPT
 
 	CodeReadFailed  = lib.SQLITE_IOERR_READ
@@ -28,9 +28,9 @@ const (
 	CodeCannotOpen  = lib.SQLITE_CANTOPEN
 )
 
-// codeTexts are the texts with which messages begin, by primary result code: the
-// strings of sqlite3_errstr. They are repeated here because an error is also made
-// where there is no connection to ask.
+// codeTexts are the texts with which messages begin, by primary result code. They are those
+// of sqlite3_errstr, and are repeated here because errors are also made where there is no
+// connection to call it on.
 var codeTexts = map[int]string{
 	CodeError:             "SQL logic error",
 	CodeAbort:             "query aborted",
@@ -43,6 +43,6 @@ var codeTexts = map[int]string{
 	lib.SQLITE_CONSTRAINT: "constraint failed",
 }
 
-// PrimaryCode returns the primary result code of an extended one: SQLITE_BUSY
-// of SQLITE_BUSY_SNAPSHOT.
+// PrimaryCode returns the primary result code of an extended one: SQLITE_BUSY for
+// SQLITE_BUSY_SNAPSHOT, say.
 func PrimaryCode(code int) int { return code & 0xff }

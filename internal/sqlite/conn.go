@@ -52,30 +52,45 @@ const busyTimeout = 5000
 // a replica with another bound would fail where others do not.
 const maxLength = 512 << 20
 
+// The scratch memory of a connection takes the results of calls of the engine, at its
+// beginning. The results of longer duration have offsets of their own.
+const (
+	scratchTail     = 8  // the text after the statement that was compiled last
+	scratchObserved = 24 // the statement that an Observation observes, or 0; see rowWritten
+	scratchRowID    = 32 // the rowid of the last row that this statement has written
+	scratchDB       = 40 // the connection, for rowWritten
+	scratchTime     = 48 // a time, for localtime
+	scratchSize     = 64 // bytes
+)
+
 // A Conn is a connection to a database file.
 type Conn struct {
-	tls           *libc.TLS
-	db            uintptr
-	scratch       uintptr // 64 bytes for results of calls
-	mode          Mode
-	actions       Actions
-	asOwner       bool // statements of hiqlite itself run now, see AsOwner
-	deferred      bool // the authorizer denied a PRAGMA because the caller handles it
-	classifying   bool // a text is being classified: none of its statements will run
-	preparing     bool // SQLite is compiling a statement
-	op            deterministic
+	tls     *libc.TLS
+	db      uintptr
+	scratch uintptr // memory for the results of calls, see scratchSize
+	mode    Mode
+	path    string
+
+	actions         Actions // of the statement that is prepared, or was prepared last
+	asOwner         bool    // statements of hiqlite itself run now, see AsOwner
+	preparing       bool    // SQLite is compiling a statement
+	classifying     bool    // a text is being classified: none of its statements will run
+	pragmaForCaller bool    // the authorizer denied a PRAGMA because the caller of Classify executes it
+	fromDump        bool    // compileFromDump is compiling a statement
+
+	settings  wire.Settings              // under which statements are prepared
+	zone      *atomic.Pointer[wire.Zone] // see SetZone
+	functions *Functions                 // the functions of the program, see Define
+
+	op            operationInputs
 	stop          stop
-	frames        int // number of frames in the write-ahead log after the last commit
-	args          arena
-	copyArguments bool                       // see CopyArguments
-	functions     *Functions                 // the functions of the program; see Define
-	zone          *atomic.Pointer[wire.Zone] // see ShowZone
-	path          string
+	args          arena // the arguments that were bound last
+	copyArguments bool  // see CopyArguments
 	fileNotes     fileNotes
-	settings      wire.Settings
-	byHand        bool // see compileByHand
-	tempAllowed   bool // see AllowTemp
-	tempNames     map[string]bool
+	frames        int // number of frames in the write-ahead log after the last commit
+
+	tempAllowed bool            // see AllowTemp
+	tempNames   map[string]bool // the names of TEMP objects and of their tables, see LoadTempNames
 
 	mu     sync.Mutex // guards closed against Interrupt
 	closed bool
@@ -96,7 +111,7 @@ func Open(path string, mode Mode) (*Conn, error) {
 	}
 	c := &Conn{tls: libc.NewTLS(), mode: mode, path: path, copyArguments: mode == Speculate || mode == Temp}
 	c.args.tls = c.tls
-	c.scratch = libc.Xmalloc(c.tls, 64)
+	c.scratch = libc.Xmalloc(c.tls, scratchSize)
 	if err := c.open(path); err != nil {
 		c.Close()
 		return nil, err

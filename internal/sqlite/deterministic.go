@@ -23,9 +23,9 @@ const defaultMaxSteps = 1_000_000_000
 // stepsPerCheck is the number of steps after which SQLite calls progress.
 const stepsPerCheck = 1000
 
-// deterministic is what an operation supplies so that every replica computes the
+// operationInputs are what an operation supplies so that every replica computes the
 // same: the clock, the random numbers and the bound.
-type deterministic struct {
+type operationInputs struct {
 	now      int64 // julian day, milliseconds
 	random   random
 	checks   uint64 // progress callbacks left
@@ -54,8 +54,8 @@ func (c *Conn) Clock(stampMS int64, seed *wire.Seed) {
 	c.op.random.begin(seed)
 }
 
-// ClockOf is Clock for the n-th statement of a transaction that has this seed.
-func (c *Conn) ClockOf(stampMS int64, seed *wire.Seed, n uint64) {
+// ClockOfStatement is Clock for the n-th statement of a transaction that has this seed.
+func (c *Conn) ClockOfStatement(stampMS int64, seed *wire.Seed, n uint64) {
 	c.Clock(stampMS, seed)
 	c.op.random.statement, c.op.random.ordinal = true, n
 }
@@ -164,7 +164,7 @@ func progress(tls *libc.TLS, _ uintptr) int32 {
 	if c == nil || c.asOwner {
 		return 0
 	}
-	if c.stop.asked() {
+	if c.stop.requested() {
 		return 1
 	}
 	if c.preparing || c.stop.unbounded || c.mode == ReadOnly || c.mode == Temp {
@@ -200,11 +200,11 @@ type stop struct {
 	always    atomic.Bool
 }
 
-func (s *stop) asked() bool { return s.always.Load() || s.ctx != nil && s.ctx.Err() != nil }
+func (s *stop) requested() bool { return s.always.Load() || s.ctx != nil && s.ctx.Err() != nil }
 
-// Run sets the context that ends the next statement, and says whether the statement
+// SetContext sets the context that ends the next statement, and says whether the statement
 // only reads. One that only reads may take any number of steps.
-func (c *Conn) Run(ctx context.Context, reads bool) {
+func (c *Conn) SetContext(ctx context.Context, reads bool) {
 	c.stop.ctx, c.stop.unbounded = ctx, reads
 	if ctx != nil && ctx.Done() == nil {
 		c.stop.ctx = nil
@@ -224,7 +224,7 @@ func (c *Conn) Stop(on bool) {
 // memory holds what rowWritten needs: the statement that a Count observes, and the
 // connection. rowWritten stores the rowid there.
 func (c *Conn) watchRows() {
-	*at[uintptr](c.scratch + 24), *at[int64](c.scratch + 32), *at[uintptr](c.scratch + 40) = 0, 0, c.db
+	*at[uintptr](c.scratch + scratchObserved), *at[int64](c.scratch + scratchRowID), *at[uintptr](c.scratch + scratchDB) = 0, 0, c.db
 	lib.Xsqlite3_update_hook(c.tls, c.db, callback(rowWritten), c.scratch)
 }
 
@@ -233,9 +233,9 @@ func (c *Conn) watchRows() {
 // Triggers run in frames of its program, and virtual tables run other statements, so
 // rows written by these can be told apart.
 func rowWritten(tls *libc.TLS, scratch uintptr, action int32, _, _ uintptr, rowid int64) {
-	if s := *at[uintptr](scratch + 24); s != 0 && action != lib.SQLITE_DELETE &&
-		at[lib.TVdbe](s).FnFrame == 0 && at[lib.Tsqlite3](*at[uintptr](scratch + 40)).FnVdbeExec == 1 {
-		*at[int64](scratch + 32) = rowid
+	if s := *at[uintptr](scratch + scratchObserved); s != 0 && action != lib.SQLITE_DELETE &&
+		at[lib.TVdbe](s).FnFrame == 0 && at[lib.Tsqlite3](*at[uintptr](scratch + scratchDB)).FnVdbeExec == 1 {
+		*at[int64](scratch + scratchRowID) = rowid
 	}
 	if rowid == math.MaxInt64 {
 		connOf(tls).op.maxRowid = true
@@ -267,9 +267,9 @@ func currentTime(tls *libc.TLS, vfs, now uintptr) int32 {
 	return lib.SQLITE_OK
 }
 
-// ShowZone makes 'localtime' and 'utc' use the time zone that the pointer holds; nil
+// SetZone makes 'localtime' and 'utc' use the time zone that the pointer holds; nil
 // means UTC. Other goroutines may store another zone at any time.
-func (c *Conn) ShowZone(zone *atomic.Pointer[wire.Zone]) { c.zone = zone }
+func (c *Conn) SetZone(zone *atomic.Pointer[wire.Zone]) { c.zone = zone }
 
 // localtime fills a C struct tm, as localtime_r does, in the time zone of the cluster.
 // Connections that this package has not opened, such as those of another driver in
@@ -287,8 +287,8 @@ func localtime(tls *libc.TLS, t, tm uintptr) int32 {
 		zone = c.zone.Load()
 	}
 	seconds := *at[int64](t)
-	*at[int64](c.scratch + 48) = seconds + zone.At(seconds)
-	if libc.Xgmtime_r(tls, c.scratch+48, tm) == 0 {
+	*at[int64](c.scratch + scratchTime) = seconds + zone.At(seconds)
+	if libc.Xgmtime_r(tls, c.scratch+scratchTime, tm) == 0 {
 		return 1
 	}
 	return 0

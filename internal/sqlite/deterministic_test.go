@@ -160,7 +160,7 @@ func TestRandomNumbersOfASeed(t *testing.T) {
 	defer c.Close()
 	seed := wire.Seed{1, 2, 3, 31: 255}
 	numbers := func(n uint64) string {
-		c.ClockOf(0, &seed, n)
+		c.ClockOfStatement(0, &seed, n)
 		return query(t, c, "SELECT random(), hex(randomblob(3)), random()")
 	}
 	c.Begin(&wire.Operation{Seed: seed})

@@ -66,8 +66,8 @@ func Full(detail, hint string) *Error { return newError(CodeFull, detail, hint) 
 // TooBig returns the error of a text, value or result that exceeds its limit.
 func TooBig(detail, hint string) *Error { return newError(CodeTooBig, detail, hint) }
 
-// Aborted returns the error of an operation that was given up although none of
-// its statements failed.
+// Aborted returns the error of an operation that was undone although none of its
+// statements failed.
 func Aborted(detail, hint string) *Error { return newError(CodeAbort, detail, hint) }
 
 // RolledBack returns the error of statements in a transaction that SQLite has
@@ -76,8 +76,8 @@ func RolledBack(hint string) *Error {
 	return newError(CodeRollback, "the transaction was rolled back by an earlier statement", hint)
 }
 
-// ForeignKeyViolated returns the error of a transaction that ends, or of a
-// statement that ran, with a violated foreign key.
+// ForeignKeyViolated returns the error of a transaction or statement that has ended while
+// a foreign key was violated.
 func ForeignKeyViolated() *Error {
 	return newError(CodeForeignKey, "FOREIGN KEY constraint failed", "")
 }
@@ -111,17 +111,17 @@ func VacuumInTransaction() *Error {
 	return LogicError("cannot VACUUM from within a transaction", "")
 }
 
-// VacuumNotAlone returns the error of VACUUM that has other statements beside it,
-// in a script or a batch.
+// VacuumNotAlone returns the error of a VACUUM that is in a script or batch with other
+// statements.
 func VacuumNotAlone() *Error {
 	return LogicError("VACUUM must stand alone", "send it as a statement of its own")
 }
 
-// NoStatement returns the error of a text in which there is nothing to execute.
+// NoStatement returns the error of a text without a statement.
 func NoStatement() *Error { return ArgumentError("", "the text holds no statement") }
 
-// MissingArgument returns the error of a statement with a parameter for which no
-// argument was given: the one at index, from 0, if it has no name.
+// MissingArgument returns the error of a statement that has no argument for a parameter.
+// index is that of the parameter, counted from 0; it matters if the parameter has no name.
 func MissingArgument(name string, index int) *Error {
 	if name != "" {
 		return ArgumentError("", "missing named argument %q", name[1:])
@@ -135,14 +135,14 @@ func TooManyArguments(parameters, arguments int) *Error {
 	return ArgumentError("", "too many arguments: the statement has %d parameters, got %d", parameters, arguments)
 }
 
-// UnusedArgument returns the error of a statement of which no parameter takes the
-// argument at index, from 0.
+// UnusedArgument returns the error of a statement that has no parameter for the argument at
+// index, counted from 0.
 func UnusedArgument(index, parameters, arguments int) *Error {
 	return ArgumentError("", "too many arguments: argument %d is used by no parameter; the statement has %d, got %d", index+1, parameters, arguments)
 }
 
-// UnusedScriptArgument returns the error of a script of which no statement takes
-// the argument at index, from 0.
+// UnusedScriptArgument returns the error of a script in which no statement has a parameter
+// for the argument at index, counted from 0.
 func UnusedScriptArgument(index int) *Error {
 	return ArgumentError("each statement of a script binds from the first argument", "argument %d is used by no statement of the script", index+1)
 }
@@ -166,9 +166,9 @@ func (c *Conn) err(rc int32) *Error {
 	return e
 }
 
-// canAllocate reports whether this machine can allocate as much memory at once as
-// SQLite ever asks for. SQLite itself refuses to ask for more than 2 GiB, with
-// the same SQLITE_NOMEM, on every replica alike.
+// canAllocate reports whether this computer can allocate as much memory at once as SQLite
+// ever allocates. If it can, an SQLITE_NOMEM comes from SQLite's own limit of 2 GiB, which
+// is the same on every replica.
 func (c *Conn) canAllocate() bool {
 	const maxAllocation = 2147483391 // SQLite's SQLITE_MAX_ALLOCATION_SIZE
 	p := libc.Xmalloc(c.tls, maxAllocation)
@@ -179,13 +179,13 @@ func (c *Conn) canAllocate() bool {
 	return true
 }
 
-// IsCorrupt reports whether an error says that the database file is damaged, or
-// is no database.
+// IsCorrupt reports whether an error says that the database file is damaged, or is not a
+// database.
 func IsCorrupt(e *Error) bool {
 	code := PrimaryCode(e.Code)
 	return code == lib.SQLITE_NOTADB || code == lib.SQLITE_CORRUPT || e.Code == lib.SQLITE_IOERR_DATA
 }
 
-// IsSyntaxError reports whether an error says that the text is no SQL, whatever
-// the schema is.
+// IsSyntaxError reports whether an error says that a text is not SQL. This does not depend
+// on the schema.
 func IsSyntaxError(e *Error) bool { return e.Code == lib.SQLITE_ERROR && isSyntax(e.Message) }

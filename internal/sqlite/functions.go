@@ -205,7 +205,7 @@ func (c *Conn) Define(f *Functions) error {
 	}
 	for i := range f.collations {
 		name := c.cstring(f.collations[i].Name)
-		rc := lib.Xsqlite3_create_collation_v2(c.tls, c.db, name, lib.SQLITE_UTF8, handle(&f.collations[i]), callback(collate), 0)
+		rc := lib.Xsqlite3_create_collation_v2(c.tls, c.db, name, lib.SQLITE_UTF8, handleOf(&f.collations[i]), callback(collate), 0)
 		libc.Xfree(c.tls, name)
 		if rc != lib.SQLITE_OK {
 			return c.err(rc)
@@ -219,7 +219,7 @@ func (c *Conn) defineFunction(fn *Function) error {
 	if fn.Deterministic {
 		flags |= lib.SQLITE_DETERMINISTIC
 	}
-	name, id := c.cstring(fn.Name), handle(fn)
+	name, id := c.cstring(fn.Name), handleOf(fn)
 	defer libc.Xfree(c.tls, name)
 	var rc int32
 	switch {
@@ -245,7 +245,7 @@ var handles struct {
 	byPtr map[any]uintptr
 }
 
-func handle(p any) uintptr {
+func handleOf(p any) uintptr {
 	handles.mu.Lock()
 	defer handles.mu.Unlock()
 	if id, ok := handles.byPtr[p]; ok {
@@ -260,14 +260,14 @@ func handle(p any) uintptr {
 	return id
 }
 
-func handled(id uintptr) any {
+func byHandle(id uintptr) any {
 	handles.mu.RLock()
 	defer handles.mu.RUnlock()
 	return handles.all[id-1]
 }
 
 func functionOf(tls *libc.TLS, ctx uintptr) *Function {
-	return handled(lib.Xsqlite3_user_data(tls, ctx)).(*Function)
+	return byHandle(lib.Xsqlite3_user_data(tls, ctx)).(*Function)
 }
 
 func scalarFunction(tls *libc.TLS, ctx uintptr, argc int32, argv uintptr) {
@@ -283,10 +283,10 @@ var groups struct {
 	byID map[uint64]Aggregate
 }
 
-// group returns the aggregate of the current group, and where its number is. With the
+// currentGroup returns the aggregate of the current group, and where its number is. With the
 // first row of a group it makes a new aggregate. It returns nil if SQLite has no memory
 // for the number.
-func group(tls *libc.TLS, ctx uintptr, fn *Function) (a Aggregate, slot *uint64) {
+func currentGroup(tls *libc.TLS, ctx uintptr, fn *Function) (a Aggregate, slot *uint64) {
 	p := lib.Xsqlite3_aggregate_context(tls, ctx, 8)
 	if p == 0 {
 		return nil, nil
@@ -313,7 +313,7 @@ func group(tls *libc.TLS, ctx uintptr, fn *Function) (a Aggregate, slot *uint64)
 func aggregateStep(tls *libc.TLS, ctx uintptr, argc int32, argv uintptr) {
 	fn := functionOf(tls, ctx)
 	reportError(tls, ctx, fn.Name, func() error {
-		a, _ := group(tls, ctx, fn)
+		a, _ := currentGroup(tls, ctx, fn)
 		if a == nil {
 			return errNoMemory
 		}
@@ -324,7 +324,7 @@ func aggregateStep(tls *libc.TLS, ctx uintptr, argc int32, argv uintptr) {
 func aggregateInverse(tls *libc.TLS, ctx uintptr, argc int32, argv uintptr) {
 	fn := functionOf(tls, ctx)
 	reportError(tls, ctx, fn.Name, func() error {
-		a, _ := group(tls, ctx, fn)
+		a, _ := currentGroup(tls, ctx, fn)
 		if a == nil {
 			return errNoMemory
 		}
@@ -335,7 +335,7 @@ func aggregateInverse(tls *libc.TLS, ctx uintptr, argc int32, argv uintptr) {
 func aggregateValue(tls *libc.TLS, ctx uintptr) {
 	fn := functionOf(tls, ctx)
 	setResult(tls, ctx, fn.Name, func() (wire.Value, error) {
-		a, _ := group(tls, ctx, fn)
+		a, _ := currentGroup(tls, ctx, fn)
 		if a == nil {
 			return wire.Value{}, errNoMemory
 		}
@@ -347,7 +347,7 @@ func aggregateValue(tls *libc.TLS, ctx uintptr) {
 func aggregateFinal(tls *libc.TLS, ctx uintptr) {
 	fn := functionOf(tls, ctx)
 	setResult(tls, ctx, fn.Name, func() (wire.Value, error) {
-		a, slot := group(tls, ctx, fn)
+		a, slot := currentGroup(tls, ctx, fn)
 		if a == nil {
 			return wire.Value{}, errNoMemory
 		}
@@ -443,7 +443,7 @@ func bytesOf(tls *libc.TLS, data, value uintptr) []byte {
 // collate compares two texts by a collation of the program. It copies them, because they
 // are in the engine's memory.
 func collate(_ *libc.TLS, id uintptr, n1 int32, p1 uintptr, n2 int32, p2 uintptr) int32 {
-	c := handled(id).(*Collation)
+	c := byHandle(id).(*Collation)
 	return int32(max(-1, min(1, c.Compare(copyText(p1, n1), copyText(p2, n2)))))
 }
 

@@ -27,17 +27,17 @@ func (s *Stmt) keepJournal() {
 	for p := v.FpProgram; p != 0; p = at[lib.TSubProgram](p).FpNext {
 		sub := at[lib.TSubProgram](p)
 		f, _ := canFailPartway(sub.FaOp, sub.FnOp)
-		fails = fails || f || calls(sub.FaOp, sub.FnOp)
+		fails = fails || f || callsProgram(sub.FaOp, sub.FnOp)
 	}
 	if fails && several {
 		*at[uint16](s.p + journalFlags) |= journalFlag
 	}
 }
 
-// calls reports whether the program of a trigger, or of the action of a foreign key,
+// callsProgram reports whether the program of a trigger, or of the action of a foreign key,
 // calls another one. In this way it can call itself, and fail because it is nested too
 // deep.
-func calls(ops uintptr, n int32) bool {
+func callsProgram(ops uintptr, n int32) bool {
 	for i := range uintptr(n) {
 		if at[lib.TVdbeOp](ops+i*unsafe.Sizeof(lib.TVdbeOp{})).Fopcode == lib.OP_Program {
 			return true

@@ -2,12 +2,12 @@ package sqlite
 
 import "strings"
 
-// statement returns the length of the first statement of a text, including its semicolon,
+// firstStatement returns the length of the first statement of a text, including its semicolon,
 // and its first word. It finds the end by the rules of sqlite3_complete, which knows
 // strings, comments and the bodies of triggers. sqlite3_prepare reports the end of a
 // statement only if it can prepare it, and it cannot if the statement uses a table that
 // an earlier statement of the text will create.
-func statement(text string) (length int, word string) {
+func firstStatement(text string) (length int, word string) {
 	const (
 		start = iota
 		normal
@@ -19,7 +19,7 @@ func statement(text string) (length int, word string) {
 	)
 	state := start
 	for i := 0; i < len(text); {
-		kind, n := token(text[i:])
+		kind, n := firstToken(text[i:])
 		at := text[i : i+n]
 		i += n
 		if kind == space {
@@ -67,8 +67,8 @@ const (
 	identifier
 )
 
-// token returns the kind and length of the first token of a text.
-func token(text string) (tokenKind, int) {
+// firstToken returns the kind and length of the first token of a text.
+func firstToken(text string) (tokenKind, int) {
 	// until returns the length of a token that ends with closing.
 	until := func(from int, closing string) int {
 		if i := strings.Index(text[from:], closing); i >= 0 {

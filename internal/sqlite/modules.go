@@ -30,22 +30,22 @@ func (c *Conn) noteCheck(table uintptr) {
 		return // not pragma_..., as most tables; this is called for each column
 	}
 	if pragma, ok := strings.CutPrefix(strings.ToLower(libc.GoString(table)), "pragma_"); ok && Pragmas[pragma].integrity {
-		c.actions.Checks = true
+		c.actions.ChecksIntegrity = true
 	}
 }
 
-// mustForget reports whether the statement, which has just been prepared, checks the
+// mustReloadModules reports whether the statement, which has just been prepared, checks the
 // content of virtual tables although this connection may have an old version of it in
 // memory. FTS5 reads the structure of its index again when it is queried, but not when it
 // is checked, and would report an index that another connection has changed as corrupt.
 // The Apply connection has written the content itself.
-func (s *Stmt) mustForget() bool {
-	return s.Actions.Checks && s.c.mode != Apply && s.c.mode != Plain && !s.c.asOwner && !s.c.classifying
+func (s *Stmt) mustReloadModules() bool {
+	return s.Actions.ChecksIntegrity && s.c.mode != Apply && s.c.mode != Plain && !s.c.asOwner && !s.c.classifying
 }
 
-// forgetModules discards what virtual tables have in memory. Before that, they write the
+// reloadModules discards what virtual tables have in memory. Before that, they write the
 // changes of this transaction that they have buffered.
-func (c *Conn) forgetModules() error {
+func (c *Conn) reloadModules() error {
 	defer c.AsOwner(true)()
 	if c.mode == Speculate && !c.Autocommit() {
 		changes, total, id := c.Changes(), c.TotalChanges(), c.LastInsertID()

@@ -58,19 +58,19 @@ func seal(page []byte, number uint32) {
 	binary.NativeEndian.PutUint32(y[4:], binary.NativeEndian.Uint32(y[4:])-dx0-dx1)
 }
 
-// sealed reports whether a page is as it was written. number is the number of the page in
+// validSeal reports whether a page is as it was written. number is the number of the page in
 // the database, or 0 if it is not known.
-func sealed(page []byte, number uint32) bool {
+func validSeal(page []byte, number uint32) bool {
 	end := page[len(page)-sealSize:]
 	got := binary.BigEndian.Uint32(end)
 	return (number == 0 || got == number) && got != 0 &&
 		binary.BigEndian.Uint32(end[4:]) == crc32.Checksum(page[:len(page)-sealSize+4], castagnoli)
 }
 
-// page returns the page that SQLite reads or writes at an offset of the file, and its
+// pageAt returns the page that SQLite reads or writes at an offset of the file, and its
 // number. ok is false if the bytes are not a page. In a write-ahead log the number is 0,
 // because it is in the header of the frame.
-func (f *file) page(buf uintptr, n int32, offset int64) (page []byte, number uint32, ok bool) {
+func (f *file) pageAt(buf uintptr, n int32, offset int64) (page []byte, number uint32, ok bool) {
 	if !isPage(int(n)) {
 		return nil, 0, false
 	}
@@ -96,7 +96,7 @@ func (f *file) sealPage(tls *libc.TLS, id, buf uintptr, n int32, offset int64) i
 		f.frameNumber, f.framePage = binary.BigEndian.Uint32(unsafe.Slice(at[byte](buf), 4)), offset+frameHeader
 		return lib.SQLITE_OK
 	}
-	page, number, ok := f.page(buf, n, offset)
+	page, number, ok := f.pageAt(buf, n, offset)
 	if !ok {
 		return lib.SQLITE_OK
 	}
@@ -125,13 +125,13 @@ func (f *file) checkPage(tls *libc.TLS, buf uintptr, n int32, offset int64, rc i
 	if rc != lib.SQLITE_OK && rc != lib.SQLITE_IOERR_SHORT_READ {
 		return rc
 	}
-	page, number, ok := f.page(buf, n, offset)
+	page, number, ok := f.pageAt(buf, n, offset)
 	switch {
 	case !ok:
 		return rc
 	case rc == lib.SQLITE_IOERR_SHORT_READ: // SQLite would continue with zeros
 		return f.damage(tls, "read", fmt.Sprintf("the file ends before byte %d", offset+int64(n)))
-	case !sealed(page, number):
+	case !validSeal(page, number):
 		return f.damage(tls, "read", fmt.Sprintf("the page at byte %d does not match its checksum", offset))
 	}
 	return rc
@@ -217,7 +217,7 @@ func (v *Verifier) header() {
 func (v *Verifier) page() {
 	v.number++
 	pending := int64(v.number-1) == pendingByte/int64(v.size)
-	if !pending && !sealed(v.buf, v.number) {
+	if !pending && !validSeal(v.buf, v.number) {
 		v.fail(fmt.Sprintf("page %d does not match its checksum", v.number))
 	}
 	v.buf = v.buf[:0]

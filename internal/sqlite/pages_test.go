@@ -290,7 +290,7 @@ func BenchmarkSeal(b *testing.B) {
 	b.Run("read", func(b *testing.B) {
 		seal(page, 5)
 		for b.Loop() {
-			if !sealed(page, 5) {
+			if !validSeal(page, 5) {
 				b.Fatal("it does not match")
 			}
 		}

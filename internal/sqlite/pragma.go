@@ -38,7 +38,7 @@ type Pragma struct {
 
 	argument  bool   // of PragmaAnswered: the argument says what to read
 	shared    bool   // all replicas answer the same, so a write may read it as a table
-	integrity bool   // it makes virtual tables check themselves, see Stmt.mustForget
+	integrity bool   // it makes virtual tables check themselves, see Stmt.mustReloadModules
 	WriteOnly bool   // SQLite has no way to read it
 	Column    string // the name of its column, if it is not that of the PRAGMA
 
@@ -163,7 +163,7 @@ func (c *Conn) authorizePragma(name, arg string, hasArg bool, schema string) int
 		return explainedPragma(kind)
 	}
 	if kind == PragmaAnswered {
-		c.actions.Checks = c.actions.Checks || Pragmas[name].integrity
+		c.actions.ChecksIntegrity = c.actions.ChecksIntegrity || Pragmas[name].integrity
 		if c.actions.Pragma == "" {
 			c.actions.Pragma = name
 		}
@@ -176,7 +176,7 @@ func (c *Conn) authorizePragma(name, arg string, hasArg bool, schema string) int
 	case kind == PragmaRefused:
 		return c.deny("PRAGMA "+name+" cannot be set", Pragmas[name].refusal)
 	case c.mode == ReadOnly || c.mode == Temp || c.classifying:
-		c.deferred = true
+		c.pragmaForCaller = true
 		return lib.SQLITE_DENY
 	case kind == PragmaReplicated || kind == PragmaTransaction:
 		return lib.SQLITE_OK

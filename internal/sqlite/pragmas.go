@@ -44,7 +44,7 @@ var Pragmas = map[string]Pragma{
 	"reverse_unordered_selects": {Kind: PragmaSetting, setting: wire.ReverseUnorderedSelects, flag: lib.SQLITE_ReverseOrder},
 	"short_column_names":        {Kind: PragmaSetting, setting: wire.ShortColumnNamesOff, inverted: true, flag: lib.SQLITE_ShortColNames},
 	"trusted_schema":            {Kind: PragmaSetting, setting: wire.UntrustedSchema, inverted: true, flag: lib.SQLITE_TrustedSchema},
-	"writable_schema":           {Kind: PragmaSetting, setting: wire.WritableSchema}, // see Conn.compileByHand
+	"writable_schema":           {Kind: PragmaSetting, setting: wire.WritableSchema}, // see Conn.compileFromDump
 
 	"defer_foreign_keys": {Kind: PragmaTransaction, value: boolean},
 

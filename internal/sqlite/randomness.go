@@ -16,7 +16,7 @@ import (
 //	rowids after the largest one       the row is refused, see TookMaxRowid
 //	the header of fts5_locale()        overridden, see fixLocaleHeader
 //	names of columns that occur more
-//	than five times in a result        refused where they would be stored, see RandomNames
+//	than five times in a result        refused where they would be stored, see CheckColumnNames
 //	salts of the write-ahead log,
 //	nonces of rollback journals,
 //	names of temporary files and of
@@ -50,7 +50,7 @@ func (c *Conn) fixLocaleHeader() error {
 	return nil
 }
 
-// RandomNames returns an error if a statement stores or reads a column name that SQLite
+// CheckColumnNames returns an error if a statement stores or reads a column name that SQLite
 // has chosen at random. It is called with ran=false before the statement runs, and with
 // ran=true after it.
 //
@@ -58,17 +58,17 @@ func (c *Conn) fixLocaleHeader() error {
 // a:2, a:3, a:4, and then a random number. CREATE TABLE ... AS stores such names. The
 // columns of a view get other random names on each connection, which matters if a
 // statement reads the names as rows.
-func (s *Stmt) RandomNames(ran bool) error {
+func (s *Stmt) CheckColumnNames(ran bool) error {
 	a := &s.Actions
 	switch {
-	case ran && a.Creates != "" && a.Selects:
-		name, err := s.c.randomName(a.Creates)
+	case ran && a.CreatesTable != "" && a.HasSelect:
+		name, err := s.c.randomName(a.CreatesTable)
 		if err != nil || name == "" {
 			return err
 		}
-		return LogicError("the column "+strconv.Quote(name)+" of the new table "+a.Creates+" was named at random",
+		return LogicError("the column "+strconv.Quote(name)+" of the new table "+a.CreatesTable+" was named at random",
 			"its SELECT returns more than five columns of one name, as * of a join does; give them names: SELECT a.id AS a_id, ...")
-	case !ran && a.ReadsNames:
+	case !ran && a.ReadsColumnNames:
 		views, err := s.c.TextsAsOwner("SELECT name FROM sqlite_schema WHERE type='view' UNION ALL SELECT name FROM sqlite_temp_schema WHERE type='view'")
 		if err != nil {
 			return err

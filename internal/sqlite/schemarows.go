@@ -21,19 +21,19 @@ import (
 // After PRAGMA writable_schema=ON, hiqlite allows these statements and no other changes
 // of sqlite_schema: nobody could open a database with a row that SQLite does not
 // understand. So the PRAGMA does not set SQLite's own flag. If SQLite refuses to compile
-// such a statement, compileByHand sets the flag and compiles it once more.
+// such a statement, compileFromDump sets the flag and compiles it once more.
 
-// compileByHand compiles a statement of a dump that SQLite has refused: it writes what
+// compileFromDump compiles a statement of a dump that SQLite has refused: it writes what
 // otherwise only CREATE, or the module of a virtual table, writes. rc is the error with
-// which SQLite refused it. If that has another reason, compileByHand returns rc.
-func (c *Conn) compileByHand(rc int32, p uintptr, size int, options uint32) int32 {
+// which SQLite refused it. If that has another reason, compileFromDump returns rc.
+func (c *Conn) compileFromDump(rc int32, p uintptr, size int, options uint32) int32 {
 	message := c.err(rc).Message
 	schema := message == "SQL logic error: table sqlite_master may not be modified (1)"
 	if !schema && !strings.HasSuffix(message, " may not be modified (1)") && !strings.Contains(message, "object name reserved for internal use") {
 		return rc
 	}
 	db, before := c.rawDB(), c.actions
-	c.actions, c.byHand = Actions{}, true
+	c.actions, c.fromDump = Actions{}, true
 	db.Fflags &^= lib.SQLITE_Defensive
 	if schema {
 		db.Fflags |= lib.SQLITE_WriteSchema
@@ -41,7 +41,7 @@ func (c *Conn) compileByHand(rc int32, p uintptr, size int, options uint32) int3
 	again := c.compile(p, size, options)
 	db.Fflags |= lib.SQLITE_Defensive
 	db.Fflags &^= lib.SQLITE_WriteSchema
-	c.byHand = false
+	c.fromDump = false
 	a := &c.actions
 	if again != lib.SQLITE_OK {
 		if a.Denied == nil { // the statement has another fault: it writes to a view, say
@@ -49,16 +49,16 @@ func (c *Conn) compileByHand(rc int32, p uintptr, size int, options uint32) int3
 		}
 		return again
 	}
-	if schema && (a.Schema || len(a.Inserts) != 1) { // a trigger inserts into sqlite_schema, say
+	if schema && (a.ChangesSchema || len(a.InsertsInto) != 1) { // a trigger inserts into sqlite_schema, say
 		lib.Xsqlite3_finalize(c.tls, *at[uintptr](c.scratch))
-		c.denyByHand()
+		c.denySchemaChange()
 		return lib.SQLITE_AUTH
 	}
-	a.Schema, a.SchemaRows, a.ByHand = true, schema, true
+	a.ChangesSchema, a.InsertsSchemaRows, a.FromDump = true, schema, true
 	return again
 }
 
-func (c *Conn) denyByHand() int32 {
+func (c *Conn) denySchemaChange() int32 {
 	return c.deny("PRAGMA writable_schema=ON lets virtual tables, and the tables behind them, be made and filled as dumps do, and nothing else", "use CREATE, ALTER and DROP")
 }
 
@@ -127,15 +127,15 @@ func (c *Conn) checkVirtual(name, sql string) error {
 		return err
 	}
 	defer s.Close()
-	if s.Actions.Virtual != name || strings.TrimSpace(tail) != "" || s.Explain() {
+	if s.Actions.CreatesVirtual != name || strings.TrimSpace(tail) != "" || s.Explain() {
 		return refusedRow("the row's sql is not the CREATE VIRTUAL TABLE of " + name)
 	}
 	return nil
 }
 
-// SchemaLoads loads the schema, which the caller has made the connection forget. The error
+// CheckSchemaLoads loads the schema, which the caller has made the connection forget. The error
 // says that it cannot be loaded with the rows that were inserted into sqlite_schema.
-func (c *Conn) SchemaLoads() error {
+func (c *Conn) CheckSchemaLoads() error {
 	err := c.ExecAsOwner("SELECT 1 FROM sqlite_schema LIMIT 1")
 	var e *Error
 	if errors.As(err, &e) && e.Code == lib.SQLITE_CORRUPT {

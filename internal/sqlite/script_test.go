@@ -55,9 +55,9 @@ func TestScriptsThatBeginAndEndTransactions(t *testing.T) {
 			case err != nil:
 				continue // what cannot be classified is asked again
 			case want == "" && (class.Kind != Write || !class.Script):
-				t.Errorf("%q (%s): kind %d, %q, want a script of writes", text, schema, class.Kind, class.What)
-			case want != "" && want != "error" && (class.Kind != Transaction || !class.Script || class.What != want):
-				t.Errorf("%q (%s): kind %d, %q, want %s", text, schema, class.Kind, class.What, want)
+				t.Errorf("%q (%s): kind %d, %q, want a script of writes", text, schema, class.Kind, class.Control)
+			case want != "" && want != "error" && (class.Kind != Transaction || !class.Script || class.Control != want):
+				t.Errorf("%q (%s): kind %d, %q, want %s", text, schema, class.Kind, class.Control, want)
 			}
 			apply.Close()
 			reader.Close()
@@ -68,19 +68,19 @@ func TestScriptsThatBeginAndEndTransactions(t *testing.T) {
 func TestHowTransactionsBegin(t *testing.T) {
 	_, reader := openPair(t)
 	for text, want := range map[string]Class{
-		"BEGIN":                            {What: "BEGIN"},
-		"begin deferred transaction;":      {What: "BEGIN"},
-		"BEGIN IMMEDIATE":                  {What: "BEGIN", Immediate: true},
-		"/* now */ begin exclusive -- yes": {What: "BEGIN", Immediate: true},
-		"END":                              {What: "COMMIT"},
-		"COMMIT TRANSACTION":               {What: "COMMIT"},
-		"ROLLBACK TRANSACTION":             {What: "ROLLBACK"},
-		"SAVEPOINT a":                      {What: "SAVEPOINT", Savepoint: "a"},
-		`SAVEPOINT "a ""b"" ; c"`:          {What: "SAVEPOINT", Savepoint: `a "b" ; c`},
-		"SAVEPOINT [x y]":                  {What: "SAVEPOINT", Savepoint: "x y"},
-		"SAVEPOINT 'it''s'":                {What: "SAVEPOINT", Savepoint: "it's"},
-		"RELEASE SAVEPOINT `A`":            {What: "RELEASE", Savepoint: "A"},
-		"ROLLBACK TRANSACTION TO \u00e4":   {What: "ROLLBACK TO", Savepoint: "\u00e4"},
+		"BEGIN":                            {Control: "BEGIN"},
+		"begin deferred transaction;":      {Control: "BEGIN"},
+		"BEGIN IMMEDIATE":                  {Control: "BEGIN", Immediate: true},
+		"/* now */ begin exclusive -- yes": {Control: "BEGIN", Immediate: true},
+		"END":                              {Control: "COMMIT"},
+		"COMMIT TRANSACTION":               {Control: "COMMIT"},
+		"ROLLBACK TRANSACTION":             {Control: "ROLLBACK"},
+		"SAVEPOINT a":                      {Control: "SAVEPOINT", Savepoint: "a"},
+		`SAVEPOINT "a ""b"" ; c"`:          {Control: "SAVEPOINT", Savepoint: `a "b" ; c`},
+		"SAVEPOINT [x y]":                  {Control: "SAVEPOINT", Savepoint: "x y"},
+		"SAVEPOINT 'it''s'":                {Control: "SAVEPOINT", Savepoint: "it's"},
+		"RELEASE SAVEPOINT `A`":            {Control: "RELEASE", Savepoint: "A"},
+		"ROLLBACK TRANSACTION TO \u00e4":   {Control: "ROLLBACK TO", Savepoint: "\u00e4"},
 	} {
 		want.Kind = Transaction
 		got, err := reader.Classify(text)
@@ -120,12 +120,12 @@ func TestStatementsEndWhereSQLiteEndsThem(t *testing.T) {
 		"-- END;\n", "/* ; */", "'open;", "[open;", "x", "end1", ".", "(", ")", "\u00e4;", "-", "/", "*"}
 	rapid.Check(t, func(t *rapid.T) {
 		text := strings.Join(rapid.SliceOfN(rapid.SampledFrom(parts), 1, 25).Draw(t, "parts"), "")
-		length, _ := statement(text)
+		length, _ := firstStatement(text)
 		if length < len(text) && !complete(text[:length]) {
 			t.Fatalf("%q ends %q, which SQLite does not take for a statement", text, text[:length])
 		}
 		for i := range length {
-			if text[i] == ';' && i+1 < length && complete(text[:i+1]) && !Blank(text[:i+1]) {
+			if text[i] == ';' && i+1 < length && complete(text[:i+1]) && !IsBlank(text[:i+1]) {
 				t.Fatalf("%q ends %q, SQLite ends it at %d", text, text[:length], i+1)
 			}
 		}
@@ -136,7 +136,7 @@ func FuzzStatement(f *testing.F) {
 	f.Add("CREATE TRIGGER x AFTER INSERT ON t BEGIN SELECT 1; END; COMMIT")
 	f.Fuzz(func(t *testing.T, text string) {
 		for rest := text; rest != ""; {
-			n, word := statement(rest)
+			n, word := firstStatement(rest)
 			if n <= 0 || n > len(rest) || len(word) > n {
 				t.Fatalf("%q: %d, %q", rest, n, word)
 			}

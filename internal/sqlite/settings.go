@@ -79,7 +79,7 @@ func (c *Conn) keepLikeConstant() {
 	}
 }
 
-// ReachVirtualTables are the settings that influence the statements that virtual tables
+// VirtualTableSettings are the settings that influence the statements that virtual tables
 // prepare and keep for themselves. When one of them changes, the virtual tables have to
 // be connected again.
-const ReachVirtualTables = wire.CaseSensitiveLike | wire.ReverseUnorderedSelects
+const VirtualTableSettings = wire.CaseSensitiveLike | wire.ReverseUnorderedSelects

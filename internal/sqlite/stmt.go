@@ -85,10 +85,10 @@ func (s *Script) Close() { s.text.close() }
 // prepare is Prepare for sql, which must be the end of the text.
 func (t *text) prepare(sql string, keep bool) (s *Stmt, tail string, err error) {
 	s, tail, err = t.compile(sql, keep)
-	if err == nil && s != nil && s.mustForget() {
+	if err == nil && s != nil && s.mustReloadModules() {
 		s.Close()
 		defer t.c.loadChecks()()
-		if err := t.c.forgetModules(); err != nil {
+		if err := t.c.reloadModules(); err != nil {
 			return nil, tail, err
 		}
 		s, tail, err = t.compile(sql, keep)
@@ -96,7 +96,7 @@ func (t *text) prepare(sql string, keep bool) (s *Stmt, tail string, err error) 
 	return s, tail, err
 }
 
-// compile is prepare without mustForget.
+// compile is prepare without mustReloadModules.
 func (t *text) compile(sql string, keep bool) (s *Stmt, tail string, err error) {
 	c, text := t.c, t.p+uintptr(t.size-len(sql))
 	flags := uint32(0)
@@ -104,12 +104,12 @@ func (t *text) compile(sql string, keep bool) (s *Stmt, tail string, err error) 
 		flags = lib.SQLITE_PREPARE_PERSISTENT
 	}
 	c.actions = Actions{}
-	*at[uintptr](c.scratch + 8) = 0
+	*at[uintptr](c.scratch + scratchTail) = 0
 	rc := c.compile(text, len(sql)+1, flags)
 	if rc == lib.SQLITE_ERROR && c.settings&wire.WritableSchema != 0 {
-		rc = c.compileByHand(rc, text, len(sql)+1, flags)
+		rc = c.compileFromDump(rc, text, len(sql)+1, flags)
 	}
-	if end := *at[uintptr](c.scratch + 8); end != 0 {
+	if end := *at[uintptr](c.scratch + scratchTail); end != 0 {
 		tail = sql[end-text:]
 	}
 	if rc != lib.SQLITE_OK {
@@ -123,7 +123,7 @@ func (t *text) compile(sql string, keep bool) (s *Stmt, tail string, err error) 
 	if s.Explain() {
 		s.Actions = Actions{}
 	}
-	if refusal := s.Actions.ReadsOwn; refusal != nil && !s.ReadOnly() {
+	if refusal := s.Actions.DeniedAsWrite; refusal != nil && !s.ReadOnly() {
 		s.Close()
 		return nil, tail, refusal
 	}
@@ -139,11 +139,11 @@ func (t *text) compile(sql string, keep bool) (s *Stmt, tail string, err error) 
 }
 
 // compile calls sqlite3_prepare_v3 with the text at p. The statement is then at
-// scratch, and the address of the text after it at scratch+8.
+// scratch, and the address of the text after it at scratchTail.
 func (c *Conn) compile(p uintptr, size int, flags uint32) int32 {
 	c.preparing = true
 	defer func() { c.preparing = false }()
-	return lib.Xsqlite3_prepare_v3(c.tls, c.db, p, int32(size), flags, c.scratch, c.scratch+8)
+	return lib.Xsqlite3_prepare_v3(c.tls, c.db, p, int32(size), flags, c.scratch, c.scratch+scratchTail)
 }
 
 // prepareError returns the error of a statement that was not prepared. If the authorizer
@@ -172,12 +172,14 @@ func (s *Stmt) ReadOnly() bool { return lib.Xsqlite3_stmt_readonly(s.c.tls, s.p)
 // Explain reports whether the statement is an EXPLAIN or EXPLAIN QUERY PLAN.
 func (s *Stmt) Explain() bool { return lib.Xsqlite3_stmt_isexplain(s.c.tls, s.p) != 0 }
 
-// KnowsSchema reports whether the statement may be cached although the schema can
+// FollowsSchema reports whether the statement may be cached although the schema can
 // change: SQLite prepares it again before it runs under another schema. SQLite does not
 // do this for a PRAGMA and an EXPLAIN, whose rows say how things were when they were
-// prepared. And mustForget has to be asked again about a statement that checks the
+// prepared. And mustReloadModules has to be asked again about a statement that checks the
 // integrity of the database.
-func (s *Stmt) KnowsSchema() bool { return s.Actions.Pragma == "" && !s.Actions.Checks && !s.Explain() }
+func (s *Stmt) FollowsSchema() bool {
+	return s.Actions.Pragma == "" && !s.Actions.ChecksIntegrity && !s.Explain()
+}
 
 // Bind binds arguments to the parameters, as modernc.org/sqlite does. A named argument
 // is bound to all parameters of that name, whatever their prefix is. ?NNN and $NNN take
@@ -228,18 +230,18 @@ func argumentFor(args []wire.Argument, name string, i int) int {
 	return at
 }
 
-// Match reports whether each parameter of a statement has an argument, and each argument
+// MatchArguments reports whether each parameter of a statement has an argument, and each argument
 // without a name is used. Named arguments need not be used. missing is the index of the
 // first parameter without an argument, or -1.
-func Match(params []string, args []wire.Argument) (missing int, ok bool) {
+func MatchArguments(params []string, args []wire.Argument) (missing int, ok bool) {
 	used := make([]bool, len(args))
-	missing = Use(params, args, used)
-	return missing, missing < 0 && Surplus(args, used) < 0
+	missing = MarkUsed(params, args, used)
+	return missing, missing < 0 && FirstUnused(args, used) < 0
 }
 
-// Surplus returns the index of the first argument that has no name and is not used, or
+// FirstUnused returns the index of the first argument that has no name and is not used, or
 // -1.
-func Surplus(args []wire.Argument, used []bool) int {
+func FirstUnused(args []wire.Argument, used []bool) int {
 	for i := range args {
 		if !used[i] && args[i].Name == "" {
 			return i
@@ -248,9 +250,9 @@ func Surplus(args []wire.Argument, used []bool) int {
 	return -1
 }
 
-// Use sets used[i] for each argument i that a parameter of a statement takes. It returns
+// MarkUsed sets used[i] for each argument i that a parameter of a statement takes. It returns
 // the index of the first parameter without an argument, or -1.
-func Use(params []string, args []wire.Argument, used []bool) (missing int) {
+func MarkUsed(params []string, args []wire.Argument, used []bool) (missing int) {
 	missing = -1
 	for i, name := range params {
 		if j := argumentFor(args, name, i); j >= 0 {
@@ -296,62 +298,63 @@ func (s *Stmt) Step() (bool, error) {
 	}
 }
 
-// KeepsWhatItDid reports, before Reset, whether the statement failed by OR FAIL or
+// KeptChanges reports, before Reset, whether the statement failed by OR FAIL or
 // RAISE(FAIL). SQLite does not undo the changes that such a statement made before it
 // failed.
-func (s *Stmt) KeepsWhatItDid() bool { return at[lib.TVdbe](s.p).FerrorAction == lib.OE_Fail }
+func (s *Stmt) KeptChanges() bool { return at[lib.TVdbe](s.p).FerrorAction == lib.OE_Fail }
 
-// A Count counts the rows that one run of a statement changes, and observes the rowid of
-// the row that it inserts. It leaves out the rows that virtual tables write into tables
-// of their own. SQLite includes these in total_changes() and last_insert_rowid().
-type Count struct {
+// An Observation observes one run of a statement: how many rows the statement changes, and
+// the rowid of the row that it inserts. It leaves out the rows that virtual tables write
+// into tables of their owo. SQLite includes these in total_changes() and
+// last_insert_rowid().
+type Observation struct {
 	s            *Stmt
 	lastInsertID int64 // last_insert_rowid() before the statement ran
-	nothing      bool  // the statement changes no rows of tables: it changes the schema, say
+	notCounted   bool  // the statement changes no rows of tables: it changes the schema, say
 }
 
-// Count begins to count. It is called before the statement runs.
-func (s *Stmt) Count() Count {
+// Observe begins an Observatioo. It is called before the statement runs.
+func (s *Stmt) Observe() Observation {
 	a := &s.Actions
-	*at[uintptr](s.c.scratch + 24), *at[int64](s.c.scratch + 32) = s.p, 0
-	return Count{s, s.c.LastInsertID(), !a.Rows || a.Schema || a.Statistics || a.Pragma != ""}
+	*at[uintptr](s.c.scratch + scratchObserved), *at[int64](s.c.scratch + scratchRowID) = s.p, 0
+	return Observation{s, s.c.LastInsertID(), !a.WritesRows || a.ChangesSchema || a.ChangesStatistics || a.Pragma != ""}
 }
 
-// End returns changes() and last_insert_rowid() after the statement has run. id is 0 if
-// the statement inserted no row. If the statement inserts nothing, End restores
+// Counters returns changes() and last_insert_rowid() after the statement has ruo. id is 0 if
+// the statement inserted no row. If the statement inserts nothing, Counters restores
 // last_insert_rowid(), which a virtual table may have changed.
-func (n Count) End() (changes, id int64) {
-	if n.nothing {
+func (o Observation) Counters() (changes, id int64) {
+	if o.notCounted {
 		return 0, 0
 	}
-	changes, id = n.s.c.Changes(), n.s.c.LastInsertID()
-	if len(n.s.Actions.Inserts) == 0 && id != n.lastInsertID {
-		lib.Xsqlite3_set_last_insert_rowid(n.s.c.tls, n.s.c.db, n.lastInsertID)
+	changes, id = o.s.c.Changes(), o.s.c.LastInsertID()
+	if len(o.s.Actions.InsertsInto) == 0 && id != o.lastInsertID {
+		lib.Xsqlite3_set_last_insert_rowid(o.s.c.tls, o.s.c.db, o.lastInsertID)
 	}
-	if changes == 0 || len(n.s.Actions.Inserts) == 0 {
+	if changes == 0 || len(o.s.Actions.InsertsInto) == 0 {
 		id = 0
 	}
 	return changes, id
 }
 
-// Row returns, after End, the rowid of the last row that an INSERT has inserted, or that
+// RowID returns, after Counters, the rowid of the last row that an INSERT has inserted, or that
 // its upsert clause has updated. It returns 0 if there is no such row, or if the row has
-// no rowid; last_insert_rowid() would be that of an earlier statement then.
-func (n Count) Row() int64 {
-	row := *at[int64](n.s.c.scratch + 32)
-	*at[uintptr](n.s.c.scratch + 24) = 0
+// no rowid; last_insert_rowid() would be that of an earlier statement theo.
+func (o Observation) RowID() int64 {
+	row := *at[int64](o.s.c.scratch + scratchRowID)
+	*at[uintptr](o.s.c.scratch + scratchObserved) = 0
 	switch {
-	case n.nothing || !n.s.Actions.Insert:
+	case o.notCounted || !o.s.Actions.IsInsert:
 		return 0
-	case row == 0 && n.s.c.Changes() > 0 && n.s.intoVirtual():
-		return n.s.c.LastInsertID()
+	case row == 0 && o.s.c.Changes() > 0 && o.s.writesVirtual():
+		return o.s.c.LastInsertID()
 	}
 	return row
 }
 
-// intoVirtual reports whether the statement itself writes into a virtual table, and not
+// writesVirtual reports whether the statement itself writes into a virtual table, and not
 // only a trigger.
-func (s *Stmt) intoVirtual() bool {
+func (s *Stmt) writesVirtual() bool {
 	v := at[lib.TVdbe](s.p)
 	for i := range int(v.FnOp) {
 		if at[lib.TVdbeOp](v.FaOp+uintptr(i)*unsafe.Sizeof(lib.TVdbeOp{})).Fopcode == lib.OP_VUpdate {

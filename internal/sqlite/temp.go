@@ -42,7 +42,7 @@ func (c *Conn) authorizeTemp(a, b string) int32 {
 	case strings.HasPrefix(strings.ToLower(a), "sqlite_stat"):
 		return c.deny("ANALYZE of TEMP tables is not supported", "leave it out: SQLite uses the indexes of TEMP tables without it")
 	case c.tempAllowed, c.mode == Temp, c.mode == ReadOnly && c.classifying:
-		c.actions.Temp, c.actions.Schema = true, true
+		c.actions.Temp, c.actions.ChangesSchema = true, true
 		return lib.SQLITE_OK
 	}
 	return c.deny("TEMP tables, views, triggers and indexes are not supported here", "make them on a connection or in a transaction that can write")
@@ -82,9 +82,9 @@ func (s *Stmt) UsesTemp() bool {
 	return uses[1]
 }
 
-// Changes reports whether the statement may change TEMP objects, and whether it may change
+// MayWrite reports whether the statement may change TEMP objects, and whether it may change
 // anything else.
-func (s *Stmt) Changes() (temp, others bool) {
+func (s *Stmt) MayWrite() (temp, others bool) {
 	if !s.UsesTemp() {
 		return false, true
 	}
@@ -101,9 +101,9 @@ func (c *Conn) HasTemp() (has bool, err error) {
 	return has, err
 }
 
-// NoteTemp loads the names of the connection's TEMP objects, which UsesTemp needs. It is
+// LoadTempNames loads the names of the connection's TEMP objects, which UsesTemp needs. It is
 // called after TEMP objects were made or removed.
-func (c *Conn) NoteTemp() error {
+func (c *Conn) LoadTempNames() error {
 	names, err := c.TextsAsOwner("SELECT name FROM sqlite_temp_schema UNION ALL SELECT tbl_name FROM sqlite_temp_schema")
 	if err != nil {
 		return err
@@ -127,14 +127,14 @@ func errTempFull(bytes int) error {
 
 var tempFull = fmt.Sprintf("a connection may have %d MiB of TEMP objects: each write that uses them contains them; use an ordinary table", MaxTemp>>20)
 
-// BoundTemp makes SQLite fail statements that would make the TEMP objects larger than
+// LimitTemp makes SQLite fail statements that would make the TEMP objects larger than
 // MaxTemp.
-func (c *Conn) BoundTemp() error {
+func (c *Conn) LimitTemp() error {
 	return c.ExecAsOwner(fmt.Sprintf("PRAGMA temp.max_page_count=%d", MaxTemp/4096))
 }
 
-// ExplainFull adds a hint to the error of a statement that failed because of MaxTemp.
-func (s *Stmt) ExplainFull(e *Error) {
+// ExplainTempFull adds a hint to the error of a statement that failed because of MaxTemp.
+func (s *Stmt) ExplainTempFull(e *Error) {
 	if e.Code == lib.SQLITE_FULL && e.Hint == "" && s.UsesTemp() {
 		e.Hint = tempFull
 	}
@@ -228,7 +228,7 @@ func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`
 func MentionsTemp(script string) bool {
 	last, word := "", ""
 	for script != "" {
-		kind, n := token(script)
+		kind, n := firstToken(script)
 		at := script[:n]
 		script = script[n:]
 		if kind == space {
@@ -247,5 +247,5 @@ func (c *Conn) prepareTemp() error {
 	if err := c.ExecAsOwner("PRAGMA temp_store=MEMORY"); err != nil {
 		return err
 	}
-	return c.BoundTemp()
+	return c.LimitTemp()
 }

@@ -76,7 +76,7 @@ func (c *Conn) LoadTemp(content []byte) error {
 			return err
 		}
 		c.TookMaxRowid()
-		return c.NoteTemp()
+		return c.LoadTempNames()
 	})
 }
 

@@ -213,7 +213,7 @@ func TestTempClasses(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := c.NoteTemp(); err != nil {
+	if err := c.LoadTempNames(); err != nil {
 		t.Fatal(err)
 	}
 	check("with", map[string]class{
@@ -236,7 +236,7 @@ func TestTempObjectsAreBounded(t *testing.T) {
 	if err := c.Exec("CREATE TEMP TABLE x(a); INSERT INTO x VALUES(randomblob(2000000))"); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.NoteTemp(); err != nil {
+	if err := c.LoadTempNames(); err != nil {
 		t.Fatal(err)
 	}
 	s, _, err := c.Prepare("INSERT INTO x VALUES(randomblob(3000000))", false)
@@ -248,7 +248,7 @@ func TestTempObjectsAreBounded(t *testing.T) {
 	if !ok || e.Code != CodeFull {
 		t.Fatalf("%v", err)
 	}
-	if s.ExplainFull(e); !strings.Contains(e.Hint, "4 MiB") {
+	if s.ExplainTempFull(e); !strings.Contains(e.Hint, "4 MiB") {
 		t.Errorf("the hint is %q", e.Hint)
 	}
 	s.Close()

@@ -192,19 +192,19 @@ func (c *Conn) noteError(err *FileError) {
 	}
 }
 
-// fault is the function that FailFiles was given, or nil.
-var fault atomic.Pointer[func(op, path string) (code int)]
+// failFile is the function that FailFiles was given, or nil.
+var failFile atomic.Pointer[func(op, path string) (code int)]
 
 // FailFiles is for tests. It makes f decide which calls of the file system fail: f returns
 // the result code of SQLite with which a call fails, or 0. f gets the calls of all
 // connections, and must be safe for calls by several goroutines at once.
 func FailFiles(f func(op, path string) (code int)) (restore func()) {
-	fault.Store(&f)
-	return func() { fault.Store(nil) }
+	failFile.Store(&f)
+	return func() { failFile.Store(nil) }
 }
 
-func injected(op, path string) int32 {
-	if f := fault.Load(); f != nil {
+func injectedFault(op, path string) int32 {
+	if f := failFile.Load(); f != nil {
 		return int32((*f)(op, path))
 	}
 	return lib.SQLITE_OK
@@ -215,7 +215,7 @@ func openFile(tls *libc.TLS, vfs, name, id uintptr, flags int32, out uintptr) in
 	if name != 0 {
 		path = libc.GoString(name)
 	}
-	if rc := injected("open", path); rc != lib.SQLITE_OK {
+	if rc := injectedFault("open", path); rc != lib.SQLITE_OK {
 		*at[uintptr](id) = 0
 		return note(tls, "open", path, rc)
 	}
@@ -241,7 +241,7 @@ func openFile(tls *libc.TLS, vfs, name, id uintptr, flags int32, out uintptr) in
 
 func deleteFile(tls *libc.TLS, vfs, name uintptr, sync int32) int32 {
 	path := libc.GoString(name)
-	rc := injected("delete", path)
+	rc := injectedFault("delete", path)
 	if rc == lib.SQLITE_OK {
 		rc = callee[func(*libc.TLS, uintptr, uintptr, int32) int32](vfsBase.FxDelete)(tls, vfs, name, sync)
 	}
@@ -266,7 +266,7 @@ func closeFile(tls *libc.TLS, id uintptr) int32 {
 
 func readFile(tls *libc.TLS, id, buf uintptr, n int32, offset int64) int32 {
 	f := fileOf(id)
-	rc := injected("read", f.path)
+	rc := injectedFault("read", f.path)
 	if rc == lib.SQLITE_OK {
 		rc = f.read(tls, id, buf, n, offset)
 	}
@@ -278,7 +278,7 @@ func readFile(tls *libc.TLS, id, buf uintptr, n int32, offset int64) int32 {
 
 func writeFile(tls *libc.TLS, id, buf uintptr, n int32, offset int64) int32 {
 	f := fileOf(id)
-	rc := injected("write", f.path)
+	rc := injectedFault("write", f.path)
 	if rc == lib.SQLITE_OK {
 		rc = f.sealPage(tls, id, buf, n, offset)
 	}
@@ -290,7 +290,7 @@ func writeFile(tls *libc.TLS, id, buf uintptr, n int32, offset int64) int32 {
 
 func truncateFile(tls *libc.TLS, id uintptr, size int64) int32 {
 	f := fileOf(id)
-	rc := injected("truncate", f.path)
+	rc := injectedFault("truncate", f.path)
 	if rc == lib.SQLITE_OK {
 		rc = callee[func(*libc.TLS, uintptr, int64) int32](f.base.FxTruncate)(tls, id, size)
 	}
@@ -299,7 +299,7 @@ func truncateFile(tls *libc.TLS, id uintptr, size int64) int32 {
 
 func syncFile(tls *libc.TLS, id uintptr, flags int32) int32 {
 	f := fileOf(id)
-	rc := injected("sync", f.path)
+	rc := injectedFault("sync", f.path)
 	if rc == lib.SQLITE_OK {
 		rc = callee[func(*libc.TLS, uintptr, int32) int32](f.base.FxSync)(tls, id, flags)
 	}
@@ -308,7 +308,7 @@ func syncFile(tls *libc.TLS, id uintptr, flags int32) int32 {
 
 func sizeFile(tls *libc.TLS, id, out uintptr) int32 {
 	f := fileOf(id)
-	rc := injected("size", f.path)
+	rc := injectedFault("size", f.path)
 	if rc == lib.SQLITE_OK {
 		rc = callee[func(*libc.TLS, uintptr, uintptr) int32](f.base.FxFileSize)(tls, id, out)
 	}

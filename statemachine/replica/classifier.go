@@ -55,13 +55,13 @@ func (r *SQL) First(script string, settings wire.Settings) (part sqlite.Part, re
 	if err := c.connect(r.pool, settings); err != nil {
 		return part, "", err
 	}
-	if part, rest, err = c.conn.First(script); err == nil {
+	if part, rest, err = c.conn.ClassifyFirst(script); err == nil {
 		return part, rest, nil
 	}
 	if err := c.refresh(); err != nil {
 		return part, "", err
 	}
-	return c.conn.First(script)
+	return c.conn.ClassifyFirst(script)
 }
 
 // connect opens the database of the generation in use, if that is not open, and switches

@@ -91,8 +91,8 @@ func (c *Cursor) Next(row func(*sqlite.Stmt)) (bool, error) {
 	if c.closed {
 		return false, nil
 	}
-	t.conn.Run(c.ctx, true)
-	defer t.conn.Run(context.Background(), false)
+	t.conn.SetContext(c.ctx, true)
+	defer t.conn.SetContext(context.Background(), false)
 	more, err := c.stmt.Step()
 	if err != nil {
 		var e *sqlite.Error

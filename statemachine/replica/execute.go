@@ -126,7 +126,7 @@ func bind(s *sqlite.Stmt, args []wire.Argument) error {
 		return err
 	}
 	if params := s.Params(); len(args) > len(params) {
-		if _, ok := sqlite.Match(params, args); ok {
+		if _, ok := sqlite.MatchArguments(params, args); ok {
 			return nil // the surplus arguments have names that the statement does not use
 		}
 		return sqlite.TooManyArguments(len(params), len(args))
@@ -147,18 +147,18 @@ func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
 	if x.settings()&wire.QueryOnly != 0 && !s.ReadOnly() {
 		return nil, queryOnly()
 	}
-	if s.Actions.SchemaRows {
+	if s.Actions.InsertsSchemaRows {
 		x.changes, x.rowid = 0, 0 // as Count reports them for every statement that changes the schema
 		return nil, x.schemaRows(s)
 	}
 	defer s.Reset()
 	s.ResetSteps()
 	x.note(s)
-	if err := s.RandomNames(false); err != nil {
+	if err := s.CheckColumnNames(false); err != nil {
 		return nil, err
 	}
-	n := s.Count()
-	defer func() { x.changes, x.rowid = n.End(); x.own = n.Row() }()
+	n := s.Observe()
+	defer func() { x.changes, x.rowid = n.Counters(); x.own = n.RowID() }()
 	var rows *wire.Rows
 	for {
 		row, err := s.Step()
@@ -169,7 +169,7 @@ func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
 			rows = &wire.Rows{Columns: s.Columns()}
 		}
 		if !row {
-			if err := s.RandomNames(true); err != nil {
+			if err := s.CheckColumnNames(true); err != nil {
 				x.partial = true
 				return nil, err
 			}
@@ -223,9 +223,9 @@ func outOfSteps(e *sqlite.Error) {
 // note records what running s may change.
 func (x *execution) note(s *sqlite.Stmt) {
 	a := &s.Actions
-	x.schema = x.schema || a.Schema
-	x.stats = x.stats || a.Statistics
-	x.batch.stats = x.batch.stats || a.Statistics
+	x.schema = x.schema || a.ChangesSchema
+	x.stats = x.stats || a.ChangesStatistics
+	x.batch.stats = x.batch.stats || a.ChangesStatistics
 	x.deferred = x.deferred || a.Pragma == "defer_foreign_keys"
 }
 
@@ -248,7 +248,7 @@ func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error
 			continue
 		}
 		tail := script.Rest()
-		if first && sqlite.Blank(tail) {
+		if first && sqlite.IsBlank(tail) {
 			if stmt.Actions.Pragma == "" {
 				return x.single(x.stmts.keep(s.SQL, stmt).Stmt, s.Args)
 			}
@@ -265,7 +265,7 @@ func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error
 			return out, err
 		}
 	}
-	if i := sqlite.Surplus(s.Args, used); i >= 0 {
+	if i := sqlite.FirstUnused(s.Args, used); i >= 0 {
 		return out, sqlite.UnusedScriptArgument(i)
 	}
 	return out, nil

@@ -30,7 +30,7 @@ func (r *Reader) Query(sql string, args []wire.Argument) (q *Query, tail string,
 		if err != nil || stmt == nil {
 			return nil, rest, err
 		}
-		if stmt.KnowsSchema() && sqlite.Blank(rest) {
+		if stmt.FollowsSchema() && sqlite.IsBlank(rest) {
 			q.kept = r.stmts.keep(sql, stmt)
 		} else {
 			tail = rest

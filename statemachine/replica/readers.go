@@ -59,7 +59,7 @@ func (p *pool) connect(file string, mode sqlite.Mode) (*sqlite.Conn, error) {
 		conn.Close()
 		return nil, err
 	}
-	conn.ShowZone(p.zone)
+	conn.SetZone(p.zone)
 	return conn, nil
 }
 

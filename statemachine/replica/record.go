@@ -47,14 +47,14 @@ func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argumen
 	if err := t.useTemp(stmt); err != nil {
 		return out, err
 	}
-	if stmt.Actions.Schema || stmt.Actions.Statistics {
+	if stmt.Actions.ChangesSchema || stmt.Actions.ChangesStatistics {
 		t.dirty = true
 		defer func() { err = errors.Join(err, t.reload()) }()
 	}
 	if err := bind(stmt, args); err != nil {
 		return out, err
 	}
-	if err := stmt.RandomNames(false); err != nil {
+	if err := stmt.CheckColumnNames(false); err != nil {
 		return out, t.reason(err)
 	}
 	before, s, err := t.record(stmt, text, args)
@@ -62,17 +62,17 @@ func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argumen
 		return out, err
 	}
 	total := t.conn.TotalChanges()
-	count := stmt.Count()
+	count := stmt.Observe()
 	var rows *wire.Rows
 	var failed error
-	if stmt.Actions.SchemaRows {
+	if stmt.Actions.InsertsSchemaRows {
 		failed = t.schemaRows(ctx, stmt)
 	} else {
 		rows, failed = t.step(ctx, stmt)
 		explainFull(stmt, failed)
 	}
-	changes, rowid := count.End()
-	row := count.Row()
+	changes, rowid := count.Counters()
+	row := count.RowID()
 	out = wire.StatementResult{RowsAffected: t.conn.Changes(), LastInsertID: t.conn.LastInsertID(), TotalChanges: t.conn.TotalChanges() - total, Rows: rows, RowID: row}
 	return out, t.after(ctx, before, s, &out, changes, rowid, failed)
 }
@@ -90,7 +90,7 @@ func (t *Transaction) reload() error {
 		err = t.conn.ExecAsOwner("PRAGMA writable_schema=RESET")
 	}
 	if err == nil && t.temp.used {
-		err = t.conn.NoteTemp()
+		err = t.conn.LoadTempNames()
 	}
 	if err != nil {
 		t.fatal = err
@@ -108,7 +108,7 @@ func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argumen
 	}
 	before := t.mark()
 	s := &wire.Statement{SQL: text, Args: args, LaterMS: now - t.last, Skipped: t.ordinal - t.next, Settings: t.conn.Settings() ^ t.opts.Settings, DeferForeignKeys: t.deferred}
-	if s.Skipped > 0 || stmt.Actions.ConnState {
+	if s.Skipped > 0 || stmt.Actions.ReadsCounters {
 		s.State = &wire.ConnState{Changes: t.conn.Changes(), TotalChanges: t.conn.TotalChanges(), LastInsertID: t.conn.LastInsertID()}
 		if err := t.conn.ExecAsOwner(flushVirtual); err != nil { // virtual tables of a replica may have buffered more, or less
 			return before, nil, t.reason(err)
@@ -120,7 +120,7 @@ func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argumen
 		t.back(before)
 		return before, nil, fmt.Errorf("%w: with this statement it takes %d bytes, an entry of the log has at most %d", ErrRecordFull, size, t.opts.MaxBytes)
 	}
-	t.conn.ClockOf(now, &t.opts.Seed, t.ordinal)
+	t.conn.ClockOfStatement(now, &t.opts.Seed, t.ordinal)
 	t.ordinal++
 	t.last, t.next = now, t.ordinal
 	return before, s, nil
@@ -129,19 +129,19 @@ func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argumen
 // step runs a statement and collects its rows.
 func (t *Transaction) step(ctx context.Context, stmt *sqlite.Stmt) (rows *wire.Rows, err error) {
 	defer stmt.Reset()
-	t.conn.Run(ctx, false)
-	defer t.conn.Run(context.Background(), false)
+	t.conn.SetContext(ctx, false)
+	defer t.conn.SetContext(context.Background(), false)
 	for bytes := 0; ; {
 		row, err := stmt.Step()
 		if err != nil {
-			t.failedStmtKept = stmt.KeepsWhatItDid()
+			t.failedStmtKept = stmt.KeptChanges()
 			return nil, err
 		}
 		if rows == nil && stmt.ColumnCount() > 0 {
 			rows = &wire.Rows{Columns: stmt.Columns()}
 		}
 		if !row {
-			if err := stmt.RandomNames(true); err != nil {
+			if err := stmt.CheckColumnNames(true); err != nil {
 				t.fatal = err
 			}
 			return rows, t.fatal
@@ -270,7 +270,7 @@ func (x *execution) transaction() error {
 			}
 		}
 		now, n = now+s.LaterMS, n+s.Skipped
-		x.conn.ClockOf(now, &x.op.Seed, n)
+		x.conn.ClockOfStatement(now, &x.op.Seed, n)
 		n++
 		if s.State != nil {
 			if err := x.flush(); err != nil {

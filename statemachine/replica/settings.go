@@ -30,7 +30,7 @@ func (r *SQL) useSettings(settings wire.Settings) error {
 	if err := r.stmts.use(settings); err != nil {
 		return err
 	}
-	if (before^settings)&sqlite.ReachVirtualTables != 0 && r.virtual() {
+	if (before^settings)&sqlite.VirtualTableSettings != 0 && r.virtual() {
 		return r.reload()
 	}
 	return nil
@@ -88,7 +88,7 @@ func (x *execution) schemaRows(s *sqlite.Stmt) error {
 	if err := x.reload(); err != nil {
 		return err
 	}
-	return x.conn.SchemaLoads()
+	return x.conn.CheckSchemaLoads()
 }
 
 // schemaRows runs a statement that inserts rows into sqlite_schema.
@@ -105,7 +105,7 @@ func (t *Transaction) schemaRows(ctx context.Context, s *sqlite.Stmt) (err error
 	}
 	if err == nil {
 		if err = t.reload(); err == nil {
-			err = t.conn.SchemaLoads()
+			err = t.conn.CheckSchemaLoads()
 		}
 	}
 	if t.fatal != nil || t.conn.Autocommit() {
@@ -134,7 +134,7 @@ func (t *Transaction) Use(settings wire.Settings) error {
 	if changed&wire.ForeignKeysOff != 0 && t.conn.DeferredViolations() {
 		return sqlite.ForeignKeysInUse()
 	}
-	if changed&sqlite.ReachVirtualTables != 0 {
+	if changed&sqlite.VirtualTableSettings != 0 {
 		t.dirty = true // virtual tables have statements of both settings
 	}
 	return t.reason(t.stmts.use(settings))

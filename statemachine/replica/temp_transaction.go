@@ -21,7 +21,7 @@ func (t *Transaction) beginTemp() error {
 		return nil
 	}
 	t.temp.used, t.dirty = true, true
-	if err := t.conn.BoundTemp(); err != nil {
+	if err := t.conn.LimitTemp(); err != nil {
 		return err
 	}
 	if err := t.conn.LoadTemp(t.opts.Temp); err != nil {
@@ -36,11 +36,11 @@ func (t *Transaction) useTemp(stmt *sqlite.Stmt) error {
 	uses := stmt.UsesTemp()
 	if uses && !t.temp.used {
 		t.temp.used, t.dirty = true, true
-		if err := t.conn.BoundTemp(); err != nil {
+		if err := t.conn.LimitTemp(); err != nil {
 			return t.reason(err)
 		}
 	}
-	changed, others := stmt.Changes()
+	changed, others := stmt.MayWrite()
 	t.temp.recorded = t.temp.recorded || uses
 	t.temp.changed = t.temp.changed || changed
 	t.temp.others = t.temp.others || others
@@ -71,7 +71,7 @@ func (t *Transaction) Temp() (content []byte, changed bool, err error) {
 func explainFull(stmt *sqlite.Stmt, err error) {
 	var e *sqlite.Error
 	if errors.As(err, &e) {
-		stmt.ExplainFull(e)
+		stmt.ExplainTempFull(e)
 	}
 }
 

@@ -123,7 +123,7 @@ func (t *Temporary) First(text string, settings wire.Settings) (sqlite.Part, str
 	if err := t.current(settings); err != nil {
 		return sqlite.Part{}, "", err
 	}
-	return t.conn.First(text)
+	return t.conn.ClassifyFirst(text)
 }
 
 // prepare returns the statement of a text that has only one. The statement stays in the
@@ -142,7 +142,7 @@ func (t *Temporary) prepare(text string, state wire.ConnState, settings wire.Set
 		if err != nil {
 			return nil, nil, err
 		}
-		if stmt.Actions.Pragma != "" || stmt.Actions.Schema {
+		if stmt.Actions.Pragma != "" || stmt.Actions.ChangesSchema {
 			return stmt, stmt.Close, nil
 		}
 		p = t.kept.keep(text, stmt)
@@ -181,7 +181,7 @@ func (t *Temporary) Exec(ctx context.Context, text string, args []wire.Argument,
 	}
 	out, err = t.run(ctx, stmt, state)
 	var undone error
-	if stmt.Actions.Schema && !t.conn.Autocommit() {
+	if stmt.Actions.ChangesSchema && !t.conn.Autocommit() {
 		stmt.Close() // the schema cannot be loaded while it runs
 		if undone = t.reload(); err == nil {
 			err = undone
@@ -213,14 +213,14 @@ func firstOf(err error) error {
 func (t *Temporary) run(ctx context.Context, stmt *sqlite.Stmt, state wire.ConnState) (out wire.StatementResult, err error) {
 	defer stmt.Reset()
 	t.failedStmtKept = false
-	count := stmt.Count()
-	defer func() { out.RowID = count.Row() }()
-	t.conn.Run(ctx, true)
-	defer t.conn.Run(context.Background(), false)
+	count := stmt.Observe()
+	defer func() { out.RowID = count.RowID() }()
+	t.conn.SetContext(ctx, true)
+	defer t.conn.SetContext(context.Background(), false)
 	for bytes := 0; ; {
 		more, err := stmt.Step()
 		if err != nil {
-			t.failedStmtKept = stmt.KeepsWhatItDid()
+			t.failedStmtKept = stmt.KeptChanges()
 			explainFull(stmt, err)
 			return out, err
 		}
@@ -248,7 +248,7 @@ func (t *Temporary) reload() error {
 	if err := t.conn.ExecAsOwner("PRAGMA writable_schema=RESET"); err != nil {
 		return err
 	}
-	return t.conn.NoteTemp()
+	return t.conn.LoadTempNames()
 }
 
 // reason returns why a statement was interrupted; other errors it returns as they are.
@@ -375,8 +375,8 @@ func (c *TempCursor) Next(row func(*sqlite.Stmt)) (bool, error) {
 	if c.closed {
 		return false, c.ended
 	}
-	t.conn.Run(c.ctx, true)
-	defer t.conn.Run(context.Background(), false)
+	t.conn.SetContext(c.ctx, true)
+	defer t.conn.SetContext(context.Background(), false)
 	more, err := c.stmt.Step()
 	if err != nil {
 		return false, t.reason(c.ctx, err)

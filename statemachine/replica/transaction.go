@@ -293,7 +293,7 @@ func (t *Transaction) finish(reason error) {
 			t.dirty = true
 		}
 	}
-	t.conn.Run(context.Background(), false)
+	t.conn.SetContext(context.Background(), false)
 	if t.reader != nil {
 		if t.dirty || t.ending.Load() != nil {
 			t.reader.Discard()
@@ -349,7 +349,7 @@ func (t *Transaction) First(text string) (sqlite.Part, string, error) {
 	if err := t.err(); err != nil {
 		return sqlite.Part{}, "", err
 	}
-	part, rest, err := t.conn.First(text)
+	part, rest, err := t.conn.ClassifyFirst(text)
 	return part, rest, t.reason(err)
 }
 
@@ -363,7 +363,7 @@ func (t *Transaction) prepare(text string) (stmt *sqlite.Stmt, kept *cachedStmt,
 		if err != nil || stmt == nil {
 			return nil, nil, err
 		}
-		if !stmt.KnowsSchema() || stmt.Actions.Schema {
+		if !stmt.FollowsSchema() || stmt.Actions.ChangesSchema {
 			return stmt, nil, nil
 		}
 		return stmt, t.stmts.keep(text, stmt), nil

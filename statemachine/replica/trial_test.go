@@ -83,7 +83,7 @@ func (x *trial) run(text string) (string, error) {
 	}
 	switch class.Kind {
 	case sqlite.Transaction:
-		return "", x.Savepoint(savepointWords[class.What], class.Savepoint, text)
+		return "", x.Savepoint(savepointWords[class.Control], class.Savepoint, text)
 	case sqlite.Read:
 		return x.rows(text)
 	}
