@@ -14,8 +14,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// grammar makes texts that are nearly SQL: well formed mostly, with names that
-// are keywords, objects that are not there, and numbers at their ends.
+// grammar generates texts that are nearly SQL. Most of them are well formed. Some names
+// are keywords, some objects do not exist, and some numbers are the largest or smallest.
 type grammar struct{ *rand.Rand }
 
 func (g grammar) of(choices ...string) string { return choices[g.IntN(len(choices))] }
@@ -98,7 +98,7 @@ func (g grammar) statement(depth int) string {
 		if depth > 0 {
 			return g.statement(0) + "; " + g.statement(depth-1)
 		}
-	case 20: // a text that lost or doubled a part
+	case 20: // a part of the text is removed or doubled
 		s := g.statement(0)
 		i, j := g.IntN(len(s)+1), g.IntN(len(s)+1)
 		return s[:max(i, j)] + s[min(i, j):]
@@ -106,9 +106,9 @@ func (g grammar) statement(depth int) string {
 	return "SELECT " + v() + g.of("", " FROM "+g.name()) + g.of("", " WHERE "+v(), " GROUP BY "+v(), " ORDER BY 5", " LIMIT "+v())
 }
 
-// Whatever the text is, no replica stops, neither when it applies it nor when it
-// is started again, and two that got the same texts in other batches hold the
-// same. HIQLITE_ANYTEXT, a duration, makes it try so long with seeds of its own.
+// No text stops a replica, neither when the replica applies it nor at the next start. Two
+// replicas that apply the same texts in different batches have the same rows. If
+// HIQLITE_ANYTEXT is a duration, the test runs for so long, with random seeds.
 func TestRandomTextsStopNoReplica(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	end, seed := time.Time{}, uint64(1)

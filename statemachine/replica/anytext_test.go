@@ -9,9 +9,9 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// What SQLite calls corrupt, full, unopenable or without memory may be the
-// statement's own fault: it is its result then, on every replica, and the
-// replica goes on.
+// SQLite's errors for a corrupt or full database, a file that cannot be opened and a lack
+// of memory may be caused by a statement alone. Then they are its result on every replica,
+// and the replica continues.
 func TestNoStatementStopsAReplica(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	for _, text := range []string{
@@ -63,23 +63,22 @@ func TestNoStatementStopsAReplica(t *testing.T) {
 			t.Log(m.got[[2]uint64{1, 3}][1].Err)
 			m.restart(h)
 			if got := m.rows("SELECT sum(x=1), sum(x=2), sum(x=3), sum(x=4) FROM t"); got != "1|1|1|1" {
-				t.Errorf("the rows beside it: %s", got)
+				t.Errorf("the rows of the other operations are %s", got)
 			}
 			agree(t, h)
 		})
 	}
 }
 
-// Whatever call of the file system fails while entries are applied, that is no
-// result: the replica stops, nobody is told anything, and the entry is applied
-// when the disk works again.
-func TestAFailingDiskIsNoResult(t *testing.T) {
+// If any call of the file system fails while entries are applied, that is not a result. The
+// replica stops without results, and applies the entry when the disk works again.
+func TestAFailingDiskIsNotAResult(t *testing.T) {
 	for _, fails := range []struct {
 		op   string
 		code int
 		text string
 	}{
-		{"write", sqlite.CodeFull, "INSERT INTO applied SELECT 7 UNION ALL SELECT zeroblob(9000000)"}, // more than the page cache takes
+		{"write", sqlite.CodeFull, "INSERT INTO applied SELECT 7 UNION ALL SELECT zeroblob(9000000)"}, // larger than the page cache
 		{"write", sqlite.CodeFull, "INSERT INTO applied VALUES(7)"},
 		{"write", sqlite.CodeWriteFailed, "INSERT INTO applied VALUES(7)"},
 		{"write", sqlite.CodeWriteFailed, "INSERT OR FAIL INTO applied VALUES(7)"},
@@ -90,19 +89,19 @@ func TestAFailingDiskIsNoResult(t *testing.T) {
 	} {
 		for nth := range 4 {
 			t.Run(fmt.Sprintf("%s %d of %s", fails.op, nth, fails.text[:min(30, len(fails.text))]), func(t *testing.T) {
-				h := counter()
+				h := newCounterHistory()
 				h.sql("CREATE TABLE large(id INTEGER PRIMARY KEY, b)", "INSERT INTO large(b) SELECT randomblob(100000) FROM (SELECT 1 UNION SELECT 2 UNION SELECT 3)")
 				n := len(h.entries)
 				m := emptyMachine(t)
 				m.apply(h.entries...)
 				m.index = uint64(n)
-				m.restart(h) // nothing is in the page cache
+				m.restart(h) // so that the page cache is empty
 				last := op(fails.text)
 				last.Vacuum = fails.text == "VACUUM"
 				h.do(insert(8))
 				h.do(last)
 				h.do(insert(9))
-				told, calls := m.told, 0
+				answered, calls := m.answered, 0
 				mend := sqlite.FailFiles(func(op, path string) int {
 					if op != fails.op || path != "a temporary file" && !strings.HasPrefix(path, m.dir) {
 						return 0
@@ -118,17 +117,17 @@ func TestAFailingDiskIsNoResult(t *testing.T) {
 				}
 				mend()
 				if calls <= nth {
-					// It came to fewer calls: nothing failed.
+					// There were fewer calls than nth, so none of them failed.
 					if err := m.Err(); err != nil {
 						t.Fatal(err)
 					}
 					return
 				}
 				if err := m.Err(); err == nil {
-					t.Fatal("it goes on")
+					t.Fatal("the replica continues")
 				}
-				if m.told != told {
-					t.Errorf("%d answers", m.told-told)
+				if m.answered != answered {
+					t.Errorf("Applied was called %d times", m.answered-answered)
 				}
 				<-m.failed
 				m.index = uint64(len(h.entries))
@@ -136,7 +135,7 @@ func TestAFailingDiskIsNoResult(t *testing.T) {
 				healthy := emptyMachine(t)
 				healthy.apply(h.entries...)
 				if m.hash() != healthy.hash() {
-					t.Error("after the restart it differs from a replica whose disk never failed")
+					t.Error("after the restart the replica differs from one whose disk never failed")
 				}
 			})
 		}

@@ -10,16 +10,17 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// endless runs until its bound, which is low so that tests are not slow.
+// endless returns an operation that runs until it reaches its bound of steps. The bound is
+// low so that the tests are fast.
 func endless() *wire.Operation {
 	o := op("INSERT INTO t(b) WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x) SELECT n FROM x")
 	o.MaxSteps = 50_000
 	return o
 }
 
-// An operation that fails, whatever it does to the transaction, leaves no row
-// and takes no other operation's.
-func TestGuiltyOperationsHarmNoOther(t *testing.T) {
+// An operation that fails changes no rows, and the other operations of its entry and batch
+// are applied, even if it ends the SQLite transaction.
+func TestFailedOperationsDoNotAffectOthers(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	schema := []string{
 		"CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b DEFAULT (random()))",
@@ -58,45 +59,45 @@ func TestGuiltyOperationsHarmNoOther(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			h, innocent := newHistory(), newHistory()
+			h, others := newHistory(), newHistory()
 			h.sql(schema...)
-			innocent.sql(schema...)
+			others.sql(schema...)
 			before := op("INSERT INTO t(a) VALUES('before') RETURNING id, b")
 			after := op("INSERT INTO t(a) SELECT count(*) FROM t RETURNING id, a, b")
 			h.do(before, test.op, after)
 			h.do(test.op)
-			h.do(before2(), test.op, test.op)
-			innocent.do(before, after)
-			innocent.do()
-			innocent.do(before2())
+			h.do(last(), test.op, test.op)
+			others.do(before, after)
+			others.do()
+			others.do(last())
 			m := agree(t, h, "SELECT * FROM t", "SELECT * FROM sqlite_sequence")
-			if want := agree(t, innocent); m.hash() != want.hash() {
-				t.Errorf("it left something:\n%s\n\nwithout it:\n%s", m.rows("SELECT * FROM t"), want.rows("SELECT * FROM t"))
+			if want := agree(t, others); m.hash() != want.hash() {
+				t.Errorf("the failed operation changed rows:\n%s\n\nwithout it:\n%s", m.rows("SELECT * FROM t"), want.rows("SELECT * FROM t"))
 			}
 			first := uint64(len(schema) + 1)
 			r := m.got[[2]uint64{1, first}]
 			if e := r[1].Err; e == nil || e.Code != test.code || !strings.Contains(e.Message, test.says) {
-				t.Errorf("it answered %v", e)
+				t.Errorf("the error is %v", e)
 			}
 			if r[1].Statements != nil {
-				t.Errorf("beside its error it answered %+v", r[1].Statements)
+				t.Errorf("the failed operation has the results %+v", r[1].Statements)
 			}
 			if r[0].Err != nil || r[2].Err != nil || r[0].Statements[0].Rows.Len() != 1 {
-				t.Errorf("the others answered %+v, %+v", r[0], r[2])
+				t.Errorf("the results of the other operations are %+v, %+v", r[0], r[2])
 			}
 			alone := m.got[[2]uint64{1, first + 1}][0].Err
 			if (alone == nil) != test.op.Vacuum || alone != nil && alone.Code != test.code {
-				t.Errorf("alone it answered %v", alone)
+				t.Errorf("the error in an entry of its own is %v", alone)
 			}
 		})
 	}
 }
 
-func before2() *wire.Operation { return op("INSERT INTO t(a) VALUES('last')") }
+func last() *wire.Operation { return op("INSERT INTO t(a) VALUES('last')") }
 
-// Each operation's clock and random numbers are its own: the results of a batch
-// do not depend on which of its operations failed.
-func TestResultsDoNotDependOnTheCompany(t *testing.T) {
+// Each operation has its own time and seed. Its result does not depend on the other
+// operations of its batch, even if one of them fails.
+func TestResultsDoNotDependOnOtherOperations(t *testing.T) {
 	texts := []string{"INSERT INTO t(a) VALUES(random()) RETURNING *", "INSERT INTO t(a) VALUES(datetime('now')) RETURNING *", "INSERT OR ROLLBACK INTO t(id,a) VALUES(1,1)",
 		"INSERT INTO t(a) SELECT hex(randomblob(8)) RETURNING *, changes(), last_insert_rowid()"}
 	h := newHistory()
@@ -106,14 +107,14 @@ func TestResultsDoNotDependOnTheCompany(t *testing.T) {
 	whole := emptyMachine(t)
 	whole.apply(h.entries...)
 	for seq := uint64(3); seq < 3+uint64(len(texts)); seq++ {
-		if got, want := answer(whole.got[[2]uint64{1, seq}]), answer(m.got[[2]uint64{1, seq}]); got != want {
-			t.Errorf("entry %d answered %q in a batch, %q alone", seq, got, want)
+		if got, want := encoded(whole.got[[2]uint64{1, seq}]), encoded(m.got[[2]uint64{1, seq}]); got != want {
+			t.Errorf("the results of entry %d are %q in a batch, %q alone", seq, got, want)
 		}
 	}
 }
 
-// The bound counts an operation's own steps: not those of preparing it, nor of
-// the replica's own statements, nor what a schema of many tables costs to load.
+// Only the steps of an operation's statements count towards its bound. The steps of
+// preparing them, of loading a large schema and of the replica's own statements do not.
 func TestTheBoundIsTheSameOnEveryReplica(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	var schema, many strings.Builder
@@ -126,7 +127,8 @@ func TestTheBoundIsTheSameOnEveryReplica(t *testing.T) {
 	h := newHistory()
 	h.sql(schema.String(), "CREATE TABLE t(n)")
 	text := "INSERT INTO t SELECT count(*) FROM (" + many.String() + ") AS x"
-	// Around the bound, one of these costs: it must be the same one everywhere.
+	// The first bounds are too low for the operation, and the last ones are not. The same
+	// operations must fail on every replica.
 	for steps := uint64(1000); steps <= 30_000; steps += 1000 {
 		o := op(text, "INSERT INTO t WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x WHERE n<1000) SELECT count(*) FROM x")
 		o.MaxSteps = steps
@@ -140,21 +142,21 @@ func TestTheBoundIsTheSameOnEveryReplica(t *testing.T) {
 		}
 	}
 	if failed == 0 || failed > 28 {
-		t.Errorf("%d operations met the bound: the test does not test it", failed)
+		t.Errorf("%d of 30 operations reached their bound; the test needs some that do and some that do not", failed)
 	}
 }
 
-// What an operation used up of its bound must not reach the replica's own
-// statements, which run at the end of the batch.
+// The bound of an operation does not apply to the replica's own statements, which are
+// executed at the end of the batch.
 func TestTheBoundEndsWithTheOperation(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	h := newHistory()
 	h.sql("CREATE TABLE t(b)")
-	for range 40 { // the statement that writes the meta row counts its steps too
+	for range 40 { // enough for the statement that writes the meta row to reach a bound
 		h.do(endless())
 	}
 	m := agree(t, h)
 	if got := m.rows("SELECT count(*) FROM t"); got != "0" {
-		t.Errorf("%s rows", got)
+		t.Errorf("there are %s rows", got)
 	}
 }

@@ -15,15 +15,15 @@ import (
 
 	sm "github.com/lni/dragonboat/v4/statemachine"
 
-	_ "modernc.org/sqlite" // another SQLite
+	_ "modernc.org/sqlite" // to write a database without hiqlite
 
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// onDisk returns a replica with some hundred pages, all in the database file, and
-// its history. It was restarted, so that nothing is in memory.
-func onDisk(t *testing.T) (*machine, *history) {
+// newMachineOnDisk returns a replica with some hundred pages, and its history. All pages
+// are in the database file. The replica was restarted, so that nothing is cached.
+func newMachineOnDisk(t *testing.T) (*machine, *history) {
 	t.Helper()
 	h := newHistory()
 	h.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT); CREATE INDEX tv ON t(v)",
@@ -42,8 +42,8 @@ func (m *machine) database() string {
 	return filepath.Join(m.storage.path(m.storage.generation), databaseFile)
 }
 
-// flip flips a bit of a file. The file stays open until the test ends: to close
-// it would drop SQLite's locks.
+// flip flips a bit of a file. It leaves the file open until the test ends, because closing
+// it would release SQLite's locks.
 func flip(t *testing.T, path string, at int64) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -63,19 +63,19 @@ func flip(t *testing.T, path string, at int64) {
 
 const allRows = "SELECT count(*), sum(id*length(v)), (SELECT sum(length(v)) FROM (SELECT v FROM t INDEXED BY tv ORDER BY v)) FROM t"
 
-// A page that is not as it was written is never an answer, nor part of a
-// snapshot: whoever meets it stops the replica.
+// A damaged page never becomes part of a result or of a snapshot. Whatever reads it first
+// stops the replica.
 func TestDamageStopsTheReplica(t *testing.T) {
 	for name, meet := range map[string]func(m *machine, h *history) error{
 		"a read": func(m *machine, _ *history) error { _, err := m.query(allRows); return err },
 		"a write": func(m *machine, h *history) error {
-			told := m.told
+			answered := m.answered
 			h.sql("UPDATE t SET v=v||'!'")
 			if _, err := m.Update(h.entries[len(h.entries)-1:]); err != nil {
 				m.t.Fatal(err)
 			}
-			if m.told != told {
-				m.t.Error("the write was answered")
+			if m.answered != answered {
+				m.t.Error("the write has a result")
 			}
 			return m.Err()
 		},
@@ -105,8 +105,8 @@ func TestDamageStopsTheReplica(t *testing.T) {
 			}
 			return err
 		},
-		"nobody but the scrubber": func(m *machine, h *history) error {
-			copyFolder(m.t, m.dir, m.dir+"2") // as a kill leaves it
+		"the scrubber": func(m *machine, h *history) error {
+			copyFolder(m.t, m.dir, m.dir+"2") // the files as a kill leaves them
 			m.Close()
 			m.dir += "2"
 			m.start()
@@ -114,42 +114,43 @@ func TestDamageStopsTheReplica(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m, h := onDisk(t)
+			m, h := newMachineOnDisk(t)
 			m.log = slog.New(slog.NewTextHandler(io.Discard, nil))
 			flip(t, m.database(), fileSize(m.database())/2+77)
 			if err := meet(m, h); err == nil {
-				t.Error("it went unnoticed")
+				t.Error("the damage was not detected")
 			}
-			if name != "nobody but the scrubber" {
+			if name != "the scrubber" {
 				<-m.failed
 			}
 			if err := m.Err(); !errors.Is(err, ErrDamaged) {
 				t.Errorf("the replica's error: %v", err)
 			}
 			if _, err := m.query("SELECT 1"); err == nil {
-				t.Error("it reads on")
+				t.Error("a later read succeeds")
 			}
 			if _, err := m.PrepareSnapshot(); !errors.Is(err, sm.ErrSnapshotStopped) {
-				t.Errorf("a later snapshot: %v", err)
+				t.Errorf("the error of a later snapshot is %v", err)
 			}
 		})
 	}
 }
 
-// Files that were cut, emptied or exchanged while the replica was down.
-func TestDamagedFilesAreSeenAtOpen(t *testing.T) {
+// A replica does not open if its database file was truncated or replaced while the
+// replica was down.
+func TestDamagedFilesAreDetectedAtOpen(t *testing.T) {
 	for name, harm := range map[string]func(t *testing.T, database string){
-		"cut to a half":           func(t *testing.T, p string) { cut(t, p, fileSize(p)/2/4096*4096) },
-		"cut by a page":           func(t *testing.T, p string) { cut(t, p, fileSize(p)-4096) },
-		"cut within a page":       func(t *testing.T, p string) { cut(t, p, fileSize(p)-100) },
+		"truncated to a half":     func(t *testing.T, p string) { cut(t, p, fileSize(p)/2/4096*4096) },
+		"truncated by a page":     func(t *testing.T, p string) { cut(t, p, fileSize(p)-4096) },
+		"truncated within a page": func(t *testing.T, p string) { cut(t, p, fileSize(p)-100) },
 		"emptied":                 func(t *testing.T, p string) { cut(t, p, 0) },
 		"zeros from a half on":    func(t *testing.T, p string) { size := fileSize(p); cut(t, p, size/2/4096*4096); cut(t, p, size) },
-		"another database":        func(t *testing.T, p string) { other(t, p) },
+		"another database":        func(t *testing.T, p string) { replaceByOther(t, p) },
 		"another SQLite wrote it": func(t *testing.T, p string) { stockWrite(t, p) },
 	} {
 		for _, killed := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, killed: %v", name, killed), func(t *testing.T) {
-				m, h := onDisk(t)
+				m, h := newMachineOnDisk(t)
 				h.sql("INSERT INTO t(v) VALUES('the last')") // in the write-ahead log
 				m.apply(h.entries[len(h.entries)-1])
 				want := m.rows(allRows)
@@ -174,7 +175,7 @@ func TestDamagedFilesAreSeenAtOpen(t *testing.T) {
 					if got, err = m.query(allRows); err == nil && got != want {
 						t.Errorf("other rows: %s, want %s", got, want)
 					} else if err == nil && killed {
-						return // what is missing is in the write-ahead log
+						return // the write-ahead log has the missing pages
 					}
 					err = m.Err()
 				}
@@ -193,8 +194,8 @@ func cut(t *testing.T, path string, size int64) {
 	}
 }
 
-// other puts a database of somebody else in the place of the one at path.
-func other(t *testing.T, path string) {
+// replaceByOther replaces the database at path by another database.
+func replaceByOther(t *testing.T, path string) {
 	t.Helper()
 	remove(t, path)
 	c, err := sqlite.Open(path, sqlite.Plain)
@@ -207,10 +208,11 @@ func other(t *testing.T, path string) {
 	}
 }
 
-// A write-ahead log of which a part was copied into the database must not end
-// before that: there would be old pages beside new ones.
-func TestALogThatEndsBeforeItWasCopiedIsDamage(t *testing.T) {
-	m, h := onDisk(t)
+// If a checkpoint has copied a part of the write-ahead log into the database, the log must
+// not be damaged before the end of that part, because old pages would be mixed with new
+// ones.
+func TestALogThatIsDamagedBeforeItsCheckpointIsDamage(t *testing.T) {
+	m, h := newMachineOnDisk(t)
 	for i := range 60 {
 		h.sql(fmt.Sprintf("UPDATE t SET v='%d'||substr(v, 3) WHERE id%%60=%d", i+10, i))
 		m.apply(h.entries[len(h.entries)-1])
@@ -249,9 +251,9 @@ func TestALogThatEndsBeforeItWasCopiedIsDamage(t *testing.T) {
 	}
 }
 
-// A snapshot that was made of damaged pages, or damaged on its way, is not taken.
-func TestADamagedSnapshotIsNotTaken(t *testing.T) {
-	m, _ := onDisk(t)
+// A snapshot of a damaged database is not sent.
+func TestSnapshotsOfDamagedDatabasesAreNotSent(t *testing.T) {
+	m, _ := newMachineOnDisk(t)
 	path := filepath.Join(t.TempDir(), "copy.db")
 	m.mu.Lock()
 	err := m.conn.CopyTo(path, nil)
@@ -267,18 +269,18 @@ func TestADamagedSnapshotIsNotTaken(t *testing.T) {
 	write(t, path, string(b))
 	var sent bytes.Buffer
 	if err := writeSnapshot(&sent, wire.AppendState(nil, m.state()), path, nil); !errors.Is(damaged(err), ErrDamaged) || sent.Len() > 0 {
-		t.Errorf("%d bytes of it were sent, %v", sent.Len(), err)
+		t.Errorf("%d bytes were sent; the error is %v", sent.Len(), err)
 	}
 }
 
-// After a Close the next start has no need to read all pages; after a kill, and
-// when somebody has exchanged the file, it has.
+// If the replica was closed, the next start does not read all pages. It does so after a
+// kill, and if somebody has replaced the file.
 func TestWhenAllPagesAreRead(t *testing.T) {
-	m, _ := onDisk(t)
+	m, _ := newMachineOnDisk(t)
 	killed := m.dir + "-killed"
 	copyFolder(t, m.dir, killed)
 	m.Close()
-	opened := func(dir string) bool {
+	openedAsClosed := func(dir string) bool {
 		t.Helper()
 		s := &storage{dir: dir}
 		if _, err := s.open(); err != nil {
@@ -293,23 +295,23 @@ func TestWhenAllPagesAreRead(t *testing.T) {
 		}
 		return asClosed
 	}
-	exchanged := m.dir + "-exchanged"
-	copyFolder(t, m.dir, exchanged)
-	if opened(exchanged) {
-		t.Error("a copy is taken for the file that was closed")
+	replaced := m.dir + "-replaced"
+	copyFolder(t, m.dir, replaced)
+	if openedAsClosed(replaced) {
+		t.Error("a copy of the file counts as closed")
 	}
-	if opened(killed) {
-		t.Error("what a kill left is taken for closed")
+	if openedAsClosed(killed) {
+		t.Error("a file that a kill left counts as closed")
 	}
-	if !opened(m.dir) {
-		t.Error("a closed one is not known again")
+	if !openedAsClosed(m.dir) {
+		t.Error("the closed file does not count as closed")
 	}
-	if opened(m.dir) {
-		t.Error("it is taken for closed twice")
+	if openedAsClosed(m.dir) {
+		t.Error("the file counts as closed a second time")
 	}
 }
 
-// stockWrite lets another SQLite write into the database at path.
+// stockWrite writes to the database at path without hiqlite.
 func stockWrite(t *testing.T, path string) {
 	t.Helper()
 	db, err := sql.Open("sqlite", path)

@@ -7,14 +7,15 @@ import (
 	"testing"
 )
 
-// Whoever waits returns once reads see the entry, not before, many at once.
+// Many calls of WaitApplied wait at once. Each returns when reads see its entry, and not
+// before.
 func TestWaitApplied(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE t(a)")
 	ctx := context.Background()
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
-	for _, index := range []uint64{0, 1, m.index} { // at once, whatever the context
+	for _, index := range []uint64{0, 1, m.index} { // returns at once, even if the context has ended
 		if err := m.WaitApplied(ended, index); err != nil {
 			t.Errorf("for entry %d: %v", index, err)
 		}
@@ -32,7 +33,7 @@ func TestWaitApplied(t *testing.T) {
 				t.Errorf("for entry %d: %v", index, err)
 			}
 			if m.SQL.Applied() < index {
-				t.Errorf("entry %d is told at %d", index, m.SQL.Applied())
+				t.Errorf("WaitApplied of entry %d returned at entry %d", index, m.SQL.Applied())
 			}
 		})
 	}
@@ -41,11 +42,11 @@ func TestWaitApplied(t *testing.T) {
 	}
 	wait.Wait()
 	if n := m.followers.Waiting(); n != 0 {
-		t.Errorf("%d wait", n)
+		t.Errorf("%d calls still wait", n)
 	}
 }
 
-// One whose context ends leaves, the others stay.
+// A call whose context ends returns, and the others keep waiting.
 func TestWaitAppliedEndsWithItsContext(t *testing.T) {
 	m := newMachine(t)
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -55,11 +56,11 @@ func TestWaitAppliedEndsWithItsContext(t *testing.T) {
 	go func() { stayed <- m.WaitApplied(context.Background(), next) }()
 	cancel(errors.New("cause"))
 	if err := <-left; !errors.Is(err, context.Canceled) {
-		t.Errorf("it says %v", err)
+		t.Errorf("the error is %v", err)
 	}
 	select {
 	case err := <-stayed:
-		t.Errorf("the other one returned: %v", err)
+		t.Errorf("the other call returned %v", err)
 	default:
 	}
 	m.must("CREATE TABLE t(a)")
@@ -68,7 +69,8 @@ func TestWaitAppliedEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// A replica that stops will never apply what they wait for, and says why.
+// When a replica stops, all calls return its error, because it will not apply their
+// entries.
 func TestWaitAppliedEndsWithTheReplica(t *testing.T) {
 	m := newMachine(t)
 	const waiters = 5
@@ -81,13 +83,13 @@ func TestWaitAppliedEndsWithTheReplica(t *testing.T) {
 	<-m.failed
 	for range waiters {
 		if err := <-out; !errors.Is(err, why) {
-			t.Errorf("it says %v", err)
+			t.Errorf("the error is %v", err)
 		}
 	}
 	if err := m.WaitApplied(context.Background(), m.SQL.Applied()+1); !errors.Is(err, why) {
-		t.Errorf("afterwards it says %v", err)
+		t.Errorf("the error of a later call is %v", err)
 	}
 	if err := m.WaitApplied(context.Background(), m.SQL.Applied()); err != nil {
-		t.Errorf("for what was applied: %v", err)
+		t.Errorf("the error for an applied entry is %v", err)
 	}
 }

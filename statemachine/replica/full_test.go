@@ -14,8 +14,8 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine/memory"
 )
 
-// fill makes the disk of m full until the returned function is called.
-func (m *machine) fill() (free func()) {
+// fillDisk makes the disk of m full until the returned function is called.
+func (m *machine) fillDisk() (free func()) {
 	free = sqlite.FailFiles(func(op, path string) int {
 		if op == "write" && strings.HasPrefix(path, m.dir) {
 			return sqlite.CodeFull
@@ -26,45 +26,45 @@ func (m *machine) fill() (free func()) {
 	return free
 }
 
-// blocked is a Failed that does not return before it is told to.
-type blocked struct {
+// A blockedListener is a machine whose Failed does not return before release is closed.
+type blockedListener struct {
 	*machine
-	entered, leave chan struct{}
+	entered, release chan struct{}
 }
 
-func (b *blocked) Failed(err error) {
+func (b *blockedListener) Failed(err error) {
 	close(b.entered)
-	<-b.leave
+	<-b.release
 	b.machine.Failed(err)
 }
 
-// A disk that is full is this node's trouble: nobody is told anything, the
-// replica stops, and applies the entry again when there is space.
-func TestAFullDiskIsNoResult(t *testing.T) {
-	h := counter()
+// A full disk is a failure of this machine only, so it is never a result. The replica
+// stops without results, and applies the entry again when there is space.
+func TestAFullDiskIsNotAResult(t *testing.T) {
+	h := newCounterHistory()
 	h.sql("CREATE TABLE auto(id INTEGER PRIMARY KEY AUTOINCREMENT, a)", "CREATE TABLE spent(id INTEGER PRIMARY KEY AUTOINCREMENT)",
 		"INSERT INTO spent VALUES(1)", "UPDATE sqlite_sequence SET seq=9223372036854775807 WHERE name='spent'")
 	n := len(h.entries)
 	large := "INSERT INTO applied SELECT zeroblob(100000)"
 	for name, text := range map[string]string{
-		"a statement":                large,
-		"a script":                   "INSERT INTO applied VALUES(1); " + large,
-		"an AUTOINCREMENT with room": "INSERT INTO auto(a) SELECT zeroblob(100000)",
-		"a CREATE INDEX":             "CREATE TABLE x AS SELECT zeroblob(1000000)",
+		"a statement":                            large,
+		"a script":                               "INSERT INTO applied VALUES(1); " + large,
+		"an AUTOINCREMENT that is not exhausted": "INSERT INTO auto(a) SELECT zeroblob(100000)",
+		"a CREATE INDEX":                         "CREATE TABLE x AS SELECT zeroblob(1000000)",
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := emptyMachine(t)
-			stop := &blocked{machine: m, entered: make(chan struct{}), leave: make(chan struct{})}
+			stop := &blockedListener{machine: m, entered: make(chan struct{}), release: make(chan struct{})}
 			m.SQL.cfg.Listener = stop
 			m.apply(h.entries...)
 			if err := m.Sync(); err != nil {
 				t.Fatal(err)
 			}
-			free := m.fill()
+			free := m.fillDisk()
 			h := &history{entries: h.entries[:n:n], seq: h.seq}
 			h.do(insert(7), op(text), insert(8))
 			h.do(insert(9))
-			told, applied := m.told, m.SQL.Applied()
+			answered, applied := m.answered, m.SQL.Applied()
 
 			returned := make(chan struct{})
 			go func() {
@@ -76,20 +76,20 @@ func TestAFullDiskIsNoResult(t *testing.T) {
 			<-stop.entered
 			select {
 			case <-returned:
-				t.Error("Update returned before the replica was stopped: the entry counts as applied")
+				t.Error("Update returned before the replica was stopped, so the entry counts as applied")
 			default:
 			}
-			close(stop.leave)
+			close(stop.release)
 			<-returned
 			if err := <-m.failed; !strings.Contains(err.Error(), "full") {
-				t.Errorf("it stopped because %v", err)
+				t.Errorf("the replica's error is %v", err)
 			}
-			if m.told != told || m.SQL.Applied() != applied {
-				t.Errorf("%d answers, at entry %d instead of %d", m.told-told, m.SQL.Applied(), applied)
+			if m.answered != answered || m.SQL.Applied() != applied {
+				t.Errorf("Applied was called %d times; the replica is at entry %d, want %d", m.answered-answered, m.SQL.Applied(), applied)
 			}
-			// Later calls return without work.
-			if _, err := m.Update(append([]sm.Entry{}, h.entries[n+1:]...)); err != nil || m.told != told {
-				t.Errorf("a later Update: %v, %d answers", err, m.told-told)
+			// Later calls return at once.
+			if _, err := m.Update(append([]sm.Entry{}, h.entries[n+1:]...)); err != nil || m.answered != answered {
+				t.Errorf("a later Update: %v; Applied was called %d times", err, m.answered-answered)
 			}
 			if err := m.Sync(); err != nil {
 				t.Error("a later Sync:", err)
@@ -114,37 +114,38 @@ func TestAFullDiskIsNoResult(t *testing.T) {
 			healthy := emptyMachine(t)
 			healthy.apply(h.entries...)
 			if m.hash() != healthy.hash() {
-				t.Error("the replica differs from one that was never full")
+				t.Error("the replica differs from one whose disk was never full")
 			}
 		})
 	}
 }
 
-// The rows fit, but not what the replica writes with them.
-func TestAFullDiskAtCommitIsNoResult(t *testing.T) {
-	h := counter()
+// The rows fit on the disk, but not the meta rows that are written with them.
+func TestAFullDiskAtCommitIsNotAResult(t *testing.T) {
+	h := newCounterHistory()
 	m := emptyMachine(t)
 	m.apply(h.entries...)
-	m.fill()
+	m.fillDisk()
 	n := len(h.entries)
-	// The answer, kept in the meta table, takes pages of its own.
+	// The result, which is kept in the meta table, needs pages of its own.
 	h.do(op(fmt.Sprintf("UPDATE applied SET n=1 RETURNING hex(zeroblob(%d))", 1)), op("SELECT hex(zeroblob(1900))"), op("SELECT hex(zeroblob(1901))"), op("SELECT hex(zeroblob(1902))"))
-	told := m.told
+	answered := m.answered
 	if _, err := m.Update(append([]sm.Entry{}, h.entries[n:]...)); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-m.failed; !strings.Contains(err.Error(), "full") {
-		t.Errorf("it stopped because %v", err)
+		t.Errorf("the replica's error is %v", err)
 	}
-	if m.told != told {
-		t.Errorf("%d answers", m.told-told)
+	if m.answered != answered {
+		t.Errorf("Applied was called %d times", m.answered-answered)
 	}
 }
 
-// SQLite says "full" of an AUTOINCREMENT at its end too, on every replica.
+// SQLite's error for an exhausted AUTOINCREMENT is SQLITE_FULL too, but it happens on every
+// replica, and so is a result.
 func TestAnExhaustedAutoincrementIsAResult(t *testing.T) {
 	for _, value := range []string{"9223372036854775807", "'9223372036854775807'", "9.3e18"} {
-		h := counter()
+		h := newCounterHistory()
 		h.sql("CREATE TABLE Auto(id INTEGER PRIMARY KEY AUTOINCREMENT)", "CREATE TABLE other(a); CREATE TRIGGER tr AFTER INSERT ON other BEGIN INSERT INTO auto VALUES(NULL); END",
 			"INSERT INTO auto DEFAULT VALUES", "UPDATE sqlite_sequence SET seq="+value)
 		h.do(insert(1), op("INSERT INTO auto DEFAULT VALUES"), insert(2), op("INSERT INTO other VALUES(1)"), insert(3))
@@ -152,17 +153,18 @@ func TestAnExhaustedAutoincrementIsAResult(t *testing.T) {
 		r := m.got[[2]uint64{1, h.seq}]
 		for _, i := range []int{1, 3} {
 			if e := r[i].Err; e == nil || e.Code != sqlite.CodeFull || e.Hint == "" {
-				t.Errorf("%s: operation %d answered %v", value, i, e)
+				t.Errorf("%s: the error of operation %d is %v", value, i, e)
 			}
 		}
 		if got := m.applied(); got != "1|1\n2|1\n3|1" {
-			t.Errorf("%s: the others: %q", value, got)
+			t.Errorf("%s: the rows of the other operations are %q", value, got)
 		}
 	}
 }
 
-// Behind the largest rowid SQLite chooses at random.
-func TestTheLargestRowidIsRefusedWhateverTakesIt(t *testing.T) {
+// The largest rowid is refused in every kind of statement, because SQLite would choose
+// random rowids after it.
+func TestTheLargestRowidIsRefused(t *testing.T) {
 	for _, text := range []string{
 		"INSERT INTO t(id) VALUES(9223372036854775807)",
 		"UPDATE t SET id=9223372036854775807 WHERE id=1",
@@ -180,7 +182,7 @@ func TestTheLargestRowidIsRefusedWhateverTakesIt(t *testing.T) {
 		h.sql(text, "INSERT INTO t(v) VALUES('after'); INSERT INTO plain VALUES('after'); INSERT INTO ft VALUES('after'); INSERT INTO rt(a,b) VALUES(5,6)")
 		m := agree(t, h, "SELECT rowid, * FROM t", "SELECT rowid, * FROM plain", "SELECT rowid FROM ft", "SELECT id FROM rt")
 		if e := m.got[[2]uint64{1, 4}][0].Err; e == nil || e.Code != sqlite.CodeFull || e.Hint == "" {
-			t.Errorf("%s answered %v", text, e)
+			t.Errorf("%s: the error is %v", text, e)
 		}
 		if e := m.got[[2]uint64{1, 5}][0].Err; e != nil {
 			t.Errorf("after %s: %v", text, e)
@@ -188,8 +190,8 @@ func TestTheLargestRowidIsRefusedWhateverTakesIt(t *testing.T) {
 	}
 }
 
-// A replica that others have found unable to go on leaves nothing out before it
-// has been stopped: Raft would take it for applied.
+// If a replica has failed, Update does not return before the replica is stopped. Raft would
+// take the entries, which were not applied, for applied.
 func TestUpdateWaitsForTheStop(t *testing.T) {
 	disk := errors.New("the disk is nearly full")
 	for name, start := range map[string]func(t *testing.T, failed func(error)) (fail func(error), update func() error){
@@ -227,7 +229,7 @@ func TestUpdateWaitsForTheStop(t *testing.T) {
 	}
 }
 
-// A failureListener of an in-memory shard is told of the failure only.
+// A failureListener is the listener of an in-memory machine that handles only Failed.
 type failureListener struct {
 	memory.Listener
 	failed func(error)

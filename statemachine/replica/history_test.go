@@ -7,11 +7,11 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A replica that has applied other entries than the leader stops when the leader
-// tells what it has applied, also after a restart; one that has applied the same
-// goes on, whatever it cannot compare.
+// The leader proposes the checksum of the entries that it has applied. A replica that has
+// applied other entries stops at that, also after a restart. A replica that has applied the
+// same entries, or cannot compare them, continues.
 func TestAnotherHistoryStopsAReplica(t *testing.T) {
-	tell := func(index, sum uint64) []byte {
+	historyEntry := func(index, sum uint64) []byte {
 		return wire.EncodeClockAdvance(wire.ClockAdvance{Applied: index, History: sum})
 	}
 	r, other := newMachine(t), newMachine(t)
@@ -24,18 +24,18 @@ func TestAnotherHistoryStopsAReplica(t *testing.T) {
 	if i, s := other.History(); i != index || s == sum {
 		t.Fatalf("histories %d %x and %d %x: different entries, at the same index", index, sum, i, s)
 	}
-	r.update(tell(index, sum))
-	r.update(tell(index+1000, sum+1), tell(0, sum+1)) // not known here
+	r.update(historyEntry(index, sum))
+	r.update(historyEntry(index+1000, sum+1), historyEntry(0, sum+1)) // this replica has no checksum for these
 	if err := r.Err(); err != nil {
-		t.Fatalf("its own history: %v", err)
+		t.Fatalf("the error for the same history is %v", err)
 	}
 	other.Close()
 	other.start()
 	if i, s := other.History(); i != index || s == sum {
 		t.Fatalf("after a restart the history is %x at %d", s, i)
 	}
-	other.update(tell(index, sum))
+	other.update(historyEntry(index, sum))
 	if err := other.Err(); !errors.Is(err, ErrDiverged) || !errors.Is(err, ErrDamaged) {
-		t.Errorf("the history of another: %v, want ErrDiverged", err)
+		t.Errorf("the error for another history is %v, want ErrDiverged", err)
 	}
 }

@@ -11,12 +11,12 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// long is a statement that ends only if it is made to.
-const long = "INSERT INTO t(v) WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x) SELECT n FROM x"
+// endlessInsert is a statement that ends only if it is interrupted.
+const endlessInsert = "INSERT INTO t(v) WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x) SELECT n FROM x"
 
-// running begins a transaction that has written and sits in a statement without
-// end. The channel tells how that ended.
-func running(m *machine, p *proposer, id uint64) (*Transaction, <-chan error) {
+// runEndless begins a transaction, which writes a row and then executes endlessInsert in the
+// background. The channel receives the error of that statement.
+func runEndless(m *machine, p *proposer, id uint64) (*Transaction, <-chan error) {
 	m.t.Helper()
 	base := m.grantTo(p, id, 1000)
 	tx, err := m.Speculate(TransactionOptions{Seed: wire.Seed{1}, MaxSteps: 1 << 60})
@@ -29,74 +29,76 @@ func running(m *machine, p *proposer, id uint64) (*Transaction, <-chan error) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	ctx := &watched{Context: context.Background(), seen: make(chan struct{})}
+	ctx := &observedContext{Context: context.Background(), checked: make(chan struct{})}
 	done := make(chan error, 1)
 	go func() {
-		_, err := tx.Exec(ctx, long, nil)
+		_, err := tx.Exec(ctx, endlessInsert, nil)
 		done <- err
 	}()
-	<-ctx.seen // by the statement, which runs
+	<-ctx.checked // now the statement is running
 	return tx, done
 }
 
-// watched is a context that tells when a statement has looked at it twice: once
-// it runs.
-type watched struct {
+// An observedContext is a context that reports when its Err is called for the first time,
+// which a running statement does.
+type observedContext struct {
 	context.Context
-	once sync.Once
-	seen chan struct{}
+	once    sync.Once
+	checked chan struct{}
 }
 
-func (w *watched) Done() <-chan struct{} { return make(chan struct{}) }
-func (w *watched) Err() error {
-	w.once.Do(func() { close(w.seen) })
+func (w *observedContext) Done() <-chan struct{} { return make(chan struct{}) }
+func (w *observedContext) Err() error {
+	w.once.Do(func() { close(w.checked) })
 	return nil
 }
 
-func over(t *testing.T, tx *Transaction, done <-chan error, want error) {
+// expectEnded fails the test unless the statement that runEndless started, and everything
+// that the transaction does later, have the error want.
+func expectEnded(t *testing.T, tx *Transaction, done <-chan error, want error) {
 	t.Helper()
 	if err := <-done; !errors.Is(err, want) {
-		t.Errorf("the statement answers %v", err)
+		t.Errorf("the error of the statement is %v", err)
 	}
 	if err := tx.Err(); !errors.Is(err, want) {
-		t.Errorf("the transaction answers %v", err)
+		t.Errorf("the error of the transaction is %v", err)
 	}
 	if _, err := tx.Exec(context.Background(), "INSERT INTO t(v) VALUES(1)", nil); !errors.Is(err, want) {
-		t.Errorf("the next statement answers %v", err)
+		t.Errorf("the error of the next statement is %v", err)
 	}
 	if _, err := tx.Record(&wire.Operation{Lease: &wire.Lease{}}); !errors.Is(err, want) {
-		t.Errorf("recording it answers %v", err)
+		t.Errorf("the error of Record is %v", err)
 	}
 	tx.Close()
 }
 
-// A transaction that holds SQLite's write lock, in the middle of a statement
-// without end, loses its lease: what waits is applied at once.
-func TestAnExpiryEndsWhatRuns(t *testing.T) {
+// A transaction loses its lease while its view holds SQLite's write lock in an endless
+// statement. The waiting operations are applied at once.
+func TestTheEndOfALeaseEndsTheView(t *testing.T) {
 	for name, end := range map[string]func(m *machine, p *proposer){
-		"its time is over":        func(m *machine, p *proposer) { m.tickFor(1000) },
-		"its node starts again":   func(m *machine, p *proposer) { m.openFor(2, 2) },
-		"it is given up":          func(m *machine, p *proposer) { m.by(p, release(9)) },
-		"a VACUUM under it":       func(m *machine, p *proposer) { o := under(9, false, "VACUUM"); o.Vacuum = true; m.by(p, o) },
-		"a plain write under it":  func(m *machine, p *proposer) { m.by(p, under(9, true, "INSERT INTO t(id) VALUES(2)")) },
-		"a commit on other rows":  func(m *machine, p *proposer) { m.by(p, inserting(9, 1, false, 7)) },
-		"its commit, sent before": func(m *machine, p *proposer) { m.by(p, inserting(9, m.lease.held.Base, false, 2)) },
+		"its lease expires":             func(m *machine, p *proposer) { m.advanceFor(1000) },
+		"its node starts again":         func(m *machine, p *proposer) { m.openFor(2, 2) },
+		"its lease is released":         func(m *machine, p *proposer) { m.doAs(p, release(9)) },
+		"a VACUUM under the lease":      func(m *machine, p *proposer) { o := under(9, false, "VACUUM"); o.Vacuum = true; m.doAs(p, o) },
+		"a plain write under the lease": func(m *machine, p *proposer) { m.doAs(p, under(9, true, "INSERT INTO t(id) VALUES(2)")) },
+		"a commit with another base":    func(m *machine, p *proposer) { m.doAs(p, inserting(9, 1, false, 7)) },
+		"a commit that was sent before": func(m *machine, p *proposer) { m.doAs(p, inserting(9, m.lease.held.Base, false, 2)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			m, other := leasing(t)
-			tx, done := running(m, other, 9)
-			wait := m.waits(&proposer{m.session, m.seq, nil}, op("INSERT INTO t(id) VALUES(1)"))
+			m, other := newLeaseMachine(t)
+			tx, done := runEndless(m, other, 9)
+			wait := m.mustQueue(&proposer{m.session, m.seq, nil}, op("INSERT INTO t(id) VALUES(1)"))
 			end(m, other)
 			if err := m.Err(); err != nil {
 				t.Fatal(err)
 			}
 			if m.settled[wait].Err != nil || !m.holds(0) {
-				t.Errorf("who waited is told %+v", m.settled[wait])
+				t.Errorf("the result of the waiter is %+v", m.settled[wait])
 			}
 			if got := m.rows("SELECT count(*) FROM t WHERE v='lost'"); got != "0" {
-				t.Error("what was speculated is there")
+				t.Error("a row that was written on the view is in the database")
 			}
-			over(t, tx, done, ErrLeaseLost)
+			expectEnded(t, tx, done, ErrLeaseLost)
 			m.must("INSERT INTO t(id) VALUES(100)")
 			// The next transaction works.
 			base := m.grantTo(m.openFor(3, 1), 10, 1000)
@@ -115,10 +117,10 @@ func TestAnExpiryEndsWhatRuns(t *testing.T) {
 	}
 }
 
-func TestASnapshotEndsWhatRuns(t *testing.T) {
-	m, other := leasing(t)
+func TestARecoveryFromASnapshotEndsViews(t *testing.T) {
+	m, other := newLeaseMachine(t)
 	m.must("INSERT INTO t(id) VALUES(1)")
-	tx, done := running(m, other, 9)
+	tx, done := runEndless(m, other, 9)
 	deferred, err := m.Speculate(TransactionOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -127,26 +129,26 @@ func TestASnapshotEndsWhatRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	image := m.snapshot() // beside it
+	image := m.snapshot() // while the transactions are open
 	sum := m.hash()
 	if err := m.RecoverFromSnapshot(bytes.NewReader(image), nil); err != nil {
 		t.Fatal(err, m.Err())
 	}
-	over(t, tx, done, ErrLeaseLost)
+	expectEnded(t, tx, done, ErrLeaseLost)
 	if err := deferred.Err(); !errors.Is(err, ErrLeaseLost) {
-		t.Errorf("one that had only read answers %v", err)
+		t.Errorf("the error of a transaction that had only read is %v", err)
 	}
 	deferred.Close()
 	if c, err := reading.Query(context.Background(), "SELECT id FROM t", nil); err != nil {
-		t.Errorf("one that only reads: %v", err)
+		t.Errorf("the error of a read-only transaction is %v", err)
 	} else if more, err := c.Next(nil); !more || err != nil {
-		t.Errorf("one that only reads: %v", err)
+		t.Errorf("the error of a read-only transaction is %v", err)
 	}
 	reading.Close()
 	if !m.holds(9) || m.hash() != sum {
-		t.Errorf("the snapshot's lease is %+v", m.lease.held)
+		t.Errorf("the lease in the snapshot is %+v", m.lease.held)
 	}
-	// Its holder, on another view, can go on.
+	// The holder can continue on another view.
 	next, err := m.Speculate(TransactionOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -157,9 +159,9 @@ func TestASnapshotEndsWhatRuns(t *testing.T) {
 	next.Close()
 }
 
-func TestCloseEndsWhatRuns(t *testing.T) {
-	m, other := leasing(t)
-	tx, done := running(m, other, 9)
+func TestCloseEndsViews(t *testing.T) {
+	m, other := newLeaseMachine(t)
+	tx, done := runEndless(m, other, 9)
 	deferred, err := m.Speculate(TransactionOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -169,15 +171,15 @@ func TestCloseEndsWhatRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Close()
-	over(t, tx, done, ErrReplicaClosed)
+	expectEnded(t, tx, done, ErrReplicaClosed)
 	for _, tx := range []*Transaction{deferred, reading} {
 		if err := tx.Err(); !errors.Is(err, ErrReplicaClosed) {
-			t.Errorf("the transaction answers %v", err)
+			t.Errorf("the error of the transaction is %v", err)
 		}
 		tx.Close()
 	}
 	if _, err := m.Speculate(TransactionOptions{}); !errors.Is(err, ErrReplicaClosed) {
-		t.Errorf("a new one answers %v", err)
+		t.Errorf("the error of a new transaction is %v", err)
 	}
 	m.SQL.speculative.mu.Lock()
 	defer m.SQL.speculative.mu.Unlock()
@@ -186,7 +188,7 @@ func TestCloseEndsWhatRuns(t *testing.T) {
 	}
 }
 
-// Transactions that begin while the replica is closed leave nothing open.
+// Transactions that begin while the replica is being closed leave no connection open.
 func TestTransactionsThatBeginWhileTheReplicaCloses(t *testing.T) {
 	for range 10 {
 		m := newMachine(t)
@@ -218,10 +220,10 @@ func TestTransactionsThatBeginWhileTheReplicaCloses(t *testing.T) {
 	}
 }
 
-// End may come from anywhere, at any time: the others' answer is its reason, or
-// their own.
-func TestEndBesideEverything(t *testing.T) {
-	m, other := leasing(t)
+// End may be called by any goroutine at any time. Concurrent calls of the transaction's
+// methods succeed or return the reason that was given to End.
+func TestEndDuringEverything(t *testing.T) {
+	m, other := newLeaseMachine(t)
 	reason := errors.New("enough")
 	for i := range uint64(60) {
 		base := m.grantTo(other, 100+i, 1000)
@@ -236,7 +238,7 @@ func TestEndBesideEverything(t *testing.T) {
 		}
 		ok := func(err error) {
 			if err != nil && !errors.Is(err, reason) && !errors.Is(err, ErrLeaseLost) {
-				t.Errorf("it answers %v", err)
+				t.Errorf("the error is %v", err)
 			}
 		}
 		ok(tx.Lease(100+i, base))
@@ -249,7 +251,7 @@ func TestEndBesideEverything(t *testing.T) {
 				c.Close()
 			}
 			if i%2 == 0 {
-				_, err = tx.Exec(context.Background(), long, nil)
+				_, err = tx.Exec(context.Background(), endlessInsert, nil)
 				ok(err)
 			}
 		}
@@ -259,28 +261,28 @@ func TestEndBesideEverything(t *testing.T) {
 		}
 		tx.Close()
 		wg.Wait()
-		m.by(other, release(100+i))
+		m.doAs(other, release(100+i))
 	}
 	m.must("INSERT INTO t(id) VALUES(1)")
 	m.expectRows("1")
 }
 
-// A lease that has ended already, between its grant and the transaction's start.
-func TestALeaseThatEndedBeforeItWasUsed(t *testing.T) {
-	m, other := leasing(t)
+// The lease ends after its grant, before the transaction uses it.
+func TestLeasesThatEndBeforeTheyAreUsed(t *testing.T) {
+	m, other := newLeaseMachine(t)
 	base := m.grantTo(other, 9, 1000)
 	early, err := m.Speculate(TransactionOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.by(other, release(9))
+	m.doAs(other, release(9))
 	late, err := m.Speculate(TransactionOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, tx := range []*Transaction{early, late} {
 		if err := tx.Lease(9, base); !errors.Is(err, ErrLeaseLost) {
-			t.Errorf("it answers %v", err)
+			t.Errorf("the error is %v", err)
 		}
 	}
 	m.must("INSERT INTO t(id) VALUES(1)") // while both are open
@@ -288,10 +290,10 @@ func TestALeaseThatEndedBeforeItWasUsed(t *testing.T) {
 	late.Close()
 }
 
-// Of two that have read, one writes and commits; the other has seen rows that
-// are no more.
+// Two deferred transactions have read. One of them writes and commits, so the rows that the
+// other one has read have changed.
 func TestTheSecondOfTwoDeferredTransactions(t *testing.T) {
-	m, other := leasing(t)
+	m, other := newLeaseMachine(t)
 	count := func(tx *Transaction) string {
 		c, err := tx.Query(context.Background(), "SELECT count(*) FROM t", nil)
 		if err != nil {
@@ -330,19 +332,19 @@ func TestTheSecondOfTwoDeferredTransactions(t *testing.T) {
 	m.expectRows("1")
 	base = m.grantTo(other, 10, 1000)
 	if got := count(second); got != "0" {
-		t.Errorf("its view moved: %s rows", got)
+		t.Errorf("the view of the other transaction has changed: it sees %s rows", got)
 	}
 	if err := second.Lease(10, base); !errors.Is(err, ErrChanged) {
-		t.Errorf("it answers %v", err)
+		t.Errorf("the error is %v", err)
 	}
 	second.Close()
-	m.by(other, release(10))
+	m.doAs(other, release(10))
 }
 
-// A checkpoint that empties the write-ahead log between a transaction's view and
-// its lease changes no rows: it is not in the transaction's way.
-func TestACheckpointBeforeTheLease(t *testing.T) {
-	m, other := leasing(t)
+// A checkpoint resets the write-ahead log after a transaction's view began and before the
+// transaction has the lease. It changes no rows, so the transaction can write.
+func TestCheckpointsBeforeTheLease(t *testing.T) {
+	m, other := newLeaseMachine(t)
 	m.must("INSERT INTO t(id) VALUES(1)")
 	base := m.grantTo(other, 9, 1000)
 	conn, err := sqlite.Open(m.pool.path(), sqlite.Plain)
@@ -350,8 +352,8 @@ func TestACheckpointBeforeTheLease(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	<-m.scrubber.done                              // while it reads a page, the checkpoint leaves something in the log
-	if err := conn.Checkpoint(false); err != nil { // a view does not need the log then
+	<-m.scrubber.done                              // its reads would keep the checkpoint from copying the whole log
+	if err := conn.Checkpoint(false); err != nil { // so that the view does not read from the log
 		t.Fatal(err)
 	}
 	tx, err := m.Speculate(TransactionOptions{})
@@ -363,34 +365,34 @@ func TestACheckpointBeforeTheLease(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := tx.Lease(9, base); err != nil {
-		t.Errorf("it answers %v", err)
+		t.Errorf("the error is %v", err)
 	}
 	if _, err := tx.Exec(context.Background(), "INSERT INTO t(id) VALUES(2)", nil); err != nil {
 		t.Error(err)
 	}
 }
 
-// A snapshot taken while a transaction is open holds nothing of it.
-func TestASnapshotHoldsNothingOfAnOpenTransaction(t *testing.T) {
-	m, other := leasing(t)
+// A snapshot that is made while a transaction is open has none of its rows.
+func TestSnapshotsHaveNothingOfOpenTransactions(t *testing.T) {
+	m, other := newLeaseMachine(t)
 	m.must("INSERT INTO t(id) VALUES(1)")
 	sum := m.hash()
-	tx, done := running(m, other, 9)
+	tx, done := runEndless(m, other, 9)
 	to := newMachine(t)
 	m.snapshotTo(to)
 	if to.hash() != sum || !to.holds(9) {
-		t.Errorf("the snapshot holds\n%s", to.rows("SELECT * FROM t"))
+		t.Errorf("the rows in the snapshot are\n%s", to.rows("SELECT * FROM t"))
 	}
-	m.by(other, release(9))
-	over(t, tx, done, ErrLeaseLost)
+	m.doAs(other, release(9))
+	expectEnded(t, tx, done, ErrLeaseLost)
 }
 
-// This machine's failure while a lease passes on stops the replica, and nothing
-// else.
-func TestAFailureWhileTheLeasePassesOn(t *testing.T) {
-	m, other := leasing(t)
+// If this machine fails while a lease ends and the waiting operations are applied, the
+// replica stops.
+func TestAFailureAtTheEndOfALease(t *testing.T) {
+	m, other := newLeaseMachine(t)
 	m.grantTo(other, 9, 1000)
-	m.waits(&proposer{m.session, m.seq, nil}, op("INSERT INTO t(id) VALUES(1)"))
+	m.mustQueue(&proposer{m.session, m.seq, nil}, op("INSERT INTO t(id) VALUES(1)"))
 	if err := m.conn.ExecAsOwner("PRAGMA busy_timeout=0"); err != nil {
 		t.Fatal(err)
 	}
@@ -403,9 +405,9 @@ func TestAFailureWhileTheLeasePassesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.cfg.SessionTTL = 100
-	m.tick(200)
+	m.advance(200)
 	if m.Err() == nil {
-		t.Error("it goes on")
+		t.Error("the replica continues")
 	}
 	<-m.failed
 }

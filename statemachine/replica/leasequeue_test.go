@@ -60,7 +60,7 @@ func (h *leaseHistory) holderChanged(ended uint64) {
 }
 
 func (h *leaseHistory) settled(w *wire.Waiter, result *wire.Result) {
-	fmt.Fprintf(&h.out, "  session %d is told of %s: %s\n", w.Session, leaseName(waiterID(w)), resultText(result))
+	fmt.Fprintf(&h.out, "  settled %s of session %d: %s\n", leaseName(waiterID(w)), w.Session, resultText(result))
 }
 
 func leaseName(id uint64) string {
@@ -157,7 +157,7 @@ func (h *leaseHistory) operation(text string) *wire.Operation {
 	return op
 }
 
-// run runs one line.
+// run executes one line and returns what happened.
 func (h *leaseHistory) run(line string) string {
 	h.out.Reset()
 	h.index++
@@ -195,8 +195,8 @@ func (h *leaseHistory) run(line string) string {
 	return h.out.String()
 }
 
-// The files in testdata/lease are histories of the lease queue: what each entry
-// does to the lease, to the waiters, and what their sessions are told.
+// The files in testdata/lease are histories of the lease queue. They show the results of
+// each entry, which waiters it settles, and the lease and the queue afterwards.
 func TestLeaseHistories(t *testing.T) {
 	datadriven.Run(t, "testdata/lease/*.txt", func(t *testing.T) func(string) string {
 		h := &leaseHistory{t: t, sessions: map[uint64]*wire.Session[wire.Result]{}}

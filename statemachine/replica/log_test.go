@@ -13,8 +13,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A history is a log that several machines apply, each in its own way. Its
-// first entry opens session 1.
+// A history is a log that several machines apply, in batches of different sizes, with
+// restarts, or by snapshots. Its first entry opens session 1.
 type history struct {
 	entries []sm.Entry
 	seq     uint64
@@ -30,13 +30,13 @@ func (h *history) add(cmd []byte) {
 	h.entries = append(h.entries, sm.Entry{Index: uint64(len(h.entries)) + 1, Cmd: cmd})
 }
 
-// do adds an entry of these operations.
+// do adds an entry with these operations.
 func (h *history) do(ops ...*wire.Operation) {
 	h.seq++
 	h.add(entryOf(1, h.seq, ops...))
 }
 
-// sql adds each text as an entry of its own, each with its own clock and seed.
+// sql adds an entry for each text. Each has its own time and seed.
 func (h *history) sql(texts ...string) {
 	for _, text := range texts {
 		o := op(text)
@@ -46,8 +46,8 @@ func (h *history) sql(texts ...string) {
 	}
 }
 
-// folder returns a folder for the time of the test, in memory where that is to
-// be had: these tests fsync thousands of times, and no power fails meanwhile.
+// folder returns a folder that is removed after the test. It is in memory if possible,
+// because these tests call fsync thousands of times.
 func folder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "hiqlite-test-")
@@ -73,7 +73,7 @@ func (m *machine) apply(entries ...sm.Entry) {
 	if len(entries) == 0 {
 		return
 	}
-	// Update may change the slice's elements: other machines use them too.
+	// Update may change the elements of the slice, and other machines use them too.
 	if _, err := m.Update(append([]sm.Entry{}, entries...)); err != nil {
 		m.t.Fatal(err)
 	}
@@ -83,19 +83,19 @@ func (m *machine) apply(entries ...sm.Entry) {
 	m.index = entries[len(entries)-1].Index
 }
 
-// restart closes and opens the replica and applies again what it had not kept.
+// restart closes and opens the replica, and applies again what it had lost.
 func (m *machine) restart(h *history) {
 	m.t.Helper()
 	was := m.index
 	m.Close()
 	applied := m.start()
 	if applied > was {
-		m.t.Fatalf("the replica is at %d but had applied %d", applied, was)
+		m.t.Fatalf("the replica is at entry %d but had applied entry %d", applied, was)
 	}
 	m.apply(h.entries[applied:was]...)
 }
 
-// hash returns the hash of what SQL can see.
+// hash returns the hash of all rows that SQL can see.
 func (m *machine) hash() string {
 	m.t.Helper()
 	sum, index, err := m.Hash(context.Background())
@@ -103,12 +103,12 @@ func (m *machine) hash() string {
 		m.t.Fatal(err)
 	}
 	if index != m.SQL.visible.Load() {
-		m.t.Fatalf("the hash is of index %d, the replica at %d", index, m.SQL.visible.Load())
+		m.t.Fatalf("the hash is of entry %d, the replica is at entry %d", index, m.SQL.visible.Load())
 	}
 	return fmt.Sprintf("%x", sum[:8])
 }
 
-// snapshotTo makes to hold what m holds.
+// snapshotTo replaces the content of to by a snapshot of m.
 func (m *machine) snapshotTo(to *machine) {
 	m.t.Helper()
 	v, err := m.PrepareSnapshot()
@@ -125,7 +125,7 @@ func (m *machine) snapshotTo(to *machine) {
 	to.index = m.index
 }
 
-// ways are the ways in which replicas come by the same log.
+// ways are the ways in which replicas receive the same log.
 var ways = []struct {
 	name string
 	run  func(t *testing.T, h *history) *machine
@@ -168,7 +168,7 @@ var ways = []struct {
 		}
 		return m
 	}},
-	{"snapshots to and fro", func(t *testing.T, h *history) *machine {
+	{"snapshots back and forth", func(t *testing.T, h *history) *machine {
 		m, other := emptyMachine(t), emptyMachine(t)
 		for _, e := range h.entries {
 			m.apply(e)
@@ -179,7 +179,7 @@ var ways = []struct {
 	}},
 }
 
-// agree applies the history in every way and reports where replicas differ. It
+// agree applies the history in every way, and fails the test if the replicas differ. It
 // returns the machine that applied it entry by entry.
 func agree(t *testing.T, h *history, queries ...string) *machine {
 	t.Helper()

@@ -11,10 +11,10 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine"
 )
 
-// SQLite refuses to ask for more than 2 GiB at once, on every replica alike,
-// with the error of a machine that has no memory left: a replica that stopped
-// at it would stop again after each restart, and so would all others.
-func TestAValueBeyondTwoGibibytesIsAResult(t *testing.T) {
+// SQLite never allocates more than 2 GiB at once. The error is the same as if the
+// machine had no memory, but it happens on every replica. It must be a result: a replica
+// that stopped would stop again after each restart, as would all others.
+func TestValuesBeyondTwoGibibytesAreAResult(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.MeasuresMemory)
 	m := newMachine(t)
 	m.must("CREATE TABLE t(a)")
@@ -22,17 +22,17 @@ func TestAValueBeyondTwoGibibytesIsAResult(t *testing.T) {
 		op("INSERT INTO t SELECT length(json_group_array(hex(zeroblob(200000000)))) FROM (VALUES(1),(2),(3),(4),(5),(6),(7))"),
 		op("INSERT INTO t VALUES('after')"))
 	if r[1].Err == nil || r[1].Err.Code != sqlite.CodeNoMemory || r[1].Err.Hint == "" {
-		t.Errorf("it answers %v", r[1].Err)
+		t.Errorf("it returns %v", r[1].Err)
 	}
 	if got := m.rows("SELECT * FROM t"); got != "before\nafter" {
-		t.Errorf("the others' rows are %q", got)
+		t.Errorf("the rows of the other operations are %q", got)
 	}
 }
 
-// Entries are kept decoded as long as their transaction may be replayed. Small
-// ones that were compressed a thousandfold must not fill the memory: a batch of
-// many is several transactions.
-func TestABatchHoldsBoundedMemory(t *testing.T) {
+// Entries stay decoded in memory until their SQLite transaction is committed, because
+// they may have to be executed again. Entries may be compressed to a thousandth of their
+// size, so a batch of many entries is executed in several transactions.
+func TestBatchesUseBoundedMemory(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE t(id INTEGER PRIMARY KEY, size)")
 	large := func(id int) *wire.Operation {
@@ -48,16 +48,16 @@ func TestABatchHoldsBoundedMemory(t *testing.T) {
 		t.Errorf("the rows are %s", got)
 	}
 	if r := m.got[[2]uint64{m.session, m.seq - 1}]; r[0].Err == nil {
-		t.Error("the one that rolls back answers no error")
+		t.Error("the operation that rolls back has no error")
 	}
 	held := 0
 	for _, d := range m.batch.decoders {
 		held += d.Size()
 	}
 	if held > 82*statemachine.MaxIdleDecoder {
-		t.Errorf("%d bytes are kept for the next batch", held)
+		t.Errorf("%d bytes are kept after the batch", held)
 	}
 	if len(m.batch.decoders) > 40 {
-		t.Errorf("%d entries were held at once", len(m.batch.decoders))
+		t.Errorf("%d entries were in memory at once", len(m.batch.decoders))
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// The statements that a module prepares for itself when it is used first on a
-// connection are none of the statement's that uses it.
+// When a module is used for the first time on a connection, it prepares statements of its own.
+// They do not count for the statement that uses the module.
 func TestFirstUseOfAModuleInATransaction(t *testing.T) {
 	for name, test := range map[string]struct{ schema, texts []string }{
 		"R-Tree":            {[]string{"CREATE VIRTUAL TABLE r USING rtree(id,lo,hi)", "INSERT INTO r VALUES(1,2,3),(2,3,4)"}, []string{"UPDATE r SET lo=lo+5, hi=hi+5"}},
@@ -27,7 +27,7 @@ func TestFirstUseOfAModuleInATransaction(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			x := newTrial(t, t, test.schema...)
-			for i := range 3 { // of the view and of the replicas one may have used it before, or neither, or both
+			for i := range 3 { // the view, or the replicas, or neither have used the module before
 				if i == 2 {
 					x.b.restart(x.h)
 				}
@@ -44,7 +44,7 @@ func TestFirstUseOfAModuleInATransaction(t *testing.T) {
 	}
 }
 
-// moduleSchema has tables of every module, in every form that writes otherwise.
+// moduleSchema has tables of every module, in every form that writes differently.
 var moduleSchema = []string{
 	"CREATE TABLE t(id INTEGER PRIMARY KEY, u UNIQUE, v, g AS (v||'g') STORED, h AS (length(v)))", "CREATE INDEX t_g ON t(g, h)", "CREATE TABLE log(id INTEGER PRIMARY KEY AUTOINCREMENT, what)",
 	"CREATE TABLE w(a PRIMARY KEY, b) WITHOUT ROWID",
@@ -82,12 +82,12 @@ var moduleTexts = []string{
 	"SAVEPOINT s -- %d", "RELEASE s -- %d", "ROLLBACK TO s -- %d", "SELECT count(*) FROM f WHERE f MATCH 'common' -- %d", "SELECT * FROM r WHERE x0<%d", "SELECT * FROM geo, ri, ext LIMIT %d", "SELECT nonsense%d",
 }
 
-// shadowTexts ask how FTS5 divides its index. The replicas know and agree; a view
-// divides it otherwise, as it flushes it at other places.
+// shadowTexts read how FTS5 divides its index. It is divided in the same way on all replicas,
+// but not on a view, where FTS5 writes its index at other times.
 var shadowTexts = []string{"INSERT INTO log(what) SELECT id||hex(block) FROM f_data WHERE %d", "ANALYZE -- %d", "INSERT INTO log(what) SELECT tbl||stat FROM sqlite_stat1 WHERE %d"}
 
-// Whatever modules a transaction writes through, and whether the view and the
-// replicas have used them before: its commit succeeds, and all hold what it saw.
+// Random transactions write to tables of all modules, which the view and the replicas may have
+// used before. The commits succeed, and all replicas have the rows that the transactions saw.
 func TestRandomTransactionsOverModules(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	rapid.Check(t, func(rt *rapid.T) {
@@ -107,7 +107,7 @@ func TestRandomTransactionsOverModules(t *testing.T) {
 					x.send(wire.EncodeOperation(op(plain)))
 				}
 			case 3:
-				x.a.restart(x.h) // its views begin anew as well
+				x.a.restart(x.h) // so that its views have not used the modules yet
 			}
 			x.begin(TransactionOptions{Seed: seedOf(uint64(i)), Changes: 3, TotalChanges: 11, LastInsertID: 12})
 			for range rapid.IntRange(1, 12).Draw(rt, "statements") {
@@ -122,9 +122,9 @@ func TestRandomTransactionsOverModules(t *testing.T) {
 	})
 }
 
-// A statement answers the same inside and outside of a transaction: what modules
-// write for themselves is in neither.
-func TestAnswersInsideAndOutsideOfATransaction(t *testing.T) {
+// The counters of a statement are the same inside and outside of a transaction. They do not
+// include what modules write for themselves.
+func TestCountersInsideAndOutsideOfATransaction(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	const last = 77 // last_insert_rowid() before
 	for i, text := range moduleTexts {
@@ -149,7 +149,7 @@ func TestAnswersInsideAndOutsideOfATransaction(t *testing.T) {
 				t.Errorf("%s: %d changes and the rowid %d inside, %d and %d outside", text, inside.RowsAffected, inside.LastInsertID, outside.RowsAffected, outside.LastInsertID)
 			}
 			if !strings.HasPrefix(text, "INSERT") && !strings.HasPrefix(text, "REPLACE") && !strings.HasPrefix(text, "CREATE") && inside.LastInsertID != last {
-				t.Errorf("%s: last_insert_rowid() becomes %d, and nothing was inserted", text, inside.LastInsertID)
+				t.Errorf("%s: last_insert_rowid() becomes %d although nothing was inserted", text, inside.LastInsertID)
 			}
 		}
 		x.Close()

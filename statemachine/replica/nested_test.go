@@ -2,9 +2,9 @@ package replica
 
 import "testing"
 
-// An index on one of FTS5's own tables, or a foreign key to it, makes FTS5 write
-// within its own writes without an end. It ended the process.
-func TestAnIndexOnAShadowTableIsNoEndlessRecursion(t *testing.T) {
+// An index on one of FTS5's own tables, or a foreign key to it, makes FTS5 write within
+// its own writes, without end. This once ended the process by a stack overflow.
+func TestIndexesOnShadowTablesDoNotRecurseForever(t *testing.T) {
 	for _, text := range []string{"CREATE INDEX x ON ft_data(block)", "CREATE UNIQUE INDEX x ON ft_data(block)", "CREATE TABLE c(x INTEGER REFERENCES ft_data(id) ON DELETE CASCADE)", "CREATE INDEX x ON ft_idx(term)", "CREATE INDEX x ON rt_node(data)"} {
 		m := newMachine(t)
 		m.must("CREATE VIRTUAL TABLE ft USING fts5(a); CREATE VIRTUAL TABLE rt USING rtree(id, a, b); CREATE TABLE t(a)")

@@ -13,8 +13,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// operations is what proposers send: ordinary rows, failures, scripts, and
-// what ends a transaction.
+// operations are the statements that proposers send: inserts, failures, scripts, and
+// statements that end the SQLite transaction.
 var operations = []string{
 	"INSERT INTO done VALUES(%d, random())",
 	"INSERT INTO done VALUES(%d, datetime('now')) RETURNING *",
@@ -32,14 +32,14 @@ var operations = []string{
 	"DELETE FROM ft WHERE rowid%%4=%d%%4",
 }
 
-// A proposer proposes its entries in order, each until it is answered; copies
-// may turn up whenever.
+// A proposer proposes its entries in order, and proposes each until it has the results.
+// Copies of its entries may come at any time.
 type proposer struct {
 	session, seq uint64
-	sent         [][]byte
+	sent         [][]byte // its entries, from which copies are drawn
 }
 
-// randomLog draws a log with copies, late and early, of three proposers.
+// randomLog draws a log of three proposers, with copies of entries.
 func randomLog(t *rapid.T) *history {
 	h := newHistory()
 	h.sql("CREATE TABLE done(n INTEGER UNIQUE, v)", "CREATE VIRTUAL TABLE ft USING fts5(x)", "INSERT INTO done VALUES(0, 'is taken')",
@@ -71,8 +71,7 @@ func randomLog(t *rapid.T) *history {
 	return h
 }
 
-// withoutCopies replaces copies by nothing: what a log would be whose messages
-// are never sent twice.
+// withoutCopies returns the log with empty entries in place of copies.
 func (h *history) withoutCopies() *history {
 	out := &history{}
 	seen := map[string]bool{}
@@ -110,8 +109,8 @@ func (h *history) run(t *testing.T, rt *rapid.T, name string) *machine {
 	return m
 }
 
-// Whatever is sent twice, late or in other company: each entry is applied once,
-// and all replicas hold the same.
+// Entries are applied once on every replica, although there are copies, and although the
+// replicas apply the log in different batches. All replicas have the same rows.
 func TestEveryEntryIsAppliedOnceOnEveryReplica(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	rapid.Check(t, func(rt *rapid.T) {
@@ -129,15 +128,15 @@ func TestEveryEntryIsAppliedOnceOnEveryReplica(t *testing.T) {
 	})
 }
 
-// A log of sequences in any order at all: of each session the entries that are
-// higher than all before them are applied, the others are not.
-func TestSequencesDecide(t *testing.T) {
+// In a log with sequences in any order, an entry is applied if its sequence is higher
+// than all earlier ones of its session.
+func TestOnlyHigherSequencesAreApplied(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		sequences := rapid.SliceOfN(rapid.Uint64Range(0, 12), 1, 30).Draw(rt, "sequences")
 		m := emptyMachine(t)
 		defer m.Close()
-		m.apply(counter().entries...)
-		last := uint64(1) // the table's
+		m.apply(newCounterHistory().entries...)
+		last := uint64(1) // the sequence of CREATE TABLE
 		var want []string
 		var entries []sm.Entry
 		for i, seq := range sequences {

@@ -10,7 +10,7 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// plan returns how the apply connection would run a query.
+// plan returns how the connection that applies would execute a query.
 func (m *machine) plan(sql string) string {
 	m.t.Helper()
 	defer m.conn.AsOwner(true)()
@@ -34,8 +34,8 @@ func (m *machine) plan(sql string) string {
 
 const join = "SELECT big.rowid FROM big, small WHERE big.a=small.a AND big.b>5"
 
-// A join whose plan, and so the order of the rows it inserts, depends on what
-// the planner knows of the tables.
+// insertJoin has a plan, and so an order of the rows that it inserts, that depends on the
+// planner's statistics.
 const insertJoin = "INSERT INTO l(v) SELECT big.b FROM big, small WHERE big.a=small.a AND big.b>5"
 
 var planned = []string{
@@ -45,15 +45,16 @@ var planned = []string{
 	"CREATE INDEX ba ON big(a); CREATE INDEX bb ON big(b); CREATE INDEX sa ON small(a)",
 }
 
-// What a replica knows of its tables decides plans, plans decide the order of
-// rows: one that was restarted must know what one that was not does.
+// The statistics that a connection has loaded determine plans, and plans determine the order
+// of rows. A replica that was restarted must have loaded the same statistics as one that was
+// not.
 func TestRunningAndRestartedReplicasPlanAlike(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	for name, texts := range map[string][]string{
 		"ANALYZE":                          {"ANALYZE"},
 		"ANALYZE of one table":             {"ANALYZE big"},
 		"ANALYZE twice":                    {"ANALYZE", "DELETE FROM big WHERE rowid>20", "ANALYZE"},
-		"made up statistics":               {"ANALYZE", "UPDATE sqlite_stat1 SET stat='1000000 1' WHERE tbl='small'", "UPDATE sqlite_stat1 SET stat='10 10' WHERE tbl='big'"},
+		"invented statistics":              {"ANALYZE", "UPDATE sqlite_stat1 SET stat='1000000 1' WHERE tbl='small'", "UPDATE sqlite_stat1 SET stat='10 10' WHERE tbl='big'"},
 		"statistics deleted":               {"ANALYZE", "DELETE FROM sqlite_stat1"},
 		"the table dropped":                {"ANALYZE", "DROP TABLE sqlite_stat1"},
 		"garbage":                          {"ANALYZE", "UPDATE sqlite_stat1 SET stat='x'||stat", "INSERT INTO sqlite_stat1 VALUES(NULL,1,x'00'),('big','nosuch','7 7'),('big',NULL,'5')"},
@@ -90,18 +91,18 @@ func TestRunningAndRestartedReplicasPlanAlike(t *testing.T) {
 	}
 }
 
-// The same if the transaction with the statistics was rolled back, because of
-// another operation of the batch, or of their own.
+// The replicas also have the same plans after the SQLite transaction that changed statistics
+// was rolled back, by the same operation or by another one of the batch.
 func TestPlansAfterStatisticsWereRolledBack(t *testing.T) {
-	guilty := "INSERT OR ROLLBACK INTO l(n) VALUES(1),(1)"
+	rollsBack := "INSERT OR ROLLBACK INTO l(n) VALUES(1),(1)"
 	for name, ops := range map[string][]*wire.Operation{
-		"by a later operation":   {op("UPDATE sqlite_stat1 SET stat='7000000 1' WHERE tbl='small'"), op(guilty), op(insertJoin)},
-		"by an earlier one":      {op(guilty), op("UPDATE sqlite_stat1 SET stat='7000000 1' WHERE tbl='small'"), op(insertJoin)},
-		"by the script itself":   {op("UPDATE sqlite_stat1 SET stat='7000000 1'; " + guilty), op(insertJoin)},
+		"by a later operation":   {op("UPDATE sqlite_stat1 SET stat='7000000 1' WHERE tbl='small'"), op(rollsBack), op(insertJoin)},
+		"by an earlier one":      {op(rollsBack), op("UPDATE sqlite_stat1 SET stat='7000000 1' WHERE tbl='small'"), op(insertJoin)},
+		"by the script itself":   {op("UPDATE sqlite_stat1 SET stat='7000000 1'; " + rollsBack), op(insertJoin)},
 		"by a plain failure":     {op("UPDATE sqlite_stat1 SET stat='7000000 1'; ANALYZE big; INSERT INTO l(n) VALUES('x')"), op(insertJoin)},
 		"ANALYZE and a failure":  {op("DELETE FROM big WHERE rowid>3; ANALYZE; nonsense"), op(insertJoin)},
-		"with a new table":       {op("CREATE TABLE x(a); CREATE INDEX xa ON x(a); ANALYZE"), op(guilty), op(insertJoin)},
-		"a new table alone":      {op("CREATE TABLE x(a)"), op(guilty), op("CREATE TABLE x(b)"), op("INSERT INTO x(a) VALUES(1)"), op(insertJoin)},
+		"with a new table":       {op("CREATE TABLE x(a); CREATE INDEX xa ON x(a); ANALYZE"), op(rollsBack), op(insertJoin)},
+		"a new table alone":      {op("CREATE TABLE x(a)"), op(rollsBack), op("CREATE TABLE x(b)"), op("INSERT INTO x(a) VALUES(1)"), op(insertJoin)},
 		"a new table that fails": {op("CREATE TABLE x(a); nonsense"), op("CREATE TABLE x(b)"), op("INSERT INTO x(b) VALUES(1)"), op(insertJoin)},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -125,13 +126,13 @@ func TestPlansAfterStatisticsWereRolledBack(t *testing.T) {
 	}
 }
 
-func TestANewTableIsThereAfterOneWasRolledBack(t *testing.T) {
+func TestTablesCanBeCreatedAfterOneWasRolledBack(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE l(n INTEGER PRIMARY KEY); INSERT INTO l VALUES(1)")
 	r := m.do(op("CREATE TABLE x(a)"), op("INSERT INTO x(a) VALUES(1)"), op("INSERT OR ROLLBACK INTO l VALUES(1)"), op("DROP TABLE x"), op("CREATE TABLE x(b)"), op("INSERT INTO x(b) VALUES(1)"))
 	for i, want := range []int{0, 0, 1555, 0, 0, 0} {
 		if codeOf(r[i]) != want {
-			t.Errorf("operation %d: %v", i, r[i].Err)
+			t.Errorf("the error of operation %d is %v", i, r[i].Err)
 		}
 	}
 	if got := m.rows("SELECT b FROM x"); got != "1" {
@@ -139,7 +140,8 @@ func TestANewTableIsThereAfterOneWasRolledBack(t *testing.T) {
 	}
 }
 
-// A write that read what is a replica's own would write other rows on each.
+// Statements that write cannot read what is different on each replica, such as the meta
+// table. They would write different rows on each replica.
 func TestWritesCannotReadWhatReplicasDoNotShare(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	for text, refused := range map[string]bool{
@@ -169,7 +171,7 @@ func TestWritesCannotReadWhatReplicasDoNotShare(t *testing.T) {
 	} {
 		t.Run(text, func(t *testing.T) {
 			h := newHistory()
-			// The meta table's pages lie elsewhere if it was written at other times.
+			// The pages of the meta table depend on when it was written.
 			for n := range 200 {
 				h.add(wire.EncodeOpenSession(uint64(n), 0, 0))
 				if n%50 == 49 {
@@ -187,10 +189,10 @@ func TestWritesCannotReadWhatReplicasDoNotShare(t *testing.T) {
 			want := ways[0].run(t, h)
 			r := want.got[[2]uint64{1, h.seq}][0]
 			if codeOf(r) != map[bool]int{true: sqlite.CodeAuth}[refused] || refused && r.Err.Hint == "" {
-				t.Errorf("it answered %v", r.Err)
+				t.Errorf("the error is %v", r.Err)
 			}
 			if !refused && want.rows("SELECT count(*) FROM l")+want.rows("SELECT count(*) FROM sqlite_schema WHERE name='x'") == "00" {
-				t.Error("it did nothing")
+				t.Error("the statement has changed nothing")
 			}
 			for _, i := range []int{1, 2, 4} {
 				m := ways[i].run(t, h)

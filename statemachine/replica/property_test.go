@@ -10,7 +10,7 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// trialTexts are what a random transaction is made of.
+// trialTexts are the statements of random transactions.
 var trialTexts = []string{
 	"INSERT INTO t(u,v) VALUES(%d, random())",
 	"INSERT INTO t(u,v) VALUES(%d, datetime('now')) RETURNING *",
@@ -35,8 +35,7 @@ var trialTexts = []string{
 	"SELECT count(*) FROM t WHERE id>%d", "SELECT * FROM ft('common') LIMIT %d", "SELECT nonsense %d",
 }
 
-// Whatever statements a transaction is made of, both replicas hold afterwards
-// what it saw.
+// After a transaction of random statements, both replicas have the rows that it saw.
 func TestRandomTransactionsAreAppliedAsTheyRan(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	rapid.Check(t, func(rt *rapid.T) {

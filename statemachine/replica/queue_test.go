@@ -13,29 +13,29 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A leased log is a random one of proposers who take the write lease, wait for
-// it, lose it, die and come again. It is drawn while a first replica applies it
-// entry by entry: what a transaction records depends on the rows.
-type leased struct {
+// A leaseLog is a random log of proposers that acquire the write lease, wait for it,
+// lose it, end and start again. A first replica applies each entry as soon as it is
+// drawn, because what a transaction records depends on the rows.
+type leaseLog struct {
 	*history
 	rt     *rapid.T
 	m      *machine // the first replica
-	states [][]byte // after each entry
-	hashes []string
+	states [][]byte // the first replica's state after each entry
+	hashes []string // its hash after some of the entries; "": not computed
 	nodes  []*proposer
-	alive  map[*proposer][2]uint64 // node and incarnation
-	all    [][]byte                // every entry of operations, to be sent again
-	ids    []uint64                // of leases and places, held or gone
+	alive  map[*proposer][2]uint64 // node and incarnation of each proposer
+	all    [][]byte                // all entries of operations, from which copies are drawn
+	ids    []uint64                // ids of leases and waiters, also of ended ones
 	n      int
 }
 
-var leasedSchema = []string{
+var leaseLogSchema = []string{
 	"CREATE TABLE done(n INTEGER UNIQUE, v)", "INSERT INTO done VALUES(0, 'is taken')", "CREATE VIRTUAL TABLE ft USING fts5(x)",
 	"CREATE TABLE log(id INTEGER PRIMARY KEY AUTOINCREMENT, n, at DEFAULT CURRENT_TIMESTAMP)",
 	"CREATE TRIGGER tr AFTER INSERT ON done BEGIN INSERT INTO log(n) VALUES(new.n); INSERT INTO ft VALUES('w'||new.n); END",
 }
 
-var leasedTexts = []string{
+var leaseLogTexts = []string{
 	"INSERT INTO done VALUES(%d, random())",
 	"INSERT INTO done VALUES(%d, datetime('now')) RETURNING *, changes(), last_insert_rowid()",
 	"INSERT INTO done VALUES(%d, 'a'); UPDATE done SET v=v||'+' WHERE n<%[1]d AND random()%%2=0",
@@ -47,29 +47,29 @@ var leasedTexts = []string{
 	"ANALYZE; INSERT INTO done VALUES(%d, 'c')",
 }
 
-func (l *leased) int(low, high int, what string) int {
+func (l *leaseLog) int(low, high int, what string) int {
 	return rapid.IntRange(low, high).Draw(l.rt, what)
 }
 
 // send has the first replica apply an entry.
-func (l *leased) send(cmd []byte) {
+func (l *leaseLog) send(cmd []byte) {
 	l.add(cmd)
 	l.m.apply(l.entries[len(l.entries)-1])
 	l.states = append(l.states, l.m.bytes())
 	l.hashes = append(l.hashes, "")
-	if l.int(0, 3, "look") == 0 {
+	if l.int(0, 3, "hash") == 0 {
 		l.hashes[len(l.hashes)-1] = l.m.hash()
 	}
 }
 
-// bytes returns the replica's state, but for how far SQLite is behind.
+// bytes returns the replica's state without SQLIndex, which depends on the batches.
 func (m *machine) bytes() []byte {
 	s := *m.state()
 	s.SQLIndex = 0
 	return wire.AppendState(nil, &s)
 }
 
-func (l *leased) open(node, incarnation uint64) *proposer {
+func (l *leaseLog) open(node, incarnation uint64) *proposer {
 	l.n++
 	l.send(wire.EncodeOpenSession(uint64(l.n), node, incarnation))
 	p := &proposer{session: uint64(len(l.entries))}
@@ -78,25 +78,25 @@ func (l *leased) open(node, incarnation uint64) *proposer {
 	return p
 }
 
-func (l *leased) text() *wire.Operation {
+func (l *leaseLog) text() *wire.Operation {
 	l.n++
-	o := op(fmt.Sprintf(rapid.SampledFrom(leasedTexts).Draw(l.rt, "text"), l.n))
+	o := op(fmt.Sprintf(rapid.SampledFrom(leaseLogTexts).Draw(l.rt, "text"), l.n))
 	o.Seed, o.StampMS = seedOf(uint64(l.n)), o.StampMS+int64(l.n)*1000
 	return o
 }
 
-func (l *leased) id() uint64 {
+func (l *leaseLog) id() uint64 {
 	if held := l.m.lease.held.ID; held != 0 && l.int(0, 1, "held") == 0 {
 		return held
 	}
 	if q := l.m.lease.waiters; len(q) > 0 && l.int(0, 1, "queued") == 0 {
-		return waiterID(&q[l.int(0, len(q)-1, "place")])
+		return waiterID(&q[l.int(0, len(q)-1, "waiter")])
 	}
 	return rapid.SampledFrom(append(l.ids, 12345)).Draw(l.rt, "id")
 }
 
-// operation draws one that is not a transaction's.
-func (l *leased) operation() *wire.Operation {
+// operation draws an operation that is not a transaction.
+func (l *leaseLog) operation() *wire.Operation {
 	switch l.int(0, 9, "operation") {
 	case 0, 1, 2:
 		l.n++
@@ -119,9 +119,9 @@ func (l *leased) operation() *wire.Operation {
 	return l.text()
 }
 
-// transaction draws one under the lease that is held: it runs on the first
-// replica, which holds the rows that its holder sees.
-func (l *leased) transaction() *wire.EncodedOperation {
+// transaction draws a transaction under the lease that is held. It runs on the first
+// replica, which has the rows that the holder sees.
+func (l *leaseLog) transaction() *wire.EncodedOperation {
 	held := l.m.lease.held
 	keep := l.int(0, 2, "keep") > 0
 	tx, err := l.m.Speculate(TransactionOptions{Seed: seedOf(uint64(l.n))})
@@ -162,9 +162,9 @@ func (l *leased) transaction() *wire.EncodedOperation {
 	return tx.rec.Encode(o)
 }
 
-func (l *leased) proposer() *proposer { return rapid.SampledFrom(l.nodes).Draw(l.rt, "proposer") }
+func (l *leaseLog) proposer() *proposer { return rapid.SampledFrom(l.nodes).Draw(l.rt, "proposer") }
 
-func (l *leased) step() {
+func (l *leaseLog) step() {
 	p := l.proposer()
 	if held := l.m.lease.held.Session; held != 0 && l.int(0, 1, "holder") == 0 {
 		for _, other := range l.nodes {
@@ -174,9 +174,9 @@ func (l *leased) step() {
 		}
 	}
 	switch l.int(0, 11, "step") {
-	case 0: // the node again, or an entry of an earlier start of it that comes late
-		was := l.alive[p]
-		l.open(was[0], was[1]+uint64(l.int(0, 2, "incarnation"))-1)
+	case 0: // the node starts again, or a session of an earlier incarnation comes late
+		node := l.alive[p]
+		l.open(node[0], node[1]+uint64(l.int(0, 2, "incarnation"))-1)
 	case 1, 2:
 		now := l.m.Clock().Now
 		if l.int(0, 5, "late") == 0 {
@@ -210,20 +210,20 @@ func (l *leased) step() {
 	}
 }
 
-func (l *leased) operations(p *proposer, ops ...*wire.EncodedOperation) {
+func (l *leaseLog) operations(p *proposer, ops ...*wire.EncodedOperation) {
 	p.seq++
 	cmd := wire.EncodeEntry(p.session, p.seq, ops)
 	l.all = append(l.all, cmd)
 	l.send(cmd)
 }
 
-// leaseTTL is the sessions', short enough for them to expire.
-const shortSessions = 10_000
+// shortSessionTTL is a TTL of sessions that is so short that they expire.
+const shortSessionTTL = 10_000
 
-func drawLeased(t *testing.T, rt *rapid.T) *leased {
-	l := &leased{history: &history{}, rt: rt, m: leaseMachine(t), alive: map[*proposer][2]uint64{}}
+func drawLeaseLog(t *testing.T, rt *rapid.T) *leaseLog {
+	l := &leaseLog{history: &history{}, rt: rt, m: leaseMachine(t), alive: map[*proposer][2]uint64{}}
 	first := l.open(1, 1)
-	for _, text := range leasedSchema {
+	for _, text := range leaseLogSchema {
 		l.operations(first, wire.EncodeOperation(op(text)))
 	}
 	l.all = nil
@@ -235,26 +235,26 @@ func drawLeased(t *testing.T, rt *rapid.T) *leased {
 	return l
 }
 
-// leaseMachine is a replica whose sessions expire soon.
+// leaseMachine returns a replica whose sessions expire soon.
 func leaseMachine(t *testing.T) *machine {
 	m := emptyMachine(t)
-	m.cfg.SessionTTL = shortSessions
+	m.cfg.SessionTTL = shortSessionTTL
 	return m
 }
 
-func (l *leased) check(m *machine, way string) {
+func (l *leaseLog) check(m *machine, way string) {
 	if want := l.states[m.index-1]; !bytes.Equal(m.bytes(), want) {
 		s, _ := wire.DecodeState(want)
-		l.rt.Fatalf("%s: at entry %d the state is\n%+v, entry by entry it was\n%+v", way, m.index, m.state(), s)
+		l.rt.Fatalf("%s: at entry %d the state is\n%+v\nof the first replica it was\n%+v", way, m.index, m.state(), s)
 	}
 	if want := l.hashes[m.index-1]; want != "" && m.hash() != want {
 		const q = "SELECT n, v FROM done ORDER BY n"
-		l.rt.Fatalf("%s: at entry %d the rows are others than entry by entry:\n%s\n\n%s", way, m.index, m.rows(q), l.m.rows(q))
+		l.rt.Fatalf("%s: at entry %d the rows are not those of the first replica:\n%s\n\n%s", way, m.index, m.rows(q), l.m.rows(q))
 	}
 }
 
-// told returns the results of an entry's operations; of those that waited, what
-// they were told in the end. It is "" while one waits.
+// final returns the final results of an entry's operations, or "" while one of them
+// waits.
 func (m *machine) final(key [2]uint64) string {
 	var b []byte
 	for _, r := range m.got[key] {
@@ -270,12 +270,12 @@ func (m *machine) final(key [2]uint64) string {
 	return string(b)
 }
 
-// Who holds the lease, who waits, and what came of it, is the same on every
-// replica, however it came by the log.
+// The lease, its queue and all results are the same on every replica, whether it
+// applies the log in batches, is restarted or recovers from snapshots.
 func TestTheLeaseIsReplicated(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	rapid.Check(t, func(rt *rapid.T) {
-		l := drawLeased(t, rt)
+		l := drawLeaseLog(t, rt)
 		defer l.m.Close()
 		for _, way := range []string{"one batch", "batches", "restarts", "snapshots"} {
 			m := leaseMachine(t)
@@ -293,7 +293,7 @@ func TestTheLeaseIsReplicated(t *testing.T) {
 							rt.Fatal(err)
 						}
 					}
-					m.again(l.history)
+					m.restartWithShortSessions(l.history)
 					l.check(m, way)
 				case way == "snapshots" && l.int(0, 2, "snapshot") == 0:
 					other := leaseMachine(t)
@@ -306,7 +306,7 @@ func TestTheLeaseIsReplicated(t *testing.T) {
 			}
 			for key := range l.m.got {
 				if got, want := m.final(key), l.m.final(key); got != want {
-					rt.Fatalf("%s: entry %d of session %d was told\n%s\n%+v\nentry by entry\n%s\n%+v", way, key[1], key[0], got, m.got[key], want, l.m.got[key])
+					rt.Fatalf("%s: the results of entry %d of session %d are\n%s\n%+v\nof the first replica they are\n%s\n%+v", way, key[1], key[0], got, m.got[key], want, l.m.got[key])
 				}
 			}
 			m.Close()
@@ -314,16 +314,16 @@ func TestTheLeaseIsReplicated(t *testing.T) {
 	})
 }
 
-// again restarts the replica, with the sessions' short life.
-func (m *machine) again(h *history) {
+// restartWithShortSessions restarts the replica, and applies again what it had lost.
+func (m *machine) restartWithShortSessions(h *history) {
 	was := m.index
 	m.Close()
 	applied := m.start()
-	m.cfg.SessionTTL = shortSessions
+	m.cfg.SessionTTL = shortSessionTTL
 	m.apply(append([]sm.Entry{}, h.entries[applied:was]...)...)
 }
 
-// acquire makes the operation that asks for the lease.
+// acquire returns an operation that requests the lease.
 func acquire(id, ttl uint64) *wire.Operation {
 	return &wire.Operation{Lease: &wire.Lease{Acquire: id, TTLMS: ttl}}
 }

@@ -22,13 +22,13 @@ func TestReadersAreBounded(t *testing.T) {
 	b, _, _ := m.read("SELECT 1")
 	var e *sqlite.Error
 	if _, err := m.Acquire(context.Background()); !errors.As(err, &e) || e.Code != sqlite.CodeBusy || e.Message != "database is locked (5) (SQLITE_BUSY)" || e.Hint == "" {
-		t.Errorf("the third: %v", err)
+		t.Errorf("the error of the third reader is %v", err)
 	}
 	m.pool.wait = time.Hour
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := m.Acquire(ctx); err != context.Canceled {
-		t.Errorf("the third, given up: %v", err)
+		t.Errorf("the error of the third reader, after its context ended, is %v", err)
 	}
 	got := make(chan error)
 	go func() {
@@ -47,7 +47,8 @@ func TestReadersAreBounded(t *testing.T) {
 	b.Release()
 }
 
-// Waiters of all kinds at once, none of which may be forgotten.
+// Many callers wait for few readers, and some of them give up. Every other caller gets a
+// reader.
 func TestManyWaitForFewReaders(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE t(a); INSERT INTO t VALUES(1)")
@@ -85,40 +86,40 @@ func TestManyWaitForFewReaders(t *testing.T) {
 	}
 }
 
-func TestEndOldestEndsNobodyElse(t *testing.T) {
+func TestEndOldestEndsOnlyTheOldestQuery(t *testing.T) {
 	m := newMachine(t)
 	old, oldQuery, _ := m.read(forever)
-	idle, err := m.Acquire(context.Background()) // lent longest, but it reads nothing
+	idle, err := m.Acquire(context.Background()) // lent for the longest time, but without a query
 	if err != nil {
 		t.Fatal(err)
 	}
 	young, youngQuery, _ := m.read(forever)
 	reason := errors.New("ended")
 	if m.pool.endOldest(time.Hour, reason) {
-		t.Error("one ended that did not run for an hour")
+		t.Error("a query ended that had run for less than an hour")
 	}
 	if !m.pool.endOldest(0, reason) {
-		t.Fatal("none ended")
+		t.Fatal("no query ended")
 	}
 	for range 2 {
 		if _, err := next(oldQuery); err != reason {
-			t.Errorf("the oldest answers %v", err)
+			t.Errorf("the error of the oldest query is %v", err)
 		}
 	}
 	if got, err := next(youngQuery); got != "2" || err != nil {
-		t.Errorf("the other answers %q, %v", got, err)
+		t.Errorf("the other query returns %q, %v", got, err)
 	}
-	// The reader itself is as good as before, and so is its next query.
+	// The reader can be used for the next query.
 	oldQuery.Close()
 	q, _, err := old.Query("SELECT 5", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if oldQuery.end(reason) {
-		t.Error("a query that was closed ended")
+		t.Error("a closed query was ended")
 	}
 	if got, err := next(q); got != "5" || err != nil {
-		t.Errorf("the next query answers %q, %v", got, err)
+		t.Errorf("the next query returns %q, %v", got, err)
 	}
 	q.Close()
 	youngQuery.Close()
@@ -126,12 +127,13 @@ func TestEndOldestEndsNobodyElse(t *testing.T) {
 		r.Release()
 	}
 	if m.pool.endOldest(0, reason) {
-		t.Error("one ended that was gone")
+		t.Error("a query of a returned reader was ended")
 	}
 }
 
-// A step that runs now ends too, with the reason and not with SQLite's word.
-func TestEndOldestEndsAStepThatRuns(t *testing.T) {
+// EndOldest also ends a query that is inside SQLite. The query's error is the reason, not
+// SQLite's "interrupted".
+func TestEndOldestEndsARunningStep(t *testing.T) {
 	m := newMachine(t)
 	r, err := m.Acquire(context.Background())
 	if err != nil {
@@ -151,14 +153,14 @@ func TestEndOldestEndsAStepThatRuns(t *testing.T) {
 		continue
 	}
 	if err := <-answer; err != reason {
-		t.Errorf("it answers %v", err)
+		t.Errorf("the error of the query is %v", err)
 	}
 	q.Close()
 	r.Release()
 }
 
-// Queries come and go while others are ended: an error reaches only the one it
-// was meant for.
+// While queries are ended, other queries start on the same readers. Only a query that was
+// ended gets the error.
 func TestEndingRacesWithTheNextQuery(t *testing.T) {
 	m := newMachine(t)
 	m.pool.max = 2
@@ -185,7 +187,7 @@ func TestEndingRacesWithTheNextQuery(t *testing.T) {
 				if err == reason {
 					met.Add(1)
 				} else if err != nil {
-					t.Errorf("a query that nobody ended answers %v", err)
+					t.Errorf("the error of a query that was not ended is %v", err)
 				}
 				q.Close()
 				r.Release()
@@ -200,7 +202,7 @@ func TestEndingRacesWithTheNextQuery(t *testing.T) {
 	stop.Store(true)
 	wg.Wait()
 	if met.Load() > ended.Load() {
-		t.Errorf("%d queries ended, %d times", met.Load(), ended.Load())
+		t.Errorf("%d queries have the error, but %d were ended", met.Load(), ended.Load())
 	}
 }
 
@@ -213,24 +215,24 @@ func TestCloseEndsReads(t *testing.T) {
 	}
 	m.Close()
 	if _, err := next(q); err != ErrReplicaClosed {
-		t.Errorf("a query that ran answers %v", err)
+		t.Errorf("the error of a running query is %v", err)
 	}
 	if _, _, err := lent.Query("SELECT 1", nil); err != ErrReplicaClosed {
-		t.Errorf("a reader that was lent answers %v", err)
+		t.Errorf("the error of a lent reader is %v", err)
 	}
 	if _, err := m.Acquire(context.Background()); err != ErrReplicaClosed {
-		t.Errorf("a new one: %v", err)
+		t.Errorf("the error of Acquire after Close is %v", err)
 	}
 	if _, _, err := m.Hash(context.Background()); err != ErrReplicaClosed {
-		t.Errorf("the hash: %v", err)
+		t.Errorf("the error of Hash after Close is %v", err)
 	}
 	q.Close()
 	r.Release()
 	lent.Release()
 }
 
-// Reads that overlap all the time hold SQLite's log back; it must not grow
-// without end.
+// While reads overlap all the time, SQLite cannot reset its write-ahead log. The log must
+// not grow without end.
 func TestTheLogStaysSmallUnderOverlappingReads(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE t(a); INSERT INTO t VALUES(zeroblob(100000))")
@@ -253,7 +255,7 @@ func TestTheLogStaysSmallUnderOverlappingReads(t *testing.T) {
 		if _, wal := m.Size(); wal > largest {
 			largest = wal
 		}
-		if i%10 == 9 { // as the checkpointer does when it is woken; here not beside, but between
+		if i%10 == 9 { // the checkpointer does this when it is woken; here it happens between writes
 			if err := m.checkpoints.checkpoint(); err != nil {
 				t.Fatal(err)
 			}
@@ -269,14 +271,14 @@ func TestTheLogStaysSmallUnderOverlappingReads(t *testing.T) {
 func TestCommitsWakeTheCheckpointer(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE t(a)")
-	m.checkpoints.stop() // so that only this test takes what it is woken with
+	m.checkpoints.stop() // so that only this test receives from its channel
 	m.checkpoints.commits = 0
 	for range commitsPerLook {
 		m.must("INSERT INTO t VALUES(1)")
 	}
 	select {
 	case <-m.checkpoints.wake:
-		t.Error("woken for a small log")
+		t.Error("the checkpointer was woken for a small log")
 	default:
 	}
 	for range commitsPerLook {
@@ -285,13 +287,13 @@ func TestCommitsWakeTheCheckpointer(t *testing.T) {
 	select {
 	case <-m.checkpoints.wake:
 	default:
-		t.Error("not woken for a large log")
+		t.Error("the checkpointer was not woken for a large log")
 	}
 }
 
-// A view held for a snapshot is in the way of emptying the log: that must not
-// make apply wait.
-func TestACheckpointDoesNotWaitForASnapshot(t *testing.T) {
+// A snapshot's open read transaction keeps a checkpoint from resetting the log. The
+// checkpoint must not wait for it, because apply would wait too.
+func TestCheckpointsDoNotWaitForSnapshots(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE t(a)")
 	v, err := m.PrepareSnapshot()
@@ -315,11 +317,11 @@ func TestACheckpointDoesNotWaitForASnapshot(t *testing.T) {
 		t.Error(err)
 	}
 	if _, wal := m.Size(); wal != 0 {
-		t.Errorf("without the view the log has %d bytes", wal)
+		t.Errorf("after the read transaction the log has %d bytes", wal)
 	}
 }
 
-func TestHashTellsEveryDifference(t *testing.T) {
+func TestHashesDifferForEveryDifference(t *testing.T) {
 	schema := "CREATE TABLE t(a, b); CREATE TABLE w(a PRIMARY KEY, b) WITHOUT ROWID; CREATE TABLE rowid(rowid, _rowid_, oid); INSERT INTO t VALUES(1,'x'),(2,NULL); INSERT INTO w VALUES(1,2); INSERT INTO rowid VALUES(1,2,3)"
 	base := newMachine(t)
 	base.must(schema)
@@ -342,16 +344,17 @@ func TestHashTellsEveryDifference(t *testing.T) {
 		m.must(schema)
 		m.must(change)
 		if other, known := seen[m.hash()]; known {
-			t.Errorf("%q has the hash of %q", change, other)
+			t.Errorf("%q leads to the same hash as %q", change, other)
 		}
 		seen[m.hash()] = change
 		m.Close()
 	}
 }
 
-// The hash is of the rows at the index it names, whatever is applied meanwhile.
-func TestHashBesideWrites(t *testing.T) {
-	h := counter()
+// The hash is that of the rows at the index that Hash returns, although entries are applied
+// meanwhile.
+func TestHashDuringWrites(t *testing.T) {
+	h := newCounterHistory()
 	for n := range 300 {
 		h.do(insert(n))
 	}
@@ -372,7 +375,7 @@ func TestHashBesideWrites(t *testing.T) {
 				return
 			}
 			if got := fmt.Sprintf("%x", sum[:8]); index > 0 && got != byIndex[index] {
-				t.Errorf("the hash at %d is another one's", index)
+				t.Errorf("the hash of entry %d is that of other rows", index)
 			}
 		}
 	})
@@ -383,7 +386,7 @@ func TestHashBesideWrites(t *testing.T) {
 	wg.Wait()
 }
 
-func TestAHashGivenUpLeavesNoTransaction(t *testing.T) {
+func TestACanceledHashLeavesNoTransaction(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE t(a); INSERT INTO t SELECT zeroblob(5000000)")
 	for range 20 {
@@ -391,7 +394,7 @@ func TestAHashGivenUpLeavesNoTransaction(t *testing.T) {
 		go cancel()
 		_, _, err := m.Hash(ctx)
 		if err != nil && !errors.Is(err, context.Canceled) {
-			t.Errorf("it answers %v", err)
+			t.Errorf("the error of the query is %v", err)
 		}
 		cancel()
 		m.must("INSERT INTO t VALUES(1)")

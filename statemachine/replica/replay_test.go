@@ -8,10 +8,10 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A node that catches up gets many entries at once. Operations that end the
-// transaction must not have all those before them executed again each time: with
-// 200 such entries in one call that was 20,000 executions, during which the node
-// was not ready.
+// A node that catches up gets many entries in one call. When an operation ends the SQLite
+// transaction, the operations before it are executed again. This must not happen to all
+// earlier operations for each such entry: 200 entries once needed 20,000 executions,
+// during which the node was not ready.
 func TestReplaysAreBounded(t *testing.T) {
 	executions := 0
 	functions, err := sqlite.NewFunctions([]sqlite.Function{{Name: "count_call", Args: 0, Version: 1, Deterministic: true,

@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A machine is a replica under test, fed with a log by hand.
+// A machine is a replica under test. The tests make its log.
 type machine struct {
 	*SQL
 	t       *testing.T
@@ -26,21 +26,21 @@ type machine struct {
 	session uint64
 	seq     uint64
 
-	got       map[[2]uint64][]wire.Result // by session and sequence, as last told
-	told      int
+	got       map[[2]uint64][]wire.Result // the last results, by session and sequence
+	answered  int                         // the number of calls of Applied
 	unknown   [][2]uint64
 	opened    map[uint64]uint64      // nonce -> session
-	settled   map[uint64]wire.Result // by the place's id
+	settled   map[uint64]wire.Result // by the id of the waiter
 	wanted    []wire.HeldLease
 	recovered int
 	failed    chan error
 
-	functions *sqlite.Functions // of the program
+	functions *sqlite.Functions // the program's functions
 }
 
 func (m *machine) Applied(session, sequence uint64, results []wire.Result) {
 	m.got[[2]uint64{session, sequence}] = results
-	m.told++
+	m.answered++
 }
 func (m *machine) SessionOpened(nonce, session uint64)            { m.opened[nonce] = session }
 func (m *machine) Held(uint64)                                    {}
@@ -55,7 +55,7 @@ func (m *machine) Failed(err error) { m.failed <- err }
 // newMachine returns an open replica with one session.
 func newMachine(t *testing.T) *machine { return newMachineWith(t, nil) }
 
-// newMachineWith is newMachine for a program with functions of its own.
+// newMachineWith is newMachine for a program that has functions.
 func newMachineWith(t *testing.T, functions *sqlite.Functions) *machine {
 	t.Helper()
 	m := &machine{t: t, functions: functions, dir: filepath.Join(folder(t), "sql"), got: map[[2]uint64][]wire.Result{}, opened: map[uint64]uint64{}, settled: map[uint64]wire.Result{}, failed: make(chan error, 1)}
@@ -65,7 +65,7 @@ func newMachineWith(t *testing.T, functions *sqlite.Functions) *machine {
 	return m
 }
 
-// start opens the replica's folder, again if it was open before.
+// start opens the replica's folder. It may have been open before.
 func (m *machine) start() uint64 {
 	m.t.Helper()
 	m.SQL = New(Config{Dir: m.dir, Listener: m, Leases: m, Functions: m.functions})
@@ -78,7 +78,7 @@ func (m *machine) start() uint64 {
 	return applied
 }
 
-// update applies commands as one batch, each as an entry of its own.
+// update applies commands as one batch. Each command is an entry.
 func (m *machine) update(cmds ...[]byte) {
 	m.t.Helper()
 	entries := make([]sm.Entry, len(cmds))
@@ -91,12 +91,13 @@ func (m *machine) update(cmds ...[]byte) {
 	}
 }
 
-// op makes an operation of texts without arguments.
+// seedOf returns a seed that depends only on n.
 func seedOf(n uint64) (s wire.Seed) {
 	binary.LittleEndian.PutUint64(s[:], n)
 	return s
 }
 
+// op returns an operation of statements without arguments.
 func op(texts ...string) *wire.Operation {
 	o := &wire.Operation{StampMS: 1_700_000_000_000, Seed: wire.Seed{42}}
 	for _, text := range texts {
@@ -119,18 +120,18 @@ func entryOf(session, sequence uint64, ops ...*wire.Operation) []byte {
 	return wire.EncodeEntry(session, sequence, encoded)
 }
 
-// do applies operations in one entry of their own and returns their results.
+// do applies operations as one entry and returns their results.
 func (m *machine) do(ops ...*wire.Operation) []wire.Result {
 	m.t.Helper()
 	m.update(m.entry(ops...))
 	results, ok := m.got[[2]uint64{m.session, m.seq}]
 	if !ok {
-		m.t.Fatal("nothing was told of the entry")
+		m.t.Fatal("there are no results of the entry")
 	}
 	return results
 }
 
-// must applies one operation that has to succeed.
+// must applies an operation that has to succeed.
 func (m *machine) must(texts ...string) wire.Result {
 	m.t.Helper()
 	r := m.do(op(texts...))[0]
@@ -140,7 +141,7 @@ func (m *machine) must(texts ...string) wire.Result {
 	return r
 }
 
-// rows returns what a query answers, cells joined by "|" and rows by "\n".
+// rows returns the rows of a query. Cells are joined by "|" and rows by "\n".
 func (m *machine) rows(sql string) string {
 	m.t.Helper()
 	out, err := m.query(sql)
@@ -185,13 +186,13 @@ func TestApplyAndRead(t *testing.T) {
 	insert := &wire.Operation{Statements: []wire.Statement{{SQL: "INSERT INTO t(v) VALUES(?)", Args: []wire.Argument{{Value: wire.TextValue("one")}}}}}
 	r := m.do(insert, insert, op("INSERT INTO t(v) VALUES('two') RETURNING id, v"))
 	if s := r[0].Statements[0]; s.RowsAffected != 1 || s.LastInsertID != 1 {
-		t.Errorf("the first insert answered %+v", s)
+		t.Errorf("the result of the first insert is %+v", s)
 	}
 	if r[1].Err == nil || r[1].Err.Code != 2067 || r[1].Err.Message != "constraint failed: UNIQUE constraint failed: t.v (2067)" {
-		t.Errorf("the second insert answered %v", r[1].Err)
+		t.Errorf("the error of the second insert is %v", r[1].Err)
 	}
 	if rows := r[2].Statements[0].Rows; rows.Len() != 1 || rows.Cells[0].Int() != 2 || string(rows.Cells[1].Data) != "two" || rows.Columns[1].DeclType != "TEXT" {
-		t.Errorf("RETURNING answered %+v", rows)
+		t.Errorf("the rows of RETURNING are %+v", rows)
 	}
 	if got := m.rows("SELECT * FROM t"); got != "1|one\n2|two" {
 		t.Errorf("the rows are %q", got)
@@ -208,7 +209,7 @@ func TestReopen(t *testing.T) {
 	m.update(wire.EncodeClockAdvance(wire.ClockAdvance{Expected: 0, Next: 500})) // changes no rows
 	m.Close()
 	if applied := m.start(); applied != written {
-		t.Fatalf("without Sync the replica is at %d, its rows at %d", applied, written)
+		t.Fatalf("without Sync the replica is at entry %d, and its rows are at entry %d", applied, written)
 	}
 	m.index = written
 	m.update(wire.EncodeClockAdvance(wire.ClockAdvance{Expected: 0, Next: 500}))
@@ -217,13 +218,13 @@ func TestReopen(t *testing.T) {
 	}
 	m.Close()
 	if applied := m.start(); applied != m.index {
-		t.Fatalf("after Sync the replica is at %d, not %d", applied, m.index)
+		t.Fatalf("after Sync the replica is at entry %d, want %d", applied, m.index)
 	}
 	if now := m.Clock().Now; now != 500 {
-		t.Errorf("the clock stands at %d", now)
+		t.Errorf("the clock is at %d", now)
 	}
 	m.must("INSERT INTO t VALUES(100)")
 	if got := m.rows("SELECT count(*) FROM t"); got != "11" {
-		t.Errorf("%s rows", got)
+		t.Errorf("there are %s rows", got)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 const family = "CREATE TABLE p(id INTEGER PRIMARY KEY, v); CREATE TABLE c(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE CASCADE); CREATE TABLE d(p REFERENCES p DEFERRABLE INITIALLY DEFERRED); INSERT INTO p VALUES(1,'one'); INSERT INTO c VALUES(1,1)"
 
+// off returns an operation of a connection on which foreign keys are off.
 func off(texts ...string) *wire.Operation {
 	o := op(texts...)
 	o.Settings = wire.ForeignKeysOff
@@ -28,14 +29,14 @@ func TestForeignKeys(t *testing.T) {
 		{"immediate", []*wire.Operation{op("INSERT INTO c VALUES(2,9)"), op("INSERT INTO p VALUES(2,2)")}, []int{violated, 0}, "1 2|1|"},
 		{"cascade", []*wire.Operation{op("DELETE FROM p")}, []int{0}, "||"},
 		{"deferred, violated at the end", []*wire.Operation{op("INSERT INTO d VALUES(9)"), op("INSERT INTO p VALUES(2,2)")}, []int{violated, 0}, "1 2|1|"},
-		{"deferred, mended", []*wire.Operation{op("INSERT INTO d VALUES(9)", "INSERT INTO p VALUES(9,9)")}, []int{0}, "1 9|1|9"},
-		{"deferred, mended in a script", []*wire.Operation{op("INSERT INTO d VALUES(9); INSERT INTO p VALUES(9,9)")}, []int{0}, "1 9|1|9"},
-		{"deferred, mended by the next operation only", []*wire.Operation{op("INSERT INTO d VALUES(9)"), op("INSERT INTO p VALUES(9,9)")}, []int{violated, 0}, "1 9|1|"},
+		{"deferred, satisfied later", []*wire.Operation{op("INSERT INTO d VALUES(9)", "INSERT INTO p VALUES(9,9)")}, []int{0}, "1 9|1|9"},
+		{"deferred, satisfied later in a script", []*wire.Operation{op("INSERT INTO d VALUES(9); INSERT INTO p VALUES(9,9)")}, []int{0}, "1 9|1|9"},
+		{"deferred, satisfied only by the next operation", []*wire.Operation{op("INSERT INTO d VALUES(9)"), op("INSERT INTO p VALUES(9,9)")}, []int{violated, 0}, "1 9|1|"},
 		{"deferred by PRAGMA", []*wire.Operation{op("PRAGMA defer_foreign_keys=ON; INSERT INTO c VALUES(2,9); INSERT INTO p VALUES(9,9)")}, []int{0}, "1 9|1 2|"},
 		{"deferred by PRAGMA, violated", []*wire.Operation{op("PRAGMA defer_foreign_keys=ON; INSERT INTO c VALUES(2,9)")}, []int{violated}, "1|1|"},
-		{"the PRAGMA does not reach the next operation", []*wire.Operation{op("PRAGMA defer_foreign_keys=ON"), op("INSERT INTO c VALUES(2,9)", "INSERT INTO p VALUES(9,9)")}, []int{0, violated}, "1|1|"},
-		{"nor one after a failure", []*wire.Operation{op("PRAGMA defer_foreign_keys=ON; INSERT INTO c VALUES(2,9); nonsense"), op("INSERT INTO c VALUES(2,9)", "INSERT INTO p VALUES(9,9)")}, []int{1, violated}, "1|1|"},
-		{"nor one after a ROLLBACK", []*wire.Operation{op("PRAGMA defer_foreign_keys=ON; INSERT OR ROLLBACK INTO p VALUES(1,1)"), op("INSERT INTO c VALUES(2,9)", "INSERT INTO p VALUES(9,9)")}, []int{1555, violated}, "1|1|"},
+		{"the PRAGMA ends with its operation", []*wire.Operation{op("PRAGMA defer_foreign_keys=ON"), op("INSERT INTO c VALUES(2,9)", "INSERT INTO p VALUES(9,9)")}, []int{0, violated}, "1|1|"},
+		{"the PRAGMA ends with an operation that fails", []*wire.Operation{op("PRAGMA defer_foreign_keys=ON; INSERT INTO c VALUES(2,9); nonsense"), op("INSERT INTO c VALUES(2,9)", "INSERT INTO p VALUES(9,9)")}, []int{1, violated}, "1|1|"},
+		{"the PRAGMA ends with an operation that rolls back", []*wire.Operation{op("PRAGMA defer_foreign_keys=ON; INSERT OR ROLLBACK INTO p VALUES(1,1)"), op("INSERT INTO c VALUES(2,9)", "INSERT INTO p VALUES(9,9)")}, []int{1555, violated}, "1|1|"},
 		{"off for one operation", []*wire.Operation{off("INSERT INTO c VALUES(2,9)"), op("INSERT INTO c VALUES(3,9)")}, []int{0, violated}, "1|1 2|"},
 		{"off for one that fails", []*wire.Operation{off("INSERT INTO c VALUES(1,9)"), op("INSERT INTO c VALUES(3,9)")}, []int{1555, violated}, "1|1|"},
 		{"off for one that rolls back", []*wire.Operation{off("INSERT OR ROLLBACK INTO c VALUES(1,9)"), op("INSERT INTO c VALUES(3,9)")}, []int{1555, violated}, "1|1|"},
@@ -66,7 +67,7 @@ func TestForeignKeys(t *testing.T) {
 			}
 			for i, r := range m.got[[2]uint64{1, 2}] {
 				if code := codeOf(r); code != test.codes[i] {
-					t.Errorf("operation %d answered %v, want code %d", i, r.Err, test.codes[i])
+					t.Errorf("the error of operation %d is %v, want code %d", i, r.Err, test.codes[i])
 				}
 			}
 		})
@@ -80,7 +81,7 @@ func codeOf(r wire.Result) int {
 	return r.Err.Code
 }
 
-func TestAScriptTellsWhatItDidToSettings(t *testing.T) {
+func TestResultsHaveTheSettingsThatAScriptChanged(t *testing.T) {
 	m := newMachine(t)
 	m.must(family)
 	for text, want := range map[string]wire.Settings{
@@ -107,7 +108,7 @@ func TestAScriptTellsWhatItDidToSettings(t *testing.T) {
 	}
 }
 
-func TestChangesAndRowidsAreTheConnections(t *testing.T) {
+func TestChangesAndLastInsertRowidBelongToTheConnection(t *testing.T) {
 	h := newHistory()
 	h.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)", "CREATE TABLE l(c, t, r)", "INSERT INTO t(v) VALUES(1),(2),(3)")
 	ask := op("INSERT INTO l VALUES(changes(), total_changes(), last_insert_rowid()) RETURNING *")
@@ -118,11 +119,11 @@ func TestChangesAndRowidsAreTheConnections(t *testing.T) {
 	h.do(op("DELETE FROM t"), ask)
 	m := agree(t, h, "SELECT * FROM l")
 	if got := m.rows("SELECT * FROM l"); got != "0|0|0\n5|0|77\n3|3|0\n0|0|0" {
-		t.Errorf("they read %q", got)
+		t.Errorf("the operation read %q", got)
 	}
 	r := m.got[[2]uint64{1, 4}]
 	if s := r[1].Statements[0]; s.RowsAffected != 1 || s.LastInsertID != 2 {
-		t.Errorf("the answer is %+v", s)
+		t.Errorf("the result is %+v", s)
 	}
 }
 
@@ -143,13 +144,13 @@ func TestScripts(t *testing.T) {
 		{"a missing argument", "INSERT INTO t VALUES(1); INSERT INTO t VALUES(?, ?)", args(1), 1, 0, -1, ""},
 		{"rows of each statement that has columns", "INSERT INTO t VALUES(1) RETURNING a; SELECT a FROM t UNION SELECT 5; INSERT INTO t VALUES(2);", nil, 0, 1, 1, "1 2"},
 		{"rows of the only one", "INSERT INTO t VALUES(1); SELECT 5 UNION SELECT 6", nil, 0, 1, 2, "1"},
-		{"white space and comments behind it", "INSERT INTO t VALUES(1); SELECT 5 UNION SELECT 6; -- end\n ;", nil, 0, 1, 2, "1"},
-		{"behind a write", "SELECT 5; INSERT INTO t VALUES(1); /* end */ ", nil, 0, 1, 1, "1"},
+		{"white space and comments after it", "INSERT INTO t VALUES(1); SELECT 5 UNION SELECT 6; -- end\n ;", nil, 0, 1, 2, "1"},
+		{"rows before a write", "SELECT 5; INSERT INTO t VALUES(1); /* end */ ", nil, 0, 1, 1, "1"},
 		{"only a comment", "-- nothing", nil, 0, 0, -1, ""},
 		{"nothing", "", nil, 0, 0, -1, ""},
 		{"a harmless PRAGMA", "PRAGMA journal_mode=DELETE; PRAGMA synchronous=OFF; INSERT INTO t VALUES(1)", nil, 0, 1, -1, "1"},
 		{"a PRAGMA that is refused", "PRAGMA schema_version=3; INSERT INTO t VALUES(1)", nil, sqlite.CodeAuth, 0, -1, ""},
-		{"a PRAGMA that changes what is meant", "PRAGMA ignore_check_constraints=ON; CREATE TABLE k(a CHECK(a<1)); INSERT INTO k VALUES(7); INSERT INTO t SELECT a FROM k", nil, 0, 1, -1, "7"},
+		{"a PRAGMA that changes the meaning of the script", "PRAGMA ignore_check_constraints=ON; CREATE TABLE k(a CHECK(a<1)); INSERT INTO k VALUES(7); INSERT INTO t SELECT a FROM k", nil, 0, 1, -1, "7"},
 		{"ATTACH", "INSERT INTO t VALUES(1); ATTACH 'x.db' AS x", nil, sqlite.CodeAuth, 0, -1, ""},
 		{"TEMP", "CREATE TEMP TABLE x(a); INSERT INTO t VALUES(1)", nil, sqlite.CodeAuth, 0, -1, ""},
 		{"VACUUM inside", "INSERT INTO t VALUES(1); VACUUM", nil, 1, 0, -1, ""},
@@ -163,12 +164,12 @@ func TestScripts(t *testing.T) {
 			m := agree(t, h)
 			r := m.got[[2]uint64{1, 2}][0]
 			if codeOf(r) != test.code {
-				t.Fatalf("it answered %v, want code %d", r.Err, test.code)
+				t.Fatalf("the error is %v, want code %d", r.Err, test.code)
 			}
 			if test.code == 0 {
 				s := r.Statements[0]
 				if s.RowsAffected != test.affected || (s.Rows != nil) != (test.rows >= 0) || s.Rows != nil && s.Rows.Len() != test.rows {
-					t.Errorf("it answered %+v (%d rows)", s, s.Rows.Len())
+					t.Errorf("the result is %+v (%d rows)", s, s.Rows.Len())
 				}
 			}
 			if got := m.rows("SELECT group_concat(a,' ') FROM (SELECT a FROM t ORDER BY a)"); got != test.want {
@@ -185,29 +186,29 @@ func args(values ...int64) (out []wire.Argument) {
 	return out
 }
 
-func TestAWriteReturnsBoundedRows(t *testing.T) {
+func TestTheRowsOfAWriteAreBounded(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE t(a)")
 	r := m.do(op("INSERT INTO t WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x WHERE n<70) SELECT zeroblob(1000000) FROM x RETURNING a"), op("INSERT INTO t VALUES(1)"))
 	if codeOf(r[0]) != sqlite.CodeTooBig || codeOf(r[1]) != 0 {
-		t.Errorf("answered %v, %v", r[0].Err, r[1].Err)
+		t.Errorf("the errors are %v, %v", r[0].Err, r[1].Err)
 	}
 	if got := m.rows("SELECT count(*) FROM t"); got != "1" {
-		t.Errorf("%s rows", got)
+		t.Errorf("there are %s rows", got)
 	}
 }
 
-// A script is copied for the engine once, not once for each of its statements:
-// one of megabytes, as tools dump them, would take minutes.
-func TestALongScript(t *testing.T) {
+// A script is copied to the engine's memory once, not once for each statement. Otherwise
+// a script of megabytes, as dumps are, would take minutes.
+func TestLongScripts(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE n(a)")
 	const rows = 10_000
 	m.must(strings.Repeat("INSERT INTO n VALUES('"+strings.Repeat("some; text ", 20)+"');\n", rows))
 	if got := m.rows("SELECT count(*) FROM n"); got != fmt.Sprint(rows) {
-		t.Errorf("%s rows", got)
+		t.Errorf("there are %s rows", got)
 	}
-	// And one that brings its own transaction is taken apart statement by statement.
+	// A script with a transaction of its own is split into its statements.
 	script := "BEGIN;\n" + strings.Repeat("INSERT INTO n VALUES('"+strings.Repeat("some; text ", 20)+"');\n", rows) + "COMMIT;\n"
 	n := 0
 	for rest := script; rest != ""; n++ {
@@ -216,11 +217,11 @@ func TestALongScript(t *testing.T) {
 			t.Fatal(err)
 		}
 		if want := rest[:len(rest)-len(tail)]; part.SQL != want {
-			t.Fatalf("the part %q is not in front of the rest", part.SQL)
+			t.Fatalf("the part %q is not the beginning of the script", part.SQL)
 		}
 		rest = tail
 	}
-	if n != rows+3 { // an empty one behind the last semicolon
+	if n != rows+3 { // the last one, after the last semicolon, is empty
 		t.Errorf("%d statements", n)
 	}
 }

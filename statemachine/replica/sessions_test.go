@@ -12,23 +12,27 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine"
 )
 
-// counter is a history whose rows tell how often each entry was applied.
-func counter() *history {
+// newCounterHistory returns a history whose table has a row for each time that an entry
+// was applied.
+func newCounterHistory() *history {
 	h := newHistory()
 	h.sql("CREATE TABLE applied(n INTEGER)")
 	return h
 }
 
+// insert returns an operation that adds a row for entry n.
 func insert(n int) *wire.Operation {
 	return op(fmt.Sprintf("INSERT INTO applied VALUES(%d) RETURNING n, random()", n))
 }
 
+// applied returns how often each entry was applied.
 func (m *machine) applied() string {
 	m.t.Helper()
 	return m.rows("SELECT n, count(*) FROM applied GROUP BY n ORDER BY n")
 }
 
-func answer(r []wire.Result) string {
+// encoded returns results as text, for comparison.
+func encoded(r []wire.Result) string {
 	var b []byte
 	for i := range r {
 		b = append(wire.AppendResult(b, &r[i]), '/')
@@ -46,44 +50,44 @@ func TestCopiesOfAnEntryAreAppliedOnce(t *testing.T) {
 			m.update(cmd, cmd, cmd)
 		} else {
 			m.update(cmd)
-			first := answer(m.got[key])
+			first := encoded(m.got[key])
 			m.update(cmd)
 			m.update(cmd)
-			if got := answer(m.got[key]); got != first {
-				t.Errorf("a copy was answered %q, the first %q", got, first)
+			if got := encoded(m.got[key]); got != first {
+				t.Errorf("the results of a copy are %q, those of the first one %q", got, first)
 			}
 		}
 		if got := m.applied(); got != "1|1" {
 			t.Errorf("together %v: applied %q", together, got)
 		}
-		if m.told != 4 { // the table's entry, and one for each copy
-			t.Errorf("together %v: %d entries were answered", together, m.told)
+		if m.answered != 4 { // one for CREATE TABLE, and one for each copy
+			t.Errorf("together %v: Applied was called %d times, want 4", together, m.answered)
 		}
 		if r := m.got[key][0]; r.Err != nil || r.Statements[0].Rows.Len() != 1 {
-			t.Errorf("together %v: the last copy was answered %+v", together, r)
+			t.Errorf("together %v: the results of the last copy are %+v", together, r)
 		}
 	}
 }
 
-func TestACopyOfAFailedEntryIsAnsweredWithTheFailure(t *testing.T) {
+func TestCopiesOfFailedEntriesFailAgain(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE t(a PRIMARY KEY)")
 	m.must("INSERT INTO t VALUES(1)")
 	cmd := m.entry(op("INSERT INTO t VALUES(1)"))
 	m.update(cmd)
-	m.must2(t, "DELETE FROM t") // another session's
+	m.mustInNewSession(t, "DELETE FROM t")
 	m.update(cmd)
 	r := m.got[[2]uint64{m.session, m.seq}][0]
 	if r.Err == nil || r.Err.Code != 1555 {
-		t.Errorf("the copy was answered %+v", r)
+		t.Errorf("the results of the copy are %+v", r)
 	}
 	if got := m.rows("SELECT count(*) FROM t"); got != "0" {
 		t.Errorf("the copy was applied: %s rows", got)
 	}
 }
 
-// must2 applies a text in a session of its own.
-func (m *machine) must2(t *testing.T, text string) {
+// mustInNewSession applies a statement in a session that it opens for it.
+func (m *machine) mustInNewSession(t *testing.T, text string) {
 	t.Helper()
 	nonce := uint64(1000 + m.index)
 	m.update(wire.EncodeOpenSession(nonce, 0, 0))
@@ -102,11 +106,11 @@ func TestDelayedCopiesAreDropped(t *testing.T) {
 		old = append(old, m.entry(insert(n)))
 		m.update(old[n])
 	}
-	told := m.told
+	answered := m.answered
 	m.update(old[2], old[0])
 	m.update(old[3])
-	if m.told != told {
-		t.Errorf("%d answers for copies whose caller is gone", m.told-told)
+	if m.answered != answered {
+		t.Errorf("Applied was called %d times for copies of older entries", m.answered-answered)
 	}
 	m.update(m.entry(insert(9)), old[4], old[1])
 	if got := m.applied(); got != "0|1\n1|1\n2|1\n3|1\n4|1\n9|1" {
@@ -125,14 +129,14 @@ func TestSequencesMayHaveGaps(t *testing.T) {
 	}
 }
 
-func TestUnknownSessionsAreToldAndNotApplied(t *testing.T) {
+func TestEntriesOfUnknownSessionsAreNotApplied(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE applied(n INTEGER)")
 	for _, session := range []uint64{0, 999, 1 << 63} {
 		m.unknown = nil
 		m.update(entryOf(session, 1, insert(1)))
 		if !slices.Equal(m.unknown, [][2]uint64{{session, 1}}) {
-			t.Errorf("session %d: told %v", session, m.unknown)
+			t.Errorf("session %d: the unknown entries are %v", session, m.unknown)
 		}
 	}
 	if got := m.applied(); got != "" {
@@ -140,23 +144,24 @@ func TestUnknownSessionsAreToldAndNotApplied(t *testing.T) {
 	}
 }
 
-// A sequence counts from 1: an entry without one must not be taken for a copy.
-func TestAnEntryWithoutASequenceIsDropped(t *testing.T) {
+// Sequences begin with 1. An entry without a sequence is dropped, and is not taken for a
+// copy.
+func TestEntriesWithoutASequenceAreDropped(t *testing.T) {
 	m := newMachine(t)
 	m.update(entryOf(m.session, 0, op("CREATE TABLE t(a)")))
-	if m.told != 0 {
-		t.Errorf("told %v", m.got)
+	if m.answered != 0 {
+		t.Errorf("there are results: %v", m.got)
 	}
 }
 
 func TestCopiesAfterARestart(t *testing.T) {
 	for _, sync := range []bool{false, true} {
-		h := counter()
+		h := newCounterHistory()
 		h.do(insert(1))
 		h.do(insert(2))
 		m := emptyMachine(t)
 		m.apply(h.entries...)
-		want := answer(m.got[[2]uint64{1, 3}])
+		want := encoded(m.got[[2]uint64{1, 3}])
 		if sync {
 			if err := m.Sync(); err != nil {
 				t.Fatal(err)
@@ -170,37 +175,37 @@ func TestCopiesAfterARestart(t *testing.T) {
 		if got := m.applied(); got != "1|1\n2|1" {
 			t.Errorf("sync %v: applied %q", sync, got)
 		}
-		if got := answer(m.got[[2]uint64{1, 3}]); got != want {
-			t.Errorf("sync %v: the copy was answered %q, not %q", sync, got, want)
+		if got := encoded(m.got[[2]uint64{1, 3}]); got != want {
+			t.Errorf("sync %v: the results of the copy are %q, want %q", sync, got, want)
 		}
 	}
 }
 
 func TestCopiesAfterASnapshot(t *testing.T) {
-	h := counter()
+	h := newCounterHistory()
 	h.do(insert(1))
 	m, other := emptyMachine(t), emptyMachine(t)
 	m.apply(h.entries...)
 	m.snapshotTo(other)
-	for range 2 { // also after the recovered one was restarted
+	for range 2 { // the second time after a restart of the recovered replica
 		h.add(h.entries[2].Cmd)
 		other.apply(h.entries[other.index:]...)
 		if got := other.applied(); got != "1|1" {
 			t.Errorf("applied %q", got)
 		}
-		if got, want := answer(other.got[[2]uint64{1, 2}]), answer(m.got[[2]uint64{1, 2}]); got != want {
-			t.Errorf("the copy was answered %q, not %q", got, want)
+		if got, want := encoded(other.got[[2]uint64{1, 2}]), encoded(m.got[[2]uint64{1, 2}]); got != want {
+			t.Errorf("the results of the copy are %q, want %q", got, want)
 		}
 		other.restart(h)
 	}
 }
 
-// A session that only the side file knew must reach SQLite with the next
-// transaction: from then on the side file does not count.
-func TestSessionsOfTheSideFileSurviveTheNextRestart(t *testing.T) {
-	h := counter()
+// A session that only the state file has must be written to SQLite with the next
+// transaction, because the state file counts only until then.
+func TestSessionsOfTheStateFileSurviveTheNextRestart(t *testing.T) {
+	h := newCounterHistory()
 	m := emptyMachine(t)
-	h.add(wire.EncodeOpenSession(5, 0, 0)) // session 3, in memory only
+	h.add(wire.EncodeOpenSession(5, 0, 0)) // session 3, only in memory
 	m.apply(h.entries...)
 	if err := m.Sync(); err != nil {
 		t.Fatal(err)
@@ -216,11 +221,11 @@ func TestSessionsOfTheSideFileSurviveTheNextRestart(t *testing.T) {
 	}
 }
 
-// And one that expired in memory only must not come back.
-func TestExpiredSessionsStayAway(t *testing.T) {
-	h := counter()
+// A session that has expired only in memory must not come back after a restart.
+func TestExpiredSessionsDoNotComeBack(t *testing.T) {
+	h := newCounterHistory()
 	h.add(wire.EncodeOpenSession(5, 0, 0)) // session 3
-	h.do(insert(1))                        // writes it
+	h.do(insert(1))                        // writes session 3 to SQLite
 	m := emptyMachine(t)
 	h.add(wire.EncodeClockAdvance(wire.ClockAdvance{Expected: 0, Next: 100}))
 	h.do(insert(2)) // session 1 is used
@@ -242,11 +247,11 @@ func TestExpiredSessionsStayAway(t *testing.T) {
 	}
 }
 
-func TestSessionsExpireByTicksOnly(t *testing.T) {
+func TestSessionsExpireOnlyByClockAdvances(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE applied(n INTEGER)")
-	for _, tick := range []wire.ClockAdvance{{Expected: 5, Next: 1 << 40}, {Expected: 0, Next: 0}} {
-		m.update(wire.EncodeClockAdvance(tick)) // by a proposer that is behind
+	for _, advance := range []wire.ClockAdvance{{Expected: 5, Next: 1 << 40}, {Expected: 0, Next: 0}} {
+		m.update(wire.EncodeClockAdvance(advance)) // a proposer with an old clock has proposed it
 		if c := m.Clock(); c.Now != 0 || !c.Runs || c.Wait != statemachine.MaxTickInterval {
 			t.Errorf("the clock is %+v", c)
 		}
@@ -261,13 +266,14 @@ func TestSessionsExpireByTicksOnly(t *testing.T) {
 		t.Error("the session did not expire")
 	}
 	if m.Clock().Runs {
-		t.Error("there is nothing left to expire, but ticks are wanted")
+		t.Error("no session can expire any more, but the clock is still needed")
 	}
 }
 
-// More sessions than one progress callback's worth of steps to read.
+// There are so many sessions that SQLite calls the progress callback while the replica
+// reads them.
 func TestManySessionsAreReadBack(t *testing.T) {
-	h := counter()
+	h := newCounterHistory()
 	for n := range 3000 {
 		h.add(wire.EncodeOpenSession(uint64(n), 0, 0))
 	}
@@ -280,7 +286,7 @@ func TestManySessionsAreReadBack(t *testing.T) {
 	}
 }
 
-func TestTheOldestSessionMakesRoom(t *testing.T) {
+func TestTheOldestSessionIsDroppedForANewOne(t *testing.T) {
 	m := newMachine(t)
 	cmds := make([][]byte, statemachine.MaxSessions)
 	for i := range cmds {
@@ -296,7 +302,8 @@ func TestTheOldestSessionMakesRoom(t *testing.T) {
 	}
 }
 
-// The result sets of a script count together, and go together.
+// The size of a result is that of all result sets of a script together. If it is too
+// large, none of them is kept for copies.
 func TestLargeResultSetsAreNotKept(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE t(a)")
@@ -309,7 +316,7 @@ func TestLargeResultSetsAreNotKept(t *testing.T) {
 		key := [2]uint64{m.session, m.seq}
 		m.update(cmd)
 		if r := m.got[key][0]; r.RowsDropped || len(r.Statements[0].Sets()) != 2 {
-			t.Errorf("%d bytes: the first answer is %v, %d result sets", test.bytes, r.RowsDropped, len(r.Statements[0].Sets()))
+			t.Errorf("%d bytes: the first result has RowsDropped=%v and %d result sets", test.bytes, r.RowsDropped, len(r.Statements[0].Sets()))
 		}
 		m.update(cmd)
 		want := 0
@@ -317,7 +324,7 @@ func TestLargeResultSetsAreNotKept(t *testing.T) {
 			want = 2
 		}
 		if r := m.got[key][0]; r.RowsDropped == test.kept || len(r.Statements[0].Sets()) != want || r.Statements[0].More != nil != test.kept {
-			t.Errorf("%d bytes: the copy's answer is %v, %d result sets", test.bytes, r.RowsDropped, len(r.Statements[0].Sets()))
+			t.Errorf("%d bytes: the result of the copy has RowsDropped=%v and %d result sets", test.bytes, r.RowsDropped, len(r.Statements[0].Sets()))
 		}
 	}
 }
@@ -333,38 +340,38 @@ func TestLargeResultsAreNotKept(t *testing.T) {
 		key := [2]uint64{m.session, m.seq}
 		m.update(cmd)
 		if r := m.got[key][0]; r.RowsDropped || r.Statements[0].Rows.Len() != 1 {
-			t.Errorf("%d bytes: the first answer is %v, %d rows", test.bytes, r.RowsDropped, r.Statements[0].Rows.Len())
+			t.Errorf("%d bytes: the first result has RowsDropped=%v and %d rows", test.bytes, r.RowsDropped, r.Statements[0].Rows.Len())
 		}
 		m.update(cmd)
 		r := m.got[key]
 		if r[0].RowsDropped == test.kept || (r[0].Statements[0].Rows != nil) != test.kept || r[0].Statements[0].RowsAffected != 1 {
-			t.Errorf("%d bytes: the copy's answer is %+v", test.bytes, r[0])
+			t.Errorf("%d bytes: the result of the copy is %+v", test.bytes, r[0])
 		}
 		if r[1].RowsDropped || r[1].Statements[0].Rows.Len() != 1 {
-			t.Errorf("%d bytes: the small result beside it is %+v", test.bytes, r[1])
+			t.Errorf("%d bytes: the small result of the same entry is %+v", test.bytes, r[1])
 		}
 	}
 }
 
 func TestEntriesOfANewerFormatStopTheReplica(t *testing.T) {
-	h := counter()
+	h := newCounterHistory()
 	h.do(insert(1))
 	newer := h.entries[2]
 	newer.Cmd = append([]byte{wire.FormatVersion + 1}, newer.Cmd[1:]...)
 	m := emptyMachine(t)
 	m.apply(h.entries[:2]...)
-	told := m.told
+	answered := m.answered
 	if _, err := m.Update([]sm.Entry{newer}); err != nil {
 		t.Fatal("Update's error would end the process:", err)
 	}
 	if err := <-m.failed; !strings.Contains(err.Error(), "upgrade this node") {
-		t.Errorf("it says %q", err)
+		t.Errorf("the error is %q", err)
 	}
-	if m.told != told || m.SQL.Applied() != 2 {
-		t.Errorf("told %d, at %d", m.told-told, m.SQL.Applied())
+	if m.answered != answered || m.SQL.Applied() != 2 {
+		t.Errorf("Applied was called %d times; the replica is at entry %d", m.answered-answered, m.SQL.Applied())
 	}
 	if _, err := m.query("SELECT 1"); err == nil || !strings.Contains(err.Error(), "stopped") {
-		t.Errorf("a read answers %v", err)
+		t.Errorf("the error of a read is %v", err)
 	}
 	m.restart(h)
 	m.apply(h.entries[2:]...)

@@ -19,7 +19,7 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// snapshot returns what m sends to another replica.
+// snapshot returns the snapshot that m sends to another replica.
 func (m *machine) snapshot() []byte {
 	m.t.Helper()
 	v, err := m.PrepareSnapshot()
@@ -33,8 +33,8 @@ func (m *machine) snapshot() []byte {
 	return buf.Bytes()
 }
 
-func TestASnapshotIsOfTheMomentItWasPrepared(t *testing.T) {
-	h := counter()
+func TestSnapshotsAreOfTheMomentTheyWerePrepared(t *testing.T) {
+	h := newCounterHistory()
 	for n := range 200 {
 		h.do(insert(n), op("INSERT INTO applied SELECT zeroblob(3000)"))
 	}
@@ -45,7 +45,7 @@ func TestASnapshotIsOfTheMomentItWasPrepared(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Beside writes and reads.
+	// The snapshot is saved during writes and reads.
 	var wg sync.WaitGroup
 	var buf bytes.Buffer
 	wg.Go(func() {
@@ -69,21 +69,20 @@ func TestASnapshotIsOfTheMomentItWasPrepared(t *testing.T) {
 		t.Fatal(err)
 	}
 	if other.hash() != want || other.SQL.Applied() != 100 {
-		t.Errorf("at %d it differs from the sender at 100", other.SQL.Applied())
+		t.Errorf("at entry %d the receiver differs from the sender at entry 100", other.SQL.Applied())
 	}
 	other.apply(h.entries[100:]...)
 	if other.hash() != m.hash() {
-		t.Error("it differs after the same entries")
+		t.Error("the receiver differs from the sender after the same entries")
 	}
 	if left, _ := filepath.Glob(filepath.Join(m.dir, "*.tmp*")); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+		t.Errorf("files that were left: %v", left)
 	}
 }
 
-// Whatever becomes of a snapshot on its way: the node stops, tells why, and its
-// own data is whole.
-func TestDamagedSnapshotsAreNotTaken(t *testing.T) {
-	h := counter()
+// A replica that receives a damaged snapshot stops with an error and keeps its own data.
+func TestDamagedSnapshotsAreRefused(t *testing.T) {
+	h := newCounterHistory()
 	for n := range 20 {
 		h.do(insert(n))
 	}
@@ -91,32 +90,32 @@ func TestDamagedSnapshotsAreNotTaken(t *testing.T) {
 	sender.apply(h.entries...)
 	good := sender.snapshot()
 	for name, src := range map[string]io.Reader{
-		"empty":               bytes.NewReader(nil),
-		"cut in the head":     bytes.NewReader(good[:10]),
-		"cut in the state":    bytes.NewReader(good[:len(snapshotMagic)+10]),
-		"cut in the sum":      bytes.NewReader(good[:len(good)/5]),
-		"cut at the end":      bytes.NewReader(good[:len(good)-1]),
-		"cut in half":         bytes.NewReader(good[:len(good)/2]),
-		"a newer version":     bytes.NewReader(append([]byte("hiqlite snapshot 2\n"), good[len(snapshotMagic):]...)),
-		"garbage":             bytes.NewReader(bytes.Repeat([]byte("garbage"), 1000)),
-		"a huge state":        bytes.NewReader(append(bytes.Clone(snapshotMagic), 0xff, 0xff, 0xff, 0x3f, 1, 2)),
-		"longer":              bytes.NewReader(append(bytes.Clone(good), "more"...)),
-		"a broken connection": io.MultiReader(bytes.NewReader(good[:len(good)/2]), iotest.ErrReader(errors.New("connection reset"))),
+		"empty":                     bytes.NewReader(nil),
+		"truncated in the header":   bytes.NewReader(good[:10]),
+		"truncated in the state":    bytes.NewReader(good[:len(snapshotMagic)+10]),
+		"truncated in the checksum": bytes.NewReader(good[:len(good)/5]),
+		"truncated at the end":      bytes.NewReader(good[:len(good)-1]),
+		"truncated to a half":       bytes.NewReader(good[:len(good)/2]),
+		"a newer version":           bytes.NewReader(append([]byte("hiqlite snapshot 2\n"), good[len(snapshotMagic):]...)),
+		"garbage":                   bytes.NewReader(bytes.Repeat([]byte("garbage"), 1000)),
+		"a huge state":              bytes.NewReader(append(bytes.Clone(snapshotMagic), 0xff, 0xff, 0xff, 0x3f, 1, 2)),
+		"too long":                  bytes.NewReader(append(bytes.Clone(good), "more"...)),
+		"a broken connection":       io.MultiReader(bytes.NewReader(good[:len(good)/2]), iotest.ErrReader(errors.New("connection reset"))),
 	} {
-		t.Run(name, func(t *testing.T) { refused(t, src) })
+		t.Run(name, func(t *testing.T) { expectRefused(t, src) })
 	}
 	for at := len(snapshotMagic); at < len(good); at += len(good)/40 + 1 {
 		bad := bytes.Clone(good)
 		bad[at] ^= 0x10
-		if unpacked(t, bad) == unpacked(t, good) {
-			continue // some bits of what zstd writes mean nothing
+		if unpack(t, bad) == unpack(t, good) {
+			continue // zstd ignores this bit
 		}
-		t.Run(fmt.Sprintf("a bit of byte %d flipped", at), func(t *testing.T) { refused(t, bytes.NewReader(bad)) })
+		t.Run(fmt.Sprintf("a bit of byte %d flipped", at), func(t *testing.T) { expectRefused(t, bytes.NewReader(bad)) })
 	}
 }
 
-// unpacked returns what is in a snapshot, or "" if it cannot be read.
-func unpacked(t *testing.T, snapshot []byte) string {
+// unpack returns the content of a snapshot, or "" if it cannot be read.
+func unpack(t *testing.T, snapshot []byte) string {
 	path := filepath.Join(t.TempDir(), "unpacked")
 	state, err := readSnapshot(bytes.NewReader(snapshot), path)
 	if err != nil {
@@ -129,30 +128,32 @@ func unpacked(t *testing.T, snapshot []byte) string {
 	return string(wire.AppendState(database, state))
 }
 
-func refused(t *testing.T, src io.Reader) {
-	h := counter()
+// expectRefused fails the test unless a replica refuses the snapshot src and keeps its own
+// data.
+func expectRefused(t *testing.T, src io.Reader) {
+	h := newCounterHistory()
 	h.do(insert(1))
 	m := emptyMachine(t)
 	m.apply(h.entries...)
 	want := m.hash()
 	if err := m.RecoverFromSnapshot(src, nil); err != sm.ErrSnapshotStopped {
-		t.Fatalf("any other error ends the process: %v", err)
+		t.Fatalf("RecoverFromSnapshot returned %v, which ends the process", err)
 	}
 	if err := <-m.failed; err == nil || !strings.Contains(err.Error(), "snapshot") {
-		t.Errorf("it stopped because %v", err)
+		t.Errorf("the replica's error is %v", err)
 	}
 	m.restart(h)
 	if m.hash() != want {
-		t.Error("its own data is not what it was")
+		t.Error("the replica's own data has changed")
 	}
 	entries, err := os.ReadDir(m.dir)
 	if err != nil || len(entries) != 2 {
-		t.Errorf("left behind: %v, %v", entries, err)
+		t.Errorf("files that were left: %v, %v", entries, err)
 	}
 }
 
-func TestASnapshotInSmallPiecesIsTaken(t *testing.T) {
-	h := counter()
+func TestSnapshotsMayComeInSmallPieces(t *testing.T) {
+	h := newCounterHistory()
 	h.do(insert(1))
 	m, other := emptyMachine(t), emptyMachine(t)
 	m.apply(h.entries...)
@@ -160,12 +161,12 @@ func TestASnapshotInSmallPiecesIsTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	if other.hash() != m.hash() {
-		t.Error("it differs")
+		t.Error("the receiver differs from the sender")
 	}
 }
 
 func TestStoppedSnapshots(t *testing.T) {
-	h := counter()
+	h := newCounterHistory()
 	h.do(insert(1))
 	m := emptyMachine(t)
 	m.apply(h.entries...)
@@ -178,20 +179,20 @@ func TestStoppedSnapshots(t *testing.T) {
 	}
 	var buf bytes.Buffer
 	if err := m.SaveSnapshot(v, &buf, done); err != sm.ErrSnapshotStopped {
-		t.Errorf("saving, stopped: %v", err)
+		t.Errorf("the error of a stopped SaveSnapshot is %v", err)
 	}
 	if err := m.RecoverFromSnapshot(bytes.NewReader(m.snapshot()), done); err != sm.ErrSnapshotStopped {
-		t.Errorf("recovering, stopped: %v", err)
+		t.Errorf("the error of a stopped RecoverFromSnapshot is %v", err)
 	}
 	if m.Err() != nil || m.hash() != want || len(m.pins) != 0 {
-		t.Errorf("%v, %d views left", m.Err(), len(m.pins))
+		t.Errorf("the replica's error is %v, and %d views are left", m.Err(), len(m.pins))
 	}
 	if entries, err := os.ReadDir(m.dir); err != nil || len(entries) != 2 {
-		t.Errorf("left behind: %v, %v", entries, err)
+		t.Errorf("files that were left: %v, %v", entries, err)
 	}
 }
 
-// stopAt closes done when something was written.
+// stopAt closes done at the first write.
 type stopAt struct {
 	done chan struct{}
 	once sync.Once
@@ -203,7 +204,7 @@ func (s *stopAt) Write(b []byte) (int, error) {
 }
 
 func TestStoppedInTheMiddle(t *testing.T) {
-	h := counter()
+	h := newCounterHistory()
 	h.do(insert(1), op("INSERT INTO applied SELECT randomblob(3000000)"))
 	m := emptyMachine(t)
 	m.apply(h.entries...)
@@ -213,22 +214,22 @@ func TestStoppedInTheMiddle(t *testing.T) {
 	}
 	w := &stopAt{done: make(chan struct{})}
 	if err := m.SaveSnapshot(v, w, w.done); err != sm.ErrSnapshotStopped {
-		t.Errorf("saving: %v", err)
+		t.Errorf("the error of SaveSnapshot is %v", err)
 	}
 	good := m.snapshot()
 	done := make(chan struct{})
 	src := io.MultiReader(bytes.NewReader(good[:len(good)/2]), &closing{done: done, Reader: bytes.NewReader(good[len(good)/2:])})
 	other := emptyMachine(t)
 	if err := other.RecoverFromSnapshot(src, done); err != sm.ErrSnapshotStopped || other.Err() != nil {
-		t.Errorf("recovering: %v, %v", err, other.Err())
+		t.Errorf("the errors of RecoverFromSnapshot and of the replica are %v, %v", err, other.Err())
 	}
 	if other.SQL.Applied() != 0 {
-		t.Errorf("it is at %d", other.SQL.Applied())
+		t.Errorf("the replica is at entry %d", other.SQL.Applied())
 	}
-	other.apply(h.entries...) // it goes on with what it had
+	other.apply(h.entries...) // it continues with its own data
 }
 
-// closing closes done with its first Read.
+// closing closes done at the first read.
 type closing struct {
 	io.Reader
 	done chan struct{}
@@ -241,7 +242,7 @@ func (c *closing) Read(b []byte) (int, error) {
 }
 
 func TestCloseWhileASnapshotIsPinned(t *testing.T) {
-	h := counter()
+	h := newCounterHistory()
 	m := emptyMachine(t)
 	m.apply(h.entries...)
 	v, err := m.PrepareSnapshot()
@@ -258,9 +259,9 @@ func TestCloseWhileASnapshotIsPinned(t *testing.T) {
 	m.Close()
 }
 
-// A view whose snapshot is never written, since Raft gave it up, is dropped
-// with the next one: it would hold the write-ahead log for ever.
-func TestAViewGivenUpIsDropped(t *testing.T) {
+// If Raft prepares a snapshot and never saves it, its read transaction is ended when the
+// next snapshot is prepared. Otherwise the write-ahead log could never be reset.
+func TestAbandonedSnapshotsAreEnded(t *testing.T) {
 	m := newMachine(t)
 	first, err := m.PrepareSnapshot()
 	if err != nil {
@@ -268,18 +269,19 @@ func TestAViewGivenUpIsDropped(t *testing.T) {
 	}
 	second, err := m.PrepareSnapshot()
 	if err != nil || len(m.pins) != 1 {
-		t.Fatalf("%d views, %v", len(m.pins), err)
+		t.Fatalf("there are %d views, and the error is %v", len(m.pins), err)
 	}
 	if err := m.SaveSnapshot(first, io.Discard, nil); err != sm.ErrSnapshotStopped {
-		t.Errorf("the one given up: %v", err)
+		t.Errorf("the error of the abandoned snapshot is %v", err)
 	}
 	if err := m.SaveSnapshot(second, io.Discard, nil); err != nil || len(m.pins) != 0 {
-		t.Errorf("the next one: %v, %d views", err, len(m.pins))
+		t.Errorf("the error of the next snapshot is %v, and there are %d views", err, len(m.pins))
 	}
 }
 
-// Only these errors do not end the process.
-func TestAReceiverThatIsGoneAbortsTheSnapshot(t *testing.T) {
+// If the receiver is gone, SaveSnapshot returns one of the errors that do not end the
+// process.
+func TestSnapshotsAreAbortedIfTheReceiverIsGone(t *testing.T) {
 	m := newMachine(t)
 	for _, test := range []struct{ err, want error }{{io.ErrClosedPipe, sm.ErrSnapshotAborted}, {sm.ErrSnapshotStreaming, sm.ErrSnapshotStreaming}, {sm.ErrSnapshotStopped, sm.ErrSnapshotStopped}} {
 		v, err := m.PrepareSnapshot()
@@ -295,7 +297,7 @@ func TestAReceiverThatIsGoneAbortsTheSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := m.PrepareSnapshot(); err != sm.ErrSnapshotAborted {
-		t.Errorf("a database that cannot be opened: %v", err)
+		t.Errorf("the error for a database that cannot be opened is %v", err)
 	}
 	if err := os.Rename(path+"x", path); err != nil {
 		t.Fatal(err)
@@ -306,7 +308,8 @@ type failing struct{ err error }
 
 func (f failing) Write([]byte) (int, error) { return 0, f.err }
 
-// read lends a reader and starts a query on it that stands on its first row.
+// read acquires a reader and starts a query on it, which stands on its first row. It
+// returns the first cell of that row.
 func (m *machine) read(sql string) (*Reader, *Query, string) {
 	m.t.Helper()
 	r, err := m.Acquire(context.Background())
@@ -333,8 +336,8 @@ func next(q *Query) (value string, err error) {
 	return value, err
 }
 
-func TestReadersWhileASnapshotTakesOver(t *testing.T) {
-	old, h := counter(), counter()
+func TestReadersDuringTheRecoveryFromASnapshot(t *testing.T) {
+	old, h := newCounterHistory(), newCounterHistory()
 	old.sql("INSERT INTO applied VALUES(1),(2),(3)")
 	h.sql("INSERT INTO applied VALUES(11),(12)", "INSERT INTO applied VALUES(13)")
 	m, sender := emptyMachine(t), emptyMachine(t)
@@ -346,19 +349,19 @@ func TestReadersWhileASnapshotTakesOver(t *testing.T) {
 	if value != "1" {
 		t.Fatal(value)
 	}
-	lent, err := m.Acquire(context.Background()) // lent, and nothing asked yet
+	lent, err := m.Acquire(context.Background()) // lent, without a query yet
 	if err != nil {
 		t.Fatal(err)
 	}
 	lent.SetState(7, 8, 9)
-	used, usedQuery, _ := m.read(q) // has asked before
+	used, usedQuery, _ := m.read(q) // has had a query
 	usedQuery.Close()
 	if err := m.RecoverFromSnapshot(bytes.NewReader(sender.snapshot()), nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"2", "3"} {
 		if got, err := next(query); got != want || err != nil {
-			t.Errorf("the one that runs reads %q, %v, not %s", got, err, want)
+			t.Errorf("the running query reads %q, %v, want %s", got, err, want)
 		}
 	}
 	query.Close()
@@ -368,7 +371,7 @@ func TestReadersWhileASnapshotTakesOver(t *testing.T) {
 			t.Fatal(name, err)
 		}
 		if got, err := next(query); got != "11" || err != nil {
-			t.Errorf("the %s one's next query reads %q, %v", name, got, err)
+			t.Errorf("the next query of the %s reader reads %q, %v", name, got, err)
 		}
 		query.Close()
 	}
@@ -377,7 +380,7 @@ func TestReadersWhileASnapshotTakesOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := next(query); got != "789" || err != nil {
-		t.Errorf("what it was told to answer became %q, %v", got, err)
+		t.Errorf("the query reads %q, %v", got, err)
 	}
 	query.Close()
 	for _, r := range []*Reader{running, lent, used} {
@@ -393,6 +396,6 @@ func TestReadersWhileASnapshotTakesOver(t *testing.T) {
 		t.Errorf("after the next entry: %q", got)
 	}
 	if entries, err := os.ReadDir(m.dir); err != nil || len(entries) != 2 {
-		t.Errorf("left behind: %v, %v", entries, err)
+		t.Errorf("files that were left: %v, %v", entries, err)
 	}
 }

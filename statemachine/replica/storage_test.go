@@ -12,7 +12,7 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// copyFolder copies a folder: what a disk holds at some moment.
+// copyFolder copies a folder as it is now on the disk.
 func copyFolder(t *testing.T, from, to string) {
 	t.Helper()
 	if err := os.RemoveAll(to); err != nil {
@@ -23,18 +23,18 @@ func copyFolder(t *testing.T, from, to string) {
 	}
 }
 
-// opened opens a replica of dir and closes it again.
-func opened(dir, marker string) (uint64, error) {
+// openAndClose opens a replica of dir and closes it again.
+func openAndClose(dir, marker string) (uint64, error) {
 	r := New(Config{Dir: dir, Marker: marker, Listener: &machine{}, Leases: &machine{}, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	defer r.Close()
 	return r.Open(nil)
 }
 
-// synced returns a replica's folder, its history, and its folder at a time when
-// less had been applied.
-func synced(t *testing.T) (m *machine, old string) {
+// newSyncedMachine returns a replica and an older copy of its folder, from before its last
+// entries.
+func newSyncedMachine(t *testing.T) (m *machine, old string) {
 	t.Helper()
-	h := counter()
+	h := newCounterHistory()
 	h.do(insert(1))
 	h.do(insert(2))
 	m = emptyMachine(t)
@@ -52,15 +52,15 @@ func synced(t *testing.T) (m *machine, old string) {
 	return m, old
 }
 
-func TestDamageIsSeenAtOpen(t *testing.T) {
+func TestDamageIsDetectedAtOpen(t *testing.T) {
 	for name, harm := range map[string]func(t *testing.T, dir, old string){
-		"CURRENT is garbage":          func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, currentFile), "x\n") },
-		"CURRENT is empty":            func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, currentFile), "") },
-		"CURRENT names no generation": func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, currentFile), "generation-x\n") },
-		"CURRENT names a missing one": func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, currentFile), "generation-7\n") },
-		"CURRENT is lost":             func(t *testing.T, dir, _ string) { remove(t, filepath.Join(dir, currentFile)) },
-		"the database is lost":        func(t *testing.T, dir, _ string) { remove(t, filepath.Join(dir, "generation-1", databaseFile)) },
-		"the database is emptied":     func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, "generation-1", databaseFile), "") },
+		"CURRENT is garbage":                 func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, currentFile), "x\n") },
+		"CURRENT is empty":                   func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, currentFile), "") },
+		"CURRENT names no generation":        func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, currentFile), "generation-x\n") },
+		"CURRENT names a missing generation": func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, currentFile), "generation-7\n") },
+		"CURRENT is missing":                 func(t *testing.T, dir, _ string) { remove(t, filepath.Join(dir, currentFile)) },
+		"the database is missing":            func(t *testing.T, dir, _ string) { remove(t, filepath.Join(dir, "generation-1", databaseFile)) },
+		"the database is emptied":            func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, "generation-1", databaseFile), "") },
 		"the database is garbage": func(t *testing.T, dir, _ string) {
 			write(t, filepath.Join(dir, "generation-1", databaseFile), strings.Repeat("garbage ", 4096))
 		},
@@ -74,9 +74,9 @@ func TestDamageIsSeenAtOpen(t *testing.T) {
 			copyFolder(t, old, dir)
 			write(t, filepath.Join(dir, "generation-1", stateFile), string(side))
 		},
-		"the side file is garbage": func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, "generation-1", stateFile), "garbage") },
-		"the side file is empty":   func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, "generation-1", stateFile), "") },
-		"a bit of the side file flipped": func(t *testing.T, dir, _ string) {
+		"the state file is garbage": func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, "generation-1", stateFile), "garbage") },
+		"the state file is empty":   func(t *testing.T, dir, _ string) { write(t, filepath.Join(dir, "generation-1", stateFile), "") },
+		"a bit of the state file is flipped": func(t *testing.T, dir, _ string) {
 			path := filepath.Join(dir, "generation-1", stateFile)
 			b, _ := os.ReadFile(path)
 			b[len(b)/2] ^= 1
@@ -84,13 +84,13 @@ func TestDamageIsSeenAtOpen(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m, old := synced(t)
+			m, old := newSyncedMachine(t)
 			harm(t, m.dir, old)
 			before := tree(t, m.dir)
-			if applied, err := opened(m.dir, ""); !errors.Is(err, ErrDamaged) {
+			if applied, err := openAndClose(m.dir, ""); !errors.Is(err, ErrDamaged) {
 				t.Errorf("opened at %d, %v", applied, err)
 			}
-			for path := range before { // heal looks at them, or a person does
+			for path := range before { // an operator may still need them
 				if _, err := os.Stat(path); err != nil && !strings.HasSuffix(path, "-wal") && !strings.HasSuffix(path, "-shm") {
 					t.Errorf("%s was removed", path)
 				}
@@ -126,9 +126,10 @@ func tree(t *testing.T, dir string) map[string]bool {
 	return out
 }
 
-// The marker stands outside: it tells of a folder that was lost as a whole.
-func TestTheMarkerTellsOfALostFolder(t *testing.T) {
-	h := counter()
+// The marker is outside of the folder. It shows that a folder that is missing as a whole
+// had data.
+func TestTheMarkerRevealsALostFolder(t *testing.T) {
+	h := newCounterHistory()
 	dir := folder(t)
 	m := emptyMachine(t)
 	m.Close()
@@ -143,23 +144,23 @@ func TestTheMarkerTellsOfALostFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Close()
-	if applied, err := opened(m.dir, marker); err != nil || applied != 2 {
+	if applied, err := openAndClose(m.dir, marker); err != nil || applied != 2 {
 		t.Errorf("opened at %d, %v", applied, err)
 	}
 	if err := os.RemoveAll(m.dir); err != nil {
 		t.Fatal(err)
 	}
-	if applied, err := opened(m.dir, marker); !errors.Is(err, ErrDamaged) {
+	if applied, err := openAndClose(m.dir, marker); !errors.Is(err, ErrDamaged) {
 		t.Errorf("opened at %d, %v", applied, err)
 	}
 	write(t, marker, "garbage")
-	if _, err := opened(filepath.Join(dir, "other"), marker); !errors.Is(err, ErrDamaged) {
+	if _, err := openAndClose(filepath.Join(dir, "other"), marker); !errors.Is(err, ErrDamaged) {
 		t.Error(err)
 	}
 }
 
-// Whenever the first start is cut short, the next one begins anew.
-func TestAFirstStartCutShort(t *testing.T) {
+// If the first start is interrupted at any point, the next one starts from the beginning.
+func TestAnInterruptedFirstStart(t *testing.T) {
 	for name, left := range map[string]func(t *testing.T, dir string){
 		"no folder":       func(t *testing.T, dir string) { os.RemoveAll(dir) },
 		"an empty folder": func(*testing.T, string) {},
@@ -168,7 +169,7 @@ func TestAFirstStartCutShort(t *testing.T) {
 			os.Mkdir(filepath.Join(dir, "generation-1"), 0o755)
 			write(t, filepath.Join(dir, "generation-1", databaseFile), "")
 		},
-		"CURRENT half written": func(t *testing.T, dir string) { write(t, filepath.Join(dir, currentFile+".tmp"), "gen") },
+		"CURRENT partly written": func(t *testing.T, dir string) { write(t, filepath.Join(dir, currentFile+".tmp"), "gen") },
 		"CURRENT written": func(t *testing.T, dir string) {
 			os.Mkdir(filepath.Join(dir, "generation-1"), 0o755)
 			write(t, filepath.Join(dir, "generation-1", databaseFile), "")
@@ -177,17 +178,17 @@ func TestAFirstStartCutShort(t *testing.T) {
 	} {
 		dir := folder(t)
 		left(t, dir)
-		if applied, err := opened(dir, ""); err != nil || applied != 0 {
+		if applied, err := openAndClose(dir, ""); err != nil || applied != 0 {
 			t.Errorf("%s: opened at %d, %v", name, applied, err)
 		}
-		if applied, err := opened(dir, ""); err != nil || applied != 0 {
+		if applied, err := openAndClose(dir, ""); err != nil || applied != 0 {
 			t.Errorf("%s: opened again at %d, %v", name, applied, err)
 		}
 	}
 }
 
-// CURRENT names only what is there: a crash right before it is written must not
-// look like a loss.
+// CURRENT is written after the database that it names. Otherwise a crash in between would
+// look like a lost database.
 func TestCurrentIsWrittenAfterTheDatabase(t *testing.T) {
 	dir := folder(t)
 	s := &storage{dir: dir}
@@ -200,8 +201,8 @@ func TestCurrentIsWrittenAfterTheDatabase(t *testing.T) {
 	}
 }
 
-func TestWhatCrashesLeftIsRemoved(t *testing.T) {
-	m, _ := synced(t)
+func TestLeftoversOfCrashesAreRemoved(t *testing.T) {
+	m, _ := newSyncedMachine(t)
 	for _, name := range []string{"snapshot-0xc000123.tmp", "snapshot-0xc000123.tmp-journal", "CURRENT.tmp", "generation-2/data.db", "generation-9/state"} {
 		path := filepath.Join(m.dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -210,7 +211,7 @@ func TestWhatCrashesLeftIsRemoved(t *testing.T) {
 		write(t, path, "left behind")
 	}
 	write(t, filepath.Join(m.dir, "a person's notes"), "keep")
-	if applied, err := opened(m.dir, ""); err != nil || applied != 4 {
+	if applied, err := openAndClose(m.dir, ""); err != nil || applied != 4 {
 		t.Fatalf("opened at %d, %v", applied, err)
 	}
 	entries, err := os.ReadDir(m.dir)
@@ -222,14 +223,14 @@ func TestWhatCrashesLeftIsRemoved(t *testing.T) {
 		names = append(names, e.Name())
 	}
 	if got := strings.Join(names, ","); got != "CURRENT,a person's notes,generation-1" {
-		t.Errorf("there are %s", got)
+		t.Errorf("the files are %s", got)
 	}
 }
 
-// Sync writes what is not rows to a side file, which counts as long as no rows
-// came after it.
-func TestTheSideFileHoldsWhatIsNotRows(t *testing.T) {
-	h := counter()
+// Sync writes the state that has not been written to SQLite to the state file, which
+// counts until the next rows are written.
+func TestTheStateFile(t *testing.T) {
+	h := newCounterHistory()
 	h.add(wire.EncodeClockAdvance(wire.ClockAdvance{Expected: 0, Next: 40}))
 	h.add(wire.EncodeOpenSession(9, 0, 0))
 	m := emptyMachine(t)
@@ -244,28 +245,26 @@ func TestTheSideFileHoldsWhatIsNotRows(t *testing.T) {
 	}
 	state, err := decodeStateFile(b)
 	if err != nil || state.SQLIndex != 2 || state.Applied != 4 || state.Clock != 40 || len(state.Sessions) != 2 {
-		t.Errorf("the side file says %+v, %v", state, err)
+		t.Errorf("the state file has %+v, %v", state, err)
 	}
 	m.Close()
 	if applied := m.start(); applied != 4 {
-		t.Errorf("it is at %d", applied)
+		t.Errorf("the replica is at entry %d", applied)
 	}
 	h.do(insert(1))
 	m.apply(h.entries[4:]...)
 	m.Close()
 	if applied := m.start(); applied != 5 {
-		t.Errorf("after rows it is at %d", applied)
+		t.Errorf("after rows were written, the replica is at entry %d", applied)
 	}
 	if now := m.Clock().Now; now != 40 || m.sessions.Len() != 2 {
-		t.Errorf("the clock stands at %d, %d sessions", now, m.sessions.Len())
+		t.Errorf("the clock is at %d, and there are %d sessions", now, m.sessions.Len())
 	}
 }
 
-// What was synced is on the disk by itself: the write-ahead log is not needed
-// from the page cache of a process that died. Here: a copy of the synced files
-// alone opens at the synced entry.
-func TestWhatWasSyncedCanBeCopied(t *testing.T) {
-	h := counter()
+// After Sync all files are on the disk. A copy of them opens at the synced entry.
+func TestSyncedFilesCanBeCopied(t *testing.T) {
+	h := newCounterHistory()
 	h.do(insert(1))
 	m := emptyMachine(t)
 	m.apply(h.entries...)
@@ -275,15 +274,15 @@ func TestWhatWasSyncedCanBeCopied(t *testing.T) {
 	dir := filepath.Join(folder(t), "copy")
 	copyFolder(t, m.dir, dir)
 	remove(t, filepath.Join(dir, "generation-1", databaseFile+"-shm"))
-	if applied, err := opened(dir, ""); err != nil || applied != 3 {
+	if applied, err := openAndClose(dir, ""); err != nil || applied != 3 {
 		t.Errorf("opened at %d, %v", applied, err)
 	}
 }
 
-// A torn write-ahead log, before anything was synced, is an earlier state: the
-// Raft log gives the rest again.
-func TestATornWriteAheadLogIsAnEarlierState(t *testing.T) {
-	h := counter()
+// A truncated write-ahead log of which nothing was synced is an earlier state. The replica
+// applies the later entries again.
+func TestATruncatedWriteAheadLogIsAnEarlierState(t *testing.T) {
+	h := newCounterHistory()
 	for n := range 20 {
 		h.do(insert(n))
 	}
@@ -308,11 +307,11 @@ func TestATornWriteAheadLogIsAnEarlierState(t *testing.T) {
 		}
 		applied := torn.start()
 		if applied > uint64(len(h.entries)) {
-			t.Fatalf("it is at %d", applied)
+			t.Fatalf("the replica is at entry %d", applied)
 		}
 		torn.apply(h.entries[applied:]...)
 		if torn.hash() != want {
-			t.Errorf("torn at %d of %d bytes, reopened at %d: the replica differs", size, info.Size(), applied)
+			t.Errorf("truncated to %d of %d bytes, reopened at entry %d: the replica differs", size, info.Size(), applied)
 		}
 		torn.Close()
 	}

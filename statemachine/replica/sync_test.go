@@ -7,9 +7,9 @@ import (
 	sm "github.com/lni/dragonboat/v4/statemachine"
 )
 
-// Raft compacts the log up to what it takes for synced: a replica that has
-// failed must abort that, or its next start would lack what it never applied.
-func TestAFailedReplicaIsNotTakenForSynced(t *testing.T) {
+// Raft compacts the log up to the entry that Sync has made durable. A replica that has failed
+// must abort the compaction, because it would lack the entries that it has not applied.
+func TestFailedReplicasAbortCompactions(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE t(a)")
 	done := m.Compacting()
@@ -19,10 +19,10 @@ func TestAFailedReplicaIsNotTakenForSynced(t *testing.T) {
 	m.Fail(errors.New("out of order"))
 	<-m.failed
 	if err := m.Sync(); err != sm.ErrSnapshotAborted {
-		t.Errorf("a compaction is told %v", err)
+		t.Errorf("the error of a compaction is %v", err)
 	}
-	done() // its caller gave up, Raft may not have
+	done() // the caller has given up, but Raft may still compact
 	if err := m.Sync(); err != sm.ErrSnapshotAborted {
-		t.Errorf("a compaction that goes on is told %v", err)
+		t.Errorf("the error of the continued compaction is %v", err)
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A TEMP object that stayed on the connection that applies would be gone after
-// a restart: rows would differ from then on.
+// No TEMP object stays on the connection that applies. It would be gone after a restart,
+// and the rows would be different from then on.
 func TestNoTempObjectStays(t *testing.T) {
 	const body = " BEGIN DELETE FROM t WHERE a<new.a; END"
 	texts := []string{
@@ -35,7 +35,7 @@ func TestNoTempObjectStays(t *testing.T) {
 	}
 }
 
-// tempOf returns what a connection has in TEMP objects after some statements.
+// tempOf returns the content of a connection's TEMP objects after some statements.
 func tempOf(t *testing.T, m *machine, texts ...string) []byte {
 	t.Helper()
 	c, err := m.pool.connect(m.pool.path(), sqlite.Temp)
@@ -57,15 +57,15 @@ func tempOf(t *testing.T, m *machine, texts ...string) []byte {
 
 const loose = "x(id INTEGER PRIMARY KEY, v)"
 
-// Transactions that bring TEMP objects along, make some and change them, come
-// out alike on all replicas, whatever way they come by the log.
+// Transactions use TEMP objects of their connection, create some and change them. They
+// change the same rows on all replicas, in whichever way these receive the log.
 func TestTransactionsWithTempObjects(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	for name, test := range map[string]struct{ before, texts []string }{
-		"made in it":              {nil, []string{"CREATE TEMP TABLE " + loose, "INSERT INTO x(v) VALUES(random()),('b')", "INSERT INTO t(u) SELECT v FROM x", "DROP TABLE x"}},
+		"created in it":           {nil, []string{"CREATE TEMP TABLE " + loose, "INSERT INTO x(v) VALUES(random()),('b')", "INSERT INTO t(u) SELECT v FROM x", "DROP TABLE x"}},
 		"left in it":              {nil, []string{"CREATE TEMP TABLE " + loose, "INSERT INTO x(v) VALUES(random()),('b')", "INSERT INTO t(u) SELECT v FROM x"}},
-		"made late":               {nil, []string{"INSERT INTO t(u) VALUES('early')", "CREATE TEMP TABLE n(a INTEGER PRIMARY KEY AUTOINCREMENT, b UNIQUE)", "INSERT INTO n(b) SELECT u FROM t", "INSERT INTO t(u,v) SELECT a||'n', b FROM n"}},
-		"brought along":           {[]string{"CREATE TEMP TABLE " + loose, "INSERT INTO x VALUES(7,'seven'),(9,'nine')", "CREATE INDEX temp.xv ON x(v)"}, []string{"INSERT INTO t(u) SELECT id||v FROM x ORDER BY v", "UPDATE x SET v=v||'!'", "INSERT INTO t(u) SELECT v FROM x WHERE v>'o'"}},
+		"created late":            {nil, []string{"INSERT INTO t(u) VALUES('early')", "CREATE TEMP TABLE n(a INTEGER PRIMARY KEY AUTOINCREMENT, b UNIQUE)", "INSERT INTO n(b) SELECT u FROM t", "INSERT INTO t(u,v) SELECT a||'n', b FROM n"}},
+		"existing before":         {[]string{"CREATE TEMP TABLE " + loose, "INSERT INTO x VALUES(7,'seven'),(9,'nine')", "CREATE INDEX temp.xv ON x(v)"}, []string{"INSERT INTO t(u) SELECT id||v FROM x ORDER BY v", "UPDATE x SET v=v||'!'", "INSERT INTO t(u) SELECT v FROM x WHERE v>'o'"}},
 		"AS SELECT":               {nil, []string{"INSERT INTO t(u) VALUES('a')", "CREATE TEMP TABLE y AS SELECT u, random() AS r FROM t", "UPDATE t SET v=(SELECT r FROM y WHERE y.u=t.u)"}},
 		"a guard":                 {nil, []string{"CREATE TEMP TABLE guard(ok CHECK(ok))", "CREATE TEMP TRIGGER guards BEFORE INSERT ON guard WHEN (SELECT count(*) FROM t)<>new.ok BEGIN SELECT RAISE(ABORT, 'count'); END", "!INSERT INTO guard VALUES(3)", "INSERT INTO guard SELECT count(*) FROM t", "DROP TABLE guard", "INSERT INTO t(u) VALUES('guarded')"}},
 		"a trigger on main":       {[]string{"CREATE TEMP TABLE seen(u)", "CREATE TEMP TRIGGER see AFTER INSERT ON main.t BEGIN INSERT INTO seen VALUES(new.u); INSERT INTO log(what) VALUES('temp '||new.u); END"}, []string{"INSERT INTO t(u) VALUES(1),(2)", "INSERT INTO t(u) SELECT u||'again' FROM seen", "DROP TRIGGER see", "INSERT INTO t(u) VALUES('unseen')", "INSERT INTO log(what) SELECT group_concat(u) FROM seen"}},
@@ -88,7 +88,7 @@ func TestTransactionsWithTempObjects(t *testing.T) {
 			x.begin(TransactionOptions{Seed: wire.Seed{7}, Changes: 3, TotalChanges: 40, LastInsertID: 5, Temp: content})
 			x.must(test.texts...)
 			if !x.HasTemp() {
-				t.Error("it has no TEMP objects")
+				t.Error("the operation has no TEMP objects")
 			}
 			after, changed, err := x.Temp()
 			if err != nil || !changed {
@@ -96,9 +96,10 @@ func TestTransactionsWithTempObjects(t *testing.T) {
 			}
 			x.commit()
 			if name == "nothing of main" && x.op.Temp != nil {
-				t.Error("what changes nothing else was proposed")
+				t.Error("a transaction that changes only TEMP objects was proposed")
 			}
-			// They go on as it left them, and nothing of them is where it was applied.
+			// The connection keeps its TEMP objects as the transaction left them, and the
+			// connection that applies has none of them.
 			x.begin(TransactionOptions{Seed: wire.Seed{8}, Temp: after}).must("INSERT INTO t(u) SELECT 'object '||name||random() FROM sqlite_temp_schema", "CREATE TEMP TABLE IF NOT EXISTS x(id INTEGER PRIMARY KEY, v)", "INSERT INTO t(u) SELECT 'then '||v||id FROM x")
 			x.commit()
 			x.send(wire.EncodeOperation(op("INSERT INTO t(u) SELECT 'left '||count(*) FROM sqlite_temp_schema")))
@@ -111,8 +112,8 @@ func TestTransactionsWithTempObjects(t *testing.T) {
 	}
 }
 
-// One that fails where it is applied leaves nothing, and neither does one that
-// takes the others of its batch with it.
+// A transaction that fails where it is applied leaves no TEMP objects, even if it ends
+// the SQLite transaction of its batch.
 func TestFailingTransactionsWithTempObjects(t *testing.T) {
 	x := newTrial(t, t, trialSchema...)
 	content := tempOf(t, x.a, "CREATE TEMP TABLE auto(id INTEGER PRIMARY KEY AUTOINCREMENT, v)", "INSERT INTO auto(v) VALUES('a')", "CREATE TEMP TRIGGER g AFTER INSERT ON main.t BEGIN INSERT INTO log(what) VALUES('TEMP'); END")
@@ -153,7 +154,7 @@ func TestFailingTransactionsWithTempObjects(t *testing.T) {
 
 func opNamed(text string) *wire.Operation { return op(text) }
 
-// badTemp is content that no connection wrote down.
+// badTemp returns content of TEMP objects that no connection could have written.
 func badTemp(t *testing.T, table string) []byte {
 	t.Helper()
 	o := wire.TempObject{Kind: wire.TempTable, Name: "auto", SQL: table, Columns: []string{"id", "v"}}

@@ -10,28 +10,28 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A holder is a Temporary under test.
-type holder struct {
+// A tempConn is a Temporary under test.
+type tempConn struct {
 	*Temporary
 	t *testing.T
 }
 
-func newHolder(t *testing.T, m *machine) holder {
+func newTempConn(t *testing.T, m *machine) tempConn {
 	t.Helper()
 	held, err := m.Temporary(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(held.Close)
-	return holder{held, t}
+	return tempConn{held, t}
 }
 
-func (h holder) exec(text string) error {
+func (h tempConn) exec(text string) error {
 	_, err := h.Exec(context.Background(), text, nil, wire.ConnState{}, 0)
 	return err
 }
 
-func (h holder) must(texts ...string) {
+func (h tempConn) must(texts ...string) {
 	h.t.Helper()
 	for _, text := range texts {
 		if err := h.exec(text); err != nil {
@@ -40,7 +40,7 @@ func (h holder) must(texts ...string) {
 	}
 }
 
-func (h holder) rows(text string) string {
+func (h tempConn) rows(text string) string {
 	h.t.Helper()
 	c, err := h.Query(context.Background(), text, nil, wire.ConnState{}, 0)
 	if err != nil {
@@ -54,6 +54,7 @@ func (h holder) rows(text string) string {
 	return out
 }
 
+// rest returns the remaining rows of a cursor.
 func rest(c *TempCursor) (string, error) {
 	var out []string
 	for {
@@ -70,18 +71,19 @@ func rest(c *TempCursor) (string, error) {
 	}
 }
 
-func (h holder) sees(text, want string) {
+// sees fails the test unless a query returns want.
+func (h tempConn) sees(text, want string) {
 	h.t.Helper()
 	if got := h.rows(text); got != want {
 		h.t.Errorf("%s: %q, want %q", text, got, want)
 	}
 }
 
-// TEMP objects see what is applied, at once, and what becomes of its schema.
+// The connection of TEMP objects sees what was applied, and changes of the schema, at once.
 func TestTemporarySeesTheDatabase(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE t(a)", "INSERT INTO t VALUES(1),(2)")
-	h := newHolder(t, m)
+	h := newTempConn(t, m)
 	h.must("CREATE TEMP TABLE x(a)", "INSERT INTO x SELECT a*10 FROM t", "CREATE TEMP VIEW v AS SELECT a FROM main.t UNION ALL SELECT a FROM x", "CREATE TEMP TRIGGER g AFTER INSERT ON main.t BEGIN SELECT 1; END")
 	h.sees("SELECT * FROM v", "1 2 10 20")
 	m.must("INSERT INTO t VALUES(3)", "ALTER TABLE t ADD COLUMN b DEFAULT 'b'")
@@ -95,11 +97,11 @@ func TestTemporarySeesTheDatabase(t *testing.T) {
 	h.sees("SELECT count(*) FROM sqlite_temp_schema", "3")
 }
 
-// What fails leaves nothing, however it fails.
-func TestTemporaryUndoesWhatFails(t *testing.T) {
+// A statement that fails changes nothing, in whichever way it fails.
+func TestTemporaryUndoesFailedStatements(t *testing.T) {
 	m := newMachine(t)
 	m.must("CREATE TABLE t(a)")
-	h := newHolder(t, m)
+	h := newTempConn(t, m)
 	h.must("CREATE TEMP TABLE x(a INTEGER PRIMARY KEY, b UNIQUE)", "INSERT INTO x VALUES(1,'one')", "CREATE TEMP TABLE y(a REFERENCES x)")
 	for text, part := range map[string]string{
 		"INSERT INTO x VALUES(2,'two'),(3,'one')":                 "UNIQUE",
@@ -125,13 +127,13 @@ func TestTemporaryUndoesWhatFails(t *testing.T) {
 	h.sees("SELECT a, b FROM x", "1|one 2|two")
 	h.must("DROP TABLE y", "DROP TABLE x")
 	if !h.Unused() {
-		t.Error("it is taken for used")
+		t.Error("the connection counts as used")
 	}
 }
 
-func TestTemporaryCountsForItsConnection(t *testing.T) {
+func TestTemporaryReturnsTheCountersOfItsConnection(t *testing.T) {
 	m := newMachine(t)
-	h := newHolder(t, m)
+	h := newTempConn(t, m)
 	h.must("CREATE TEMP TABLE x(a INTEGER PRIMARY KEY, b)")
 	r, err := h.Exec(context.Background(), "INSERT INTO x(b) SELECT changes()||' '||last_insert_rowid() RETURNING b", nil, wire.ConnState{Changes: 7, TotalChanges: 70, LastInsertID: 700}, 0)
 	if err != nil || r.RowsAffected != 1 || r.LastInsertID != 1 || r.TotalChanges != 1 || string(r.Rows.Cells[0].Data) != "7 700" {
@@ -139,11 +141,11 @@ func TestTemporaryCountsForItsConnection(t *testing.T) {
 	}
 }
 
-// Several queries may be open, with writes between their rows; what ends them
-// from outside says why.
+// Several queries may be open, with writes between their rows. If a query is ended from
+// outside, its error says why.
 func TestQueriesOfATemporary(t *testing.T) {
 	m := newMachine(t)
-	h := newHolder(t, m)
+	h := newTempConn(t, m)
 	h.must("CREATE TEMP TABLE x(a)", "INSERT INTO x VALUES(1),(2),(3)")
 	open := func() *TempCursor {
 		c, err := h.Query(context.Background(), "SELECT a FROM x ORDER BY +a", nil, wire.ConnState{}, 0)
@@ -191,11 +193,11 @@ func TestQueriesOfATemporary(t *testing.T) {
 	m.start()
 }
 
-// A snapshot from another node takes the database away, not the TEMP objects.
-func TestTemporaryOutlivesASnapshot(t *testing.T) {
+// A received snapshot replaces the database, but not the TEMP objects.
+func TestTemporarySurvivesASnapshot(t *testing.T) {
 	m, other := newMachine(t), newMachine(t)
 	other.must("CREATE TABLE t(a)", "INSERT INTO t VALUES('other')")
-	h := newHolder(t, m)
+	h := newTempConn(t, m)
 	h.must("CREATE TEMP TABLE x(a INTEGER PRIMARY KEY AUTOINCREMENT, b)", "INSERT INTO x(b) VALUES('kept')", "DELETE FROM x", "INSERT INTO x(b) VALUES('kept')")
 	c, err := h.Query(context.Background(), "SELECT b FROM x", nil, wire.ConnState{}, 0)
 	if err != nil {

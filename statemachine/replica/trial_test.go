@@ -10,14 +10,14 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A trial is a transaction that runs on one replica and is applied on two.
+// A trial executes a transaction on a view of one replica and applies it on two.
 type trial struct {
 	*Transaction
 	t    require
 	h    *history
 	a, b *machine
 	id   uint64
-	op   wire.Operation // what the transaction became
+	op   wire.Operation // the recording of the transaction
 }
 
 type require interface {
@@ -41,8 +41,8 @@ func newTrial(t *testing.T, rt require, schema ...string) *trial {
 	return x
 }
 
-// send has both replicas apply an entry of the first session and returns the
-// results that they agree on.
+// send has both replicas apply an entry of the first session, and returns its results,
+// which must be the same.
 func (x *trial) send(ops ...*wire.EncodedOperation) []wire.Result {
 	x.t.Helper()
 	x.h.seq++
@@ -52,12 +52,12 @@ func (x *trial) send(ops ...*wire.EncodedOperation) []wire.Result {
 	x.b.apply(e)
 	key := [2]uint64{1, x.h.seq}
 	if a, b := x.a.final(key), x.b.final(key); a != b {
-		x.t.Fatalf("one replica answers %+v, the other %+v", x.a.got[key], x.b.got[key])
+		x.t.Fatalf("the results of one replica are %+v, those of the other %+v", x.a.got[key], x.b.got[key])
 	}
 	return x.a.got[key]
 }
 
-// begin begins the transaction, under a lease of its own.
+// begin begins the transaction under a new lease.
 func (x *trial) begin(opts TransactionOptions) *trial {
 	x.t.Helper()
 	x.id++
@@ -75,7 +75,7 @@ func (x *trial) begin(opts TransactionOptions) *trial {
 
 var savepointWords = map[string]Savepoint{"SAVEPOINT": SetSavepoint, "RELEASE": ReleaseSavepoint, "ROLLBACK TO": RollbackToSavepoint}
 
-// run runs one statement as a connection would.
+// run executes one statement as a connection would.
 func (x *trial) run(text string) (string, error) {
 	class, err := x.Classify(text)
 	if err != nil {
@@ -110,7 +110,7 @@ func cells(rows *wire.Rows) string {
 	return strings.Join(out, "\n")
 }
 
-// rows returns what a query inside the transaction answers, as machine.rows.
+// rows returns the rows of a query inside the transaction, in the form of machine.rows.
 func (x *trial) rows(text string) (string, error) {
 	c, err := x.Query(context.Background(), text, nil)
 	if err != nil {
@@ -132,8 +132,8 @@ func (x *trial) rows(text string) (string, error) {
 	}
 }
 
-// must runs statements; those that begin with "!" have to fail and leave the
-// transaction open.
+// must executes statements. Those that begin with "!" must fail and leave the transaction
+// open; the others must succeed.
 func (x *trial) must(texts ...string) {
 	x.t.Helper()
 	for _, text := range texts {
@@ -142,13 +142,13 @@ func (x *trial) must(texts ...string) {
 			x.t.Fatalf("%s: %v", text, err)
 		}
 		if err := x.Err(); err != nil {
-			x.t.Fatalf("%s: the transaction is over: %v", text, err)
+			x.t.Fatalf("%s: the transaction has ended: %v", text, err)
 		}
 	}
 }
 
-// everything is what a transaction, or a reader, sees: all rows with their
-// rowids, but for the tables in which FTS5 keeps its index.
+// everything returns all rows, with their rowids, that query sees in a transaction or on a
+// reader. It leaves out the tables in which FTS5 keeps its index.
 func everything(t require, query func(string) (string, error)) string {
 	t.Helper()
 	must := func(sql string) string {
@@ -165,7 +165,7 @@ func everything(t require, query func(string) (string, error)) string {
 	return out
 }
 
-// shadows is what the tables hold in which modules keep their content.
+// shadows returns the rows of the tables in which modules keep their content.
 func shadows(t require, query func(string) (string, error)) (out string) {
 	t.Helper()
 	tables, err := query("SELECT name FROM pragma_table_list WHERE type='shadow' ORDER BY name")
@@ -186,15 +186,15 @@ func shadows(t require, query func(string) (string, error)) (out string) {
 	return out
 }
 
-// commit has the transaction applied; both replicas must hold what it saw.
+// commit applies the transaction. Both replicas must then have the rows that it saw.
 func (x *trial) commit() {
 	x.t.Helper()
 	saw := everything(x.t, x.rows)
 	r := x.apply()
 	if r.Err != nil || r.Lease.State != wire.LeaseNone {
-		x.t.Fatalf("the commit answers %v, %+v", r.Err, r.Lease)
+		x.t.Fatalf("the result of the commit is %v, %+v", r.Err, r.Lease)
 	}
-	x.holds(saw)
+	x.compareReplicas(saw)
 }
 
 // apply records the transaction and applies it on both replicas.
@@ -211,20 +211,20 @@ func (x *trial) apply() wire.Result {
 	return x.send(e)[0]
 }
 
-// holds compares what both replicas hold with what a transaction saw.
-func (x *trial) holds(saw string) {
+// compareReplicas fails the test unless both replicas have the rows that a transaction saw.
+func (x *trial) compareReplicas(saw string) {
 	x.t.Helper()
 	if got := everything(x.t, x.a.query); got != saw {
-		x.t.Errorf("the transaction saw\n%s\nand the replica holds\n%s", without(saw, got), without(got, saw))
+		x.t.Errorf("the transaction saw\n%s\nand the replica has\n%s", linesMissing(saw, got), linesMissing(got, saw))
 	}
 	if x.a.hash() != x.b.hash() {
 		a, b := everything(x.t, x.a.query)+shadows(x.t, x.a.query), everything(x.t, x.b.query)+shadows(x.t, x.b.query)
-		x.t.Errorf("the replicas differ:\n%s\n\n%s", without(a, b), without(b, a))
+		x.t.Errorf("the replicas differ:\n%s\n\n%s", linesMissing(a, b), linesMissing(b, a))
 	}
 }
 
-// without returns the lines of a that b has not.
-func without(a, b string) string {
+// linesMissing returns the lines of a that b does not have.
+func linesMissing(a, b string) string {
 	var out []string
 	for _, line := range strings.Split(a, "\n") {
 		if !strings.Contains("\n"+b+"\n", "\n"+line+"\n") {

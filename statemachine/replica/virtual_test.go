@@ -13,8 +13,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// FTS5 holds back what it indexes until a transaction ends. How operations are
-// grouped into transactions differs, what the tables hold must not.
+// FTS5 writes its index at the end of a transaction. Replicas group operations into
+// transactions differently, but the tables must have the same content.
 func TestFullTextIndexesAreTheSameOnEveryReplica(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	h := newHistory()
@@ -52,8 +52,8 @@ func TestSpatialIndexesAreTheSameOnEveryReplica(t *testing.T) {
 	agree(t, h, "SELECT * FROM log", "SELECT * FROM rt")
 }
 
-// An index that does not match its rows is so on every replica: SQLite's
-// "database disk image is malformed" is then a result.
+// An index that does not match its rows does so on every replica. SQLite's error "database
+// disk image is malformed" is then a result.
 func TestACorruptFullTextIndexIsAResult(t *testing.T) {
 	h := newHistory()
 	h.sql("CREATE TABLE src(id INTEGER PRIMARY KEY, x)", "CREATE VIRTUAL TABLE ft USING fts5(x, content='src', content_rowid='id')", "INSERT INTO src VALUES(1,'a b'),(2,'b c')",
@@ -62,15 +62,15 @@ func TestACorruptFullTextIndexIsAResult(t *testing.T) {
 	m := agree(t, h)
 	r := m.got[[2]uint64{1, h.seq}]
 	if codeOf(r[0]) != 0 || codeOf(r[1]) != 267 || codeOf(r[2]) != 0 {
-		t.Errorf("answered %v, %v, %v", r[0].Err, r[1].Err, r[2].Err)
+		t.Errorf("the errors are %v, %v, %v", r[0].Err, r[1].Err, r[2].Err)
 	}
 	if got := m.rows("SELECT count(*) FROM src"); got != "4" {
-		t.Errorf("%s rows", got)
+		t.Errorf("there are %s rows", got)
 	}
 }
 
-// SQL must not be able to bring about what counts as this machine's trouble:
-// all replicas would stop, and again after each restart.
+// No statement may cause an error that counts as a failure of this machine. All replicas
+// would stop, and again after each restart.
 func TestNoStatementStopsTheReplica(t *testing.T) {
 	texts := []string{
 		"INSERT INTO sqlite_dbpage(pgno, data) VALUES(1, zeroblob(4096))", "UPDATE sqlite_dbpage SET data=zeroblob(4096)", "DELETE FROM dbstat",
@@ -98,7 +98,7 @@ func TestNoStatementStopsTheReplica(t *testing.T) {
 		if err := m.Err(); err != nil {
 			t.Fatalf("%s stops the replica: %v", text, err)
 		}
-		// What it left must not hinder a restart either.
+		// The replica can also be started again after it.
 		m.Close()
 		m.index = m.start()
 		if r := m.do(op("INSERT INTO auto(v) VALUES(7)"), op("INSERT INTO ft VALUES('b')")); text != "DROP TABLE ft" && codeOf(r[0]) != 0 && codeOf(r[0]) != 1 {
@@ -113,7 +113,8 @@ func vacuum() *wire.Operation {
 	return o
 }
 
-// VACUUM numbers rows without a key anew.
+// VACUUM changes the rowids of tables without an INTEGER PRIMARY KEY, on every replica in
+// the same way.
 func TestVacuumNumbersRowsAlike(t *testing.T) {
 	h := newHistory()
 	h.sql("CREATE TABLE t(a); CREATE TABLE k(id INTEGER PRIMARY KEY)", "INSERT INTO t VALUES(1),(2),(3),(4),(5); INSERT INTO k VALUES(5),(9)", "DELETE FROM t WHERE a%2=1")
@@ -128,11 +129,11 @@ func TestVacuumNumbersRowsAlike(t *testing.T) {
 	}
 	r := m.got[[2]uint64{1, 9}]
 	if len(r) != 1 || codeOf(r[0]) != 0 || len(r[0].Statements) != 1 {
-		t.Errorf("VACUUM answered %+v", r)
+		t.Errorf("the result of VACUUM is %+v", r)
 	}
 }
 
-func TestACopyOfAVacuumIsNotRunAgain(t *testing.T) {
+func TestCopiesOfAVacuumAreNotExecuted(t *testing.T) {
 	h := newHistory()
 	h.sql("CREATE TABLE t(a)", "INSERT INTO t VALUES(1),(2),(3)", "DELETE FROM t WHERE a=1")
 	h.do(vacuum())
@@ -145,7 +146,8 @@ func TestACopyOfAVacuumIsNotRunAgain(t *testing.T) {
 	}
 }
 
-// A machine that dies after VACUUM and before its meta row runs it again.
+// A replica that crashes after VACUUM and before it has written its meta row executes the
+// VACUUM again.
 func TestVacuumAfterACrash(t *testing.T) {
 	h := newHistory()
 	h.sql("CREATE TABLE t(a)", "INSERT INTO t VALUES(1),(2),(3),(4)", "DELETE FROM t WHERE a%2=1")
@@ -157,7 +159,7 @@ func TestVacuumAfterACrash(t *testing.T) {
 
 	m := emptyMachine(t)
 	m.apply(h.entries[:n]...)
-	if err := m.SQL.vacuum(vacuum(), new(wire.Result)); err != nil { // as apply does, up to the crash
+	if err := m.SQL.vacuum(vacuum(), new(wire.Result)); err != nil { // what apply does before the crash
 		t.Fatal(err)
 	}
 	crashed := emptyMachine(t)
@@ -173,17 +175,17 @@ func TestVacuumAfterACrash(t *testing.T) {
 		}
 	}
 	if applied := crashed.start(); applied != uint64(n) {
-		t.Fatalf("after the crash it is at %d, not %d", applied, n)
+		t.Fatalf("after the crash the replica is at entry %d, want %d", applied, n)
 	}
 	crashed.apply(h.entries[n:]...)
 	if crashed.hash() != healthy.hash() {
-		t.Errorf("the rows are %q, elsewhere %q", crashed.rows("SELECT rowid, a FROM t"), healthy.rows("SELECT rowid, a FROM t"))
+		t.Errorf("the rows are %q, on a replica without a crash %q", crashed.rows("SELECT rowid, a FROM t"), healthy.rows("SELECT rowid, a FROM t"))
 	}
 }
 
-// Replicas are in UTC, wherever their machines are.
-func TestZonesOfMachinesDoNotMatter(t *testing.T) {
-	// The engine reads the zone once, when the process starts.
+// Replicas use UTC, whatever the time zones of their machines are.
+func TestTimeZonesOfMachinesDoNotMatter(t *testing.T) {
+	// The engine reads the time zone once, when the process starts.
 	const child = "HIQLITE_TEST_ZONE"
 	if os.Getenv(child) != "" {
 		h := newHistory()
@@ -196,7 +198,7 @@ func TestZonesOfMachinesDoNotMatter(t *testing.T) {
 	}
 	answers := map[string]bool{}
 	for _, name := range []string{"Asia/Tokyo", "America/New_York", "UTC"} {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestZonesOfMachinesDoNotMatter$")
+		cmd := exec.Command(os.Args[0], "-test.run=^TestTimeZonesOfMachinesDoNotMatter$")
 		cmd.Env = append(os.Environ(), "TZ="+name, child+"=1")
 		out, err := cmd.CombinedOutput()
 		if err != nil {
@@ -205,7 +207,7 @@ func TestZonesOfMachinesDoNotMatter(t *testing.T) {
 		hash, local, _ := strings.Cut(string(out), "the process says")
 		answers[hash] = true
 		if name == "Asia/Tokyo" && !strings.Contains(local, "1970-01-01 09:00:00") {
-			t.Errorf("the zone did not reach the process: %s", out)
+			t.Errorf("the process does not have the time zone: %s", out)
 		}
 	}
 	if len(answers) != 1 {
