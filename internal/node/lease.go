@@ -21,14 +21,14 @@ type Lease struct {
 }
 
 // AcquireLease returns the write lease once it is granted to this call, which
-// waits for others for up to patience.
-func (n *Node) AcquireLease(ctx context.Context, patience time.Duration) (*Lease, error) {
+// waits for other holders for up to busyTimeout.
+func (n *Node) AcquireLease(ctx context.Context, busyTimeout time.Duration) (*Lease, error) {
 	if err := n.RefusesWrites(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := n.Within(ctx)
 	defer cancel()
-	return n.sql.leases.acquire(ctx, patience)
+	return n.sql.leases.acquire(ctx, busyTimeout)
 }
 
 // OnExpire has f called when the lease ends before its holder ends it, because the

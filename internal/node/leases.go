@@ -20,9 +20,9 @@ const (
 	// closelyFollows is the most time between two transactions for which the node
 	// keeps the lease.
 	closelyFollows = 20 * time.Millisecond
-	// keptPatience is the least time to wait for a lease that another node only
+	// minKeptWait is the least time to wait for a lease that another node only
 	// keeps: that node releases it as soon as it learns of the waiter.
-	keptPatience = 100 * time.Millisecond
+	minKeptWait = 100 * time.Millisecond
 	// leaveWait bounds how long a write that gives up takes to leave the queue.
 	leaveWait = 2 * time.Second
 )
@@ -91,7 +91,7 @@ func (l *leases) wakeRun() {
 	}
 }
 
-func (l *leases) acquire(ctx context.Context, patience time.Duration) (*Lease, error) {
+func (l *leases) acquire(ctx context.Context, busyTimeout time.Duration) (*Lease, error) {
 	if lease := l.takeKept(); lease != nil {
 		return lease, nil
 	}
@@ -107,10 +107,10 @@ func (l *leases) acquire(ctx context.Context, patience time.Duration) (*Lease, e
 	began := time.Now()
 	// The machine expires the lease a little earlier than LeaseTTL, because its
 	// clock advances in steps.
-	a, err := l.propose(ctx, &wire.Lease{Acquire: id, TTLMS: uint64(l.node.opts.LeaseTTL.Milliseconds()) * 9 / 10})
-	result := a.Result
+	r, err := l.propose(ctx, &wire.Lease{Acquire: id, TTLMS: uint64(l.node.opts.LeaseTTL.Milliseconds()) * 9 / 10})
+	result := r.Result
 	if err == nil && result.Lease.State == wire.LeaseQueued {
-		result, err = l.await(ctx, id, w, patience, began)
+		result, err = l.await(ctx, id, w, busyTimeout, began)
 	}
 	switch {
 	case err != nil:
@@ -134,7 +134,7 @@ func (l *leases) acquire(ctx context.Context, patience time.Duration) (*Lease, e
 	return lease, nil
 }
 
-func (l *leases) propose(ctx context.Context, lease *wire.Lease) (answer, error) {
+func (l *leases) propose(ctx context.Context, lease *wire.Lease) (resultOrWaiter, error) {
 	return l.node.sql.propose(ctx, wire.EncodeOperation(&wire.Operation{Lease: lease}))
 }
 
@@ -192,12 +192,12 @@ func (l *leases) releaseSoon(id uint64) {
 	l.wakeRun()
 }
 
-// await waits until w is settled, until ctx ends, or until patience, counted from
-// since, is over.
-func (l *leases) await(ctx context.Context, id uint64, w *waiter, patience time.Duration, since time.Time) (wire.Result, error) {
-	wait := patience - time.Since(since)
+// await waits until w is settled, until ctx ends, or until busyTimeout has passed since
+// the time since.
+func (l *leases) await(ctx context.Context, id uint64, w *waiter, busyTimeout time.Duration, since time.Time) (wire.Result, error) {
+	wait := busyTimeout - time.Since(since)
 	if _, idle := l.node.sql.machine.LeaseHolder(); idle {
-		wait = max(wait, keptPatience)
+		wait = max(wait, minKeptWait)
 	}
 	timer := time.NewTimer(max(0, wait))
 	defer timer.Stop()
@@ -211,9 +211,9 @@ func (l *leases) await(ctx context.Context, id uint64, w *waiter, patience time.
 	}
 	holder, _ := l.node.sql.machine.LeaseHolder()
 	if id&leaseIDBit != 0 { // acquire releases the lease, if it is granted after all
-		return wire.Result{}, l.gaveUp("the transaction has not begun", ended, holder, patience)
+		return wire.Result{}, l.gaveUp("the transaction has not begun", ended, holder, busyTimeout)
 	}
-	return l.withdraw(ctx, id, w, func() error { return l.gaveUp("not applied", ended, holder, patience) }, ended)
+	return l.withdraw(ctx, id, w, func() error { return l.gaveUp("not applied", ended, holder, busyTimeout) }, ended)
 }
 
 // withdraw removes a plain write from the queue and finds out whether it was
@@ -258,9 +258,9 @@ func errWaitsStill() error {
 // errNotHeard is the error of an operation whose waiter expired.
 var errNotHeard = sqlite.Busy("the other nodes did not hear from this one for too long; try again")
 
-// gaveUp returns the error of an operation that has left the queue because ctx or
-// patience ended.
-func (l *leases) gaveUp(what string, ended error, holder uint64, patience time.Duration) error {
+// gaveUp returns the error of an operation that has left the queue because ctx has ended or
+// busyTimeout has passed.
+func (l *leases) gaveUp(what string, ended error, holder uint64, busyTimeout time.Duration) error {
 	who := fmt.Sprintf("a transaction on node %d holds the write lease", holder)
 	switch holder {
 	case 0:
@@ -271,7 +271,7 @@ func (l *leases) gaveUp(what string, ended error, holder uint64, patience time.D
 	if ended != nil {
 		return fmt.Errorf("hiqlite: %s: %s: %w", what, who, ended)
 	}
-	return sqlite.Busy(fmt.Sprintf("%s; waited for the %v of busy_timeout", who, patience))
+	return sqlite.Busy(fmt.Sprintf("%s; waited for the %v of busy_timeout", who, busyTimeout))
 }
 
 // The goroutine that applies entries calls the following methods.

@@ -17,13 +17,13 @@ import (
 type sqlShard struct {
 	shard
 	machine  *replica.SQL
-	combiner *cluster.Combiner[*wire.EncodedOperation, answer]
+	combiner *cluster.Combiner[*wire.EncodedOperation, resultOrWaiter]
 	leases   *leases
 }
 
-// An answer is what the combiner delivers for an operation: its result or, if the
+// A resultOrWaiter is what the combiner returns for an operation: its result or, if the
 // operation was put into the lease queue, the waiter there.
-type answer struct {
+type resultOrWaiter struct {
 	wire.Result
 	waiter *waiter
 }
@@ -37,7 +37,7 @@ func newSQLShard(n *Node, incarnation uint64) *sqlShard {
 	})
 	s.shard.init(n, sqlID, "sql", s.machine)
 	s.size = func() int64 { size, _ := s.machine.Size(); return size }
-	s.combiner = cluster.NewCombiner[*wire.EncodedOperation, answer](s.raft, operationCodec{n.opts.ID, incarnation}, cluster.CombinerConfig{MaxEntryBytes: MaxOperation})
+	s.combiner = cluster.NewCombiner[*wire.EncodedOperation, resultOrWaiter](s.raft, operationCodec{n.opts.ID, incarnation}, cluster.CombinerConfig{MaxEntryBytes: MaxOperation})
 	s.shard.combiner = s.combiner
 	return s
 }
@@ -79,9 +79,9 @@ func (m onDiskHook) Update(entries []sm.Entry) ([]sm.Entry, error) {
 }
 
 // propose has an operation applied, or put into the lease queue.
-func (s *sqlShard) propose(ctx context.Context, op *wire.EncodedOperation) (answer, error) {
-	a, err := s.combiner.Do(ctx, op)
-	return a, s.node.withCause(err)
+func (s *sqlShard) propose(ctx context.Context, op *wire.EncodedOperation) (resultOrWaiter, error) {
+	r, err := s.combiner.Do(ctx, op)
+	return r, s.node.withCause(err)
 }
 
 // operationCodec makes entries of operations.
@@ -105,14 +105,14 @@ func (s *sqlShard) Applied(session, sequence uint64, results []wire.Result) {
 	if s.combiner.Session() != session {
 		return // the entry is another node's
 	}
-	answers := make([]answer, len(results))
+	returned := make([]resultOrWaiter, len(results))
 	for i := range results {
-		answers[i].Result = results[i]
+		returned[i].Result = results[i]
 		if results[i].Lease.State == wire.LeaseQueued {
-			answers[i].waiter = s.leases.queued(results[i].Lease.ID)
+			returned[i].waiter = s.leases.queued(results[i].Lease.ID)
 		}
 	}
-	s.combiner.Applied(session, sequence, answers)
+	s.combiner.Applied(session, sequence, returned)
 }
 
 // Settled needs no session: the ids of waiters differ between nodes.

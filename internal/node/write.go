@@ -13,7 +13,7 @@ import (
 // A long write keeps all other writes waiting, and an entry in the log cannot be
 // called back. So Write first bounds an operation to firstSteps of SQLite's
 // virtual machine, which few operations need. If that is not enough, every replica
-// undoes the operation at the same step, other operations have their turn, and
+// undoes the operation at the same step, other operations are applied, and
 // Write tries again with stepsGrowth times as many steps, up to Options.MaxSteps,
 // as long as its caller waits. A runaway statement whose caller has given up
 // therefore ends within its last attempt. The earlier attempts take up to a third
@@ -24,9 +24,9 @@ const (
 )
 
 // Write has an operation applied and returns its result, in which no statement
-// has failed. While a transaction has the write lease, Write waits for its turn
-// for up to patience.
-func (n *Node) Write(ctx context.Context, op *wire.Operation, patience time.Duration) (*wire.Result, error) {
+// has failed. While a transaction has the write lease, the operation waits in the lease
+// queue for up to busyTimeout.
+func (n *Node) Write(ctx context.Context, op *wire.Operation, busyTimeout time.Duration) (*wire.Result, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -35,7 +35,7 @@ func (n *Node) Write(ctx context.Context, op *wire.Operation, patience time.Dura
 	op.Functions = n.functionsUsed(op)
 	for op.MaxSteps = min(n.opts.Hooks.FirstSteps, n.opts.MaxSteps); ; op.MaxSteps = min(op.MaxSteps*stepsGrowth, n.opts.MaxSteps) {
 		began := time.Now()
-		result, err := n.attempt(bounded, op, patience)
+		result, err := n.attempt(bounded, op, busyTimeout)
 		switch {
 		case err != nil:
 			return nil, err
@@ -65,7 +65,7 @@ func noTimeLeft(ctx context.Context, steps uint64, took time.Duration) error {
 
 // attempt has an operation applied under the bound that it has, and returns its
 // result, in which a statement may have failed.
-func (n *Node) attempt(ctx context.Context, op *wire.Operation, patience time.Duration) (*wire.Result, error) {
+func (n *Node) attempt(ctx context.Context, op *wire.Operation, busyTimeout time.Duration) (*wire.Result, error) {
 	if err := n.RefusesWrites(); err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func (n *Node) attempt(ctx context.Context, op *wire.Operation, patience time.Du
 	var lease *Lease
 	if op.Vacuum { // it needs an entry of its own, so it cannot wait in the lease queue
 		var err error
-		if lease, err = n.AcquireLease(ctx, patience); err != nil {
+		if lease, err = n.AcquireLease(ctx, busyTimeout); err != nil {
 			return nil, err
 		}
 	} else {
@@ -86,7 +86,7 @@ func (n *Node) attempt(ctx context.Context, op *wire.Operation, patience time.Du
 	op.StampMS = time.Now().UnixMilli()
 	op.Seed = wire.NewSeed()
 	began := time.Now()
-	a, err := n.sql.propose(ctx, wire.EncodeOperation(op))
+	r, err := n.sql.propose(ctx, wire.EncodeOperation(op))
 	switch {
 	case lease == nil:
 	case err == nil:
@@ -97,9 +97,9 @@ func (n *Node) attempt(ctx context.Context, op *wire.Operation, patience time.Du
 	if errors.Is(err, ErrTooLarge) {
 		return nil, fmt.Errorf("%w; write in several smaller ones", err)
 	}
-	result := a.Result
+	result := r.Result
 	if err == nil && result.Lease.State == wire.LeaseQueued {
-		result, err = leases.await(ctx, result.Lease.ID, a.waiter, patience, began)
+		result, err = leases.await(ctx, result.Lease.ID, r.waiter, busyTimeout, began)
 	}
 	if err != nil {
 		return nil, err
@@ -116,19 +116,19 @@ func (n *Node) CommitUnder(ctx context.Context, lease *Lease, recording *wire.En
 	ctx, cancel := n.Within(ctx)
 	defer cancel()
 	proposed := time.Now()
-	a, err := n.sql.propose(ctx, recording)
+	r, err := n.sql.propose(ctx, recording)
 	if err != nil {
 		lease.Release()
 		return err
 	}
-	lease.applied(a.Lease, proposed)
+	lease.applied(r.Lease, proposed)
 	switch {
-	case a.Lease.State == wire.LeaseExpired && n.Closed():
+	case r.Lease.State == wire.LeaseExpired && n.Closed():
 		return ErrClosed // Close has released the lease before
-	case a.Lease.State == wire.LeaseExpired:
+	case r.Lease.State == wire.LeaseExpired:
 		return fmt.Errorf("%w: the other nodes did not hear from this one for too long, and have granted the lease to another transaction", ErrTxExpired)
-	case a.Err != nil:
-		return a.Err
+	case r.Err != nil:
+		return r.Err
 	}
 	return nil
 }
