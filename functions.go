@@ -108,7 +108,7 @@ func newAggregate(a Aggregate, window bool) sqlite.Aggregate {
 	}
 	w, ok := a.(WindowAggregate)
 	if !ok {
-		panic(fmt.Sprintf("the Function says Window, but its Aggregate returned %T, which is no hiqlite.WindowAggregate", a))
+		panic(fmt.Sprintf("the Function says Window, but its Aggregate returned %T, which is not a hiqlite.WindowAggregate", a))
 	}
 	return &windowAggregate{aggregate{w}, w}
 }

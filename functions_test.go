@@ -244,7 +244,7 @@ func TestFunctionsWithInvalidResults(t *testing.T) {
 	if err := db.QueryRow(`SELECT not_a_number()`).Scan(&got); err != nil || got.Valid {
 		t.Errorf("NaN is %v, %v; SQLite makes it NULL", got, err)
 	}
-	if err := db.QueryRow(`SELECT wrong_window(1)`).Scan(&got); err == nil || !strings.Contains(err.Error(), "is no hiqlite.WindowAggregate") {
+	if err := db.QueryRow(`SELECT wrong_window(1)`).Scan(&got); err == nil || !strings.Contains(err.Error(), "is not a hiqlite.WindowAggregate") {
 		t.Errorf("a window function without its methods: %v", err)
 	}
 }

@@ -41,10 +41,10 @@
 // A statement does not start if its context has ended. That also holds on a
 // [database/sql.Conn] and after BEGIN as a text; only ROLLBACK runs nevertheless.
 //
-// A write that is in the log cannot be called back, and a long write keeps all others
+// A write that is in the log cannot be withdrawn, and a long write keeps all others
 // waiting. So a write first gets 12.5 million steps of SQLite's virtual machine, which
 // take about a second. If they are not enough, all nodes undo the write, other writes
-// have their turn, and the write is tried again with four times as many steps, up to
+// are applied, and the write is tried again with four times as many steps, up to
 // [Config].MaxSteps (200 million; max_steps in the DSN), as long as its context lasts.
 // A runaway write therefore ends with its last attempt. Statements of a transaction
 // run only on its own node until Commit, and end with their context.
@@ -60,7 +60,7 @@
 // have the same effects.
 //
 //   - The cluster has one writer at a time, as SQLite has. Other transactions, and
-//     plain writes too, wait for their turn. Across all nodes they get it in the
+//     plain writes too, wait until it has finished. Across all nodes they write in the
 //     order in which they asked for it. They wait for at most busy_timeout, and then
 //     fail with SQLITE_BUSY. So keep transactions short.
 //   - Nobody else sees any write of a transaction before its Commit, which may be seen

@@ -105,7 +105,7 @@ func (n *Node) migrate() {
 }
 
 // Close stops the node: it rolls back the transactions and releases the locks of this
-// node, hands leadership over to other nodes, and closes the database. It takes up to a
+// node, transfers leadership to other nodes, and closes the database. It takes up to a
 // second, or up to four seconds if there is no leader. Writes in flight fail with
 // ErrOutcomeUnknown or ErrClosed. Close may be called more than once.
 func (n *Node) Close() error {

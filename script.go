@@ -123,11 +123,11 @@ func (c *conn) runSteps(ctx context.Context, script string, args []wire.Argument
 		if part.Kind == sqlite.Empty {
 			continue
 		}
-		own, err := argumentsFor(part.Params, args, used)
+		partArgs, err := argumentsFor(part.Params, args, used)
 		if err != nil {
 			return nil, err
 		}
-		next, err := c.runStep(ctx, &part, own)
+		next, err := c.runStep(ctx, &part, partArgs)
 		if err != nil {
 			return nil, err
 		}
@@ -186,19 +186,19 @@ func checkAllUsed(args []wire.Argument, used []bool) error {
 // argumentsFor returns those arguments of a script that a statement with these
 // parameters uses, and marks them in used.
 func argumentsFor(params []string, args []wire.Argument, used []bool) ([]wire.Argument, error) {
-	own := make([]bool, len(args))
-	sqlite.MarkUsed(params, args, own)
+	usedHere := make([]bool, len(args))
+	sqlite.MarkUsed(params, args, usedHere)
 	out := args[:min(len(args), len(params))]
 	if slices.ContainsFunc(args, func(a wire.Argument) bool { return a.Name != "" }) {
 		out = nil
 		for i := range args {
-			if own[i] {
+			if usedHere[i] {
 				out = append(out, args[i])
 			}
 		}
 	}
-	for i := range own {
-		used[i] = used[i] || own[i]
+	for i := range usedHere {
+		used[i] = used[i] || usedHere[i]
 	}
 	if missing := sqlite.MarkUsed(params, out, make([]bool, len(out))); missing >= 0 {
 		return nil, sqlError(sqlite.MissingArgument("", missing))
@@ -225,11 +225,11 @@ func (t *tx) writeScript(ctx context.Context, script string, args []wire.Argumen
 			if part.Kind == sqlite.Empty {
 				continue
 			}
-			own, err := argumentsFor(part.Params, args, used)
+			partArgs, err := argumentsFor(part.Params, args, used)
 			if err != nil {
 				return err
 			}
-			next, err := t.runPart(ctx, &part, own)
+			next, err := t.runPart(ctx, &part, partArgs)
 			if err != nil {
 				return err
 			}

@@ -155,7 +155,7 @@ func inWrittenZone(t time.Time, offset int, name string) time.Time {
 		return t
 	}
 	local := t.Local()
-	if abbreviation, own := local.Zone(); own == offset && (name == "" || name == abbreviation) {
+	if abbreviation, localOffset := local.Zone(); localOffset == offset && (name == "" || name == abbreviation) {
 		return local
 	}
 	return t.In(time.FixedZone(name, offset))

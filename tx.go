@@ -28,10 +28,11 @@ import (
 //	reading  set   nil    has read, or changed TEMP objects
 //	writing  set   set    may write everything
 //
-// It begins as new if it is deferred, as reading if it is read-only, and else as
+// It begins as new if it is deferred, as reading if it is read-only, and otherwise as
 // writing. Its first read leads from new to reading, its first write of an ordinary
 // table from both to writing, and end leads out of all states. A transaction that has
-// expired stays tx of its connection until end, and its view refuses all statements.
+// expired is still the tx of its connection until end is called, but its view refuses
+// all statements.
 type tx struct {
 	c            *conn
 	ctx          context.Context      // of BeginTx; it bounds Commit

@@ -78,7 +78,7 @@ func folder(path string) (string, error) {
 	case found && scheme == "hiqlite":
 		return "", errors.New("remote databases, hiqlite://..., come with a later version: name a data folder to run a node in this process")
 	case found && scheme != "file":
-		return "", fmt.Errorf("%s:// is no DSN of hiqlite: name a data folder, as in \"data?node_id=1\"", scheme)
+		return "", fmt.Errorf("%s:// is not a DSN of hiqlite: name a data folder, as in \"data?node_id=1\"", scheme)
 	}
 	if uri, ok := strings.CutPrefix(path, "file:"); ok {
 		uri, _, fragment := strings.Cut(uri, "#")
