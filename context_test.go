@@ -10,6 +10,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file call statements with contexts that have ended.
+
 // With a context that has ended, the calls of sql.DB, Batch and Open return the error
 // of the context and do nothing.
 func TestContextsThatHaveEnded(t *testing.T) {

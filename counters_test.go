@@ -6,6 +6,9 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file compare what a connection counts with SQLite: LastInsertId,
+// changes(), total_changes() and last_insert_rowid().
+
 // LastInsertId returns the rowid that the statement itself has inserted, or has updated
 // as an upsert; never one of another statement or of a trigger.
 func TestLastInsertIdIsOfTheStatement(t *testing.T) {
@@ -138,7 +141,7 @@ func TestCountersSurviveClassification(t *testing.T) {
 			}
 		}
 		if got := queryValue[string](t, c.DB(0), "SELECT (SELECT group_concat(a) FROM u) || ' ' || (SELECT group_concat(a) FROM t)"); got != "3,3,3 222,222" {
-			t.Error(got)
+			t.Errorf("got %q, want %q", got, "3,3,3 222,222")
 		}
 	})
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file put older copies of data folders back.
+
 // copyFolders copies the folders of all nodes.
 func (c *testCluster) copyFolders() (copies []string) {
 	c.t.Helper()

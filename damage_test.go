@@ -16,6 +16,8 @@ import (
 	"github.com/hiqlite/hiqlite/tests/process"
 )
 
+// The tests of this file damage the files of stopped nodes.
+
 // Open returns ErrDamaged if files of the folder are missing, unreadable, or older than
 // the others. Raft must not open such a folder: it would end the process.
 func TestDamagedFolders(t *testing.T) {
@@ -208,10 +210,10 @@ func TestMissingRaftFiles(t *testing.T) {
 	}
 	c.insert(0, 20)
 	c.Stop(0)
-	whole := c.copyFolders()[0]
+	undamaged := c.copyFolders()[0]
 	var names []string
-	err := filepath.WalkDir(filepath.Join(whole, "raft"), func(path string, d fs.DirEntry, err error) error {
-		rel, _ := filepath.Rel(whole, path)
+	err := filepath.WalkDir(filepath.Join(undamaged, "raft"), func(path string, d fs.DirEntry, err error) error {
+		rel, _ := filepath.Rel(undamaged, path)
 		names = append(names, rel)
 		return err
 	})
@@ -229,7 +231,7 @@ func TestMissingRaftFiles(t *testing.T) {
 			cfg := c.Config(0)
 			cfg.Logger = nil // writes to this test, which the other process cannot do
 			cfg.DataDir = filepath.Join(t.TempDir(), "1")
-			if err := os.CopyFS(cfg.DataDir, os.DirFS(whole)); err != nil {
+			if err := os.CopyFS(cfg.DataDir, os.DirFS(undamaged)); err != nil {
 				t.Fatal(err)
 			}
 			if err := os.RemoveAll(filepath.Join(cfg.DataDir, name)); err != nil {

@@ -11,6 +11,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file let nodes believe that their disks are full.
+
 // A node refuses writes when little space is left on its disk, and is paused when less
 // is left: it takes no part in the cluster, so that the Raft log needs no space. It
 // serves local reads all the time, loses nothing, and goes on by itself when there is

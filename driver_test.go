@@ -142,7 +142,7 @@ func TestDriver(t *testing.T) {
 				return nil
 			})
 			if n := queryValue[int](t, db, "SELECT count(*) FROM prepared"); n != 103 {
-				t.Errorf("%d rows", n)
+				t.Errorf("%d rows, want 103", n)
 			}
 		}},
 		{"preparing in parallel", func(t *testing.T, db *sql.DB) {
@@ -157,7 +157,7 @@ func TestDriver(t *testing.T) {
 				return err
 			})
 			if n := queryValue[int](t, db, "SELECT sum(n) FROM parallel"); n != 60 {
-				t.Error(n)
+				t.Errorf("got %d, want 60", n)
 			}
 		}},
 		{"a statement of the database in a transaction", func(t *testing.T, db *sql.DB) {
@@ -199,7 +199,7 @@ func TestDriver(t *testing.T) {
 				t.Error("a statement of the transaction works after its end")
 			}
 			if n := queryValue[int](t, db, "SELECT count(*) FROM ends"); n != 1 {
-				t.Errorf("%d rows", n)
+				t.Errorf("%d rows, want 1", n)
 			}
 		}},
 		{"goroutines that share a transaction", func(t *testing.T, db *sql.DB) {
@@ -219,7 +219,7 @@ func TestDriver(t *testing.T) {
 			})
 			mustCommit(t, tx)
 			if n := queryValue[int](t, db, "SELECT count(*) FROM shared"); n != 160 {
-				t.Errorf("%d rows", n)
+				t.Errorf("%d rows, want 160", n)
 			}
 		}},
 	})
@@ -261,7 +261,7 @@ func TestDriverValues(t *testing.T) {
 				t.Error(a, b, err)
 			}
 			if n := queryValue[int](t, tx, "SELECT count(*) FROM nulls WHERE a IS NULL"); n != 2 {
-				t.Error(n)
+				t.Errorf("got %d, want 2", n)
 			}
 			var s string
 			if err := tx.QueryRow("SELECT a FROM nulls").Scan(&s); err == nil {
@@ -275,7 +275,7 @@ func TestDriverValues(t *testing.T) {
 			mustExec(t, tx, "INSERT INTO named VALUES(:a, @b, $c)", sql.Named("c", 3), sql.Named("a", 1), sql.Named("b", 2))
 			mustExec(t, tx, "INSERT INTO named VALUES(?2, ?1, ?2)", "x", "y")
 			if got := queryValue[string](t, tx, "SELECT group_concat(a||b||c) FROM named"); got != "123,yxy" {
-				t.Error(got)
+				t.Errorf("got %q, want %q", got, "123,yxy")
 			}
 			if _, err := tx.Exec("INSERT INTO named VALUES(:a, 1, 2)", sql.Named("z", 1)); err == nil {
 				t.Error("a named argument that the statement does not have was accepted")
@@ -284,7 +284,7 @@ func TestDriverValues(t *testing.T) {
 				t.Error("missing arguments were accepted")
 			}
 			if n := queryValue[int](t, tx, "SELECT count(*) FROM named"); n != 2 {
-				t.Error(n)
+				t.Errorf("got %d, want 2", n)
 			}
 		}},
 		{"no rows", func(t *testing.T, db *sql.DB) {

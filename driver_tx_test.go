@@ -17,7 +17,7 @@ import (
 func wantEnded(t testing.TB, what string, err error) {
 	t.Helper()
 	if err == nil {
-		t.Errorf("%s: no error", what)
+		t.Errorf("%s: no error, want one that says that the transaction ended", what)
 		return
 	}
 	for _, words := range []string{"over", "expired", "rolled back", "already been committed", "canceled"} {
@@ -47,7 +47,7 @@ func TestDriverTransactions(t *testing.T) {
 				t.Errorf("%d rows deleted", n)
 			}
 			if got := queryValue[string](t, tx, "SELECT changes() || ' ' || last_insert_rowid()"); got != "0 3" {
-				t.Error(got)
+				t.Errorf("got %q, want %q", got, "0 3")
 			}
 			mustCommit(t, tx)
 		}},
@@ -71,11 +71,11 @@ func TestDriverTransactions(t *testing.T) {
 			}
 			rows.Close() // the statement has inserted both rows
 			if n := queryValue[int](t, tx, "DELETE FROM ret WHERE n=9 RETURNING n"); n != 9 {
-				t.Error(n)
+				t.Errorf("got %d, want 9", n)
 			}
 			mustCommit(t, tx)
 			if n := queryValue[int](t, db, "SELECT count(*) FROM ret"); n != 4 {
-				t.Errorf("%d rows", n)
+				t.Errorf("%d rows, want 4", n)
 			}
 		}},
 		{"a statement that fails does not undo the others", func(t *testing.T, db *sql.DB) {
@@ -87,15 +87,15 @@ func TestDriverTransactions(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 			if _, err := tx.Exec("INSERT INTO nowhere VALUES(1)"); err == nil {
-				t.Error("no error")
+				t.Error("the statement has succeeded")
 			}
 			if _, err := tx.Query("SELEC"); err == nil {
-				t.Error("no error")
+				t.Error("the statement has succeeded")
 			}
 			mustExec(t, tx, "INSERT INTO fails VALUES(3)")
 			mustCommit(t, tx)
 			if got := queryValue[string](t, db, "SELECT group_concat(n) FROM fails"); got != "1,3" {
-				t.Error(got)
+				t.Errorf("got %q, want %q", got, "1,3")
 			}
 		}},
 		{"writes between the rows of a query", func(t *testing.T, db *sql.DB) {
@@ -117,11 +117,11 @@ func TestDriverTransactions(t *testing.T) {
 				read++
 			}
 			if err := outer.Err(); err != nil || read != 50 {
-				t.Errorf("%d rows, %v", read, err)
+				t.Errorf("%d rows, want 50, %v", read, err)
 			}
 			mustCommit(t, tx)
 			if n := queryValue[int](t, db, "SELECT sum(n) FROM target"); n != 1275 {
-				t.Error(n)
+				t.Errorf("got %d, want 1275", n)
 			}
 		}},
 		{"two queries side by side", func(t *testing.T, db *sql.DB) {
@@ -169,7 +169,7 @@ func TestDriverTransactions(t *testing.T) {
 				wantEnded(t, "rows after "+end, rows.Err())
 				rows.Close()
 				if n := queryValue[int](t, c, "SELECT 1"); n != 1 {
-					t.Error(n)
+					t.Errorf("got %d, want 1", n)
 				}
 				c.Close()
 			}
@@ -184,11 +184,11 @@ func TestDriverTransactions(t *testing.T) {
 				t.Errorf("RETURNING returns %d, want 8", n)
 			}
 			if _, err := tx.Exec("INSERT INTO multi VALUES(9, 9); INSERT INTO nowhere VALUES(1)"); err == nil {
-				t.Error("no error")
+				t.Error("the statement has succeeded")
 			}
 			mustCommit(t, tx)
 			if n := queryValue[int](t, db, "SELECT count(*) FROM multi"); n != 5 {
-				t.Errorf("%d rows", n)
+				t.Errorf("%d rows, want 5", n)
 			}
 		}},
 		{"changes of the schema", func(t *testing.T, db *sql.DB) {
@@ -198,7 +198,7 @@ func TestDriverTransactions(t *testing.T) {
 			mustExec(t, tx, "INSERT INTO ddl(b) VALUES('x')")
 			mustExec(t, tx, "ALTER TABLE ddl ADD COLUMN c DEFAULT 7")
 			if n := queryValue[int](t, tx, "SELECT c FROM ddl"); n != 7 {
-				t.Error(n)
+				t.Errorf("got %d, want 7", n)
 			}
 			if _, err := db.Query("SELECT * FROM ddl"); err == nil {
 				t.Error("another connection sees the table of an open transaction")
@@ -210,7 +210,7 @@ func TestDriverTransactions(t *testing.T) {
 			mustExec(t, tx, "INSERT INTO ddl VALUES(1)")
 			mustRollback(t, tx)
 			if n := queryValue[int](t, db, "SELECT c FROM ddl"); n != 7 {
-				t.Error(n)
+				t.Errorf("got %d, want 7", n)
 			}
 		}},
 	})
@@ -237,7 +237,7 @@ func TestDriverContexts(t *testing.T) {
 			mustExec(t, tx, "INSERT INTO mid VALUES(2)") // the transaction goes on
 			mustCommit(t, tx)
 			if n := queryValue[int](t, db, "SELECT count(*) FROM mid"); n != 2 {
-				t.Errorf("%d rows", n)
+				t.Errorf("%d rows, want 2", n)
 			}
 		}},
 		{"a query with a timeout", func(t *testing.T, db *sql.DB) {
@@ -252,7 +252,7 @@ func TestDriverContexts(t *testing.T) {
 			mustExec(t, tx, "INSERT INTO late VALUES(1)")
 			mustCommit(t, tx)
 			if n := queryValue[int](t, db, "SELECT count(*) FROM late"); n != 1 {
-				t.Errorf("%d rows", n)
+				t.Errorf("%d rows, want 1", n)
 			}
 		}},
 		{"a write that is canceled ends the transaction", func(t *testing.T, db *sql.DB) {
@@ -268,7 +268,7 @@ func TestDriverContexts(t *testing.T) {
 			wantEnded(t, "a write afterwards", err)
 			wantEnded(t, "Commit", tx.Commit())
 			if n := queryValue[int](t, db, "SELECT count(*) FROM given"); n != 0 {
-				t.Errorf("%d rows", n)
+				t.Errorf("%d rows, want 0", n)
 			}
 			mustExec(t, db, "INSERT INTO given VALUES(3)") // would wait if the lease were still held
 		}},
@@ -286,7 +286,7 @@ func TestDriverContexts(t *testing.T) {
 			mustExec(t, tx, "INSERT INTO never VALUES(2)")
 			mustCommit(t, tx)
 			if got := queryValue[string](t, db, "SELECT group_concat(n) FROM never"); got != "2" {
-				t.Error(got)
+				t.Errorf("got %q, want %q", got, "2")
 			}
 		}},
 		{"a transaction ends with the context of BeginTx", func(t *testing.T, db *sql.DB) {
@@ -302,7 +302,7 @@ func TestDriverContexts(t *testing.T) {
 				t.Error(err)
 			}
 			if got := queryValue[string](t, db, "SELECT group_concat(n) FROM bound"); got != "2" {
-				t.Error(got)
+				t.Errorf("got %q, want %q", got, "2")
 			}
 		}},
 		{"no transaction with a context that has ended", func(t *testing.T, db *sql.DB) {
@@ -355,7 +355,7 @@ func TestDriverContexts(t *testing.T) {
 			}
 			mustExec(t, db, "INSERT INTO queue VALUES(4)")
 			if got := queryValue[string](t, db, "SELECT group_concat(n) FROM queue"); got != "3,5,4" {
-				t.Error(got)
+				t.Errorf("got %q, want %q", got, "3,5,4")
 			}
 		}},
 	})

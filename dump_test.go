@@ -240,7 +240,7 @@ func TestFailedDumpLeavesTheConnectionUnchanged(t *testing.T) {
 				}
 				before := settings()
 				if _, err := conn.ExecContext(testrun.Context(t), text); err == nil {
-					t.Errorf("%s: no error", name)
+					t.Errorf("%s has succeeded", name)
 				}
 				if after := settings(); after != before {
 					t.Errorf("%s (in a transaction: %v): the settings were %s, and are %s", name, inside, before, after)
@@ -337,12 +337,12 @@ func TestWritableSchemaIsForDumps(t *testing.T) {
 			}
 		}
 		if got := queryValue[string](t, db, "PRAGMA integrity_check") + queryValue[string](t, db, "SELECT group_concat(a) FROM ft('word')"); got != "okword" {
-			t.Error(got)
+			t.Errorf("got %q, want %q", got, "okword")
 		}
 		// Without the PRAGMA even the statements of a dump are refused.
 		for _, text := range []string{row + "('table','x','x',0,'CREATE VIRTUAL TABLE x USING fts5(a)')", "INSERT INTO ft_data VALUES(77,x'')", "CREATE TABLE ft_docsize2(a); CREATE TABLE ft_data(a)"} {
 			if _, err := db.ExecContext(testrun.Context(t), text); err == nil {
-				t.Errorf("%s: no error", text)
+				t.Errorf("%s has succeeded", text)
 			}
 		}
 		for i := range c.Len() { // after a restart, new connections must be able to read the schema
@@ -369,11 +369,11 @@ CREATE TRIGGER tr AFTER INSERT ON parent BEGIN INSERT INTO child(p) VALUES(new.i
 COMMIT;
 `)
 	if got := queryValue[string](t, conn, "SELECT (SELECT count(*) FROM child) || name FROM parent"); got != "2it's; a name" {
-		t.Error(got)
+		t.Errorf("got %q, want %q", got, "2it's; a name")
 	}
 	mustExec(t, conn, "INSERT INTO parent(id) VALUES(8)")
 	if n := queryValue[int](t, conn, "SELECT count(*) FROM child"); n != 3 {
-		t.Errorf("%d rows", n)
+		t.Errorf("%d rows, want 3", n)
 	}
 	if n := queryValue[int](t, conn, "PRAGMA foreign_keys"); n != 0 {
 		t.Error("the dump's PRAGMA foreign_keys=OFF has had no effect on the connection")

@@ -11,6 +11,9 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file check which errors programs get for wrong input, and that it does
+// no harm.
+
 // SQLite returns SQLITE_CORRUPT for a damaged file, and also for a statement whose
 // schema entry it cannot read back. The second is the result of the statement, alone
 // and in a transaction: no node stops, not even at its next start.
@@ -40,7 +43,7 @@ func TestMalformedSchemaIsAnErrorOfTheStatement(t *testing.T) {
 		c.checkUnharmed(malformed + " in a transaction")
 		var n int
 		if err := db.QueryRowContext(linearizable(t), "SELECT count(*) FROM kept").Scan(&n); err != nil || n != 3 {
-			t.Errorf("%d rows, %v", n, err)
+			t.Errorf("%d rows, want 3, %v", n, err)
 		}
 		c.stopAll()
 		c.startAll()

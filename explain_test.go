@@ -9,6 +9,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file check that EXPLAIN and EXPLAIN QUERY PLAN execute nothing.
+
 // explained are statements that must not be executed after EXPLAIN.
 var explained = []string{
 	"BEGIN", "BEGIN DEFERRED", "BEGIN IMMEDIATE", "BEGIN EXCLUSIVE TRANSACTION", "COMMIT", "END", "ROLLBACK", "SAVEPOINT s", "RELEASE s", "ROLLBACK TO s", "ROLLBACK TRANSACTION TO SAVEPOINT nope",
@@ -146,7 +148,7 @@ func TestExplainDoesNotExecute(t *testing.T) {
 		}
 		for _, conn := range []*sql.Conn{ours, theirs} {
 			if got := queryValue[string](t, conn, "SELECT group_concat(b) FROM t"); got != "one,two,three,four,five" {
-				t.Error(got)
+				t.Errorf("got %q, want %q", got, "one,two,three,four,five")
 			}
 		}
 		c.WaitEqual()

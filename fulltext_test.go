@@ -7,6 +7,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file check full-text tables, which keep state in memory.
+
 // A reader that has queried a full-text table has the structure of its index in memory.
 // A later integrity check on this reader must not take an older structure for damage.
 func TestIntegrityChecksOfFullTextTables(t *testing.T) {

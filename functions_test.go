@@ -14,6 +14,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file use functions and collations that are written in Go.
+
 // testFunctions returns functions and collations of each kind.
 func testFunctions(version uint64) ([]hiqlite.Function, []hiqlite.Collation) {
 	functions := []hiqlite.Function{

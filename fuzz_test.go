@@ -10,6 +10,9 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The fuzz target of this file compares random SQL with the reference, see
+// reference_test.go.
+
 // A grammar turns bytes into SQL that mostly means something.
 type grammar struct {
 	choices []byte

@@ -12,6 +12,9 @@ import (
 	"github.com/hiqlite/hiqlite/pubsub"
 )
 
+// The tests of this file check the order between SQL and the in-memory shards: who gets an
+// event, a message or a lock can read what was written before it.
+
 // lockAndUnlock acquires a lock on a node, and releases it.
 func lockAndUnlock(ctx context.Context, n *hiqlite.Node, key string, opts ...lock.Option) error {
 	held, err := lock.New(n, opts...).Lock(ctx, key)

@@ -15,6 +15,8 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine/memory"
 )
 
+// The tests of this file check buckets, locks and messages across restarts and snapshots.
+
 // Buckets survive restarts of one node and of the whole cluster: they are loaded from the
 // log, or from a snapshot and the entries after it.
 func TestBucketsSurviveRestarts(t *testing.T) {

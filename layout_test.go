@@ -18,8 +18,8 @@ const modulePath = "github.com/hiqlite/hiqlite"
 // import (its tests may import all). Imports point downwards only: a package
 // knows nothing of those that are listed before it. A new package gets a line.
 //
-// kv, lock and pubsub stand between the commands and the root, of which they need
-// the Client interface; they do not know each other. So will backup and heal.
+// kv, lock and pubsub are above the root, whose Client interface they use, and do not
+// import each other. backup and heal will be there, too.
 var mayImport = []struct {
 	packages string // a path.Match pattern
 	imports  []string
@@ -59,7 +59,7 @@ var mayImport = []struct {
 var mayImportWithin = []string{"examples/*", "tests/compat"}
 
 // confined are dependencies, by the prefix of their path, that only some
-// packages may import. What has its own line is not ruled by a shorter prefix.
+// packages may import. The first line whose prefix matches decides.
 var confined = []struct {
 	prefix   string
 	packages []string

@@ -15,6 +15,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file stop leaders and majorities.
+
 // Without a majority, a node refuses writes, serves local reads, and goes on when the
 // others are back.
 func TestReadsAndWritesWithoutAMajority(t *testing.T) {

@@ -14,6 +14,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file exceed the limits of a write: its size and its steps.
+
 // A write, a script or a batch above the limit of an operation returns ErrTooLarge.
 func TestTooLarge(t *testing.T) {
 	t.Parallel()

@@ -45,7 +45,7 @@ func TestToolsLeaveTheMetaTableAlone(t *testing.T) {
 		c.WaitReady()
 		mustExec(t, c.DB(c.Len()-1), "INSERT INTO t(b) VALUES('again')")
 		if n := queryValue[int](t, c.DB(c.Len()-1), "SELECT count(*) FROM t"); n != 4 {
-			t.Errorf("%d rows", n)
+			t.Errorf("%d rows, want 4", n)
 		}
 		c.WaitEqual()
 	})

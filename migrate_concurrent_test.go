@@ -16,6 +16,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// In the tests of this file, several callers migrate at the same time, or give up.
+
 // manyMigrations returns n files. Each of them fails if it is applied twice.
 func manyMigrations(n int) fstest.MapFS {
 	files := migrations("1_first.sql", "CREATE TABLE log(version INTEGER)")

@@ -15,6 +15,9 @@ import (
 	"github.com/hiqlite/hiqlite/tests/process"
 )
 
+// The tests of this file open nodes with configurations, folders and ports that cannot be
+// used.
+
 // Open refuses each of these folders, says why, and changes nothing.
 func TestFoldersThatCannotBeUsed(t *testing.T) {
 	s := newCheckedCluster(t, 1)

@@ -11,6 +11,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file check what reads see, and that rows and readers are given back.
+
 // A node reads what was written through it, and with linearizable reads what was
 // written through any node.
 func TestWriteThenRead(t *testing.T) {

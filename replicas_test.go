@@ -15,6 +15,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file check that all replicas hold the same rows.
+
 // A workload is what one client does: random SQL. Much of it would not be
 // deterministic in plain SQLite, and some of it fails.
 type workload struct {

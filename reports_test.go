@@ -54,8 +54,8 @@ func TestReportBeginUnderAnEndingContext(t *testing.T) {
 	})
 }
 
-// golang/go #34775: a statement of a transaction whose context had ended ran
-// after the rollback, on its own, and stayed.
+// golang/go #34775: a statement of a transaction whose context had ended was executed
+// after the rollback, outside of the transaction, and was not undone.
 func TestReportStatementsAfterTheRollback(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -118,8 +118,8 @@ func TestReportSpaceAfterTheSemicolon(t *testing.T) {
 	})
 }
 
-// mattn/go-sqlite3 #1284 and #1447: after another connection had changed the
-// schema, a query returned the columns of before.
+// mattn/go-sqlite3 #1284 and #1447: after another connection had changed the schema, a
+// query returned the old columns.
 func TestReportColumnsAfterAnotherChangedTheSchema(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -207,7 +207,7 @@ INSERT INTO "foo" VALUES(2,'fiona2222');
 COMMIT;`)
 		var n int
 		if err := db.QueryRow("SELECT count(*) FROM foo").Scan(&n); err != nil || n != 2 {
-			t.Errorf("%d rows, %v", n, err)
+			t.Errorf("%d rows, want 2, %v", n, err)
 		}
 	})
 }
@@ -236,7 +236,7 @@ func TestReportFailedStartKeepsTheData(t *testing.T) {
 	c.WaitReady(2)
 	var n int
 	if err := c.DB(2).QueryRow("SELECT count(*) FROM t").Scan(&n); err != nil || n != 3 {
-		t.Errorf("%d rows, %v", n, err)
+		t.Errorf("%d rows, want 3, %v", n, err)
 	}
 }
 
@@ -285,8 +285,8 @@ func TestReportManyWriters(t *testing.T) {
 	})
 }
 
-// gogf/gf #4858 and golang/go #18961: a result that was cut short looked like a
-// whole one.
+// gogf/gf #4858 and golang/go #18961: a result of which rows were missing looked like a
+// complete one.
 func TestReportTruncatedRowsAreAnError(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {

@@ -13,6 +13,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file check the result sets of scripts.
+
 // allSets runs a script and returns all its result sets: columns, rows such as "a|b", and
 // " / " between two sets.
 func allSets(ctx context.Context, q querier, text string, args ...any) string {

@@ -10,6 +10,9 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file change the schema, and check that all readers, prepared statements
+// and caches notice it.
+
 // schemaReads are reads whose preparation depends on the schema. With none of them
 // does SQLite notice by itself that its connection has an older schema in memory.
 var schemaReads = []string{

@@ -7,6 +7,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file run scripts: texts of several statements.
+
 // Each statement of a script binds the arguments from the first one on. An argument that
 // no statement uses is an error.
 func TestArgumentsOfScripts(t *testing.T) {
@@ -49,11 +51,11 @@ func TestFailedScriptsGiveReadersBack(t *testing.T) {
 	mustExec(t, c.DB(0), "CREATE TABLE t(a); INSERT INTO t VALUES(1),(2)")
 	for range 2 {
 		if _, err := c.DB(0).QueryContext(testrun.Context(t), "SELECT a FROM t; BEGIN; SELEC 1"); err == nil {
-			t.Error("no error")
+			t.Error("the statement has succeeded")
 		}
 	}
 	if n := queryValue[int](t, c.DB(0), "SELECT count(*) FROM t"); n != 2 {
-		t.Errorf("%d rows", n)
+		t.Errorf("%d rows, want 2", n)
 	}
 }
 
@@ -82,7 +84,7 @@ func TestScriptsThatBeginTransactions(t *testing.T) {
 		commitIfOpen(false)
 		for _, script := range []string{"BEGIN; INSERT INTO t VALUES(3); INSERT INTO t VALUES(1); COMMIT", "BEGIN; INSERT INTO t VALUES(3); SELEC; COMMIT", "BEGIN; INSERT INTO t VALUES(3); INSERT INTO nowhere VALUES(1); COMMIT;"} {
 			if _, err := conn.ExecContext(testrun.Context(t), script); err == nil {
-				t.Errorf("%s: no error", script)
+				t.Errorf("%s has succeeded", script)
 			}
 			commitIfOpen(false)
 			wantValues("1,2")
@@ -122,13 +124,13 @@ func TestScriptWithATriggerOnItsOwnTable(t *testing.T) {
 	db := c.DB(0)
 	const create = "CREATE TABLE k(id INTEGER PRIMARY KEY); CREATE TABLE log(m); CREATE TRIGGER noted AFTER INSERT ON k BEGIN INSERT INTO log VALUES('k'); END"
 	if _, err := db.Exec(create + "; INSERT INTO nowhere VALUES(1)"); err == nil {
-		t.Error("no error")
+		t.Error("the statement has succeeded")
 	}
 	if n := queryValue[int](t, db, "SELECT count(*) FROM sqlite_schema WHERE name IN ('k', 'log', 'noted')"); n != 0 {
 		t.Errorf("the failed script has created %d objects", n)
 	}
 	mustExec(t, db, create+"; INSERT INTO k VALUES(1)")
 	if n := queryValue[int](t, db, "SELECT count(*) FROM log"); n != 1 {
-		t.Error(n)
+		t.Errorf("got %d, want 1", n)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file check the PRAGMAs of a connection.
+
 // Whether SQLite can prepare a statement depends on PRAGMA foreign_keys. So a
 // statement is classified with the setting of its connection.
 func TestClassificationUsesForeignKeysOfTheConnection(t *testing.T) {
@@ -33,7 +35,7 @@ func TestClassificationUsesForeignKeysOfTheConnection(t *testing.T) {
 			t.Error("foreign keys are off on another connection")
 		}
 		if got := queryValue[string](t, c.DB(0), "SELECT group_concat(x) FROM c"); got != "1,3,4,15" {
-			t.Error(got)
+			t.Errorf("got %q, want %q", got, "1,3,4,15")
 		}
 		c.WaitEqual()
 	})
@@ -105,7 +107,7 @@ func TestForeignKeysSwitchedOffInsideATransaction(t *testing.T) {
 			t.Error("the setting of the transaction outlives it")
 		}
 		if got := queryValue[string](t, db, "SELECT group_concat(p) FROM c"); got != "1,1,98" {
-			t.Error(got)
+			t.Errorf("got %q, want %q", got, "1,1,98")
 		}
 		mustExec(t, conn, "PRAGMA foreign_keys=ON")
 

@@ -12,6 +12,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file use TEMP tables, views and triggers.
+
 // tempSteps are what programs do with TEMP objects, on one connection. Both drivers run
 // them and must return the same.
 var tempSteps = []step{
@@ -206,7 +208,7 @@ func TestTempObjectsInABatch(t *testing.T) {
 			t.Fatalf("%v, %v", results, err)
 		}
 		if n, _ := results[2].RowsAffected(); n != 2 {
-			t.Errorf("%d rows", n)
+			t.Errorf("%d rows, want 2", n)
 		}
 		_, err = hiqlite.Batch(testrun.Context(t), c.DB(0), hiqlite.Statement{SQL: "INSERT INTO t(v) VALUES('r')"}, hiqlite.Statement{SQL: "CREATE TEMP TABLE x(a)"}, hiqlite.Statement{SQL: "INSERT OR FAIL INTO t(v) VALUES('s'),('p')"})
 		var e *hiqlite.Error
@@ -215,7 +217,7 @@ func TestTempObjectsInABatch(t *testing.T) {
 		}
 		var n int
 		if err := c.DB(0).QueryRowContext(testrun.Context(t), "SELECT count(*) FROM t").Scan(&n); err != nil || n != 2 {
-			t.Errorf("%d rows, %v", n, err)
+			t.Errorf("%d rows, want 2, %v", n, err)
 		}
 		c.WaitEqual()
 	})

@@ -18,6 +18,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file check how times are stored and read, and the zone of localtime.
+
 var zones = []*time.Location{
 	time.UTC, time.Local, time.FixedZone("", -4*3600), time.FixedZone("UTC+8", 8*3600), time.FixedZone("", 5*3600+1800),
 	time.FixedZone("+0545", 5*3600+45*60), time.FixedZone("Pacific Time", -8*3600), mustZone("America/Bogota"), mustZone("Asia/Colombo"),
@@ -49,7 +51,7 @@ func TestTimesOfEveryZone(t *testing.T) {
 				err := db.QueryRowContext(testrun.Context(t), "INSERT INTO t(dt,tz,d6,p3,ptz) VALUES(?1,?1,?1,?1,?1) RETURNING dt,tz,d6,p3,ptz", at).Scan(&got[0], &got[1], &got[2], &got[3], &got[4])
 				for i := range got {
 					if err != nil || !got[i].Equal(at) || got[i].Location() != time.UTC {
-						t.Fatalf("%v in %q came back as %v, %v", at, zone, got[i], err)
+						t.Fatalf("%v in %q is read as %v, %v", at, zone, got[i], err)
 					}
 				}
 				// The row is found by the time that was read, and by the one that was written.

@@ -11,6 +11,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file leave transactions open on connections that go back to the pool.
+
 // A connection that goes back into the pool inside a transaction rolls it back
 // first: the next user of the connection finds no transaction, and other writers
 // do not have to wait for its end.

@@ -15,6 +15,9 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file end transactions: by timeouts, contexts, failed statements, and the
+// end of their node.
+
 // A node also closes without delay when it keeps the write lease for a next
 // transaction, or when a transaction is open.
 func TestCloseAfterTransactions(t *testing.T) {
@@ -77,7 +80,7 @@ func TestRolledBackByAStatement(t *testing.T) {
 	wantCode(t, "a write after the rollback", err, 516)
 	wantCode(t, "Commit after the rollback", tx.Commit(), 516, "UNIQUE") // the cause
 	if n := queryValue[int](t, c.DB(1), "SELECT count(*) FROM t"); n != 1 {
-		t.Errorf("%d rows", n)
+		t.Errorf("%d rows, want 1", n)
 	}
 }
 
@@ -155,7 +158,7 @@ func TestForgottenTransactions(t *testing.T) {
 				}
 			}
 			if got := queryValue[string](t, c.DB(1), "SELECT group_concat(a) FROM t"); got != "2,2,2,2" {
-				t.Error(got)
+				t.Errorf("got %q, want %q", got, "2,2,2,2")
 			}
 			mustExec(t, c.DB(0), "INSERT INTO t VALUES(4)")
 			c.WaitEqual()
@@ -191,7 +194,7 @@ func TestCommitAfterTheContext(t *testing.T) {
 	mustExec(t, conn, "COMMIT")
 	mustExec(t, c.DB(1), "INSERT INTO t VALUES(5)")
 	if got := queryValue[string](t, c.DB(1), "SELECT group_concat(a) FROM t"); got != "2,3,4,5" {
-		t.Error(got)
+		t.Errorf("got %q, want %q", got, "2,3,4,5")
 	}
 	c.WaitEqual()
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file check what transactions see of each other.
+
 // Transactions are serializable, which satisfies every weaker level. With
 // LevelLinearizable, a transaction also sees all writes that were acknowledged
 // before it began, on any node.
@@ -100,7 +102,7 @@ func TestReadOnlyTransactions(t *testing.T) {
 		}
 		rows := func() string { return queryValue[string](t, tx, "SELECT group_concat(a) FROM t") }
 		if got := rows(); got != "1" {
-			t.Error(got)
+			t.Errorf("got %q, want %q", got, "1")
 		}
 		mustExec(t, writer, "INSERT INTO t VALUES(3)")
 		mustCommit(t, writer)
@@ -112,7 +114,7 @@ func TestReadOnlyTransactions(t *testing.T) {
 		}
 		mustCommit(t, tx)
 		if got := queryValue[string](t, own, "SELECT group_concat(a) FROM t"); got != "1,3,4,5,6" {
-			t.Error(got)
+			t.Errorf("got %q, want %q", got, "1,3,4,5,6")
 		}
 	})
 }

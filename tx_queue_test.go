@@ -14,6 +14,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file check the queue for the write lease.
+
 // While another connection holds the write lease, writes and transactions wait for
 // busy_timeout and then fail with SQLITE_BUSY. The error names the holder's node.
 func TestBusyTimeoutWhileTheLeaseIsHeld(t *testing.T) {
@@ -54,7 +56,7 @@ func TestBusyTimeoutWhileTheLeaseIsHeld(t *testing.T) {
 	}
 	c.WaitReady(0)
 	if got := queryValue[string](t, c.DB(0), "SELECT group_concat(n) FROM (SELECT count(*) AS n FROM t GROUP BY a)"); got != "3,9" {
-		t.Error(got)
+		t.Errorf("got %q, want %q", got, "3,9")
 	}
 	c.WaitEqual()
 }
@@ -179,7 +181,7 @@ func TestWaitersThatLeaveTheQueue(t *testing.T) {
 	}
 	mustExec(t, c.DB(0), "INSERT INTO t(who) VALUES(100)")
 	if got := queryValue[string](t, c.DB(0), "SELECT group_concat(who) FROM (SELECT who FROM t ORDER BY id)"); got != "0,3,6,9,100" {
-		t.Error(got)
+		t.Errorf("got %q, want %q", got, "0,3,6,9,100")
 	}
 	c.WaitEqual()
 }

@@ -12,6 +12,9 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file check that replicas execute a transaction exactly as it ran on its
+// view.
+
 // The rows that a transaction sees before it commits are the rows that all nodes hold
 // afterwards: the replicas execute the recording with the same time, random numbers
 // and counters as the view had, even if statements failed or were rolled back.

@@ -13,6 +13,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file check what a transaction may do, and when it is too large.
+
 func TestTransactionsReadWhatTheyWrite(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
@@ -84,7 +86,7 @@ func TestTransactionUsedAfterItsEnd(t *testing.T) {
 		}
 	}
 	if n := queryValue[int](t, db, "SELECT count(*) FROM t"); n != 1 {
-		t.Errorf("%d rows", n)
+		t.Errorf("%d rows, want 1", n)
 	}
 }
 
@@ -138,7 +140,7 @@ func TestTransactionTooLarge(t *testing.T) {
 		mustExec(t, tx, "INSERT INTO t(id) VALUES(77)")
 		mustCommit(t, tx)
 		if n := queryValue[int](t, db, "SELECT count(*) FROM t"); n != 3 {
-			t.Errorf("%d rows", n)
+			t.Errorf("%d rows, want 3", n)
 		}
 		tx = mustBegin(t, db)
 		if _, err := tx.Exec("INSERT INTO t(b) VALUES(?)", make([]byte, 9<<20)); !errors.Is(err, hiqlite.ErrTooLarge) {
@@ -204,7 +206,7 @@ func TestTransactionWithinATransaction(t *testing.T) {
 	wantCode(t, "Commit after COMMIT", tx.Commit(), 1, "cannot commit - no transaction is active")
 	mustExec(t, conn, "INSERT INTO t VALUES(5)")
 	if got := queryValue[string](t, db, "SELECT group_concat(a) FROM t"); got != "1,2,3,4,5" {
-		t.Error(got)
+		t.Errorf("got %q, want %q", got, "1,2,3,4,5")
 	}
 }
 
@@ -216,17 +218,17 @@ func TestVacuumInATransaction(t *testing.T) {
 	mustExec(t, tx, "INSERT INTO t VALUES(1)")
 	for _, text := range []string{"VACUUM", "INSERT INTO t VALUES(2); VACUUM"} {
 		if _, err := tx.Exec(text); err == nil {
-			t.Errorf("%s: no error", text)
+			t.Errorf("%s has succeeded", text)
 		} else {
 			wantCode(t, text, err, 1, "VACUUM")
 		}
 		if _, err := tx.Query(text); err == nil {
-			t.Errorf("%s: no error", text)
+			t.Errorf("%s has succeeded", text)
 		}
 	}
 	mustCommit(t, tx)
 	if n := queryValue[int](t, c.DB(0), "SELECT count(*) FROM t"); n != 1 {
-		t.Errorf("%d rows", n)
+		t.Errorf("%d rows, want 1", n)
 	}
 	mustExec(t, c.DB(0), "VACUUM")
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
+// The tests of this file pass arguments and scan values of all types.
+
 // Each column has a scan type, into which its value can be scanned, even if it is NULL.
 // It has one without rows, too.
 func TestScanTypesAreNeverNil(t *testing.T) {
@@ -100,7 +102,7 @@ func TestSurplusArguments(t *testing.T) {
 		check(tx)
 		mustCommit(t, tx)
 		if n := queryValue[int](t, db, "SELECT count(*) FROM t WHERE a=1 AND b=2"); n != 12 {
-			t.Errorf("%d rows", n)
+			t.Errorf("%d rows, want 12", n)
 		}
 		c.WaitEqual()
 	})

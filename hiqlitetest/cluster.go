@@ -4,7 +4,7 @@
 //	func TestTransfer(t *testing.T) {
 //		c := hiqlitetest.NewCluster(t, 3)
 //		bank := NewBank(c.DB(0)) // the program under test
-//		c.Stop(c.Leader())       // the other two go on
+//		c.Stop(c.Leader())       // the other two nodes go on
 //		...
 //	}
 //
@@ -13,9 +13,9 @@
 // folders that are removed when the test ends. Nothing has to be closed: the
 // cluster stops with the test.
 //
-// A node that is stopped closes its files properly and, if it leads, hands the
-// leadership over. A crash is something else: only the end of a process shows
-// what a node keeps then. The tests of hiqlite itself kill processes for that.
+// A node that is stopped closes its files properly and, if it leads, transfers its
+// leadership. A crash is different: what a node keeps then is seen only if its process
+// ends. The tests of hiqlite itself kill processes for that.
 package hiqlitetest
 
 import (
@@ -135,9 +135,9 @@ func (c *Cluster) Configure(i int, change func(*hiqlite.Config)) {
 	change(&c.configs[i])
 }
 
-// Node returns node i as it was started last; nil if it never was. What is asked
-// of a stopped node fails with hiqlite.ErrClosed. A restarted node is another
-// *hiqlite.Node: call Node again.
+// Node returns node i as it was started last; nil if it never was. The methods of a
+// stopped node return hiqlite.ErrClosed. A restarted node is another *hiqlite.Node:
+// call Node again.
 func (c *Cluster) Node(i int) *hiqlite.Node {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -219,8 +219,9 @@ func (c *Cluster) close(i int) error {
 	return node.Close()
 }
 
-// stopAll stops all nodes at the same time: one after the other, the last ones
-// would look in vain for a majority to which they can say that they end.
+// stopAll stops all nodes at the same time. If they were stopped one after the other,
+// the last ones would wait for a majority, because a node that closes transfers its
+// leadership and releases its locks.
 func (c *Cluster) stopAll() {
 	errs := make([]error, c.Len())
 	var wg sync.WaitGroup
@@ -307,7 +308,7 @@ func (c *Cluster) WaitEqual() {
 		if ctx.Err() != nil {
 			c.t.Fatal("hiqlitetest: the nodes still hold different rows, at different indexes")
 		}
-		time.Sleep(time.Millisecond) // an entry whose writer gave up is still on its way
+		time.Sleep(time.Millisecond) // until all nodes have applied an entry whose writer did not wait
 	}
 }
 

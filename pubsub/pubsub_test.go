@@ -183,9 +183,9 @@ func TestRestart(t *testing.T) {
 				t.Errorf("node %d goes on with message %d, %q", i+1, m.Index, m.Payload)
 			}
 		}
-		whole := listen(t, c.Node(0), "c", pubsub.After(0))
+		fromTheFirst := listen(t, c.Node(0), "c", pubsub.After(0))
 		for _, want := range []uint64{first, second, third} {
-			if m := next(t, whole); m.Index != want {
+			if m := next(t, fromTheFirst); m.Index != want {
 				t.Errorf("After(0) returns message %d, want %d", m.Index, want)
 			}
 		}
