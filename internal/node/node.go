@@ -233,7 +233,7 @@ func (n *Node) Machine() *replica.SQL { return n.sql.machine }
 
 // InMemoryShards returns the in-memory shards, for the packages kv, lock and pubsub.
 func (n *Node) InMemoryShards() shardapi.Shards {
-	return shardapi.Shards{KV: n.kv, Lock: n.lock, PubSub: n.pubsub}
+	return shardapi.Shards{KV: n.kv, Lock: n.lock, PubSub: n.pubsub, LeaseQueueLen: n.sql.machine.LeaseQueue}
 }
 
 // Context returns a context that ends when the node begins to close.

@@ -20,6 +20,11 @@ type Shards struct {
 	KV     KV
 	Lock   Lock
 	PubSub PubSub
+
+	// LeaseQueueLen is for tests. It returns how many operations and transactions
+	// wait for the write lease of the SQL shard, as far as this node has applied the
+	// log.
+	LeaseQueueLen func() int
 }
 
 // KV is the kv shard. Its reads return what this node has applied; if the

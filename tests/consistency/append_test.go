@@ -15,14 +15,14 @@ import (
 
 const (
 	appendKeys   = 2000
-	appendWindow = 4  // keys in use at a time
-	appendEach   = 10 // appends after which the next key comes into use
+	appendWindow = 4  // the number of keys in use at a time
+	appendEach   = 10 // the number of appends after which the next key comes into use
 	appendLength = 12 * time.Second
 )
 
-// Transactions append to lists and read them, from all nodes, while nodes die
-// and sleep: what they read tells in which order they happened, and there must
-// be one.
+// Transactions on all nodes append to lists and read them while nodes are killed and
+// paused. What they read shows the order in which they happened. There must be such
+// an order.
 func TestListAppend(t *testing.T) {
 	seed := seedOf(t)
 	c := newCluster(t, 3, shortPatience)
@@ -50,7 +50,7 @@ func TestListAppend(t *testing.T) {
 
 // appends is the traffic.
 type appends struct {
-	values atomic.Int64 // the last one appended
+	values atomic.Int64 // the last value that was appended
 
 	mu      sync.Mutex
 	history []appendTxn
@@ -61,7 +61,7 @@ func (a *appends) key(w *worker) int {
 	return (int(a.values.Load())/appendEach + w.random.IntN(appendWindow)) % appendKeys
 }
 
-// transact does one transaction, of any kind.
+// transact does one transaction of a random kind.
 func (a *appends) transact(w *worker, l *life) {
 	x := appendTxn{worker: w.id, life: l.number, outcome: aborted}
 	x.call = w.now()
@@ -73,7 +73,7 @@ func (a *appends) transact(w *worker, l *life) {
 	case kind < 65:
 		x.kind = "deferred"
 		err = a.interactive(w, l, &x, request{Within: w.within(), Deferred: true})
-		x.strict = x.writes() // else it is a snapshot of this node's
+		x.strict = x.writes() // otherwise it is a local snapshot
 	case kind < 78:
 		x.kind = "snapshot"
 		err = a.interactive(w, l, &x, request{ReadOnly: true})
@@ -107,7 +107,7 @@ func (a *appends) transact(w *worker, l *life) {
 
 const appendSQL = "UPDATE list SET v = v || ? WHERE k = ?"
 
-// plain appends without a transaction of its own.
+// plain appends by a statement or batch outside of transactions.
 func (a *appends) plain(w *worker, l *life, x *appendTxn, n int) error {
 	r := request{Do: "batch", Within: w.within()}
 	for range n {
@@ -127,7 +127,7 @@ func (a *appends) next(w *worker) appendOp {
 	return appendOp{key: a.key(w), value: int(a.values.Add(1))}
 }
 
-// interactive does one to four operations.
+// interactive does one to four operations in a transaction.
 func (a *appends) interactive(w *worker, l *life, x *appendTxn, r request) (err error) {
 	rollback := w.random.IntN(20) == 0
 	tx, err := l.begin(r)
@@ -156,16 +156,16 @@ func (a *appends) interactive(w *worker, l *life, x *appendTxn, r request) (err 
 				err = x.saw(op.key, rows)
 			}
 		default:
-			err = a.undone(w, tx, x)
+			err = a.appendAndUndo(w, tx, x)
 		}
 		if err != nil {
 			return err
 		}
-		if x.writes() && !rollback { // else it may end without being told that its lease expired
+		if x.writes() && !rollback { // a rollback does not report that the lease has expired
 			w.wrote(r.Within)
 		}
 		if w.random.IntN(10) == 0 {
-			time.Sleep(time.Duration(w.random.IntN(4)) * time.Millisecond) // it thinks
+			time.Sleep(time.Duration(w.random.IntN(4)) * time.Millisecond) // the program thinks
 		}
 	}
 	if rollback {
@@ -175,8 +175,8 @@ func (a *appends) interactive(w *worker, l *life, x *appendTxn, r request) (err 
 	return tx.commit()
 }
 
-// undone appends inside a savepoint, and goes back.
-func (a *appends) undone(w *worker, tx *transaction, x *appendTxn) error {
+// appendAndUndo appends in a savepoint, rolls back to it, and reads.
+func (a *appends) appendAndUndo(w *worker, tx *transaction, x *appendTxn) error {
 	op := a.next(w)
 	x.undone = append(x.undone, op.value)
 	if _, err := tx.exec("SAVEPOINT undone"); err != nil {
@@ -202,9 +202,9 @@ func read(tx *transaction, x *appendTxn, key int) error {
 	return x.saw(key, rows)
 }
 
-var errNoList = errors.New("a list is not there")
+var errNoList = errors.New("a list is missing")
 
-// saw adds a read to the transaction.
+// saw adds a read with this result to the transaction.
 func (x *appendTxn) saw(key int, rows [][]string) error {
 	if len(rows) != 1 {
 		return errNoList
@@ -230,7 +230,7 @@ func parseList(text string) ([]int, error) {
 	return list, nil
 }
 
-// final returns the lists as they are in the end.
+// final returns the lists after the run.
 func (a *appends) final(t *testing.T, l *life) map[int][]int {
 	t.Helper()
 	rows, err := l.query(true, "SELECT k, v FROM list WHERE v <> ''")

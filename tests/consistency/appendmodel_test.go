@@ -11,19 +11,19 @@ import (
 type appendTxn struct {
 	worker, life int
 	kind         string
-	strict       bool // real time binds it to all others, not only to those of its node
+	strict       bool // it is ordered in real time with all transactions, not only with those of its process
 	ops          []appendOp
-	undone       []int // values that it appended and took back
+	undone       []int // values that it appended and rolled back
 	call, ret    int64 // nanoseconds
 	outcome      outcome
-	rolledBack   bool // by the client
+	rolledBack   bool // the client rolled it back
 	error        string
 }
 
-// never is the return of what did not return.
+// never is the time of return of an operation that did not return.
 const never = math.MaxInt64
 
-// An appendOp appends value to a list, or is a read of it.
+// An appendOp appends a value to a list, or reads the list.
 type appendOp struct {
 	key, value int
 	read       bool
@@ -55,20 +55,20 @@ func (x *appendTxn) String() string {
 		x.kind, x.worker, x.life, x.call/1000, end, x.outcome, strings.Join(ops, " "), x.error)
 }
 
-// appendCheck is a check of a history: which transactions may be seen, then the
-// order that they must have happened in.
+// appendCheck is the check of one history. It first finds out which transactions
+// were applied, and then in which order they must have happened.
 type appendCheck struct {
 	txns   []appendTxn
 	final  map[int][]int
-	writer map[int]int // of a value: place in txns
-	seen   []bool      // the transaction was applied
+	writer map[int]int // for each value, the index in txns of the transaction that appended it
+	seen   []bool      // by transaction: it was applied
 	graph  graph
 	wrong  []string
 }
 
-// checkAppends returns why there is no order in which the transactions can have
-// happened, one after the other, if there is none. Reads of transactions that
-// failed must fit in, too; what those appended must not be seen by others.
+// checkAppends checks that there is an order in which the transactions can have
+// happened one after the other. The reads of failed transactions must fit into this
+// order too, and nobody must see the appends of failed transactions.
 func checkAppends(txns []appendTxn, final map[int][]int) []string {
 	c := &appendCheck{txns: txns, final: final, writer: map[int]int{}, seen: make([]bool, len(txns))}
 	c.applied()
@@ -110,8 +110,8 @@ func (c *appendCheck) fault(format string, args ...any) {
 	c.wrong = append(c.wrong, fmt.Sprintf(format, args...))
 }
 
-// applied finds out which transactions were, and checks that each was wholly,
-// once, or not at all.
+// applied finds out which transactions were applied, and checks that each was
+// applied either once and wholly, or not at all.
 func (c *appendCheck) applied() {
 	undone := map[int]int{}
 	for i := range c.txns {
@@ -133,13 +133,13 @@ func (c *appendCheck) applied() {
 				c.fault("%d was appended twice: %v", value, &c.txns[i])
 			case !ok:
 				if i, ok := undone[value]; ok {
-					c.fault("%d was taken back and is there: %v", value, &c.txns[i])
+					c.fault("%d was rolled back and is there: %v", value, &c.txns[i])
 				} else {
 					c.fault("nobody appended %d to %d", value, key)
 				}
 				continue
 			case c.txns[i].outcome == aborted:
-				c.fault("%d is there, its transaction failed: %v", value, &c.txns[i])
+				c.fault("%d is there although its transaction failed: %v", value, &c.txns[i])
 			}
 			inFinal[value] = true
 			c.seen[i] = true
@@ -149,7 +149,7 @@ func (c *appendCheck) applied() {
 		x := &c.txns[i]
 		for _, op := range x.ops {
 			if !op.read && !inFinal[op.value] && (x.outcome == committed || c.seen[i]) {
-				c.fault("%d is not there: %v", op.value, x)
+				c.fault("%d is missing: %v", op.value, x)
 			}
 		}
 		if x.outcome == committed {
@@ -158,7 +158,8 @@ func (c *appendCheck) applied() {
 	}
 }
 
-// versions adds who appended after whom.
+// versions adds the edges between transactions that appended one after the other to
+// the same list.
 func (c *appendCheck) versions() {
 	for key, list := range c.final {
 		for n := 1; n < len(list); n++ {
@@ -167,29 +168,31 @@ func (c *appendCheck) versions() {
 	}
 }
 
-// reads adds whom transaction i has seen, and whom it has not. What it reads is
-// the beginning of the final list, and behind it what it appended itself.
+// reads adds the edges that follow from the reads of transaction i: to the
+// transactions whose appends it read, and to the first one whose append it did not
+// read. It must read a prefix of the final list, and after that what it appended
+// itself.
 func (c *appendCheck) reads(i int) {
 	x := &c.txns[i]
-	own, before := map[int][]int{}, map[int]int{}
+	appended, prefix := map[int][]int{}, map[int]int{}
 	for _, op := range x.ops {
 		if !op.read {
-			own[op.key] = append(own[op.key], op.value)
+			appended[op.key] = append(appended[op.key], op.value)
 			continue
 		}
-		final, n := c.final[op.key], len(op.list)-len(own[op.key])
-		if n < 0 || !slices.Equal(op.list[n:], own[op.key]) {
-			c.fault("it did not read what it appended to %d, %v: %v read %v", op.key, own[op.key], x, op.list)
+		final, n := c.final[op.key], len(op.list)-len(appended[op.key])
+		if n < 0 || !slices.Equal(op.list[n:], appended[op.key]) {
+			c.fault("it did not read what it appended to %d, %v: %v read %v", op.key, appended[op.key], x, op.list)
 			continue
 		}
 		if n > len(final) || !slices.Equal(op.list[:n], final[:n]) {
-			c.fault("it read of %d what never was: %v read %v of %v", op.key, x, op.list, final)
+			c.fault("it read of %d what never was there: %v read %v of %v", op.key, x, op.list, final)
 			continue
 		}
-		if first, ok := before[op.key]; ok && first != n {
+		if first, ok := prefix[op.key]; ok && first != n {
 			c.fault("others appended to %d between two reads of it: %v", op.key, x)
 		}
-		before[op.key] = n
+		prefix[op.key] = n
 		if n > 0 {
 			c.graph.add(c.writer[final[n-1]], i, fmt.Sprintf("which read %d in list %d", final[n-1], op.key))
 		}
@@ -201,10 +204,10 @@ func (c *appendCheck) reads(i int) {
 
 const realTimeWhy = "returned before the call of"
 
-// realTime adds, of the transactions that it is good for, which ones returned
-// before others were called. A moment for each return, in a row, stands for the
-// many edges.
-func (c *appendCheck) realTime(good func(*appendTxn) bool) {
+// realTime adds the edges between transactions of which one returned before the other
+// was called, if selected returns true for both. Instead of an edge for each pair, it
+// adds a node for each return, a moment, and connects the moments to a chain.
+func (c *appendCheck) realTime(selected func(*appendTxn) bool) {
 	type event struct {
 		at   int64
 		txn  int
@@ -213,7 +216,7 @@ func (c *appendCheck) realTime(good func(*appendTxn) bool) {
 	var events []event
 	for i := range c.txns {
 		x := &c.txns[i]
-		if !good(x) || x.outcome == unknown && !c.seen[i] {
+		if !selected(x) || x.outcome == unknown && !c.seen[i] {
 			continue
 		}
 		events = append(events, event{x.call, i, true})
@@ -227,7 +230,7 @@ func (c *appendCheck) realTime(good func(*appendTxn) bool) {
 			return -1
 		case a.at > b.at:
 			return 1
-		case a.call && !b.call: // at once: neither is before the other
+		case a.call && !b.call: // at the same time: neither is before the other
 			return -1
 		case b.call && !a.call:
 			return 1

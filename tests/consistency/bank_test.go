@@ -14,22 +14,22 @@ import (
 
 const (
 	bankAccounts = 8
-	bankOpening  = 100 // on each account
+	bankOpening  = 100 // the first balance of each account
 	bankLength   = 12 * time.Second
 )
 
-// Money moves between accounts, from all nodes, while nodes die and sleep: at
-// every moment and on every node there is as much of it as in the beginning.
+// Transactions on all nodes move money between accounts while nodes are killed and
+// paused. At every moment, on every node, the sum of all accounts is the same.
 func TestBank(t *testing.T) {
 	seed := seedOf(t)
 	c := newCluster(t, 3, shortPatience)
 	l := c.nodes[0].alive()
 	l.must("CREATE TABLE account(id INTEGER PRIMARY KEY, balance INTEGER NOT NULL)")
-	l.must("CREATE TABLE journal(id TEXT NOT NULL, src INTEGER NOT NULL, dst INTEGER NOT NULL, amount INTEGER NOT NULL)") // nothing unique: repetitions shall show
+	l.must("CREATE TABLE journal(id TEXT NOT NULL, src INTEGER NOT NULL, dst INTEGER NOT NULL, amount INTEGER NOT NULL)") // without a unique index, so that a write that is applied twice is seen
 	for id := range bankAccounts {
 		l.must("INSERT INTO account VALUES(?, ?)", id, bankOpening)
 	}
-	for _, n := range c.nodes { // what they read must be there
+	for _, n := range c.nodes { // wait until each node has the tables
 		if _, err := n.alive().query(true, "SELECT 1"); err != nil {
 			t.Fatal(err)
 		}
@@ -40,28 +40,29 @@ func TestBank(t *testing.T) {
 	tr.start(1, b.audit)
 	tr.run(testrun.Length(3*time.Second, bankLength))
 	c.equal()
-	problems(t, b.history.checkLooks())
+	problems(t, b.history.checkReadings())
 	for _, n := range c.nodes {
 		b.history.last = b.statement(t, n.alive())
 		problems(t, b.history.checkLast())
 	}
-	t.Logf("%d transfers, %d of them in the journal, %d looks", len(b.history.transfers), len(b.history.last.journal), len(b.history.looks))
+	t.Logf("%d transfers, %d of them in the journal, %d readings", len(b.history.transfers), len(b.history.last.journal), len(b.history.readings))
 	tr.require("committed", 200)
 	tr.require("expired", 1)
 }
 
-// shortPatience makes SQLITE_BUSY come about as well as expired leases.
+// shortPatience sets a busy timeout that is so short that both SQLITE_BUSY and
+// expired leases happen.
 func shortPatience(cfg *hiqlite.Config) { cfg.Conn.BusyTimeout = 1500 * time.Millisecond }
 
 // bank is the traffic.
 type bank struct {
-	acked atomic.Int64 // transfers that are in the journal
+	acked atomic.Int64 // the number of transfers that were acknowledged
 
 	mu      sync.Mutex
 	history bankHistory
 }
 
-// transfer moves money: mostly in a transaction that reads, thinks and writes.
+// transfer moves money, in most cases in an interactive transaction.
 func (b *bank) transfer(w *worker, l *life) {
 	t := transfer{
 		id: fmt.Sprintf("%d/%d", w.id, w.count), node: w.node.cfg.NodeID,
@@ -70,9 +71,9 @@ func (b *bank) transfer(w *worker, l *life) {
 	t.dst = (t.src + 1 + w.random.IntN(bankAccounts-1)) % bankAccounts
 	var err error
 	if w.random.IntN(4) == 0 {
-		err = t.atOnce(w, l)
+		err = t.asBatch(w, l)
 	} else {
-		err = t.thinking(w, l)
+		err = t.interactive(w, l)
 	}
 	t.outcome = w.note(err, !t.refused)
 	t.error = fmt.Sprint(err)
@@ -84,9 +85,10 @@ func (b *bank) transfer(w *worker, l *life) {
 	b.history.transfers = append(b.history.transfers, t)
 }
 
-// thinking is the transfer as an interactive transaction. It writes what it has
-// computed, so that it shows if somebody else wrote meanwhile.
-func (t *transfer) thinking(w *worker, l *life) (err error) {
+// interactive transfers in an interactive transaction. It writes balances that it
+// has computed from what it read, so that the sums are wrong if another transaction
+// writes in between.
+func (t *transfer) interactive(w *worker, l *life) (err error) {
 	rollback := w.random.IntN(20) == 0
 	within := w.within()
 	tx, err := l.begin(request{Within: within})
@@ -126,9 +128,8 @@ func (t *transfer) thinking(w *worker, l *life) (err error) {
 	return tx.commit()
 }
 
-// atOnce is the transfer as a batch: it waits for the lease of others, and has
-// none.
-func (t *transfer) atOnce(w *worker, l *life) error {
+// asBatch transfers in a batch, which needs no lease of its own.
+func (t *transfer) asBatch(w *worker, l *life) error {
 	a, err := l.ask(request{Do: "batch", Within: w.within(),
 		SQL: []string{
 			`UPDATE account SET balance = balance + CASE id WHEN ?1 THEN -?3 ELSE ?3 END
@@ -142,21 +143,21 @@ func (t *transfer) atOnce(w *worker, l *life) error {
 	return err
 }
 
-// audit looks at all accounts.
+// audit reads all accounts.
 func (b *bank) audit(w *worker, l *life) {
-	k := look{node: w.node.cfg.NodeID, acked: b.acked.Load()}
+	k := reading{node: w.node.cfg.NodeID, acked: b.acked.Load()}
 	var err error
 	switch w.random.IntN(4) {
-	case 0: // one read of everything that was acknowledged
+	case 0: // a linearizable query
 		k.linearizable = true
 		var rows [][]string
 		rows, err = l.query(true, "SELECT sum(balance), min(balance), (SELECT count(*) FROM journal) FROM account")
 		k.sum(rows)
-	case 1:
+	case 1: // a local query
 		var rows [][]string
 		rows, err = l.query(false, "SELECT sum(balance), min(balance), (SELECT count(*) FROM journal) FROM account")
 		k.sum(rows)
-	default:
+	default: // a read-only transaction
 		k.linearizable = w.random.IntN(2) == 0
 		err = k.snapshot(w, l)
 	}
@@ -164,15 +165,16 @@ func (b *bank) audit(w *worker, l *life) {
 	if err != nil {
 		return
 	}
-	time.Sleep(time.Duration(w.random.IntN(10)) * time.Millisecond) // the processor is for transfers, too
+	time.Sleep(time.Duration(w.random.IntN(10)) * time.Millisecond) // leave processor time to the transfers
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.history.looks = append(b.history.looks, k)
+	b.history.readings = append(b.history.readings, k)
 }
 
-func (k *look) sum(rows [][]string) {
+// sum adds the result of a query to the reading.
+func (k *reading) sum(rows [][]string) {
 	if len(rows) == 0 {
-		return // the error tells why
+		return // the query failed
 	}
 	k.totals = append(k.totals, number(rows[0][0]))
 	k.least = number(rows[0][1])
@@ -184,8 +186,8 @@ func number(text string) int {
 	return n
 }
 
-// snapshot looks several times in one transaction that only reads.
-func (k *look) snapshot(w *worker, l *life) (err error) {
+// snapshot reads several times in one read-only transaction.
+func (k *reading) snapshot(w *worker, l *life) (err error) {
 	tx, err := l.begin(request{ReadOnly: true, Linearizable: k.linearizable})
 	if err != nil {
 		return err
@@ -201,7 +203,7 @@ func (k *look) snapshot(w *worker, l *life) (err error) {
 			return err
 		}
 		k.sum(rows)
-		time.Sleep(time.Duration(w.random.IntN(5)) * time.Millisecond) // others go on
+		time.Sleep(time.Duration(w.random.IntN(5)) * time.Millisecond) // other transactions commit meanwhile
 	}
 	rows, err := tx.query(`SELECT a.id FROM account a WHERE balance <> ? +
 		(SELECT coalesce(sum(CASE a.id WHEN src THEN -amount WHEN dst THEN amount END), 0) FROM journal)`, bankOpening)
@@ -214,7 +216,7 @@ func (k *look) snapshot(w *worker, l *life) (err error) {
 	return tx.commit()
 }
 
-// statement returns what a node holds in the end.
+// statement returns the final rows of a node.
 func (b *bank) statement(t *testing.T, l *life) (s bankStatement) {
 	t.Helper()
 	rows, err := l.query(true, "SELECT id, balance FROM account")

@@ -9,24 +9,23 @@ import (
 	"github.com/hiqlite/hiqlite/tests/process"
 )
 
-// A life is one process of a node, from its start to its end, as this side
-// talks to it.
+// A life is one process of a node, from its start to its end, as the test sees it.
 type life struct {
 	*process.Process
 	node     *node
 	number   int           // unique in the cluster
-	requests atomic.Uint64 // sent so far: the last one's ID
+	requests atomic.Uint64 // the ID of the last request
 }
 
 var (
-	// errDied: the process ended before it answered.
+	// errDied says that the process ended before it answered.
 	errDied = errors.New("the node's process was killed")
-	// errHangs: a process that runs did not answer for long.
+	// errHangs says that the process runs but did not answer within patience.
 	errHangs = errors.New("the node does not answer")
 )
 
 // ask sends a request, calls sent if that is not nil, and waits for the answer.
-// Errors are a *refusal, errDied and errHangs.
+// The error is a *refusal, errDied or errHangs.
 func (l *life) ask(r request, sent func()) (answer, error) {
 	r.ID = l.requests.Add(1)
 	if r.Within == 0 {
@@ -58,7 +57,7 @@ func refused(a answer) (answer, error) {
 	return a, nil
 }
 
-// exec runs a statement on its own.
+// exec executes a statement outside of transactions.
 func (l *life) exec(sql string, args ...any) (affected int64, err error) {
 	a, err := l.ask(request{Do: "exec", SQL: []string{sql}, Args: [][]any{args}}, nil)
 	if err != nil {
@@ -67,21 +66,21 @@ func (l *life) exec(sql string, args ...any) (affected int64, err error) {
 	return a.Affected[0], nil
 }
 
-// query runs a query on its own, linearizable or local.
+// query executes a query outside of transactions; it is linearizable or local.
 func (l *life) query(linearizable bool, sql string, args ...any) ([][]string, error) {
 	a, err := l.ask(request{Do: "query", SQL: []string{sql}, Args: [][]any{args}, Linearizable: linearizable}, nil)
 	return a.Rows, err
 }
 
-// A transaction is open in a node's process. Its errors, but for those of
-// commit, are certain: nothing was applied.
+// A transaction is an open transaction in a node's process. After an error of any
+// method but commit, it is certain that nothing was applied.
 type transaction struct {
 	l      *life
 	id     uint64
 	writes bool
 }
 
-// begin begins a transaction as r says.
+// begin begins a transaction with the options of r.
 func (l *life) begin(r request) (*transaction, error) {
 	r.Do = "begin"
 	a, err := l.ask(r, nil)
@@ -108,7 +107,7 @@ func (t *transaction) query(sql string, args ...any) ([][]string, error) {
 	return a.Rows, nil
 }
 
-// commit commits; what it answers is for outcomeOf.
+// commit commits the transaction. outcomeOf says what its error means.
 func (t *transaction) commit() error {
 	_, err := t.l.ask(request{Do: "commit", Tx: t.id}, func() {
 		if t.writes {
@@ -118,10 +117,11 @@ func (t *transaction) commit() error {
 	return err
 }
 
-// rollback rolls back. Its error is of no interest: it may be over already.
+// rollback rolls the transaction back. Its error is ignored, because the
+// transaction may have ended before.
 func (t *transaction) rollback() { t.l.ask(request{Do: "rollback", Tx: t.id}, nil) }
 
-// certain is an error after which nothing is committed.
+// certain is an error after which it is certain that nothing is committed.
 type certain struct{ error }
 
 func (c certain) Unwrap() error { return c.error }
@@ -135,8 +135,8 @@ const (
 	unknown
 )
 
-// outcomeOf judges the error of what, at once, proposes and commits: a commit,
-// or a statement on its own.
+// outcomeOf returns the outcome that the error of a commit, or of a statement
+// outside of transactions, means.
 func outcomeOf(err error) outcome {
 	var r *refusal
 	switch {
@@ -148,7 +148,7 @@ func outcomeOf(err error) outcome {
 	return unknown
 }
 
-// kindOf names an error. That of one which must not happen is empty.
+// kindOf returns a name for an error, or "" for an error that must not happen.
 func kindOf(err error) string {
 	var r *refusal
 	switch {
@@ -159,7 +159,7 @@ func kindOf(err error) string {
 	case !errors.As(err, &r):
 		return ""
 	case r.Unknown && errors.As(err, new(certain)):
-		return "" // there is nothing of which it could not be known
+		return "" // only a commit can have an unknown outcome
 	case r.Unknown:
 		return "unknown"
 	case r.Expired:

@@ -19,15 +19,15 @@ import (
 )
 
 const (
-	// patience bounds what a test waits for.
+	// patience bounds every wait of a test.
 	patience = 40 * time.Second
-	// operationTimeout bounds an operation, and a transaction as a whole.
+	// operationTimeout bounds an operation, and a whole transaction.
 	operationTimeout = 10 * time.Second
-	// leaseTTL is the least there may be, so that leases expire often.
+	// leaseTTL is the shortest that Config allows, so that leases expire often.
 	leaseTTL = time.Second
 )
 
-var seedFlag = flag.Uint64("seed", 0, "of workload and faults; 0: any")
+var seedFlag = flag.Uint64("seed", 0, "seed of workload and faults; 0: a random one")
 
 func TestMain(m *testing.M) {
 	process.Serve(openServer)
@@ -41,25 +41,25 @@ func seedOf(t *testing.T) uint64 {
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
-	t.Logf("seed %d: once more with -run %s -seed %d", seed, t.Name(), seed)
+	t.Logf("seed %d: repeat with -run %s -seed %d", seed, t.Name(), seed)
 	return seed
 }
 
-// A cluster is some nodes, each in a process of its own.
+// A cluster has its nodes in processes of their own.
 type cluster struct {
 	t     testing.TB
 	nodes []*node
-	lives []*life // all there were; of the test's goroutine
+	lives []*life // all processes that were started; used only by the test's goroutine
 }
 
-// A node is one of a cluster, alive or dead.
+// A node is a node of a cluster; its process may run or not.
 type node struct {
 	c   *cluster
 	cfg hiqlite.Config
-	log string // file of what its processes say
+	log string // file to which its processes write their logs
 
 	mu      sync.Mutex
-	now     *life         // nil: dead, or not ready yet
+	now     *life         // nil: no process runs, or it is not ready yet
 	changed chan struct{} // closed when now changes
 
 	traps [2]atomic.Pointer[trap]
@@ -99,7 +99,7 @@ func newCluster(t testing.TB, size int, change func(*hiqlite.Config)) *cluster {
 	return c
 }
 
-// start starts all nodes, of which none is alive.
+// start starts all nodes. None of them may run.
 func (c *cluster) start() {
 	c.t.Helper()
 	lives := make([]*life, len(c.nodes))
@@ -111,8 +111,8 @@ func (c *cluster) start() {
 	}
 }
 
-// printLogs prints the end of what the nodes of a failed test said. What the
-// race detector says fails it.
+// printLogs prints the end of the nodes' logs if the test has failed. It fails the
+// test if the race detector has found something in a node.
 func (c *cluster) printLogs() {
 	for _, n := range c.nodes {
 		text, err := os.ReadFile(n.log)
@@ -120,12 +120,12 @@ func (c *cluster) printLogs() {
 			c.t.Errorf("a data race in node %d", n.cfg.NodeID)
 		}
 		if err == nil && len(text) > 0 && c.t.Failed() {
-			c.t.Logf("node %d said:\n%s", n.cfg.NodeID, text[max(0, len(text)-16<<10):])
+			c.t.Logf("the end of the log of node %d:\n%s", n.cfg.NodeID, text[max(0, len(text)-16<<10):])
 		}
 	}
 }
 
-// start starts a process of the node's.
+// start starts a process for the node.
 func (n *node) start() *life {
 	n.c.t.Helper()
 	p, err := process.Start(n.cfg, n.log)
@@ -137,7 +137,7 @@ func (n *node) start() *life {
 	return l
 }
 
-// serveFrom waits until a process is ready, and lets workers use it.
+// serveFrom waits until a process is ready, and then lets workers use it.
 func (n *node) serveFrom(l *life) {
 	n.c.t.Helper()
 	if _, err := l.ask(request{Do: "ready", Within: patience}, nil); err != nil {
@@ -154,14 +154,14 @@ func (n *node) set(l *life) {
 	n.changed = make(chan struct{})
 }
 
-// alive returns the node's process; nil: it has none that is ready.
+// alive returns the node's process, or nil if it has none that is ready.
 func (n *node) alive() *life {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.now
 }
 
-// usable waits for a process that is ready, or until quit.
+// usable waits for a process that is ready. It returns nil when quit is closed.
 func (n *node) usable(quit <-chan struct{}) *life {
 	for {
 		n.mu.Lock()
@@ -178,31 +178,31 @@ func (n *node) usable(quit <-chan struct{}) *life {
 	}
 }
 
-// kill ends the node's process with SIGKILL.
+// kill kills the node's process with SIGKILL.
 func (n *node) kill() {
 	l := n.alive()
 	n.set(nil)
 	l.Kill()
 }
 
-// restart starts the node anew and waits until it is ready.
+// restart starts the node again and waits until it is ready.
 func (n *node) restart() {
 	n.c.t.Helper()
 	n.serveFrom(n.start())
 }
 
-func (n *node) pause() { n.alive().Pause() }
-func (n *node) goOn()  { n.alive().Resume() }
+func (n *node) pause()  { n.alive().Pause() }
+func (n *node) resume() { n.alive().Resume() }
 
-// leader returns the node that leads, as those that answer know it. None of
-// them may be paused but those in without.
-func (c *cluster) leader(without ...*node) *node {
+// leader waits until all running nodes agree on the leader of the SQL shard, and
+// returns it. No node may be paused.
+func (c *cluster) leader() *node {
 	c.t.Helper()
 	var leader *node
 	waitFor(c.t, "a leader that all agree on", func() bool {
 		seen := map[uint64]bool{}
 		for _, n := range c.nodes {
-			if contains(without, n) || n.alive() == nil {
+			if n.alive() == nil {
 				continue
 			}
 			a, err := n.alive().ask(request{Do: "status"}, nil)
@@ -215,7 +215,7 @@ func (c *cluster) leader(without ...*node) *node {
 			return false
 		}
 		for _, n := range c.nodes {
-			if seen[n.cfg.NodeID] && n.alive() != nil && !contains(without, n) {
+			if seen[n.cfg.NodeID] && n.alive() != nil {
 				leader = n
 			}
 		}
@@ -224,32 +224,24 @@ func (c *cluster) leader(without ...*node) *node {
 	return leader
 }
 
-func contains(all []*node, n *node) bool {
-	for _, other := range all {
-		if other == n {
-			return true
-		}
-	}
-	return false
-}
-
-// waitFor waits until ready says so.
-func waitFor(t testing.TB, what string, ready func() bool) {
+// waitFor waits until done returns true.
+func waitFor(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
-	for !ready() {
+	for !done() {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited %v for %s", patience, what)
 		}
-		time.Sleep(5 * time.Millisecond) // between looks
+		time.Sleep(5 * time.Millisecond) // before done is called again
 	}
 }
 
-// equal fails unless all nodes come to hold the same.
+// equal waits until all nodes have the same rows. It fails the test if two nodes
+// have different rows at the same applied index.
 func (c *cluster) equal() {
 	c.t.Helper()
 	byIndex := map[uint64]string{}
-	waitFor(c.t, "the nodes to hold the same", func() bool {
+	waitFor(c.t, "the nodes to have the same rows", func() bool {
 		all := map[string]bool{}
 		for _, n := range c.nodes {
 			if _, err := n.alive().ask(request{Do: "ready"}, nil); err != nil {
@@ -260,7 +252,7 @@ func (c *cluster) equal() {
 				c.t.Fatal(err)
 			}
 			if other := byIndex[a.Index]; other != "" && other != a.Hash {
-				c.t.Fatalf("node %d holds something else at index %d", n.cfg.NodeID, a.Index)
+				c.t.Fatalf("node %d has other rows than another node had at index %d", n.cfg.NodeID, a.Index)
 			}
 			byIndex[a.Index] = a.Hash
 			all[a.Hash] = true
@@ -269,7 +261,7 @@ func (c *cluster) equal() {
 	})
 }
 
-// must runs a statement that has to succeed.
+// must executes a statement that has to succeed.
 func (l *life) must(sql string, args ...any) {
 	l.node.c.t.Helper()
 	if _, err := l.exec(sql, args...); err != nil {

@@ -1,29 +1,29 @@
-// Package consistency holds tests only: of what clients see while nodes, which
-// are processes here, are killed and paused.
+// Package consistency has only tests. They check what clients see while nodes, each
+// in a process of its own, are killed and paused.
 //
-//   - traffic: bank_test.go, append_test.go and register_test.go do transactions
-//     from all nodes and write down what came of them.
-//   - faults: faults_test.go kills and pauses nodes, some at a point that
-//     traffic has reached: inside a transaction, or with a commit on its way.
-//   - models: bankmodel_test.go, appendmodel_test.go (a checker of
-//     serializability) and registermodel_test.go (porcupine's) judge what was
-//     written down, and nothing else. models_test.go shows that they find what
-//     they are for.
-//   - locks: fence_test.go takes locks on all nodes and writes what they guard,
-//     through the faults of fencefaults_test.go; fencemodel_test.go judges it, and fencecheck_test.go
-//     the model. lockends_test.go asks when the locks of nodes that have ended
-//     are free, and lockserver_test.go is what a node process does with them.
-//   - lease_test.go measures what dead and paused holders of the write lease
-//     cost the others.
+//   - Traffic: bank_test.go, append_test.go and register_test.go execute
+//     transactions on all nodes and record their outcomes.
+//   - Faults: faults_test.go kills and pauses nodes, in some cases when a worker is
+//     at a certain point: inside a transaction, or during a commit.
+//   - Models: bankmodel_test.go, appendmodel_test.go (a checker of serializability)
+//     and registermodel_test.go (a model for porcupine) check the recorded
+//     histories. models_test.go tests that the models find violations.
+//   - Locks: fence_test.go takes locks on all nodes and writes the resources that
+//     they guard, during the faults of fencefaults_test.go. fencemodel_test.go
+//     checks the history, and fencecheck_test.go tests that model. lockends_test.go
+//     tests when the locks of nodes that have ended are granted to others.
+//     lockserver_test.go is the part of a node process that takes locks.
+//   - lease_test.go measures how long dead and paused holders of the write lease
+//     block other writers, and kept_test.go tests kept leases of paused nodes.
 //
-// The rest is machinery: server_test.go is what a node process does, client_test.go
-// sends it requests, cluster_test.go starts and ends such processes, by the harness
+// server_test.go is the service that a node process runs, client_test.go sends
+// requests to it, and cluster_test.go starts and ends the processes with the harness
 // of tests/process.
 //
-// Every run prints the seed of its workload and faults; with
+// Every run prints the seed of its workload and faults. With
 //
 //	go test ./tests/consistency -run Bank -seed 123
 //
-// the workers do the same again, though the processes will not meet in the same
-// instants.
+// the workers do the same again, although the processes will not run with the same
+// timing.
 package consistency

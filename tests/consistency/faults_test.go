@@ -5,37 +5,39 @@ import (
 	"time"
 )
 
-// A point is where a worker has come to.
+// A point is a step of a worker at which a fault can happen.
 type point int
 
 const (
 	writing    point = iota // inside a transaction that has the lease and has written
-	committing              // the commit is on its way to the node
+	committing              // the request to commit has been sent to the node
 )
 
-// A trap waits for a worker at a point, and holds it there until the fault has
-// happened.
-type trap struct{ reached, sprung chan struct{} }
+// A trap stops the first worker that reaches a point, until the fault has happened.
+type trap struct {
+	reached  chan struct{} // closed when a worker has reached the point
+	released chan struct{} // closed when the worker may continue
+}
 
-// reach tells that a worker is at a point on the node.
+// reach is called by a worker of the node that has reached a point.
 func (n *node) reach(p point) {
 	if tr := n.traps[p].Swap(nil); tr != nil {
 		close(tr.reached)
-		<-tr.sprung
+		<-tr.released
 	}
 }
 
-// trapWait bounds the wait for a worker to come to a point.
+// trapWait bounds the wait for a worker to reach a point.
 const trapWait = 3 * time.Second
 
-// at does something to the node while a worker is at a point, and reports
-// whether there was one.
+// at calls do while a worker of the node is at a point. If none reaches the point
+// within trapWait, it returns false without calling do.
 func (n *node) at(p point, do func()) bool {
 	tr := &trap{make(chan struct{}), make(chan struct{})}
 	n.traps[p].Store(tr)
 	timer := time.NewTimer(trapWait)
 	defer timer.Stop()
-	defer close(tr.sprung)
+	defer close(tr.released)
 	select {
 	case <-tr.reached:
 	case <-timer.C:
@@ -48,15 +50,15 @@ func (n *node) at(p point, do func()) bool {
 	return true
 }
 
-// nemesis does harm to a cluster under traffic.
+// nemesis injects faults into a cluster under traffic.
 type nemesis struct {
 	c      *cluster
 	tr     *traffic
 	random *rand.Rand
-	missed int // no worker came to the point
+	missed int // faults that happened although no worker had reached the point
 }
 
-// faults are what a run goes through, in an order that its seed tells.
+// faults are the faults of a run. The seed determines their order.
 var faults = []struct {
 	name string
 	do   func(*nemesis)
@@ -65,7 +67,7 @@ var faults = []struct {
 	{"kill the leader while it commits", func(n *nemesis) { n.kill(n.c.leader(), committing) }},
 	{"kill a holder of the lease", func(n *nemesis) { n.kill(n.any(), writing) }},
 	{"kill all", (*nemesis).killAll},
-	{"pause a node shortly", func(n *nemesis) { n.pause(n.any(), n.anywhere(), 100+n.random.IntN(400), false) }},
+	{"pause a node briefly", func(n *nemesis) { n.pause(n.any(), n.anywhere(), 100+n.random.IntN(400), false) }},
 	{"pause all but one", func(n *nemesis) { n.pauseAllBut(n.any(), 100+n.random.IntN(600)) }},
 	{"pause a holder past its lease", func(n *nemesis) { n.pause(n.any(), writing, 1200, true) }},
 	{"pause the leader past its lease", func(n *nemesis) { n.pause(n.c.leader(), writing, 1200, true) }},
@@ -76,18 +78,18 @@ func (n *nemesis) any() *node { return n.c.nodes[n.random.IntN(len(n.c.nodes))] 
 
 func (n *nemesis) anywhere() point { return point(n.random.IntN(2)) }
 
-// torment lets every fault happen once, and then more of them for as long as
-// the run lasts.
-func (n *nemesis) torment(length time.Duration) {
+// injectFaults injects every fault once, and then more of them until length has
+// passed.
+func (n *nemesis) injectFaults(length time.Duration) {
 	n.c.t.Helper()
 	end := time.Now().Add(length)
 	for round := 0; ; round++ {
 		for i, f := range n.random.Perm(len(faults)) {
 			if round > 0 && time.Now().After(end) {
-				n.c.t.Logf("%d faults, %d of them not where they should have been", round*len(faults)+i, n.missed)
+				n.c.t.Logf("%d faults, %d of them not at the intended point", round*len(faults)+i, n.missed)
 				return
 			}
-			time.Sleep(time.Duration(50+n.random.IntN(200)) * time.Millisecond) // of peace
+			time.Sleep(time.Duration(50+n.random.IntN(200)) * time.Millisecond) // without a fault
 			began, before := time.Now(), n.tr.tally.of("committed")
 			faults[f].do(n)
 			n.c.t.Logf("%s: %v, %d committed", faults[f].name, time.Since(began).Round(time.Millisecond), n.tr.tally.of("committed")-before)
@@ -96,7 +98,8 @@ func (n *nemesis) torment(length time.Duration) {
 	}
 }
 
-// kill kills a node at a point, and starts it again once the others go on.
+// kill kills a node at a point, and starts it again after the others have committed
+// more transactions.
 func (n *nemesis) kill(victim *node, p point) {
 	n.c.t.Helper()
 	if !victim.at(p, victim.kill) {
@@ -106,13 +109,14 @@ func (n *nemesis) kill(victim *node, p point) {
 	dead := time.Now()
 	n.progress(victim, 3)
 	others := time.Since(dead)
-	time.Sleep(time.Duration(n.random.IntN(300)) * time.Millisecond) // dead for so much longer
+	time.Sleep(time.Duration(n.random.IntN(300)) * time.Millisecond) // the node stays dead for a while
 	started := time.Now()
 	victim.restart()
-	n.c.t.Logf("others went on after %v, the node was ready after %v", others.Round(time.Millisecond), time.Since(started).Round(time.Millisecond))
+	n.c.t.Logf("the others continued after %v, the node was ready after %v", others.Round(time.Millisecond), time.Since(started).Round(time.Millisecond))
 }
 
-// killAll kills all nodes, while one of them writes, and starts them again.
+// killAll kills all nodes while a transaction is open on one of them, and starts
+// them again.
 func (n *nemesis) killAll() {
 	n.c.t.Helper()
 	all := func() {
@@ -127,38 +131,38 @@ func (n *nemesis) killAll() {
 	n.c.start()
 }
 
-// pause pauses a node at a point, for so many milliseconds or, if others shall
-// have had the lease, until they have.
-func (n *nemesis) pause(victim *node, p point, ms int, past bool) {
+// pause pauses a node at a point for so many milliseconds and, if pastLease is
+// set, until the others have committed transactions.
+func (n *nemesis) pause(victim *node, p point, ms int, pastLease bool) {
 	n.c.t.Helper()
 	if !victim.at(p, victim.pause) {
 		n.missed++
 		victim.pause()
 	}
 	time.Sleep(time.Duration(ms) * time.Millisecond) // the fault itself
-	if past {
+	if pastLease {
 		n.progress(victim, 5)
 	}
-	victim.goOn()
+	victim.resume()
 }
 
-// pauseAllBut leaves one node without a majority.
-func (n *nemesis) pauseAllBut(lonely *node, ms int) {
+// pauseAllBut pauses all nodes but one for so many milliseconds.
+func (n *nemesis) pauseAllBut(running *node, ms int) {
 	for _, other := range n.c.nodes {
-		if other != lonely {
+		if other != running {
 			other.pause()
 		}
 	}
 	time.Sleep(time.Duration(ms) * time.Millisecond) // the fault itself
 	for _, other := range n.c.nodes {
-		if other != lonely {
-			other.goOn()
+		if other != running {
+			other.resume()
 		}
 	}
 }
 
-// progress waits until so many transactions more, which write, have committed
-// on every node but one.
+// progress waits until every node, except without, has committed so many more
+// transactions that write.
 func (n *nemesis) progress(without *node, more int64) {
 	n.c.t.Helper()
 	before := make([]int64, len(n.c.nodes))

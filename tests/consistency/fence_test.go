@@ -15,11 +15,12 @@ import (
 )
 
 const (
-	// fenceWorkers is how many there are on each node.
+	// fenceWorkers is the number of workers on each node.
 	fenceWorkers = 4
-	// fenceCalm is for how long there is no fault.
+	// fenceCalm is how long a run lasts before the first fault.
 	fenceCalm = 2 * time.Second
-	// lockTimeout bounds a Lock: less than patience, more than any queue takes.
+	// lockTimeout bounds a Lock. It is less than patience, and more than any waiter
+	// needs to reach the head of its queue.
 	lockTimeout = 30 * time.Second
 )
 
@@ -28,10 +29,10 @@ var (
 	fenceTTLs = []time.Duration{lock.MinTTL, 3 * lock.MinTTL / 2}
 )
 
-// Workers on all nodes take the same few locks, while nodes are killed, closed,
-// paused and cut off: nobody has a lock that another believes to have, in real
-// time; nobody is starved; and what the locks guard refuses who was stopped
-// when he had one.
+// Workers on all nodes take the same few locks while nodes are killed, closed,
+// paused and cut off. At no time do two holders believe that they hold the same
+// lock; every worker gets locks; and the resource that a lock guards refuses the
+// writes of a holder that was paused while it lost the lock.
 func TestFences(t *testing.T) {
 	seed := seedOf(t)
 	f := newFences(t, seed)
@@ -39,30 +40,30 @@ func TestFences(t *testing.T) {
 	f.tr.start(fenceWorkers, f.work)
 	stop := sync.OnceFunc(f.tr.stop)
 	defer stop()
-	time.Sleep(fenceCalm) // without a fault
-	f.progress("in the calm")
+	time.Sleep(fenceCalm) // the run without faults
+	f.progress("before the faults")
 	f.calm.Store(false)
 	f.progress("with short times to live")
-	f.torment()
+	f.injectFaults()
 	stop()
 	f.tr.tally.print(t)
 	f.tr.c.equal()
 	f.judge(t)
 }
 
-// fences is the traffic: workers take locks, and write what each guards with the
-// token that they got.
+// fences is the traffic: workers take locks, and write the resource that each lock
+// guards, with the token of their lock.
 type fences struct {
 	tr     *traffic
 	nw     *process.Network
-	random *rand.Rand  // of the faults
-	calm   atomic.Bool // locks are to last long, for no fault will come
+	random *rand.Rand  // for the faults
+	calm   atomic.Bool // there are no faults yet, and locks have a long TTL
 
-	got   []atomic.Int64              // locks that were given back, by worker
+	got   []atomic.Int64              // locks that were taken and released, by worker
 	traps []atomic.Pointer[fenceTrap] // by node
-	wrote map[string]*atomic.Uint64   // the highest token with which a write was accepted, by key
+	wrote map[string]*atomic.Uint64   // the highest token of an accepted write, by key
 
-	stages []string // of the last fault
+	stages []string // of the present fault
 
 	mu      sync.Mutex
 	history fenceHistory
@@ -84,11 +85,11 @@ func newFences(t *testing.T, seed uint64) *fences {
 		l.must("INSERT INTO resource VALUES(?, 0, 0)", key)
 		f.wrote[key] = new(atomic.Uint64)
 	}
-	c.settle()
+	c.catchUp()
 	return f
 }
 
-// work takes a lock once.
+// work takes a lock, writes under it, and releases it.
 func (f *fences) work(w *worker, l *life) {
 	o := &lockOrder{Key: fenceKeys[w.random.IntN(len(fenceKeys))], TTL: fenceTTLs[w.random.IntN(len(fenceTTLs))], Locker: w.random.IntN(2)}
 	if f.calm.Load() {
@@ -103,7 +104,7 @@ func (f *fences) work(w *worker, l *life) {
 	if err != nil {
 		f.miss(miss{worker: w.id, node: h.node, called: h.called, till: clock(), hurried: hurried, err: err})
 		if errors.Is(err, errDied) || lockKindOf(err) == "closed" {
-			time.Sleep(10 * time.Millisecond) // the process is gone: workers shall know soon
+			time.Sleep(10 * time.Millisecond) // until the worker sees that the process has ended
 		}
 		return
 	}
@@ -129,21 +130,21 @@ func (f *fences) miss(m miss) {
 	f.history.misses = append(f.history.misses, m)
 }
 
-// use does something under a lock, and unlocks it.
+// use reads and writes under a lock, and releases it.
 func (f *fences) use(w *worker, l *life, o *lockOrder, h *hold) {
 	if rows, err := l.query(false, "SELECT token, writes FROM resource WHERE k=?", h.key); err == nil && len(rows) == 1 {
 		h.saw = &sighting{at: clock(), token: uint64(number(rows[0][0])), writes: number(rows[0][1])}
 	}
 	f.write(w, l, o, h)
 	trapped := f.reach(h)
-	time.Sleep(time.Duration(w.random.IntN(15)) * time.Millisecond) // it works
+	time.Sleep(time.Duration(w.random.IntN(15)) * time.Millisecond) // the work under the lock
 	if trapped || w.random.IntN(2) == 0 {
 		f.write(w, l, o, h)
 	}
 	a, err := l.ask(request{Do: "unlock", Lock: o}, nil)
 	h.ended, h.err = clock(), err
 	if a.Lock != nil {
-		h.until, h.left = a.Lock.Until, a.Lock.Called
+		h.until, h.unlockCalled = a.Lock.Until, a.Lock.Called
 	}
 	kind := lockKindOf(err)
 	switch kind {
@@ -152,12 +153,12 @@ func (f *fences) use(w *worker, l *life, o *lockOrder, h *hold) {
 	case "lost":
 		h.end = lost
 	default:
-		h.end = broke
+		h.end = failed
 	}
 	f.tr.tally.add(kind)
 }
 
-// write is a fenced one.
+// write writes the resource with the token of the lock.
 func (f *fences) write(w *worker, l *life, o *lockOrder, h *hold) {
 	x := fencedWrite{id: fmt.Sprintf("%d/%d/%d", w.id, w.count, len(h.writes)), call: clock()}
 	a, err := l.ask(request{Do: "fence", Lock: o,
@@ -188,46 +189,47 @@ func (f *fences) write(w *worker, l *life, o *lockOrder, h *hold) {
 	h.writes = append(h.writes, x)
 }
 
-// judge fails the test if what happened must not be, or shows nothing.
+// judge fails the test if the history is wrong, or if too little happened to test
+// anything.
 func (f *fences) judge(t *testing.T) {
 	t.Helper()
 	f.sameClock(t)
 	h := &f.history
 	h.resources = f.resources(t)
 	problems(t, h.check())
-	believed, queued, past := 0, 0, 0
+	believed, queued, lostAfterUse := 0, 0, 0
 	for _, x := range h.holds {
 		if x.until > x.at {
 			believed++
 		}
-		if x.queued != 0 && h.harm(x.called, x.at) == nil {
+		if x.queued != 0 && h.faultBetween(x.called, x.at) == nil {
 			queued++
 		}
 		if x.end == lost && x.until > x.at {
-			past++
+			lostAfterUse++
 		}
 	}
-	t.Logf("%d holds; of %d it is known until when, %d of those were lost; %d were in the queue for one when nothing was harmed", len(h.holds), believed, past, queued)
+	t.Logf("%d holds; the end of %d is known, and %d of those were lost; %d waited in a queue while there was no fault", len(h.holds), believed, lostAfterUse, queued)
 	f.tr.require("unlocked", 200)
 	f.tr.require("lost", 4)
 	f.tr.require("refused writes", 2)
 	f.tr.require("killed", 1)
-	if past < 2 || believed < len(h.holds)/2 || queued < 30 {
-		t.Error("too few, to show something")
+	if lostAfterUse < 2 || believed < len(h.holds)/2 || queued < 30 {
+		t.Error("too few of them to test anything")
 	}
 }
 
-// sameClock fails if somebody has set the machine's clock: what the processes
-// wrote down can then not be compared.
+// sameClock fails the test if somebody has set the machine's clock, because the
+// times of the processes can then not be compared.
 func (f *fences) sameClock(t *testing.T) {
 	t.Helper()
 	now := time.Now()
 	if d := now.Round(0).Sub(f.tr.began.Round(0)) - now.Sub(f.tr.began); d.Abs() > stall {
-		t.Fatalf("the clock of this machine was set, by %v, during the test: run it again", d)
+		t.Fatalf("the clock of this machine was set by %v during the test: run it again", d)
 	}
 }
 
-// resources returns what the locks guard, in the end.
+// resources returns the resources that the locks guard, after the run.
 func (f *fences) resources(t *testing.T) map[string]resource {
 	t.Helper()
 	out := map[string]resource{}

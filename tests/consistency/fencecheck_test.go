@@ -7,22 +7,22 @@ import (
 	"time"
 )
 
-// goodFences is a history that may be: a lock goes from one to the next; the
-// third one is stopped, and the fourth has it meanwhile; the fifth is cut off.
+// goodFences returns a correct history of six holders of one lock. The third one is
+// paused, and the fourth one gets the lock meanwhile; the fifth one is cut off.
 func goodFences() (h *fenceHistory, holds []*hold) {
 	write := func(id string, call, ret int64) fencedWrite {
 		return fencedWrite{id: id, call: call, ret: ret, outcome: committed, accepted: true}
 	}
 	tooLate := &refusal{Text: "lost", Lost: true}
 	holds = []*hold{
-		{node: 1, token: 10, called: 1, at: 2, until: 9, left: 9, ended: 10, saw: &sighting{3, 0, 0}, writes: []fencedWrite{write("a", 4, 5), write("b", 6, 7)}},
-		{node: 2, token: 11, called: 3, queued: 4, at: 11, until: 19, left: 19, ended: 20, saw: &sighting{12, 10, 2}, writes: []fencedWrite{write("c", 13, 14)}},
-		{node: 3, token: 12, called: 5, queued: 6, at: 21, until: 23, left: 48, ended: 49, end: lost, err: tooLate, saw: &sighting{22, 11, 3},
+		{node: 1, token: 10, called: 1, at: 2, until: 9, unlockCalled: 9, ended: 10, saw: &sighting{3, 0, 0}, writes: []fencedWrite{write("a", 4, 5), write("b", 6, 7)}},
+		{node: 2, token: 11, called: 3, queued: 4, at: 11, until: 19, unlockCalled: 19, ended: 20, saw: &sighting{12, 10, 2}, writes: []fencedWrite{write("c", 13, 14)}},
+		{node: 3, token: 12, called: 5, queued: 6, at: 21, until: 23, unlockCalled: 48, ended: 49, end: lost, err: tooLate, saw: &sighting{22, 11, 3},
 			writes: []fencedWrite{write("d", 22, 23), {id: "e", call: 24, ret: 47, outcome: committed}}},
-		{node: 1, token: 13, called: 7, queued: 8, at: 31, until: 39, left: 39, ended: 40, saw: &sighting{32, 12, 4}, writes: []fencedWrite{write("f", 33, 34)}},
-		{node: 2, token: 14, called: 35, queued: 36, at: 51, until: 53, left: 59, ended: 60, end: lost, err: tooLate, saw: &sighting{52, 13, 5},
+		{node: 1, token: 13, called: 7, queued: 8, at: 31, until: 39, unlockCalled: 39, ended: 40, saw: &sighting{32, 12, 4}, writes: []fencedWrite{write("f", 33, 34)}},
+		{node: 2, token: 14, called: 35, queued: 36, at: 51, until: 53, unlockCalled: 59, ended: 60, end: lost, err: tooLate, saw: &sighting{52, 13, 5},
 			writes: []fencedWrite{{id: "g", call: 53, ret: 70, outcome: unknown}}},
-		{node: 3, token: 15, called: 36, queued: 37, at: 54, until: 61, left: 61, ended: 62, saw: &sighting{55, 13, 5}, writes: []fencedWrite{write("h", 56, 57)}},
+		{node: 3, token: 15, called: 36, queued: 37, at: 54, until: 61, unlockCalled: 61, ended: 62, saw: &sighting{55, 13, 5}, writes: []fencedWrite{write("h", 56, 57)}},
 	}
 	for _, x := range holds {
 		x.key, x.ttl = "k", longTTL
@@ -41,8 +41,7 @@ func goodFences() (h *fenceHistory, holds []*hold) {
 	}, holds
 }
 
-// What the model of locks exists for is found, and what may be is not complained
-// of.
+// The model of locks finds each kind of violation, and accepts correct histories.
 func TestFenceModel(t *testing.T) {
 	journal := func(h *fenceHistory, change func(*resource)) {
 		r := h.resources["k"]
@@ -59,70 +58,70 @@ func TestFenceModel(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		spoil func(*fenceHistory, []*hold)
-		want  string // part of the problem; empty: none
+		want  string // part of the violation; "": there is none
 	}{
 		{"good", func(*fenceHistory, []*hold) {}, ""},
-		{"an unknown write was made", func(h *fenceHistory, x []*hold) { insert(h, 5, journalEntry{"g", 14}) }, ""},
-		{"a killed holder", func(h *fenceHistory, x []*hold) { x[4].end, x[4].err = broke, errDied }, ""},
-		{"a bystander of a fault, with a short time to live", func(h *fenceHistory, x []*hold) {
+		{"a write with an unknown outcome was applied", func(h *fenceHistory, x []*hold) { insert(h, 5, journalEntry{"g", 14}) }, ""},
+		{"a killed holder", func(h *fenceHistory, x []*hold) { x[4].end, x[4].err = failed, errDied }, ""},
+		{"lost on a node without a fault, with a short TTL", func(h *fenceHistory, x []*hold) {
 			x[5].ttl, x[5].end, x[5].err = time.Second, lost, &refusal{Lost: true}
 		}, ""},
-		{"stopped when Lock returned", func(h *fenceHistory, x []*hold) { x[2].until, x[2].at = 0, 33 }, ""},
-		{"a late sight of more", func(h *fenceHistory, x []*hold) { x[1].saw.writes = 3 }, ""},
-		{"late, after it was lost", func(h *fenceHistory, x []*hold) { *x[2].saw = sighting{35, 13, 5} }, ""},
+		{"paused when Lock returned", func(h *fenceHistory, x []*hold) { x[2].until, x[2].at = 0, 33 }, ""},
+		{"a read sees more than was there before Lock", func(h *fenceHistory, x []*hold) { x[1].saw.writes = 3 }, ""},
+		{"a read after the lock was lost", func(h *fenceHistory, x []*hold) { *x[2].saw = sighting{35, 13, 5} }, ""},
 
 		{"the same token", func(h *fenceHistory, x []*hold) { x[1].token = 10 }, "the same token"},
-		{"a token that falls", func(h *fenceHistory, x []*hold) { x[0].token, x[1].token = 11, 10 }, "has a lower token"},
-		{"a token that falls, of one that was stopped", func(h *fenceHistory, x []*hold) {
+		{"a lower token than before", func(h *fenceHistory, x []*hold) { x[0].token, x[1].token = 11, 10 }, "has a lower token"},
+		{"a lower token than before, of a paused holder", func(h *fenceHistory, x []*hold) {
 			x[2].until, x[2].called, x[2].queued = 0, 12, 0
 			x[1].token, x[2].token = 12, 11
-		}, "was asked for when"},
-		{"two holders", func(h *fenceHistory, x []*hold) { x[1].at = 8 }, "began within"},
-		{"two holders, one within the other", func(h *fenceHistory, x []*hold) { x[5].at, x[5].until = 56, 57; x[4].until = 58 }, "began within"},
-		{"two holders, before one is stopped", func(h *fenceHistory, x []*hold) { x[2].until = 31 }, "began within"},
-		{"cut off, and told too late", func(h *fenceHistory, x []*hold) { x[4].until = 54 }, "began within"},
-		{"unlocked what was lost", func(h *fenceHistory, x []*hold) { x[2].end, x[2].err = unlocked, nil }, "was unlocked at"},
-		{"overtaken", func(h *fenceHistory, x []*hold) { x[1].called, x[1].queued = 7, 8 }, "came first"},
-		{"overtaken in a fault", func(h *fenceHistory, x []*hold) {
+		}, "was requested after"},
+		{"two holders", func(h *fenceHistory, x []*hold) { x[1].at = 8 }, "began during"},
+		{"two holders, one during the other", func(h *fenceHistory, x []*hold) { x[5].at, x[5].until = 56, 57; x[4].until = 58 }, "began during"},
+		{"two holders, before one is paused", func(h *fenceHistory, x []*hold) { x[2].until = 31 }, "began during"},
+		{"cut off, and Done closed too late", func(h *fenceHistory, x []*hold) { x[4].until = 54 }, "began during"},
+		{"a lost lock was unlocked without an error", func(h *fenceHistory, x []*hold) { x[2].end, x[2].err = unlocked, nil }, "was unlocked at"},
+		{"overtaken", func(h *fenceHistory, x []*hold) { x[1].called, x[1].queued = 7, 8 }, "began first"},
+		{"overtaken during a fault", func(h *fenceHistory, x []*hold) {
 			h.faults[0].from = 5
 			x[1].called, x[1].queued = 7, 8
 		}, ""},
 
-		{"refused while it held", func(h *fenceHistory, x []*hold) {
+		{"refused while the lock was held", func(h *fenceHistory, x []*hold) {
 			x[1].writes[0].accepted = false
 			journal(h, func(r *resource) { r.journal = append(r.journal[:2:2], r.journal[3:]...) })
-		}, "was refused while it held"},
+		}, "was refused while it held the lock"},
 		{"an old token was accepted", func(h *fenceHistory, x []*hold) {
 			x[2].writes[1].accepted = true
 			insert(h, 5, journalEntry{"e", 12})
 		}, "was accepted after one with"},
-		{"refused, and made", func(h *fenceHistory, x []*hold) { insert(h, 4, journalEntry{"e", 12}) }, "was refused, and was made"},
-		{"failed, and made", func(h *fenceHistory, x []*hold) { x[1].writes[0].outcome = aborted }, "failed, and was made"},
+		{"refused, and applied", func(h *fenceHistory, x []*hold) { insert(h, 4, journalEntry{"e", 12}) }, "was refused, and was applied"},
+		{"failed, and applied", func(h *fenceHistory, x []*hold) { x[1].writes[0].outcome = aborted }, "failed, and was applied"},
 		{"lost", func(h *fenceHistory, x []*hold) {
 			journal(h, func(r *resource) { r.journal = r.journal[:5] })
 		}, "is lost"},
-		{"twice", func(h *fenceHistory, x []*hold) { insert(h, 1, journalEntry{"a", 10}) }, "was made before"},
-		{"nobody's", func(h *fenceHistory, x []*hold) { insert(h, 1, journalEntry{"z", 10}) }, "nobody made"},
+		{"twice", func(h *fenceHistory, x []*hold) { insert(h, 1, journalEntry{"a", 10}) }, "was applied before"},
+		{"a write of no worker", func(h *fenceHistory, x []*hold) { insert(h, 1, journalEntry{"z", 10}) }, "no worker made"},
 		{"with another token", func(h *fenceHistory, x []*hold) {
 			journal(h, func(r *resource) { r.journal[1].token = 11 })
-		}, "was made with token"},
-		{"the resource is another", func(h *fenceHistory, x []*hold) {
+		}, "was applied with token"},
+		{"the resource and its journal differ", func(h *fenceHistory, x []*hold) {
 			r := h.resources["k"]
 			r.writes++
 			h.resources["k"] = r
 		}, "in the journal"},
 
-		{"not what was written under it before", func(h *fenceHistory, x []*hold) { x[1].saw.writes = 1 }, "it saw 1 writes"},
-		{"not what the lost had acknowledged", func(h *fenceHistory, x []*hold) { x[3].called, x[3].queued, x[3].saw.writes = 24, 25, 3 }, "it saw 3 writes"},
-		{"a later holder's", func(h *fenceHistory, x []*hold) { x[4].saw.token, x[4].saw.writes = 15, 6 }, "it saw a write with token 15"},
+		{"a read misses a write of an earlier holder", func(h *fenceHistory, x []*hold) { x[1].saw.writes = 1 }, "it saw 1 writes"},
+		{"a read misses an acknowledged write of a holder that lost the lock", func(h *fenceHistory, x []*hold) { x[3].called, x[3].queued, x[3].saw.writes = 24, 25, 3 }, "it saw 3 writes"},
+		{"a read sees a write of a later holder", func(h *fenceHistory, x []*hold) { x[4].saw.token, x[4].saw.writes = 15, 6 }, "it saw a write with token 15"},
 
-		{"lost for no reason", func(h *fenceHistory, x []*hold) { h.faults = h.faults[:1] }, "ended at"},
-		{"lost by a bystander", func(h *fenceHistory, x []*hold) { h.faults[1].nodes = map[uint64]bool{1: true} }, "ended at"},
-		{"killed for no reason", func(h *fenceHistory, x []*hold) { x[1].end, x[1].err = broke, errDied }, "ended at"},
-		{"an error that must not be", func(h *fenceHistory, x []*hold) { x[4].end, x[4].err = broke, &refusal{Text: "not held"} }, "ended at"},
-		{"not in time", func(h *fenceHistory, x []*hold) { h.misses[0].hurried = false }, "Lock: too late"},
-		{"no lock for no reason", func(h *fenceHistory, x []*hold) { h.misses[1].node = 1 }, "Lock: the node's process"},
-		{"no lock for a reason that cannot be", func(h *fenceHistory, x []*hold) { h.misses[1].err = errors.New("surprise") }, "Lock: surprise"},
+		{"lost without a fault", func(h *fenceHistory, x []*hold) { h.faults = h.faults[:1] }, "ended at"},
+		{"lost on a node without a fault", func(h *fenceHistory, x []*hold) { h.faults[1].nodes = map[uint64]bool{1: true} }, "ended at"},
+		{"killed without a fault", func(h *fenceHistory, x []*hold) { x[1].end, x[1].err = failed, errDied }, "ended at"},
+		{"an error that must not happen", func(h *fenceHistory, x []*hold) { x[4].end, x[4].err = failed, &refusal{Text: "not held"} }, "ended at"},
+		{"a timeout that was not short", func(h *fenceHistory, x []*hold) { h.misses[0].hurried = false }, "Lock: too late"},
+		{"no lock without a fault", func(h *fenceHistory, x []*hold) { h.misses[1].node = 1 }, "Lock: the node's process"},
+		{"Lock returned an error that must not happen", func(h *fenceHistory, x []*hold) { h.misses[1].err = errors.New("surprise") }, "Lock: surprise"},
 	} {
 		h, holds := goodFences()
 		c.spoil(h, holds)

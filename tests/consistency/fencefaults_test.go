@@ -2,34 +2,35 @@ package consistency_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/hiqlite/hiqlite/tests/process"
 )
 
-// A fenceTrap waits for a worker that has a lock and has written, and keeps it
-// there until it is sprung.
+// A fenceTrap stops the first worker of a node that holds a lock and has written,
+// until the fault has happened.
 type fenceTrap struct {
-	reached chan *hold
-	sprung  chan struct{}
+	reached  chan *hold
+	released chan struct{} // closed when the worker may continue
 }
 
-// reach tells that a worker has a lock and has written. It reports whether that
-// was waited for.
+// reach is called by a worker that holds a lock and has written. It reports whether
+// a trap stopped the worker.
 func (f *fences) reach(h *hold) bool {
 	tr := f.traps[h.node-1].Swap(nil)
 	if tr == nil {
 		return false
 	}
 	tr.reached <- h
-	<-tr.sprung
+	<-tr.released
 	return true
 }
 
-// catch waits for a worker on a node to have a lock. It is kept there until
-// goOn is called.
-func (f *fences) catch(n *node) (h *hold, goOn func()) {
+// catch waits until a worker of a node holds a lock and has written, and stops the
+// worker there until release is called.
+func (f *fences) catch(n *node) (h *hold, release func()) {
 	f.tr.c.t.Helper()
 	tr := &fenceTrap{make(chan *hold, 1), make(chan struct{})}
 	f.traps[n.cfg.NodeID-1].Store(tr)
@@ -43,13 +44,13 @@ func (f *fences) catch(n *node) (h *hold, goOn func()) {
 		}
 		h = <-tr.reached
 	}
-	return h, func() { close(tr.sprung) }
+	return h, func() { close(tr.released) }
 }
 
-// fenceFaults are what a run goes through, in an order that its seed tells.
+// fenceFaults are the faults of a run. The seed determines their order.
 var fenceFaults = []struct {
 	name   string
-	leader bool // the victim leads the shard of the locks; else it is any node
+	leader bool // the victim is the leader of the lock shard; otherwise a random node
 	do     func(*fences, *node)
 }{
 	{"kill", false, (*fences).kill},
@@ -60,12 +61,12 @@ var fenceFaults = []struct {
 	{"pause the leader", true, (*fences).pause},
 	{"cut off", false, isolate(process.BothWays)},
 	{"cut off the leader", true, isolate(process.BothWays)},
-	{"deafen", false, isolate(process.Inbound)},
-	{"silence", false, isolate(process.Outbound)},
+	{"cut off incoming", false, isolate(process.Inbound)},
+	{"cut off outgoing", false, isolate(process.Outbound)},
 }
 
-// torment lets every fault happen once.
-func (f *fences) torment() {
+// injectFaults injects every fault once.
+func (f *fences) injectFaults() {
 	c := f.tr.c
 	c.t.Helper()
 	for _, i := range f.random.Perm(len(fenceFaults)) {
@@ -84,7 +85,7 @@ func (f *fences) torment() {
 		f.mu.Unlock()
 		f.stages = nil
 		kind.do(f, victim)
-		f.progress("all went on")
+		f.progress("all continued")
 		f.mu.Lock()
 		f.history.faults[len(f.history.faults)-1].to = clock()
 		f.mu.Unlock()
@@ -92,12 +93,12 @@ func (f *fences) torment() {
 	}
 }
 
-// lockLeader returns the node that leads the shard of the locks, as all know it:
-// they must be alive.
+// lockLeader waits until all nodes agree on the leader of the lock shard, and
+// returns it. All nodes must be running.
 func (c *cluster) lockLeader() *node {
 	c.t.Helper()
 	var leader uint64
-	waitFor(c.t, "a leader of the locks that all agree on", func() bool {
+	waitFor(c.t, "a leader of the lock shard that all agree on", func() bool {
 		seen := map[uint64]bool{}
 		for _, n := range c.nodes {
 			a, err := n.alive().ask(request{Do: "status"}, nil)
@@ -116,8 +117,8 @@ func (c *cluster) lockLeader() *node {
 	return c.nodes[leader-1]
 }
 
-// progress waits until every worker, but those of some nodes, has got a lock
-// that it asked for now or later, and has given it back.
+// progress waits until every worker, except those of some nodes, has taken a lock
+// that it asked for after the call, and has released it.
 func (f *fences) progress(stage string, without ...*node) {
 	f.tr.c.t.Helper()
 	before := make([]int64, len(f.got))
@@ -129,7 +130,7 @@ func (f *fences) progress(stage string, without ...*node) {
 	waitFor(f.tr.c.t, "all workers to get a lock: "+stage, func() bool {
 		for i := range f.got {
 			n := f.tr.c.nodes[i%len(f.tr.c.nodes)]
-			if !contains(without, n) && f.got[i].Load() < before[i]+2 {
+			if !slices.Contains(without, n) && f.got[i].Load() < before[i]+2 {
 				return false
 			}
 		}
@@ -137,13 +138,13 @@ func (f *fences) progress(stage string, without ...*node) {
 	})
 }
 
-// stage notes how long a stage of a fault took.
+// stage notes how long a stage of the present fault took.
 func (f *fences) stage(name string, began time.Time) {
 	f.stages = append(f.stages, fmt.Sprintf("%s after %v", name, time.Since(began).Round(time.Millisecond)))
 }
 
-// succeeded waits until a later holder of the same lock has written.
-func (f *fences) succeeded(h *hold) {
+// waitForNextHolder waits until a later holder of the same lock has written.
+func (f *fences) waitForNextHolder(h *hold) {
 	f.tr.c.t.Helper()
 	began := time.Now()
 	defer func() { f.stage("another had the lock", began) }()
@@ -152,13 +153,14 @@ func (f *fences) succeeded(h *hold) {
 	})
 }
 
-// kill kills a holder, and starts its node again once another has its lock.
+// kill kills the node of a holder, and starts it again when another worker has had
+// the lock.
 func (f *fences) kill(victim *node) {
-	h, goOn := f.catch(victim)
+	h, release := f.catch(victim)
 	victim.kill()
-	goOn()
-	f.succeeded(h)
-	f.progress("others went on", victim)
+	release()
+	f.waitForNextHolder(h)
+	f.progress("others continued", victim)
 	f.restart(victim)
 }
 
@@ -169,28 +171,28 @@ func (f *fences) restart(n *node) {
 	n.restart()
 }
 
-// killAll kills all nodes while one of them has a lock.
+// killAll kills all nodes while a worker holds a lock.
 func (f *fences) killAll(holder *node) {
-	h, goOn := f.catch(holder)
+	h, release := f.catch(holder)
 	for _, n := range f.tr.c.nodes {
 		n.kill()
 	}
-	goOn()
+	release()
 	f.tr.c.start()
-	f.succeeded(h)
+	f.waitForNextHolder(h)
 }
 
-// close closes a node while it has a lock.
+// close closes the node of a holder.
 func (f *fences) close(victim *node) {
-	h, goOn := f.catch(victim)
+	h, release := f.catch(victim)
 	victim.close()
-	goOn()
-	f.succeeded(h)
-	f.progress("others went on", victim)
+	release()
+	f.waitForNextHolder(h)
+	f.progress("others continued", victim)
 	f.restart(victim)
 }
 
-// close closes the node, ends its process and waits for that.
+// close closes the node, ends its process and waits for its end.
 func (n *node) close() {
 	n.c.t.Helper()
 	l := n.alive()
@@ -201,26 +203,26 @@ func (n *node) close() {
 	l.Close()
 }
 
-// pause stops a holder until another has its lock. What it was about to write
-// comes after that.
+// pause pauses the node of a holder until another worker has had the lock. The node
+// writes after that, with the old token.
 func (f *fences) pause(victim *node) {
-	h, goOn := f.catch(victim)
+	h, release := f.catch(victim)
 	victim.pause()
-	goOn()
-	f.succeeded(h)
-	f.progress("others went on", victim)
-	victim.goOn()
+	release()
+	f.waitForNextHolder(h)
+	f.progress("others continued", victim)
+	victim.resume()
 }
 
-// isolate cuts off a holder, in one way or both, until another has its lock.
-// What is sent meanwhile is lost, or comes late.
+// isolate cuts off the node of a holder, in one or both directions, until another
+// worker has had the lock. Messages that are sent meanwhile are lost or delayed.
 func isolate(d process.Direction) func(*fences, *node) {
 	return func(f *fences, victim *node) {
-		h, goOn := f.catch(victim)
+		h, release := f.catch(victim)
 		f.nw.Cut(victim.cfg.NodeID, d, []process.LinkState{process.LinkDown, process.LinkHeld}[f.random.IntN(2)])
-		goOn()
-		f.succeeded(h)
-		f.progress("others went on", victim)
+		release()
+		f.waitForNextHolder(h)
+		f.progress("others continued", victim)
 		f.nw.Heal()
 	}
 }

@@ -2,7 +2,8 @@ package consistency_test
 
 import "slices"
 
-// A graph says what must have happened before what, and why.
+// A graph has an edge for each pair of transactions of which one must have happened
+// before the other.
 type graph struct {
 	out [][]edge
 }
@@ -36,8 +37,8 @@ func (g *graph) cycles() (found [][]edge) {
 	return found
 }
 
-// components returns the strongly connected components, as Tarjan finds them,
-// without recursion: chains of moments are long.
+// components returns the strongly connected components, by Tarjan's algorithm. It
+// does not recurse, because the chains of moments are long.
 func (g *graph) components() (all [][]int) {
 	const unseen = 0
 	index, low := make([]int, len(g.out)), make([]int, len(g.out))

@@ -9,24 +9,24 @@ import (
 	"github.com/hiqlite/hiqlite"
 )
 
-// leaseSlack is what the tests allow beyond the time that a dead node should
-// cost others: this is about bounds that are there, not about speed.
+// leaseSlack is how much longer than the TTL of the lease others may have to wait
+// for a dead node. The tests check that there is a bound, not that it is tight.
 const leaseSlack = 5 * time.Second
 
-// leaseCluster starts a cluster whose nodes wait for each other as long as it
-// takes.
+// leaseCluster starts a cluster whose nodes wait for the write lease for as long
+// as a test may last.
 func leaseCluster(t *testing.T, ttl time.Duration) *cluster {
 	t.Helper()
 	c := newCluster(t, 3, func(cfg *hiqlite.Config) {
 		cfg.LeaseTTL, cfg.Conn.BusyTimeout = ttl, patience
 	})
 	c.nodes[0].alive().must("CREATE TABLE t(name TEXT)")
-	c.settle()
+	c.catchUp()
 	return c
 }
 
-// settle has all nodes apply what was acknowledged.
-func (c *cluster) settle() {
+// catchUp waits until all nodes have applied what was acknowledged.
+func (c *cluster) catchUp() {
 	c.t.Helper()
 	for _, n := range c.nodes {
 		if _, err := n.alive().ask(request{Do: "ready"}, nil); err != nil {
@@ -35,25 +35,17 @@ func (c *cluster) settle() {
 	}
 }
 
-// roles returns the leader and the two others.
+// roles returns the leader and the other two nodes.
 func (c *cluster) roles() (leader, one, other *node) {
 	c.t.Helper()
-	c.settle()
+	c.catchUp()
 	leader = c.leader()
-	for _, n := range c.nodes {
-		switch {
-		case n == leader:
-		case one == nil:
-			one = n
-		default:
-			other = n
-		}
-	}
+	one, other = c.others(leader)
 	return leader, one, other
 }
 
-// hold begins a transaction on a node, which inserts name.
-func (n *node) hold(name string) *transaction {
+// holdLease begins a transaction on a node and inserts name in it.
+func (n *node) holdLease(name string) *transaction {
 	n.c.t.Helper()
 	tx, err := n.alive().begin(request{Within: 2 * patience})
 	if err != nil {
@@ -65,7 +57,8 @@ func (n *node) hold(name string) *transaction {
 	return tx
 }
 
-// insert inserts name through a node, and tells when that was done.
+// insert begins to insert name through a node. The channel receives the time at
+// which the insert returned.
 func (n *node) insert(name string) <-chan time.Time {
 	done := make(chan time.Time, 1)
 	l := n.alive()
@@ -78,11 +71,20 @@ func (n *node) insert(name string) <-chan time.Time {
 	return done
 }
 
-// queued waits until what was asked for a moment ago must have a place in the
-// queue for the lease. That it has is no part of what the tests assert.
-func queued() { time.Sleep(150 * time.Millisecond) }
+// waitForWaiters waits until so many waiters are in the lease queue, as far as the
+// node has applied the log.
+func (n *node) waitForWaiters(want int) {
+	n.c.t.Helper()
+	waitFor(n.c.t, fmt.Sprintf("%d waiters in the lease queue", want), func() bool {
+		a, err := n.alive().ask(request{Do: "waiters"}, nil)
+		if err != nil {
+			n.c.t.Fatal(err)
+		}
+		return a.Waiters == want
+	})
+}
 
-// count returns how many rows of a name a node holds.
+// count returns how many rows with a name a node has.
 func (n *node) count(name string) int {
 	n.c.t.Helper()
 	rows, err := n.alive().query(true, "SELECT count(*) FROM t WHERE name=?", name)
@@ -92,187 +94,132 @@ func (n *node) count(name string) int {
 	return number(rows[0][0])
 }
 
-// expect fails unless all nodes hold so many rows of a name.
+// expect fails the test unless every node has so many rows with a name.
 func (c *cluster) expect(name string, want int) {
 	c.t.Helper()
 	for _, n := range c.nodes {
 		if got := n.count(name); got != want {
-			c.t.Errorf("node %d holds %d rows of %s, want %d", n.cfg.NodeID, got, name, want)
+			c.t.Errorf("node %d has %d rows with the name %s, want %d", n.cfg.NodeID, got, name, want)
 		}
 	}
 }
 
-// took logs, and bounds, how long after a moment others went on.
-func took(t *testing.T, since time.Time, done <-chan time.Time, most time.Duration) {
+// expectWithin fails the test if a write that was blocked returned later than
+// limit after since.
+func expectWithin(t *testing.T, since time.Time, done <-chan time.Time, limit time.Duration) {
 	t.Helper()
 	d := (<-done).Sub(since)
-	t.Logf("others went on after %v", d.Round(time.Millisecond))
-	if d > most {
-		t.Errorf("others went on after %v, want %v at most", d, most)
+	t.Logf("the waiting write returned after %v", d.Round(time.Millisecond))
+	if d > limit {
+		t.Errorf("the waiting write returned after %v, want %v at most", d, limit)
 	}
 }
 
 func TestDeadHolders(t *testing.T) {
 	c := leaseCluster(t, leaseTTL)
 
-	// A dead holder is in the way for its lease's TTL.
+	// A dead holder blocks other writers for the TTL of its lease.
 	t.Run("holder", func(t *testing.T) {
 		_, holder, other := c.roles()
-		holder.hold("dead")
-		done := other.insert("behind the dead")
-		queued()
+		holder.holdLease("dead")
+		done := other.insert("after the dead holder")
+		other.waitForWaiters(1)
 		dead := time.Now()
 		holder.kill()
-		took(t, dead, done, leaseTTL+leaseSlack)
+		expectWithin(t, dead, done, leaseTTL+leaseSlack)
 		holder.restart()
 		c.expect("dead", 0)
-		c.expect("behind the dead", 1)
+		c.expect("after the dead holder", 1)
 	})
 
-	// Ten that waited for the lease, and died with their node, are not waited
-	// for one after the other.
+	// Ten transactions of the dead node are in the lease queue. They expire
+	// together with the holder, not one after the other.
 	t.Run("ten waiting", func(t *testing.T) {
 		_, holder, other := c.roles()
-		holder.hold("dead")
+		holder.holdLease("dead")
 		for range 10 {
 			go holder.alive().begin(request{Within: patience})
 		}
-		queued()
-		done := other.insert("behind eleven")
-		queued()
+		other.waitForWaiters(10)
+		done := other.insert("after eleven")
+		other.waitForWaiters(11)
 		dead := time.Now()
 		holder.kill()
-		took(t, dead, done, leaseTTL+leaseSlack)
+		expectWithin(t, dead, done, leaseTTL+leaseSlack)
 		holder.restart()
-		c.expect("behind eleven", 1)
+		c.expect("after eleven", 1)
 	})
 
-	// The same when the lease comes to the dead node only then.
-	t.Run("ten waiting behind a living holder", func(t *testing.T) {
+	// The same, but the lease is granted to the dead node only after its death.
+	t.Run("ten waiting for a living holder", func(t *testing.T) {
 		_, waiting, holder := c.roles()
-		tx := holder.hold("living")
+		tx := holder.holdLease("living")
 		for range 10 {
 			go waiting.alive().begin(request{Within: patience})
 		}
-		queued()
-		done := holder.insert("behind ten")
-		queued()
+		holder.waitForWaiters(10)
+		done := holder.insert("after ten")
+		holder.waitForWaiters(11)
 		waiting.kill()
 		dead := time.Now()
 		if err := tx.commit(); err != nil {
 			t.Error(err)
 		}
-		took(t, dead, done, leaseTTL+leaseSlack)
+		expectWithin(t, dead, done, leaseTTL+leaseSlack)
 		waiting.restart()
 		c.expect("living", 1)
-		c.expect("behind ten", 1)
+		c.expect("after ten", 1)
 	})
 
-	// A holder that slept too long learns of it at its commit, if not before.
+	// The commit of a holder that was paused for too long fails.
 	t.Run("paused", func(t *testing.T) {
 		leader, one, _ := c.roles()
 		for i, holder := range []*node{one, leader} {
 			name := fmt.Sprint("paused ", i)
-			tx := holder.hold(name)
+			tx := holder.holdLease(name)
 			holder.pause()
 			other := c.nodes[holder.cfg.NodeID%3]
-			<-other.insert("behind " + name)
-			holder.goOn()
+			<-other.insert("after " + name)
+			holder.resume()
 			err := tx.commit()
 			var r *refusal
 			if !errors.As(err, &r) || !r.Expired || r.Unknown {
-				t.Errorf("the commit of a holder that slept: %v, want ErrTxExpired", err)
+				t.Errorf("the commit of a holder that was paused: %v, want ErrTxExpired", err)
 			}
-			c.settle()
+			c.catchUp()
 			c.expect(name, 0)
-			c.expect("behind "+name, 1)
+			c.expect("after "+name, 1)
 		}
 	})
 
-	// One that nobody waited for still has its lease.
+	// A holder that was paused while nobody waited still has its lease.
 	t.Run("paused alone", func(t *testing.T) {
 		_, holder, _ := c.roles()
-		tx := holder.hold("paused alone")
+		tx := holder.holdLease("paused alone")
 		holder.pause()
 		time.Sleep(2 * leaseTTL) // the fault itself
-		holder.goOn()
+		holder.resume()
 		if err := tx.commit(); err != nil {
-			t.Errorf("the commit of a holder for whose lease nobody waited: %v", err)
+			t.Errorf("the commit of a paused holder for whose lease nobody waited: %v", err)
 		}
 		c.expect("paused alone", 1)
 	})
 }
 
-// A lease that is kept for the next transaction is lost while the node sleeps,
-// and the next transaction begins before the node learns of that: what it writes
-// is not applied, or it has seen what others wrote.
-func TestKeptLeasesOfSleepers(t *testing.T) {
-	c := leaseCluster(t, leaseTTL)
-	expired := 0
-	for round := range 4 {
-		_, holder, other := c.roles()
-		name := fmt.Sprint("while it slept ", round)
-		l := holder.alive()
-		for range 10 {
-			if err := holder.hold("in a row").commit(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		// Its alarm goes off first when it wakes.
-		type begun struct {
-			tx  *transaction
-			err error
-		}
-		begins := make(chan begun)
-		go func() {
-			tx, err := l.begin(request{After: 20 * time.Millisecond})
-			begins <- begun{tx, err}
-		}()
-		time.Sleep(2 * time.Millisecond) // for the request to arrive
-		holder.pause()
-		<-other.insert(name)
-		holder.goOn()
-		b := <-begins
-		if b.err != nil {
-			t.Fatal(b.err)
-		}
-		saw := ""
-		rows, err := b.tx.query("SELECT count(*) FROM t WHERE name=?", name)
-		if err == nil {
-			saw = rows[0][0]
-			_, err = b.tx.exec("INSERT INTO t VALUES(?)", name)
-		}
-		if err == nil {
-			err = b.tx.commit()
-		} else {
-			b.tx.rollback()
-		}
-		switch {
-		case err == nil && saw != "1":
-			t.Errorf("the transaction of a node that slept saw %s rows, others had written 1, and was committed", saw)
-		case err != nil && kindOf(err) != "expired":
-			t.Errorf("the transaction of a node that slept: %v, want ErrTxExpired", err)
-		case err != nil:
-			expired++
-		}
-	}
-	t.Logf("%d of 4 expired", expired)
-	c.equal()
-}
-
-// Transactions outlive the leader, and do not hinder the next one: not even if
-// their node has nothing new of the log, and whether others wait or not.
-func TestLeadersDieUnderTransactions(t *testing.T) {
+// Open transactions survive the death of the leader and do not delay the election
+// of the next one. That holds even if their node has no new entries in its log,
+// and whether others wait for the lease or not.
+func TestTransactionsSurviveTheLeader(t *testing.T) {
 	c := leaseCluster(t, leaseTTL)
 	for _, waiting := range []bool{false, true} {
 		t.Run(fmt.Sprintf("waiting=%v", waiting), func(t *testing.T) {
 			leader, holder, other := c.roles()
-			name := fmt.Sprintf("outlives, waiting=%v", waiting)
-			tx := holder.hold(name)
+			name := fmt.Sprintf("survives, waiting=%v", waiting)
+			tx := holder.holdLease(name)
 			var done <-chan time.Time
 			if waiting {
-				done = other.insert("behind " + name)
-				queued()
+				done = other.insert("after " + name)
+				other.waitForWaiters(1)
 			}
 			dead := time.Now()
 			leader.kill()
@@ -286,66 +233,67 @@ func TestLeadersDieUnderTransactions(t *testing.T) {
 				t.Errorf("node %d leads", next.cfg.NodeID)
 			}
 			if _, err := tx.exec("INSERT INTO t VALUES(?)", name); err != nil {
-				t.Errorf("the transaction after the leader's death: %v", err)
+				t.Errorf("a statement of the transaction after the leader's death: %v", err)
 			}
 			if err := tx.commit(); err != nil {
 				t.Errorf("the commit after the leader's death: %v", err)
 			}
 			if waiting {
-				took(t, dead, done, leaseTTL+leaseSlack)
+				expectWithin(t, dead, done, leaseTTL+leaseSlack)
 			}
 			leader.restart()
-			c.settle()
+			c.catchUp()
 			c.expect(name, 2)
 		})
 	}
 }
 
-// With a TTL that nobody wants to wait for.
+// Leases of a dead node that end long before their TTL. The TTL is so long that
+// the tests would fail if they had to wait for it.
 func TestLeasesThatEndEarly(t *testing.T) {
 	const ttl = 30 * time.Second
 	c := leaseCluster(t, ttl)
 
-	// A lease that is kept for the next of transactions in a row.
+	// The node kept the lease for its next transaction when it died.
 	t.Run("kept", func(t *testing.T) {
 		_, holder, other := c.roles()
 		for i := range 20 {
-			if err := holder.hold(fmt.Sprint("in a row ", i)).commit(); err != nil {
+			if err := holder.holdLease(fmt.Sprint("in a row ", i)).commit(); err != nil {
 				t.Fatal(err)
 			}
 		}
 		holder.kill()
 		dead := time.Now()
-		took(t, dead, other.insert("behind a kept lease"), ttl/2)
+		expectWithin(t, dead, other.insert("after a kept lease"), ttl/2)
 		holder.restart()
 		c.expect("in a row 19", 1)
 	})
 
-	// The holder's next process ends what the last one held, even if it does
-	// nothing.
+	// When the node starts again, the lease of its previous process ends, even if
+	// the new process does not write.
 	t.Run("restarted", func(t *testing.T) {
 		_, holder, other := c.roles()
-		holder.hold("dead")
-		done := other.insert("behind the restarted")
-		queued()
+		holder.holdLease("dead")
+		done := other.insert("after the restarted node")
+		other.waitForWaiters(1)
 		dead := time.Now()
 		holder.kill()
 		holder.restart()
 		t.Logf("ready after %v", time.Since(dead).Round(time.Millisecond))
-		took(t, dead, done, ttl/2)
+		expectWithin(t, dead, done, ttl/2)
 		c.expect("dead", 0)
 	})
 	t.Run("restarted and writing", func(t *testing.T) {
 		_, holder, other := c.roles()
-		holder.hold("dead")
-		done := other.insert("behind the restarted and writing")
-		queued()
+		holder.holdLease("dead")
+		done := other.insert("after the restarted and writing node")
+		other.waitForWaiters(1)
 		dead := time.Now()
 		holder.kill()
 		holder.restart()
-		own := holder.insert("written by the restarted")
-		took(t, dead, done, ttl/2)
-		took(t, dead, own, ttl/2)
+		restarted := holder.insert("by the restarted node")
+		expectWithin(t, dead, done, ttl/2)
+		expectWithin(t, dead, restarted, ttl/2)
 		c.expect("dead", 0)
 	})
 }

@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// longTTL is one that no test waits for: what comes sooner than lockTimeout does
-// not come of it.
+// longTTL is longer than lockTimeout. A lock with this TTL that another waiter
+// gets within lockTimeout has not expired, but ended in another way.
 const longTTL = time.Minute
 
-// take takes a lock on a node, and waits for it as long as the test may.
-func (n *node) take(key string) *lockOrder {
+// lock takes a lock on a node, and waits for it for up to lockTimeout.
+func (n *node) lock(key string) *lockOrder {
 	n.c.t.Helper()
 	o := &lockOrder{Key: key, TTL: longTTL}
 	a, err := n.alive().ask(request{Do: "lock", Lock: o, Within: lockTimeout}, nil)
@@ -23,21 +23,28 @@ func (n *node) take(key string) *lockOrder {
 	return o
 }
 
-// wait has a node wait for a lock, and returns when it has a place in the queue
-// or, at the latest, would have had one long before. The channel tells what came
-// of it.
-func (n *node) wait(key string) <-chan error {
+// waitForLock begins to wait for a lock on a node, and returns when the holder and
+// the waiters of the lock are so many, as far as the node has applied the log. The
+// channel receives the error of Lock.
+func (n *node) waitForLock(key string, holderAndWaiters int) <-chan error {
+	n.c.t.Helper()
 	got := make(chan error, 1)
 	l := n.alive()
 	go func() {
 		_, err := l.ask(request{Do: "lock", Lock: &lockOrder{Key: key, TTL: longTTL, Locker: 1}, Within: lockTimeout}, nil)
 		got <- err
 	}()
-	queued()
+	waitFor(n.c.t, fmt.Sprintf("%d to hold the lock %s or to wait for it", holderAndWaiters, key), func() bool {
+		a, err := l.ask(request{Do: "queue", Lock: &lockOrder{Key: key}}, nil)
+		if err != nil {
+			n.c.t.Fatal(err)
+		}
+		return a.Lock.HolderAndWaiters == holderAndWaiters
+	})
 	return got
 }
 
-// expectHeld fails if a lock is to be had.
+// expectHeld fails the test unless somebody holds the lock.
 func (n *node) expectHeld(key string) {
 	n.c.t.Helper()
 	_, err := n.alive().ask(request{Do: "trylock", Lock: &lockOrder{Key: key, TTL: longTTL, Locker: 2}}, nil)
@@ -54,7 +61,7 @@ func (n *node) unlock(o *lockOrder) {
 	}
 }
 
-// others returns the nodes but one.
+// others returns the nodes except n.
 func (c *cluster) others(n *node) (one, other *node) {
 	for _, x := range c.nodes {
 		switch {
@@ -68,39 +75,40 @@ func (c *cluster) others(n *node) (one, other *node) {
 	return one, other
 }
 
-// What a node had is given to others when its next process is there, though its
-// time to live is not over: whether that process takes locks or not, and for
-// what the node held as for what it waited for.
-func TestLocksOfTheRestarted(t *testing.T) {
+// When a killed node starts again, the locks of its previous process are granted to
+// others before their TTL has passed, whether the new process takes locks or not.
+// The waiters of the previous process leave the queues, too.
+func TestLocksOfRestartedNodes(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	for i, idle := range []bool{true, false} {
 		t.Run(fmt.Sprintf("idle=%v", idle), func(t *testing.T) {
 			victim := c.nodes[i]
 			one, other := c.others(victim)
 			held, queue := fmt.Sprint("held ", i), fmt.Sprint("queue ", i)
-			victim.take(held)
-			before := one.take(queue)
-			victim.wait(queue)
-			got := []<-chan error{one.wait(held), other.wait(queue)}
+			victim.lock(held)
+			before := one.lock(queue)
+			victim.waitForLock(queue, 2)
+			got := []<-chan error{one.waitForLock(held, 2), other.waitForLock(queue, 3)}
 			victim.kill()
-			one.unlock(before) // the next one in the queue is dead
+			one.unlock(before) // the next waiter in the queue is the victim's
 			other.expectHeld(held)
 			one.expectHeld(queue)
 			victim.restart()
 			if !idle {
-				victim.unlock(victim.take(fmt.Sprint("of the restarted ", i)))
+				victim.unlock(victim.lock(fmt.Sprint("of the new process ", i)))
 			}
 			for _, err := range got {
 				if err := <-err; err != nil {
-					t.Errorf("behind the restarted: %v", err)
+					t.Errorf("a waiter after the restart: %v", err)
 				}
 			}
 		})
 	}
 }
 
-// A node that is closed gives back what it has, be it the leader or not.
-func TestLocksOfTheClosed(t *testing.T) {
+// A node that is closed releases its locks and removes its waiters, whether it is
+// the leader or not.
+func TestLocksOfClosedNodes(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	for _, leads := range []bool{false, true} {
 		t.Run(fmt.Sprintf("leader=%v", leads), func(t *testing.T) {
@@ -110,15 +118,15 @@ func TestLocksOfTheClosed(t *testing.T) {
 			}
 			one, other := c.others(victim)
 			held, queue := fmt.Sprint("held, leader=", leads), fmt.Sprint("queue, leader=", leads)
-			victim.take(held)
-			before := one.take(queue)
-			victim.wait(queue)
-			got := []<-chan error{one.wait(held), other.wait(queue)}
+			victim.lock(held)
+			before := one.lock(queue)
+			victim.waitForLock(queue, 2)
+			got := []<-chan error{one.waitForLock(held, 2), other.waitForLock(queue, 3)}
 			victim.close()
-			one.unlock(before) // the next one in the queue is closed
+			one.unlock(before) // the next waiter in the queue is the victim's
 			for _, err := range got {
 				if err := <-err; err != nil {
-					t.Errorf("behind the closed: %v", err)
+					t.Errorf("a waiter after the node was closed: %v", err)
 				}
 			}
 			victim.restart()
@@ -126,31 +134,31 @@ func TestLocksOfTheClosed(t *testing.T) {
 	}
 }
 
-// The death of the leader takes no lock from those who live, nor their places
-// in the queue.
-func TestLocksOutliveLeaders(t *testing.T) {
+// When the leader dies, the holders and waiters of other nodes keep their locks and
+// their places in the queue.
+func TestLocksSurviveTheLeader(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	leader := c.lockLeader()
 	holder, other := c.others(leader)
-	o := holder.take("lasting")
-	got := other.wait("lasting")
+	o := holder.lock("lasting")
+	got := other.waitForLock("lasting", 2)
 	leader.kill()
 	for _, n := range []*node{holder, other} {
-		n.unlock(n.take("another")) // there is a new leader
+		n.unlock(n.lock("another")) // this needs a new leader
 		n.expectHeld("lasting")
 	}
 	a, err := holder.alive().ask(request{Do: "held", Lock: o}, nil)
 	if err != nil || a.Lock.Closed {
-		t.Errorf("the holder hears that the lock is lost: %+v, %v", a.Lock, err)
+		t.Errorf("the lock of a surviving holder: %+v, %v; want one that is not lost", a.Lock, err)
 	}
 	select {
 	case err := <-got:
-		t.Errorf("another has the lock (%v), too", err)
+		t.Errorf("Lock of a waiter returned while the lock was held: %v", err)
 	default:
 	}
 	holder.unlock(o)
 	if err := <-got; err != nil {
-		t.Errorf("the next in the queue: %v", err)
+		t.Errorf("the next waiter in the queue: %v", err)
 	}
 	leader.restart()
 }

@@ -17,100 +17,102 @@ import (
 type lockOrder struct {
 	Key    string
 	TTL    time.Duration
-	Locker int    // of the process: those with another number, or TTL, compete
-	Hold   uint64 // as a report calls it
+	Locker int    // number of the Locker; Lockers with different numbers or TTLs compete
+	Hold   uint64 // id of a held lock, from lockReport.Hold
 }
 
-// A lockReport is the part of an answer that is about locks. Times are those of
-// clock; 0: it has not come to that.
+// A lockReport is the part of an answer that is about locks. Times are values of
+// clock; 0 means that the event has not happened.
 type lockReport struct {
-	Hold, Token uint64
+	Hold, Token      uint64
+	HolderAndWaiters int // of the lock, as far as the node has applied the log
 
-	Called int64 // the order began
+	Called int64 // the process began to work on the request
 	Queued int64 // the cluster had answered that Lock has to wait
-	At     int64 // Lock, or what was done under the lock, returned
-	// Until is when Done was last seen open, at the end of an uninterrupted
-	// time since Lock returned: 0 if the process may have been stopped in that
-	// moment.
+	At     int64 // Lock, or the batch or Unlock under the lock, returned
+	// Until is the last time at which Done was seen open, if the process has not
+	// been paused between the return of Lock and that time. It is 0 if the process
+	// may have been paused just when Lock returned.
 	Until  int64
 	Closed bool // Done is closed
 }
 
-// clock is the time of the machine's clock, in nanoseconds: all processes read
-// the same. It is not that of any process, and somebody may set it; sameClock
-// finds that out.
+// clock returns the machine's wall clock in nanoseconds, which all processes share.
+// Unlike a monotonic clock, it can be set during a test; sameClock detects that.
 func clock() int64 { return time.Now().UnixNano() }
 
 const (
-	// beatEvery is how often holds are looked at.
-	beatEvery = 2 * time.Millisecond
-	// stall is for how long a process may not get the processor, before that
-	// counts as being paused: half of what is between Done and the next holder,
-	// for the shortest TTL. The processes share a machine that is busy.
+	// checkEvery is how often the process checks whether its locks are still held.
+	checkEvery = 2 * time.Millisecond
+	// stall is for how long a process may run nothing before it counts as paused.
+	// A busy machine does not reach that; and it is half of the time between the
+	// closing of Done and the next grant, for the shortest TTL.
 	stall = lock.MinTTL / 20
-	// settled is how long after a stall the program has learnt what it missed.
-	settled = 100 * time.Millisecond
+	// afterStall is how long after a stall the process has noticed which locks it
+	// has lost.
+	afterStall = 100 * time.Millisecond
 )
 
-// lockServer is what a node process has of locks.
+// lockServer is the part of a node process that takes locks.
 type lockServer struct {
 	node *hiqlite.Node
 
 	mu      sync.Mutex
 	lockers map[lockOrder]*lock.Locker // by Locker and TTL
 	holds   map[uint64]*heldLock
-	last    uint64
-	beat    int64 // when holds were looked at
-	stalled int64 // when the last stall was over
+	last    uint64 // id of the last hold
+	ran     int64  // when noteRunning was last called
+	stalled int64  // when the last stall was over
 }
 
 type heldLock struct {
 	*lock.Held
-	until  int64
-	frozen bool // until stays
+	until  int64 // lockReport.Until
+	frozen bool  // until does not change any more
 }
 
 func newLockServer(node *hiqlite.Node) *lockServer {
 	return &lockServer{node: node, lockers: map[lockOrder]*lock.Locker{}, holds: map[uint64]*heldLock{}}
 }
 
-// watch looks at the holds, from the first lock on for as long as the process
-// lasts.
+// watch begins to check all holds every checkEvery. It is called before the first
+// lock, and the checks end with the process.
 func (s *lockServer) watch() {
-	s.pulse()
+	s.noteRunning()
 	go func() {
 		for {
-			time.Sleep(beatEvery) // between two looks: nothing else tells what a holder believes
-			s.look()
+			time.Sleep(checkEvery)
+			s.checkHolds()
 		}
 	}()
 }
 
-// look extends what holders believe, but for those who may have been stopped.
-func (s *lockServer) look() {
+// checkHolds updates until for all holds.
+func (s *lockServer) checkHolds() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.pulse()
+	now := s.noteRunning()
 	for _, h := range s.holds {
-		h.look(now)
+		h.check(now)
 	}
 }
 
-// pulse notes that the process runs, and returns the time. The caller holds mu.
-func (s *lockServer) pulse() int64 {
+// noteRunning notes that the process runs, and returns the time. After a stall it
+// freezes all holds. The caller holds mu.
+func (s *lockServer) noteRunning() int64 {
 	now := clock()
-	if gap := time.Duration(now - s.beat); s.beat != 0 && (gap > stall || gap < 0) {
+	if gap := time.Duration(now - s.ran); s.ran != 0 && (gap > stall || gap < 0) {
 		s.stalled = now
 		for _, h := range s.holds {
 			h.frozen = true
 		}
 	}
-	s.beat = now
+	s.ran = now
 	return now
 }
 
-// look is told the time, which is before it sees that Done is open.
-func (h *heldLock) look(now int64) {
+// check sets until to now if Done is open. now was read before the call.
+func (h *heldLock) check(now int64) {
 	if h.frozen {
 		return
 	}
@@ -122,19 +124,19 @@ func (h *heldLock) look(now int64) {
 	}
 }
 
-// enter registers a lock when it has been got.
-func (s *lockServer) enter(held *lock.Held) (id uint64, at, until int64) {
+// add registers a lock that was taken.
+func (s *lockServer) add(held *lock.Held) (id uint64, at, until int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at = s.pulse()
-	h := &heldLock{Held: held, frozen: s.stalled != 0 && at-s.stalled < int64(settled)}
-	h.look(at)
+	at = s.noteRunning()
+	h := &heldLock{Held: held, frozen: s.stalled != 0 && at-s.stalled < int64(afterStall)}
+	h.check(at)
 	s.last++
 	s.holds[s.last] = h
 	return s.last, at, h.until
 }
 
-// report looks at a hold.
+// report returns a held lock and a report about it.
 func (s *lockServer) report(id uint64) (*lock.Held, *lockReport, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,7 +144,7 @@ func (s *lockServer) report(id uint64) (*lock.Held, *lockReport, error) {
 	if h == nil {
 		return nil, nil, fmt.Errorf("there is no hold %d", id)
 	}
-	h.look(s.pulse())
+	h.check(s.noteRunning())
 	r := &lockReport{Hold: id, Token: h.Token(), Until: h.until}
 	select {
 	case <-h.Done():
@@ -152,17 +154,21 @@ func (s *lockServer) report(id uint64) (*lock.Held, *lockReport, error) {
 	return h.Held, r, nil
 }
 
-// do obeys the orders
+// do does what a request asks for:
 //   - lock, trylock: take a lock,
-//   - fence: do a batch under it, whether it is held or not,
-//   - held: tell about it,
-//   - unlock: end it.
+//   - queue: count the holder and the waiters of a lock,
+//   - fence: execute a batch under a lock, even if the lock is lost,
+//   - held: report about a held lock,
+//   - unlock: release it.
 func (s *lockServer) do(ctx context.Context, r *request, batch func(context.Context, *request) (answer, error)) (a answer, err error) {
 	called := clock()
 	if r.Do == "lock" || r.Do == "trylock" {
 		a.Lock, err = s.lock(ctx, r.Do, r.Lock)
 		a.Lock.Called = called
 		return a, err
+	}
+	if r.Do == "queue" {
+		return answer{Lock: &lockReport{HolderAndWaiters: s.node.InMemoryShards().Lock.QueueLen(r.Lock.Key)}}, nil
 	}
 	held, report, err := s.report(r.Lock.Hold)
 	if err != nil {
@@ -188,38 +194,39 @@ func (s *lockServer) do(ctx context.Context, r *request, batch func(context.Cont
 }
 
 func (s *lockServer) lock(ctx context.Context, do string, o *lockOrder) (*lockReport, error) {
-	who := lockOrder{Locker: o.Locker, TTL: o.TTL}
+	key := lockOrder{Locker: o.Locker, TTL: o.TTL}
 	s.mu.Lock()
 	if len(s.lockers) == 0 {
 		s.watch()
 	}
-	locker := s.lockers[who]
+	locker := s.lockers[key]
 	if locker == nil {
 		locker = lock.New(queueClient{s.node}, lock.WithTTL(o.TTL))
-		s.lockers[who] = locker
+		s.lockers[key] = locker
 	}
 	s.mu.Unlock()
-	take := locker.Lock
+	lockFunc := locker.Lock
 	if do == "trylock" {
-		take = locker.TryLock
+		lockFunc = locker.TryLock
 	}
 	var queued atomic.Int64
-	held, err := take(context.WithValue(ctx, queuedKey{}, &queued), o.Key)
+	held, err := lockFunc(context.WithValue(ctx, queuedKey{}, &queued), o.Key)
 	if err != nil {
 		return &lockReport{At: clock()}, err
 	}
 	r := &lockReport{Token: held.Token(), Queued: queued.Load()}
-	r.Hold, r.At, r.Until = s.enter(held)
+	r.Hold, r.At, r.Until = s.add(held)
 	return r, nil
 }
 
-// A queueClient notes when those who want a lock begin to wait in its queue: they
-// have a place there.
+// A queueClient notes when a Lock begins to wait for its grant. At that time its
+// waiter is in the queue.
 type queueClient struct{ *hiqlite.Node }
 
 type queueLock struct{ shardapi.Lock }
 
-type queuedKey struct{} // in a context: where to note it, *atomic.Int64
+// queuedKey is the key of a *atomic.Int64 in a context, in which the time is noted.
+type queuedKey struct{}
 
 func (c queueClient) InMemoryShards() shardapi.Shards {
 	all := c.Node.InMemoryShards()

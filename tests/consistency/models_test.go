@@ -7,9 +7,10 @@ import (
 	"time"
 )
 
-// history is a list-append history in short: a line for a transaction, with its
-// call, its return (- for never), what became of it and its operations; "local"
-// makes it a snapshot of the node's.
+// appendHistory parses a list-append history. It has a line for each transaction:
+// the times of its call and its return (- for never), its outcome, and its
+// operations. "local" makes the transaction a local snapshot, and "node=1" one of
+// node 1.
 func appendHistory(t *testing.T, text string) (txns []appendTxn) {
 	t.Helper()
 	for line := range strings.Lines(strings.TrimSpace(text)) {
@@ -49,42 +50,42 @@ func appendHistory(t *testing.T, text string) (txns []appendTxn) {
 	return txns
 }
 
-// What the checker of list-append histories exists for is found, and what may
-// be is not complained of.
+// The checker of list-append histories finds each kind of violation, and accepts
+// correct histories.
 func TestAppendModel(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		history string
 		final   map[int][]int
-		want    string // part of the problem; empty: none
+		want    string // part of the violation; "": there is none
 	}{
 		{"one after the other", "0 1 ok a1+1\n2 3 ok r1=1, a1+2\n4 5 ok r1=1,2,", map[int][]int{1: {1, 2}}, ""},
-		{"beside each other", "0 9 ok a1+1\n0 9 ok r1= a1+2\n0 9 ok r1=2,", map[int][]int{1: {2, 1}}, ""},
+		{"concurrent", "0 9 ok a1+1\n0 9 ok r1= a1+2\n0 9 ok r1=2,", map[int][]int{1: {2, 1}}, ""},
 		{"own appends", "0 1 ok a1+1 a1+2 r1=1,2,", map[int][]int{1: {1, 2}}, ""},
 		{"stale snapshot", "0 1 ok a1+1\n2 3 ok local r1=", map[int][]int{1: {1}}, ""},
 		{"unknown, applied", "0 - maybe a1+1\n5 6 ok r1=1,", map[int][]int{1: {1}}, ""},
-		{"unknown, applied late", "0 - maybe a1+1\n5 6 ok r1=", map[int][]int{1: {1}}, ""},
+		{"unknown, applied later", "0 - maybe a1+1\n5 6 ok r1=", map[int][]int{1: {1}}, ""},
 		{"unknown, not applied", "0 - maybe a1+1\n5 6 ok r1=", nil, ""},
 
-		{"lost", "0 1 ok a1+1", nil, "is not there"},
+		{"lost", "0 1 ok a1+1", nil, "is missing"},
 		{"twice", "0 1 ok a1+1", map[int][]int{1: {1, 1}}, "appended twice"},
-		{"from nowhere", "0 1 ok r1=", map[int][]int{1: {1}}, "nobody appended"},
+		{"a value that nobody appended", "0 1 ok r1=", map[int][]int{1: {1}}, "nobody appended"},
 		{"a failed one was applied", "0 1 fail a1+1", map[int][]int{1: {1}}, "its transaction failed"},
-		{"half of one", "0 - maybe a1+1 a2+2", map[int][]int{1: {1}}, "is not there"},
+		{"one half of a transaction", "0 - maybe a1+1 a2+2", map[int][]int{1: {1}}, "is missing"},
 		{"dirty read", "0 1 fail a1+1\n0 1 ok r1=1,", nil, "never was"},
-		{"read of a failed one", "0 1 ok a1+1\n0 1 ok a1+2\n0 9 fail local r1=2,", map[int][]int{1: {1, 2}}, "never was"},
-		{"not its own appends", "0 1 ok a1+1 r1=", map[int][]int{1: {1}}, "what it appended"},
+		{"wrong read of a failed transaction", "0 1 ok a1+1\n0 1 ok a1+2\n0 9 fail local r1=2,", map[int][]int{1: {1, 2}}, "never was"},
+		{"without the transaction's appends", "0 1 ok a1+1 r1=", map[int][]int{1: {1}}, "what it appended"},
 		{"not repeatable", "0 1 ok a1+1\n0 9 ok local r1= r1=1,", map[int][]int{1: {1}}, "between two reads"},
 		{"lost update", "0 9 ok r1= a1+1\n0 9 ok r1= a1+2", map[int][]int{1: {1, 2}}, "one after the other"},
 		{"write skew", "0 9 ok r1= a2+1\n0 9 ok r2= a1+2", map[int][]int{1: {2}, 2: {1}}, "one after the other"},
 		{"read skew", "0 9 ok a1+1 a2+2\n0 9 ok local r1=1, r2=", map[int][]int{1: {1}, 2: {2}}, "one after the other"},
 		{"long fork", "0 9 ok a1+1\n0 9 ok a2+2\n0 9 ok local r1=1, r2=\n0 9 ok local r1= r2=2,", map[int][]int{1: {1}, 2: {2}}, "one after the other"},
-		{"between its appends", "0 9 ok a1+1 a1+3\n0 9 ok a1+2", map[int][]int{1: {1, 2, 3}}, "one after the other"},
-		{"failed, having seen half", "0 9 ok a1+1 a2+2\n0 9 fail local r1=1, r2=", map[int][]int{1: {1}, 2: {2}}, "one after the other"},
+		{"an append between those of another transaction", "0 9 ok a1+1 a1+3\n0 9 ok a1+2", map[int][]int{1: {1, 2, 3}}, "one after the other"},
+		{"a failed transaction that saw one half of another", "0 9 ok a1+1 a2+2\n0 9 fail local r1=1, r2=", map[int][]int{1: {1}, 2: {2}}, "one after the other"},
 		{"stale", "0 1 ok a1+1\n2 3 ok r1=", map[int][]int{1: {1}}, "returned before"},
 		{"wrong order", "0 1 ok a1+1\n2 3 ok a1+2", map[int][]int{1: {2, 1}}, "returned before"},
-		{"stale through others", "0 1 ok a1+1\n2 3 ok a2+2\n4 5 ok local r2=2,\n6 7 ok r1=", map[int][]int{1: {1}, 2: {2}}, "returned before"},
-		{"not what its node has acknowledged", "0 1 ok node=1 a1+1\n2 3 ok local node=1 r1=", map[int][]int{1: {1}}, "returned before"},
+		{"stale, through two other transactions", "0 1 ok a1+1\n2 3 ok a2+2\n4 5 ok local r2=2,\n6 7 ok r1=", map[int][]int{1: {1}, 2: {2}}, "returned before"},
+		{"a snapshot without a write that its node acknowledged", "0 1 ok node=1 a1+1\n2 3 ok local node=1 r1=", map[int][]int{1: {1}}, "returned before"},
 		{"back in time on a node", "0 9 ok a1+1\n1 2 ok local node=1 r1=1,\n3 4 ok local node=1 r1=", map[int][]int{1: {1}}, "returned before"},
 	} {
 		wrong := strings.Join(checkAppends(appendHistory(t, c.history), c.final), "\n")
@@ -92,9 +93,9 @@ func TestAppendModel(t *testing.T) {
 			t.Errorf("%s: %q, want %q", c.name, wrong, c.want)
 		}
 	}
-	taken := []appendTxn{{outcome: committed, undone: []int{1}}}
-	if wrong := checkAppends(taken, map[int][]int{1: {1}}); len(wrong) == 0 {
-		t.Error("what was taken back may be there")
+	undone := []appendTxn{{outcome: committed, undone: []int{1}}}
+	if wrong := checkAppends(undone, map[int][]int{1: {1}}); len(wrong) == 0 {
+		t.Error("the checker accepts an append that was rolled back")
 	}
 }
 
@@ -113,10 +114,10 @@ func TestRegisterModel(t *testing.T) {
 	}{
 		{"in order", []registerOp{read(0, 1, 0), write(2, 3, 1), swap(4, 5, 1, 2, true), swap(6, 7, 1, 3, false), read(8, 9, 2)}, true},
 		{"unknown, happened", []registerOp{write(0, never, 1), read(2, 3, 1)}, true},
-		{"unknown, happened late", []registerOp{write(0, never, 1), read(2, 3, 0), read(4, 5, 1)}, true},
+		{"unknown, happened later", []registerOp{write(0, never, 1), read(2, 3, 0), read(4, 5, 1)}, true},
 		{"unknown, did not happen", []registerOp{write(0, never, 1), swap(0, never, 7, 8, false), read(2, 3, 0)}, true},
 		{"stale", []registerOp{write(0, 1, 1), read(2, 3, 0)}, false},
-		{"back", []registerOp{write(0, 9, 1), read(2, 3, 1), read(4, 5, 0)}, false},
+		{"an older value again", []registerOp{write(0, 9, 1), read(2, 3, 1), read(4, 5, 0)}, false},
 		{"two swaps", []registerOp{swap(0, 9, 0, 1, true), swap(0, 9, 0, 2, true)}, false},
 		{"no swap", []registerOp{swap(0, 1, 0, 1, false)}, false},
 		{"unknown, twice", []registerOp{write(0, never, 1), read(2, 3, 1), write(4, 5, 2), read(6, 7, 1)}, false},
@@ -135,42 +136,42 @@ func TestBankModel(t *testing.T) {
 				{id: "a", dst: 1, amount: 3}, {id: "b", dst: 1, amount: 3, outcome: aborted},
 				{id: "c", dst: 1, amount: 3, outcome: unknown}, {id: "d", dst: 1, amount: 3, refused: true},
 			},
-			looks: []look{{totals: []int{20, 20}, journal: []int{1, 1}, linearizable: true, acked: 1}},
-			last:  bankStatement{balances: map[int]int{0: 7, 1: 13}, journal: []entry{{"a", 0, 1, 3}}},
+			readings: []reading{{totals: []int{20, 20}, journal: []int{1, 1}, linearizable: true, acked: 1}},
+			last:     bankStatement{balances: map[int]int{0: 7, 1: 13}, journal: []entry{{"a", 0, 1, 3}}},
 		}
 	}
-	check := func(h *bankHistory) []string { return append(h.checkLooks(), h.checkLast()...) }
+	check := func(h *bankHistory) []string { return append(h.checkReadings(), h.checkLast()...) }
 	h := good()
 	if wrong := check(&h); len(wrong) > 0 {
 		t.Errorf("%q", wrong)
 	}
-	also := func(h *bankHistory, id string) {
+	addTransfer := func(h *bankHistory, id string) {
 		h.last.journal = append(h.last.journal, entry{id, 0, 1, 3})
 		h.last.balances = map[int]int{0: 4, 1: 16}
 	}
 	h = good()
-	also(&h, "c")
+	addTransfer(&h, "c")
 	if wrong := check(&h); len(wrong) > 0 {
 		t.Errorf("%q", wrong)
 	}
 	for name, spoil := range map[string]func(*bankHistory){
-		"money made":    func(h *bankHistory) { h.looks[0].totals[1] = 21 },
-		"not one view":  func(h *bankHistory) { h.looks[0].journal[1] = 2 },
-		"stale":         func(h *bankHistory) { h.looks[0].acked = 2 },
-		"negative":      func(h *bankHistory) { h.looks[0].least = -1 },
-		"not booked":    func(h *bankHistory) { h.looks[0].wrong = []string{"1"} },
+		"money made":    func(h *bankHistory) { h.readings[0].totals[1] = 21 },
+		"not one view":  func(h *bankHistory) { h.readings[0].journal[1] = 2 },
+		"stale":         func(h *bankHistory) { h.readings[0].acked = 2 },
+		"negative":      func(h *bankHistory) { h.readings[0].least = -1 },
+		"not journaled": func(h *bankHistory) { h.readings[0].wrong = []string{"1"} },
 		"lost":          func(h *bankHistory) { h.last = bankStatement{balances: map[int]int{0: 10, 1: 10}} },
-		"twice":         func(h *bankHistory) { also(h, "a") },
-		"failed":        func(h *bankHistory) { also(h, "b") },
-		"rolled back":   func(h *bankHistory) { also(h, "d") },
-		"nobody's":      func(h *bankHistory) { also(h, "e") },
+		"twice":         func(h *bankHistory) { addTransfer(h, "a") },
+		"failed":        func(h *bankHistory) { addTransfer(h, "b") },
+		"rolled back":   func(h *bankHistory) { addTransfer(h, "d") },
+		"nobody's":      func(h *bankHistory) { addTransfer(h, "e") },
 		"other balance": func(h *bankHistory) { h.last.balances[0] = 8 },
 		"other amount":  func(h *bankHistory) { h.transfers[0].amount = 4 },
 	} {
 		h := good()
 		spoil(&h)
 		if len(check(&h)) == 0 {
-			t.Errorf("%s: nothing was found", name)
+			t.Errorf("%s: the model finds no violation", name)
 		}
 	}
 }

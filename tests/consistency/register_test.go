@@ -10,15 +10,15 @@ import (
 )
 
 const (
-	registerWindow = 3  // registers in use at a time
-	registerEach   = 60 // operations after which the next one comes into use
+	registerWindow = 3  // the number of registers in use at a time
+	registerEach   = 60 // the number of operations after which the next register comes into use
 	registerLength = 12 * time.Second
-	// registerSearch bounds the model's search, of all registers together.
+	// registerSearch bounds the time that the model needs for all registers.
 	registerSearch = 30 * time.Second
 )
 
-// Single rows are written, compared and swapped, and read linearizably from all
-// nodes while nodes die and sleep: each is as one register in one place.
+// Workers on all nodes write, compare-and-swap and read single rows while nodes are
+// killed and paused. Each row behaves like a linearizable register.
 func TestRegisters(t *testing.T) {
 	seed := seedOf(t)
 	c := newCluster(t, 3, shortPatience)
@@ -43,7 +43,7 @@ func TestRegisters(t *testing.T) {
 
 // registers is the traffic.
 type registers struct {
-	count atomic.Int64 // of operations
+	count atomic.Int64 // the number of operations
 
 	mu      sync.Mutex
 	history []registerOp
@@ -65,7 +65,7 @@ func (r *registers) operate(w *worker, l *life) {
 		}, func() { w.node.reach(committing) })
 	case kind < 8:
 		op.kind = swapRegister
-		err = op.swapAtOnce(w, l)
+		err = op.swapInStatement(w, l)
 	default:
 		op.kind = swapRegister
 		err = op.swap(w, l)
@@ -73,7 +73,7 @@ func (r *registers) operate(w *worker, l *life) {
 	op.ret = w.now()
 	switch w.note(err, op.kind == writeRegister || op.kind == swapRegister && op.swapped) {
 	case aborted:
-		return // it has not happened
+		return // it did not happen
 	case unknown:
 		if op.kind == readRegister {
 			return
@@ -93,8 +93,9 @@ func (op *registerOp) read(l *life) error {
 	return err
 }
 
-// swapAtOnce compares and swaps in one statement, with what a local read saw.
-func (op *registerOp) swapAtOnce(w *worker, l *life) error {
+// swapInStatement compares and swaps in one statement. It compares with a value from
+// a local read.
+func (op *registerOp) swapInStatement(w *worker, l *life) error {
 	rows, err := l.query(false, "SELECT v FROM register WHERE k = ?", op.key)
 	if err != nil {
 		return certain{err}
@@ -115,8 +116,8 @@ func (op *registerOp) swapAtOnce(w *worker, l *life) error {
 	return err
 }
 
-// swap swaps in a transaction, whatever it finds: what it compared with is what
-// it has read there.
+// swap swaps in a transaction. It compares with the value that it has read in the
+// transaction, and so always swaps.
 func (op *registerOp) swap(w *worker, l *life) (err error) {
 	within := w.within()
 	tx, err := l.begin(request{Within: within})

@@ -9,15 +9,15 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// A registerOp is an operation on a register, which holds 0 at first.
+// A registerOp is an operation on a register. The first value of a register is 0.
 type registerOp struct {
 	worker, key int
 	kind        registerKind
-	value       int  // that it writes
-	compare     int  // a swap only writes if it finds this
-	swapped     bool // a swap wrote
-	found       int  // by a read
-	unknown     bool // whether it happened, and what came of it, is not known
+	value       int  // what a write or a swap writes
+	compare     int  // a swap writes only if the register has this value
+	swapped     bool // the swap wrote
+	found       int  // what a read returned
+	unknown     bool // it is not known whether the operation happened
 	call, ret   int64
 }
 
@@ -41,8 +41,8 @@ func (op registerOp) String() string {
 	return fmt.Sprintf("%d..%d us, worker %d: %s", op.call/1000, op.ret/1000, op.worker, text)
 }
 
-// registerModel is one register. An operation of which nothing is known is
-// pending until the end, where nobody sees whether it happened.
+// registerModel is the model of one register. An operation with an unknown outcome
+// is pending until the end of the history, so it may also happen after all others.
 var registerModel = porcupine.Model{
 	Init: func() any { return 0 },
 	Step: func(state, input, _ any) (bool, any) {
@@ -61,7 +61,8 @@ var registerModel = porcupine.Model{
 	},
 }
 
-// checkRegisters returns which registers are none, within so long.
+// checkRegisters returns the registers that are not linearizable, and those for
+// which search was too short.
 func checkRegisters(history []registerOp, search time.Duration) (wrong []string) {
 	byKey := map[int][]registerOp{}
 	for _, op := range history {
@@ -82,7 +83,7 @@ func checkRegisters(history []registerOp, search time.Duration) (wrong []string)
 			}
 			wrong = append(wrong, text)
 		case porcupine.Unknown:
-			wrong = append(wrong, fmt.Sprintf("row %d, of %d operations, was not judged in time", key, len(ops)))
+			wrong = append(wrong, fmt.Sprintf("row %d, with %d operations, was not checked in time", key, len(ops)))
 		}
 	}
 	return wrong

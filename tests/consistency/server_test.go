@@ -17,48 +17,49 @@ import (
 	"github.com/hiqlite/hiqlite/tests/process"
 )
 
-// A request is what a node process is asked. Requests are served at the same time.
+// A request is sent to a node process, which serves its requests concurrently.
 type request struct {
 	ID   uint64
-	Do   string // ready, status, hash, begin, exec, query, batch, commit, rollback, close; see lockServer too
-	Tx   uint64 `json:",omitempty"` // the begin's ID; 0: no transaction
+	Do   string // ready, status, hash, waiters, begin, exec, query, batch, commit, rollback, close, or one of lockServer.do
+	Tx   uint64 `json:",omitempty"` // the ID of the request that began the transaction; 0: none
 	SQL  []string
 	Args [][]any
 	Lock *lockOrder `json:",omitempty"`
 
-	// Of begin, and of what runs outside of transactions.
+	// For begin, and for requests outside of transactions.
 	ReadOnly, Linearizable, Deferred bool
-	Within                           time.Duration // bounds it; a transaction as a whole
-	After                            time.Duration // it waits first
+	Within                           time.Duration // the timeout of the request; of a begin, that of the whole transaction
+	After                            time.Duration // how long the process waits before it serves the request
 }
 
-// An answer is what a node process answers to a request.
+// An answer is the response of a node process to a request.
 type answer struct {
 	ID       uint64
 	Rows     [][]string
 	Affected []int64 // by statement
 	Status   hiqlite.Status
 	Hash     string
-	Index    uint64 // that Hash stands for
+	Index    uint64 // the applied index to which Hash belongs
+	Waiters  int    // in the lease queue, as far as the node has applied the log
 	Lock     *lockReport
 	Refusal  *refusal
 }
 
-// A refusal is an error of the node's.
+// A refusal is an error that the node returned.
 type refusal struct {
 	Text                                         string
 	Unknown, Expired, NoLeader, Context, Overdue bool
-	Lost, Held, Closed                           bool // of locks
-	Code                                         int  // SQLite's
+	Lost, Held, Closed                           bool // errors of locks
+	Code                                         int  // SQLite's code
 }
 
 func (r *refusal) Error() string { return r.Text }
 
-// server is what a node process runs.
+// server is the service of a node process.
 type server struct {
 	id       uint64
 	node     *hiqlite.Node
-	deferred *sql.DB // begins transactions without the lease
+	deferred *sql.DB // its transactions are deferred
 	locks    *lockServer
 
 	mu  sync.Mutex
@@ -93,7 +94,7 @@ func openServer(argument json.RawMessage) (process.Service, error) {
 	}, nil
 }
 
-// Do answers a request by an answer. Errors of the node are its Refusal.
+// Do serves a request. Its reply is an answer, whose Refusal is the node's error.
 func (s *server) Do(_ string, args json.RawMessage) (any, error) {
 	var r request
 	decoder := json.NewDecoder(bytes.NewReader(args))
@@ -101,7 +102,7 @@ func (s *server) Do(_ string, args json.RawMessage) (any, error) {
 	if err := decoder.Decode(&r); err != nil {
 		return nil, err
 	}
-	time.Sleep(r.After) // so much later, as the test asks
+	time.Sleep(r.After) // the test asks for this delay
 	a, err := s.do(&r)
 	a.ID, a.Refusal = r.ID, s.refuse(&r, err)
 	return a, nil
@@ -113,7 +114,7 @@ func (s *server) Close() error {
 	return s.node.Close()
 }
 
-// refuse says of an error what the other side has to know.
+// refuse describes an error to the process of the test.
 func (s *server) refuse(r *request, err error) *refusal {
 	if err == nil {
 		return nil
@@ -181,11 +182,13 @@ func (s *server) do(r *request) (answer, error) {
 	case "hash":
 		hash, index, err := s.node.Hash(ctx)
 		return answer{Hash: hex.EncodeToString(hash[:]), Index: index}, err
+	case "waiters":
+		return answer{Waiters: s.node.InMemoryShards().LeaseQueueLen()}, nil
 	case "batch":
 		return s.batch(ctx, r)
 	case "close":
 		return answer{}, s.node.Close()
-	case "lock", "trylock", "fence", "held", "unlock":
+	case "lock", "trylock", "queue", "fence", "held", "unlock":
 		return s.locks.do(ctx, r, s.batch)
 	case "exec":
 		result, err := queries.ExecContext(ctx, r.SQL[0], arguments(r, 0)...)
@@ -201,7 +204,7 @@ func (s *server) do(r *request) (answer, error) {
 		}
 		return all(rows)
 	}
-	return answer{}, fmt.Errorf("what is %q?", r.Do)
+	return answer{}, fmt.Errorf("there is no request %q", r.Do)
 }
 
 func (s *server) begin(ctx context.Context, cancel context.CancelFunc, r *request) error {
@@ -240,7 +243,7 @@ func (s *server) batch(ctx context.Context, r *request) (answer, error) {
 	return a, nil
 }
 
-// arguments returns those of statement i, which are texts and integers.
+// arguments returns the arguments of statement i: texts and integers.
 func arguments(r *request, i int) []any {
 	if i >= len(r.Args) {
 		return nil
@@ -255,6 +258,7 @@ func arguments(r *request, i int) []any {
 	return out
 }
 
+// all reads and closes rows.
 func all(rows *sql.Rows) (a answer, err error) {
 	defer rows.Close()
 	columns, err := rows.Columns()

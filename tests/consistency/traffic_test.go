@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// traffic is workers on all nodes.
+// traffic has workers on all nodes, which execute operations.
 type traffic struct {
 	c       *cluster
 	seed    uint64
 	began   time.Time
 	tally   tally
-	written []atomic.Int64 // transactions that committed and wrote, by node
+	written []atomic.Int64 // the number of committed transactions that wrote, by node
 	quit    chan struct{}
 	wait    sync.WaitGroup
 	workers int
@@ -29,20 +29,20 @@ func newTraffic(c *cluster, seed uint64) *traffic {
 	return &traffic{c: c, seed: seed, began: time.Now(), written: make([]atomic.Int64, len(c.nodes)), quit: make(chan struct{})}
 }
 
-// now is the time, in nanoseconds of the run.
+// now returns the time since the run began, in nanoseconds.
 func (tr *traffic) now() int64 { return int64(time.Since(tr.began)) }
 
-// A worker does one operation after the other on one node.
+// A worker executes one operation after the other on one node.
 type worker struct {
 	*traffic
 	id     int
 	node   *node
 	random *rand.Rand
-	count  int
+	count  int // of operations
 }
 
-// start starts so many workers on each node. Each calls work, again and again,
-// with the process to use.
+// start starts so many workers on each node. Each of them calls work in a loop, with
+// the process that is to be used.
 func (tr *traffic) start(each int, work func(*worker, *life)) {
 	for range each {
 		for _, n := range tr.c.nodes {
@@ -51,7 +51,7 @@ func (tr *traffic) start(each int, work func(*worker, *life)) {
 			tr.wait.Go(func() {
 				for ; ; w.count++ {
 					l := w.node.usable(tr.quit)
-					if l == nil || tr.over() {
+					if l == nil || tr.stopped() {
 						return
 					}
 					work(w, l)
@@ -61,7 +61,7 @@ func (tr *traffic) start(each int, work func(*worker, *life)) {
 	}
 }
 
-func (tr *traffic) over() bool {
+func (tr *traffic) stopped() bool {
 	select {
 	case <-tr.quit:
 		return true
@@ -76,17 +76,17 @@ func (tr *traffic) stop() {
 	tr.wait.Wait()
 }
 
-// run lets workers work while faults happen.
+// run injects faults until length has passed, and then stops the workers.
 func (tr *traffic) run(length time.Duration) {
 	tr.c.t.Helper()
 	defer tr.tally.print(tr.c.t)
 	defer tr.stop()
 	n := &nemesis{c: tr.c, tr: tr, random: rand.New(rand.NewPCG(tr.seed, 1<<32))}
-	n.torment(length)
+	n.injectFaults(length)
 }
 
-// note counts what became of an operation, and fails the test if it must not
-// happen. It returns how sure that is.
+// note counts an operation by its kind of error, and fails the test if that error
+// must not happen. It returns the outcome.
 func (w *worker) note(err error, wrote bool) outcome {
 	kind := kindOf(err)
 	if kind == "" {
@@ -101,12 +101,12 @@ func (w *worker) note(err error, wrote bool) outcome {
 	w.tally.add(kind)
 	var r *refusal
 	if err != nil && !errors.As(err, &r) {
-		time.Sleep(10 * time.Millisecond) // the process is gone: workers shall know soon
+		time.Sleep(10 * time.Millisecond) // until the worker sees that the process has ended
 	}
 	return outcomeOf(err)
 }
 
-// within is how long a transaction may take: some give up early.
+// within returns the timeout of an operation. Some operations give up early.
 func (w *worker) within() time.Duration {
 	if w.random.IntN(25) == 0 {
 		return time.Duration(1+w.random.IntN(15)) * time.Millisecond
@@ -114,16 +114,16 @@ func (w *worker) within() time.Duration {
 	return operationTimeout
 }
 
-// wrote is a point of a transaction that has the lease and has written. One that
-// gives up early does not count: when it is paused, its deadline ends it, and not
-// the lease.
+// wrote is called by a transaction that has the lease and has written. A transaction
+// that gives up early does not reach the point, because if it is paused, its
+// deadline ends it before the lease expires.
 func (w *worker) wrote(within time.Duration) {
 	if within == operationTimeout {
 		w.node.reach(writing)
 	}
 }
 
-// tally counts.
+// A tally counts events by kind.
 type tally struct {
 	mu     sync.Mutex
 	counts map[string]int
@@ -155,20 +155,21 @@ func (c *tally) print(t testing.TB) {
 	t.Log(strings.Join(parts, ", "))
 }
 
-// require fails a run that did not do what it was for.
+// require fails the test if there were fewer events of a kind than a run needs to
+// test anything.
 func (tr *traffic) require(kind string, least int) {
 	tr.c.t.Helper()
 	if n := tr.tally.of(kind); n < least {
-		tr.c.t.Errorf("%s: %d only, a run has at least %d", kind, n, least)
+		tr.c.t.Errorf("%s: only %d; a run has at least %d", kind, n, least)
 	}
 }
 
-// problems fails a test with what a model found.
+// problems fails a test with the violations that a model has found.
 func problems(t testing.TB, found []string) {
 	t.Helper()
 	for i, p := range found {
 		if i == 20 {
-			t.Errorf("and %d problems more", len(found)-i)
+			t.Errorf("and %d more violations", len(found)-i)
 			return
 		}
 		t.Error(p)
