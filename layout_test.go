@@ -24,7 +24,7 @@ var mayImport = []struct {
 	packages string // a path.Match pattern
 	imports  []string
 }{
-	{"cmd/*", []string{".", "driver", "kv", "lock", "pubsub", "internal/loopback"}},
+	{"cmd/*", []string{".", "driver", "kv", "lock", "pubsub", "internal/loopback", "internal/settings"}},
 	{"examples/*", []string{".", "driver", "kv", "lock", "pubsub"}}, // and the packages below it
 	{"examples/*/*", nil},
 	{"benchmarks", nil},
@@ -32,7 +32,7 @@ var mayImport = []struct {
 	{"tests/compat/*/*", nil}, // these import each other, see mayImportWithin
 	{"tests/process", []string{".", "kv", "pubsub", "internal/loopback", "internal/testrun"}},
 	{"tests/*", []string{".", "driver"}},
-	{"driver", []string{"."}},
+	{"driver", []string{".", "internal/settings", "internal/spelling"}},
 	{"kv", []string{".", "internal/shardapi", "internal/wire"}},
 	{"lock", []string{".", "internal/shardapi", "internal/wire"}},
 	{"pubsub", []string{".", "internal/shardapi", "internal/wire"}},
@@ -49,6 +49,9 @@ var mayImport = []struct {
 	{"internal/durable", nil},
 	{"internal/invariants", nil},
 	{"internal/loopback", nil},
+	{"internal/ratelimit", nil},
+	{"internal/settings", []string{".", "internal/ratelimit", "internal/spelling"}},
+	{"internal/spelling", nil},
 	{"internal/testrun", nil},
 	{"internal/table", nil},
 	{"internal/wire", nil},
@@ -73,6 +76,8 @@ var confined = []struct {
 	// These belong to modules of their own, see go.work: a program that imports
 	// hiqlite is not to require them.
 	{"github.com/spf13/cobra", []string{"cmd/hiqlite"}, false},
+	{"github.com/pelletier/go-toml", []string{"internal/settings"}, false},
+	{"golang.org/x/time/rate", []string{"internal/ratelimit"}, false},
 	{"github.com/jmoiron/sqlx", []string{"examples/quickstart", "examples/sqlx", "tests/compat"}, false},
 }
 

@@ -10,12 +10,18 @@
 //	PATH
 //	PATH?key=value&key=value...
 //	file:PATH?key=value&key=value...
+//	env:
+//	env:?key=value&key=value...
 //
 // Keys and values are escaped as in a URL, and so is a PATH after "file:". A PATH
 // without keys is a cluster of one node, which opens no network port. This is the
 // DSN of the first node of a cluster of three:
 //
 //	/var/lib/app?node_id=1&nodes=1=10.0.0.1:8200/8100,2=10.0.0.2:8200/8100,3=10.0.0.3:8200/8100
+//
+// The DSN env: takes everything that concerns the node from environment variables
+// HQL_... and from the file hiqlite.toml in the working directory; see
+// docs/configuration.md. Only keys of connections can follow it.
 //
 // Unknown keys are errors. So are contradictions: a key or its alias that is given
 // twice with different values. All errors of a DSN are returned at once. Secrets do

@@ -3,6 +3,7 @@ package driver
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"net/url"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/settings"
 )
 
 // A source is a parsed DSN.
@@ -28,11 +30,16 @@ func parse(name string) (*source, error) {
 	var faults []error
 	fault := func(err error) { faults = append(faults, fmt.Errorf("hiqlite: %w", err)) }
 
-	dir, err := folder(path)
-	if err != nil {
+	fromEnvironment := path == "env:"
+	if fromEnvironment {
+		if err := s.readEnvironment(); err != nil {
+			return nil, err
+		}
+	} else if dir, err := folder(path); err != nil {
 		return nil, fmt.Errorf("hiqlite: %w", err) // do not judge the keys of another driver's DSN
+	} else {
+		s.node.DataDir = dir
 	}
-	s.node.DataDir = dir
 	values, err := url.ParseQuery(query)
 	if err != nil {
 		fault(fmt.Errorf("the DSN's keys cannot be read: %w", err))
@@ -48,7 +55,10 @@ func parse(name string) (*source, error) {
 			continue
 		}
 		err := errors.New("the value is empty")
-		if value != "" {
+		switch setting, ofNode := nodeKeys[name]; {
+		case fromEnvironment && ofNode:
+			err = fmt.Errorf("the DSN env: takes no keys of the node: write %s to hiqlite.toml, or set %s", setting, settings.Variable(setting))
+		case value != "":
 			err = key.read(s, value)
 		}
 		if err != nil {
@@ -73,8 +83,8 @@ func parse(name string) (*source, error) {
 // folder returns the path of the data folder from the part of the DSN before the '?'.
 func folder(path string) (string, error) {
 	switch scheme, _, found := strings.Cut(path, "://"); {
-	case path == "env:" || strings.HasPrefix(path, "env:"):
-		return "", errors.New("the DSN env: comes with a later version: name the data folder, as in \"data?node_id=1\"")
+	case strings.HasPrefix(path, "env:"):
+		return "", errors.New("nothing but keys can follow env:, as in \"env:?consistency=linearizable\"; for a folder with this name write ./env:...")
 	case found && scheme == "hiqlite":
 		return "", errors.New("remote databases, hiqlite://..., come with a later version: name a data folder to run a node in this process")
 	case found && scheme != "file":
@@ -171,6 +181,27 @@ func pragmas(given map[string]string, listed []string) []string {
 // aliases maps other names of keys to the keys.
 var aliases = map[string]string{
 	"_timeout": "_busy_timeout", "_fk": "_foreign_keys", "_journal": "_journal_mode", "_sync": "_synchronous", "_vacuum": "_auto_vacuum",
+}
+
+// nodeKeys maps the keys of the node to the settings that the DSN env: has for them.
+var nodeKeys = map[string]string{
+	"node_id": "node_id", "nodes": "nodes", "listen": "listen_addr_raft", "timeout": "timeout", "timezone": "timezone",
+	"lease_ttl": "lease_ttl", "tick": "tick", "max_steps": "max_steps", "durability": "durability", "secret_file": "secret_raft",
+}
+
+// readEnvironment takes the configuration of the node from the environment and from
+// hiqlite.toml.
+func (s *source) readEnvironment() error {
+	set, err := settings.Load(settings.Options{Role: settings.Node})
+	if err != nil {
+		return err
+	}
+	s.node = set.NodeConfig()
+	addRegistered(&s.node)
+	for _, warning := range set.Warnings {
+		slog.Warn("hiqlite: " + warning)
+	}
+	return nil
 }
 
 // A key says how the value of a key of the DSN is read.
@@ -341,42 +372,7 @@ func formatNodes(members []hiqlite.Member) string {
 	return strings.Join(out, ",")
 }
 
-// nearest returns the key that differs from name in the fewest letters. Of several
-// it returns the one that has the longest prefix in common with name.
-func nearest(name string) string {
-	name = strings.ToLower(name)
-	best, least, longest := "", -1, 0
-	for _, known := range slices.Concat(slices.Sorted(maps.Keys(keys)), slices.Sorted(maps.Keys(aliases))) {
-		common := 0
-		for common < min(len(name), len(known)) && name[common] == known[common] {
-			common++
-		}
-		d := distance(name, known)
-		if least < 0 || d < least || d == least && common > longest {
-			best, least, longest = known, d, common
-		}
-	}
-	return best
-}
-
-// distance returns the Levenshtein distance of a and b, in bytes.
-func distance(a, b string) int {
-	const most = 40 // bytes of a name that are compared; all keys are shorter
-	a, b = a[:min(len(a), most)], b[:min(len(b), most)]
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost = 1 + min(diagonal, row[j], row[j+1])
-			}
-			diagonal, row[j+1] = row[j+1], cost
-		}
-	}
-	return row[len(b)]
+// keyNames returns the names of all keys and their aliases.
+func keyNames() []string {
+	return slices.Concat(slices.Sorted(maps.Keys(keys)), slices.Sorted(maps.Keys(aliases)))
 }

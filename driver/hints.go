@@ -3,10 +3,12 @@ package driver
 import (
 	"fmt"
 	"strings"
+
+	"github.com/hiqlite/hiqlite/internal/spelling"
 )
 
 // Other SQLite drivers have keys that this one does not have. The error for such a
-// key says what to write instead; nearest would only suggest a similar spelling.
+// key says what to write instead; spelling.Nearest would only suggest a similar spelling.
 
 // otherPragmas maps keys of other drivers, mostly of mattn/go-sqlite3, to the PRAGMAs
 // that they set.
@@ -50,5 +52,5 @@ func unknownKey(name, value string) error {
 	if hint, ok := otherKeys[lower]; ok {
 		return fmt.Errorf("the DSN's key %q is another driver's: %s", name, hint)
 	}
-	return fmt.Errorf("the DSN's key %q is unknown: did you mean %s?", name, nearest(name))
+	return fmt.Errorf("the DSN's key %q is unknown: did you mean %s?", name, spelling.Nearest(name, keyNames()))
 }

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,9 @@ func acquire(cfg hiqlite.Config) (*sharedNode, error) {
 		return nil, fmt.Errorf("hiqlite: the data folder %s: %w", cfg.DataDir, err)
 	}
 	cfg.DataDir = folder
+	// The DSN env: names these defaults, and the others leave them out.
+	cfg.LeaseTTL = cmp.Or(cfg.LeaseTTL, hiqlite.DefaultLeaseTTL)
+	cfg.MaxReaders = cmp.Or(cfg.MaxReaders, hiqlite.DefaultMaxReaders)
 
 	running.mu.Lock()
 	s := running.byFolder[folder]
@@ -124,6 +128,9 @@ func checkSame(have, want *hiqlite.Config) error {
 	}
 	if have.MaxSteps != want.MaxSteps {
 		differ("max_steps", have.MaxSteps, want.MaxSteps)
+	}
+	if have.MaxReaders != want.MaxReaders {
+		differ("read_pool_size", have.MaxReaders, want.MaxReaders)
 	}
 	if have.Tick != want.Tick {
 		differ("tick", have.Tick, want.Tick)
