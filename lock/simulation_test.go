@@ -123,12 +123,12 @@ func (n *simulatedNode) Do(ctx context.Context, c *wire.Command) (wire.Outcome, 
 }
 
 func (n *simulatedNode) Await(ctx context.Context, owner, id uint64) (wire.Outcome, bool, error) {
-	now, changed, done := n.locks.Place(owner, id)
+	now, changed, done := n.locks.WatchWaiter(owner, id)
 	defer done()
 	for {
 		p := now()
-		if !p.There || p.Code != wire.Waits {
-			return p.Outcome, p.There, nil
+		if !p.Exists || p.Code != wire.Waits {
+			return p.Outcome, p.Exists, nil
 		}
 		select {
 		case <-changed:

@@ -53,12 +53,12 @@ func (s *lockShard) Do(ctx context.Context, c *wire.Command) (wire.Outcome, erro
 }
 
 func (s *lockShard) Await(ctx context.Context, owner, id uint64) (o wire.Outcome, ok bool, err error) {
-	now, changed, done := s.machine.Place(owner, id)
+	now, changed, done := s.machine.WatchWaiter(owner, id)
 	defer done()
 	for {
-		place := now()
-		if !place.There || place.Code != wire.Waits {
-			return place.Outcome, place.There, nil
+		w := now()
+		if !w.Exists || w.Code != wire.Waits {
+			return w.Outcome, w.Exists, nil
 		}
 		if err := s.wait(ctx, changed, nil); err != nil {
 			return wire.Outcome{}, false, err

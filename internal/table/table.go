@@ -38,10 +38,10 @@ func (i *Item) Key() string { return i.data[:i.keyLen] }
 // Value returns the value.
 func (i *Item) Value() string { return i.data[i.keyLen:] }
 
-// Version returns what Put was told.
+// Version returns the version that was passed to Put.
 func (i *Item) Version() uint64 { return i.version }
 
-// Mark returns what Put was told.
+// Mark returns the mark that was passed to Put.
 func (i *Item) Mark() bool { return i.mark }
 
 // Size returns the bytes of key and value.
@@ -134,15 +134,15 @@ func (t *Table) Put(key string, value []byte, version uint64, mark bool) (item, 
 	item = &Item{hash: maphash.String(t.seed, key), data: data.String(), version: version, keyLen: uint32(len(key)), mark: mark}
 	s := t.writable(item.hash)
 	t.size += len(item.data)
-	place := s.head(item.hash)
-	for i := place.Load(); i != nil; i = place.Load() {
+	link := s.head(item.hash)
+	for i := link.Load(); i != nil; i = link.Load() {
 		if i.hash == item.hash && i.Key() == key {
 			item.next.Store(i.next.Load())
-			place.Store(item)
+			link.Store(item)
 			t.size -= len(i.data)
 			return item, i
 		}
-		place = &i.next
+		link = &i.next
 	}
 	if s.n >= len(s.heads) {
 		s = t.grow(s, item.hash)
@@ -183,8 +183,8 @@ func (t *Table) Remove(r Ref) *Item {
 }
 
 func (t *Table) remove(hash uint64, is func(*Item) bool) *Item {
-	place := t.dir.Load().of(hash).head(hash)
-	i := place.Load()
+	link := t.dir.Load().of(hash).head(hash)
+	i := link.Load()
 	for ; i != nil && !is(i); i = i.next.Load() {
 	}
 	if i == nil {
@@ -195,14 +195,14 @@ func (t *Table) remove(hash uint64, is func(*Item) bool) *Item {
 		return i
 	}
 	s := t.writable(hash)
-	for place = s.head(hash); ; {
-		i := place.Load()
+	for link = s.head(hash); ; {
+		i := link.Load()
 		if !is(i) {
-			place = &i.next
+			link = &i.next
 			continue
 		}
 		// Readers that are at i go on to what follows it.
-		place.Store(i.next.Load())
+		link.Store(i.next.Load())
 		s.n--
 		t.n--
 		t.size -= len(i.data)

@@ -28,8 +28,9 @@ func eventText(e Event) string {
 	return fmt.Sprintf("%d %q=%q at %d", e.Kind, e.Key, e.Value, e.Version)
 }
 
-// The kv shard does what maps with times to live would, and tells who watches.
-func TestKVIsAMap(t *testing.T) {
+// The kv machine does the same as a model of maps whose entries have a TTL, and sends the
+// same events to watchers.
+func TestKVBehavesLikeMaps(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s, kv := newKVShard(t)
 		m := &kvModel{buckets: map[string]*kvBucket{}, events: map[string][]string{}}
@@ -40,21 +41,21 @@ func TestKVIsAMap(t *testing.T) {
 		seen := map[string]int{}
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
 			if rapid.IntRange(0, 4).Draw(t, "step") == 0 {
-				step := rapid.SampledFrom([]uint64{1, 100, 1000, 3000}).Draw(t, "tick")
-				s.tick(step)
-				m.tick(m.now + step)
+				step := rapid.SampledFrom([]uint64{1, 100, 1000, 3000}).Draw(t, "advance")
+				s.advance(step)
+				m.advance(m.now + step)
 			} else {
 				var commands []*wire.Command
 				var want []wire.Outcome
 				for range rapid.IntRange(1, 3).Draw(t, "commands") {
 					c := kvCommand(t)
-					if rapid.IntRange(0, 3).Draw(t, "now") == 0 { // the right version, now and then
+					if rapid.IntRange(0, 3).Draw(t, "now") == 0 { // in some cases the present version
 						_, c.Version, _ = kv.Get(c.Bucket, c.Key)
 					}
 					commands, want = append(commands, c), append(want, m.apply(c))
 				}
 				if got := s.do(commands...); !slices.Equal(got, want) {
-					t.Fatalf("%+v came to\n%+v, want\n%+v", commands, got, want)
+					t.Fatalf("the outcomes of %+v are\n%+v, want\n%+v", commands, got, want)
 				}
 			}
 			for name, w := range watchers {
@@ -67,7 +68,7 @@ func TestKVIsAMap(t *testing.T) {
 					got = append(got, eventText(e))
 				}
 				if want := m.events[name][seen[name]:]; !slices.Equal(got, want) {
-					t.Fatalf("%s was told %q, want %q", name, got, want)
+					t.Fatalf("the watcher of %s received %q, want %q", name, got, want)
 				}
 				seen[name] = len(m.events[name])
 			}
@@ -76,7 +77,7 @@ func TestKVIsAMap(t *testing.T) {
 		for name, b := range m.buckets {
 			got := maps.Collect(kv.Entries(name, ""))
 			if len(got) != len(b.entries) {
-				t.Fatalf("%s holds %v, want %d entries", name, got, len(b.entries))
+				t.Fatalf("bucket %s has %v, want %d entries", name, got, len(b.entries))
 			}
 			for key, e := range b.entries {
 				if e.ttl > 0 {
@@ -102,21 +103,21 @@ func TestKVIsAMap(t *testing.T) {
 			t.Fatalf("the buckets are %q, want %q", names, want)
 		}
 		if kv.expiring != expires {
-			t.Fatalf("it counts %d that expire, want %d", kv.expiring, expires)
+			t.Fatalf("expiring is %d, want %d", kv.expiring, expires)
 		}
 		if got := kv.Size(); got != size {
-			t.Fatalf("it says that it has %d bytes, want %d", got, size)
+			t.Fatalf("the size is %d bytes, want %d", got, size)
 		}
 	})
 }
 
-// What is written again is the youngest, and what was deleted leaves its place,
-// also among more than are looked at between two tidyings.
-func TestTheOldestWrittenGoesFirst(t *testing.T) {
+// The entry that was written least recently is evicted first. An entry that is written again
+// becomes the most recent one, and deleted entries are removed from the order in time.
+func TestTheLeastRecentlyWrittenEntryIsEvictedFirst(t *testing.T) {
 	s, kv := newKVShard(t)
 	const limit = 100
 	s.do(&wire.Command{Kind: wire.KindKVSetLimits, Bucket: "b", MaxEntries: limit})
-	var order []string // as they were written
+	var order []string // by the time of their last write
 	write := func(key string) {
 		order = append(slices.DeleteFunc(order, func(k string) bool { return k == key }), key)
 		if len(order) > limit {
@@ -140,15 +141,15 @@ func TestTheOldestWrittenGoesFirst(t *testing.T) {
 		}
 		s.do(commands...)
 		if got := slices.Sorted(maps.Keys(maps.Collect(kv.Entries("b", "")))); !slices.Equal(got, slices.Sorted(slices.Values(order))) {
-			t.Fatalf("round %d holds %q, want %q", i, got, order)
+			t.Fatalf("after round %d there are %q, want %q", i, got, order)
 		}
 	}
 	if n := len(kv.bucket("b").order); n > 3*limit+1024 {
-		t.Errorf("%d places for %d entries", n, limit)
+		t.Errorf("the order has %d elements for %d entries", n, limit)
 	}
 }
 
-// A bucket's limits hold for all that is in it when they are set.
+// Limits that are set later apply to all entries that the bucket already has.
 func TestLimitsAreSetOnceOrByForce(t *testing.T) {
 	s, kv := newKVShard(t)
 	s.do(put("b", "1", "aaaa"), put("b", "2", "bbbb"), put("b", "3", "cccc"), put("b", "1", "dddd"))
@@ -158,27 +159,27 @@ func TestLimitsAreSetOnceOrByForce(t *testing.T) {
 	expect := func(want string) {
 		t.Helper()
 		if got := strings.Join(slices.Sorted(maps.Keys(maps.Collect(kv.Entries("b", "")))), ""); got != want {
-			t.Errorf("it holds %q, want %q", got, want)
+			t.Errorf("there are %q, want %q", got, want)
 		}
 	}
 	if o := set(0, 11, false); o.Code != wire.Done {
-		t.Errorf("%+v", o)
+		t.Errorf("the outcome is %+v", o)
 	}
 	expect("13")
 	if o := set(5, 0, false); o.Code != wire.Differs || o.MaxBytes != 11 {
-		t.Errorf("%+v", o)
+		t.Errorf("the outcome is %+v", o)
 	}
 	if o := set(0, 11, false); o.Code != wire.Done {
-		t.Errorf("the same once more: %+v", o)
+		t.Errorf("the outcome for the same limits again is %+v", o)
 	}
 	if o := s.do(put("b", "4", strings.Repeat("x", 11)))[0]; o.Code != wire.TooLarge || o.MaxBytes != 11 {
-		t.Errorf("an entry that does not fit: %+v", o)
+		t.Errorf("the outcome for an entry that does not fit is %+v", o)
 	}
 	expect("13")
 	s.do(put("b", "4", strings.Repeat("x", 10)))
 	expect("4")
 	if o := set(0, 0, true); o.Code != wire.Done {
-		t.Errorf("%+v", o)
+		t.Errorf("the outcome is %+v", o)
 	}
 	s.do(put("b", "5", strings.Repeat("x", 100)))
 	expect("45")
@@ -202,73 +203,72 @@ func TestCountersDoNotOverflow(t *testing.T) {
 		}
 		count(wire.KindCounterSet, limit-sign)
 		if o := count(wire.KindCounterAdd, 2*sign); o.Code != wire.Overflow || o.Counter != limit-sign || !o.Existed {
-			t.Errorf("beyond %d it comes to %+v", limit, o)
+			t.Errorf("the outcome beyond %d is %+v", limit, o)
 		}
 		if o := count(wire.KindCounterAdd, sign); o.Code != wire.Done || o.Counter != limit {
-			t.Errorf("to %d it comes to %+v", limit, o)
+			t.Errorf("the outcome of counting to %d is %+v", limit, o)
 		}
 		if o := count(wire.KindCounterAdd, 0); o.Code != wire.Done || o.Counter != limit {
-			t.Errorf("at %d it comes to %+v", limit, o)
+			t.Errorf("the outcome at %d is %+v", limit, o)
 		}
 	}
 	if n, ok := kv.Counter("b", "n"); !ok || n != math.MinInt64 {
-		t.Errorf("it is %d, %v", n, ok)
+		t.Errorf("the counter is %d, %v", n, ok)
 	}
 }
 
-// An entry with the longest time to live does not expire at once.
-func TestALongTimeToLiveDoesNotEndAtOnce(t *testing.T) {
+// An entry with the longest possible TTL does not expire at once.
+func TestTheLongestTTLDoesNotEndAtOnce(t *testing.T) {
 	s, kv := newKVShard(t)
 	c := put("b", "k", "v")
 	c.TTLMS = math.MaxUint64
 	s.do(c)
-	s.tick(100, 100, 100, 100)
+	s.advance(100, 100, 100, 100)
 	if _, _, ok := kv.Get("b", "k"); !ok {
-		t.Error("it expired")
+		t.Error("the entry expired")
 	}
 }
 
-// A name that was forgotten and is used again has nothing to do with what was
-// written under it before.
-func TestABucketThatComesAgain(t *testing.T) {
+// An empty bucket is forgotten. If its name is used again, the old timers do not affect the new
+// bucket.
+func TestBucketsThatAreUsedAgain(t *testing.T) {
 	s, kv := newKVShard(t)
 	c := put("b", "k", "first")
 	c.TTLMS = 100
 	s.do(c)
-	s.tick(1, 1)
+	s.advance(1, 1)
 	s.do(&wire.Command{Kind: wire.KindKVDelete, Bucket: "b", Key: "k"})
 	if kv.bucket("b") != nil {
-		t.Error("the empty bucket is kept")
+		t.Error("the empty bucket still exists")
 	}
 	s.do(put("b", "k", "second"))
-	s.tick(200, 200)
+	s.advance(200, 200)
 	if v, _, ok := kv.Get("b", "k"); !ok || v != "second" {
-		t.Errorf("it is %q, %v", v, ok)
+		t.Errorf("the entry is %q, %v", v, ok)
 	}
 }
 
-// One that was written again has the time to live of its last value alone.
-func TestAWriteRenewsTheTimeToLive(t *testing.T) {
+// An entry that is written again has only the TTL of its last value.
+func TestWritesRenewTheTTL(t *testing.T) {
 	s, kv := newKVShard(t)
 	short := put("b", "k", "v")
 	short.TTLMS = 100
 	s.do(short)
-	s.tick(1, 1, 99)
+	s.advance(1, 1, 99)
 	s.do(short)
-	s.tick(1, 50)
+	s.advance(1, 50)
 	if _, _, ok := kv.Get("b", "k"); !ok {
-		t.Fatal("it expired with its first value")
+		t.Fatal("the entry expired with the TTL of its first value")
 	}
 	s.do(put("b", "k", "v"))
-	s.tick(1000, 1000, 1000)
+	s.advance(1000, 1000, 1000)
 	if _, _, ok := kv.Get("b", "k"); !ok {
-		t.Error("one without a time to live expired")
+		t.Error("an entry without a TTL expired")
 	}
 }
 
-// Readers see what is there all the time, also while a snapshot that has it
-// takes the place of what there was.
-func TestReadsBesideARestore(t *testing.T) {
+// While a snapshot is restored, readers always see the entries that exist before and after.
+func TestReadsDuringARestore(t *testing.T) {
 	s, kv := newKVShard(t)
 	var all []*wire.Command
 	for i := range 3000 {
@@ -303,25 +303,25 @@ func TestReadsBesideARestore(t *testing.T) {
 	}
 }
 
-// Entries are of one moment, while others are written.
+// Entries returns the entries of one moment, although others are written meanwhile.
 func TestEntriesAreOfOneMoment(t *testing.T) {
 	s, kv := newKVShard(t)
 	s.do(put("b", "x1", "0"), put("b", "x2", "0"), put("b", "y", "0"))
 	entries := kv.Entries("b", "x")
 	s.do(put("b", "x1", "1"), put("b", "x3", "1"), &wire.Command{Kind: wire.KindKVDelete, Bucket: "b", Key: "x2"})
 	if got := maps.Collect(entries); !maps.Equal(got, map[string]string{"x1": "0", "x2": "0"}) {
-		t.Errorf("they are %v", got)
+		t.Errorf("the entries are %v", got)
 	}
 	if got := maps.Collect(kv.Entries("none", "")); len(got) != 0 {
-		t.Errorf("of none they are %v", got)
+		t.Errorf("the entries of a bucket that does not exist are %v", got)
 	}
 	for range kv.Entries("b", "") {
 		break
 	}
 }
 
-// A snapshot of more than one block, beside writes.
-func TestALargeSnapshotBesideWrites(t *testing.T) {
+// A snapshot of more than one block is saved while entries are written.
+func TestLargeSnapshotsDuringWrites(t *testing.T) {
 	s, kv := newKVShard(t)
 	value := strings.Repeat("value ", 20)
 	var all []*wire.Command
@@ -344,19 +344,19 @@ func TestALargeSnapshotBesideWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	if v, _, ok := kv.Get("b0", "k0"); ok {
-		t.Errorf("what was cleared is %q", v)
+		t.Errorf("the entry of the cleared bucket is %q", v)
 	}
 	other := emptyShard(t, shardKinds["kv"])
 	other.restore(b.Bytes())
 	if !slices.Equal(other.state(), want) {
-		t.Error("the snapshot holds something else than there was")
+		t.Error("the restored state is not that of the time of the snapshot")
 	}
 }
 
-// The sum that tells whether a snapshot is whole stands behind its last record:
-// it is looked at wherever that ends.
-func TestDamageAtTheEndOfASnapshotIsSeen(t *testing.T) {
-	const block = 64 << 10 // what is read at once
+// The checksum of a snapshot comes after its last record. It is checked at whichever position
+// of a block the last record ends.
+func TestDamageAtTheEndOfASnapshotIsDetected(t *testing.T) {
+	const block = 64 << 10 // the size of a read
 	size := func(b []byte) (n int) {
 		for _, r := range records(t, b) {
 			one := len(wire.AppendRecord(nil, r))
@@ -374,24 +374,24 @@ func TestDamageAtTheEndOfASnapshotIsSeen(t *testing.T) {
 	}
 	b := with(2*block - 200 - size(with(block-200)))
 	if n := size(b); n != block {
-		t.Fatalf("it has %d bytes", n)
+		t.Fatalf("the snapshot has %d bytes", n)
 	}
 	other := emptyShard(t, shardKinds["kv"])
 	for n := len(b) - 4; n < len(b); n++ {
 		damaged := bytes.Clone(b)
 		damaged[n] ^= 1
-		if !other.broken(damaged) {
-			t.Errorf("another sum in byte %d of %d is not seen", n, len(b))
+		if !other.refuses(damaged) {
+			t.Errorf("a damaged checksum, in byte %d of %d, is not detected", n, len(b))
 		}
 	}
-	if !other.broken(append(bytes.Clone(b), "more"...)) {
-		t.Error("it goes on behind its end, which is not seen")
+	if !other.refuses(append(bytes.Clone(b), "more"...)) {
+		t.Error("bytes after the end are not detected")
 	}
 }
 
-// However many buckets there are, a write copies the names of few: with a fixed
-// number of parts, the end of 100,000 buckets took seconds in one entry.
-func TestAWriteCopiesFewNames(t *testing.T) {
+// A write copies the names of few buckets, however many there are. With a fixed number of
+// parts, an entry that removed 100,000 buckets took seconds.
+func TestWritesCopyFewNames(t *testing.T) {
 	s, kv := newKVShard(t)
 	const n = 20_000
 	for i := range n {
@@ -399,12 +399,12 @@ func TestAWriteCopiesFewNames(t *testing.T) {
 	}
 	all := kv.buckets.Load()
 	if len(all.all()) != n || all.n != n {
-		t.Errorf("%d buckets, counted as %d", len(all.all()), all.n)
+		t.Errorf("there are %d buckets, but n is %d", len(all.all()), all.n)
 	}
 	parts := *all.parts.Load()
 	for i := range parts {
 		if names := len(*parts[i].Load()); names > 64 {
-			t.Fatalf("%d buckets in one of %d parts", names, len(parts))
+			t.Fatalf("there are %d buckets in one of %d parts", names, len(parts))
 		}
 	}
 	for i := range n {
@@ -414,6 +414,6 @@ func TestAWriteCopiesFewNames(t *testing.T) {
 	}
 	s.do(&wire.Command{Kind: wire.KindKVClearAll})
 	if parts := len(*all.parts.Load()); parts != minParts || all.n != 0 || len(all.all()) != 0 {
-		t.Errorf("of none, %d are left, in %d parts", all.n, parts)
+		t.Errorf("after all were removed, %d buckets are left, in %d parts", all.n, parts)
 	}
 }

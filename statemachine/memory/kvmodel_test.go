@@ -10,11 +10,11 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A model of the kv shard: maps and lists.
+// A kvModel is a model of the kv machine, made of maps and lists.
 type kvModel struct {
 	revision, now uint64
 	buckets       map[string]*kvBucket
-	events        map[string][]string // of each bucket
+	events        map[string][]string // by bucket
 }
 
 type kvBucket struct {
@@ -27,7 +27,7 @@ type kvEntry struct {
 	key, value string
 	version    uint64
 	ttl, end   uint64
-	ticks      int // since it was written
+	advances   int // clock advances since the last write
 }
 
 func (m *kvModel) bucket(name string) *kvBucket {
@@ -50,6 +50,7 @@ func (m *kvModel) event(bucket string, kind shardapi.EventKind, key, value strin
 	m.events[bucket] = append(m.events[bucket], fmt.Sprintf("%d %q=%q at %d", kind, key, value, m.revision))
 }
 
+// lose removes an entry and adds the event.
 func (m *kvModel) lose(bucket string, e *kvEntry, why shardapi.EventKind) {
 	m.revision++
 	delete(m.buckets[bucket].entries, e.key)
@@ -63,7 +64,7 @@ func (b *kvBucket) size() (n uint64) {
 	return n
 }
 
-// evict lets go what was written longest ago.
+// evict removes the least recently written entries until the bucket is within its limits.
 func (m *kvModel) evict(bucket string) {
 	b := m.buckets[bucket]
 	for l := b.limits; l.entries > 0 && uint64(len(b.entries)) > l.entries || l.bytes > 0 && b.size() > l.bytes; {
@@ -71,7 +72,7 @@ func (m *kvModel) evict(bucket string) {
 	}
 }
 
-func (m *kvModel) tick(now uint64) {
+func (m *kvModel) advance(now uint64) {
 	m.now = now
 	type expiring struct {
 		bucket string
@@ -83,11 +84,11 @@ func (m *kvModel) tick(now uint64) {
 			if e.ttl == 0 {
 				continue
 			}
-			e.ticks++
+			e.advances++
 			switch {
-			case e.ticks == 2:
+			case e.advances == 2:
 				e.end = now + e.ttl
-			case e.ticks > 2 && e.end <= now:
+			case e.advances > 2 && e.end <= now:
 				due = append(due, expiring{name, e})
 			}
 		}

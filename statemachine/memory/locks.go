@@ -79,30 +79,30 @@ func (l *Locks) Queue(key string) int {
 	return 0
 }
 
-// A Place is the state of a waiter.
-type Place struct {
+// A WaiterState is the state of a waiter.
+type WaiterState struct {
 	wire.Outcome      // Waits or Done
-	There        bool // there is such a waiter
+	Exists       bool // there is such a waiter
 }
 
-// Place returns a function that returns the present state of a waiter on this node,
+// WatchWaiter returns a function that returns the present state of a waiter on this node,
 // and a channel that receives a value when the state may have changed. The caller
 // must call done when it does not listen any more. At most one caller listens for a
 // waiter.
-func (l *Locks) Place(owner, id uint64) (now func() Place, changed <-chan struct{}, done func()) {
+func (l *Locks) WatchWaiter(owner, id uint64) (now func() WaiterState, changed <-chan struct{}, done func()) {
 	w := waiterID{owner, id}
 	c := make(chan struct{}, 1)
 	l.mu.Lock()
 	l.listening[w] = c
 	l.mu.Unlock()
-	now = func() Place {
+	now = func() WaiterState {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		o := l.owners[owner]
 		if o == nil || o.waiters[id] == nil {
-			return Place{}
+			return WaiterState{}
 		}
-		return Place{o.waiters[id].find(w).outcome(), true}
+		return WaiterState{o.waiters[id].find(w).outcome(), true}
 	}
 	done = func() {
 		l.mu.Lock()

@@ -26,7 +26,8 @@ func unlock(owner, id uint64, used bool) *wire.Command {
 	return &wire.Command{Kind: wire.KindLockRelease, Owner: owner, Waiter: id, Used: used}
 }
 
-// A model of the lock shard: one list of places for each key, and the owners.
+// A lockModel is a model of the lock machine. It has a list of waiters for each key, and
+// the owners.
 type lockModel struct {
 	now, token, renewals, unsure uint64
 	seen                         wire.Seen
@@ -41,14 +42,14 @@ type modelWaiter struct {
 }
 
 type modelOwner struct {
-	made, ttl         uint64
-	time, end         uint64 // how long he stays, and when that is over
-	ticks             int    // since he renewed himself
+	epoch, ttl        uint64
+	time, end         uint64 // how long the owner stays without a renewal, and when that ends
+	advances          int    // clock advances since the last renewal
 	renewal           uint64
 	node, incarnation uint64
 }
 
-// find returns a place, and where it stands.
+// find returns the key of a waiter, and its position in the queue, or -1.
 func (m *lockModel) find(owner, id uint64) (key string, at int) {
 	for key, q := range m.queues {
 		if at := slices.IndexFunc(q, func(p *modelWaiter) bool { return p.owner == owner && p.id == id }); at >= 0 {
@@ -58,6 +59,7 @@ func (m *lockModel) find(owner, id uint64) (key string, at int) {
 	return "", -1
 }
 
+// ids returns the ids of an owner's waiters.
 func (m *lockModel) ids(owner uint64) (ids []uint64) {
 	for _, q := range m.queues {
 		for _, p := range q {
@@ -77,9 +79,10 @@ func (p *modelWaiter) outcome() wire.Outcome {
 	return wire.Outcome{Token: p.token, Seen: p.seen, HolderLost: p.expired}
 }
 
-func (o *modelOwner) answer(p *modelWaiter) wire.Outcome {
+// outcome returns the outcome for a waiter of the owner.
+func (o *modelOwner) outcome(p *modelWaiter) wire.Outcome {
 	out := p.outcome()
-	out.Epoch = o.made
+	out.Epoch = o.epoch
 	return out
 }
 
@@ -89,9 +92,9 @@ func (m *lockModel) grant(key string) {
 	p.token, p.seen, p.expired = m.token, m.seen, m.unsure > 0
 }
 
-// leave ends a place. Those who get a lock learn whether somebody fell silent
-// with one, until one of them has said, when he left, that he had caught up.
-func (m *lockModel) leave(owner, id uint64, silent, used bool) {
+// remove removes a waiter. After a holder of any lock was silent, grants are uncertain
+// until one of their holders has released its lock after use.
+func (m *lockModel) remove(owner, id uint64, silent, used bool) {
 	key, at := m.find(owner, id)
 	switch p := m.queues[key][at]; {
 	case silent && p.token > 0:
@@ -107,8 +110,9 @@ func (m *lockModel) leave(owner, id uint64, silent, used bool) {
 	}
 }
 
-// settle forgets an owner who has nothing, unless he may come back.
-func (m *lockModel) settle(owner uint64, stays bool) {
+// forgetIfEmpty removes an owner without waiters. If the owner has asked for more, it
+// stays for a while.
+func (m *lockModel) forgetIfEmpty(owner uint64, stays bool) {
 	if len(m.ids(owner)) > 0 {
 		return
 	}
@@ -120,27 +124,28 @@ func (m *lockModel) settle(owner uint64, stays bool) {
 	}
 }
 
+// drop removes an owner and its waiters, as if it had been silent.
 func (m *lockModel) drop(owner uint64) {
 	for _, id := range m.ids(owner) {
-		m.leave(owner, id, true, false)
+		m.remove(owner, id, true, false)
 	}
 	delete(m.owners, owner)
 }
 
 func (m *lockModel) renewed(o *modelOwner) {
 	m.renewals++
-	o.ticks, o.renewal, o.time = 0, m.renewals, o.ttl
+	o.advances, o.renewal, o.time = 0, m.renewals, o.ttl
 }
 
-func (m *lockModel) tick(now uint64) {
+func (m *lockModel) advance(now uint64) {
 	m.now = now
 	due := map[uint64]modelOwner{}
 	for id, o := range m.owners {
-		o.ticks++
+		o.advances++
 		switch {
-		case o.ticks == 2:
+		case o.advances == 2:
 			o.end = now + o.time
-		case o.ticks > 2 && o.end <= now:
+		case o.advances > 2 && o.end <= now:
 			due[id] = *o
 		}
 	}
@@ -151,8 +156,9 @@ func (m *lockModel) tick(now uint64) {
 	}
 }
 
-// opened drops those who came through an earlier start of a node.
-func (m *lockModel) opened(node uint64, earlier func(incarnation uint64) bool) {
+// expireNode drops the owners whose last command came through an earlier incarnation of
+// a node.
+func (m *lockModel) expireNode(node uint64, earlier func(incarnation uint64) bool) {
 	for _, id := range slices.Sorted(maps.Keys(m.owners)) {
 		if o := m.owners[id]; o != nil && o.node == node && earlier(o.incarnation) {
 			m.drop(id)
@@ -167,13 +173,13 @@ func (m *lockModel) apply(c *wire.Command, node, incarnation uint64) wire.Outcom
 	switch {
 	case c.Kind == wire.KindLockLeave:
 		if node != 0 {
-			m.opened(node, func(i uint64) bool { return i <= incarnation })
+			m.expireNode(node, func(i uint64) bool { return i <= incarnation })
 		}
 		return wire.Outcome{}
 	case c.Owner == 0:
 	case c.Kind == wire.KindLockAcquire, c.Kind == wire.KindLockTry:
 		if at >= 0 {
-			return o.answer(m.queues[key][at])
+			return o.outcome(m.queues[key][at])
 		}
 		if o == nil && c.OwnerExists {
 			return wire.Outcome{Code: wire.Missing}
@@ -182,7 +188,7 @@ func (m *lockModel) apply(c *wire.Command, node, incarnation uint64) wire.Outcom
 			return wire.Outcome{Code: wire.Held, Token: q[0].token}
 		}
 		if o == nil {
-			o = &modelOwner{made: m.renewals + 1}
+			o = &modelOwner{epoch: m.renewals + 1}
 			m.owners[c.Owner] = o
 		}
 		o.ttl, o.node, o.incarnation = c.OwnerTTLMS, node, incarnation
@@ -192,13 +198,13 @@ func (m *lockModel) apply(c *wire.Command, node, incarnation uint64) wire.Outcom
 		if len(m.queues[c.Key]) == 1 {
 			m.grant(c.Key)
 		}
-		return o.answer(p)
+		return o.outcome(p)
 	case c.Kind == wire.KindLockRelease:
 		if at < 0 {
 			return wire.Outcome{Code: wire.Missing}
 		}
-		m.leave(c.Owner, c.Waiter, false, c.Used)
-		m.settle(c.Owner, c.OwnerStays)
+		m.remove(c.Owner, c.Waiter, false, c.Used)
+		m.forgetIfEmpty(c.Owner, c.OwnerStays)
 		return wire.Outcome{}
 	case c.Kind == wire.KindLockRenew:
 		if o == nil {
@@ -206,19 +212,19 @@ func (m *lockModel) apply(c *wire.Command, node, incarnation uint64) wire.Outcom
 		}
 		for _, id := range m.ids(c.Owner) {
 			if id <= c.LastWaiter && !slices.Contains(c.Waiters, id) {
-				m.leave(c.Owner, id, false, false)
+				m.remove(c.Owner, id, false, false)
 			}
 		}
 		m.renewed(o)
-		m.settle(c.Owner, len(c.Waiters) > 0)
-		return wire.Outcome{Epoch: o.made}
+		m.forgetIfEmpty(c.Owner, len(c.Waiters) > 0)
+		return wire.Outcome{Epoch: o.epoch}
 	}
 	return wire.Outcome{Code: wire.UnknownCommand}
 }
 
-// The lock shard does what lists would: one holder for each key, first come,
-// first served, with tokens that grow, and a time to live of owners.
-func TestLocksAreLists(t *testing.T) {
+// The lock machine does the same as a model of lists: each key has one holder, waiters are
+// served in the order in which they came, tokens grow, and owners have a TTL.
+func TestLocksBehaveLikeLists(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s, locks := newLocksShard(t)
 		m := &lockModel{queues: map[string][]*modelWaiter{}, owners: map[uint64]*modelOwner{}}
@@ -230,22 +236,22 @@ func TestLocksAreLists(t *testing.T) {
 				p := &proposer{node: rapid.Uint64Range(0, 2).Draw(t, "node"), incarnation: rapid.Uint64Range(1, 5).Draw(t, "incarnation")}
 				p.session = s.open(1000+s.index, p.node, p.incarnation)
 				if p.node != 0 {
-					m.opened(p.node, func(i uint64) bool { return i < p.incarnation })
+					m.expireNode(p.node, func(i uint64) bool { return i < p.incarnation })
 					all = slices.DeleteFunc(all, func(q *proposer) bool { return q.node == p.node && q.incarnation < p.incarnation })
 				}
 				all = append(all, p)
 			case 1, 2, 3:
-				step := rapid.SampledFrom([]uint64{1, 50, 100, 1000}).Draw(t, "tick")
-				s.tick(step)
-				m.tick(m.now + step)
+				step := rapid.SampledFrom([]uint64{1, 50, 100, 1000}).Draw(t, "advance")
+				s.advance(step)
+				m.advance(m.now + step)
 			default:
 				p := all[rapid.IntRange(0, len(all)-1).Draw(t, "proposer")]
 				c := lockCommand(t)
 				want := m.apply(c, p.node, p.incarnation)
 				p.seq++
-				got := s.by(p.session, p.seq, c)[0]
+				got := s.doAs(p.session, p.seq, c)[0]
 				if got != want {
-					t.Fatalf("%+v came to\n%+v, want\n%+v", c, got, want)
+					t.Fatalf("the outcome of %+v is\n%+v, want\n%+v", c, got, want)
 				}
 			}
 			queues := map[string][]*modelWaiter{}
@@ -254,7 +260,7 @@ func TestLocksAreLists(t *testing.T) {
 				for i, p := range q.waiters {
 					queues[key] = append(queues[key], &modelWaiter{p.owner, p.id, p.token, p.seen, p.uncertain})
 					if (p.token > 0) != (i == 0) || p.token > locks.lastToken || p.token > 0 && p.token <= last {
-						t.Fatalf("place %d for %q is %+v", i, key, p)
+						t.Fatalf("waiter %d of %q is %+v", i, key, p)
 					}
 				}
 			}
@@ -279,14 +285,14 @@ func queueText(queues map[string][]*modelWaiter) (out string) {
 	return out
 }
 
-// The fencing tokens of all keys grow, over restarts too, and never come twice.
+// The fencing tokens of all keys grow, also after restarts, and no token is used twice.
 func TestTokensGrow(t *testing.T) {
 	s, _ := newLocksShard(t)
 	last := uint64(0)
 	for i := range uint64(20) {
 		o := s.do(lock(1+i%3, i, fmt.Sprint("key", i%2), 1000), unlock(1+i%3, i, i%2 == 0))[0]
 		if o.Code != wire.Done || o.Token <= last {
-			t.Fatalf("%+v after %d", o, last)
+			t.Fatalf("the outcome is %+v after token %d", o, last)
 		}
 		last = o.Token
 		if b := s.snapshot(); i%3 == 0 {
@@ -296,30 +302,31 @@ func TestTokensGrow(t *testing.T) {
 	}
 }
 
-// Whoever asks once more, because the answer was lost, is answered as it stands.
-func TestAskingTwiceTakesOnePlace(t *testing.T) {
+// A command that is sent again, because its outcome was lost, makes no second waiter. Its
+// outcome is the present one.
+func TestRepeatedCommandsMakeOneWaiter(t *testing.T) {
 	s, locks := newLocksShard(t)
 	a := lock(1, 1, "x", 1000)
 	a.Seen = wire.Seen{SQL: 40, KV: 4}
 	first := s.do(a)[0]
 	if again := s.do(a)[0]; again != first || first.Seen != a.Seen {
-		t.Errorf("%+v, then %+v", first, again)
+		t.Errorf("the outcomes are %+v, then %+v", first, again)
 	}
 	s.do(lock(2, 1, "x", 1000))
 	if o := s.do(lock(2, 1, "x", 1000))[0]; o.Code != wire.Waits {
-		t.Errorf("one who waits is told %+v", o)
+		t.Errorf("the outcome of a repeated command that waits is %+v", o)
 	}
 	try := lock(3, 1, "x", 1000)
 	try.Kind = wire.KindLockTry
 	if o := s.do(try)[0]; o.Code != wire.Held || o.Token != first.Token || locks.owners[3] != nil {
-		t.Errorf("one who tries is told %+v", o)
+		t.Errorf("the outcome of a try is %+v", o)
 	}
 	if n := len(locks.queues["x"].waiters); n != 2 {
-		t.Errorf("%d places", n)
+		t.Errorf("there are %d waiters, want 2", n)
 	}
 }
 
-func TestAQueueIsBounded(t *testing.T) {
+func TestTheQueueOfALockIsBounded(t *testing.T) {
 	s, _ := newLocksShard(t)
 	for i := 0; i < maxLockWaiters; i += 1000 {
 		var all []*wire.Command
@@ -329,208 +336,211 @@ func TestAQueueIsBounded(t *testing.T) {
 		s.do(all...)
 	}
 	if o := s.do(lock(1<<40, 1, "x", 1000))[0]; o.Code != wire.Full {
-		t.Errorf("one more is told %+v", o)
+		t.Errorf("the outcome with a full queue is %+v", o)
 	}
 	if o := s.do(unlock(7, 1, false), lock(1<<40, 1, "x", 1000))[1]; o.Code != wire.Waits {
-		t.Errorf("one in place of another is told %+v", o)
+		t.Errorf("the outcome after a waiter has left is %+v", o)
 	}
 }
 
-// A renewal gives up what its owner has not, as far as he could know of it.
-func TestARenewalGivesUpWhatItDoesNotName(t *testing.T) {
+// A renewal releases the waiters that it does not name, except those that the owner has
+// asked for after LastWaiter.
+func TestRenewalsReleaseTheWaitersThatTheyDoNotName(t *testing.T) {
 	s, locks := newLocksShard(t)
 	s.do(lock(1, 1, "a", 1000), lock(1, 2, "b", 1000), lock(1, 3, "c", 1000), lock(2, 1, "b", 1000))
 	s.do(&wire.Command{Kind: wire.KindLockRenew, Owner: 1, LastWaiter: 2, Waiters: []uint64{1, 9}})
 	if got := slices.Sorted(maps.Keys(locks.owners[1].waiters)); !slices.Equal(got, []uint64{1, 3}) {
-		t.Errorf("it has the places %v", got)
+		t.Errorf("the owner has the waiters %v", got)
 	}
 	if p := locks.queues["b"].waiters; len(p) != 1 || p[0].owner != 2 || p[0].token == 0 || p[0].uncertain {
-		t.Errorf("the queue that it left is %+v", p)
+		t.Errorf("the queue of the released waiter is %+v", p)
 	}
 	if o := s.do(&wire.Command{Kind: wire.KindLockRenew, Owner: 1, LastWaiter: 3})[0]; o.Code != wire.Done || locks.owners[1] != nil {
-		t.Errorf("one who has nothing is told %+v, and is %+v", o, locks.owners[1])
+		t.Errorf("the outcome of a renewal without waiters is %+v, and the owner is %+v", o, locks.owners[1])
 	}
 	if o := s.do(&wire.Command{Kind: wire.KindLockRenew, Owner: 1, LastWaiter: 3})[0]; o.Code != wire.Missing {
-		t.Errorf("one who is unknown is told %+v", o)
+		t.Errorf("the outcome of a renewal of an unknown owner is %+v", o)
 	}
 }
 
-// The time to live of an owner counts from his last renewal, also if he had
-// nothing meanwhile and was forgotten: what he was before does not end him.
-func TestAnOwnerWhoComesAgainLivesAsLong(t *testing.T) {
+// The TTL of an owner counts from its last renewal. If the owner was forgotten and comes
+// again with the same id, the old timer does not end it.
+func TestOwnersThatComeAgainHaveTheirWholeTTL(t *testing.T) {
 	s, locks := newLocksShard(t)
 	s.do(lock(1, 1, "x", 1000))
-	s.tick(1, 1, 900) // of his time to live, from the second tick on
+	s.advance(1, 1, 900) // 900 ms of the TTL, which begins with the second advance
 	s.do(unlock(1, 1, true), lock(1, 2, "y", 1000))
-	s.tick(100)
+	s.advance(100)
 	if locks.owners[1] == nil {
-		t.Fatal("after 100 ms he is ended by what he was before")
+		t.Fatal("the old timer has ended the new owner after 100 ms")
 	}
-	s.tick(1, 999)
+	s.advance(1, 999)
 	if locks.owners[1] == nil {
-		t.Fatal("he ended early")
+		t.Fatal("the owner expired too early")
 	}
-	s.tick(1)
+	s.advance(1)
 	if locks.owners[1] != nil {
-		t.Error("he did not end")
+		t.Error("the owner did not expire")
 	}
 }
 
-// One who has lost all cannot go on as if he had it: he is not made anew by what
-// he asks for behind it.
-func TestAnOwnerIsNotMadeAnew(t *testing.T) {
+// An owner that has expired is not created again by a command that assumes that the owner
+// exists.
+func TestExpiredOwnersAreNotCreatedAgain(t *testing.T) {
 	s, locks := newLocksShard(t)
 	s.do(lock(1, 1, "x", 1000), lock(2, 1, "x", 1<<40))
-	s.tick(1, 1, 1000)
+	s.advance(1, 1, 1000)
 	if locks.owners[1] != nil {
-		t.Fatal("he is there still")
+		t.Fatal("the owner has not expired")
 	}
 	joins := lock(1, 2, "y", 1000)
 	joins.OwnerExists = true
 	for i, o := range s.do(joins, &wire.Command{Kind: wire.KindLockRenew, Owner: 1, LastWaiter: 2, Waiters: []uint64{1, 2}}) {
 		if o.Code != wire.Missing {
-			t.Errorf("command %d: %+v", i, o)
+			t.Errorf("the outcome of command %d is %+v", i, o)
 		}
 	}
 }
 
-// How the one before left tells whether what he wrote is known: see Outcome.
-func TestWhoGetsALockLearnsHowTheOneBeforeLeft(t *testing.T) {
+// A grant says whether an earlier holder was lost, because the next holder may then not
+// see what it wrote. See wire.Outcome.
+func TestGrantsSayWhetherAHolderWasLost(t *testing.T) {
 	expire := func(s *shard) {
 		s.do(&wire.Command{Kind: wire.KindLockRenew, Owner: 2, LastWaiter: 0}, &wire.Command{Kind: wire.KindLockRenew, Owner: 3, LastWaiter: 0})
-		s.tick(1, 1, 1000)
+		s.advance(1, 1, 1000)
 		s.do(&wire.Command{Kind: wire.KindLockRenew, Owner: 2, LastWaiter: 0}, &wire.Command{Kind: wire.KindLockRenew, Owner: 3, LastWaiter: 0})
 	}
 	for name, test := range map[string]struct {
-		leave func(s *shard)
-		want  bool
+		end  func(s *shard)
+		want bool
 	}{
-		"released":        {func(s *shard) { s.do(unlock(1, 1, true)) }, false},
-		"given up unused": {func(s *shard) { s.do(unlock(1, 1, false)) }, false},
-		"not renewed":     {func(s *shard) { s.do(&wire.Command{Kind: wire.KindLockRenew, Owner: 1, LastWaiter: 1}) }, false},
-		"silent":          {func(s *shard) { s.tick(1, 1, 999); expire(s) }, true},
-		"a new start":     {func(s *shard) { s.open(2, 4, 8) }, true},
+		"released":          {func(s *shard) { s.do(unlock(1, 1, true)) }, false},
+		"released unused":   {func(s *shard) { s.do(unlock(1, 1, false)) }, false},
+		"not renewed":       {func(s *shard) { s.do(&wire.Command{Kind: wire.KindLockRenew, Owner: 1, LastWaiter: 1}) }, false},
+		"silent":            {func(s *shard) { s.advance(1, 1, 999); expire(s) }, true},
+		"a new incarnation": {func(s *shard) { s.open(2, 4, 8) }, true},
 	} {
 		for _, waits := range []bool{true, false} {
 			s, locks := newLocksShard(t)
 			first := s.open(1, 4, 7)
-			s.by(first, 1, lock(1, 1, "x", 1000))
+			s.doAs(first, 1, lock(1, 1, "x", 1000))
 			if waits {
 				s.do(lock(2, 1, "x", 1<<40), lock(3, 1, "x", 1<<40))
 			}
-			test.leave(s)
+			test.end(s)
 			if !waits {
 				s.do(lock(2, 1, "x", 1<<40), lock(3, 1, "x", 1<<40))
 			}
 			p := locks.queues["x"].waiters
 			if p[0].owner != 2 || p[0].uncertain != test.want {
-				t.Errorf("%s, others wait: %v: the next is %+v", name, waits, p[0])
+				t.Errorf("%s, others wait: %v: the next holder is %+v", name, waits, p[0])
 			}
-			// One who gives it up before he has caught up passes it on.
+			// A holder that releases the lock unused leaves the next grant uncertain.
 			s.restore(s.snapshot())
 			s.do(unlock(2, 1, false))
 			if p := locks.queues["x"].waiters; p[0].owner != 3 || p[0].uncertain != test.want {
-				t.Errorf("%s, others wait: %v: the one after next is %+v", name, waits, p[0])
+				t.Errorf("%s, others wait: %v: the holder after the next is %+v", name, waits, p[0])
 			}
 			s.do(lock(4, 1, "x", 1000), unlock(3, 1, true))
 			if p := locks.queues["x"].waiters; p[0].owner != 4 || p[0].uncertain {
-				t.Errorf("%s, others wait: %v: behind one who used it is %+v", name, waits, p[0])
+				t.Errorf("%s, others wait: %v: the holder after a used lock is %+v", name, waits, p[0])
 			}
 		}
 	}
 }
 
-// One who waits learns of each change, also by a restore, and of none once he is
+// A listener is notified of each change of its waiter, also by a restore, until it calls
 // done.
-func TestPlacesTellOfChanges(t *testing.T) {
+func TestListenersAreNotifiedOfChanges(t *testing.T) {
 	s, locks := newLocksShard(t)
 	s.do(lock(1, 1, "x", 1000))
-	now, changed, done := locks.Place(2, 1)
-	expect := func(what string, told bool, want Place) {
+	now, changed, done := locks.WatchWaiter(2, 1)
+	expect := func(what string, notified bool, want WaiterState) {
 		t.Helper()
 		select {
 		case <-changed:
-			if !told {
-				t.Errorf("%s: told of a change", what)
+			if !notified {
+				t.Errorf("%s: there was a notification", what)
 			}
 		default:
-			if told {
-				t.Errorf("%s: not told", what)
+			if notified {
+				t.Errorf("%s: there was no notification", what)
 			}
 		}
 		if got := now(); got != want {
-			t.Errorf("%s: it stands at %+v, want %+v", what, got, want)
+			t.Errorf("%s: the state is %+v, want %+v", what, got, want)
 		}
 	}
-	expect("at first", false, Place{})
+	expect("at first", false, WaiterState{})
 	s.do(lock(2, 1, "x", 1000))
-	expect("in the queue", false, Place{wire.Outcome{Code: wire.Waits}, true})
+	expect("in the queue", false, WaiterState{wire.Outcome{Code: wire.Waits}, true})
 	s.do(unlock(1, 1, true))
-	expect("granted", true, Place{wire.Outcome{Token: 2}, true})
+	expect("granted", true, WaiterState{wire.Outcome{Token: 2}, true})
 	s.restore(s.snapshot())
-	expect("restored", true, Place{wire.Outcome{Token: 2}, true})
-	s.tick(1, 1, 1000)
-	expect("expired", true, Place{})
+	expect("restored", true, WaiterState{wire.Outcome{Token: 2}, true})
+	s.advance(1, 1, 1000)
+	expect("expired", true, WaiterState{})
 	done()
 	s.do(lock(2, 1, "x", 1000))
-	expect("done", false, Place{wire.Outcome{Token: 3, HolderLost: true}, true})
+	expect("done", false, WaiterState{wire.Outcome{Token: 3, HolderLost: true}, true})
 	if len(locks.listening) != 0 {
-		t.Errorf("%d wait", len(locks.listening))
+		t.Errorf("there are %d listeners after done", len(locks.listening))
 	}
 }
 
-// An owner belongs to the start of the node through which he came last; the
-// last incarnation that there is has none before it.
-func TestOwnersGoWithTheirNode(t *testing.T) {
+// An owner belongs to the incarnation of the node through which its last waiter came, and
+// is dropped when a later incarnation opens a session. The test also uses the highest
+// possible incarnation.
+func TestOwnersEndWithTheirIncarnation(t *testing.T) {
 	s, locks := newLocksShard(t)
 	three, four := s.open(1, 3, 1), s.open(2, 4, 1)
-	s.by(three, 1, lock(1, 1, "a", 1000), lock(2, 1, "b", 1000))
-	s.by(four, 1, lock(1, 2, "c", 1000))
-	s.do(lock(3, 1, "d", 1000)) // of no node
+	s.doAs(three, 1, lock(1, 1, "a", 1000), lock(2, 1, "b", 1000))
+	s.doAs(four, 1, lock(1, 2, "c", 1000))
+	s.do(lock(3, 1, "d", 1000)) // a session without a node
 	s.open(3, 3, 2)
 	if got := slices.Sorted(maps.Keys(locks.owners)); !slices.Equal(got, []uint64{1, 3}) {
-		t.Errorf("left are %v", got)
+		t.Errorf("the remaining owners are %v", got)
 	}
 	s.do(&wire.Command{Kind: wire.KindLockLeave})
 	s.open(4, 0, math.MaxUint64)
 	if got := slices.Sorted(maps.Keys(locks.owners)); !slices.Equal(got, []uint64{1, 3}) {
-		t.Errorf("no node took away all but %v", got)
+		t.Errorf("after commands without a node the remaining owners are %v", got)
 	}
 	last := s.open(5, 5, math.MaxUint64)
-	s.by(last, 1, lock(5, 1, "e", 1000))
-	s.by(last, 2, &wire.Command{Kind: wire.KindLockLeave})
+	s.doAs(last, 1, lock(5, 1, "e", 1000))
+	s.doAs(last, 2, &wire.Command{Kind: wire.KindLockLeave})
 	if got := slices.Sorted(maps.Keys(locks.owners)); slices.Contains(got, 5) {
-		t.Errorf("the last incarnation leaves, and %v are left", got)
+		t.Errorf("after the last incarnation has left, the remaining owners are %v", got)
 	}
-	s.tick(1, 1, 1000)
+	s.advance(1, 1, 1000)
 	if len(locks.owners) != 0 || len(locks.queues) != 0 || locks.Size() != 0 {
-		t.Errorf("left: %v, %v", locks.owners, locks.queues)
+		t.Errorf("after all TTLs there are the owners %v and the queues %v", locks.owners, locks.queues)
 	}
 }
 
-// An owner who gives up all that he has, and has asked for more, stays for as
-// long as that may be on its way, and no longer.
-func TestAnOwnerOfNothingGoes(t *testing.T) {
+// An owner that has released all its locks and has asked for more stays for emptyOwnerTTL,
+// because its commands may still be on their way.
+func TestOwnersWithoutWaitersExpire(t *testing.T) {
 	const hour = 3_600_000
 	for name, last := range map[string]*wire.Command{
 		"by a release": wire.LockRelease{Owner: 1, Waiter: 1, Used: true, OwnerStays: true}.Command(),
 		"by a renewal": wire.LockRenew{Owner: 1, LastWaiter: 1, Waiters: []uint64{9}}.Command(),
 	} {
 		s, locks := newLocksShard(t)
-		made := s.do(lock(1, 1, "a", hour))[0].Epoch
+		epoch := s.do(lock(1, 1, "a", hour))[0].Epoch
 		s.do(last)
 		join := lock(1, 9, "b", hour)
 		join.OwnerExists = true
-		if o := s.do(join)[0]; o.Code != wire.Done || o.Epoch != made {
-			t.Errorf("%s: what was on its way came to %+v", name, o)
+		if o := s.do(join)[0]; o.Code != wire.Done || o.Epoch != epoch {
+			t.Errorf("%s: the outcome of the command that was on its way is %+v", name, o)
 		}
 		last = wire.LockRelease{Owner: 1, Waiter: 9, Used: true, OwnerStays: true}.Command()
 		s.do(last)
 		for range 3 {
-			s.tick(emptyOwnerTTL)
+			s.advance(emptyOwnerTTL)
 		}
 		if len(locks.owners) > 0 {
-			t.Errorf("%s: an owner of nothing stays", name)
+			t.Errorf("%s: an owner without waiters did not expire", name)
 		}
 	}
 }

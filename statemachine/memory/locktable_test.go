@@ -147,8 +147,8 @@ func (h *lockHistory) run(line string) string {
 	return h.out.String()
 }
 
-// The files in testdata/locks are histories of the locks: what each command does to
-// the queues, and its outcome.
+// The files in testdata/locks are histories of the locks. They show the outcome of each
+// command, and the queues after it.
 func TestLockHistories(t *testing.T) {
 	datadriven.Run(t, "testdata/locks/*.txt", func(t *testing.T) func(string) string {
 		h := &lockHistory{t: t}

@@ -24,14 +24,15 @@ func notify(channel, payload string) *wire.Command {
 	return &wire.Command{Kind: wire.KindNotify, Channel: channel, Payload: []byte(payload)}
 }
 
-// drain reads all that there is: the indexes, and an index that was lost.
+// drain reads all pending messages. It returns their indexes, and the index up to which
+// messages were lost, or 0.
 func drain(t rapid.TB, s *Subscription) (indexes []uint64, lost uint64) {
 	t.Helper()
 	for {
 		messages, upTo, err := s.Next()
 		if err != nil {
 			if !errors.Is(err, ErrLagged) || upTo == 0 || messages != nil || lost != 0 || indexes != nil {
-				t.Fatalf("it says %v, %d, behind %v, and %d before", err, upTo, indexes, lost)
+				t.Fatalf("the error is %v, up to %d, after the messages %v; before that, messages up to %d were lost", err, upTo, indexes, lost)
 			}
 			lost = upTo
 			continue
@@ -41,18 +42,18 @@ func drain(t rapid.TB, s *Subscription) (indexes []uint64, lost uint64) {
 		}
 		for _, m := range messages {
 			if !matches(m.Channel, s.channel, s.prefix) {
-				t.Fatalf("%+v is not of %q", m, s.channel)
+				t.Fatalf("%+v is not a message of channel %q", m, s.channel)
 			}
 			indexes = append(indexes, m.Index)
 		}
 	}
 }
 
-// A messageModel has all messages, and knows which of them are kept.
+// A messageModel has all messages, and which of them are kept.
 type messageModel struct {
 	all []*Message
-	cut int    // so many are forgotten
-	now uint64 // but for what a leader slept
+	cut int    // how many are forgotten
+	now uint64 // the clock; a single advance counts only up to a bound
 }
 
 func (m *messageModel) forget(all bool) {
@@ -70,13 +71,13 @@ func (m *messageModel) forget(all bool) {
 	}
 }
 
-// What is kept is within count, bytes and age, in one row without gaps, and each
-// subscriber gets each message of its own once and in order, or learns that it
-// was too slow for some: exactly if it was.
-func TestMessagesAreARow(t *testing.T) {
+// The kept messages are within the limits of count, bytes and age, and there are no gaps
+// between them. Each subscriber gets each message of its channels once and in order, or learns
+// which ones it has missed.
+func TestMessagesBehaveLikeAList(t *testing.T) {
 	type subscriber struct {
 		*Subscription
-		read uint64 // up to here
+		read uint64 // index of the last message that it has read or lost
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		s, messages := newMessagesShard(t, smallRetention)
@@ -96,7 +97,7 @@ func TestMessagesAreARow(t *testing.T) {
 			}
 			got, gotLost := drain(t, x.Subscription)
 			if !slices.Equal(got, want) || gotLost != lost {
-				t.Fatalf("one of %q (prefix: %v) gets %v and lost %d, want %v and %d", x.channel, x.prefix, got, gotLost, want, lost)
+				t.Fatalf("a subscriber of %q (prefix: %v) gets %v and lost %d, want %v and %d", x.channel, x.prefix, got, gotLost, want, lost)
 			}
 			if n := uint64(len(m.all)); x.read < n {
 				x.read = n
@@ -105,8 +106,8 @@ func TestMessagesAreARow(t *testing.T) {
 		for range rapid.IntRange(1, 120).Draw(t, "steps") {
 			switch rapid.IntRange(0, 11).Draw(t, "step") {
 			case 0, 1:
-				step := rapid.SampledFrom([]uint64{1, 100, 999, 1000, 5000, 60_000}).Draw(t, "tick")
-				s.tick(step)
+				step := rapid.SampledFrom([]uint64{1, 100, 999, 1000, 5000, 60_000}).Draw(t, "advance")
+				s.advance(step)
 				m.now += min(step, 2*statemachine.MaxTickInterval)
 				m.forget(true)
 			case 2:
@@ -119,7 +120,7 @@ func TestMessagesAreARow(t *testing.T) {
 				x, index, ok := messages.Subscribe(rapid.SampledFrom([]string{"", "a", "ab", "b"}).Draw(t, "channel"), rapid.Bool().Draw(t, "prefix"), after)
 				end := uint64(len(m.all))
 				if ok != (from >= uint64(m.cut) && from <= end) || ok && index != from || from > end && index != end || from < uint64(m.cut) && index != uint64(m.cut) {
-					t.Fatalf("behind %d: %d, %v, with %d forgotten", from, index, ok, m.cut)
+					t.Fatalf("subscribing after %d: %d, %v, while %d are forgotten", from, index, ok, m.cut)
 				}
 				if ok {
 					subscribers = append(subscribers, &subscriber{x, from})
@@ -143,7 +144,7 @@ func TestMessagesAreARow(t *testing.T) {
 				s.do(commands...)
 			}
 			if len(messages.kept) != len(m.all)-m.cut || messages.forgotten != uint64(m.cut) || messages.last != uint64(len(m.all)) {
-				t.Fatalf("it keeps %d from %d to %d, want %d of %d", len(messages.kept), messages.forgotten, messages.last, len(m.all)-m.cut, len(m.all))
+				t.Fatalf("%d messages from %d to %d are kept, want %d of %d", len(messages.kept), messages.forgotten, messages.last, len(m.all)-m.cut, len(m.all))
 			}
 			size := 0
 			for i, x := range messages.kept {
@@ -155,11 +156,11 @@ func TestMessagesAreARow(t *testing.T) {
 				}
 			}
 			if messages.Size() != int64(size) {
-				t.Fatalf("it says that it has %d bytes, want %d", messages.Size(), size)
+				t.Fatalf("the size is %d bytes, want %d", messages.Size(), size)
 			}
 			for _, x := range subscribers {
 				if len(x.pending) > 2*smallRetention.Messages+1 {
-					t.Fatalf("%d wait for one", len(x.pending))
+					t.Fatalf("%d messages are pending for a subscriber that has read all", len(x.pending))
 				}
 			}
 		}
@@ -169,16 +170,16 @@ func TestMessagesAreARow(t *testing.T) {
 			x.Close()
 		}
 		if len(messages.exact)+len(messages.prefixes) > 0 {
-			t.Fatalf("left: %v, %v", messages.exact, messages.prefixes)
+			t.Fatalf("after all were closed there are subscribers: %v, %v", messages.exact, messages.prefixes)
 		}
 	})
 }
 
 var keepTen = Retention{Messages: 10, Bytes: 1 << 20, AgeMS: 60_000}
 
-// A channel of which nothing was lost does not lag, whatever there was on
-// others.
-func TestAQuietChannelDoesNotLag(t *testing.T) {
+// A subscriber has not lagged if no message of its channel was lost, whatever was sent to
+// other channels.
+func TestQuietChannelsDoNotLag(t *testing.T) {
 	s, messages := newMessagesShard(t, keepTen)
 	quiet, _, _ := messages.Subscribe("quiet", false, nil)
 	quieter, _, _ := messages.Subscribe("quieter", true, nil)
@@ -188,35 +189,35 @@ func TestAQuietChannelDoesNotLag(t *testing.T) {
 	}
 	s.do(notify("quiet", "x"))
 	if got, lost := drain(t, quiet); lost != 0 || !slices.Equal(got, []uint64{101}) {
-		t.Errorf("it gets %v, lost %d", got, lost)
+		t.Errorf("the subscriber gets %v and lost %d", got, lost)
 	}
 	if got, lost := drain(t, loud); lost != 91 || len(got) != 9 {
-		t.Errorf("the loud one gets %v, lost %d", got, lost)
+		t.Errorf("the subscriber of the other channel gets %v and lost %d", got, lost)
 	}
 	s.restore(s.snapshot())
 	for _, x := range []*Subscription{quiet, quieter} {
 		if got, lost := drain(t, x); lost != 0 || got != nil {
-			t.Errorf("over a restore %q gets %v, lost %d", x.channel, got, lost)
+			t.Errorf("after a restore %q gets %v and lost %d", x.channel, got, lost)
 		}
 	}
 }
 
-// A replica that was away takes over a snapshot: its subscribers get what it
-// brings, each message once, and learn it if some are gone.
-func TestSubscribersOverARestore(t *testing.T) {
+// A machine that is late is restored from a snapshot. Its subscribers get the messages of the
+// snapshot, each once, and learn if some were lost.
+func TestSubscribersAfterARestore(t *testing.T) {
 	for _, test := range []struct {
-		name         string
-		read, behind int // messages that were read, and that were applied; 20 there are
-		keep         int
-		want         []uint64
-		lagged       bool
+		name          string
+		read, applied int // messages that were read, and that were applied, of 20
+		keep          int
+		want          []uint64
+		lagged        bool
 	}{
-		{"nothing is gone", 2, 5, 18, seq(3, 20), false},
-		{"what was not read is gone", 2, 5, 10, seq(11, 20), true},
-		{"some that were not read are gone", 2, 12, 14, seq(7, 20), true},
-		{"some that were never here are gone", 5, 5, 10, seq(11, 20), true},
-		{"all that is gone was read", 5, 5, 15, seq(6, 20), false},
-		{"it was not away", 2, 20, 18, seq(3, 20), false},
+		{"nothing is lost", 2, 5, 18, seq(3, 20), false},
+		{"all that were not read are lost", 2, 5, 10, seq(11, 20), true},
+		{"some that were not read are lost", 2, 12, 14, seq(7, 20), true},
+		{"some that were not applied are lost", 5, 5, 10, seq(11, 20), true},
+		{"only some that were read are lost", 5, 5, 15, seq(6, 20), false},
+		{"the machine was not late", 2, 20, 18, seq(3, 20), false},
 	} {
 		here, messages := newMessagesShard(t, Retention{Messages: 100, Bytes: 1 << 20, AgeMS: 60_000})
 		there, _ := newMessagesShard(t, Retention{Messages: test.keep, Bytes: 1 << 20, AgeMS: 60_000})
@@ -228,12 +229,12 @@ func TestSubscribersOverARestore(t *testing.T) {
 				drain(t, exact)
 				drain(t, prefix)
 			}
-			if i < test.behind {
+			if i < test.applied {
 				here.do(notify("channel", fmt.Sprint(i)))
 			}
 			there.do(notify("channel", fmt.Sprint(i)))
 		}
-		if test.read == test.behind {
+		if test.read == test.applied {
 			drain(t, exact)
 			drain(t, prefix)
 		}
@@ -243,21 +244,21 @@ func TestSubscribersOverARestore(t *testing.T) {
 			select {
 			case <-x.Ready():
 			default:
-				t.Errorf("%s: nobody is woken", test.name)
+				t.Errorf("%s: the subscriber is not ready", test.name)
 			}
 			got, lost := drain(t, x)
 			if !slices.Equal(got, test.want) || (lost > 0) != test.lagged || lost > uint64(20-test.keep) {
-				t.Errorf("%s: it gets %v, lost %d, want %v, %v", test.name, got, lost, test.want, test.lagged)
+				t.Errorf("%s: the subscriber gets %v and lost %d, want %v, lagged: %v", test.name, got, lost, test.want, test.lagged)
 			}
 		}
-		// What this replica never saw may have been of any channel.
-		if _, lost := drain(t, other); lost > 0 && 20-test.keep <= test.behind {
+		// Messages that this machine has not applied may have been of any channel.
+		if _, lost := drain(t, other); lost > 0 && 20-test.keep <= test.applied {
 			t.Errorf("%s: the other channel lost %d", test.name, lost)
 		}
 		here.seq = 100
 		here.do(notify("channel", "after"))
 		if got, lost := drain(t, exact); lost != 0 || !slices.Equal(got, []uint64{21}) {
-			t.Errorf("%s: then it gets %v, lost %d", test.name, got, lost)
+			t.Errorf("%s: after that it gets %v and lost %d", test.name, got, lost)
 		}
 	}
 }
@@ -269,8 +270,8 @@ func seq(from, to uint64) (out []uint64) {
 	return out
 }
 
-// There is no subscription behind a message that was never told: the index is of
-// another cluster.
+// There is no subscription after an index that no message has yet, because the index must be
+// that of another cluster.
 func TestThereIsNoSubscriptionAhead(t *testing.T) {
 	s, messages := newMessagesShard(t, keepTen)
 	s.do(notify("c", "1"))
@@ -280,7 +281,8 @@ func TestThereIsNoSubscriptionAhead(t *testing.T) {
 	}
 }
 
-// Next hands out so many at a time, without a signal for each.
+// Next returns a limited number of messages at a time, and does not need a signal for each
+// part.
 func TestManyMessagesAreReadInParts(t *testing.T) {
 	s, messages := newMessagesShard(t, DefaultRetention)
 	x, _, _ := messages.Subscribe("c", false, nil)
@@ -292,7 +294,7 @@ func TestManyMessagesAreReadInParts(t *testing.T) {
 	first, _, err := x.Next()
 	second, _, err2 := x.Next()
 	if len(first) != maxNext || len(second) != maxNext/2 || err != nil || err2 != nil {
-		t.Fatalf("%d and %d, %v, %v", len(first), len(second), err, err2)
+		t.Fatalf("the parts have %d and %d messages, %v, %v", len(first), len(second), err, err2)
 	}
 	for i, m := range append(first, second...) {
 		if m.Payload != fmt.Sprint(i) || (m.Seen != wire.Seen{SQL: uint64(i), KV: uint64(i) / 2}) || m.TimeMS != int64(-i) || m.Index != uint64(i)+1 {
@@ -301,24 +303,24 @@ func TestManyMessagesAreReadInParts(t *testing.T) {
 	}
 }
 
-// A message to no channel would be taken for the head of a snapshot: there is
-// none, as there is no bucket without a name.
-func TestAMessageToNoChannelDoesNotSpoilTheSnapshot(t *testing.T) {
+// A message without a channel is not accepted, because its record would be taken for the
+// first one of a snapshot.
+func TestMessagesWithoutAChannel(t *testing.T) {
 	s, _ := newMessagesShard(t, keepTen)
 	s.do(notify("c", "1"), notify("", "2"), notify("c", "3"))
 	want := s.state()
 	b := s.snapshot()
-	if s.broken(b) {
-		t.Fatalf("it is refused: %v", s.Err())
+	if s.refuses(b) {
+		t.Fatalf("the snapshot is refused: %v", s.Err())
 	}
 	if got := s.state(); !slices.Equal(got, want) {
-		t.Errorf("it holds\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		t.Errorf("the restored state is\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 
-// Where a subscription that has lagged is told to resume there is something to
-// resume from, whatever other channels did meanwhile.
-func TestOneCanResumeWhereOneIsTold(t *testing.T) {
+// The error of a subscription that has lagged has an index after which a new subscription is
+// possible, whatever was sent to other channels.
+func TestLaggedSubscriptionsCanBeResumed(t *testing.T) {
 	s, messages := newMessagesShard(t, keepTen)
 	x, _, _ := messages.Subscribe("quiet", false, nil)
 	s.do(notify("quiet", "1"))
@@ -327,42 +329,42 @@ func TestOneCanResumeWhereOneIsTold(t *testing.T) {
 	}
 	_, lost, err := x.Next()
 	if !errors.Is(err, ErrLagged) {
-		t.Fatalf("it says %v", err)
+		t.Fatalf("the error is %v", err)
 	}
 	if _, _, ok := messages.Subscribe("quiet", false, &lost); !ok {
-		t.Errorf("nobody can resume behind message %d, up to %d all are forgotten", lost, messages.forgotten)
+		t.Errorf("a subscription after message %d is not possible: messages up to %d are forgotten", lost, messages.forgotten)
 	}
 }
 
-// A snapshot that is not read to its end changes nothing that readers see.
+// A snapshot that is not read to its end changes nothing that subscribers see.
 func TestAnUnfinishedRestoreChangesNothing(t *testing.T) {
 	s, messages := newMessagesShard(t, DefaultRetention)
 	x, _, _ := messages.Subscribe("c", false, nil)
 	s.do(notify("c", "1"), notify("c", "2"))
 	over := make(chan struct{})
-	close(over) // the node closes
+	close(over) // as when the node closes
 	if err := s.RecoverFromSnapshot(bytes.NewReader(s.snapshot()), nil, over); err != sm.ErrSnapshotStopped {
-		t.Fatalf("it says %v", err)
+		t.Fatalf("the error is %v", err)
 	}
 	if got, lost := drain(t, x); lost != 0 || !slices.Equal(got, []uint64{1, 2}) {
-		t.Errorf("the subscription gets %v, lost %d", got, lost)
+		t.Errorf("the subscription gets %v and lost %d", got, lost)
 	}
 }
 
-// What was told behind a long time without a leader, and before the tick that
-// counts that time, is kept as long as any other.
-func TestMessagesOutliveATimeWithoutLeader(t *testing.T) {
+// A message was sent after a long time without a leader, and before the clock advance that
+// counts that time. It is kept as long as any other message.
+func TestMessagesAfterATimeWithoutALeader(t *testing.T) {
 	s, m := newMessagesShard(t, DefaultRetention)
-	s.tick(10_000)
+	s.advance(10_000)
 	s.do(notify("c", "hello"))
-	s.tick(16 * 60_000)
+	s.advance(16 * 60_000)
 	if _, upTo, ok := m.Subscribe("c", false, new(uint64)); !ok {
 		t.Fatalf("message %d is forgotten", upTo)
 	}
 	for range 15 * 6 {
-		s.tick(10_000)
+		s.advance(10_000)
 	}
 	if _, _, ok := m.Subscribe("c", false, new(uint64)); ok {
-		t.Error("it is kept for ever")
+		t.Error("the message is never forgotten")
 	}
 }

@@ -15,15 +15,15 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// A shard is the replica of an in-memory shard under test, fed with a log by hand.
+// A shard is the machine of an in-memory shard under test. The tests make its log.
 type shard struct {
 	*memory
-	t       rapid.TB
-	made    func(Config) *memory // makes one of its kind
-	ttl     uint64               // of sessions
-	index   uint64
-	session uint64
-	seq     uint64
+	t          rapid.TB
+	newMachine func(Config) *memory
+	ttl        uint64 // TTL of sessions
+	index      uint64
+	session    uint64
+	seq        uint64
 
 	got      map[[2]uint64][]wire.Outcome // the last outcomes, by session and sequence
 	notified []string                     // all notifications of the listener, in order
@@ -50,40 +50,40 @@ func (s *shard) SessionUnknown(session, sequence uint64) {
 func (s *shard) Held(ms uint64)   { s.notified = append(s.notified, fmt.Sprintf("held %d", ms)) }
 func (s *shard) Failed(err error) { s.failed <- err }
 
-// smallRetention is little enough to be reached.
+// smallRetention has limits that the tests reach.
 var smallRetention = Retention{Messages: 8, Bytes: 120, AgeMS: 1000}
 
-// shardKinds make the machines.
+// shardKinds are the functions that make the machines, by kind.
 var shardKinds = map[string]func(Config) *memory{
 	"kv":       func(c Config) *memory { return &NewKV(c).memory },
 	"locks":    func(c Config) *memory { return &NewLocks(c).memory },
 	"messages": func(c Config) *memory { return &NewMessages(c, smallRetention).memory },
 }
 
-func eachShard(t *testing.T, f func(t *testing.T, made func(Config) *memory)) {
+func eachShard(t *testing.T, f func(t *testing.T, newMachine func(Config) *memory)) {
 	for _, name := range []string{"kv", "locks", "messages"} {
 		t.Run(name, func(t *testing.T) { f(t, shardKinds[name]) })
 	}
 }
 
-// emptyShard returns a replica that has applied nothing.
-func emptyShard(t rapid.TB, made func(Config) *memory) *shard {
-	s := &shard{t: t, made: made, got: map[[2]uint64][]wire.Outcome{}, opened: map[uint64]uint64{}, failed: make(chan error, 1)}
+// emptyShard returns a machine that has applied nothing.
+func emptyShard(t rapid.TB, newMachine func(Config) *memory) *shard {
+	s := &shard{t: t, newMachine: newMachine, got: map[[2]uint64][]wire.Outcome{}, opened: map[uint64]uint64{}, failed: make(chan error, 1)}
 	s.restart()
 	return s
 }
 
-// newShard returns a replica with one session.
-func newShard(t rapid.TB, made func(Config) *memory) *shard {
+// newShard returns a machine with one session.
+func newShard(t rapid.TB, newMachine func(Config) *memory) *shard {
 	t.Helper()
-	s := emptyShard(t, made)
+	s := emptyShard(t, newMachine)
 	s.session = s.open(77, 0, 0)
 	return s
 }
 
-// restart makes the replica a fresh one.
+// restart replaces the machine by one that has applied nothing.
 func (s *shard) restart() {
-	s.memory = s.made(Config{Listener: s, SessionTTL: s.ttl, Logger: slog.New(slog.DiscardHandler)})
+	s.memory = s.newMachine(Config{Listener: s, SessionTTL: s.ttl, Logger: slog.New(slog.DiscardHandler)})
 }
 
 // apply applies entries as one batch.
@@ -92,32 +92,32 @@ func (s *shard) apply(entries ...sm.Entry) {
 	if len(entries) == 0 {
 		return
 	}
-	// The bytes are Raft's: nothing may be kept of them.
-	own := make([]sm.Entry, len(entries))
+	// Raft uses the bytes again after Update, so the machine must not keep them.
+	copied := make([]sm.Entry, len(entries))
 	for i, e := range entries {
-		own[i] = sm.Entry{Index: e.Index, Cmd: bytes.Clone(e.Cmd)}
+		copied[i] = sm.Entry{Index: e.Index, Cmd: bytes.Clone(e.Cmd)}
 	}
-	if _, err := s.Update(slices.Clone(own)); err != nil {
+	if _, err := s.Update(slices.Clone(copied)); err != nil {
 		s.t.Fatalf("%v", err)
 	}
-	for _, e := range own {
+	for _, e := range copied {
 		for i := range e.Cmd {
 			e.Cmd[i] = 0xee
 		}
 	}
 	if err := s.Err(); err != nil {
-		s.t.Fatalf("the replica stopped: %v", err)
+		s.t.Fatalf("the machine stopped: %v", err)
 	}
 	s.index = entries[len(entries)-1].Index
-	if s.at() != s.index {
-		s.t.Fatalf("it is at %d, not %d", s.at(), s.index)
+	if s.appliedIndex() != s.index {
+		s.t.Fatalf("the machine is at entry %d, want %d", s.appliedIndex(), s.index)
 	}
 }
 
-// at is memory's Applied, which the listener's hides.
-func (s *shard) at() uint64 { return s.memory.Applied() }
+// appliedIndex is Applied of memory, which is hidden by Applied of the listener.
+func (s *shard) appliedIndex() uint64 { return s.memory.Applied() }
 
-// update applies commands as one batch, each as an entry of its own.
+// update applies encoded entries as one batch.
 func (s *shard) update(cmds ...[]byte) {
 	s.t.Helper()
 	entries := make([]sm.Entry, len(cmds))
@@ -127,6 +127,7 @@ func (s *shard) update(cmds ...[]byte) {
 	s.apply(entries...)
 }
 
+// commandsOf encodes an entry with commands.
 func commandsOf(session, sequence uint64, commands ...*wire.Command) []byte {
 	encoded := make([][]byte, len(commands))
 	for i, c := range commands {
@@ -142,32 +143,32 @@ func (s *shard) open(nonce, node, incarnation uint64) uint64 {
 	return s.opened[nonce]
 }
 
-// entry encodes commands as the session's next entry.
+// entry encodes commands as the next entry of the session.
 func (s *shard) entry(commands ...*wire.Command) []byte {
 	s.seq++
 	return commandsOf(s.session, s.seq, commands...)
 }
 
-// do applies commands in one entry and returns what they came to.
+// do applies commands in one entry and returns their outcomes.
 func (s *shard) do(commands ...*wire.Command) []wire.Outcome {
 	s.t.Helper()
 	s.update(s.entry(commands...))
 	outcomes, ok := s.got[[2]uint64{s.session, s.seq}]
 	if !ok {
-		s.t.Fatalf("nothing was told of the entry")
+		s.t.Fatalf("there are no outcomes of the entry")
 	}
 	return outcomes
 }
 
-// by applies a command in another session's entry.
-func (s *shard) by(session, sequence uint64, commands ...*wire.Command) []wire.Outcome {
+// doAs applies commands in an entry of another session.
+func (s *shard) doAs(session, sequence uint64, commands ...*wire.Command) []wire.Outcome {
 	s.t.Helper()
 	s.update(commandsOf(session, sequence, commands...))
 	return s.got[[2]uint64{session, sequence}]
 }
 
-// tick moves the clock by each step.
-func (s *shard) tick(steps ...uint64) {
+// advance moves the clock by each of the steps.
+func (s *shard) advance(steps ...uint64) {
 	s.t.Helper()
 	for _, step := range steps {
 		now := s.Clock().Now
@@ -175,6 +176,7 @@ func (s *shard) tick(steps ...uint64) {
 	}
 }
 
+// snapshot returns a snapshot of the machine.
 func (s *shard) snapshot() []byte {
 	s.t.Helper()
 	prepared, err := s.PrepareSnapshot()
@@ -188,22 +190,23 @@ func (s *shard) snapshot() []byte {
 	return b.Bytes()
 }
 
-// restore replaces what the replica holds.
+// restore replaces the content of the machine by a snapshot.
 func (s *shard) restore(snapshot []byte) {
 	s.t.Helper()
 	if err := s.RecoverFromSnapshot(bytes.NewReader(snapshot), nil, nil); err != nil {
 		s.t.Fatalf("%v: %v", err, s.Err())
 	}
-	s.index = s.at()
+	s.index = s.appliedIndex()
 }
 
-// state returns all that the replica holds as sorted texts. Timers whose entry
-// is gone do nothing, and need not be in a snapshot.
+// state returns the whole content of the machine as sorted texts. It leaves out timers whose
+// kv entry does not exist any more, because they do nothing and may be missing in a
+// snapshot.
 func (s *shard) state() []string {
 	s.t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := []string{fmt.Sprintf("clock %d, session clock %d, seen %d, at %d", s.now, s.sessionClock, s.seen, s.at())}
+	out := []string{fmt.Sprintf("clock %d, session clock %d, seen %d, at %d", s.now, s.sessionClock, s.seen, s.appliedIndex())}
 	for _, session := range s.sessions.All() {
 		if len(session.Results) == 0 {
 			session.Results = nil
@@ -225,7 +228,7 @@ func (s *shard) state() []string {
 			fallthrough
 		case wire.RecordRenewal:
 			timers++
-			text = fmt.Sprint(text, " is timer ", timers) // their order counts
+			text = fmt.Sprint(text, " is timer ", timers) // their order matters
 		}
 		out = append(out, text)
 	}
@@ -233,14 +236,15 @@ func (s *shard) state() []string {
 	return out
 }
 
-// alike fails unless two machines have the same state and gave the same notifications.
-func alike(t rapid.TB, what string, a, b *shard) {
+// expectSame fails the test unless two machines have the same state and have sent the same
+// notifications.
+func expectSame(t rapid.TB, what string, a, b *shard) {
 	t.Helper()
 	if x, y := a.state(), b.state(); !slices.Equal(x, y) {
-		t.Fatalf("%s: it holds\n%s\nwant\n%s", what, strings.Join(x, "\n"), strings.Join(y, "\n"))
+		t.Fatalf("%s: the state is\n%s\nwant\n%s", what, strings.Join(x, "\n"), strings.Join(y, "\n"))
 	}
 	if !slices.Equal(a.notified, b.notified) {
-		t.Fatalf("%s: it told\n%s\nwant\n%s", what, strings.Join(a.notified, "\n"), strings.Join(b.notified, "\n"))
+		t.Fatalf("%s: the notifications are\n%s\nwant\n%s", what, strings.Join(a.notified, "\n"), strings.Join(b.notified, "\n"))
 	}
 }
 
@@ -298,11 +302,11 @@ func messageCommand(t *rapid.T) *wire.Command {
 
 var commandKinds = map[string]func(*rapid.T) *wire.Command{"kv": kvCommand, "locks": lockCommand, "messages": messageCommand}
 
-// genLog returns a random log: of proposers who come and go, send their entries
-// twice, late or to a session that is none, and of a clock that is moved, or not.
+// genLog returns a random log. Its proposers open sessions and end, and send entries late,
+// twice, or in sessions that do not exist; some clock advances are valid and some are not.
 func genLog(t *rapid.T, command func(*rapid.T) *wire.Command) (log []sm.Entry) {
 	type proposer struct{ session, sequence uint64 }
-	proposers := []*proposer{{9999, 0}} // whom nobody knows
+	proposers := []*proposer{{9999, 0}} // a session that does not exist
 	add := func(cmd []byte) {
 		log = append(log, sm.Entry{Index: uint64(len(log)) + 1, Cmd: cmd})
 	}
@@ -313,21 +317,21 @@ func genLog(t *rapid.T, command func(*rapid.T) *wire.Command) (log []sm.Entry) {
 			add(wire.EncodeOpenSession(uint64(len(log)), rapid.Uint64Range(0, 2).Draw(t, "node"), rapid.Uint64Range(0, 4).Draw(t, "incarnation")))
 			proposers = append(proposers, &proposer{uint64(len(log)), 0})
 		case 1, 2, 3:
-			tick := wire.ClockAdvance{Expected: now, Next: now + rapid.SampledFrom([]uint64{1, 50, 100, 1000, 50_000}).Draw(t, "step")}
+			advance := wire.ClockAdvance{Expected: now, Next: now + rapid.SampledFrom([]uint64{1, 50, 100, 1000, 50_000}).Draw(t, "step")}
 			if rapid.IntRange(0, 5).Draw(t, "late") == 0 {
-				tick.Expected += rapid.Uint64Range(0, 2).Draw(t, "expected")
-				tick.Next -= rapid.Uint64Range(0, 60).Draw(t, "back")
+				advance.Expected += rapid.Uint64Range(0, 2).Draw(t, "expected")
+				advance.Next -= rapid.Uint64Range(0, 60).Draw(t, "back")
 			}
-			if tick.Expected == now && tick.Next > now {
-				now = tick.Next
+			if advance.Expected == now && advance.Next > now {
+				now = advance.Next
 			}
-			add(wire.EncodeClockAdvance(tick))
+			add(wire.EncodeClockAdvance(advance))
 		case 4:
 			switch rapid.IntRange(0, 2).Draw(t, "other") {
 			case 0:
 				add(wire.EncodeHold(250))
 			case 1:
-				add(nil) // Raft's own
+				add(nil) // an empty entry of Raft
 			default:
 				if len(log) > 0 {
 					add(log[rapid.IntRange(0, len(log)-1).Draw(t, "again")].Cmd)
@@ -342,15 +346,15 @@ func genLog(t *rapid.T, command func(*rapid.T) *wire.Command) (log []sm.Entry) {
 	return log
 }
 
-// However a log comes, in batches or one by one, with restarts from snapshots
-// between, all replicas hold, and tell, the same.
-func TestMemoryShardsApplyAlike(t *testing.T) {
-	eachShard(t, func(t *testing.T, made func(Config) *memory) {
+// All machines have the same state and send the same notifications, whether they apply the
+// log in batches or one entry at a time, with or without restarts from snapshots.
+func TestMachinesApplyLogsAlike(t *testing.T) {
+	eachShard(t, func(t *testing.T, newMachine func(Config) *memory) {
 		command := commandKinds[t.Name()[strings.LastIndexByte(t.Name(), '/')+1:]]
 		rapid.Check(t, func(t *rapid.T) {
 			ttl := rapid.SampledFrom([]uint64{0, 30_000}).Draw(t, "session ttl")
 			fresh := func() *shard {
-				s := emptyShard(t, made)
+				s := emptyShard(t, newMachine)
 				s.ttl = ttl
 				s.restart()
 				return s
@@ -362,7 +366,7 @@ func TestMemoryShardsApplyAlike(t *testing.T) {
 			}
 			together := fresh()
 			together.apply(log...)
-			alike(t, "in one batch", together, single)
+			expectSame(t, "in one batch", together, single)
 
 			restored := fresh()
 			restored.restart()
@@ -375,26 +379,27 @@ func TestMemoryShardsApplyAlike(t *testing.T) {
 					b := restored.snapshot()
 					restored.restart()
 					restored.restore(b)
-				case 1: // another's, which is further on
+				case 1: // a snapshot of the present state
 					restored.restore(restored.snapshot())
 				}
 			}
-			alike(t, "with restarts", restored, single)
+			expectSame(t, "with restarts", restored, single)
 		})
 	})
 }
 
-// A snapshot holds what was there when it was prepared, whatever is applied
-// while it is written; who begins with it goes on like all others.
-func TestASnapshotIsOfOneMoment(t *testing.T) {
-	eachShard(t, func(t *testing.T, made func(Config) *memory) {
+// A snapshot has the state at the time when it was prepared, although entries are applied
+// while it is saved. A machine that was restored from it applies the later entries like all
+// others.
+func TestSnapshotsAreOfOneMoment(t *testing.T) {
+	eachShard(t, func(t *testing.T, newMachine func(Config) *memory) {
 		command := commandKinds[t.Name()[strings.LastIndexByte(t.Name(), '/')+1:]]
 		rapid.Check(t, func(t *rapid.T) {
 			log := genLog(t, command)
 			cut := rapid.IntRange(0, len(log)).Draw(t, "cut")
-			s := emptyShard(t, made)
+			s := emptyShard(t, newMachine)
 			s.apply(log[:cut]...)
-			told := len(s.notified)
+			before := len(s.notified)
 			want := s.state()
 			prepared, err := s.PrepareSnapshot()
 			if err != nil {
@@ -409,19 +414,19 @@ func TestASnapshotIsOfOneMoment(t *testing.T) {
 			if err := <-written; err != nil {
 				t.Fatal(err)
 			}
-			other := emptyShard(t, made)
+			other := emptyShard(t, newMachine)
 			other.restore(b.Bytes())
 			if got := other.state(); !slices.Equal(got, want) {
-				t.Fatalf("restored it holds\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+				t.Fatalf("the restored state is\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}
 			for _, e := range log[cut:] {
 				other.apply(e)
 			}
 			if got, want := other.state(), s.state(); !slices.Equal(got, want) {
-				t.Fatalf("in the end it holds\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+				t.Fatalf("the state after the whole log is\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}
-			if !slices.Equal(other.notified, s.notified[told:]) {
-				t.Fatalf("it told %v, want %v", other.notified, s.notified[told:])
+			if !slices.Equal(other.notified, s.notified[before:]) {
+				t.Fatalf("the notifications are %v, want %v", other.notified, s.notified[before:])
 			}
 		})
 	})

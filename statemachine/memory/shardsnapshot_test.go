@@ -19,7 +19,7 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// records reads a snapshot's.
+// records returns the records of a snapshot.
 func records(t rapid.TB, snapshot []byte) (all []*wire.Record) {
 	t.Helper()
 	b, ok := bytes.CutPrefix(snapshot, []byte(snapshotMagic))
@@ -46,9 +46,9 @@ func records(t rapid.TB, snapshot []byte) (all []*wire.Record) {
 	return all
 }
 
-// filled returns a replica of each kind that holds something of everything.
-func filled(t rapid.TB, made func(Config) *memory) *shard {
-	s := newShard(t, made)
+// filledShard returns a machine that has some of everything that its kind can have.
+func filledShard(t rapid.TB, newMachine func(Config) *memory) *shard {
+	s := newShard(t, newMachine)
 	session := s.open(78, 2, 3)
 	for i := range 4 {
 		key := fmt.Sprint("key", i)
@@ -57,17 +57,17 @@ func filled(t rapid.TB, made func(Config) *memory) *shard {
 			&wire.Command{Kind: wire.KindKVPut, Bucket: "plain", Key: key, Value: []byte(strings.Repeat("value", 3)), TTLMS: uint64(500 + 100*i)},
 			&wire.Command{Kind: wire.KindCounterAdd, Bucket: "plain", Key: key, Delta: int64(i)},
 			&wire.Command{Kind: wire.KindNotify, Channel: "channel", Payload: []byte("payload"), TimeMS: 99})
-		s.by(session, uint64(i)+1, &wire.Command{Kind: wire.KindLockAcquire, Key: "lock", Owner: uint64(10 + i), Waiter: 1, OwnerTTLMS: 1000, Seen: wire.Seen{SQL: 30, KV: 3}},
+		s.doAs(session, uint64(i)+1, &wire.Command{Kind: wire.KindLockAcquire, Key: "lock", Owner: uint64(10 + i), Waiter: 1, OwnerTTLMS: 1000, Seen: wire.Seen{SQL: 30, KV: 3}},
 			&wire.Command{Kind: wire.KindLockAcquire, Key: key, Owner: uint64(10 + i), Waiter: 2, OwnerTTLMS: 1000},
 			&wire.Command{Kind: wire.KindKVGetRemove, Bucket: "plain", Key: "key0"})
-		s.tick(100)
+		s.advance(100)
 	}
 	return s
 }
 
-// broken has a fresh replica read a snapshot, and reports whether it did; a
-// failure has to be told.
-func (s *shard) broken(snapshot []byte) bool {
+// refuses has a new machine read a snapshot, and reports whether it fails. A failure must
+// be reported to the listener.
+func (s *shard) refuses(snapshot []byte) bool {
 	s.t.Helper()
 	s.restart()
 	err := s.RecoverFromSnapshot(bytes.NewReader(snapshot), nil, nil)
@@ -75,61 +75,61 @@ func (s *shard) broken(snapshot []byte) bool {
 		return false
 	}
 	if err != sm.ErrSnapshotStopped || s.Err() == nil {
-		s.t.Fatalf("Raft is told %v, others %v", err, s.Err())
+		s.t.Fatalf("RecoverFromSnapshot returned %v, and the machine's error is %v", err, s.Err())
 	}
 	<-s.failed
 	return true
 }
 
-// A snapshot that is damaged, cut or another shard's stops the replica: it is
-// never taken for another state.
+// A snapshot that is damaged, truncated or of another kind of shard stops the machine, which
+// never gets another state from it.
 func TestDamagedMemorySnapshots(t *testing.T) {
-	eachShard(t, func(t *testing.T, made func(Config) *memory) {
-		whole := filled(t, made)
+	eachShard(t, func(t *testing.T, newMachine func(Config) *memory) {
+		whole := filledShard(t, newMachine)
 		b, want := whole.snapshot(), whole.state()
-		s := emptyShard(t, made)
+		s := emptyShard(t, newMachine)
 		for n := range b {
-			if !s.broken(b[:n]) {
-				t.Fatalf("cut at %d of %d bytes it is whole", n, len(b))
+			if !s.refuses(b[:n]) {
+				t.Fatalf("a snapshot truncated to %d of %d bytes was accepted", n, len(b))
 			}
 			for _, bit := range []byte{1, 0x80} {
 				damaged := bytes.Clone(b)
 				damaged[n] ^= bit
-				if !s.broken(damaged) && !slices.Equal(s.state(), want) {
-					t.Fatalf("with another bit in byte %d of %d it holds\n%s\nwant\n%s", n, len(b), strings.Join(s.state(), "\n"), strings.Join(want, "\n"))
+				if !s.refuses(damaged) && !slices.Equal(s.state(), want) {
+					t.Fatalf("with a flipped bit in byte %d of %d the state is\n%s\nwant\n%s", n, len(b), strings.Join(s.state(), "\n"), strings.Join(want, "\n"))
 				}
 			}
 		}
-		if s.broken(b) || !slices.Equal(s.state(), want) {
-			t.Fatal("the whole one is not")
+		if s.refuses(b) || !slices.Equal(s.state(), want) {
+			t.Fatal("the undamaged snapshot was refused, or its state is wrong")
 		}
 		for name, others := range shardKinds {
-			if other := filled(t, others).snapshot(); reflect.TypeOf(emptyShard(t, others).machine) != reflect.TypeOf(whole.machine) && !s.broken(other) {
-				t.Errorf("it takes one of %s for its own", name)
+			if other := filledShard(t, others).snapshot(); reflect.TypeOf(emptyShard(t, others).machine) != reflect.TypeOf(whole.machine) && !s.refuses(other) {
+				t.Errorf("a snapshot of %s was accepted", name)
 			}
-			if other := emptyShard(t, others).snapshot(); reflect.TypeOf(emptyShard(t, others).machine) != reflect.TypeOf(whole.machine) && !s.broken(other) {
-				t.Errorf("it takes an empty one of %s for its own", name)
+			if other := emptyShard(t, others).snapshot(); reflect.TypeOf(emptyShard(t, others).machine) != reflect.TypeOf(whole.machine) && !s.refuses(other) {
+				t.Errorf("an empty snapshot of %s was accepted", name)
 			}
 		}
-		if !s.broken([]byte(strings.Replace(snapshotMagic, "1", "2", 1))) || !strings.Contains(s.Err().Error(), "upgrade") {
-			t.Errorf("of a later version's it says %v", s.Err())
+		if !s.refuses([]byte(strings.Replace(snapshotMagic, "1", "2", 1))) || !strings.Contains(s.Err().Error(), "upgrade") {
+			t.Errorf("the error for a later version is %v", s.Err())
 		}
 	})
 }
 
-// One that ends before its last record is not whole, though its bytes are.
-func TestASnapshotHasAllItsRecords(t *testing.T) {
-	eachShard(t, func(t *testing.T, made func(Config) *memory) {
-		s := filled(t, made)
+// A snapshot without its last record is refused, although its checksum is right.
+func TestSnapshotsWithoutTheirLastRecordAreRefused(t *testing.T) {
+	eachShard(t, func(t *testing.T, newMachine func(Config) *memory) {
+		s := filledShard(t, newMachine)
 		all := records(t, s.snapshot())
 		short := append(slices.Clone(all[:len(all)-2]), all[len(all)-1])
-		if !s.broken(snapshotOf(t, short)) || !strings.Contains(s.Err().Error(), "instead of") {
-			t.Errorf("without its last record it says %v", s.Err())
+		if !s.refuses(snapshotOf(t, short)) || !strings.Contains(s.Err().Error(), "instead of") {
+			t.Errorf("the error without the last record is %v", s.Err())
 		}
 	})
 }
 
-// snapshotOf writes records as they are.
+// snapshotOf returns a snapshot with these records, which may be wrong.
 func snapshotOf(t rapid.TB, all []*wire.Record) []byte {
 	var b bytes.Buffer
 	if err := writeRecords(&b, slices.Values(all), nil); err != nil {
@@ -138,11 +138,11 @@ func snapshotOf(t rapid.TB, all []*wire.Record) []byte {
 	return b.Bytes()
 }
 
-// Whatever records a snapshot is made of, it is refused, or the replica goes on.
+// A snapshot of any records is refused, or the machine works with it. It never panics.
 func TestAnyRecordsDoNotPanic(t *testing.T) {
-	eachShard(t, func(t *testing.T, made func(Config) *memory) {
+	eachShard(t, func(t *testing.T, newMachine func(Config) *memory) {
 		command := commandKinds[t.Name()[strings.LastIndexByte(t.Name(), '/')+1:]]
-		whole := filled(t, made)
+		whole := filledShard(t, newMachine)
 		all := records(t, whole.snapshot())
 		rapid.Check(t, func(t *rapid.T) {
 			mixed := slices.Clone(all[:len(all)-1])
@@ -190,27 +190,27 @@ func TestAnyRecordsDoNotPanic(t *testing.T) {
 					mixed[i] = &r
 				}
 			}
-			s := emptyShard(t, made)
-			if s.broken(snapshotOf(t, mixed)) {
+			s := emptyShard(t, newMachine)
+			if s.refuses(snapshotOf(t, mixed)) {
 				return
 			}
-			s.index = s.at()
+			s.index = s.appliedIndex()
 			s.seq = 100
 			s.session = s.open(79, 2, 4)
 			for range 5 {
 				s.do(rapid.SliceOfN(rapid.Custom(command), 1, 4).Draw(t, "commands")...)
-				s.tick(rapid.SampledFrom([]uint64{1, 100, 1000}).Draw(t, "step"))
+				s.advance(rapid.SampledFrom([]uint64{1, 100, 1000}).Draw(t, "step"))
 			}
 			s.snapshot()
 		})
 	})
 }
 
-// A snapshot ends when it is told to, and so does a restore, which leaves the
-// replica for a later one.
-func TestMemorySnapshotsStop(t *testing.T) {
-	eachShard(t, func(t *testing.T, made func(Config) *memory) {
-		s := filled(t, made)
+// SaveSnapshot and RecoverFromSnapshot end when their channel is closed. After that, the
+// machine can be restored by another snapshot.
+func TestMemorySnapshotsCanBeStopped(t *testing.T) {
+	eachShard(t, func(t *testing.T, newMachine func(Config) *memory) {
+		s := filledShard(t, newMachine)
 		b, want := s.snapshot(), s.state()
 		done := make(chan struct{})
 		close(done)
@@ -219,17 +219,17 @@ func TestMemorySnapshotsStop(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := s.SaveSnapshot(prepared, io.Discard, nil, done); err != sm.ErrSnapshotStopped {
-			t.Errorf("a snapshot that is stopped says %v", err)
+			t.Errorf("the error of a stopped SaveSnapshot is %v", err)
 		}
 		if err := s.RecoverFromSnapshot(bytes.NewReader(b), nil, done); err != sm.ErrSnapshotStopped || s.Err() != nil {
-			t.Errorf("a restore that is stopped says %v, %v", err, s.Err())
+			t.Errorf("the error of a stopped RecoverFromSnapshot is %v, that of the machine %v", err, s.Err())
 		}
 		s.restore(b)
 		if !slices.Equal(s.state(), want) {
-			t.Error("it holds something else")
+			t.Error("the restored state is wrong")
 		}
 		if err := s.SaveSnapshot(prepared, failingWriter{}, nil, nil); err != sm.ErrSnapshotAborted || s.Err() != nil {
-			t.Errorf("on a full disk it says %v, %v", err, s.Err())
+			t.Errorf("the error on a full disk is %v, that of the machine %v", err, s.Err())
 		}
 	})
 }

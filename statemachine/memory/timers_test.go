@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// payloads are what timers were started with.
+// payloads returns the payloads of timers.
 func payloads(all []timer[int]) (out []int) {
 	for _, t := range all {
 		out = append(out, t.payload)
@@ -17,9 +17,9 @@ func payloads(all []timer[int]) (out []int) {
 	return out
 }
 
-// A duration begins with the second tick behind it, however far that moves the
-// clock, and ends with the first that stands at its end.
-func TestATimerBeginsWithTheSecondTick(t *testing.T) {
+// A duration begins with the second advance after start, however far that moves the clock. It
+// ends with the first advance that reaches its end.
+func TestTimersBeginWithTheSecondAdvance(t *testing.T) {
 	var x timers[int]
 	expect := func(now uint64, due ...int) {
 		t.Helper()
@@ -51,12 +51,12 @@ func TestATimerBeginsWithTheSecondTick(t *testing.T) {
 	expect(3_000_000)
 }
 
-// Those that end together end in the order in which they were asked for, on
-// each replica, whatever it was restored from.
+// Timers that end at the same time end in the order in which they were started, also after a
+// restore.
 func TestTimersThatEndTogetherHaveAnOrder(t *testing.T) {
 	var x timers[int]
 	for i := range 50 {
-		x.start(uint64(100-i%2), i) // the latter half begins later, and ends with the former
+		x.start(uint64(100-i%2), i) // the two kinds begin at different times and end together
 	}
 	x.advance(1)
 	x.advance(2)
@@ -66,15 +66,15 @@ func TestTimersThatEndTogetherHaveAnOrder(t *testing.T) {
 	y := restoredTimers(&x)
 	for _, now := range []uint64{5, 11, 50, 101, 102, 200} {
 		if a, b := payloads(x.advance(now)), payloads(y.advance(now)); !slices.Equal(a, b) {
-			t.Errorf("at %d %v are due, restored %v", now, a, b)
+			t.Errorf("at %d %v are due, after a restore %v", now, a, b)
 		}
 	}
 	if x.len() != 0 || y.len() != 0 {
-		t.Errorf("%d and %d are left", x.len(), y.len())
+		t.Errorf("%d and %d timers are left", x.len(), y.len())
 	}
 }
 
-// restoredTimers makes timers of what a snapshot would hold.
+// restoredTimers returns timers that are restored from what a snapshot has of x.
 func restoredTimers(x *timers[int]) *timers[int] {
 	var y timers[int]
 	all, phases := x.all()
@@ -84,21 +84,21 @@ func restoredTimers(x *timers[int]) *timers[int] {
 	return &y
 }
 
-// A duration that would end behind the clock's last moment does not end early.
-func TestADurationWithoutAnEndDoesNotEnd(t *testing.T) {
+// A duration that would end after the clock's last value does not end early.
+func TestDurationsBeyondTheLastClockValueDoNotEnd(t *testing.T) {
 	for _, ttl := range []uint64{math.MaxUint64, math.MaxUint64 - 5} {
 		var x timers[int]
 		x.start(ttl, 1)
 		for now := uint64(10); now < 100; now += 10 {
 			if due := x.advance(now); len(due) > 0 {
-				t.Errorf("of %d ms: it ended at %d", ttl, now)
+				t.Errorf("a timer of %d ms ended at %d", ttl, now)
 			}
 		}
 	}
 }
 
-// Whatever is started, forgotten and restored: timers do what a list would.
-func TestTimersAreAList(t *testing.T) {
+// Timers that are started, forgotten and restored at random do the same as a list.
+func TestTimersBehaveLikeAList(t *testing.T) {
 	type want struct {
 		of, seen int
 		ttl, end uint64
@@ -115,7 +115,7 @@ func TestTimersAreAList(t *testing.T) {
 				ttl := rapid.SampledFrom([]uint64{0, 1, 10, 50, 100}).Draw(t, "ttl")
 				x.start(ttl, n)
 				list = append(list, want{of: n, ttl: ttl})
-			case 3: // many, so that those that came to nothing are pruned
+			case 3: // many, so that forgotten ones are pruned
 				for range 700 {
 					n++
 					x.start(40, n)
@@ -127,7 +127,7 @@ func TestTimersAreAList(t *testing.T) {
 			case 5:
 				x = restoredTimers(x)
 			default:
-				now += rapid.SampledFrom([]uint64{1, 10, 40, 300}).Draw(t, "tick")
+				now += rapid.SampledFrom([]uint64{1, 10, 40, 300}).Draw(t, "advance")
 				var due []want
 				for i := range list {
 					w := &list[i]
@@ -151,14 +151,14 @@ func TestTimersAreAList(t *testing.T) {
 				}
 			}
 			if live := slices.DeleteFunc(slices.Clone(list), func(w want) bool { return gone[w.of] }); x.len() < len(live) || x.len() > len(list) {
-				t.Fatalf("it has %d, want %d to %d", x.len(), len(live), len(list))
+				t.Fatalf("there are %d timers, want %d to %d", x.len(), len(live), len(list))
 			}
 		}
 	})
 }
 
-// What is replaced again and again takes bounded room.
-func TestTimersOfNothingArePruned(t *testing.T) {
+// A timer that is replaced again and again needs bounded memory.
+func TestForgottenTimersArePruned(t *testing.T) {
 	var x timers[string]
 	for i := range 100_000 {
 		x.start(3600_000, fmt.Sprint(i))
@@ -167,13 +167,13 @@ func TestTimersOfNothingArePruned(t *testing.T) {
 			x.prune(1, func(s string) bool { return s != fmt.Sprint(i) })
 		}
 		if x.len() > 2000 {
-			t.Fatalf("%d timers for one", x.len())
+			t.Fatalf("there are %d timers instead of one", x.len())
 		}
 	}
 }
 
-// What timers took is given back when they have ended.
-func TestTimersGiveTheirMemoryBack(t *testing.T) {
+// The memory of timers is released when they have ended.
+func TestTheMemoryOfTimersIsReleased(t *testing.T) {
 	var x timers[int]
 	for i := range 100_000 {
 		x.start(10, i)
@@ -182,6 +182,6 @@ func TestTimersGiveTheirMemoryBack(t *testing.T) {
 		x.advance(100 * now)
 	}
 	if room := cap(x.waitingTwo) + cap(x.waitingOne) + cap(x.running); x.len() != 0 || room > 4096 {
-		t.Errorf("%d timers, room for %d", x.len(), room)
+		t.Errorf("there are %d timers, and memory for %d", x.len(), room)
 	}
 }

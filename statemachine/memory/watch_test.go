@@ -26,7 +26,7 @@ func eventsOf(t *testing.T, w *Watcher) (out []string) {
 	return out
 }
 
-func TestWatchersAreToldOfTheirKeys(t *testing.T) {
+func TestWatchersReceiveTheEventsOfTheirKeys(t *testing.T) {
 	s, kv := newKVShard(t)
 	s.do(put("b", "ab", "before"))
 	key, prefix, all, other := kv.Watch("b", "a", false), kv.Watch("b", "a", true), kv.Watch("b", "", true), kv.Watch("other", "", true)
@@ -41,29 +41,30 @@ func TestWatchersAreToldOfTheirKeys(t *testing.T) {
 		select {
 		case <-w.Ready():
 			if want == nil {
-				t.Error("it is ready for nothing")
+				t.Error("a watcher without events is ready")
 			}
 		default:
 			if want != nil {
-				t.Error("it is not ready")
+				t.Error("a watcher with events is not ready")
 			}
 		}
 		if got := eventsOf(t, w); !slices.Equal(got, want) {
-			t.Errorf("it was told %q, want %q", got, want)
+			t.Errorf("the watcher received %q, want %q", got, want)
 		}
 		w.Close()
 		w.Close()
 	}
 	s.do(put("b", "a", "5"))
 	if got := eventsOf(t, all); got != nil {
-		t.Errorf("a closed one was told %q", got)
+		t.Errorf("a closed watcher received %q", got)
 	}
 	if len(kv.watchers) != 0 {
-		t.Errorf("there are %v", kv.watchers)
+		t.Errorf("there are still watchers: %v", kv.watchers)
 	}
 }
 
-// An event says what of the SQL shard has to be applied before it is told.
+// An event says which entries of the SQL shard a node has to apply before it delivers the
+// event.
 func TestEventsFollowTheSQL(t *testing.T) {
 	s, kv := newKVShard(t)
 	w := kv.Watch("b", "", true)
@@ -71,21 +72,21 @@ func TestEventsFollowTheSQL(t *testing.T) {
 	first, second := put("b", "k", "1"), put("b", "k", "2")
 	first.Seen, second.Seen = wire.Seen{SQL: 30, KV: 1}, wire.Seen{SQL: 20, KV: 2}
 	s.do(first)
-	s.restore(s.snapshot()) // which tells w that it lagged
+	s.restore(s.snapshot()) // after which w has lagged
 	w2 := kv.Watch("b", "", true)
 	defer w2.Close()
 	s.do(second)
 	if events, err := w2.Next(); err != nil || len(events) != 1 || (events[0].Seen != wire.Seen{SQL: 30, KV: 2}) {
-		t.Errorf("%+v, %v", events, err)
+		t.Errorf("the events are %+v, and the error is %v", events, err)
 	}
 	if _, err := w.Next(); !errors.Is(err, ErrLagged) {
-		t.Errorf("over a restore: %v", err)
+		t.Errorf("the error after a restore is %v", err)
 	}
 }
 
-// One who does not read loses all behind the bound, at once and for good, and
-// nobody else does.
-func TestASlowWatcherLags(t *testing.T) {
+// A watcher whose pending events exceed the bound loses them all and gets ErrLagged from then
+// on. Other watchers are not affected.
+func TestSlowWatchersLag(t *testing.T) {
 	large := strings.Repeat("x", 1<<20)
 	for name, test := range map[string]struct {
 		value string
@@ -96,45 +97,45 @@ func TestASlowWatcherLags(t *testing.T) {
 		for i := range test.most {
 			s.do(put("b", "k", test.value))
 			if events, err := quick.Next(); err != nil || len(events) != 1 {
-				t.Fatalf("%s: %d: %d, %v", name, i, len(events), err)
+				t.Fatalf("%s: write %d: %d events, %v", name, i, len(events), err)
 			}
 		}
 		if slow.lagged {
-			t.Errorf("%s: it lags at the bound", name)
+			t.Errorf("%s: the watcher has lagged at the bound", name)
 		}
 		s.do(put("b", "other", "v"))
 		if slow.lagged {
-			t.Errorf("%s: it lags for what is not its own", name)
+			t.Errorf("%s: the watcher has lagged because of another key", name)
 		}
 		s.do(put("b", "k", test.value))
 		for range 2 {
 			if events, err := slow.Next(); !errors.Is(err, ErrLagged) || events != nil {
-				t.Errorf("%s: one more is %d events, %v", name, len(events), err)
+				t.Errorf("%s: beyond the bound there are %d events, and the error is %v", name, len(events), err)
 			}
 			s.do(put("b", "k", "v"))
 		}
 		if events, err := quiet.Next(); err != nil || len(events) != 1 {
-			t.Errorf("%s: the quiet one gets %d, %v", name, len(events), err)
+			t.Errorf("%s: the watcher of the other key gets %d events, %v", name, len(events), err)
 		}
 		if _, err := quick.Next(); err != nil {
-			t.Errorf("%s: the quick one gets %v", name, err)
+			t.Errorf("%s: the error of the fast watcher is %v", name, err)
 		}
 	}
-	// One that is larger than the bound is told, if it is alone.
+	// A single event that is larger than the bound is delivered.
 	s, kv := newKVShard(t)
 	w := kv.Watch("b", "", true)
 	s.do(put("b", "k", strings.Repeat("x", maxPendingBytes+1)))
 	if events, err := w.Next(); err != nil || len(events) != 1 {
-		t.Errorf("a huge one is %d events, %v", len(events), err)
+		t.Errorf("for a huge event there are %d events, %v", len(events), err)
 	}
 }
 
-// What waits for a watcher keeps itself in memory, and no other entries that
-// were written meanwhile; nor does a key that a program keeps keep its value.
+// Pending events keep only their own entries in memory, not those that were overwritten
+// meanwhile. A key that the program keeps does not keep its value in memory.
 func TestEventsKeepNothingElseInMemory(t *testing.T) {
 	s, kv := newKVShard(t)
 	key := func(i int) string { return fmt.Sprint("k", i) }
-	const keys, rounds = 8, 16 // few keys: several in each chain of the table
+	const keys, rounds = 8, 16 // few keys, so that chains of the table have several
 	w := kv.Watch("b", "k", true)
 	big := strings.Repeat("x", 1<<20)
 	var gone []weak.Pointer[table.Item]
@@ -147,17 +148,17 @@ func TestEventsKeepNothingElseInMemory(t *testing.T) {
 	}
 	runtime.GC()
 	held := 0
-	for _, p := range gone[:len(gone)-1] { // the last one is there
+	for _, p := range gone[:len(gone)-1] { // the last one still exists
 		if p.Value() != nil {
 			held++
 		}
 	}
 	if held > 0 {
-		t.Errorf("%d of %d entries that were written over are held", held, len(gone)-1)
+		t.Errorf("%d of %d overwritten entries are still in memory", held, len(gone)-1)
 	}
 	events, err := w.Next()
 	if err != nil || len(events) != rounds*keys {
-		t.Fatalf("%d events, %v", len(events), err)
+		t.Fatalf("there are %d events, %v", len(events), err)
 	}
 
 	heap := func() int64 {
@@ -180,7 +181,7 @@ func TestEventsKeepNothingElseInMemory(t *testing.T) {
 		}
 	}
 	if more := heap() - before; more > 32<<20 {
-		t.Errorf("%d keys keep %d MiB", len(kept), more>>20)
+		t.Errorf("%d keys keep %d MiB in memory", len(kept), more>>20)
 	}
 	runtime.KeepAlive(kept)
 	runtime.KeepAlive(kv)

@@ -24,8 +24,8 @@ const (
 	truncateFrom = 64 << 20
 	// quiesceWait is how long the checkpoint then waits for running queries.
 	quiesceWait = 20 * time.Millisecond
-	// commitsPerLook is the number of commits between two looks at the log's size.
-	commitsPerLook = 16
+	// commitsPerCheck is the number of commits between two checks of the log's size.
+	commitsPerCheck = 16
 	// readPatience is how long a query may run before a checkpoint may end it.
 	readPatience = 10 * time.Second
 )
@@ -57,7 +57,7 @@ func (c *checkpointer) start(r *SQL) {
 
 // committed is called after each commit, by the goroutine that applies.
 func (c *checkpointer) committed() {
-	if c.commits++; c.commits < commitsPerLook {
+	if c.commits++; c.commits < commitsPerCheck {
 		return
 	}
 	c.commits = 0

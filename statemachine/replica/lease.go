@@ -28,8 +28,8 @@ func (l lessor) holderChanged(ended uint64) {
 	}
 }
 
-// settled tells the listener, and makes a later copy of the waiter's entry be
-// answered with the same result.
+// settled notifies the listener, and has a later copy of the waiter's entry
+// return the same result.
 func (l lessor) settled(w *wire.Waiter, result *wire.Result) {
 	r := l.r
 	r.batch.notifications = append(r.batch.notifications, notification{

@@ -273,7 +273,7 @@ func TestCommitsWakeTheCheckpointer(t *testing.T) {
 	m.must("CREATE TABLE t(a)")
 	m.checkpoints.stop() // so that only this test receives from its channel
 	m.checkpoints.commits = 0
-	for range commitsPerLook {
+	for range commitsPerCheck {
 		m.must("INSERT INTO t VALUES(1)")
 	}
 	select {
@@ -281,7 +281,7 @@ func TestCommitsWakeTheCheckpointer(t *testing.T) {
 		t.Error("the checkpointer was woken for a small log")
 	default:
 	}
-	for range commitsPerLook {
+	for range commitsPerCheck {
 		m.must("INSERT INTO t VALUES(randomblob(2000000))")
 	}
 	select {
