@@ -37,11 +37,7 @@ func TestContextsThatHaveEnded(t *testing.T) {
 			node.Close()
 		}
 	}
-	conn, err := s.DB(0).Conn(testrun.Context(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	conn := mustConn(t, s.DB(0))
 	if _, err := conn.ExecContext(ended, "DELETE FROM kept"); !errors.Is(err, context.Canceled) {
 		t.Errorf("exec on a connection: %v", err)
 	}
@@ -55,20 +51,14 @@ func TestNoStatementStartsWithAnEndedContext(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(0)
 		mustExec(t, db, "CREATE TABLE t(n)")
-		conn, err := db.Conn(testrun.Context(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
+		conn := mustConn(t, db)
 		ended, cancel := context.WithCancel(testrun.Context(t))
 		cancel()
 		prepared := map[string]*sql.Stmt{}
 		texts := []string{"INSERT INTO t VALUES(1)", "INSERT INTO t VALUES(1) RETURNING n", "SELECT 1", "PRAGMA user_version=5", "PRAGMA cache_size=17", "PRAGMA foreign_keys=OFF", "PRAGMA integrity_check", "BEGIN", "BEGIN; INSERT INTO t VALUES(1); COMMIT",
 			"SAVEPOINT s", "INSERT INTO t VALUES(1); INSERT INTO t VALUES(2)", "SELECT 1; SELECT 2", "CREATE TABLE no(a)", "VACUUM", ""}
 		for _, text := range texts[:7] {
-			if prepared[text], err = conn.PrepareContext(testrun.Context(t), text); err != nil {
-				t.Fatal(err)
-			}
+			prepared[text] = must(conn.PrepareContext(testrun.Context(t), text))
 		}
 		checkAll := func(where string) {
 			t.Helper()

@@ -63,9 +63,7 @@ func TestLastInsertIdIsOfTheStatement(t *testing.T) {
 		}
 		tx := mustBegin(t, db)
 		check("in a transaction", tx)
-		if err := tx.Rollback(); err != nil {
-			t.Fatal(err)
-		}
+		mustRollback(t, tx)
 		check("outside of a transaction", db)
 		mustExec(t, db, "CREATE TEMP TABLE own(id INTEGER PRIMARY KEY, k UNIQUE)")
 		if id, err := mustExec(t, db, "INSERT INTO own VALUES(12,'a')").LastInsertId(); err != nil || id != 12 {
@@ -101,11 +99,7 @@ func TestCountersOfAConnection(t *testing.T) {
 func TestTotalChanges(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
-	conn, err := c.DB(0).Conn(testrun.Context(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	conn := mustConn(t, c.DB(0))
 	for _, step := range []struct {
 		text string
 		want int

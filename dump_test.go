@@ -166,9 +166,7 @@ func TestLoadDumps(t *testing.T) {
 			for _, text := range withoutTransaction(dump) {
 				mustExec(t, tx, text)
 			}
-			if err := tx.Commit(); err != nil {
-				t.Fatal(err)
-			}
+			mustCommit(t, tx)
 		},
 	}
 	for name, dump := range dumps(t) {

@@ -27,13 +27,8 @@ func TestMalformedSchemaIsAnErrorOfTheStatement(t *testing.T) {
 		wantCode(t, malformed, err, 11, "malformed database schema (IF)")
 		c.checkUnharmed(malformed)
 
-		tx, err := db.BeginTx(testrun.Context(t), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := tx.Exec("INSERT INTO kept(v) VALUES('d')"); err != nil {
-			t.Fatal(err)
-		}
+		tx := mustBegin(t, db)
+		mustExec(t, tx, "INSERT INTO kept(v) VALUES('d')")
 		_, err = tx.Exec(malformed)
 		wantCode(t, malformed, err, 11, "malformed database schema (IF)")
 		// The COMMIT fails in plain SQLite, too.
@@ -211,11 +206,7 @@ func TestClosedNode(t *testing.T) {
 	t.Parallel()
 	s := newCheckedCluster(t, 1)
 	node, db := s.Node(0), s.DB(0)
-	conn, err := db.Conn(testrun.Context(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	conn := mustConn(t, db)
 	stmt, err := conn.PrepareContext(testrun.Context(t), "SELECT 1")
 	if err != nil {
 		t.Fatal(err)

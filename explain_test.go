@@ -83,11 +83,7 @@ func TestExplainDoesNotExecute(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		theirs := referenceConn(t)
-		ours, err := c.DB((c.Leader() + 1) % c.Len()).Conn(testrun.Context(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ours.Close()
+		ours := mustConn(t, c.DB((c.Leader()+1)%c.Len()))
 		both := func(query string) {
 			mustExec(t, ours, query)
 			mustExec(t, theirs, query)
@@ -161,11 +157,7 @@ func TestExplainInAScriptThatWrites(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), "CREATE TABLE t(a INTEGER PRIMARY KEY, b); CREATE INDEX i ON t(b); INSERT INTO t VALUES(1,'one')")
-		conn, err := c.DB(0).Conn(testrun.Context(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
+		conn := mustConn(t, c.DB(0))
 		for _, begin := range []string{"", "BEGIN; ", "SAVEPOINT s; "} {
 			for _, text := range append([]string{"PRAGMA foreign_keys=OFF", "PRAGMA user_version=9", "PRAGMA journal_mode=DELETE", "PRAGMA cache_size=3"}, explained...) {
 				end := map[string]string{"": "", "BEGIN; ": "; COMMIT", "SAVEPOINT s; ": "; RELEASE s"}[begin]

@@ -37,14 +37,9 @@ func TestIntegrityChecksOfFullTextTables(t *testing.T) {
 			conn.Close()
 		}
 		// The same in a transaction, which has written, and has an open query.
-		tx, err := db.BeginTx(testrun.Context(t), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		tx := mustBegin(t, db)
 		defer tx.Rollback()
-		if _, err := tx.ExecContext(testrun.Context(t), "INSERT INTO g VALUES('others'),('others'),('others')"); err != nil {
-			t.Fatal(err)
-		}
+		mustExec(t, tx, "INSERT INTO g VALUES('others'),('others'),('others')")
 		rows, err := tx.QueryContext(testrun.Context(t), "SELECT rowid FROM g WHERE g MATCH 'others'")
 		if err != nil || !rows.Next() {
 			t.Fatal(err)

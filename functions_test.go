@@ -109,9 +109,7 @@ func TestFunctionsOfTheProgram(t *testing.T) {
 		if err := tx.QueryRow(`SELECT ticks() > 0`).Scan(&n); err != nil || n != 1 {
 			t.Errorf("a read in a transaction: %d, %v", n, err)
 		}
-		if err := tx.Commit(); err != nil {
-			t.Fatal(err)
-		}
+		mustCommit(t, tx)
 		for _, q := range []struct{ text, want string }{
 			{`SELECT group_concat(text, ' ') FROM (SELECT text FROM word ORDER BY text)`, "ot one four three"},
 			{`SELECT group_concat(text, ' ') FROM (SELECT text FROM backwards ORDER BY id)`, "eno eerht to ruof"},

@@ -379,7 +379,7 @@ func TestReferenceErrors(t *testing.T) {
 	})
 }
 
-// referenceConn is a connection of modernc.org/sqlite's driver.
+// referenceConn returns a connection of the driver of modernc.org/sqlite, to a new file.
 func referenceConn(t testing.TB) *sql.Conn {
 	t.Helper()
 	db, err := sql.Open("sqlite", filepath.Join(t.TempDir(), "file.db")+"?_fk=1")
@@ -387,10 +387,5 @@ func referenceConn(t testing.TB) *sql.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
-	c, err := db.Conn(testrun.Context(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
+	return mustConn(t, db)
 }

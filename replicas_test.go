@@ -216,10 +216,7 @@ func TestNoRandomNumbersOfTheProcessInRows(t *testing.T) {
 				if _, err := db.ExecContext(testrun.Context(t), "INSERT INTO log VALUES('before'); "+text); err == nil || !strings.Contains(err.Error(), words) {
 					t.Errorf("%s in a script: %v", text, err)
 				}
-				tx, err := db.BeginTx(testrun.Context(t), nil)
-				if err != nil {
-					t.Fatal(err)
-				}
+				tx := mustBegin(t, db)
 				if _, err := tx.ExecContext(testrun.Context(t), text); err == nil || !strings.Contains(err.Error(), words) {
 					t.Errorf("%s in a transaction: %v", text, err)
 				}

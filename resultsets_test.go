@@ -93,8 +93,7 @@ func TestScriptsHaveAResultSetForEachStatement(t *testing.T) {
 		check("database", testrun.Context(t), db)
 		check("database, linearizable", latest, db)
 
-		conn := must(db.Conn(testrun.Context(t)))
-		defer conn.Close()
+		conn := mustConn(t, db)
 		check("connection", testrun.Context(t), conn)
 		must(conn.ExecContext(testrun.Context(t), "BEGIN"))
 		check("connection after BEGIN", testrun.Context(t), conn)
@@ -137,8 +136,7 @@ func TestResultSetsOfScriptsWithTransactions(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(c.Len() - 1)
 		mustExec(t, db, "CREATE TABLE s(id INTEGER PRIMARY KEY, v BLOB)")
-		conn := must(db.Conn(testrun.Context(t)))
-		defer conn.Close()
+		conn := mustConn(t, db)
 		for _, s := range []struct{ text, want string }{
 			{"BEGIN; SELECT count(*) n FROM s; INSERT INTO s VALUES(1, x'01') RETURNING id; SELECT id, v, NULL FROM s; COMMIT", "n: 0 / id: 1 / id|v|NULL: 1|[1]|<nil>"},
 			{"SELECT 1 a; BEGIN; INSERT INTO s VALUES(2, 'x'); SELECT id FROM s; ROLLBACK; SELECT id FROM s", "a: 1 / id: 1 2 / id: 1"},
@@ -194,8 +192,7 @@ func TestErrorsBetweenResultSets(t *testing.T) {
 		db := c.DB(c.Len() - 1)
 		mustExec(t, db, "CREATE TABLE s(id INTEGER PRIMARY KEY)")
 		const failing = "SELECT 1 a; SELECT abs(-9223372036854775808) b; SELECT 3 c"
-		conn := must(db.Conn(testrun.Context(t)))
-		defer conn.Close()
+		conn := mustConn(t, db)
 		tx := mustBegin(t, db)
 		for where, q := range map[string]querier{"database": db, "connection": conn, "transaction": tx} {
 			got := allSets(testrun.Context(t), q, failing)
@@ -311,8 +308,7 @@ func TestResultSetsAreBoundedTogether(t *testing.T) {
 	db := c.DB(0)
 	mustExec(t, db, "CREATE TABLE s(id INTEGER PRIMARY KEY)")
 	const large = "SELECT length(zeroblob(40000000)) n, zeroblob(40000000) b; SELECT zeroblob(40000000) b; "
-	conn := must(db.Conn(testrun.Context(t)))
-	defer conn.Close()
+	conn := mustConn(t, db)
 	for _, begin := range []string{"", "BEGIN"} {
 		if begin != "" {
 			must(conn.ExecContext(testrun.Context(t), begin))

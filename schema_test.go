@@ -123,11 +123,7 @@ func TestReadsOfATransactionUseItsSchema(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		theirs := referenceConn(t)
-		ours, err := c.DB((c.Leader() + 1) % c.Len()).Conn(testrun.Context(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ours.Close()
+		ours := mustConn(t, c.DB((c.Leader()+1)%c.Len()))
 		both := func(change string) {
 			_, err := ours.ExecContext(testrun.Context(t), change)
 			if _, wrong := theirs.ExecContext(testrun.Context(t), change); (err == nil) != (wrong == nil) {
@@ -255,11 +251,7 @@ func TestClassesUseThePresentSchema(t *testing.T) {
 func TestResultsOfSchemaChanges(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		conn, err := c.DB(c.Len() - 1).Conn(testrun.Context(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
+		conn := mustConn(t, c.DB(c.Len()-1))
 		mustExec(t, conn, "CREATE TABLE t(a INTEGER PRIMARY KEY)")
 		for range 2 {
 			for _, text := range []string{
@@ -391,11 +383,7 @@ func TestTableRebuild(t *testing.T) {
 			INSERT INTO parent VALUES(1,'a'),(2,'b'); INSERT INTO child VALUES(1),(2)`)
 		const rebuild = `CREATE TABLE parent_new(id INTEGER PRIMARY KEY, v, w DEFAULT 'new'); INSERT INTO parent_new(id,v) SELECT id, v FROM parent;
 			DROP TABLE parent; ALTER TABLE parent_new RENAME TO parent`
-		conn, err := c.DB(c.Len() - 1).Conn(testrun.Context(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
+		conn := mustConn(t, c.DB(c.Len()-1))
 		for _, s := range []string{"PRAGMA foreign_keys=OFF", rebuild, "PRAGMA foreign_keys=ON"} {
 			if _, err := conn.ExecContext(testrun.Context(t), s); err != nil {
 				t.Fatalf("%s: %v", s, err)

@@ -86,9 +86,7 @@ func TestForeignKeysSwitchedOffInsideATransaction(t *testing.T) {
 		if queryValue[int](t, tx, "PRAGMA foreign_keys") != 0 {
 			t.Error("foreign keys are on in the transaction that has switched them off")
 		}
-		if err := tx.Commit(); err != nil {
-			t.Fatal(err)
-		}
+		mustCommit(t, tx)
 		check("a Tx", conn)
 
 		// A transaction can also switch them on.

@@ -118,6 +118,6 @@ func TestRandomTempObjectsOnThreeNodes(t *testing.T) {
 	const seed, steps = 77, 120
 	c := newCluster(t, 3)
 	g := &tempGenerator{Rand: rand.New(rand.NewPCG(seed, 2))}
-	g.run(clusterPair(t, c, 1, ""), steps)
+	g.run(clusterPair(t, c, 1), steps)
 	c.WaitEqual()
 }

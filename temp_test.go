@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -67,28 +66,16 @@ func TestTempObjects(t *testing.T) { eachWay(t, "", tempSteps) }
 
 // clusterPair returns a pair of a connection to a node of a cluster, and one to the
 // reference.
-func clusterPair(t *testing.T, c *testCluster, node int, options string) *pair {
+func clusterPair(t *testing.T, c *testCluster, node int) *pair {
 	t.Helper()
-	p := &pair{t: t, folder: t.TempDir()}
-	theirs, err := sql.Open("sqlite", filepath.Join(p.folder, "file.db")+"?_pragma=journal_mode(WAL)&_fk=1"+options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { theirs.Close() })
-	for i, db := range []*sql.DB{c.DB(node), theirs} {
-		if p.conns[i], err = db.Conn(testrun.Context(t)); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { p.conns[i].Close() })
-	}
-	return p
+	return &pair{t: t, conns: [2]*sql.Conn{mustConn(t, c.DB(node)), referenceConn(t)}}
 }
 
 // After statements with TEMP objects, all nodes hold the same rows, and no TEMP object
 // is left on any of them.
 func TestTempObjectsOnAllNodes(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		p := clusterPair(t, c, c.Len()-1, "")
+		p := clusterPair(t, c, c.Len()-1)
 		for i, s := range tempSteps {
 			p.same(ways[i%len(ways)], s)
 			if i%20 == 0 {
@@ -142,18 +129,11 @@ func TestTempObjectsNeedNoLease(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
 		mustExec(t, c.DB(0), "INSERT INTO t VALUES(1,'one'),(2,'two')")
-		other, err := c.DB(0).BeginTx(testrun.Context(t), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		other := mustBegin(t, c.DB(0))
 		defer other.Rollback()
 		last := c.Len() - 1
 		c.WaitReady(last)
-		conn, err := c.DB(last).Conn(testrun.Context(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
+		conn := mustConn(t, c.DB(last))
 		mustExec(t, conn, "PRAGMA busy_timeout=1")
 		mustExec(t, conn, "CREATE TEMP TABLE ids(id)")
 		mustExec(t, conn, "INSERT INTO ids VALUES(1); INSERT INTO ids VALUES(2)")
@@ -171,9 +151,7 @@ func TestTempObjectsNeedNoLease(t *testing.T) {
 				t.Errorf("%s: %v", text, err)
 			}
 		}
-		if err := tx.Commit(); err != nil {
-			t.Fatal(err)
-		}
+		mustCommit(t, tx)
 		var got string
 		if err := conn.QueryRowContext(testrun.Context(t), "SELECT group_concat(id||v,' ') FROM (SELECT * FROM more JOIN t USING(id) ORDER BY id)").Scan(&got); err != nil || got != "2two 2two" {
 			t.Errorf("%q, %v", got, err)
@@ -183,9 +161,7 @@ func TestTempObjectsNeedNoLease(t *testing.T) {
 		if !errors.As(err, &e) || e.ExtendedCode != 5 {
 			t.Errorf("a write while another node holds the lease: %v", err)
 		}
-		if err := other.Commit(); err != nil {
-			t.Fatal(err)
-		}
+		mustCommit(t, other)
 		mustExec(t, conn, "PRAGMA busy_timeout=10000")
 		mustExec(t, conn, "INSERT INTO t(v) SELECT id FROM ids")
 		mustExec(t, conn, "PRAGMA query_only=1")
@@ -227,11 +203,7 @@ func TestTempObjectsInABatch(t *testing.T) {
 func TestTempObjectsAreBounded(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
-	conn, err := c.DB(0).Conn(testrun.Context(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	conn := mustConn(t, c.DB(0))
 	exec := func(text string) error {
 		_, err := conn.ExecContext(testrun.Context(t), text)
 		return err
@@ -345,11 +317,7 @@ func TestDeferredKeysOfTempTables(t *testing.T) {
 func TestRollbackByATempTableWithoutTheLease(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {
-		conn, err := c.DB(0).Conn(testrun.Context(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
+		conn := mustConn(t, c.DB(0))
 		exec := func(text string) error {
 			_, err := conn.ExecContext(testrun.Context(t), text)
 			return err

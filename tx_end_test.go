@@ -26,13 +26,9 @@ func TestCloseAfterTransactions(t *testing.T) {
 	for range 5 {
 		for i := range 3 { // the later ones begin with the lease that the node has kept
 			tx := mustBegin(t, c.DB(0))
-			if _, err := tx.Exec("CREATE TABLE IF NOT EXISTS t(a)"); err != nil {
-				t.Fatal(err)
-			}
+			mustExec(t, tx, "CREATE TABLE IF NOT EXISTS t(a)")
 			if i < 2 {
-				if err := tx.Commit(); err != nil {
-					t.Fatal(err)
-				}
+				mustCommit(t, tx)
 			}
 		}
 		c.restart(0)

@@ -20,10 +20,7 @@ func TestTransactionsReadWhatTheyWrite(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)")
 		for i := range c.Len() {
-			tx, err := c.DB(i).BeginTx(testrun.Context(t), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+			tx := mustBegin(t, c.DB(i))
 			r, err := tx.Exec("INSERT INTO t(v) VALUES(?)", "a")
 			if err != nil {
 				t.Fatal(err)
@@ -39,9 +36,7 @@ func TestTransactionsReadWhatTheyWrite(t *testing.T) {
 					t.Errorf("node %d sees %d uncommitted rows, %v", j+1, n, err)
 				}
 			}
-			if err := tx.Commit(); err != nil {
-				t.Fatal(err)
-			}
+			mustCommit(t, tx)
 			if err := c.DB(i).QueryRow("SELECT v FROM t WHERE id=?", id).Scan(&v); err != nil {
 				t.Error(err)
 			}
@@ -49,12 +44,8 @@ func TestTransactionsReadWhatTheyWrite(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := tx.Exec("DELETE FROM t"); err != nil {
-				t.Fatal(err)
-			}
-			if err := tx.Rollback(); err != nil {
-				t.Fatal(err)
-			}
+			mustExec(t, tx, "DELETE FROM t")
+			mustRollback(t, tx)
 			if err := c.DB(i).QueryRow("SELECT v FROM t WHERE id=?", id).Scan(&v); err != nil {
 				t.Error(err)
 			}
