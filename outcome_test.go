@@ -2,6 +2,7 @@ package hiqlite_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -72,32 +73,29 @@ func TestErrorsSayWhetherAWriteWasApplied(t *testing.T) {
 	wait.Wait()
 	c.WaitEqual()
 	t.Logf("%d succeeded, %d failed, %d unknown", counts[0].Load(), counts[1].Load(), counts[2].Load())
+	checkOutcomes(t, c.DB(0), outcomes)
+}
 
-	rows, err := c.DB(0).QueryContext(testrun.Context(t), "SELECT name, count(*) FROM t GROUP BY name")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer rows.Close()
+// checkOutcomes compares the errors that writes have returned with the rows of the table.
+func checkOutcomes(t *testing.T, db *sql.DB, outcomes map[string]error) {
+	t.Helper()
 	found := map[string]int{}
-	for rows.Next() {
+	eachRow(t, db, "SELECT name, count(*) FROM t GROUP BY name", func(rows *sql.Rows) {
 		var name string
 		var n int
 		if err := rows.Scan(&name, &n); err != nil {
 			t.Fatal(err)
 		}
 		found[name] = n
-	}
-	if err := rows.Err(); err != nil {
-		t.Fatal(err)
-	}
+	})
 	for name, err := range outcomes {
 		switch n := found[name]; {
 		case n > 1:
 			t.Errorf("%s was applied %d times (%v)", name, n, err)
 		case err == nil && n == 0:
-			t.Errorf("%s succeeded and is not there", name)
+			t.Errorf("%s has succeeded, and was not applied", name)
 		case err != nil && n == 1 && !errors.Is(err, hiqlite.ErrOutcomeUnknown):
-			t.Errorf("%s failed and is there: %v", name, err)
+			t.Errorf("%s has failed, and was applied: %v", name, err)
 		}
 	}
 }
