@@ -102,7 +102,7 @@ func TestRefusedStatements(t *testing.T) {
 		"SELECT load_extension('x')":                       {23, []string{"load_extension"}},
 		"PRAGMA encoding='UTF-16'":                         {23, []string{"encoding"}},
 		"PRAGMA schema_version=7":                          {23, []string{"schema_version"}},
-		"DELETE FROM sqlite_hiqlite":                       {23, []string{"sqlite_hiqlite", "apply once"}},
+		"DELETE FROM sqlite_hiqlite":                       {23, []string{"sqlite_hiqlite", "applied twice"}},
 		"ALTER TABLE sqlite_hiqlite RENAME TO x":           {1, []string{"may not be altered"}},
 		"VACUUM INTO 'x.db'":                               {1, []string{"VACUUM INTO", "backup"}},
 		"COMMIT":                                           {1, []string{"cannot commit - no transaction is active"}},

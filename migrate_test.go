@@ -63,22 +63,14 @@ func wantMigrateError(t *testing.T, db *sql.DB, files fstest.MapFS, words ...str
 // queryColumn returns the values of a query of one column, separated by spaces.
 func queryColumn(t *testing.T, db *sql.DB, query string) string {
 	t.Helper()
-	rows, err := db.QueryContext(testrun.Context(t), query)
-	if err != nil {
-		t.Fatalf("%s: %v", query, err)
-	}
-	defer rows.Close()
 	var out []string
-	for rows.Next() {
+	eachRow(t, db, query, func(rows *sql.Rows) {
 		var s string
 		if err := rows.Scan(&s); err != nil {
 			t.Fatalf("%s: %v", query, err)
 		}
 		out = append(out, s)
-	}
-	if err := rows.Err(); err != nil {
-		t.Fatalf("%s: %v", query, err)
-	}
+	})
 	return strings.Join(out, " ")
 }
 

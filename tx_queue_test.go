@@ -121,19 +121,14 @@ func TestFirstComeFirstServed(t *testing.T) {
 		}
 	}
 	var got []string
-	linear := hiqlite.WithConsistency(ctx, hiqlite.Linearizable)
-	rows, err := c.DB(0).QueryContext(linear, "SELECT who FROM t ORDER BY id")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer rows.Close()
-	for rows.Next() {
+	c.WaitReady(0)
+	eachRow(t, c.DB(0), "SELECT who FROM t ORDER BY id", func(rows *sql.Rows) {
 		var who string
 		if err := rows.Scan(&who); err != nil {
 			t.Fatal(err)
 		}
 		got = append(got, who)
-	}
+	})
 	if !slices.Equal(got, want) {
 		t.Errorf("in the order of their requests:\n%s\nin the order of their rows:\n%s", strings.Join(want, "\n"), strings.Join(got, "\n"))
 	}
