@@ -218,7 +218,7 @@ func TestInvalidFunctions(t *testing.T) {
 	if err == nil {
 		t.Fatal("Open has succeeded")
 	}
-	for _, want := range []string{`the function name ""`, "Lower is SQLite's own", "regexp is SQLite's own", "none must be either", "many takes 128", "TWICE is given twice", "NoCase is given twice", "empty has no Compare"} {
+	for _, want := range []string{`the function name ""`, "Lower is one of SQLite's", "regexp is one of SQLite's", "none must be either", "many takes 128", "TWICE is given twice", "NoCase is given twice", "empty has no Compare"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in: %v", want, err)
 		}
