@@ -17,7 +17,7 @@ type Actions struct {
 
 	Pragma    string // the name of the PRAGMA, in lower case
 	PragmaArg string
-	PragmaSet bool // the PRAGMA has an argument and is no read
+	PragmaSet bool // the PRAGMA has an argument, and not to say what it reads
 
 	ChangesSchema     bool   // it changes the schema
 	altersTable       bool   // it is ALTER TABLE
@@ -31,7 +31,7 @@ type Actions struct {
 	InsertsInto []string // the tables that it inserts into, triggers included
 	IsInsert    bool     // it is itself an INSERT, and not only its triggers insert
 	HasSelect   bool     // it contains a SELECT
-	Temp        bool     // it makes or uses TEMP objects
+	Temp        bool     // it makes TEMP objects, or may use some
 
 	ReadsCounters    bool // it calls changes(), total_changes() or last_insert_rowid()
 	ReadsColumnNames bool // it reads the names of columns as rows (pragma_table_info)
@@ -92,17 +92,17 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, inner uintptr) 
 	return c.authorizeWrite(action, libc.GoString(a), libc.GoString(b), libc.GoString(db))
 }
 
-// private are the tables whose content differs from replica to replica: they show the
+// privateTables are the tables whose content differs from replica to replica: they show the
 // pages of the file, or the state of the replica. A write that read them would write
 // other rows on each replica.
-var private = map[string]bool{
+var privateTables = map[string]bool{
 	MetaTable: true, "dbstat": true, "sqlite_dbpage": true, "sqlite_dbptr": true,
 }
 
-// modules are the modules whose virtual tables programs may create. They keep their
+// allowedModules are the modules whose virtual tables programs may create. They keep their
 // content in ordinary tables. A virtual table of dbstat or sqlite_dbpage would show the
-// pages of the file under a name that is not in private.
-var modules = map[string]bool{"fts5": true, "fts5vocab": true, "rtree": true, "rtree_i32": true, "geopoly": true}
+// pages of the file under a name that is not in privateTables.
+var allowedModules = map[string]bool{"fts5": true, "fts5vocab": true, "rtree": true, "rtree_i32": true, "geopoly": true}
 
 // authorizeRead keeps writes from reading what differs from replica to replica.
 func (c *Conn) authorizeRead(table, column string) int32 {
@@ -116,7 +116,7 @@ func (c *Conn) authorizeRead(table, column string) int32 {
 		// ALTER TABLE uses it to find out whether the rows satisfy a new CHECK or NOT
 		// NULL. A program cannot put a SELECT into an ALTER TABLE.
 		return lib.SQLITE_OK
-	case private[table], isPragma && !Pragmas[pragma].shared:
+	case privateTables[table], isPragma && !Pragmas[pragma].shared:
 		return c.denyWrite("a write cannot read "+table, "it differs from replica to replica; read it first, and write what you read")
 	case (table == "sqlite_master" || table == "sqlite_temp_master") && strings.EqualFold(column, "rootpage"):
 		return lib.SQLITE_IGNORE // it reads as NULL, because the numbers of pages differ
@@ -163,7 +163,7 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 			return c.authorizeTemp(a, b)
 		}
 		c.actions.ChangesSchema = true
-		if action == lib.SQLITE_CREATE_VTABLE && !modules[strings.ToLower(b)] {
+		if action == lib.SQLITE_CREATE_VTABLE && !allowedModules[strings.ToLower(b)] {
 			return c.denyModule(b)
 		}
 		if action == lib.SQLITE_CREATE_VTABLE {
@@ -233,7 +233,7 @@ func (c *Conn) authorizeTransaction(what, savepoint string) int32 {
 }
 
 func (c *Conn) denyModule(name string) int32 {
-	if private[strings.ToLower(name)] {
+	if privateTables[strings.ToLower(name)] {
 		return c.deny("virtual tables of the module "+name+" are not supported", "what they show differs from replica to replica; read "+name+" itself")
 	}
 	c.actions.Denied = LogicError("no such module: "+name, "")

@@ -32,9 +32,8 @@ const (
 	// Apply is the one connection of a replica that writes: its clock,
 	// randomness and bounds come from the operation (Conn.Begin).
 	Apply
-	// Speculate connections run the statements of a transaction as an Apply
-	// connection will run them later, in a SQLite transaction that can only be
-	// rolled back.
+	// Speculate connections run the views of transactions. They run the statements of a
+	// transaction as the Apply connections will run them later, and cannot commit.
 	Speculate
 	// Temp connections hold the TEMP objects of one caller. They can also read the
 	// database.
@@ -52,8 +51,9 @@ const busyTimeout = 5000
 // a replica with another bound would fail where others do not.
 const maxLength = 512 << 20
 
-// The scratch memory of a connection takes the results of calls of the engine, at its
-// beginning. The results of longer duration have offsets of their own.
+// The scratch memory of a connection is where calls of the engine put their results. The
+// result of one call is at its beginning. What has to stay there longer has an offset of its
+// own.
 const (
 	scratchTail     = 8  // the text after the statement that was compiled last
 	scratchObserved = 24 // the statement that an Observation observes, or 0; see rowWritten
@@ -83,7 +83,7 @@ type Conn struct {
 	functions *Functions                 // the functions of the program, see Define
 
 	op            operationInputs
-	stop          stop
+	stop          stopRequest
 	args          arena // the arguments that were bound last
 	copyArguments bool  // see CopyArguments
 	fileNotes     fileNotes
@@ -151,9 +151,9 @@ func (c *Conn) open(path string) error {
 		return nil
 	}
 	for option, on := range map[int32]int32{
-		lib.SQLITE_DBCONFIG_DEFENSIVE: 1, // no writes past SQL
-		// Plans must not depend on bound values: row order, and with it
-		// random(), would depend on which value came first.
+		lib.SQLITE_DBCONFIG_DEFENSIVE: 1, // SQL cannot damage the file
+		// Plans must not depend on bound values. Otherwise the order of rows, and
+		// with it random(), would depend on the values that were bound first.
 		lib.SQLITE_DBCONFIG_ENABLE_QPSG: 1,
 		lib.SQLITE_DBCONFIG_ENABLE_FKEY: 1,
 	} {

@@ -26,53 +26,53 @@ const stepsPerCheck = 1000
 // operationInputs are what an operation supplies so that every replica computes the
 // same: the clock, the random numbers and the bound.
 type operationInputs struct {
-	now      int64 // julian day, milliseconds
-	random   random
-	checks   uint64 // progress callbacks left
-	maxRowid bool   // a row took the largest rowid
+	now        int64 // julian day, milliseconds
+	random     random
+	checksLeft uint64 // calls of progress until the bound is reached
+	maxRowid   bool   // a row was given the largest rowid
 }
 
 // Begin prepares the connection to run op: it sets the clock, the random numbers, the
 // bound, and what changes() and last_insert_rowid() return at the beginning.
 func (c *Conn) Begin(op *wire.Operation) {
 	c.ForgetFileErrors()
-	c.Clock(op.StampMS, &op.Seed)
+	c.SetClock(op.StampMS, &op.Seed)
 	steps := op.MaxSteps
 	if steps == 0 {
 		steps = defaultMaxSteps
 	}
-	c.op.checks = steps/stepsPerCheck + 1
+	c.op.checksLeft = steps/stepsPerCheck + 1
 	c.op.maxRowid = false
 	c.SetState(op.Changes, 0, op.LastInsertID)
 }
 
-// Clock sets the time that the next statement sees, in Unix milliseconds, and the
+// SetClock sets the time that the next statement sees, in Unix milliseconds, and the
 // seed of its random numbers. Without a seed they differ on each replica.
-func (c *Conn) Clock(stampMS int64, seed *wire.Seed) {
+func (c *Conn) SetClock(stampMS int64, seed *wire.Seed) {
 	const unixEpoch = 210866760000000 // julian day of 1970-01-01, milliseconds
 	c.op.now = unixEpoch + stampMS
 	c.op.random.begin(seed)
 }
 
-// ClockOfStatement is Clock for the n-th statement of a transaction that has this seed.
-func (c *Conn) ClockOfStatement(stampMS int64, seed *wire.Seed, n uint64) {
-	c.Clock(stampMS, seed)
-	c.op.random.statement, c.op.random.ordinal = true, n
+// SetStatementClock is SetClock for the n-th statement of a transaction that has this seed.
+func (c *Conn) SetStatementClock(stampMS int64, seed *wire.Seed, n uint64) {
+	c.SetClock(stampMS, seed)
+	c.op.random.forStatement, c.op.random.ordinal = true, n
 }
 
 // random generates the random numbers of an operation. Most operations need none, so
 // the generator is seeded when the first number is needed.
 type random struct {
-	generator rand.ChaCha8
-	ready     bool
-	seeded    bool
-	seed      wire.Seed
-	statement bool   // the numbers are for one statement of a transaction
-	ordinal   uint64 // the number of that statement
+	generator    rand.ChaCha8
+	ready        bool
+	seeded       bool
+	seed         wire.Seed
+	forStatement bool   // the numbers are for one statement of a transaction
+	ordinal      uint64 // the number of that statement
 }
 
 func (r *random) begin(seed *wire.Seed) {
-	r.ready, r.seeded, r.statement = false, seed != nil, false
+	r.ready, r.seeded, r.forStatement = false, seed != nil, false
 	if seed != nil {
 		r.seed = *seed
 	}
@@ -84,7 +84,7 @@ func (r *random) Uint64() uint64 {
 		switch {
 		case !r.seeded:
 			seed = wire.NewSeed()
-		case r.statement:
+		case r.forStatement:
 			seed = seed.Of(r.ordinal)
 		}
 		r.generator.Seed(seed)
@@ -170,8 +170,8 @@ func progress(tls *libc.TLS, _ uintptr) int32 {
 	if c.preparing || c.stop.unbounded || c.mode == ReadOnly || c.mode == Temp {
 		return 0
 	}
-	if c.op.checks > 1 {
-		c.op.checks--
+	if c.op.checksLeft > 1 {
+		c.op.checksLeft--
 		return 0
 	}
 	return 1
@@ -192,15 +192,15 @@ func statementBegins(tls *libc.TLS, _ uint32, _, _, _ uintptr) int32 {
 	return 0
 }
 
-// A stop ends statements of a transaction. Unlike Interrupt it also ends a statement
+// A stopRequest ends statements of a transaction. Unlike Interrupt it also ends a statement
 // that makes its first step later.
-type stop struct {
+type stopRequest struct {
 	ctx       context.Context // of the running statement, or nil
 	unbounded bool            // the running statement only reads, so no replica repeats it
 	always    atomic.Bool
 }
 
-func (s *stop) requested() bool { return s.always.Load() || s.ctx != nil && s.ctx.Err() != nil }
+func (s *stopRequest) requested() bool { return s.always.Load() || s.ctx != nil && s.ctx.Err() != nil }
 
 // SetContext sets the context that ends the next statement, and says whether the statement
 // only reads. One that only reads may take any number of steps.
@@ -221,7 +221,7 @@ func (c *Conn) Stop(on bool) {
 }
 
 // watchRows makes SQLite call rowWritten for each row that is written. The scratch
-// memory holds what rowWritten needs: the statement that a Count observes, and the
+// memory holds what rowWritten needs: the statement that an Observation observes, and the
 // connection. rowWritten stores the rowid there.
 func (c *Conn) watchRows() {
 	*at[uintptr](c.scratch + scratchObserved), *at[int64](c.scratch + scratchRowID), *at[uintptr](c.scratch + scratchDB) = 0, 0, c.db
@@ -254,7 +254,7 @@ func noteFrames(tls *libc.TLS, _, _, _ uintptr, frames int32) int32 {
 func (c *Conn) WALFrames() int { return c.frames }
 
 // OutOfSteps reports whether the operation reached its bound.
-func (c *Conn) OutOfSteps() bool { return c.op.checks <= 1 }
+func (c *Conn) OutOfSteps() bool { return c.op.checksLeft <= 1 }
 
 // currentTime returns the operation's time on connections that replicate, and the
 // computer's time on the others.

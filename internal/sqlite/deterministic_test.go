@@ -97,11 +97,11 @@ func TestStepsAreCountedAlike(t *testing.T) {
 	used := func() uint64 {
 		c.Begin(&wire.Operation{MaxSteps: 1 << 40})
 		s.ResetSteps()
-		before := c.op.checks
+		before := c.op.checksLeft
 		if err := s.Run(); err != nil {
 			t.Fatal(err)
 		}
-		return before - c.op.checks
+		return before - c.op.checksLeft
 	}
 	first := used()
 	for range 50 {
@@ -160,7 +160,7 @@ func TestRandomNumbersOfASeed(t *testing.T) {
 	defer c.Close()
 	seed := wire.Seed{1, 2, 3, 31: 255}
 	numbers := func(n uint64) string {
-		c.ClockOfStatement(0, &seed, n)
+		c.SetStatementClock(0, &seed, n)
 		return query(t, c, "SELECT random(), hex(randomblob(3)), random()")
 	}
 	c.Begin(&wire.Operation{Seed: seed})
@@ -168,9 +168,9 @@ func TestRandomNumbersOfASeed(t *testing.T) {
 	if want := "3217475920152506943|637682|-7758643783683145544\n3478268339163286243|CAEE7F|3405452484611050176\n3733403872684785104|8DFCE1|4484586171358818316"; got != want {
 		t.Errorf("the numbers are\n%s\nand were\n%s", got, want)
 	}
-	c.Clock(0, nil)
+	c.SetClock(0, nil)
 	a := query(t, c, "SELECT random(), random()")
-	c.Clock(0, nil)
+	c.SetClock(0, nil)
 	if b := query(t, c, "SELECT random(), random()"); a == b {
 		t.Errorf("without a seed it answers %s twice", a)
 	}

@@ -47,7 +47,7 @@ func (t *Transaction) Query(ctx context.Context, text string, args []wire.Argume
 		c.close()
 		return nil, err
 	}
-	t.conn.Clock(time.Now().UnixMilli(), nil)
+	t.conn.SetClock(time.Now().UnixMilli(), nil)
 	c.columns = stmt.Columns()
 	return c, nil
 }

@@ -120,7 +120,7 @@ func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argumen
 		t.back(before)
 		return before, nil, fmt.Errorf("%w: with this statement it takes %d bytes, an entry of the log has at most %d", ErrRecordFull, size, t.opts.MaxBytes)
 	}
-	t.conn.ClockOfStatement(now, &t.opts.Seed, t.ordinal)
+	t.conn.SetStatementClock(now, &t.opts.Seed, t.ordinal)
 	t.ordinal++
 	t.last, t.next = now, t.ordinal
 	return before, s, nil
@@ -270,7 +270,7 @@ func (x *execution) transaction() error {
 			}
 		}
 		now, n = now+s.LaterMS, n+s.Skipped
-		x.conn.ClockOfStatement(now, &x.op.Seed, n)
+		x.conn.SetStatementClock(now, &x.op.Seed, n)
 		n++
 		if s.State != nil {
 			if err := x.flush(); err != nil {
