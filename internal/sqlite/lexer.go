@@ -2,8 +2,8 @@ package sqlite
 
 import "strings"
 
-// firstStatement returns the length of the first statement of a text, including its semicolon,
-// and its first word. It finds the end by the rules of sqlite3_complete, which knows
+// firstStatement returns the length of the first statement of a text, including its
+// semicolon, and its first word. It finds the end by the rules of sqlite3_complete, which knows
 // strings, comments and the bodies of triggers. sqlite3_prepare reports the end of a
 // statement only if it can prepare it, and it cannot if the statement uses a table that
 // an earlier statement of the text will create.

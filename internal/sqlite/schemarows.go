@@ -59,19 +59,20 @@ func (c *Conn) compileFromDump(rc int32, p uintptr, size int, options uint32) in
 }
 
 func (c *Conn) denySchemaChange() int32 {
-	return c.deny("PRAGMA writable_schema=ON lets virtual tables, and the tables behind them, be made and filled as dumps do, and nothing else", "use CREATE, ALTER and DROP")
+	return c.deny("PRAGMA writable_schema=ON only allows what dumps contain: virtual tables that are inserted into sqlite_schema, and their shadow tables", "use CREATE, ALTER and DROP")
 }
 
-// A SchemaMark is a state of sqlite_schema. Rows that are inserted later can be told from
-// those of the state.
+// A SchemaMark stands for the rows that sqlite_schema has at a time. Rows that are
+// inserted later can be told from them.
 type SchemaMark struct{ rows, last int64 }
 
-// MarkSchema returns the present state, before a statement inserts into sqlite_schema.
+// MarkSchema returns the SchemaMark of now, before a statement inserts into sqlite_schema.
 func (c *Conn) MarkSchema() (m SchemaMark, err error) {
-	return m, c.QueryAsOwner("SELECT count(*), coalesce(max(rowid),0) FROM sqlite_schema", func(s *Stmt) error {
+	err = c.QueryAsOwner("SELECT count(*), coalesce(max(rowid),0) FROM sqlite_schema", func(s *Stmt) error {
 		m = SchemaMark{s.Int(0), s.Int(1)}
 		return nil
 	})
+	return m, err
 }
 
 // CheckSchemaRows checks the rows that a statement has inserted into sqlite_schema since
@@ -146,5 +147,5 @@ func (c *Conn) CheckSchemaLoads() error {
 
 func refusedRow(why string) error {
 	return LogicError("sqlite_schema cannot be changed in this way: "+why,
-		"PRAGMA writable_schema=ON lets virtual tables be inserted, as dumps do, and nothing else")
+		"PRAGMA writable_schema=ON only allows to insert virtual tables, as dumps do")
 }

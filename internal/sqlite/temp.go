@@ -115,7 +115,7 @@ func (c *Conn) LoadTempNames() error {
 	return nil
 }
 
-// tempTypes are the kinds as sqlite_temp_schema names them.
+// tempTypes and tempKinds map the kinds to the types in sqlite_temp_schema, and back.
 var tempTypes = map[wire.TempKind]string{wire.TempTable: "table", wire.TempIndex: "index", wire.TempView: "view", wire.TempTrigger: "trigger"}
 
 var tempKinds = map[string]wire.TempKind{"table": wire.TempTable, "index": wire.TempIndex, "view": wire.TempView, "trigger": wire.TempTrigger}
@@ -196,30 +196,31 @@ func (c *Conn) describeTemp(o *wire.TempObject) (sql string, err error) {
 	if err != nil {
 		return "", err
 	}
-	var quoted, lowered []string
+	var quoted []string
 	for _, name := range o.Columns {
 		quoted = append(quoted, quote(name))
-		lowered = append(lowered, lower(name))
 	}
 	from := " FROM temp." + quote(o.Name) + " NOT INDEXED"
-	for _, name := range rowids {
-		if slices.Contains(lowered, name) {
-			continue
-		}
-		sql = "SELECT " + name + "," + strings.Join(quoted, ",") + from
-		if s, _, err := c.Prepare(sql, false); err == nil {
+	if rowid := rowidName(o.Columns); rowid != "" {
+		sql = "SELECT " + rowid + "," + strings.Join(quoted, ",") + from
+		if s, _, err := c.Prepare(sql, false); err == nil { // otherwise the table is WITHOUT ROWID
 			s.Close()
 			o.RowID = true
 			return sql, nil
 		}
-		break // the table is WITHOUT ROWID
 	}
 	return "SELECT " + strings.Join(quoted, ",") + from, nil
 }
 
-// rowids are the names of the rowid of a table. If a column has one of these names, the
-// name means the column.
-var rowids = []string{"_rowid_", "rowid", "oid"}
+// rowidName returns a name for the rowid of a table that none of its columns has, or "".
+func rowidName(columns []string) string {
+	for _, rowid := range []string{"_rowid_", "rowid", "oid"} {
+		if !slices.ContainsFunc(columns, func(name string) bool { return lower(name) == rowid }) {
+			return rowid
+		}
+	}
+	return ""
+}
 
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 

@@ -80,9 +80,9 @@ func (c *Conn) LoadTemp(content []byte) error {
 	})
 }
 
-// orderTemp gives the rows of sqlite_temp_schema the order of objects. SQLite loads
-// them in this order, and attaches a trigger to the TEMP table of its table's name only
-// if that has been loaded before the trigger, and otherwise to the table of the database.
+// orderTemp gives the rows of sqlite_temp_schema the order of objects. SQLite loads them
+// in this order. It attaches a trigger to a TEMP table only if it has loaded that table
+// before the trigger. Otherwise it looks for a table of the same name in the database.
 func (c *Conn) orderTemp(objects []wire.TempObject) error {
 	trigger := slices.IndexFunc(objects, func(o wire.TempObject) bool { return o.Kind == wire.TempTrigger })
 	if trigger < 0 || !slices.ContainsFunc(objects[trigger:], func(o wire.TempObject) bool { return o.Kind == wire.TempTable }) {
@@ -132,21 +132,11 @@ func (c *Conn) loadSequence(o *wire.TempObject) error {
 
 func (c *Conn) loadRows(o *wire.TempObject) error {
 	names := make([]string, 0, len(o.Columns)+1)
-	var rowid string
+	if o.RowID {
+		names = append(names, rowidName(o.Columns))
+	}
 	for _, name := range o.Columns {
 		names = append(names, quote(name))
-	}
-	if o.RowID {
-		for _, rowid = range rowids {
-			taken := false
-			for _, name := range o.Columns {
-				taken = taken || lower(name) == rowid
-			}
-			if !taken {
-				break
-			}
-		}
-		names = append([]string{rowid}, names...)
 	}
 	insert, _, err := c.Prepare("INSERT INTO temp."+quote(o.Name)+"("+strings.Join(names, ",")+") VALUES(?"+strings.Repeat(",?", len(names)-1)+")", false)
 	if err != nil {
@@ -186,7 +176,7 @@ func errNotTemp(o *wire.TempObject) error {
 }
 
 // droppedSequence is the name to which sqlite_sequence is renamed before it is dropped,
-// because SQLite drops no table of that name.
+// because SQLite drops no table of that name. loadSequence also uses it.
 const droppedSequence = "_hiqlite_gone_sequence"
 
 // DropTemp removes all TEMP objects.
