@@ -7,6 +7,7 @@ import (
 	"testing"
 )
 
+// openPair returns an Apply and a ReadOnly connection to a database with a few tables.
 func openPair(t *testing.T) (apply, reader *Conn) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "data.db")
@@ -70,7 +71,8 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-func TestClassifyKeepsNothing(t *testing.T) {
+// A ReadOnly connection classifies PRAGMAs without executing them.
+func TestClassifyingSettersSetsNothing(t *testing.T) {
 	_, reader := openPair(t)
 	for _, text := range []string{"PRAGMA foreign_keys=OFF", "PRAGMA busy_timeout=7", "PRAGMA case_sensitive_like=1", "PRAGMA cache_size=3", "PRAGMA foreign_keys=OFF; PRAGMA case_sensitive_like=1; SELECT 1", "PRAGMA writable_schema=1; PRAGMA short_column_names=0; nonsense"} {
 		if _, err := reader.Classify(text); (err != nil) != strings.Contains(text, "nonsense") {
@@ -89,8 +91,9 @@ func TestClassifyKeepsNothing(t *testing.T) {
 	}
 }
 
-// SQLite itself refuses these, since the table's name is one of its own.
-func TestSQLiteKeepsTheMetaTable(t *testing.T) {
+// SQLite itself refuses these statements, because it reserves names that begin with
+// sqlite_.
+func TestSQLiteProtectsTheMetaTable(t *testing.T) {
 	apply, reader := openPair(t)
 	for text, part := range map[string]string{
 		"CREATE TEMP TABLE sqlite_hiqlite(a)": "reserved", "CREATE TABLE temp.sqlite_hiqlite(a)": "reserved", "CREATE VIEW sqlite_hiqlite AS SELECT 1": "reserved", "CREATE TRIGGER temp.q AFTER INSERT ON main.sqlite_hiqlite BEGIN SELECT 1; END": "system table",
@@ -102,12 +105,12 @@ func TestSQLiteKeepsTheMetaTable(t *testing.T) {
 			t.Errorf("%q: %v, want an error about %q", text, err, part)
 		}
 		if apply.Exec(text) == nil {
-			t.Errorf("%q: the apply connection did it", text)
+			t.Errorf("%q: the apply connection executed it", text)
 		}
 	}
 }
 
-func TestRefused(t *testing.T) {
+func TestRefusedStatements(t *testing.T) {
 	apply, reader := openPair(t)
 	for text, part := range map[string]string{
 		"ATTACH 'x' AS y": "ATTACH", "DETACH y": "DETACH", "CREATE VIRTUAL TABLE temp.q USING fts5(a)": "TEMP",
@@ -123,17 +126,18 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%q: %v, want an error about %q with a hint", text, err, part)
 		}
 		if !strings.HasPrefix(text, "VACUUM") && apply.Exec(text) == nil {
-			t.Errorf("%q: the apply connection did it", text)
+			t.Errorf("%q: the apply connection executed it", text)
 		}
 	}
 	for _, text := range []string{"BEGIN", "COMMIT", "SAVEPOINT x", "INSERT INTO t VALUES(1,1); COMMIT"} {
 		if err := apply.Exec(text); err == nil {
-			t.Errorf("%q: the apply connection let a script decide about the transaction", text)
+			t.Errorf("%q: a script began or ended a transaction on the apply connection", text)
 		}
 	}
 }
 
-// Tools that empty a database drop every table that they find.
+// Tools that empty a database drop every table that they find. For the meta table this must
+// neither fail nor have an effect.
 func TestDroppingTheMetaTableDoesNothing(t *testing.T) {
 	apply, reader := openPair(t)
 	if class, err := reader.Classify("DROP TABLE sqlite_hiqlite"); err != nil || class.Kind != Write {

@@ -9,6 +9,7 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
+// query returns the rows of a query as text: columns separated by |, one row a line.
 func query(t *testing.T, c *Conn, sql string) string {
 	t.Helper()
 	s, _, err := c.Prepare(sql, false)
@@ -33,7 +34,8 @@ func query(t *testing.T, c *Conn, sql string) string {
 	}
 }
 
-// Two replicas, run at different times in different zones, hold the same rows.
+// Two replicas execute the same operations in different time zones of their processes, and
+// have the same rows.
 func TestReplicasComputeTheSame(t *testing.T) {
 	zone := time.Local
 	defer func() { time.Local = zone }()
@@ -53,7 +55,7 @@ func TestReplicasComputeTheSame(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i == 1 {
-			c.SetState(99, 98, 97) // what another history would have left
+			c.SetState(99, 98, 97) // as if other statements had run before
 		}
 		for n, sql := range script {
 			c.Begin(&wire.Operation{StampMS: 1_700_000_000_123 + int64(n), Seed: wire.Seed{byte(n)}})
@@ -68,25 +70,26 @@ func TestReplicasComputeTheSame(t *testing.T) {
 		t.Errorf("replicas differ:\n%s\n\n%s", dumps[0], dumps[1])
 	}
 	if !strings.Contains(dumps[0], "2023-11-14 22:13:20") {
-		t.Errorf("the clock is not the operation's: %s", dumps[0])
+		t.Errorf("the rows do not have the time of the operation: %s", dumps[0])
 	}
 }
 
-func TestLargestRowidIsSeen(t *testing.T) {
+func TestLargestRowidIsNoticed(t *testing.T) {
 	c, _ := openPair(t)
 	c.Begin(&wire.Operation{})
 	if err := c.Exec("INSERT INTO t(a) VALUES(1)"); err != nil || c.TookMaxRowid() {
-		t.Fatal("an ordinary rowid counts as the largest", err)
+		t.Fatal("an ordinary rowid was reported as the largest", err)
 	}
 	for _, sql := range []string{"INSERT INTO t(a) VALUES(9223372036854775807)", "DELETE FROM t WHERE a<>1; UPDATE t SET a=9223372036854775807"} {
 		if err := c.Exec(sql); err != nil || !c.TookMaxRowid() {
-			t.Errorf("%s went unseen: %v", sql, err)
+			t.Errorf("%s: the largest rowid was not reported: %v", sql, err)
 		}
 	}
 }
 
-// The bound of steps must not depend on what a connection did before.
-func TestStepsAreCountedAlike(t *testing.T) {
+// All replicas must reach the bound of steps at the same step, whatever their connections
+// have executed before.
+func TestCountOfStepsDoesNotDependOnEarlierRuns(t *testing.T) {
 	c, _ := openPair(t)
 	text := "INSERT INTO t(b) WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x WHERE n<500) SELECT n FROM x"
 	s, _, err := c.Prepare(text, true)
@@ -106,7 +109,7 @@ func TestStepsAreCountedAlike(t *testing.T) {
 	first := used()
 	for range 50 {
 		if n := used(); n != first {
-			t.Fatalf("run again, the statement used %d checks, not %d", n, first)
+			t.Fatalf("the statement took %d checks in a later run, and %d in the first", n, first)
 		}
 	}
 }
@@ -124,7 +127,7 @@ func TestEndlessStatementEnds(t *testing.T) {
 	}
 }
 
-func TestCopyIsTheViewOfTheTransaction(t *testing.T) {
+func TestCopyHasTheRowsThatTheTransactionReads(t *testing.T) {
 	apply, reader := openPair(t)
 	if err := apply.Exec("INSERT INTO t VALUES(1,'old')"); err != nil {
 		t.Fatal(err)
@@ -146,12 +149,12 @@ func TestCopyIsTheViewOfTheTransaction(t *testing.T) {
 	}
 	defer copied.Close()
 	if got := query(t, copied, "SELECT a, b FROM t"); got != "1|old" {
-		t.Errorf("the copy holds %q", got)
+		t.Errorf("the copy has %q", got)
 	}
 }
 
-// What random() answers is part of what an entry means: replicas of another
-// build must come to the same numbers.
+// The numbers of random() are part of the meaning of an entry. Replicas of other builds
+// must compute the same ones.
 func TestRandomNumbersOfASeed(t *testing.T) {
 	c, err := Open(filepath.Join(t.TempDir(), "data.db"), Apply)
 	if err != nil {
@@ -166,12 +169,12 @@ func TestRandomNumbersOfASeed(t *testing.T) {
 	c.Begin(&wire.Operation{Seed: seed})
 	got := query(t, c, "SELECT random(), hex(randomblob(3)), random()") + "\n" + numbers(0) + "\n" + numbers(1)
 	if want := "3217475920152506943|637682|-7758643783683145544\n3478268339163286243|CAEE7F|3405452484611050176\n3733403872684785104|8DFCE1|4484586171358818316"; got != want {
-		t.Errorf("the numbers are\n%s\nand were\n%s", got, want)
+		t.Errorf("got the numbers\n%s\nwant\n%s", got, want)
 	}
 	c.SetClock(0, nil)
 	a := query(t, c, "SELECT random(), random()")
 	c.SetClock(0, nil)
 	if b := query(t, c, "SELECT random(), random()"); a == b {
-		t.Errorf("without a seed it answers %s twice", a)
+		t.Errorf("without a seed, random() returned %s twice", a)
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// database makes one at path with some thousand rows, of which some are in the
-// write-ahead log only, and returns the connection that wrote it.
+// database makes a database at path with some thousand rows, and returns the connection
+// that wrote it. Some of the rows are only in the write-ahead log.
 func database(t *testing.T, path string) *Conn {
 	t.Helper()
 	c, err := Open(path, Apply)
@@ -41,6 +41,7 @@ func database(t *testing.T, path string) *Conn {
 	return c
 }
 
+// digest is a query whose result depends on all rows of database.
 const digest = "SELECT (SELECT count(*) FROM t) || ' ' || (SELECT sum(id*length(v)) FROM t) || ' ' || (SELECT group_concat(substr(v, -3), '') FROM (SELECT v FROM t ORDER BY v)) || (SELECT sum(n) FROM w)"
 
 func (c *Conn) digest() (string, error) {
@@ -55,10 +56,11 @@ func (c *Conn) digest() (string, error) {
 	return string(s.Bytes(0)), nil
 }
 
-func copyOf(t *testing.T, path string, names ...string) string {
+// copyOf copies the files of a database that have the given suffixes ("", "-wal").
+func copyOf(t *testing.T, path string, suffixes ...string) string {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), "copy.db")
-	for _, suffix := range names {
+	for _, suffix := range suffixes {
 		b, err := os.ReadFile(path + suffix)
 		if err != nil {
 			t.Fatal(err)
@@ -70,9 +72,9 @@ func copyOf(t *testing.T, path string, names ...string) string {
 	return to
 }
 
-// Any SQLite reads the files, in particular the write-ahead log that a killed
-// process leaves; and the seals survive that it copies the log into the database.
-func TestOtherSQLitesReadTheFiles(t *testing.T) {
+// Any SQLite can read the files, in particular the write-ahead log that a killed process
+// leaves. If it copies the log into the database, the pages keep their seals.
+func TestOtherSQLitesCanReadTheFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.db")
 	c := database(t, path)
 	want, err := c.digest()
@@ -89,7 +91,7 @@ func TestOtherSQLitesReadTheFiles(t *testing.T) {
 		t.Errorf("another SQLite reads other rows: %v", err)
 	}
 	if err := db.QueryRow("PRAGMA integrity_check").Scan(&check); err != nil || check != "ok" {
-		t.Errorf("another SQLite says %q, %v", check, err)
+		t.Errorf("integrity_check of another SQLite: %q, %v", check, err)
 	}
 	if err := db.Close(); err != nil { // copies the log into the database
 		t.Fatal(err)
@@ -104,12 +106,12 @@ func TestOtherSQLitesReadTheFiles(t *testing.T) {
 	defer again.Close()
 	again.AsOwner(true)
 	if got, err := again.digest(); err != nil || got != want {
-		t.Errorf("other rows: %v", err)
+		t.Errorf("after another SQLite has opened it, the rows differ: %v", err)
 	}
 }
 
-// What another SQLite writes is found out.
-func TestWhatAnotherSQLiteWritesDoesNotMatch(t *testing.T) {
+// Pages that another SQLite has written have no valid seal.
+func TestWritesOfAnotherSQLiteAreDetected(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.db")
 	c := database(t, path)
 	c.Close()
@@ -129,7 +131,7 @@ func TestWhatAnotherSQLiteWritesDoesNotMatch(t *testing.T) {
 		_, err = c.digest()
 	}
 	if !isDamage(err) {
-		t.Error("it went unnoticed:", err)
+		t.Error("the write of another SQLite was not detected:", err)
 	}
 }
 
@@ -152,8 +154,7 @@ func verify(path string) error {
 	return v.End()
 }
 
-// Whatever happens to a page of the database, its rows are right or there is an
-// error.
+// Whatever damages a page of the database, a query returns the right rows or an error.
 func TestDamagedPages(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	path := filepath.Join(t.TempDir(), "x.db")
@@ -162,7 +163,7 @@ func TestDamagedPages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Close(); err != nil { // all is in the database file
+	if err := c.Close(); err != nil { // it copies the log into the database file
 		t.Fatal(err)
 	}
 	if err := verify(path); err != nil {
@@ -175,58 +176,58 @@ func TestDamagedPages(t *testing.T) {
 	const size = 4096
 	n := len(whole) / size
 	page := func(b []byte, i int) []byte { return b[i*size : (i+1)*size] }
-	harms := map[string]func(b []byte) []byte{
-		"half of it is gone":              func(b []byte) []byte { return b[:n/2*size] },
-		"a page is gone at the end":       func(b []byte) []byte { return b[:(n-1)*size] },
-		"half a page is gone at the end":  func(b []byte) []byte { return b[:len(b)-size/2] },
-		"it is empty":                     func([]byte) []byte { return nil },
-		"zeros stand for a half":          func(b []byte) []byte { clear(b[n/2*size:]); return b },
-		"zeros stand for the header page": func(b []byte) []byte { clear(b[:size]); return b },
-		"a sector of zeros":               func(b []byte) []byte { clear(page(b, n/3)[size-512:]); return b },
-		"two pages changed places": func(b []byte) []byte {
+	damages := map[string]func(b []byte) []byte{
+		"the second half is missing":       func(b []byte) []byte { return b[:n/2*size] },
+		"the last page is missing":         func(b []byte) []byte { return b[:(n-1)*size] },
+		"half of the last page is missing": func(b []byte) []byte { return b[:len(b)-size/2] },
+		"the file is empty":                func([]byte) []byte { return nil },
+		"the second half is zeros":         func(b []byte) []byte { clear(b[n/2*size:]); return b },
+		"the first page is zeros":          func(b []byte) []byte { clear(b[:size]); return b },
+		"a sector is zeros":                func(b []byte) []byte { clear(page(b, n/3)[size-512:]); return b },
+		"two pages are exchanged": func(b []byte) []byte {
 			keep := strings.Clone(string(page(b, 5)))
 			copy(page(b, 5), page(b, 7))
 			copy(page(b, 7), keep)
 			return b
 		},
-		"a page is written twice": func(b []byte) []byte { copy(page(b, 9), page(b, 8)); return b },
+		"a page has the content of another": func(b []byte) []byte { copy(page(b, 9), page(b, 8)); return b },
 	}
 	for at := 0; at < len(whole); at += 3061 {
-		harms[fmt.Sprintf("bit %d of byte %d", at%8, at)] = func(b []byte) []byte { b[at] ^= 1 << (at % 8); return b }
+		damages[fmt.Sprintf("bit %d of byte %d", at%8, at)] = func(b []byte) []byte { b[at] ^= 1 << (at % 8); return b }
 	}
 	for at := range headerSize {
-		harms[fmt.Sprintf("the header's byte %d", at)] = func(b []byte) []byte { b[at] ^= 0xff; return b }
+		damages[fmt.Sprintf("byte %d of the header", at)] = func(b []byte) []byte { b[at] ^= 0xff; return b }
 	}
 	dir, number := t.TempDir(), 0
-	for name, harm := range harms {
+	for name, damage := range damages {
 		number++
 		broken := filepath.Join(dir, fmt.Sprint(number))
-		b := harm(append([]byte{}, whole...))
+		b := damage(append([]byte{}, whole...))
 		if err := os.WriteFile(broken, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		seen := verify(broken)
-		// The last eight bytes of a page mean nothing.
-		harmless := strings.HasPrefix(name, "bit") && seen == nil
-		if !harmless && !isDamage(seen) {
-			t.Errorf("%s: the verifier says %v", name, seen)
+		verified := verify(broken)
+		// The last eight bytes of a page, the balance, are not checked.
+		harmless := strings.HasPrefix(name, "bit") && verified == nil
+		if !harmless && !isDamage(verified) {
+			t.Errorf("%s: the verifier returned %v", name, verified)
 		}
 		c, err := Open(broken, ReadOnly)
 		if err == nil {
 			var got string
 			got, err = c.digest()
 			if err == nil && got != want {
-				t.Errorf("%s: other rows, and no error", name)
+				t.Errorf("%s: the rows differ, and there is no error", name)
 			}
 			if err := c.CopyTo(broken+"-copied", nil); err == nil && !harmless && len(b) > 0 { // an empty file is an empty database
-				t.Errorf("%s: it was copied without an error", name)
+				t.Errorf("%s: the database was copied without an error", name)
 			}
 			c.Close()
 		}
 	}
 }
 
-// Nor does a damaged write-ahead log give other rows than there were at some time.
+// With a damaged write-ahead log, a query returns the right rows or an error.
 func TestDamagedWriteAheadLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.db")
 	c := database(t, path)
@@ -242,13 +243,14 @@ func TestDamagedWriteAheadLog(t *testing.T) {
 	if frames < 50 {
 		t.Fatalf("only %d frames", frames)
 	}
-	// While it is open: SQLite itself does not look at the log's checksums then.
+	// The log is damaged while the database is open. SQLite itself does not check the
+	// checksums of the log then.
 	f, err := os.OpenFile(path+"-wal", os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	harmed := 0
+	detected := 0
 	for at := 57; at < walHeader+frames*(frameHeader+4096); at += 4099 {
 		if _, err := f.WriteAt([]byte{wal[at] ^ 4}, int64(at)); err != nil {
 			t.Fatal(err)
@@ -263,20 +265,20 @@ func TestDamagedWriteAheadLog(t *testing.T) {
 		case err != nil && !isDamage(err):
 			t.Errorf("byte %d: %v", at, err)
 		case err != nil:
-			harmed++
+			detected++
 		case got != now:
-			t.Errorf("byte %d: other rows, and no error", at)
+			t.Errorf("byte %d: the rows differ, and there is no error", at)
 		}
 		if _, err := f.WriteAt([]byte{wal[at]}, int64(at)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if harmed == 0 {
-		t.Error("no flipped bit was found out")
+	if detected == 0 {
+		t.Error("no flipped bit was detected")
 	}
 }
 
-// What a page costs more than without a seal.
+// BenchmarkSeal measures what the seal adds to the time of writing and reading a page.
 func BenchmarkSeal(b *testing.B) {
 	page := make([]byte, 4096)
 	for i := range page {
@@ -291,7 +293,7 @@ func BenchmarkSeal(b *testing.B) {
 		seal(page, 5)
 		for b.Loop() {
 			if !validSeal(page, 5) {
-				b.Fatal("it does not match")
+				b.Fatal("the seal does not match")
 			}
 		}
 	})

@@ -15,7 +15,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// openReference returns modernc.org/sqlite's own driver on a new database.
+// openReference returns a new database that the driver modernc.org/sqlite, the reference,
+// has opened.
 func openReference(t *testing.T) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+filepath.Join(t.TempDir(), "ref.db")+"?_pragma=foreign_keys(1)")
@@ -27,7 +28,7 @@ func openReference(t *testing.T) *sql.DB {
 	return db
 }
 
-// run runs a text with arguments and returns its last statement's first row.
+// run executes a text with arguments and returns the first row of the last statement.
 func run(c *Conn, text string, args []wire.Argument) (out []any, err error) {
 	for text != "" {
 		s, tail, err := c.Prepare(text, false)
@@ -64,6 +65,7 @@ func runOne(s *Stmt, args []wire.Argument) (out []any, err error) {
 	}
 }
 
+// native returns a value as a Go value of its storage class.
 func native(v wire.Value) any {
 	switch v.Kind {
 	case wire.Integer:
@@ -101,8 +103,8 @@ func toArgument(v any) wire.Argument {
 	return wire.Argument{}
 }
 
-// ask asks modernc.org/sqlite.
-func ask(db *sql.DB, text string, args []any) ([]any, error) {
+// queryReference returns the first row of a query on the reference.
+func queryReference(db *sql.DB, text string, args []any) ([]any, error) {
 	rows, err := db.Query(text, args...)
 	if err != nil {
 		return nil, err
@@ -120,7 +122,7 @@ func ask(db *sql.DB, text string, args []any) ([]any, error) {
 	return out, rows.Scan(into...)
 }
 
-// Arguments go where modernc.org/sqlite takes them.
+// Arguments are bound to the same parameters as with modernc.org/sqlite.
 func TestArgumentsAreBoundAsTheReferenceDoes(t *testing.T) {
 	db, c := openReference(t), mustOpen(t)
 	n := func(name string, v any) any { return sql.Named(name, v) }
@@ -134,7 +136,7 @@ func TestArgumentsAreBoundAsTheReferenceDoes(t *testing.T) {
 		{"SELECT :1", []any{1}}, {"SELECT @1", []any{1}}, {"SELECT ?, :a", []any{1, n("a", 2)}}, {"SELECT :a, ?", []any{n("a", 2), 7}}, {"SELECT :a, ?", []any{7, n("a", 2)}}, {"SELECT ?, ?", []any{n("x", 1), n("y", 2)}}, {"SELECT ?1, ?2", []any{n("x", 1), n("y", 2)}},
 		{"SELECT :a", []any{n("a", 1), n("a", 2)}}, {"SELECT $a::b(c)", []any{n("a::b(c)", 4)}}, {"SELECT ?1", []any{n("a", 1), 5}}, {"SELECT $1", []any{n("a", 1), 5}}, {"SELECT ?100", []any{1}},
 	} {
-		want, wantErr := ask(db, test.text, test.args)
+		want, wantErr := queryReference(db, test.text, test.args)
 		var args []wire.Argument
 		for _, a := range test.args {
 			args = append(args, toArgument(a))
@@ -160,14 +162,14 @@ func mustOpen(t *testing.T) *Conn {
 	return c
 }
 
-func TestValuesComeBackAsTheyWent(t *testing.T) {
+func TestValuesAreReadAsTheyWereBound(t *testing.T) {
 	db, c := openReference(t), mustOpen(t)
 	const text = "SELECT ?1, typeof(?1), length(?1), hex(?1)"
 	for _, v := range []any{
 		nil, int64(0), int64(-1), int64(math.MinInt64), int64(math.MaxInt64), 0.0, math.Copysign(0, -1), 1.5, math.MaxFloat64, math.SmallestNonzeroFloat64, math.Inf(1), math.Inf(-1), math.NaN(),
 		"", "a", "a\x00b", "\x00", "\xff\xfe", "ü€😀", []byte("a\x00b"), []byte{0}, bytes.Repeat([]byte{7}, 100_000),
 	} {
-		want, err := ask(db, text, []any{v})
+		want, err := queryReference(db, text, []any{v})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,7 +178,7 @@ func TestValuesComeBackAsTheyWent(t *testing.T) {
 			t.Errorf("%.20q: %.60v, %v; the reference %.60v", fmt.Sprint(v), got, err, want)
 		}
 	}
-	// Where they differ, on purpose: an empty blob is not NULL.
+	// This differs on purpose: with the reference, an empty blob is bound as NULL.
 	got, err := run(c, text, []wire.Argument{{Value: wire.BlobValue([]byte{})}})
 	if err != nil || !reflect.DeepEqual(got, []any{[]byte{}, "blob", int64(0), ""}) {
 		t.Errorf("an empty blob: %#v, %v", got, err)
@@ -186,8 +188,8 @@ func TestValuesComeBackAsTheyWent(t *testing.T) {
 	}
 }
 
-// Arguments live until the next statement binds: also large ones, also many.
-func TestBoundArgumentsStayWhole(t *testing.T) {
+// Arguments stay valid while their statement runs, even if they are many or large.
+func TestBoundArgumentsStayValid(t *testing.T) {
 	c := mustOpen(t)
 	var args []wire.Argument
 	text := "SELECT length(?)"
@@ -210,8 +212,8 @@ func TestBoundArgumentsStayWhole(t *testing.T) {
 	}
 }
 
-// Libraries match texts and codes.
-func TestErrorsAreTheReferences(t *testing.T) {
+// Libraries compare the texts and codes of errors, so these are those of the reference.
+func TestErrorsAreThoseOfTheReference(t *testing.T) {
 	const schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b NOT NULL DEFAULT 1, c CHECK(c>0), d REFERENCES t(id)); CREATE TABLE s(a INT) STRICT; CREATE TABLE w(a PRIMARY KEY) WITHOUT ROWID; CREATE VIEW v AS SELECT 1 AS x;" +
 		"CREATE UNIQUE INDEX both ON t(b, c) WHERE b>5; CREATE TRIGGER tr BEFORE DELETE ON t BEGIN SELECT RAISE(ABORT, 'no deleting'); END; INSERT INTO t(id, a) VALUES(1, 'x'); INSERT INTO w VALUES(1)"
 	db, c := openReference(t), mustOpen(t)
@@ -230,7 +232,7 @@ func TestErrorsAreTheReferences(t *testing.T) {
 		_, refErr := db.Exec(text)
 		var want *reference.Error
 		if !errors.As(refErr, &want) {
-			t.Fatalf("%s: the reference says %v", text, refErr)
+			t.Fatalf("%s: the reference returned %v", text, refErr)
 		}
 		_, err := run(c, text, nil)
 		var got *Error
@@ -240,7 +242,7 @@ func TestErrorsAreTheReferences(t *testing.T) {
 	}
 }
 
-func TestALockedDatabaseSaysSoAsTheReferenceDoes(t *testing.T) {
+func TestErrorOfALockedDatabaseIsThatOfTheReference(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "data.db")
 	a, err := Open(path, Plain)
 	if err != nil {

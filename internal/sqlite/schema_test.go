@@ -8,7 +8,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// Preparing a PRAGMA executes it: to find out what a text is must not.
+// SQLite executes PRAGMAs while it prepares them. Classifying a text prepares it, and must
+// not execute anything.
 func TestClassifyingExecutesNothing(t *testing.T) {
 	_, reader := openPair(t)
 	setters := []string{
@@ -51,11 +52,11 @@ func TestClassifyingExecutesNothing(t *testing.T) {
 	}
 }
 
-// The authorizer must let through what SQLite and its extensions do for
-// themselves while they do what was asked.
+// SQLite and its extensions prepare statements of their own in order to execute those of
+// programs. The authorizer must allow them.
 func TestSchemaChangesWorkUnderTheAuthorizer(t *testing.T) {
 	c := mustOpen(t)
-	for _, step := range []struct{ text, ask, want string }{
+	for _, step := range []struct{ text, query, want string }{
 		{"CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT, c); INSERT INTO t VALUES(1,'x',2)", "SELECT * FROM t", "1|x|2"},
 		{"ALTER TABLE t RENAME TO u", "SELECT * FROM u", "1|x|2"},
 		{"ALTER TABLE u RENAME COLUMN b TO bb", "SELECT bb FROM u", "x"},
@@ -93,14 +94,15 @@ func TestSchemaChangesWorkUnderTheAuthorizer(t *testing.T) {
 			t.Errorf("%s: %v", step.text, err)
 			continue
 		}
-		if got := query(t, c, step.ask); got != step.want {
-			t.Errorf("after %s: %s is %q, not %q", step.text, step.ask, got, step.want)
+		if got := query(t, c, step.query); got != step.want {
+			t.Errorf("after %s: %s is %q, not %q", step.text, step.query, got, step.want)
 		}
 	}
 }
 
-// Preparing must not count for the bound, nor the replica's own statements.
-func TestTheBoundIsTheOperationsOwn(t *testing.T) {
+// Only the steps of an operation count towards its bound, and not those of preparing it or
+// of hiqlite's own statements.
+func TestOnlyStepsOfTheOperationCount(t *testing.T) {
 	c := mustOpen(t)
 	if err := c.Exec("CREATE TABLE t(a)"); err != nil {
 		t.Fatal(err)
@@ -108,15 +110,15 @@ func TestTheBoundIsTheOperationsOwn(t *testing.T) {
 	c.Begin(&wire.Operation{MaxSteps: 1})
 	c.AsOwner(true)
 	if err := c.Exec("INSERT INTO t WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x WHERE n<5000) SELECT n FROM x"); err != nil {
-		t.Error("the replica's own statement met the bound:", err)
+		t.Error("a statement of hiqlite itself reached the bound:", err)
 	}
 	c.AsOwner(false)
 	if err := c.Exec("DELETE FROM t WHERE a>(SELECT avg(a) FROM t)"); err == nil {
-		t.Error("the operation's did not")
+		t.Error("a statement of the operation did not reach the bound")
 	}
 }
 
-// A checkpoint by a connection that never read copies the log all the same.
+// A checkpoint copies the log even if its connection has never read from the database.
 func TestCheckpoint(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "data.db")
 	apply, err := Open(path, Apply)
@@ -130,7 +132,7 @@ func TestCheckpoint(t *testing.T) {
 	}
 	frames := apply.WALFrames()
 	if frames == 0 {
-		t.Error("no frames were counted")
+		t.Error("WALFrames is 0")
 	}
 	other, err := Open(path, Plain)
 	if err != nil {
@@ -144,18 +146,18 @@ func TestCheckpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := apply.WALFrames(); got >= frames {
-		t.Errorf("after a checkpoint the log goes on at frame %d; it had %d", got, frames)
+		t.Errorf("the log had %d frames before the checkpoint and has %d after it", frames, got)
 	}
 }
 
-func TestACopyCanBeStopped(t *testing.T) {
+func TestCopyCanBeStopped(t *testing.T) {
 	apply, _ := openPair(t)
 	if err := apply.Exec("INSERT INTO t(b) SELECT zeroblob(30000000)"); err != nil {
 		t.Fatal(err)
 	}
-	asked := 0
-	err := apply.CopyTo(filepath.Join(t.TempDir(), "copy.db"), func() bool { asked++; return asked == 2 })
-	if err == nil || asked != 2 {
-		t.Errorf("stopped at question %d: %v", asked, err)
+	calls := 0
+	err := apply.CopyTo(filepath.Join(t.TempDir(), "copy.db"), func() bool { calls++; return calls == 2 })
+	if err == nil || calls != 2 {
+		t.Errorf("%v after %d calls of stopped", err, calls)
 	}
 }

@@ -10,9 +10,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Which way a script goes does not depend on the schema: it is remembered for
-// ever. What cannot be prepared yet, because a statement before makes it, must
-// not hide, or be taken for, the end of a transaction.
+// The class of a script must not depend on the schema, because it is cached. A statement
+// that cannot be prepared yet, because an earlier one creates its table, must not hide a
+// COMMIT after it, and must not be mistaken for one.
 func TestScriptsThatBeginAndEndTransactions(t *testing.T) {
 	const body = "BEGIN INSERT INTO t(b) VALUES('x;y'); UPDATE t SET b=CASE WHEN a THEN 1 ELSE 2 END; END"
 	for text, want := range map[string]string{
@@ -36,7 +36,7 @@ func TestScriptsThatBeginAndEndTransactions(t *testing.T) {
 		"DELETE FROM t; CREATE TRIGGER IF NOT EXISTS x INSTEAD OF DELETE ON v " + body + "; DELETE FROM v":    "",
 		"CREATE TABLE n(a); CREATE TRIGGER x AFTER INSERT ON n " + body + "; INSERT INTO n VALUES(1); COMMIT": "COMMIT",
 		"DROP TABLE t; CREATE TABLE t(begin, rollback, \"commit\", end); INSERT INTO t VALUES(1,2,3)":         "",
-		"CREATE TABLE t(a); INSERT INTO t VALUES(1)":                                                          "", // it exists: a mistake, but none about transactions
+		"CREATE TABLE t(a); INSERT INTO t VALUES(1)":                                                          "", // an error, because the table exists, but not one that concerns transactions
 		"ALTER TABLE n ADD COLUMN x":                                                                          "error",
 		"CREATE TABLE n(a); ALTER TABLE n ADD end; DELETE FROM n":                                             "",
 		"DELETE FROM t; EXPLAIN BEGIN; DELETE FROM t":                                                         "",
@@ -53,7 +53,7 @@ func TestScriptsThatBeginAndEndTransactions(t *testing.T) {
 			class, err := reader.Classify(text)
 			switch {
 			case err != nil:
-				continue // what cannot be classified is asked again
+				continue // errors are not cached
 			case want == "" && (class.Kind != Write || !class.Script):
 				t.Errorf("%q (%s): kind %d, %q, want a script of writes", text, schema, class.Kind, class.Control)
 			case want != "" && want != "error" && (class.Kind != Transaction || !class.Script || class.Control != want):
@@ -65,7 +65,7 @@ func TestScriptsThatBeginAndEndTransactions(t *testing.T) {
 	}
 }
 
-func TestHowTransactionsBegin(t *testing.T) {
+func TestClassifyTransactionControl(t *testing.T) {
 	_, reader := openPair(t)
 	for text, want := range map[string]Class{
 		"BEGIN":                            {Control: "BEGIN"},
@@ -90,8 +90,8 @@ func TestHowTransactionsBegin(t *testing.T) {
 	}
 }
 
-// A script's end is looked at however long it is, and looking costs no more
-// than reading it: not as much again for each of its statements.
+// A long script is classified by all of its statements, in a time that grows linearly with
+// its length.
 func TestLongScripts(t *testing.T) {
 	_, reader := openPair(t)
 	insert := "INSERT INTO n VALUES('" + strings.Repeat("some; text ", 20) + "');\n"
@@ -103,8 +103,8 @@ func TestLongScripts(t *testing.T) {
 	}
 }
 
-// Where a statement ends is what SQLite takes for its end: nothing shorter is
-// complete, and what is there is.
+// firstStatement and sqlite3_complete agree on where a statement ends: the statement is
+// complete, and no shorter text is.
 func TestStatementsEndWhereSQLiteEndsThem(t *testing.T) {
 	tls := libc.NewTLS()
 	defer tls.Close()
@@ -122,11 +122,11 @@ func TestStatementsEndWhereSQLiteEndsThem(t *testing.T) {
 		text := strings.Join(rapid.SliceOfN(rapid.SampledFrom(parts), 1, 25).Draw(t, "parts"), "")
 		length, _ := firstStatement(text)
 		if length < len(text) && !complete(text[:length]) {
-			t.Fatalf("%q ends %q, which SQLite does not take for a statement", text, text[:length])
+			t.Fatalf("the first statement of %q is %q, which is not complete according to SQLite", text, text[:length])
 		}
 		for i := range length {
 			if text[i] == ';' && i+1 < length && complete(text[:i+1]) && !IsBlank(text[:i+1]) {
-				t.Fatalf("%q ends %q, SQLite ends it at %d", text, text[:length], i+1)
+				t.Fatalf("the first statement of %q is %q, but SQLite ends it after %d bytes", text, text[:length], i+1)
 			}
 		}
 	})

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// tempConns returns connections of all modes that hold TEMP objects, to one
-// database with some tables.
+// tempConns returns a connection of each mode that can have TEMP objects, by name. They are
+// connections to one database with the given schema.
 func tempConns(t *testing.T, schema string) map[string]*Conn {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "x.db")
@@ -36,7 +36,7 @@ func tempConns(t *testing.T, schema string) map[string]*Conn {
 	return conns
 }
 
-// all returns what a query answers.
+// all returns the rows of a query, with their storage classes.
 func all(t *testing.T, c *Conn, sql string) string {
 	t.Helper()
 	var out []string
@@ -79,9 +79,9 @@ const tempQueries = `SELECT type,name,tbl_name,sql FROM sqlite_temp_schema ORDER
 	SELECT rowid,* FROM ids; SELECT rowid,* FROM any; SELECT * FROM auto; SELECT * FROM wr; SELECT * FROM gen; SELECT * FROM "odd ""name"; SELECT _rowid_,* FROM half; SELECT * FROM strict;
 	SELECT * FROM checked; SELECT * FROM child; SELECT * FROM main_copy; SELECT * FROM t; SELECT * FROM seen; SELECT * FROM again; SELECT * FROM temp.sqlite_sequence`
 
-// What is written down on one connection comes out alike on any other, and is
-// removed without a trace.
-func TestTempObjectsTravel(t *testing.T) {
+// LoadTemp creates the TEMP objects that DumpTemp has encoded on another connection exactly
+// as they were, and DropTemp removes all of them.
+func TestTempObjectsAreCopiedExactly(t *testing.T) {
 	conns := tempConns(t, "CREATE TABLE t(a); CREATE TABLE gone(a); INSERT INTO t VALUES(1),(2)")
 	from := conns["temp"]
 	for _, text := range tempObjects {
@@ -95,13 +95,13 @@ func TestTempObjectsTravel(t *testing.T) {
 		t.Fatal(err)
 	}
 	apply.AsOwner(false)
-	look := func(c *Conn) (out string) {
+	contents := func(c *Conn) (out string) {
 		for _, q := range strings.Split(tempQueries, ";") {
 			out += q + "\n" + all(t, c, q) + "\n"
 		}
 		return out
 	}
-	want := look(from)
+	want := contents(from)
 	content, err := from.DumpTemp()
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +114,7 @@ func TestTempObjectsTravel(t *testing.T) {
 		if c == from {
 			continue
 		}
-		for range 2 { // as good as new afterwards
+		for range 2 { // the second time shows that DropTemp has removed everything
 			c.AsOwner(true)
 			if err := c.Exec("BEGIN"); err != nil {
 				t.Fatal(err)
@@ -122,31 +122,31 @@ func TestTempObjectsTravel(t *testing.T) {
 			if err := c.LoadTemp(content); err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
-			if got := look(c); got != want {
+			if got := contents(c); got != want {
 				t.Errorf("%s:\n%s\nwant\n%s", name, got, want)
 			}
 			again, err := c.DumpTemp()
 			if err != nil {
 				t.Fatal(err)
 			}
-			// Tables come first when they are loaded: from then on it is the same.
+			// LoadTemp may have changed the order of the objects, but not their size.
 			if len(again) != len(content) {
-				t.Errorf("%s: %d bytes became %d", name, len(content), len(again))
+				t.Errorf("%s: the objects take %d bytes on the first connection, and %d here", name, len(content), len(again))
 			}
 			if err := c.Exec("INSERT INTO main.t VALUES(3)"); err != nil {
-				t.Errorf("%s: the triggers: %v", name, err)
+				t.Errorf("%s: an INSERT that fires the triggers: %v", name, err)
 			}
 			if got := all(t, c, "SELECT group_concat(b,' ') FROM any WHERE a=3"); !strings.Contains(got, "second first") && !strings.Contains(got, "first second") {
-				t.Errorf("%s: the triggers did %s", name, got)
+				t.Errorf("%s: the triggers inserted %s", name, got)
 			}
 			if err := c.DropTemp(); err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
 			if got := all(t, c, "SELECT * FROM sqlite_temp_schema"); got != "" {
-				t.Errorf("%s: %s is left", name, got)
+				t.Errorf("%s: DropTemp left %s", name, got)
 			}
 			if got := all(t, c, "SELECT * FROM t"); strings.Contains(got, "shadow") {
-				t.Errorf("%s: a TEMP table is left: %s", name, got)
+				t.Errorf("%s: DropTemp left a TEMP table: %s", name, got)
 			}
 			if err := c.Exec("ROLLBACK"); err != nil {
 				t.Fatal(err)
@@ -155,12 +155,13 @@ func TestTempObjectsTravel(t *testing.T) {
 		}
 	}
 	if !bytes.Contains(content, []byte("orphan")) {
-		t.Error("the trigger without a table is gone")
+		t.Error("the trigger without a table is missing")
 	}
 }
 
-// What AUTOINCREMENT leaves behind travels too, and goes too.
-func TestTheSequenceOfNoTableTravels(t *testing.T) {
+// sqlite_sequence, which stays after the table with AUTOINCREMENT has been dropped, is
+// copied and removed too.
+func TestSequenceOfADroppedTempTableIsCopied(t *testing.T) {
 	conns := tempConns(t, "")
 	from, apply := conns["temp"], conns["apply"]
 	if err := from.Exec("CREATE TEMP TABLE x(a INTEGER PRIMARY KEY AUTOINCREMENT); INSERT INTO x VALUES(5); DROP TABLE x"); err != nil {
@@ -184,8 +185,8 @@ func TestTheSequenceOfNoTableTravels(t *testing.T) {
 	}
 }
 
-// What a text has to do with TEMP objects decides where it runs.
-func TestTempClasses(t *testing.T) {
+// Where a statement runs depends on whether it uses or changes TEMP objects.
+func TestClassifyTempStatements(t *testing.T) {
 	conns := tempConns(t, "CREATE TABLE t(a); CREATE TABLE u(a); CREATE TABLE far(a); CREATE TRIGGER tf AFTER INSERT ON far BEGIN INSERT INTO t VALUES(new.a); END; CREATE TABLE p(id PRIMARY KEY); CREATE TABLE kid(p REFERENCES p ON DELETE CASCADE)")
 	c := conns["temp"]
 	type class struct{ temp, only bool }
@@ -216,7 +217,7 @@ func TestTempClasses(t *testing.T) {
 	if err := c.LoadTempNames(); err != nil {
 		t.Fatal(err)
 	}
-	check("with", map[string]class{
+	check("with TEMP objects", map[string]class{
 		"INSERT INTO x VALUES(1)": only, "UPDATE x SET a=2": only, "INSERT INTO x SELECT a FROM t": only, "DELETE FROM x": both, "DROP TABLE x": only, "CREATE INDEX temp.i ON x(a)": only, "DROP VIEW v": only, "DROP TRIGGER g": only, "ALTER TABLE x RENAME TO y": only,
 		"INSERT INTO u VALUES(1)": only, "INSERT INTO main.u VALUES(1)": both, "INSERT INTO t VALUES(1)": both, "INSERT INTO far VALUES(1)": both, "DELETE FROM p": both,
 		"INSERT INTO p VALUES(1)": ordinary, "INSERT INTO p SELECT * FROM v": both, "INSERT INTO p SELECT count(*) FROM v": both, "UPDATE p SET id=(SELECT 1 FROM x)": both, "INSERT INTO p SELECT name FROM pragma_table_list": both,
@@ -230,7 +231,7 @@ func TestTempClasses(t *testing.T) {
 	}
 }
 
-// No more than MaxTemp.
+// The TEMP objects of a connection cannot take more than MaxTemp.
 func TestTempObjectsAreBounded(t *testing.T) {
 	c := tempConns(t, "CREATE TABLE t(a)")["temp"]
 	if err := c.Exec("CREATE TEMP TABLE x(a); INSERT INTO x VALUES(randomblob(2000000))"); err != nil {
@@ -249,13 +250,13 @@ func TestTempObjectsAreBounded(t *testing.T) {
 		t.Fatalf("%v", err)
 	}
 	if s.ExplainTempFull(e); !strings.Contains(e.Hint, "4 MiB") {
-		t.Errorf("the hint is %q", e.Hint)
+		t.Errorf("got the hint %q", e.Hint)
 	}
 	s.Close()
 	if got := all(t, c, "SELECT count(*) FROM x"); !strings.HasPrefix(got, "1:1:") {
 		t.Errorf("%s", got)
 	}
-	// Rows that take more when they are written down.
+	// The encoding of these rows is larger than their pages.
 	if err := c.Exec("DROP TABLE x; CREATE TEMP TABLE x(a,b,c,d,e,f,g,h,i,j,k,l,m,n,o); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<150000) INSERT INTO x SELECT 0,0,0,0,0,0,0,0,0,0,0,0,0,0,0 FROM n"); err != nil {
 		t.Fatal(err)
 	}

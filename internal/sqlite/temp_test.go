@@ -8,8 +8,7 @@ import (
 
 const tempBody = " BEGIN DELETE FROM t WHERE a<new.a; END"
 
-// makesTemp are texts that make something in the temp schema, however it is
-// spelled.
+// makesTemp are statements that make a TEMP object, in all spellings.
 var makesTemp = []string{
 	"CREATE TEMP TABLE x(a)", "CREATE TEMPORARY TABLE x(a)", "CREATE TABLE temp.x(a)", `CREATE TABLE "TEMP".x(a)`, "CREATE TABLE temp.x AS SELECT * FROM t",
 	"CREATE TEMP TABLE x(a INTEGER PRIMARY KEY AUTOINCREMENT)", "CREATE TABLE IF NOT EXISTS temp.t(a)",
@@ -21,11 +20,11 @@ var makesTemp = []string{
 	"ANALYZE temp", "PRAGMA temp.user_version=3", "PRAGMA temp.application_id=3",
 }
 
-// The connection that applies would keep what is in the temp schema: no other
-// replica, and not itself after a restart, would have it.
-func TestNothingMakesTempObjectsOfItsOwn(t *testing.T) {
+// An operation must not make TEMP objects on the connection that applies it. They would
+// stay there until the replica restarts.
+func TestOperationsCannotMakeTempObjects(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.db")
-	for _, mode := range []Mode{Apply, Speculate} { // the first makes what the other finds
+	for _, mode := range []Mode{Apply, Speculate} { // the Apply connection creates the database
 		name := map[Mode]string{Apply: "apply", Speculate: "speculate"}[mode]
 		c, err := Open(path, mode)
 		if err != nil {
@@ -47,11 +46,11 @@ func TestNothingMakesTempObjectsOfItsOwn(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, err := s.Step(); err != nil || s.Int(0) != 0 {
-				t.Fatalf("%s: %s: it left %d objects, %v", name, text, s.Int(0), err)
+				t.Fatalf("%s: %s: %d TEMP objects, %v", name, text, s.Int(0), err)
 			}
 			s.Close()
 		}
-		// What belongs to main may look at the temp schema, where nothing is.
+		// Statements about objects of main may read the temp schema, which is empty.
 		if mode != Apply {
 			continue
 		}
