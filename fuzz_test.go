@@ -13,10 +13,10 @@ import (
 // The fuzz target of this file compares random SQL with the reference, see
 // reference_test.go.
 
-// A grammar turns bytes into SQL that mostly means something.
+// A grammar makes SQL from bytes. Most of it is valid.
 type grammar struct {
 	choices []byte
-	param   string // of this statement
+	param   string // the parameter that the statement uses
 }
 
 func (g *grammar) next(n int) int {

@@ -73,8 +73,8 @@ var confined = []struct {
 	{"modernc.org/sqlite", nil, true}, // registers a driver that would clash in users' programs
 	{"github.com/lni/dragonboat/v4/statemachine", []string{"cluster", "statemachine", "statemachine/replica", "statemachine/memory", "internal/node"}, true},
 	{"github.com/lni/dragonboat", []string{"cluster"}, false},
-	// These belong to modules of their own, see go.work: a program that imports
-	// hiqlite is not to require them.
+	// Only modules of their own (see go.work) use these: a program that imports hiqlite
+	// must not require them.
 	{"github.com/spf13/cobra", []string{"cmd/hiqlite"}, false},
 	{"github.com/pelletier/go-toml", []string{"internal/settings"}, false},
 	{"golang.org/x/time/rate", []string{"internal/ratelimit"}, false},

@@ -9,8 +9,9 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// The meta table has the name of a table of SQLite's own, so tools leave it alone. It
-// survives what programs do to all tables, and plain SQLite can read the file.
+// The name of the meta table begins with sqlite_, so tools take it for one of SQLite's and
+// leave it alone. It survives what programs do to all tables, and plain SQLite can read
+// the file.
 func TestToolsLeaveTheMetaTableAlone(t *testing.T) {
 	t.Parallel()
 	eachSize(t, func(t *testing.T, c *testCluster) {

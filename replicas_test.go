@@ -247,7 +247,7 @@ func TestNoRandomNumbersOfTheProcessInRows(t *testing.T) {
 			"INSERT INTO r VALUES(9223372036854775807,1,2)", "INSERT INTO f(rowid,x) VALUES(9223372036854775807,'w')", "INSERT INTO ext(rowid,a) VALUES(9223372036854775807,'w')", "INSERT INTO less(rowid,x) VALUES(9223372036854775807,'w')",
 			"INSERT INTO g(rowid,_shape) VALUES(9223372036854775807,'[[0,0],[1,0],[1,1],[0,0]]')", "INSERT INTO sqlite_sequence(rowid,name,seq) VALUES(9223372036854775807,'x',1)", "INSERT INTO sqlite_stat1(rowid,tbl) VALUES(9223372036854775807,'x')")
 		mustExec(t, db, "INSERT INTO t(a) VALUES('next'); INSERT INTO r VALUES(NULL,1,2); INSERT INTO f VALUES('next'); INSERT INTO less VALUES('next'); INSERT INTO sqlite_sequence(name,seq) VALUES('y',1); ANALYZE")
-		// The generators of the nodes have drawn different numbers of numbers by now.
+		// By now, the random generators of the nodes are in different states.
 		for i := range c.Len() {
 			if err := c.DB(i).QueryRowContext(testrun.Context(t), "SELECT count(*), max(id) FROM t").Scan(&n, new(int)); err != nil {
 				t.Error(err)

@@ -277,7 +277,7 @@ func TestReportManyWriters(t *testing.T) {
 		}
 		work.Wait()
 		var balance int
-		// The last write may be another node's.
+		// The last write may have been made through another node.
 		ctx := linearizable(t)
 		if err := c.DB(0).QueryRowContext(ctx, "SELECT balance FROM account").Scan(&balance); err != nil || balance != writers*rounds {
 			t.Errorf("the balance is %d, %v; want %d", balance, err, writers*rounds)

@@ -19,7 +19,7 @@ var tempSteps = []step{
 	text("CREATE TABLE t(id INTEGER PRIMARY KEY, v UNIQUE, n INTEGER)"), text("CREATE TABLE log(id INTEGER PRIMARY KEY AUTOINCREMENT, what)"), text("INSERT INTO t(v,n) VALUES('a',1),('b',2),('c',3)"),
 	text("SELECT * FROM sqlite_temp_schema"), text("DROP TABLE IF EXISTS temp.ids"),
 
-	// A report: ids are loaded and joined.
+	// A report loads ids into a TEMP table and joins it.
 	text("CREATE TEMP TABLE ids(id INTEGER PRIMARY KEY)"), text("INSERT INTO ids VALUES(?),(?)", 1, 3), text("INSERT INTO ids VALUES(?)", 9), text("INSERT INTO ids VALUES(?)", 9),
 	text("SELECT t.id, v, n FROM t JOIN temp.ids USING(id) ORDER BY t.id"), text("SELECT count(*), max(id) FROM ids"), text("SELECT type, name, tbl_name, sql FROM sqlite_temp_schema"), text("PRAGMA temp.table_info(ids)"), text("PRAGMA table_info(ids)"),
 	text("UPDATE t SET n=n+10 WHERE id IN (SELECT id FROM ids)"), text("SELECT id, n FROM t ORDER BY id"), text("DELETE FROM ids WHERE id NOT IN (SELECT id FROM t) RETURNING id"), text("SELECT changes(), last_insert_rowid()"),
@@ -28,7 +28,7 @@ var tempSteps = []step{
 	text("CREATE TEMP TABLE fresh AS SELECT v||'2' AS v, n FROM t"), text("INSERT INTO t(v,n) SELECT v, n FROM temp.fresh ORDER BY v"), text("SELECT * FROM t ORDER BY id"), text("INSERT INTO t(v,n) SELECT v, n FROM temp.fresh"),
 	text("INSERT INTO fresh SELECT v, n*100 FROM t WHERE n>10"), text("SELECT * FROM fresh ORDER BY v, n"), text("INSERT OR IGNORE INTO t(v) SELECT 'x'||n FROM fresh RETURNING v"), text("SELECT changes(), last_insert_rowid()"), text("INSERT INTO log(what) VALUES(last_insert_rowid()||' '||changes())"), text("SELECT * FROM log"),
 
-	// A guard of a migration.
+	// A migration that stops if there are rows that it does not expect.
 	text("BEGIN"), text("CREATE TEMP TABLE guard(n INTEGER NOT NULL)"), text("CREATE TEMP TRIGGER guards BEFORE INSERT ON guard WHEN new.n > 0 BEGIN SELECT RAISE(ABORT, 'rows are in the way'); END"),
 	text("INSERT INTO guard SELECT count(*) FROM log WHERE what='nobody'"), text("INSERT INTO guard SELECT count(*) FROM log"), text("ALTER TABLE log ADD COLUMN extra DEFAULT 'e'"), text("INSERT INTO log(what) SELECT 'guarded '||count(*) FROM guard"), text("DROP TABLE guard"), text("COMMIT"),
 	text("SELECT * FROM log ORDER BY id"), text("SELECT name FROM sqlite_temp_schema ORDER BY name"), text("INSERT INTO guard VALUES(1)"),
@@ -43,7 +43,7 @@ var tempSteps = []step{
 	// A TEMP table hides an ordinary one of the same name.
 	text("CREATE TEMP TABLE log(id, what)"), text("INSERT INTO log VALUES(1,'temp')"), text("SELECT * FROM log"), text("SELECT count(*) FROM main.log"), text("INSERT INTO main.log(what) SELECT 'from '||what FROM log"), text("DELETE FROM log"), text("SELECT what FROM main.log ORDER BY id DESC LIMIT 1"), text("DROP TABLE log"), text("SELECT count(*) FROM log"),
 
-	// Transactions that end otherwise.
+	// Transactions that are rolled back, wholly or to a savepoint.
 	text("BEGIN"), text("INSERT INTO ids VALUES(50)"), text("CREATE TEMP TABLE gone(a)"), text("INSERT INTO t(v) SELECT 'gone '||id FROM ids"), text("ROLLBACK"), text("SELECT count(*) FROM ids"), text("SELECT * FROM gone"), text("SELECT count(*) FROM t"),
 	text("BEGIN"), text("SAVEPOINT s"), text("INSERT INTO ids VALUES(51)"), text("INSERT INTO t(v) SELECT 'undone '||id FROM ids"), text("ROLLBACK TO s"), text("INSERT INTO ids VALUES(52)"), text("RELEASE s"), text("COMMIT"), text("SELECT * FROM ids"), text("SELECT count(*) FROM t"),
 	text("BEGIN"), text("INSERT INTO ids VALUES(60)"), text("DELETE FROM ids WHERE id=52"), text("COMMIT"), text("SELECT * FROM ids"),
@@ -52,11 +52,11 @@ var tempSteps = []step{
 	text("CREATE TEMP TABLE s(a); INSERT INTO s VALUES(1),(2); INSERT INTO t(v) SELECT 's'||a FROM temp.s; DROP TABLE s"), text("SELECT v FROM t WHERE v LIKE 's_' ORDER BY v"), text("SELECT * FROM s"),
 	text("INSERT INTO ids VALUES(70); INSERT INTO ids VALUES(71)"), text("SELECT max(id) FROM ids; SELECT min(id) FROM ids"), text("BEGIN; INSERT INTO ids VALUES(80); INSERT INTO t(v) SELECT max(id) FROM ids; COMMIT"), text("SELECT max(v) FROM t WHERE typeof(v)='integer'"),
 
-	// The schema of what they refer to changes.
+	// Changes of the tables that TEMP objects refer to, and of TEMP tables.
 	text("ALTER TABLE t RENAME COLUMN n TO number"), text("SELECT * FROM both ORDER BY v LIMIT 2"), text("ALTER TABLE t RENAME TO u"), text("SELECT sql FROM sqlite_temp_schema WHERE name='both'"), text("INSERT INTO both VALUES('renamed', 1)"), text("ALTER TABLE ids ADD COLUMN extra DEFAULT 'x'"), text("SELECT * FROM ids ORDER BY id LIMIT 1"), text("ALTER TABLE ids RENAME TO ids2"), text("CREATE UNIQUE INDEX temp.ie ON ids2(id, extra)"), text("PRAGMA index_list(ids2)"), text("REINDEX"),
 	text("DROP TABLE u"), text("SELECT * FROM both"), text("SELECT type, name FROM sqlite_temp_schema ORDER BY name"),
 
-	// Keys, and what is not allowed.
+	// Foreign keys, and statements that fail.
 	text("CREATE TEMP TABLE par(id INTEGER PRIMARY KEY)"), text("CREATE TEMP TABLE kid(p REFERENCES par ON DELETE CASCADE)"), text("INSERT INTO kid VALUES(1)"), text("INSERT INTO par VALUES(1)"), text("INSERT INTO kid VALUES(1)"), text("DELETE FROM par"), text("SELECT count(*) FROM kid"),
 	text("CREATE INDEX i ON ids2(id)"), text("CREATE TEMP TABLE ids2(a)"), text("INSERT INTO ids2 VALUES(1,2,3,4)"), text("CREATE TEMP TRIGGER x AFTER INSERT ON nosuch BEGIN SELECT 1; END"), text("EXPLAIN QUERY PLAN SELECT * FROM par WHERE id=1"),
 	text("DROP VIEW both"), text("DROP TABLE ids2"), text("DROP TABLE kid"), text("DROP TABLE par"), text("DROP TABLE fresh"), text("DROP TABLE seen"), text("SELECT name FROM sqlite_temp_schema"), text("SELECT what FROM log ORDER BY id"),

@@ -105,8 +105,8 @@ func TestConnectionsWorkAfterATransactionExpired(t *testing.T) {
 			if _, err := conn.ExecContext(testrun.Context(t), "BEGIN"); err != nil {
 				t.Fatal(err)
 			}
-			_, _ = conn.ExecContext(testrun.Context(t), "INSERT INTO t VALUES(-1)") // it may be over already
-			mustExec(t, c.DB(0), "DELETE FROM t")                                   // waits until it is
+			_, _ = conn.ExecContext(testrun.Context(t), "INSERT INTO t VALUES(-1)") // fails if the transaction has expired already
+			mustExec(t, c.DB(0), "DELETE FROM t")                                   // waits until the transaction has expired
 			return conn
 		}
 		wantExpired := func(what string, err error) {

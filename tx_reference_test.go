@@ -197,7 +197,7 @@ func (d *txComparison) exec(who int, text string) error {
 	return err
 }
 
-// open reports whether the reference is in a transaction.
+// inTransaction reports whether the reference is in a transaction.
 func (d *txComparison) inTransaction() bool {
 	if d.exec(theirs, "BEGIN") != nil {
 		return true

@@ -111,7 +111,7 @@ func TestTransactionTooLarge(t *testing.T) {
 		db := c.DB(c.Len() - 1)
 		mustExec(t, db, "CREATE TABLE t(id INTEGER PRIMARY KEY, b BLOB)")
 		blob := make([]byte, 3<<20)
-		rand.Read(blob) // zstd must not make it fit
+		rand.Read(blob) // so that zstd cannot compress it
 		tx := mustBegin(t, db)
 		mustExec(t, tx, "INSERT INTO t(b) VALUES(?)", blob)
 		mustExec(t, tx, "SAVEPOINT a")
@@ -142,7 +142,8 @@ func TestTransactionTooLarge(t *testing.T) {
 	})
 }
 
-// What Exec took, Commit can propose.
+// If Exec has accepted a write of a transaction, Commit does not fail because the operation
+// is too large.
 func TestLargestTransactionCanBeCommitted(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, withoutTimeouts)

@@ -22,10 +22,10 @@ func TestEnvironment(t *testing.T) {
 	}
 	second := open(t, dir+"?max_steps=300000000") // the same node
 	if got := queryValue[int](t, second, "SELECT a FROM t"); got != 5 {
-		t.Errorf("the node of the environment's folder reads %d", got)
+		t.Errorf("the node of the folder in HQL_DATA_DIR reads %d, want 5", got)
 	}
 	if _, err := os.Stat("other"); err == nil {
-		t.Error("the folder of the file was made, although the environment names another one")
+		t.Error("the folder that hiqlite.toml names was created, although the environment names another one")
 	}
 }
 
@@ -45,7 +45,7 @@ func TestEnvironmentRefuses(t *testing.T) {
 	_, err := sql.Open("hiqlite", "env:?node_id=1&_fkk=1")
 	for _, want := range []string{"write node_id to hiqlite.toml, or set HQL_NODE_ID", "did you mean _fk?"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v lacks %q", err, want)
+			t.Errorf("%v does not contain %q", err, want)
 		}
 	}
 	t.Setenv("HQL_TICK", "5")
@@ -53,7 +53,7 @@ func TestEnvironmentRefuses(t *testing.T) {
 	_, err = sql.Open("hiqlite", "env:")
 	for _, want := range []string{"HQL_TICK = 5: the unit is missing", "HQL_NODEID", "did you mean HQL_NODE_ID?"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v lacks %q", err, want)
+			t.Errorf("%v does not contain %q", err, want)
 		}
 	}
 }
