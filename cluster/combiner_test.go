@@ -228,8 +228,7 @@ func TestContextEndsInFlight(t *testing.T) {
 	calls[1].wantResult(t)
 }
 
-// An entry whose callers have all left is given up, and its sequence is not used
-// again.
+// An entry whose callers have all left is abandoned, and its sequence is not used again.
 func TestAllCallersLeave(t *testing.T) {
 	f := newFixture(t, CombinerConfig{})
 	call := f.do("a")

@@ -218,7 +218,7 @@ func TestTransportWaitsForItsName(t *testing.T) {
 	})
 	if c, err := net.Dial("tcp", address); err == nil {
 		c.Close()
-		t.Fatal("somebody listens already")
+		t.Fatal("the node listens although its name does not resolve yet")
 	}
 	mu.Lock()
 	known = true

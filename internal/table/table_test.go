@@ -18,8 +18,9 @@ func contents(v View) map[string]string {
 	return m
 }
 
-// A table holds what a map would, and a view what the table held.
-func TestTableIsAMap(t *testing.T) {
+// A table has the same content as a map, and a view has the content that the table had when the
+// view was made.
+func TestTablesBehaveLikeMaps(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		table, want := New(), map[string]string{}
 		refs := map[string]Ref{}
@@ -59,7 +60,7 @@ func TestTableIsAMap(t *testing.T) {
 				if ref, ok := refs[k]; ok {
 					_, there := want[k]
 					if there != (table.Find(ref) != nil) || there != (table.Remove(ref) != nil) {
-						t.Fatalf("%s is there: %v; Find and Remove say otherwise", k, there)
+						t.Fatalf("key %s exists: %v; Find and Remove disagree", k, there)
 					}
 					delete(want, k)
 				}
@@ -89,15 +90,15 @@ func TestTableIsAMap(t *testing.T) {
 		views = append(views, kept{table.Freeze(), want})
 		for n, v := range views {
 			if got := contents(v.view); !maps.Equal(got, v.want) || v.view.Len() != len(v.want) {
-				t.Fatalf("view %d holds %d items, want %d", n, len(got), len(v.want))
+				t.Fatalf("view %d has %d items, want %d", n, len(got), len(v.want))
 			}
 		}
 	})
 }
 
-// Readers beside the writer miss nothing that is there, and see versions of a
-// key in order, while segments are split, copied and emptied.
-func TestReadersBesideTheWriter(t *testing.T) {
+// While the writer splits, copies and empties segments, readers find every key that exists, and
+// see the versions of a key in order.
+func TestReadersDuringWrites(t *testing.T) {
 	const stay, come = 2000, 20_000
 	table := New()
 	for k := range stay {
@@ -134,7 +135,7 @@ func TestReadersBesideTheWriter(t *testing.T) {
 			view, want := table.Freeze(), table.Len()
 			views.Go(func() {
 				if got := len(contents(view)); got != want {
-					t.Errorf("a view holds %d items, want %d", got, want)
+					t.Errorf("a view has %d items, want %d", got, want)
 				}
 			})
 		}
@@ -144,8 +145,8 @@ func TestReadersBesideTheWriter(t *testing.T) {
 	views.Wait()
 }
 
-// A large table that is emptied gives its memory back.
-func TestAnEmptyTableIsSmall(t *testing.T) {
+// A large table that is emptied releases its memory.
+func TestEmptyTablesAreSmall(t *testing.T) {
 	table := New()
 	for n := range 10_000 {
 		table.Put(fmt.Sprint(n), nil, uint64(n+1), false)

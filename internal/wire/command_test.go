@@ -13,7 +13,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// sampleCommands have every field.
+// sampleCommands returns commands that together have every field.
 func sampleCommands() []*Command {
 	all := []*Command{
 		KVPut{Kind: KindKVCompareAndSwap, Bucket: "bucket", Key: "key\xff\x00", Value: []byte{0, 1, 255}, TTLMS: 1500, Version: 1 << 40}.Command(),
@@ -32,7 +32,7 @@ func sampleCommands() []*Command {
 	return all
 }
 
-// manyCommands are worth being compressed.
+// manyCommands returns so many commands that an entry of them is compressed.
 func manyCommands() (all []*Command) {
 	for i := range 300 {
 		all = append(all, &Command{Kind: KindKVPut, Bucket: "bucket", Key: fmt.Sprint("key", i), Value: []byte(strings.Repeat("value", i%7)), TTLMS: uint64(i)})
@@ -48,8 +48,8 @@ func encodeCommands(session, sequence uint64, commands []*Command) []byte {
 	return EncodeCommands(session, sequence, encoded)
 }
 
-// sameCommands compares what was decoded with what was encoded: empty slices are
-// nil or not.
+// sameCommands compares decoded commands with those that were encoded. It does not
+// distinguish nil slices from empty ones.
 func sameCommands(e *Entry, session, sequence uint64, want []*Command) error {
 	if e.Session != session || e.Sequence != sequence || e.OpenSession || e.ClockAdvance != nil || e.HoldMS != 0 || len(e.Operations) != 0 || len(e.Commands) != len(want) {
 		return fmt.Errorf("decoded %+v", e)
@@ -62,12 +62,13 @@ func sameCommands(e *Entry, session, sequence uint64, want []*Command) error {
 	return nil
 }
 
+// plainCommand returns a copy of a command without nil slices.
 func plainCommand(c Command) Command {
 	c.Value, c.Payload, c.Waiters = append([]byte{}, c.Value...), append([]byte{}, c.Payload...), append([]uint64{}, c.Waiters...)
 	return c
 }
 
-// sampleRecords are one of each kind, and have every field.
+// sampleRecords returns a record of each kind; together they have every field.
 func sampleRecords() []*Record {
 	return []*Record{
 		{Kind: RecordShard, Clock: 5000, SessionClock: 4000, Seen: Seen{SQL: 300, KV: 70}, Applied: 1 << 50},
@@ -117,13 +118,13 @@ func TestGoldenCommands(t *testing.T) {
 	}
 }
 
-// See TestGoldenCompressedEntry.
+// TestGoldenCompressedEntry says why both are decoded.
 func TestGoldenCompressedCommands(t *testing.T) {
 	got := encodeCommands(1, 2, manyCommands())
 	if got[1] != flagZstd {
-		t.Fatal("it is not compressed")
+		t.Fatal("the entry is not compressed")
 	}
-	for name, cmd := range map[string][]byte{"of before": golden(t, "entry-commands-zstd", got), "of today": got} {
+	for name, cmd := range map[string][]byte{"golden": golden(t, "entry-commands-zstd", got), "present": got} {
 		var d Decoder
 		e, err := d.Decode(cmd)
 		if err != nil {
@@ -135,7 +136,7 @@ func TestGoldenCompressedCommands(t *testing.T) {
 	}
 }
 
-func TestGoldenTick(t *testing.T) {
+func TestGoldenClockAdvance(t *testing.T) {
 	advance := ClockAdvance{Expected: 5, Next: 300, Nonce: 0x1122334455667788, Applied: 70, History: 0x8877665544332211}
 	got := EncodeClockAdvance(advance)
 	want := golden(t, "clock-advance-nonce", got)
@@ -144,11 +145,11 @@ func TestGoldenTick(t *testing.T) {
 	}
 	var d Decoder
 	if e, err := d.Decode(want); err != nil || e.ClockAdvance == nil || *e.ClockAdvance != advance {
-		t.Errorf("%+v, %v", e, err)
+		t.Errorf("decoded %+v, %v", e, err)
 	}
 }
 
-// The records stand one behind the other, as in a snapshot.
+// The records follow each other as in a snapshot.
 func TestGoldenRecords(t *testing.T) {
 	var got []byte
 	for _, r := range sampleRecords() {
@@ -163,23 +164,23 @@ func TestGoldenRecords(t *testing.T) {
 		n, used := binary.Uvarint(rest)
 		r, err := DecodeRecord(rest[used : used+int(n)])
 		if err != nil || !reflect.DeepEqual(r, want) {
-			t.Errorf("%+v is %+v, %v", want, r, err)
+			t.Errorf("%+v was decoded as %+v, %v", want, r, err)
 		}
 		rest = rest[used+int(n):]
 	}
 	if len(rest) > 0 {
-		t.Errorf("%x is left", rest)
+		t.Errorf("after the records there is %x", rest)
 	}
 }
 
 // Generators.
 
-// genBytes are any bytes: names and keys are not UTF-8.
+// genBytes draws any bytes, because names and keys need not be UTF-8.
 func genBytes(t *rapid.T, what string) []byte {
 	return append([]byte{}, rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, what)...)
 }
 
-// some is 0 as often as not: fields without a value are not written.
+// some draws a number that is often 0, because fields with the value 0 are not written.
 func some(t *rapid.T, what string) uint64 {
 	if rapid.Bool().Draw(t, what+"?") {
 		return rapid.Uint64().Draw(t, what)
@@ -227,8 +228,8 @@ func genCommands(t *rapid.T) []*Command {
 	return rapid.SliceOfN(rapid.Custom(genCommand), 0, 12).Draw(t, "commands")
 }
 
-// What decodes is what was encoded, also with memory that is used again, and
-// beside another decoder.
+// Commands are decoded as they were encoded, also when the decoder is used again, and while
+// another decoder is in use.
 func TestCommandsRoundTrip(t *testing.T) {
 	var d Decoder
 	rapid.Check(t, func(t *rapid.T) {
@@ -315,7 +316,7 @@ func TestCommandsFollowTheSchema(t *testing.T) {
 		if err := sameCommands(got, 12, 34, commands); err != nil {
 			t.Fatal(err)
 		}
-		// And back: as the library writes it.
+		// In the other direction, decode what the protobuf library writes.
 		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(entry.Interface())
 		if err != nil {
 			t.Fatal(err)
@@ -337,19 +338,19 @@ func TestRecordsFollowTheSchema(t *testing.T) {
 		want := genRecord(t)
 		m := parse(t, desc, AppendRecord(nil, want))
 		if got := recordOf(m); !reflect.DeepEqual(got, want) {
-			t.Fatalf("%+v is under the schema %+v", want, got)
+			t.Fatalf("%+v is %+v under the schema", want, got)
 		}
 		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m.Interface())
 		if err != nil {
 			t.Fatal(err)
 		}
 		if back, err := DecodeRecord(b); err != nil || !reflect.DeepEqual(back, want) {
-			t.Fatalf("%+v came back as %+v, %v", want, back, err)
+			t.Fatalf("%+v, written by the library, was decoded as %+v, %v", want, back, err)
 		}
 	})
 }
 
-// A record outlives the buffer that it was read into.
+// A record does not refer to the buffer that it was decoded from.
 func TestRecordsKeepNothingOfTheBuffer(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want := genRecord(t)
@@ -365,8 +366,8 @@ func TestRecordsKeepNothingOfTheBuffer(t *testing.T) {
 	})
 }
 
-// The combiner fills entries by this size.
-func TestACommandsSizeIsAnUpperBound(t *testing.T) {
+// The combiner fills entries by the sizes of commands, so these must be upper bounds.
+func TestTheSizeOfACommandIsAnUpperBound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := 64
 		var encoded [][]byte
@@ -376,17 +377,18 @@ func TestACommandsSizeIsAnUpperBound(t *testing.T) {
 			encoded = append(encoded, b)
 		}
 		if got := len(EncodeCommands(math.MaxUint64, math.MaxUint64, encoded)); got > n {
-			t.Fatalf("%d bytes, the sizes said %d", got, n)
+			t.Fatalf("the entry has %d bytes, the sum of the sizes is %d", got, n)
 		}
 	})
 }
 
-// A kind that does not fit is no other one: replicas of all builds refuse it.
-func TestAKindOfALaterBuildIsNone(t *testing.T) {
+// A kind that does not fit into its type is not truncated to another kind. Replicas of all
+// builds refuse it.
+func TestKindsOfLaterBuildsAreUnknown(t *testing.T) {
 	var d Decoder
 	e, err := d.Decode([]byte{FormatVersion, 0, 8<<3 | 2, 3, 1 << 3, 0x81, 0x02}) // 257
 	if err != nil || len(e.Commands) != 1 || e.Commands[0].Kind != 0 {
-		t.Errorf("%+v, %v", e, err)
+		t.Errorf("decoded %+v, %v", e, err)
 	}
 	if r, err := DecodeRecord([]byte{1 << 3, 0x83, 0x02}); err == nil && r.Kind == RecordEnd { // 259
 		t.Error("a record of a later kind ends the snapshot")
@@ -409,25 +411,25 @@ func TestUnknownFieldsOfCommandsAndRecordsAreIgnored(t *testing.T) {
 	}
 	for _, want := range sampleRecords() {
 		if r, err := DecodeRecord(append(AppendRecord(nil, want), extra...)); err != nil || !reflect.DeepEqual(r, want) {
-			t.Errorf("%+v is %+v, %v", want, r, err)
+			t.Errorf("%+v was decoded as %+v, %v", want, r, err)
 		}
 	}
 }
 
-// A cut entry is an error or a shorter one; so is a cut record.
-func TestCutCommandsAndRecords(t *testing.T) {
+// A truncated entry is an error or a shorter entry. The same holds for a truncated record.
+func TestTruncatedCommandsAndRecords(t *testing.T) {
 	cmd := encodeCommands(12, 345, sampleCommands())
 	var d Decoder
 	for n := range cmd {
 		if e, err := d.Decode(cmd[:n]); err == nil && len(e.Commands) >= len(sampleCommands()) {
-			t.Errorf("cut at %d of %d bytes it is whole", n, len(cmd))
+			t.Errorf("an entry truncated to %d of %d bytes was decoded completely", n, len(cmd))
 		}
 	}
 	for _, want := range sampleRecords() {
 		b := AppendRecord(nil, want)
 		for n := range b {
 			if r, err := DecodeRecord(b[:n]); err == nil && reflect.DeepEqual(r, want) {
-				t.Errorf("%+v is whole at %d of %d bytes", want, n, len(b))
+				t.Errorf("%+v was decoded completely from %d of %d bytes", want, n, len(b))
 			}
 		}
 	}
@@ -443,7 +445,7 @@ func FuzzDecodeCommands(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// What was decoded is whole: writing it again gives the same content.
+		// The decoded entry can be encoded and decoded again without a loss.
 		var commands []*Command
 		for i := range e.Commands {
 			commands = append(commands, &e.Commands[i])

@@ -12,7 +12,7 @@ import (
 
 func FuzzDecode(f *testing.F) {
 	f.Add(encode(12, 345, sample()))
-	f.Add(encode(12, 345, leasedSample()))
+	f.Add(encode(12, 345, leaseSample()))
 	f.Add(encodeCommands(12, 345, sampleCommands()))
 	f.Add(EncodeOpenSession(1, 0, 0))
 	f.Add(EncodeOpenSession(1, 2, 3))
@@ -25,7 +25,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// What was decoded is whole: writing it again gives the same content.
+		// The decoded entry can be encoded and decoded again without a loss.
 		var ops []*Operation
 		for i := range e.Operations {
 			ops = append(ops, &e.Operations[i])
@@ -45,7 +45,7 @@ func FuzzDecode(f *testing.F) {
 
 func FuzzDecodeState(f *testing.F) {
 	f.Add(AppendState(nil, sampleState()))
-	f.Add(AppendState(nil, leasedState()))
+	f.Add(AppendState(nil, leaseState()))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := DecodeState(b)
 		if err != nil {
@@ -69,7 +69,7 @@ func FuzzDecodeSession(f *testing.F) {
 }
 
 func FuzzDecodeWaiter(f *testing.F) {
-	for _, p := range leasedState().Waiters {
+	for _, p := range leaseState().Waiters {
 		f.Add(AppendWaiter(nil, &p))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -116,7 +116,7 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// A few bytes must not become gigabytes.
+// Decoding a few bytes must not allocate gigabytes.
 func TestDecodingIsBounded(t *testing.T) {
 	compress := func(body []byte) []byte {
 		z, err := zstd.NewWriter(nil)
@@ -140,7 +140,7 @@ func TestDecodingIsBounded(t *testing.T) {
 	}{
 		"a gigabyte of zeros":            {bomb, true},
 		"two bombs, one after the other": {append(compress(make([]byte, 20<<20)), bomb[2:]...), true},
-		"a frame that says it is huge":   {[]byte{FormatVersion, flagZstd, 0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 0, 0xff, 0, 0, 1, 0, 0}, true},
+		"a frame that claims to be huge": {[]byte{FormatVersion, flagZstd, 0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 0, 0xff, 0, 0, 1, 0, 0}, true},
 		"a length beyond the end":        {frame([]byte{6<<3 | 2, 0xff, 0xff, 0xff, 0xff, 0x0f}), true},
 		"many operations":                {frame(empties(6, 1<<20)), false},
 		"many texts":                     {frame(empties(5, 1<<20)), false},
@@ -157,7 +157,7 @@ func TestDecodingIsBounded(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if limit := uint64(8*MaxEntrySize + 400*len(test.cmd)); n > limit || n > 1<<30 {
-			t.Errorf("%s: %d bytes became %d MB", name, len(test.cmd), n>>20)
+			t.Errorf("%s: decoding %d bytes allocates %d MB", name, len(test.cmd), n>>20)
 		}
 	}
 	for name, b := range map[string][]byte{
@@ -166,12 +166,12 @@ func TestDecodingIsBounded(t *testing.T) {
 		"many cells":    message(4, message(4, message(1, append(empties(3, 1), message(4, empties(1, 1<<20))...)))),
 	} {
 		if n := allocated(func() { DecodeState(b) }); n > uint64(400*len(b)) {
-			t.Errorf("%s: %d bytes became %d MB", name, len(b), n>>20)
+			t.Errorf("%s: decoding %d bytes allocates %d MB", name, len(b), n>>20)
 		}
 	}
 	b := message(15, empties(4, 1<<20))
 	if n := allocated(func() { DecodeRecord(b) }); n > uint64(400*len(b)) {
-		t.Errorf("many outcomes: %d bytes became %d MB", len(b), n>>20)
+		t.Errorf("many outcomes: decoding %d bytes allocates %d MB", len(b), n>>20)
 	}
 }
 
@@ -179,7 +179,7 @@ func TestMalformedEntries(t *testing.T) {
 	var d Decoder
 	for name, cmd := range map[string][]byte{
 		"nothing": nil, "one byte": {1}, "version 0": {0, 0}, "an unknown flag": {1, 2}, "zstd of garbage": {1, 1, 2, 3},
-		"half a field": {1, 0, 8}, "a text that is not there": {1, 0, 6<<3 | 2, 4, 9<<3 | 2, 2, 8, 1}, "field 0": {1, 0, 0, 0},
+		"half a field": {1, 0, 8}, "a text that does not exist": {1, 0, 6<<3 | 2, 4, 9<<3 | 2, 2, 8, 1}, "field 0": {1, 0, 0, 0},
 	} {
 		if _, err := d.Decode(cmd); !errors.Is(err, errMalformed) {
 			t.Errorf("%s: %v", name, err)
@@ -193,14 +193,14 @@ func TestMalformedEntries(t *testing.T) {
 	}
 }
 
-// A cut entry is an error or a shorter one, never a panic or a text from
-// elsewhere.
-func TestCutEntries(t *testing.T) {
+// A truncated entry is an error or a shorter entry. It never leads to a panic, nor to a text
+// that belongs to another statement.
+func TestTruncatedEntries(t *testing.T) {
 	cmd := encode(12, 345, sample())
 	var d Decoder
 	for n := range cmd {
 		if e, err := d.Decode(cmd[:n]); err == nil && len(e.Operations) >= len(sample()) {
-			t.Errorf("cut at %d of %d bytes it is whole", n, len(cmd))
+			t.Errorf("an entry truncated to %d of %d bytes was decoded completely", n, len(cmd))
 		}
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// leasedSample has every field that concerns the write lease.
-func leasedSample() []*Operation {
+// leaseSample returns operations that together have every field of the write lease.
+func leaseSample() []*Operation {
 	return []*Operation{
 		{Lease: &Lease{Acquire: 1<<63 | 5, TTLMS: 2700}},
 		{Lease: &Lease{Release: []uint64{1<<63 | 4, 17}, InUse: true}},
@@ -24,8 +24,9 @@ func leasedSample() []*Operation {
 	}
 }
 
-func leasedState() *State {
-	ops := leasedSample()
+// leaseState returns a state with a lease and waiters.
+func leaseState() *State {
+	ops := leaseSample()
 	return &State{SQLIndex: 300, Applied: 310, Clock: 5000, Changed: 299, LastWaiter: 18, ContendedSince: 4000, Term: 3, History: 0x1020304050607080,
 		Lease: HeldLease{ID: 1<<63 | 5, Session: 7, Base: 299, TTLMS: 2700, Idle: true},
 		Sessions: []Session[Result]{{ID: 7, Sequence: 8, LastUsed: 9, Node: 2, Incarnation: 3, Results: []Result{
@@ -37,9 +38,9 @@ func leasedState() *State {
 
 func TestGoldenLease(t *testing.T) {
 	for name, got := range map[string][]byte{
-		"entry-lease":       encode(12, 345, leasedSample()),
+		"entry-lease":       encode(12, 345, leaseSample()),
 		"open-session-node": EncodeOpenSession(0x1122334455667788, 3, 1<<40),
-		"state-lease":       AppendState(nil, leasedState()),
+		"state-lease":       AppendState(nil, leaseState()),
 	} {
 		if want := golden(t, name, got); !bytes.Equal(got, want) {
 			t.Errorf("%s is written differently than before:\n%x\n%x", name, got, want)
@@ -48,21 +49,20 @@ func TestGoldenLease(t *testing.T) {
 	var d Decoder
 	if e, err := d.Decode(golden(t, "entry-lease", nil)); err != nil {
 		t.Error(err)
-	} else if err := same(e, 12, 345, leasedSample()); err != nil {
+	} else if err := same(e, 12, 345, leaseSample()); err != nil {
 		t.Error(err)
 	}
 	if e, err := d.Decode(golden(t, "open-session-node", nil)); err != nil || !e.OpenSession || e.Node != 3 || e.Incarnation != 1<<40 {
-		t.Errorf("%+v, %v", e, err)
+		t.Errorf("decoded %+v, %v", e, err)
 	}
 	if s, err := DecodeState(golden(t, "state-lease", nil)); err != nil {
 		t.Error(err)
-	} else if err := sameState(s, leasedState()); err != nil {
+	} else if err := sameState(s, leaseState()); err != nil {
 		t.Error(err)
 	}
 }
 
-// A waiter keeps nothing of what it was decoded from, and does not change when
-// the decoder of its entry is used again.
+// A decoded waiter does not refer to the bytes that it was decoded from.
 func TestWaitersRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want := Waiter{rapid.Uint64().Draw(t, "number"), rapid.Uint64().Draw(t, "session"), rapid.Uint64().Draw(t, "sequence"), rapid.IntRange(0, 1<<30).Draw(t, "index"), *genOperation(t)}
@@ -78,14 +78,14 @@ func TestWaitersRoundTrip(t *testing.T) {
 	})
 	for name, b := range map[string][]byte{"nothing": nil, "no operation": {8, 1}, "two operations": {6<<3 | 2, 0, 6<<3 | 2, 0}, "half": {6<<3 | 2, 5}} {
 		if p, err := DecodeWaiter(b); err == nil {
-			t.Errorf("%s is %+v", name, p)
+			t.Errorf("%s was decoded as %+v", name, p)
 		}
 	}
 }
 
-// What a recorder has collected is what the statements make when they are
-// encoded at once, whatever was added and forgotten between.
-func TestARecordIsTheOperation(t *testing.T) {
+// A recorder to which statements were added, and which was truncated in between, encodes the
+// same operation as EncodeOperation with the remaining statements.
+func TestRecordingsAreEncodedLikeOperations(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var r Recorder
 		var statements []Statement
@@ -109,7 +109,7 @@ func TestARecordIsTheOperation(t *testing.T) {
 				statements = append(statements, s)
 			}
 			if r.Len() != len(statements) {
-				t.Fatalf("%d statements, not %d", r.Len(), len(statements))
+				t.Fatalf("there are %d statements, want %d", r.Len(), len(statements))
 			}
 		}
 		op := genOperation(t)
@@ -117,7 +117,7 @@ func TestARecordIsTheOperation(t *testing.T) {
 		got := r.Encode(op)
 		op.Statements = statements
 		for name, e := range map[string]*EncodedOperation{"recorded": got, "encoded": EncodeOperation(op)} {
-			// With others before it, so that its texts are numbered anew.
+			// Another operation before it changes the numbers of its texts.
 			cmd := EncodeEntry(1, 2, []*EncodedOperation{EncodeOperation(sample()[0]), e})
 			var d Decoder
 			entry, err := d.Decode(cmd)
@@ -131,16 +131,16 @@ func TestARecordIsTheOperation(t *testing.T) {
 		seen := map[string]bool{}
 		for _, text := range got.Texts {
 			if seen[text] {
-				t.Fatalf("%q is there twice", text)
+				t.Fatalf("the text %q is there twice", text)
 			}
 			seen[text] = true
 		}
 	})
 }
 
-// A transaction is refused by its record's size: no entry may be larger than
-// that said.
-func TestARecordsSizeIsAnUpperBound(t *testing.T) {
+// A statement is refused if the size of the recording exceeds the bound of an entry, so this
+// size must be an upper bound.
+func TestTheSizeOfARecordingIsAnUpperBound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var r Recorder
 		for _, o := range genOperations(t) {
@@ -152,10 +152,10 @@ func TestARecordsSizeIsAnUpperBound(t *testing.T) {
 			Lease: &Lease{Under: math.MaxUint64, Transaction: true, Base: math.MaxUint64, Keep: true, Checksum: math.MaxUint64}}
 		e := r.Encode(op)
 		if e.Size() > r.Size() {
-			t.Fatalf("it takes %d bytes, the recorder said %d", e.Size(), r.Size())
+			t.Fatalf("the operation has %d bytes, the size of the recorder is %d", e.Size(), r.Size())
 		}
 		if n := len(EncodeEntry(math.MaxUint64, math.MaxUint64, []*EncodedOperation{e})); n > r.Size()+64 {
-			t.Fatalf("its entry takes %d bytes, the recorder said %d", n, r.Size())
+			t.Fatalf("the entry has %d bytes, the size of the recorder is %d", n, r.Size())
 		}
 	})
 }
@@ -169,20 +169,20 @@ func TestSeedsOfStatementsDiffer(t *testing.T) {
 		}
 	}
 	if len(seen) != 100*100 {
-		t.Errorf("%d seeds for %d statements", len(seen), 100*100)
+		t.Errorf("there are %d seeds for %d statements", len(seen), 100*100)
 	}
 }
 
-func TestChecksumsTellAnswersApart(t *testing.T) {
+func TestChecksumsDifferForDifferentResults(t *testing.T) {
 	sums := map[Checksum]bool{}
-	for _, answers := range [][][3]int64{{}, {{0, 0, 0}}, {{0, 0, 0}, {0, 0, 0}}, {{0, 1, 0}}, {{0, 0, 1}}, {{1, 0, 0}}, {{0, 1, 1}, {0, 1, 2}}, {{0, 1, 2}, {0, 1, 1}}, {{19, -1, math.MinInt64}}} {
+	for _, results := range [][][3]int64{{}, {{0, 0, 0}}, {{0, 0, 0}, {0, 0, 0}}, {{0, 1, 0}}, {{0, 0, 1}}, {{1, 0, 0}}, {{0, 1, 1}, {0, 1, 2}}, {{0, 1, 2}, {0, 1, 1}}, {{19, -1, math.MinInt64}}} {
 		var c Checksum
-		for _, a := range answers {
-			c.Add(int(a[0]), a[1], a[2])
+		for _, r := range results {
+			c.Add(int(r[0]), r[1], r[2])
 		}
 		sums[c] = true
 	}
-	if len(sums) != 7 { // those that changed nothing have one
-		t.Errorf("%d sums", len(sums))
+	if len(sums) != 7 { // results without changes have the same checksum
+		t.Errorf("there are %d checksums, want 7", len(sums))
 	}
 }

@@ -24,7 +24,7 @@ func schema(t *testing.T) protoreflect.MessageDescriptors {
 	return files[0].Messages()
 }
 
-// A message is one of the schema's, by names.
+// A message is a message of the schema, whose fields are accessed by name.
 type message struct{ protoreflect.Message }
 
 func (m message) field(name string) protoreflect.Value {
@@ -51,8 +51,7 @@ func (m message) bytes(name string) []byte {
 	return m.field(name).Bytes()
 }
 
-// parse reads bytes under the schema. Every byte must belong to a known field,
-// and the message written again by the library must still be read here.
+// parse decodes bytes with the schema. Every byte must belong to a field of the schema.
 func parse(t require, desc protoreflect.MessageDescriptor, b []byte) message {
 	m := dynamicpb.NewMessage(desc)
 	if err := (proto.UnmarshalOptions{DiscardUnknown: false}).Unmarshal(b, m); err != nil {
@@ -62,9 +61,10 @@ func parse(t require, desc protoreflect.MessageDescriptor, b []byte) message {
 	return message{m}
 }
 
+// unknown fails the test if m or a message in it has fields that are not in the schema.
 func unknown(t require, m protoreflect.Message) {
 	if len(m.GetUnknown()) > 0 {
-		t.Fatalf("%s has fields the schema does not know: %x", m.Descriptor().Name(), m.GetUnknown())
+		t.Fatalf("%s has fields that are not in the schema: %x", m.Descriptor().Name(), m.GetUnknown())
 	}
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {
@@ -174,7 +174,7 @@ func TestEntriesFollowTheSchema(t *testing.T) {
 		if err := same(got, 12, 34, ops); err != nil {
 			t.Fatal(err)
 		}
-		// And back: as the library writes it.
+		// In the other direction, decode what the protobuf library writes.
 		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(entry.Interface())
 		if err != nil {
 			t.Fatal(err)
@@ -250,9 +250,9 @@ func TestStatesFollowTheSchema(t *testing.T) {
 			}
 			got.Sessions = append(got.Sessions, session)
 		}
-		// Alike if they are written alike: the encoding loses nothing, see above.
+		// Compare the encodings, because TestStatesRoundTrip shows that they lose nothing.
 		if !bytes.Equal(AppendState(nil, got), b) {
-			t.Fatalf("%+v is under the schema %+v", want, got)
+			t.Fatalf("%+v is %+v under the schema", want, got)
 		}
 		written, err := proto.MarshalOptions{Deterministic: true}.Marshal(m.Interface())
 		if err != nil {
@@ -260,7 +260,7 @@ func TestStatesFollowTheSchema(t *testing.T) {
 		}
 		back, err := DecodeState(written)
 		if err != nil || !bytes.Equal(AppendState(nil, back), b) {
-			t.Fatalf("%+v came back as %+v, %v", want, back, err)
+			t.Fatalf("%+v, written by the library, was decoded as %+v, %v", want, back, err)
 		}
 	})
 }
@@ -276,16 +276,16 @@ func TestOtherEntriesFollowTheSchema(t *testing.T) {
 		t.Errorf("the clock advance is %v", advance)
 	}
 	var d Decoder
-	// A session or a clock advance without fields is there all the same.
+	// Entries that open a session or advance a clock are recognized even if all their fields are 0.
 	if e, err := d.Decode(EncodeOpenSession(0, 0, 0)); err != nil || !e.OpenSession {
-		t.Errorf("%+v, %v", e, err)
+		t.Errorf("decoded %+v, %v", e, err)
 	}
 	if e, err := d.Decode(EncodeClockAdvance(ClockAdvance{})); err != nil || e.ClockAdvance == nil {
-		t.Errorf("%+v, %v", e, err)
+		t.Errorf("decoded %+v, %v", e, err)
 	}
 }
 
-// Later builds may add fields: this one reads past them.
+// Later builds may add fields. This build ignores them.
 func TestUnknownFieldsAreIgnored(t *testing.T) {
 	extra := []byte{0xf8, 0x07, 5, 0xfa, 0x07, 2, 'h', 'i', 0xf9, 0x07, 1, 2, 3, 4, 5, 6, 7, 8, 0xfd, 0x07, 1, 2, 3, 4} // field 127, of every kind
 	cmd := encode(1, 2, sample()[:3])
@@ -298,6 +298,6 @@ func TestUnknownFieldsAreIgnored(t *testing.T) {
 		t.Error(err)
 	}
 	if s, err := DecodeState(append(AppendState(nil, sampleState()), extra...)); err != nil || fmt.Sprint(len(s.Sessions)) != "2" {
-		t.Errorf("%+v, %v", s, err)
+		t.Errorf("decoded %+v, %v", s, err)
 	}
 }

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// A setting that this build does not know makes statements mean something that
-// it cannot execute: the entry is of a newer build.
+// A setting that this build does not know may change what statements mean. So the entry counts
+// as one of a newer format.
 func TestUnknownSettingsAreANewerFormat(t *testing.T) {
 	const unknown = Settings(1 << 30)
 	statement := &Operation{Statements: []Statement{{SQL: "A", Settings: unknown}}}

@@ -108,14 +108,14 @@ func TestTempObjectsRoundTrip(t *testing.T) {
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Fatalf("%v\n%+v\n%+v", err, got, want)
 		}
-		// What is cut is an error, or fewer objects or rows.
+		// A truncated encoding is an error, or has fewer objects or rows.
 		if cut, err := decodeTemp(b[:rapid.IntRange(0, len(b)-1).Draw(t, "cut")]); err == nil && reflect.DeepEqual(cut, want) {
-			t.Fatal("a part is the whole")
+			t.Fatal("a truncated encoding was decoded completely")
 		}
 	})
 }
 
-// A row that does not have the table's columns cannot be inserted.
+// A row must have as many cells as its table has columns.
 func TestRowsOfAnotherWidth(t *testing.T) {
 	b, err := encodeTemp([]tempObject{{TempObject{Kind: TempTable, Columns: []string{"a"}}, [][]Value{{{}, {}}}}})
 	if err != nil {

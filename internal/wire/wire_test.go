@@ -15,9 +15,10 @@ import (
 	"pgregory.net/rapid"
 )
 
-var update = flag.Bool("update", false, "write the golden files: a new format version, unless nothing was released")
+var update = flag.Bool("update", false, "write the golden files, which needs a new format version once there is a release")
 
-// golden compares bytes with those that earlier builds wrote.
+// golden returns the content of a golden file, which an earlier build wrote. With -update it
+// writes got to the file first.
 func golden(t *testing.T, name string, got []byte) []byte {
 	t.Helper()
 	path := filepath.Join("testdata", name+".hex")
@@ -37,6 +38,7 @@ func golden(t *testing.T, name string, got []byte) []byte {
 	return want
 }
 
+// split returns hexadecimal text in lines.
 func split(s string) string {
 	var b strings.Builder
 	for len(s) > 80 {
@@ -46,7 +48,7 @@ func split(s string) string {
 	return b.String() + s + "\n"
 }
 
-// sample has every field and every kind of value.
+// sample returns operations that together have every field and every kind of value.
 func sample() []*Operation {
 	return []*Operation{
 		{
@@ -77,8 +79,8 @@ func encode(session, sequence uint64, ops []*Operation) []byte {
 	return EncodeEntry(session, sequence, encoded)
 }
 
-// same compares what was decoded with what was encoded; empty slices are nil
-// or not, but an empty blob is not NULL.
+// same compares decoded operations with those that were encoded. It does not distinguish nil
+// slices from empty ones, except that an empty blob is not NULL.
 func same(e *Entry, session, sequence uint64, ops []*Operation) error {
 	if e.Session != session || e.Sequence != sequence || e.OpenSession || e.ClockAdvance != nil || len(e.Operations) != len(ops) {
 		return fmt.Errorf("decoded %+v", e)
@@ -92,8 +94,8 @@ func same(e *Entry, session, sequence uint64, ops []*Operation) error {
 	return nil
 }
 
-// plain makes an operation comparable: NaN by its bits, no nil slices, and what
-// pointers point at.
+// plain returns an operation as text, for comparison: with the bits of a NaN, without nil slices,
+// and with the targets of pointers.
 func plain(o Operation) (out string) {
 	if l := o.Lease; l != nil {
 		lease := *l
@@ -138,8 +140,8 @@ func TestGoldenEntry(t *testing.T) {
 	}
 }
 
-// zstd may compress differently in another version: what is pinned is that
-// today's decoder reads the bytes of before, and what it reads.
+// Another version of zstd may compress differently, so the test does not compare the bytes. It
+// checks that the present decoder decodes the golden bytes and the present ones.
 func TestGoldenCompressedEntry(t *testing.T) {
 	var ops []*Operation
 	for i := range 300 {
@@ -148,7 +150,7 @@ func TestGoldenCompressedEntry(t *testing.T) {
 	}
 	got := encode(1, 2, ops)
 	if got[1] != flagZstd {
-		t.Fatal("it is not compressed")
+		t.Fatal("the entry is not compressed")
 	}
 	for name, cmd := range map[string][]byte{"of before": golden(t, "entry-zstd", got), "of today": got} {
 		var d Decoder
@@ -176,19 +178,19 @@ func TestGoldenOthers(t *testing.T) {
 	}
 	var d Decoder
 	if e, err := d.Decode(golden(t, "open-session", nil)); err != nil || !e.OpenSession || e.Nonce != 0x1122334455667788 {
-		t.Errorf("%+v, %v", e, err)
+		t.Errorf("decoded %+v, %v", e, err)
 	}
 	if e, err := d.Decode(golden(t, "clock-advance", nil)); err != nil || e.ClockAdvance == nil || *e.ClockAdvance != (ClockAdvance{Expected: 5, Next: 300}) {
-		t.Errorf("%+v, %v", e, err)
+		t.Errorf("decoded %+v, %v", e, err)
 	}
 	if e, err := d.Decode(golden(t, "hold", nil)); err != nil || e.HoldMS != 250 {
 		t.Error(e, err)
 	}
 	if s, err := DecodeState(golden(t, "state", nil)); err != nil || !reflect.DeepEqual(s, sampleState()) {
-		t.Errorf("%+v, %v", s, err)
+		t.Errorf("decoded %+v, %v", s, err)
 	}
 	if r, err := DecodeResult(golden(t, "result", nil)); err != nil || !reflect.DeepEqual(r, &sampleState().Sessions[0].Results[0]) {
-		t.Errorf("%+v, %v", r, err)
+		t.Errorf("decoded %+v, %v", r, err)
 	}
 }
 
@@ -312,7 +314,7 @@ func genState(t *rapid.T) *State {
 		}
 		s.Sessions = append(s.Sessions, session)
 	}
-	s.Changed, s.LastWaiter, s.ContendedSince = rapid.Uint64().Draw(t, "changed"), rapid.Uint64().Draw(t, "last place"), rapid.Uint64().Draw(t, "contended")
+	s.Changed, s.LastWaiter, s.ContendedSince = rapid.Uint64().Draw(t, "changed"), rapid.Uint64().Draw(t, "last waiter"), rapid.Uint64().Draw(t, "contended")
 	s.Term, s.History = rapid.Uint64().Draw(t, "term"), rapid.Uint64().Draw(t, "history")
 	s.Zone = genZone(t)
 	if id := rapid.Uint64().Draw(t, "lease"); id != 0 {
@@ -324,20 +326,20 @@ func genState(t *rapid.T) *State {
 	return s
 }
 
-// sameState compares states: operations as same does.
+// sameState compares states; it compares operations as same does.
 func sameState(got, want *State) error {
 	a, b := *got, *want
 	a.Waiters, b.Waiters = nil, nil
 	if !reflect.DeepEqual(a, b) || len(got.Waiters) != len(want.Waiters) {
-		return fmt.Errorf("%+v became %+v", want, got)
+		return fmt.Errorf("%+v was decoded as %+v", want, got)
 	}
 	for i := range got.Waiters {
 		a, b := got.Waiters[i], want.Waiters[i]
 		if plain(a.Operation) != plain(b.Operation) {
-			return fmt.Errorf("operation %d became\n%s, was\n%s", i, plain(a.Operation), plain(b.Operation))
+			return fmt.Errorf("operation %d was decoded as\n%s, want\n%s", i, plain(a.Operation), plain(b.Operation))
 		}
 		if a.Operation, b.Operation = (Operation{}), (Operation{}); !reflect.DeepEqual(a, b) {
-			return fmt.Errorf("waiter %d: %+v became %+v", i, b, a)
+			return fmt.Errorf("waiter %d: %+v was decoded as %+v", i, b, a)
 		}
 	}
 	return nil
@@ -349,7 +351,7 @@ func TestEntriesRoundTrip(t *testing.T) {
 		session, sequence := rapid.Uint64().Draw(t, "session"), rapid.Uint64().Draw(t, "sequence")
 		cmd := encode(session, sequence, ops)
 		var d Decoder
-		for range 2 { // the decoder's memory is used again
+		for range 2 { // the second time the decoder uses its memory again
 			e, err := d.Decode(cmd)
 			if err != nil {
 				t.Fatal(err)
@@ -369,15 +371,14 @@ func TestStatesRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		clear(b) // nothing of it is kept
+		clear(b) // the state must not refer to b
 		if err := sameState(got, s); err != nil {
 			t.Fatal(err)
 		}
 	})
 }
 
-// A batch decodes many entries, each with a decoder of its own, before the
-// first is applied.
+// A batch decodes many entries, each with its own decoder, before the first one is applied.
 func TestDecodersDoNotDisturbEachOther(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var decoders [8]Decoder
@@ -414,7 +415,7 @@ func TestSizeIsAnUpperBound(t *testing.T) {
 			encoded = append(encoded, e)
 		}
 		if got := len(EncodeEntry(math.MaxUint64, math.MaxUint64, encoded)); got > n {
-			t.Fatalf("%d bytes, the sizes said %d", got, n)
+			t.Fatalf("the entry has %d bytes, the sum of the sizes is %d", got, n)
 		}
 	})
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/hiqlite/hiqlite/tests/process"
 )
 
-// copyLive copies a folder that is in use, file by file, as a careless backup
-// does. Files may vanish meanwhile.
+// copyLive copies a folder that is in use, file by file, as a careless backup does. Files
+// may be removed meanwhile.
 func copyLive(t testing.TB, from, to string) {
 	t.Helper()
 	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
@@ -54,9 +54,9 @@ func copyLive(t testing.TB, from, to string) {
 	}
 }
 
-// The folders of running nodes are copied, one after the other, and put back. Each
-// node says that its files do not belong together, or all that take part hold the
-// same, with every row that was acknowledged since.
+// The folders of running nodes are copied, one after the other, and put back later. Each
+// node either reports that its files do not belong together, or takes part in the cluster.
+// All nodes that take part have the same rows, with every row that was acknowledged since.
 func TestCopiesOfLiveFoldersPutBack(t *testing.T) {
 	for round := range testrun.Rounds(4, 8) {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
@@ -83,7 +83,7 @@ func TestCopiesOfLiveFoldersPutBack(t *testing.T) {
 				if err := os.Rename(folder(n), n.Config.DataDir); err != nil {
 					t.Fatal(err)
 				}
-				n.ForgetAcks() // what was acknowledged before is not promised
+				n.ForgetAcks() // writes that were acknowledged before may be lost
 				n.Start()
 			}
 			whole := undamaged(t, nodes)
@@ -133,11 +133,11 @@ func undamaged(t testing.TB, nodes []*process.Node) (whole []*process.Node) {
 	return whole
 }
 
-// equalOrDamaged waits until the undamaged nodes hold the same, with all that was
-// acknowledged, unless no majority is undamaged any more. It returns them.
+// equalOrDamaged waits until the undamaged nodes have the same rows, with all that were
+// acknowledged, or until they are no majority any more. It returns the undamaged nodes.
 func equalOrDamaged(t testing.TB, whole []*process.Node) []*process.Node {
 	t.Helper()
-	testrun.WaitFor(t, "nodes that hold the same, or are damaged", func() bool {
+	testrun.WaitFor(t, "nodes that have the same rows, or are damaged", func() bool {
 		if whole = undamaged(t, whole); len(whole) < 2 {
 			return true
 		}

@@ -28,9 +28,9 @@ func peakMemory(t *testing.T, n *process.Node) int64 {
 	return kib << 10
 }
 
-// A follower is cut off while the leader writes 1 MB/s, and then receives, and
-// answers, all the heartbeats that were held up at once. The leader does not send it
-// everything that it lacks once for each of them.
+// A follower is cut off while the leader writes 1 MB/s. Then it receives, and answers, all
+// delayed heartbeats at once. The leader must not send the missing entries again for each
+// answer.
 func TestLeadersMemoryIsBoundedWhenAFollowerReturns(t *testing.T) {
 	t.Parallel()
 	testrun.SkipUnderRace(t, testrun.MeasuresMemory)
@@ -54,9 +54,9 @@ func TestLeadersMemoryIsBoundedWhenAFollowerReturns(t *testing.T) {
 	after := peakMemory(t, leader)
 	t.Logf("the leader had %d MiB before, and %d MiB at most", before>>20, after>>20)
 	if after > bound {
-		t.Errorf("the leader took up to %d MiB, more than %d", after>>20, bound>>20)
+		t.Errorf("the leader needed up to %d MiB of memory, more than %d", after>>20, bound>>20)
 	}
 	if h := leader.Ask("hash").Hash; follower.Ask("hash").Hash != h {
-		t.Error("the follower holds other rows than the leader")
+		t.Error("the follower has other rows than the leader")
 	}
 }

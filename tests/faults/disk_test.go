@@ -11,8 +11,8 @@ import (
 	"github.com/hiqlite/hiqlite/tests/process"
 )
 
-// The disk of a node fails while the node runs: its program lives on and says why
-// the node takes no part; the other nodes go on, and lose nothing.
+// The disk of a node fails while the node runs. Its program continues to run and reports why
+// the node takes no part. The other nodes continue, and no acknowledged write is lost.
 func TestFailingDisk(t *testing.T) {
 	for _, size := range []int{1, 3} {
 		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) {
@@ -25,7 +25,7 @@ func TestFailingDisk(t *testing.T) {
 			nodes[0].WaitForWrites(20)
 			victim := process.Leader(t, nodes)
 			if _, err := victim.Try("fail-disk"); err != nil {
-				t.Fatalf("the program ends with its disk: %v: %s", err, victim.Log())
+				t.Fatalf("the program ended when the disk failed: %v: %s", err, victim.Log())
 			}
 			stopped := func(r process.Report) bool {
 				return strings.Contains(strings.Join(r.Errors, "\n"), "this node's replica stopped")
@@ -33,12 +33,12 @@ func TestFailingDisk(t *testing.T) {
 			testrun.WaitFor(t, "the node to say why it takes no part", func() bool {
 				r, err := victim.Try("status")
 				if err != nil {
-					t.Fatalf("the program ends with its disk: %v", err)
+					t.Fatalf("the program ended when the disk failed: %v", err)
 				}
 				return stopped(r)
 			})
 			if r, err := victim.Try("rows"); err != nil || !stopped(r) {
-				t.Errorf("reading: %v, %v", r.Errors, err)
+				t.Errorf("the errors of a read are %v, %v; want one that says that the replica stopped", r.Errors, err)
 			}
 			for _, n := range process.Others(nodes, victim) {
 				n.WaitForWrites(10)

@@ -10,8 +10,7 @@ import (
 )
 
 // The process of the leader is killed again and again while writers run on all
-// nodes: no writer on a survivor sees an error, and each acknowledged row is there
-// once.
+// nodes. No writer on a survivor gets an error, and each acknowledged row is there once.
 func TestKilledLeadersLoseNothing(t *testing.T) {
 	t.Parallel()
 	const writers = 8 // on each node: 16 survive each kill
@@ -38,15 +37,15 @@ func TestKilledLeadersLoseNothing(t *testing.T) {
 		n.Ask("ready")
 		h := n.Ask("hash").Hash
 		if hash != "" && h != hash {
-			t.Errorf("node %d holds other rows than another node", n.Config.NodeID)
+			t.Errorf("node %d has other rows than another node", n.Config.NodeID)
 		}
 		hash = h
 	}
 	checkAcknowledged(t, nodes)
 }
 
-// The process of the leader is paused until another node leads, and continues where
-// it was: what it had not sent and proposes late is not applied a second time.
+// The process of the leader is paused until another node leads, and is then resumed. The
+// entries that it proposes late are not applied a second time.
 func TestPausedLeadersRepeatNothing(t *testing.T) {
 	t.Parallel()
 	nodes := process.NewNodes(t, 3, 6)
@@ -125,9 +124,9 @@ func checkAcknowledged(t *testing.T, nodes []*process.Node) {
 	}
 }
 
-// Nodes are killed while all write by way of TEMP objects: no writer on a survivor
-// sees an error, what was acknowledged is there once, all nodes hold the same, and
-// no TEMP object is left on any.
+// Nodes are killed while writers on all nodes write through TEMP objects. No writer on a
+// survivor gets an error, each acknowledged row is there once, and all nodes have the same
+// rows.
 func TestKilledNodesAndTempObjects(t *testing.T) {
 	t.Parallel()
 	nodes := process.NewNodes(t, 3, 3)
@@ -148,7 +147,7 @@ func TestKilledNodesAndTempObjects(t *testing.T) {
 	for _, n := range nodes {
 		n.Ask("stop")
 	}
-	testrun.WaitFor(t, "the nodes to hold the same", func() bool {
+	testrun.WaitFor(t, "the nodes to have the same rows", func() bool {
 		hashes := map[string]bool{}
 		for _, n := range nodes {
 			n.Ask("ready")
@@ -157,6 +156,6 @@ func TestKilledNodesAndTempObjects(t *testing.T) {
 		return len(hashes) == 1
 	})
 	if r := nodes[0].Ask("missing"); r.Count != 0 {
-		t.Errorf("%d acknowledged rows are missing, or there twice", r.Count)
+		t.Errorf("%d acknowledged rows are missing or there twice", r.Count)
 	}
 }

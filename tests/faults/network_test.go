@@ -14,7 +14,7 @@ import (
 	"github.com/hiqlite/hiqlite/tests/process"
 )
 
-// Nodes listen on other addresses than those under which they are reached.
+// Nodes listen on other addresses than those at which other nodes reach them.
 func TestListenAddress(t *testing.T) {
 	t.Parallel()
 	advertised, err := loopback.Addresses(3)
@@ -23,10 +23,10 @@ func TestListenAddress(t *testing.T) {
 	}
 	network := process.NewNetwork(t)
 	c := hiqlitetest.NewCluster(t, 3, hiqlitetest.WithConfig(func(cfg *hiqlite.Config) {
-		own := cfg.NodeID - 1
-		cfg.ListenAddr = cfg.Nodes[own].RaftAddr
+		this := cfg.NodeID - 1
+		cfg.ListenAddr = cfg.Nodes[this].RaftAddr
 		network.Route(cfg)
-		cfg.Nodes[own].RaftAddr = advertised[own]
+		cfg.Nodes[this].RaftAddr = advertised[this]
 	}))
 	ctx := testrun.Context(t)
 	if _, err := c.DB(0).ExecContext(ctx, "CREATE TABLE t(id INTEGER PRIMARY KEY)"); err != nil {
@@ -40,9 +40,9 @@ func TestListenAddress(t *testing.T) {
 	c.WaitEqual()
 }
 
-// Two nodes cannot reach each other, but both reach a third. Of the two, the one
-// that does not lead takes no part: its lock goes to the next waiter after its TTL,
-// and it takes part again when the network is whole.
+// Two nodes cannot reach each other, but both reach a third one. One of the two leads, and the
+// other one takes no part: its lock is granted to the next waiter after its TTL. It takes part
+// again when the network is healed.
 func TestTwoNodesThatCannotReachEachOther(t *testing.T) {
 	t.Parallel()
 	network := process.NewNetwork(t)
@@ -73,12 +73,12 @@ func TestTwoNodesThatCannotReachEachOther(t *testing.T) {
 	select {
 	case <-held.Done():
 	default:
-		t.Error("the lock is held twice")
+		t.Error("Done of the first holder is open while there is a second holder")
 	}
 	if err := next.Unlock(testrun.Context(t)); err != nil {
 		t.Error(err)
 	}
-	if leaderOf(third) == leads { // no election moved it meanwhile
+	if leaderOf(third) == leads { // no election has changed the leader meanwhile
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		if _, err := lock.New(c.Node(cut)).Lock(ctx, "other"); err == nil || !errors.Is(err, context.DeadlineExceeded) {

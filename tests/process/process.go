@@ -1,5 +1,5 @@
 // Package process runs parts of a test in processes of their own, which can be
-// killed and paused as a node inside the test's process cannot.
+// killed and paused, unlike nodes inside the test's process.
 //
 //   - process.go starts the test's own binary again, as a service that answers
 //     requests; every test with processes uses it.
@@ -8,7 +8,7 @@
 //   - network.go connects nodes through links that can be cut.
 //
 // Package tests/faults has the tests of what killed nodes leave behind, and
-// tests/consistency those of what clients see meanwhile, with services of its own.
+// tests/consistency has those of what clients see meanwhile, with services of its own.
 package process
 
 import (
@@ -171,7 +171,7 @@ type Call struct {
 	answer chan response
 }
 
-// Send sends a request. The process may have ended: Wait says so.
+// Send sends a request. If the process has ended, Wait returns ErrEnded.
 func (p *Process) Send(method string, args any) (*Call, error) {
 	text, err := json.Marshal(args)
 	if err != nil {
