@@ -1,12 +1,15 @@
-// Package sqlite wraps the SQLite engine (modernc.org/sqlite/lib) and adds what a
-// replica needs and a general driver lacks: statements that write with a clock and
-// random numbers that the caller supplies, classification of a statement before it
-// runs, a copy of a consistent state of the database, and results as storage
-// classes.
+// Package sqlite wraps the SQLite engine (modernc.org/sqlite/lib) and adds what a replica
+// needs and a general driver lacks: writes whose clock and random numbers the caller
+// supplies, classes of texts before they run, TEMP objects that are copied between
+// connections, checksums of pages, and copies of a consistent state of the database.
 //
 // It is the only package that imports the engine. One goroutine at a time may use a
 // Conn and its statements. Only Interrupt and Stop may be called at the same time
 // by other goroutines.
+//
+// The authorizer (authorizer.go) decides what statements of programs may do. The table
+// Pragmas (pragmas.go) says what happens to PRAGMAs. deterministic.go and randomness.go
+// make all replicas compute the same. The VFS (vfs.go, pages.go) finds damaged files.
 package sqlite
 
 import (
@@ -27,10 +30,10 @@ import (
 type Mode int
 
 const (
-	// ReadOnly connections read; every statement they prepare is classified.
+	// ReadOnly connections read the database, or classify texts.
 	ReadOnly Mode = iota
-	// Apply is the one connection of a replica that writes: its clock,
-	// randomness and bounds come from the operation (Conn.Begin).
+	// Apply is the only connection of a replica that writes. Its clock, random numbers
+	// and bounds come from the operation (Conn.Begin).
 	Apply
 	// Speculate connections run the views of transactions. They run the statements of a
 	// transaction as the Apply connections will run them later, and cannot commit.
@@ -44,11 +47,11 @@ const (
 
 // busyTimeout is how long a connection waits for a lock that another connection
 // holds, in milliseconds. An Apply connection needs it although it is the only
-// writer, because a reader that opens the file may hold a lock for an instant.
+// writer, because a connection that opens the file holds a lock for a moment.
 const busyTimeout = 5000
 
-// maxLength bounds a value or row, in bytes. It is part of the format of entries:
-// a replica with another bound would fail where others do not.
+// maxLength bounds a value or row, in bytes. It is part of the format of entries, because a
+// replica with another bound would fail where others do not.
 const maxLength = 512 << 20
 
 // The scratch memory of a connection is where calls of the engine put their results. The

@@ -134,8 +134,8 @@ func (c *Conn) checkVirtual(name, sql string) error {
 	return nil
 }
 
-// CheckSchemaLoads loads the schema, which the caller has made the connection forget. The error
-// says that it cannot be loaded with the rows that were inserted into sqlite_schema.
+// CheckSchemaLoads loads the schema, which the caller has made the connection forget. It
+// returns an error if SQLite cannot load the rows that were inserted into sqlite_schema.
 func (c *Conn) CheckSchemaLoads() error {
 	err := c.ExecAsOwner("SELECT 1 FROM sqlite_schema LIMIT 1")
 	var e *Error
