@@ -29,6 +29,7 @@ type conn struct {
 	closed bool
 	tx     *tx                // the open transaction; nil: none
 	temp   *replica.Temporary // the connection's TEMP objects; nil: it has none
+	origin *wire.Origin       // of the next write or commit, see SetOrigin
 }
 
 var (
@@ -341,6 +342,7 @@ func (c *conn) propose(ctx context.Context, op *wire.Operation, classes ...*sqli
 		return nil, errReadOnly()
 	}
 	delete(c.pragmas, "defer_foreign_keys") // it ends with the transaction, here with the operation
+	op.Origin = c.takeOrigin()
 	r, err := c.node.Write(ctx, op, c.busyTimeout())
 	if err != nil {
 		return nil, sqlError(err)
@@ -350,6 +352,38 @@ func (c *conn) propose(ctx context.Context, op *wire.Operation, classes ...*sqli
 	}
 	c.settings ^= r.Settings // the bits that a script has changed
 	return r, nil
+}
+
+// SetOrigin makes the next write, or the next commit, one of a remote client; nil: of
+// this node. The server calls it, which has the connection from its Connector.
+func (c *conn) SetOrigin(origin *wire.Origin) { c.origin = origin }
+
+// OpenSession opens a session for the origins of a remote client, in the shard of this
+// name.
+func (c *conn) OpenSession(ctx context.Context, shard string) (uint64, error) {
+	return c.node.OpenSession(ctx, shard)
+}
+
+// CommitOutcome finds out what became of a commit of a remote client, which was sent
+// through any node; see node.CommitOutcome.
+func (c *conn) CommitOutcome(ctx context.Context, origin wire.Origin) error {
+	return sqlError(c.node.CommitOutcome(ctx, origin))
+}
+
+// takeOrigin returns the origin that was set, for one operation.
+func (c *conn) takeOrigin() *wire.Origin {
+	origin := c.origin
+	c.origin = nil
+	return origin
+}
+
+// takeCommitOrigin is takeOrigin for a commit, whose attempts are not numbered.
+func (c *conn) takeCommitOrigin() *wire.Origin {
+	origin := c.takeOrigin()
+	if origin != nil {
+		origin.Sequence = node.CommitSequence(origin.Sequence)
+	}
+	return origin
 }
 
 // takeCounters takes over what a statement did to the values of changes(),

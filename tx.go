@@ -395,7 +395,7 @@ func (t *tx) proposeRecording(ctx context.Context) error {
 	if !t.ending.CompareAndSwap(false, true) {
 		return t.viewError(t.view.Err())
 	}
-	op := &wire.Operation{Lease: &wire.Lease{Keep: t.lease.Keep(t.began)}}
+	op := &wire.Operation{Lease: &wire.Lease{Keep: t.lease.Keep(t.began)}, Origin: t.c.takeCommitOrigin()}
 	recording, err := t.view.Record(op)
 	if err != nil || recording == nil {
 		t.ending.Store(false)

@@ -16,7 +16,7 @@ const MaxSessions = 8192
 // session is kept. It is far longer than any caller waits.
 const DefaultSessionTTL = 3600_000
 
-// Sessions make entries apply once. R is the type of a result or an outcome. An
+// Sessions make entries, and the operations of remote clients, apply once. R is the type of a result or an outcome. An
 // entry of a session is applied only if its sequence is higher than that of the
 // last one. A copy of the last entry is answered with the results that the session
 // keeps; an older entry, which was delivered late, is dropped.
@@ -81,15 +81,26 @@ func (s *Sessions[R]) Open(index, now, node, incarnation uint64) {
 	s.unsaved[index] = true
 }
 
-// evict drops the session that has been unused for longest.
+// evict drops the session that has been unused for longest: one of a remote client if
+// there is any, because these can become many.
 func (s *Sessions[R]) evict() {
 	var oldest *wire.Session[R]
 	for _, session := range s.byID {
-		if oldest == nil || session.LastUsed < oldest.LastUsed || session.LastUsed == oldest.LastUsed && session.ID < oldest.ID {
+		if oldest == nil || evictBefore(session, oldest) {
 			oldest = session
 		}
 	}
 	s.drop(oldest.ID)
+}
+
+func evictBefore[R any](a, b *wire.Session[R]) bool {
+	switch {
+	case (a.Node == 0) != (b.Node == 0):
+		return a.Node == 0
+	case a.LastUsed != b.LastUsed:
+		return a.LastUsed < b.LastUsed
+	}
+	return a.ID < b.ID
 }
 
 func (s *Sessions[R]) drop(id uint64) {
@@ -122,6 +133,35 @@ func (s *Sessions[R]) Admit(id, sequence, now uint64) (*wire.Session[R], Verdict
 	session.Results = nil
 	s.unsaved[id] = true
 	return session, Apply
+}
+
+// Client admits an operation of a remote client. A result that is not nil is the
+// operation's result: of a copy that was applied before, or the reason why it is not
+// applied. Otherwise the operation is to be applied, and its result to be passed to
+// Keep.
+func (s *Sessions[R]) Client(o *wire.Origin, now uint64, notAdmitted func(wire.Admission) R) *R {
+	session, verdict := s.Admit(o.Session, o.Sequence, now)
+	switch {
+	case verdict == Apply:
+		return nil
+	case verdict == Repeat && len(session.Results) == 1:
+		kept := session.Results[0]
+		return &kept
+	}
+	r := notAdmitted(wire.StaleSequence)
+	if verdict == Unknown {
+		r = notAdmitted(wire.UnknownSession)
+	}
+	return &r
+}
+
+// Keep sets the result that a copy of a remote client's operation gets. It does nothing
+// if the client has sent a later operation.
+func (s *Sessions[R]) Keep(o *wire.Origin, kept R) {
+	if session := s.byID[o.Session]; session != nil && session.Sequence == o.Sequence {
+		session.Results = []R{kept}
+		s.unsaved[o.Session] = true
+	}
 }
 
 // Changed records that a session has to be saved: because the caller changed it,

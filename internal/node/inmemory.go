@@ -89,10 +89,13 @@ func (s *inMemoryShard) Do(ctx context.Context, c *wire.Command) (wire.Outcome, 
 	}
 	ctx, cancel := s.node.Within(ctx)
 	defer cancel()
-	c.Seen = s.node.seen()
+	c.Seen = s.node.seen().Max(c.Seen) // a remote client may have seen more on another node
 	o, err := s.combiner.Do(ctx, wire.EncodeCommand(c))
 	if err != nil {
 		return o, s.withCause(err)
+	}
+	if o.Admission != wire.Admitted {
+		return wire.Outcome{}, notAdmitted(o.Admission)
 	}
 	if o.ValueDropped {
 		return o, fmt.Errorf("%w: it was applied, but its answer came through a node that had to be brought up to date, and was too large to be kept", ErrOutcomeUnknown)

@@ -35,6 +35,7 @@ type shard struct {
 	size     func() int64  // of what a snapshot of the machine holds, in bytes
 	held     chan struct{} // capacity 1: an entry that holds proposals was applied
 	caughtUp atomic.Bool   // this node has applied what was acknowledged before its start
+	clients  sync.Map      // nonce -> chan uint64, of the calls of openSession
 }
 
 // A machine applies the entries of a shard on this node.
@@ -124,7 +125,12 @@ func (s *shard) checkLog(applied, term uint64) error {
 // These methods implement what the listeners of all machines have in common. The
 // goroutine that applies entries calls them.
 
-func (s *shard) SessionOpened(nonce, session uint64) { s.combiner.SessionOpened(nonce, session) }
+func (s *shard) SessionOpened(nonce, session uint64) {
+	if !s.clientSessionOpened(nonce, session) {
+		s.combiner.SessionOpened(nonce, session)
+	}
+}
+
 func (s *shard) SessionUnknown(session, sequence uint64) {
 	s.combiner.SessionUnknown(session, sequence)
 }

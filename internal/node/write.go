@@ -26,6 +26,10 @@ const (
 // Write has an operation applied and returns its result, in which no statement
 // has failed. While a transaction has the write lease, the operation waits in the lease
 // queue for up to busyTimeout.
+//
+// If the operation has an origin, Write may be called again with the same one, on any
+// node, as long as the origin's session has sent nothing later: the operation is applied
+// once, and each call returns its result. Its error may then be ErrSessionUnknown.
 func (n *Node) Write(ctx context.Context, op *wire.Operation, busyTimeout time.Duration) (*wire.Result, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -33,12 +37,21 @@ func (n *Node) Write(ctx context.Context, op *wire.Operation, busyTimeout time.D
 	bounded, cancel := n.Within(ctx)
 	defer cancel()
 	op.Functions = n.functionsUsed(op)
-	for op.MaxSteps = min(n.opts.Hooks.FirstSteps, n.opts.MaxSteps); ; op.MaxSteps = min(op.MaxSteps*stepsGrowth, n.opts.MaxSteps) {
+	origin := op.Origin
+	op.MaxSteps = min(n.opts.Hooks.FirstSteps, n.opts.MaxSteps)
+	for attempt := uint64(0); ; attempt++ {
+		if origin != nil {
+			op.Origin = &wire.Origin{Session: origin.Session, Sequence: origin.Sequence<<attemptBits | attempt}
+		}
 		began := time.Now()
 		result, err := n.attempt(bounded, op, busyTimeout)
 		switch {
 		case err != nil:
 			return nil, err
+		case origin != nil && attempt < 1<<attemptBits-1 && mayAttemptAgain(result):
+			continue
+		case result.Admission != wire.Admitted:
+			return nil, notAdmitted(result.Admission)
 		case result.Err == nil:
 			return result, nil
 		case result.Err.Code != sqlite.CodeInterrupt || op.MaxSteps == n.opts.MaxSteps:
@@ -47,7 +60,15 @@ func (n *Node) Write(ctx context.Context, op *wire.Operation, busyTimeout time.D
 		if err := noTimeLeft(bounded, op.MaxSteps, time.Since(began)); err != nil {
 			return nil, err
 		}
+		op.MaxSteps = min(op.MaxSteps*stepsGrowth, n.opts.MaxSteps)
 	}
+}
+
+// mayAttemptAgain reports whether a remote client's operation has to be attempted under
+// the next sequence: because another node has made later attempts of it, or because the
+// attempt is a copy of one that another node has taken out of the lease queue.
+func mayAttemptAgain(r *wire.Result) bool {
+	return r.Admission == wire.StaleSequence || r.Lease.State == wire.LeaseExpired
 }
 
 // noTimeLeft returns an error if ctx leaves no time for another attempt after one
@@ -89,9 +110,9 @@ func (n *Node) attempt(ctx context.Context, op *wire.Operation, busyTimeout time
 	r, err := n.sql.propose(ctx, wire.EncodeOperation(op))
 	switch {
 	case lease == nil:
-	case err == nil:
+	case err == nil && op.Origin == nil:
 		lease.applied(wire.LeaseResult{}, began) // the operation ended the lease
-	default:
+	default: // it may not have, or was a copy, which does not
 		lease.Release()
 	}
 	if errors.Is(err, ErrTooLarge) {
@@ -120,6 +141,10 @@ func (n *Node) CommitUnder(ctx context.Context, lease *Lease, recording *wire.En
 	if err != nil {
 		lease.Release()
 		return err
+	}
+	if r.Admission != wire.Admitted {
+		lease.Release()
+		return notAdmitted(r.Admission)
 	}
 	lease.applied(r.Lease, proposed)
 	switch {

@@ -45,6 +45,8 @@ type Command struct {
 	Kind CommandKind
 	Seen Seen // what the proposer had applied
 
+	Origin *Origin // of a remote client's command; nil: none
+
 	Key         string // of an entry, a counter or a lock
 	Bucket      string
 	Value       []byte
@@ -89,7 +91,8 @@ const (
 // An Outcome is what became of a Command. A field has one meaning; those that do
 // not belong to the command's kind are zero.
 type Outcome struct {
-	Code OutcomeCode
+	Code      OutcomeCode
+	Admission Admission // of the command's Origin; if it is not Admitted, nothing else is set
 
 	// Of commands that change or compare entries and counters.
 	Version      uint64 // the entry's: the new one, that which was removed, or that which was in the way
@@ -142,7 +145,8 @@ func EncodeCommand(c *Command) []byte {
 	b = appendBool(b, 21, c.OwnerExists)
 	b = appendBool(b, 22, c.Used)
 	b = appendBool(b, 23, c.OwnerStays)
-	return appendUint(b, 24, c.LastWaiter)
+	b = appendUint(b, 24, c.LastWaiter)
+	return appendOrigin(b, 25, c.Origin)
 }
 
 // EncodeCommands encodes an entry of commands that their callers have encoded.
@@ -215,6 +219,10 @@ func (c *Command) field(f protowire.Number, n uint64, data []byte) error {
 		c.OwnerStays = n != 0
 	case 24:
 		c.LastWaiter = n
+	case 25:
+		var err error
+		c.Origin, err = decodeOrigin(data)
+		return err
 	}
 	return nil
 }
@@ -233,7 +241,8 @@ func appendOutcome(b []byte, o *Outcome) []byte {
 	b = appendBool(b, 11, o.HolderLost)
 	b = appendUint(b, 12, o.Index)
 	b = appendUint(b, 13, o.MaxEntries)
-	return appendUint(b, 14, o.MaxBytes)
+	b = appendUint(b, 14, o.MaxBytes)
+	return appendUint(b, 15, uint64(o.Admission))
 }
 
 func decodeOutcome(b []byte) (*Outcome, error) {
@@ -268,6 +277,8 @@ func decodeOutcome(b []byte) (*Outcome, error) {
 			o.MaxEntries = n
 		case 14:
 			o.MaxBytes = n
+		case 15:
+			o.Admission = Admission(n)
 		}
 		return nil
 	})

@@ -189,7 +189,7 @@ func some(t *rapid.T, what string) uint64 {
 }
 
 func genCommand(t *rapid.T) *Command {
-	return &Command{Kind: CommandKind(rapid.Byte().Draw(t, "kind")), Seen: Seen{some(t, "sql"), some(t, "kv")},
+	return &Command{Kind: CommandKind(rapid.Byte().Draw(t, "kind")), Origin: genOrigin(t), Seen: Seen{some(t, "sql"), some(t, "kv")},
 		Waiters: rapid.SliceOfN(rapid.Uint64(), 0, 4).Draw(t, "waiters"),
 		Key:     string(genBytes(t, "key")), Bucket: string(genBytes(t, "bucket")), Value: genBytes(t, "value"), TTLMS: some(t, "ttlms"), Version: some(t, "version"),
 		Delta: int64(some(t, "delta")), Counter: int64(some(t, "counter")), MaxEntries: some(t, "maxentries"), MaxBytes: some(t, "maxbytes"), Override: rapid.Bool().Draw(t, "override"),
@@ -198,8 +198,15 @@ func genCommand(t *rapid.T) *Command {
 	}
 }
 
+func genOrigin(t *rapid.T) *Origin {
+	if rapid.Bool().Draw(t, "remote") {
+		return &Origin{some(t, "session"), some(t, "sequence")}
+	}
+	return nil
+}
+
 func genOutcome(t *rapid.T) Outcome {
-	return Outcome{Code: OutcomeCode(rapid.Byte().Draw(t, "code")), Seen: Seen{some(t, "sql"), some(t, "kv")},
+	return Outcome{Code: OutcomeCode(rapid.Byte().Draw(t, "code")), Admission: Admission(rapid.IntRange(0, 2).Draw(t, "admission")), Seen: Seen{some(t, "sql"), some(t, "kv")},
 		Version: some(t, "version"), Existed: rapid.Bool().Draw(t, "existed"), Value: string(genBytes(t, "value")), ValueDropped: rapid.Bool().Draw(t, "valuedropped"), Counter: int64(some(t, "counter")),
 		MaxEntries: some(t, "maxentries"), MaxBytes: some(t, "maxbytes"), Token: some(t, "token"), Epoch: some(t, "epoch"), HolderLost: rapid.Bool().Draw(t, "holderlost"),
 		Index: some(t, "index"),
@@ -257,7 +264,7 @@ func TestCommandsRoundTrip(t *testing.T) {
 }
 
 func commandOf(m message) *Command {
-	c := &Command{Kind: CommandKind(m.uint("kind")), Seen: Seen{m.uint("sql_index"), m.uint("kv_index")},
+	c := &Command{Kind: CommandKind(m.uint("kind")), Origin: originOf(m), Seen: Seen{m.uint("sql_index"), m.uint("kv_index")},
 		Key: string(m.bytes("key")), Bucket: string(m.bytes("bucket")), Value: m.bytes("value"), TTLMS: m.uint("ttl_ms"), Version: m.uint("version"),
 		Delta: m.int("delta"), Counter: m.int("counter"), MaxEntries: m.uint("max_entries"), MaxBytes: m.uint("max_bytes"), Override: m.bool("override"),
 		Owner: m.uint("owner"), OwnerTTLMS: m.uint("owner_ttl_ms"), OwnerExists: m.bool("owner_exists"), Waiter: m.uint("waiter"), Used: m.bool("used"),
@@ -271,7 +278,7 @@ func commandOf(m message) *Command {
 }
 
 func outcomeOf(m message) Outcome {
-	return Outcome{Code: OutcomeCode(m.uint("code")), Seen: Seen{m.uint("sql_index"), m.uint("kv_index")},
+	return Outcome{Code: OutcomeCode(m.uint("code")), Admission: Admission(m.uint("admission")), Seen: Seen{m.uint("sql_index"), m.uint("kv_index")},
 		Version: m.uint("version"), Existed: m.bool("existed"), Value: string(m.bytes("value")), ValueDropped: m.bool("value_dropped"), Counter: m.int("counter"),
 		MaxEntries: m.uint("max_entries"), MaxBytes: m.uint("max_bytes"), Token: m.uint("token"), Epoch: m.uint("epoch"), HolderLost: m.bool("holder_lost"),
 		Index: m.uint("index"),

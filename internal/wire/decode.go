@@ -196,6 +196,10 @@ func (d *Decoder) operation(b []byte) error {
 			var err error
 			op.Zone, err = decodeZone(data)
 			return err
+		case 15:
+			var err error
+			op.Origin, err = decodeOrigin(data)
+			return err
 		}
 		return nil
 	})
@@ -481,6 +485,8 @@ func DecodeResult(b []byte) (*Result, error) {
 			})
 		case 6:
 			return settings(n, &r.Settings)
+		case 7:
+			r.Admission = Admission(n)
 		}
 		return nil
 	})

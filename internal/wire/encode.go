@@ -72,7 +72,8 @@ func appendHead(b []byte, op *Operation) []byte {
 		b = protowire.AppendTag(b, 13, protowire.BytesType)
 		b = protowire.AppendBytes(b, op.Temp)
 	}
-	return appendZone(b, 14, op.Zone)
+	b = appendZone(b, 14, op.Zone)
+	return appendOrigin(b, 15, op.Origin)
 }
 
 func appendFunctions(b []byte, field protowire.Number, functions []Function) []byte {
@@ -258,7 +259,8 @@ func AppendResult(b []byte, r *Result) []byte {
 		b = appendUint(b, 3, l.Base)
 		b = closeMessage(b, at)
 	}
-	return appendUint(b, 6, uint64(r.Settings))
+	b = appendUint(b, 6, uint64(r.Settings))
+	return appendUint(b, 7, uint64(r.Admission))
 }
 
 // appendRows appends rows. columnField and rowField are the numbers of the fields for

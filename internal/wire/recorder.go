@@ -44,7 +44,7 @@ func (r *Recorder) Len() int { return r.count }
 
 // maxHead is an upper bound for the fields of an operation without its statements, in
 // bytes.
-const maxHead = 160
+const maxHead = 192
 
 // Size returns about how many bytes the statements need in an entry.
 func (r *Recorder) Size() int { return len(r.body) + r.size + maxHead }

@@ -110,7 +110,7 @@ func zoneOf(m message) *Zone {
 
 func operationOf(entry, m message) Operation {
 	o := Operation{StampMS: m.int("stamp_ms"), Seed: seedOf(m), Settings: Settings(m.uint("settings")), LastInsertID: m.int("last_insert_id"),
-		Changes: m.int("changes"), MaxSteps: m.uint("max_steps"), Vacuum: m.field("vacuum").Bool(), Lease: leaseOf(m), Zone: zoneOf(m)}
+		Changes: m.int("changes"), MaxSteps: m.uint("max_steps"), Vacuum: m.field("vacuum").Bool(), Lease: leaseOf(m), Zone: zoneOf(m), Origin: originOf(m)}
 	texts := entry.field("texts").List()
 	for _, s := range m.list("statements") {
 		statement := Statement{SQL: string(texts.Get(int(m.uint("text_base") + s.uint("text"))).Bytes())}
@@ -133,6 +133,14 @@ func operationOf(entry, m message) Operation {
 		o.Temp = append([]byte{}, b...)
 	}
 	return o
+}
+
+func originOf(m message) *Origin {
+	if !m.has("origin") {
+		return nil
+	}
+	o := m.sub("origin")
+	return &Origin{o.uint("session"), o.uint("sequence")}
 }
 
 func seedOf(operation message) (s Seed) {
@@ -191,7 +199,7 @@ func TestEntriesFollowTheSchema(t *testing.T) {
 }
 
 func resultOf(m message) Result {
-	r := Result{RowsDropped: m.field("rows_dropped").Bool(), Settings: Settings(m.uint("settings"))}
+	r := Result{RowsDropped: m.field("rows_dropped").Bool(), Settings: Settings(m.uint("settings")), Admission: Admission(m.uint("admission"))}
 	if m.has("error") {
 		e := message{m.field("error").Message()}
 		r.Err = &Error{Code: int(e.uint("code")), Message: string(e.bytes("message")), Statement: int(e.uint("statement")), Hint: string(e.bytes("hint"))}

@@ -125,6 +125,7 @@ type Operation struct {
 	Temp         []byte     // the proposer's TEMP objects, see DecodeTemp; nil: the statements may not make any
 	Functions    []Function // functions of programs; a replica that lacks one must not execute the operation
 	Zone         *Zone      // sets the time zone of the cluster, unless it has one
+	Origin       *Origin    // of a remote client's operation; nil: none
 }
 
 // A Function is a function or collation that programs register.
@@ -193,6 +194,7 @@ type Result struct {
 	RowsDropped bool     // the rows are not here: they were too large to be kept for a repeated entry
 	Settings    Settings // the settings that a script has changed, compared with the operation's
 	Lease       LeaseResult
+	Admission   Admission // of the operation's Origin; if it is not Admitted, nothing else is set
 }
 
 // A LeaseResult is the part of a Result that concerns the write lease.

@@ -102,6 +102,9 @@ func plain(o Operation) (out string) {
 		lease.Release = append([]uint64{}, l.Release...)
 		out, o.Lease = fmt.Sprintf("%#v ", lease), nil
 	}
+	if origin := o.Origin; origin != nil {
+		out, o.Origin = out+fmt.Sprintf("%#v ", *origin), nil
+	}
 	if z := o.Zone; z != nil {
 		out, o.Zone = out+fmt.Sprintf("%q %v ", z.Name, z.Offsets), nil
 	}
@@ -229,6 +232,7 @@ func genValue(t *rapid.T) Value {
 func genOperation(t *rapid.T) *Operation {
 	o := &Operation{StampMS: rapid.Int64().Draw(t, "stamp"), Seed: Seed(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "seed")), Settings: genSettings(t), LastInsertID: rapid.Int64().Draw(t, "last"),
 		Changes: rapid.Int64().Draw(t, "changes"), MaxSteps: rapid.Uint64().Draw(t, "steps"), Vacuum: rapid.Bool().Draw(t, "vacuum"), Zone: genZone(t)}
+	o.Origin = genOrigin(t)
 	for range rapid.IntRange(0, 5).Draw(t, "statements") {
 		s := Statement{SQL: rapid.SampledFrom([]string{"", "A", "B", "C\xff", strings.Repeat("long ", 50), rapid.String().Draw(t, "sql")}).Draw(t, "text")}
 		for range rapid.IntRange(0, 4).Draw(t, "args") {
@@ -268,7 +272,7 @@ func genOperations(t *rapid.T) []*Operation {
 }
 
 func genResult(t *rapid.T) Result {
-	r := Result{RowsDropped: rapid.Bool().Draw(t, "dropped"), Settings: genSettings(t)}
+	r := Result{RowsDropped: rapid.Bool().Draw(t, "dropped"), Settings: genSettings(t), Admission: Admission(rapid.IntRange(0, 2).Draw(t, "admission"))}
 	if rapid.Bool().Draw(t, "failed") {
 		r.Err = &Error{Code: rapid.IntRange(0, 1<<20).Draw(t, "code"), Message: rapid.String().Draw(t, "message"), Statement: rapid.IntRange(0, 99).Draw(t, "statement"), Hint: rapid.String().Draw(t, "hint")}
 	}

@@ -165,7 +165,7 @@ func (m *memory) applyEntry(index uint64, cmd []byte) error {
 		for i := range e.Commands {
 			c := &e.Commands[i]
 			m.seen = m.seen.Max(c.Seen)
-			n.Results[i] = m.machine.apply(c, session)
+			n.Results[i] = m.applyOnce(c, session)
 		}
 		session.Results = keptOutcomes(n.Results)
 	}
@@ -175,6 +175,23 @@ func (m *memory) applyEntry(index uint64, cmd []byte) error {
 	}
 	return nil
 }
+
+// applyOnce applies a command, unless it is a copy of a command of a remote client that
+// was applied before. What belongs to a session of its node, such as the owner of a
+// lock, belongs to the client's session instead.
+func (m *memory) applyOnce(c *wire.Command, session *wire.Session[wire.Outcome]) wire.Outcome {
+	if c.Origin == nil {
+		return m.machine.apply(c, session)
+	}
+	if before := m.sessions.Client(c.Origin, m.sessionClock, notAdmitted); before != nil {
+		return *before
+	}
+	o := m.machine.apply(c, m.sessions.Get(c.Origin.Session))
+	m.sessions.Keep(c.Origin, keptOutcomes([]wire.Outcome{o})[0])
+	return o
+}
+
+func notAdmitted(why wire.Admission) wire.Outcome { return wire.Outcome{Admission: why} }
 
 // keptOutcomes returns what a session keeps of outcomes: all but the values beyond
 // maxKeptOutcomes.

@@ -176,7 +176,7 @@ func (r *SQL) applyEntry(index uint64, e *wire.Entry) error {
 				n.Results[i].Err = sqlite.VacuumNotAlone()
 				continue
 			}
-			if err := r.lease.applyOrQueue(&b.entry, i, &e.Operations[i], &n.Results[i]); err != nil {
+			if err := r.applyOnce(i, &e.Operations[i], &n.Results[i]); err != nil {
 				return err
 			}
 		}
@@ -185,6 +185,26 @@ func (r *SQL) applyEntry(index uint64, e *wire.Entry) error {
 	b.notify(n)
 	return nil
 }
+
+// applyOnce applies operation i of the entry, or puts it into the lease queue, unless it
+// is a copy of an operation of a remote client that was applied or queued before.
+func (r *SQL) applyOnce(i int, op *wire.Operation, result *wire.Result) error {
+	if op.Origin == nil {
+		return r.lease.applyOrQueue(&r.batch.entry, i, op, result)
+	}
+	if before := r.sessions.Client(op.Origin, r.now, notAdmitted); before != nil {
+		*result = *before
+		return nil
+	}
+	origin := *op.Origin
+	if err := r.lease.applyOrQueue(&r.batch.entry, i, op, result); err != nil {
+		return err
+	}
+	r.sessions.Keep(&origin, keptResult(result))
+	return nil
+}
+
+func notAdmitted(why wire.Admission) wire.Result { return wire.Result{Admission: why} }
 
 // maxContendedAdvance bounds, in milliseconds, a clock advance while somebody waits
 // for the lease. A larger one, proposed when nobody waited, would let the lease expire

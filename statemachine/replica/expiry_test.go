@@ -26,8 +26,8 @@ func TestTheEndOfASession(t *testing.T) {
 			m.advance(1)
 			m.doAs(&proposer{m.session, m.seq + 10, nil})
 			var cmds [][]byte
-			for len(cmds) < statemachine.MaxSessions-1 {
-				cmds = append(cmds, wire.EncodeOpenSession(1<<50, 0, 0))
+			for node := uint64(100); len(cmds) < statemachine.MaxSessions-1; node++ { // those of remote clients would be evicted first
+				cmds = append(cmds, wire.EncodeOpenSession(1<<50, node, 1))
 			}
 			m.update(cmds...)
 		},

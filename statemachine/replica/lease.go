@@ -36,9 +36,13 @@ func (l lessor) settled(w *wire.Waiter, result *wire.Result) {
 		Notification: statemachine.Notification[wire.Result]{Session: w.Session}, waiter: waiterID(w), settled: result,
 	})
 	if s := r.sessions.Get(w.Session); s != nil && s.Sequence == w.Sequence && w.Index < len(s.Results) {
-		s.Results[w.Index] = keptResults([]wire.Result{*result})[0]
+		s.Results[w.Index] = keptResult(result)
 		r.sessions.Changed(w.Session)
 	}
+}
+
+func (l lessor) keep(origin *wire.Origin, result *wire.Result) {
+	l.r.sessions.Keep(origin, keptResult(result))
 }
 
 // publishHolder lets other goroutines see who holds the lease.

@@ -84,6 +84,9 @@ type leaseHost interface {
 	// settled is called when a waiter leaves the queue whose entry was applied
 	// before the present one.
 	settled(w *wire.Waiter, result *wire.Result)
+	// keep is called when a waiter with an origin leaves the queue. A copy of its
+	// operation gets this result.
+	keep(origin *wire.Origin, result *wire.Result)
 }
 
 // entry is the entry being applied.
@@ -323,6 +326,9 @@ func (e *entry) resultOf(w *wire.Waiter) *wire.Result {
 // settle reports what became of a waiter: in the results of its entry, if that is
 // being applied, and through the host otherwise.
 func (q *leaseQueue) settle(e *entry, w *wire.Waiter, result *wire.Result) {
+	if w.Operation.Origin != nil {
+		q.host.keep(w.Operation.Origin, result)
+	}
 	if !e.contains(w) {
 		q.host.settled(w, result)
 		return

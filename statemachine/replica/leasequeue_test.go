@@ -63,6 +63,10 @@ func (h *leaseHistory) settled(w *wire.Waiter, result *wire.Result) {
 	fmt.Fprintf(&h.out, "  settled %s of session %d: %s\n", leaseName(waiterID(w)), w.Session, resultText(result))
 }
 
+func (h *leaseHistory) keep(origin *wire.Origin, result *wire.Result) {
+	fmt.Fprintf(&h.out, "  client %d's operation %d keeps %s\n", origin.Session, origin.Sequence, resultText(result))
+}
+
 func leaseName(id uint64) string {
 	if id&leaseIDBit != 0 {
 		return fmt.Sprintf("L%d", id&^leaseIDBit)

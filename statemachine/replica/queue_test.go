@@ -27,6 +27,8 @@ type leaseLog struct {
 	all    [][]byte                // all entries of operations, from which copies are drawn
 	ids    []uint64                // ids of leases and waiters, also of ended ones
 	n      int
+
+	clients []*proposer // remote clients, each with its last sequence
 }
 
 var leaseLogSchema = []string{
@@ -116,7 +118,25 @@ func (l *leaseLog) operation() *wire.Operation {
 		o.Lease = &wire.Lease{Under: l.id(), Keep: l.int(0, 1, "keep") == 0}
 		return o
 	}
-	return l.text()
+	o := l.text()
+	if l.int(0, 2, "remote") == 0 {
+		o.Origin = l.origin()
+	}
+	return o
+}
+
+// origin draws that of a remote client's next operation, or of a copy of its last one or
+// of an earlier one.
+func (l *leaseLog) origin() *wire.Origin {
+	if len(l.clients) < 2 {
+		l.n++
+		l.send(wire.EncodeOpenSession(uint64(l.n), 0, 0))
+		l.clients = append(l.clients, &proposer{session: uint64(len(l.entries))})
+	}
+	client := rapid.SampledFrom(l.clients).Draw(l.rt, "client")
+	sequence := client.seq + 1 - uint64(l.int(0, int(min(client.seq+1, 2)), "earlier"))
+	client.seq = max(client.seq, sequence)
+	return &wire.Origin{Session: client.session, Sequence: sequence}
 }
 
 // transaction draws a transaction under the lease that is held. It runs on the first

@@ -60,7 +60,7 @@ func newMachineWith(t *testing.T, functions *sqlite.Functions) *machine {
 	t.Helper()
 	m := &machine{t: t, functions: functions, dir: filepath.Join(folder(t), "sql"), got: map[[2]uint64][]wire.Result{}, opened: map[uint64]uint64{}, settled: map[uint64]wire.Result{}, failed: make(chan error, 1)}
 	m.start()
-	m.update(wire.EncodeOpenSession(77, 0, 0))
+	m.update(wire.EncodeOpenSession(77, 99, 1))
 	m.session = m.opened[77]
 	return m
 }

@@ -10,19 +10,25 @@ import (
 // answer a copy of its last entry.
 const maxKeptResult = 4 << 10
 
-// keptResults returns what a session keeps of results: all but the rows of large
-// ones.
+// keptResults returns what a session keeps of the results of its last entry.
 func keptResults(results []wire.Result) []wire.Result {
-	out := slices.Clone(results)
-	for i := range out {
-		if resultSize(&out[i]) <= maxKeptResult {
-			continue
-		}
-		out[i].RowsDropped = true
-		out[i].Statements = slices.Clone(out[i].Statements)
-		for j := range out[i].Statements {
-			out[i].Statements[j].Rows, out[i].Statements[j].More = nil, nil
-		}
+	out := make([]wire.Result, len(results))
+	for i := range results {
+		out[i] = keptResult(&results[i])
+	}
+	return out
+}
+
+// keptResult returns what a session keeps of a result: all but the rows of a large one.
+func keptResult(r *wire.Result) wire.Result {
+	out := *r
+	if resultSize(r) <= maxKeptResult {
+		return out
+	}
+	out.RowsDropped = true
+	out.Statements = slices.Clone(out.Statements)
+	for i := range out.Statements {
+		out.Statements[i].Rows, out.Statements[i].More = nil, nil
 	}
 	return out
 }

@@ -290,7 +290,7 @@ func TestTheOldestSessionIsDroppedForANewOne(t *testing.T) {
 	m := newMachine(t)
 	cmds := make([][]byte, statemachine.MaxSessions)
 	for i := range cmds {
-		cmds[i] = wire.EncodeOpenSession(uint64(i), 0, 0)
+		cmds[i] = wire.EncodeOpenSession(uint64(i), uint64(i)+100, 1)
 	}
 	m.update(cmds...)
 	if n := m.sessions.Len(); n != statemachine.MaxSessions {
