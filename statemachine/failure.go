@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 )
 
-// A Failure is the reason why a replica had to stop: this machine cannot go on.
+// A Failure is the reason why a replica had to stop: this machine cannot continue.
 // It is never the result of an operation. The entry being applied waits until the
 // replica has been stopped, and is applied again after the next start.
 type Failure struct {
@@ -49,7 +49,7 @@ func (f *Failure) StoppedAfterFailure() bool {
 // stop the replica.
 func (f *Failure) Mark(err error) { f.why.CompareAndSwap(nil, &err) }
 
-// Fail stops the replica because this machine cannot go on, and returns when the
+// Fail stops the replica because this machine cannot continue, and returns when the
 // replica has been stopped. The caller is applying an entry which must neither be
 // answered nor count as applied, so it must not return before that.
 func (f *Failure) Fail(err error) {

@@ -1,6 +1,6 @@
 package statemachine
 
-// A Listener learns what became of the entries of a shard. R is the type of a
+// A Listener is notified of the entries that a shard has applied. R is the type of a
 // result or an outcome. The apply goroutine calls its methods; they must not
 // block, except for Failed.
 type Listener[R any] interface {
@@ -16,12 +16,12 @@ type Listener[R any] interface {
 	// milliseconds, or until another node leads.
 	Held(ms uint64)
 	// Failed is called once, from a goroutine of its own, when this machine
-	// cannot go on. It stops the replica; the entry being applied waits for it.
+	// cannot continue. It stops the replica; the entry being applied waits for it.
 	Failed(err error)
 }
 
-// A Notification is what a Listener is told of an applied entry. A machine collects
-// those of one Update, and delivers them when reads can see the changes.
+// A Notification is a call of a Listener for an applied entry. A machine collects the
+// notifications of one Update, and delivers them when reads can see the changes.
 type Notification[R any] struct {
 	Verdict           Verdict
 	Opened            bool   // the entry opened Session

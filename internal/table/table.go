@@ -1,13 +1,12 @@
-// Package table is a hash table from strings to strings that one goroutine
-// writes while any number read, without a lock and without waiting: a reader
-// sees each key as it was at some moment during its call.
+// Package table has a hash table from strings to strings. One goroutine writes it, and
+// any number of goroutines read it at the same time, without locks and without waiting.
+// A reader sees each key as it was at some moment during its call.
 //
-// Items never change. A write puts a new item in the place of the old one;
-// readers that are at the old one finish there. What is larger than a chain is
-// copied when it has to be rearranged, a segment of at most some hundred items
-// at a time (extendible hashing): no write copies the table, however large.
-// For the same reason [Table.Freeze] is cheap: it takes hold of the segments,
-// and the writer copies those that it comes to change.
+// Items never change. A write replaces the old item by a new one, and readers that have
+// reached the old item finish with it. The table is divided into segments of at most some
+// hundred items (extendible hashing). Only whole segments are rearranged, in a copy, so no
+// write copies the table, however large it is. [Table.Freeze] is cheap because it only
+// marks the segments: the writer copies a marked segment before it changes it.
 package table
 
 import (
@@ -18,8 +17,8 @@ import (
 )
 
 const (
-	leastHeads = 8   // of a segment: a small table is small
-	mostHeads  = 512 // of a segment; a full one is split
+	leastHeads = 8   // of a segment, so that a small table needs little memory
+	mostHeads  = 512 // of a segment; a full segment with so many is split
 )
 
 // An Item is a key with its value. It never changes.
@@ -47,34 +46,34 @@ func (i *Item) Mark() bool { return i.mark }
 // Size returns the bytes of key and value.
 func (i *Item) Size() int { return len(i.data) }
 
-// Ref returns what names this item, and no later one of its key.
+// Ref returns a reference to this item. It does not refer to later items of the key.
 func (i *Item) Ref() Ref { return Ref{i.hash, i.version} }
 
-// A Ref names an item, if the versions of a table's items differ.
+// A Ref refers to an item of a table whose items have different versions.
 type Ref struct{ hash, version uint64 }
 
-// Version returns the item's.
+// Version returns the version of the item.
 func (r Ref) Version() uint64 { return r.version }
 
-// A Table is a hash table. The zero Table is not one: see New.
+// A Table is a hash table. It must be created by New.
 type Table struct {
 	dir  atomic.Pointer[directory]
 	seed maphash.Seed
-	n    int // of the writer
-	size int // of the writer
+	n    int // the number of items; only the writer uses it
+	size int // the bytes of all items; only the writer uses it
 }
 
 // A directory finds the segment of a hash by its highest bits.
 type directory struct {
 	depth    uint8
-	segments []atomic.Pointer[segment] // 1 << depth; a segment of a lower depth stands there several times
+	segments []atomic.Pointer[segment] // 1 << depth pointers; several of them point to a segment of a lower depth
 }
 
-// A segment holds the items whose hashes begin alike.
+// A segment has the items whose hashes begin with the same bits.
 type segment struct {
-	depth  uint8 // how many bits are alike
-	frozen bool  // of the writer: somebody keeps it as it is
-	n      int   // of the writer
+	depth  uint8 // the number of these bits
+	frozen bool  // a view has the segment, so it must not change; only the writer uses it
+	n      int   // the number of items; only the writer uses it
 	heads  []atomic.Pointer[Item]
 }
 
@@ -118,8 +117,8 @@ func newSegment(depth uint8, heads int) *segment {
 	return &segment{depth: depth, heads: make([]atomic.Pointer[Item], heads)}
 }
 
-// head returns the chain of a hash. Its lower bits choose: the higher ones are
-// alike in a segment.
+// head returns the head of the chain for a hash. It uses the lower bits of the hash, because
+// the higher ones are the same in the whole segment.
 func (s *segment) head(hash uint64) *atomic.Pointer[Item] {
 	return &s.heads[hash&uint64(len(s.heads)-1)]
 }
@@ -166,7 +165,7 @@ func (t *Table) Delete(key string) *Item {
 	return t.remove(h, func(i *Item) bool { return i.hash == h && i.Key() == key })
 }
 
-// Find returns the item, if it is in the table still.
+// Find returns the item, or nil if it is not in the table any more.
 func (t *Table) Find(r Ref) *Item {
 	for i := t.dir.Load().of(r.hash).head(r.hash).Load(); i != nil; i = i.next.Load() {
 		if i.hash == r.hash && i.version == r.version {
@@ -176,8 +175,8 @@ func (t *Table) Find(r Ref) *Item {
 	return nil
 }
 
-// Remove removes the item, if it is in the table still, and returns it, or nil.
-// Only the writer may call it.
+// Remove removes the item and returns it, or nil if it is not in the table any more. Only
+// the writer may call it.
 func (t *Table) Remove(r Ref) *Item {
 	return t.remove(r.hash, func(i *Item) bool { return i.hash == r.hash && i.version == r.version })
 }
@@ -191,7 +190,7 @@ func (t *Table) remove(hash uint64, is func(*Item) bool) *Item {
 		return nil // before anything is copied
 	}
 	if t.n == 1 {
-		t.Clear() // gives back what a large table leaves
+		t.Clear() // releases the memory of a large table
 		return i
 	}
 	s := t.writable(hash)
@@ -201,7 +200,7 @@ func (t *Table) remove(hash uint64, is func(*Item) bool) *Item {
 			link = &i.next
 			continue
 		}
-		// Readers that are at i go on to what follows it.
+		// Readers that have reached i continue with the item after it.
 		link.Store(i.next.Load())
 		s.n--
 		t.n--
@@ -210,7 +209,7 @@ func (t *Table) remove(hash uint64, is func(*Item) bool) *Item {
 	}
 }
 
-// writable returns the segment of a hash, in place of a frozen one a copy.
+// writable returns the segment of a hash. If that is frozen, it replaces it by a copy first.
 func (t *Table) writable(hash uint64) *segment {
 	d := t.dir.Load()
 	s := d.of(hash)
@@ -223,13 +222,12 @@ func (t *Table) writable(hash uint64) *segment {
 	return c
 }
 
-// copy returns the item for another chain.
+// copy returns a copy of the item, for another chain.
 func (i *Item) copy() *Item {
 	return &Item{hash: i.hash, data: i.data, version: i.version, keyLen: i.keyLen, mark: i.mark}
 }
 
-// replace puts s wherever the segment of a hash, which has so many bits alike,
-// stands.
+// replace replaces the segment of a hash, which has this depth, by s.
 func (d *directory) replace(depth uint8, hash uint64, s *segment) {
 	n := uint64(1) << (d.depth - depth)
 	first := hash >> (64 - d.depth) &^ (n - 1)
@@ -238,8 +236,8 @@ func (d *directory) replace(depth uint8, hash uint64, s *segment) {
 	}
 }
 
-// grow gives the full segment of a hash more room, or splits it, and returns
-// the hash's.
+// grow replaces the full segment of a hash by a larger one, or splits it into two. It
+// returns the new segment of the hash.
 func (t *Table) grow(s *segment, hash uint64) *segment {
 	d := t.dir.Load()
 	if len(s.heads) < mostHeads {
@@ -249,7 +247,7 @@ func (t *Table) grow(s *segment, hash uint64) *segment {
 		return wide
 	}
 	if s.depth == d.depth {
-		if d.depth == 40 { // 2^40 segments: hashes are not random any more
+		if d.depth == 40 { // there would be 2^40 segments: the hashes are not random
 			return s
 		}
 		twice := &directory{depth: d.depth + 1, segments: make([]atomic.Pointer[segment], 2*len(d.segments))}
@@ -283,12 +281,13 @@ func (s *segment) each(f func(*Item) bool) bool {
 	return true
 }
 
-// A View is what a table held at a moment.
+// A View is the content of a table at one moment.
 type View []*segment
 
-// Freeze returns what the table holds now. It takes time in proportion to a few
-// hundredths of the number of items, and the writer then copies each segment that it
-// changes first. Only the writer may call it; the view is anybody's.
+// Freeze returns the present content of the table. Its time is proportional to the number
+// of segments, about a hundredth of the number of items. Later the writer copies each
+// segment before it changes it for the first time. Only the writer may call Freeze; any
+// goroutine may use the view.
 func (t *Table) Freeze() View {
 	d := t.dir.Load()
 	v := make(View, 0, len(d.segments))

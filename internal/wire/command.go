@@ -106,7 +106,7 @@ type Outcome struct {
 
 	// Of lock commands.
 	Token      uint64 // the fencing token of the grant; with Held: of the one who has the lock
-	Epoch      uint64 // tells the owner from earlier and later owners of the same id
+	Epoch      uint64 // distinguishes the owner from earlier and later owners with the same id
 	Seen       Seen   // what a node must have applied before it uses the grant
 	HolderLost bool   // a holder expired and so did not say what it had seen: Seen may be too low
 

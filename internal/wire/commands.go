@@ -1,14 +1,14 @@
 package wire
 
-// The types in this file are the commands, each with the fields that it has. A
-// caller turns one into a Command to have it encoded, and a machine reads one out
-// of the Command that it decoded; strings and slices then point into the entry.
+// The types in this file are the commands, each with its fields. A proposer converts one
+// to a Command before encoding it, and a machine converts the decoded Command back. Its
+// strings and slices then point into the entry.
 
 // A KVPut writes an entry. Its kind says under which condition, and what the
-// outcome tells of the entry before.
+// outcome says about the former entry.
 type KVPut struct {
 	// Kind is KindKVPut, KindKVPutIfAbsent (only if there is no entry),
-	// KindKVReplace (the outcome has the value before) or KindKVCompareAndSwap (only
+	// KindKVReplace (the outcome has the former value) or KindKVCompareAndSwap (only
 	// if the entry has Version).
 	Kind        CommandKind
 	Bucket, Key string

@@ -242,7 +242,7 @@ func genOperation(t *rapid.T) *Operation {
 			s.LaterMS, s.Skipped, s.Fails = rapid.Int64().Draw(t, "later"), rapid.Uint64().Draw(t, "skipped"), int(rapid.Uint32().Draw(t, "fails"))
 			s.Settings = genSettings(t)
 			s.DeferForeignKeys = rapid.Bool().Draw(t, "defer")
-			if rapid.Bool().Draw(t, "asks") {
+			if rapid.Bool().Draw(t, "reads state") {
 				s.State = &ConnState{rapid.Int64().Draw(t, "changes"), rapid.Int64().Draw(t, "total"), rapid.Int64().Draw(t, "last")}
 			}
 		}

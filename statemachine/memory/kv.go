@@ -229,7 +229,7 @@ func (k *KV) delete(c wire.KVDelete) wire.Outcome {
 	return o
 }
 
-// emitRemoved tells watchers of an entry that was removed.
+// emitRemoved sends watchers the event of an entry that was removed.
 func (k *KV) emitRemoved(b *bucket, i *table.Item, why shardapi.EventKind) {
 	k.revision++
 	k.countRemoved(i)

@@ -114,7 +114,7 @@ func (m *kvModel) apply(c *wire.Command) wire.Outcome {
 	there := m.buckets[c.Bucket] != nil
 	b := m.bucket(c.Bucket)
 	e, n := b.entries[c.Key], b.counters[c.Key]
-	_, counts := b.counters[c.Key]
+	_, existed := b.counters[c.Key]
 	switch c.Kind {
 	case wire.KindKVPut, wire.KindKVPutIfAbsent, wire.KindKVReplace, wire.KindKVCompareAndSwap:
 		return m.put(c, b, e)
@@ -144,17 +144,17 @@ func (m *kvModel) apply(c *wire.Command) wire.Outcome {
 	case wire.KindCounterAdd:
 		sum := n + c.Delta
 		if (sum > n) != (c.Delta > 0) && c.Delta != 0 {
-			return wire.Outcome{Code: wire.Overflow, Counter: n, Existed: counts}
+			return wire.Outcome{Code: wire.Overflow, Counter: n, Existed: existed}
 		}
 		b.counters[c.Key] = sum
 		m.revision++
-		return wire.Outcome{Counter: sum, Existed: counts}
+		return wire.Outcome{Counter: sum, Existed: existed}
 	case wire.KindCounterSet:
 		b.counters[c.Key] = c.Counter
 		m.revision++
-		return wire.Outcome{Counter: c.Counter, Existed: counts}
+		return wire.Outcome{Counter: c.Counter, Existed: existed}
 	case wire.KindCounterDelete:
-		if !counts {
+		if !existed {
 			return wire.Outcome{Code: wire.Missing}
 		}
 		delete(b.counters, c.Key)

@@ -7,8 +7,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// Locks is the machine of the lock shard: a lockTable, and those on this node that
-// wait for a change of their waiters.
+// Locks is the machine of the lock shard: a lockTable, and the listeners on this node for
+// changes of waiters.
 type Locks struct {
 	memory
 	lockTable
@@ -112,13 +112,13 @@ func (l *Locks) WatchWaiter(owner, id uint64) (now func() WaiterState, changed <
 	return now, c, done
 }
 
-// notify tells the listener of a waiter, if there is one on this node. The caller
+// notify notifies the listener for a waiter, if there is one on this node. The caller
 // holds mu.
 func (l *Locks) notify(w waiterID) {
 	if c := l.listening[w]; c != nil {
 		select {
 		case c <- struct{}{}:
-		default: // it has not yet taken the last value
+		default: // it has not received the last value yet
 		}
 	}
 }

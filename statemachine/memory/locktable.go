@@ -32,11 +32,11 @@ const emptyOwnerTTL = 1000
 //	gone   it was released; its owner renewed itself without naming it; or the
 //	       owner expired, because it was silent or its process has ended
 //
-// The state of the table as to lost writes is lastSilent. When a holder expires, the
-// next holder of that lock cannot learn from it what it had written through SQL.
-// So each grant is marked uncertain from then on, until the holder of such a grant
-// has released it after use: by that its node has caught up with the SQL log, and
-// every later grant names at least that index.
+// lastSilent says whether writes of an earlier holder may be unknown. When a holder
+// expires, the next holder of that lock cannot learn from it what it had written through
+// SQL. So each grant is marked uncertain from then on, until the holder of such a grant
+// has released it after use. By then its node has caught up with the SQL log, and every
+// later grant names at least that index.
 type lockTable struct {
 	queues  map[string]*lockQueue // by key; none is empty
 	owners  map[uint64]*lockOwner // by id

@@ -21,7 +21,7 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine"
 )
 
-// A Listener learns what became of the entries of an in-memory shard.
+// A Listener is notified of the entries that an in-memory shard has applied.
 type Listener = statemachine.Listener[wire.Outcome]
 
 // Config of the machine of an in-memory shard.
@@ -55,7 +55,7 @@ type memory struct {
 	sessionClock  uint64
 	seen          wire.Seen // what all commands have named up to now
 	decoder       wire.Decoder
-	notifications []notification // what the listener will be told of this Update
+	notifications []notification // of this Update, to be sent to the listener
 
 	clock     statemachine.PublishedClock
 	followers statemachine.Followers
@@ -246,7 +246,7 @@ func (m *memory) Clock() statemachine.Clock { return m.clock.Clock() }
 // Err returns why the replica stopped, or nil.
 func (m *memory) Err() error { return m.failure.Err() }
 
-// Fail stops the replica because this machine cannot go on, and returns when the
+// Fail stops the replica because this machine cannot continue, and returns when the
 // replica has been stopped.
 func (m *memory) Fail(err error) { m.failure.Fail(err) }
 
@@ -263,7 +263,7 @@ func (m *memory) WaitApplied(ctx context.Context, index uint64) error {
 // created.
 func (m *memory) LogBytes() uint64 { return m.logBytes.Load() }
 
-// deliver tells the listener of the entries of an Update.
+// deliver sends the notifications of an Update to the listener.
 func (m *memory) deliver() {
 	for i := range m.notifications {
 		m.notifications[i].Deliver(m.cfg.Listener)
@@ -420,7 +420,7 @@ func (m *memory) recover(r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	// Up to here nothing has changed: an unreadable snapshot leaves the state as it was.
+	// Nothing has changed up to here, so an unreadable snapshot does not change the state.
 	if err := m.machine.endRestore(); err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ const (
 )
 
 // A batch is what one call of Update applies: entries, their operations in one
-// SQLite transaction, and what to tell the listener once it is committed.
+// SQLite transaction, and the notifications to send once that is committed.
 type batch struct {
 	decoders      []*wire.Decoder // one for each entry: replay needs all of them
 	runs          []run           // operations of the open transaction
@@ -47,19 +47,19 @@ type run struct {
 	exclude bool // it ended the transaction: it is not executed again and keeps its result
 }
 
-// A notification is what a listener is told of an entry, or of a waiter.
+// A notification is a call of a listener, for an entry or for a waiter.
 type notification struct {
 	statemachine.Notification[wire.Result]
 	waiter  uint64       // id of a waiter of Session that left the queue
 	settled *wire.Result // its result; nil: the notification is not of a waiter
 }
 
-// notify adds what the listener will be told of an entry.
+// notify adds the notification of an entry.
 func (b *batch) notify(n statemachine.Notification[wire.Result]) {
 	b.notifications = append(b.notifications, notification{Notification: n})
 }
 
-// deliver tells the listeners of the batch.
+// deliver sends the notifications of the batch to the listeners.
 func (b *batch) deliver(l Listener, leases LeaseListener) {
 	for i := range b.notifications {
 		n := &b.notifications[i]
@@ -258,7 +258,7 @@ func (r *SQL) replay(first int) error {
 		if run.exclude {
 			continue
 		}
-		*run.result = wire.Result{Lease: run.result.Lease} // what was decided after it had run
+		*run.result = wire.Result{Lease: run.result.Lease} // the lease queue has set Lease after the operation was executed
 		ended, err := r.execute(run.op, run.result)
 		if err != nil {
 			return err

@@ -28,7 +28,7 @@ type execution struct {
 	counted  int64 // total_changes() after the statement before
 	changes  int64 // rows that the last statement itself changed
 	rowid    int64 // the rowid that the last statement itself assigned
-	own      int64 // the rowid of the row that the statement itself inserted or updated
+	ownRowid int64 // the rowid of the row that the statement itself inserted or updated
 }
 
 // execute executes op and sets its result. If ended is true, op must not have happened
@@ -137,8 +137,8 @@ func bind(s *sqlite.Stmt, args []wire.Argument) error {
 // resultOf returns the result of the statement that has just run.
 func (x *execution) resultOf(rows *wire.Rows) wire.StatementResult {
 	total := x.conn.TotalChanges()
-	out := wire.StatementResult{RowsAffected: x.conn.Changes(), LastInsertID: x.conn.LastInsertID(), TotalChanges: total - x.counted, Rows: rows, RowID: x.own}
-	x.counted, x.own = total, 0
+	out := wire.StatementResult{RowsAffected: x.conn.Changes(), LastInsertID: x.conn.LastInsertID(), TotalChanges: total - x.counted, Rows: rows, RowID: x.ownRowid}
+	x.counted, x.ownRowid = total, 0
 	return out
 }
 
@@ -158,7 +158,7 @@ func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
 		return nil, err
 	}
 	n := s.Observe()
-	defer func() { x.changes, x.rowid = n.Counters(); x.own = n.RowID() }()
+	defer func() { x.changes, x.rowid = n.Counters(); x.ownRowid = n.RowID() }()
 	var rows *wire.Rows
 	for {
 		row, err := s.Step()
@@ -362,7 +362,7 @@ func (r *SQL) flush() error {
 	return r.conn.ExecAsOwner(flushVirtual)
 }
 
-// restore resets what the operation has switched on the connection.
+// restore resets the settings of the connection that the operation has changed.
 func (x *execution) restore() error {
 	if x.deferred {
 		return x.deferForeignKeys(false)
@@ -390,9 +390,9 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 	switch {
 	case e.Hint != "":
 	case e.Code == sqlite.CodeFull:
-		e.Hint = "not the disk is: the table's AUTOINCREMENT has reached its end"
+		e.Hint = "the disk is not full: the table's AUTOINCREMENT has reached its end"
 	case e.Code == sqlite.CodeNoMemory:
-		e.Hint = "the statement makes a value of more than 2 GiB"
+		e.Hint = "the statement creates a value of more than 2 GiB"
 	}
 	if e.Code == sqlite.CodeInterrupt {
 		outOfSteps(e)

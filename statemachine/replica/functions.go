@@ -15,10 +15,10 @@ var ErrFunctionMissing = errors.New("hiqlite: this program lacks a function that
 
 // An operation names the functions that its statements may use. Those that the schema
 // uses, in an index or a CHECK, are replicated state (State.Functions). A replica whose
-// program lacks one of them would come to other rows, so it stops before that.
+// program lacks one of them would compute other rows, so it stops before that.
 
 func missingFunction(f wire.Function) error {
-	return fmt.Errorf("%w: %v: start it with a program whose Config.Functions or Config.Collations has it; nothing is lost, the node then goes on where it stopped", ErrFunctionMissing, f)
+	return fmt.Errorf("%w: %v: start it with a program whose Config.Functions or Config.Collations has it; nothing is lost: the node then continues where it stopped", ErrFunctionMissing, f)
 }
 
 // checkFunctions reports a function that an operation or the schema needs and

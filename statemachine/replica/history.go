@@ -57,8 +57,8 @@ func (h *appliedHistory) add(index uint64, cmd []byte) {
 // accepts any checksum of an entry that was applied long ago, or before this replica was
 // opened, since those are not kept.
 func (h *appliedHistory) check(index, sum uint64) error {
-	own := h.past[index%historyKept]
-	if index == 0 || own.index != index || own.sum == sum {
+	kept := h.past[index%historyKept]
+	if index == 0 || kept.index != index || kept.sum == sum {
 		return nil
 	}
 	return fmt.Errorf("%w: up to entry %d; older copies of some data folders were put back: on all nodes, put back copies that were made while all nodes were stopped", ErrDiverged, index)

@@ -37,7 +37,7 @@ const (
 //	idle   | Idle is set     | any     | as in use, but expires after idleTTL.
 //	       |                 |         | in use: its session says that it uses it
 //
-// The states of a waiter (see wire.LeaseState for what its proposer is told):
+// The states of a waiter (wire.LeaseState is what its proposer gets):
 //
 //	queued   it has been added; its entry was answered with LeaseQueued
 //	applied  its turn came, and its operation was applied
@@ -59,8 +59,8 @@ type leaseQueue struct {
 	// lastNumber is the number of the last waiter that was added. It never
 	// decreases, so that no number is used twice.
 	lastNumber uint64
-	// contended is the time of the clock since which the holder has been in the
-	// way of somebody. It is at most the present time.
+	// contended is the time of the clock since which somebody has waited for the
+	// present holder. It is at most the present time.
 	contended uint64
 	// bytes is the sum of operationSize over the waiters; at most maxWaiterBytes.
 	bytes int
@@ -68,7 +68,8 @@ type leaseQueue struct {
 	saved map[uint64]bool
 }
 
-// A leaseHost is what a leaseQueue needs to know and have done.
+// A leaseHost applies the operations of a leaseQueue, gives it the state that it needs,
+// and is notified of its changes.
 type leaseHost interface {
 	// apply applies an operation. An error is one of this machine.
 	apply(op *wire.Operation, result *wire.Result) error
@@ -318,13 +319,13 @@ func (e *entry) resultOf(w *wire.Waiter) *wire.Result {
 	if !e.contains(w) {
 		return new(wire.Result)
 	}
-	own := &e.results[w.Index]
-	*own = wire.Result{}
-	return own
+	inEntry := &e.results[w.Index]
+	*inEntry = wire.Result{}
+	return inEntry
 }
 
-// settle reports what became of a waiter: in the results of its entry, if that is
-// being applied, and through the host otherwise.
+// settle sets the final result of a waiter: in the results of its entry, if that is being
+// applied, and through the host otherwise.
 func (q *leaseQueue) settle(e *entry, w *wire.Waiter, result *wire.Result) {
 	if w.Operation.Origin != nil {
 		q.host.keep(w.Operation.Origin, result)
@@ -333,8 +334,8 @@ func (q *leaseQueue) settle(e *entry, w *wire.Waiter, result *wire.Result) {
 		q.host.settled(w, result)
 		return
 	}
-	if own := &e.results[w.Index]; own != result {
-		*own = *result
+	if inEntry := &e.results[w.Index]; inEntry != result {
+		*inEntry = *result
 	}
 }
 

@@ -160,7 +160,7 @@ func (t *Transaction) after(ctx context.Context, before recordMark, s *wire.Stat
 		failed = tookMaxRowid()
 		t.fatal = failed
 	}
-	if err := t.conn.FileError(); err != nil && t.fatal == nil { // replicas without this disk error would come to other rows
+	if err := t.conn.FileError(); err != nil && t.fatal == nil { // replicas without this disk error would compute other rows
 		failed = errors.Join(err, failed)
 		t.fatal = failed
 	}

@@ -2,8 +2,8 @@
 // and lends connections that read. It keeps the promises of package statemachine, and
 // these:
 //
-//   - An entry is applied once, in the order of the log. Its rows and the index that
-//     they stand for are committed in one SQLite transaction.
+//   - An entry is applied once, in the order of the log. Its rows and its index are
+//     committed in one SQLite transaction.
 //   - While a session holds the write lease, no other session's operation changes rows
 //     (see leaseQueue).
 //   - What this replica has cached (prepared statements, the schema, how entries were
@@ -30,11 +30,11 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine"
 )
 
-// A Listener learns what became of the entries of the SQL shard.
+// A Listener is notified of the entries that the SQL shard has applied.
 type Listener = statemachine.Listener[wire.Result]
 
-// A LeaseListener learns what became of the write lease and of those who wait for
-// it. The apply goroutine calls its methods; they must not block.
+// A LeaseListener is notified of changes of the write lease and of its queue. The apply
+// goroutine calls its methods; they must not block.
 type LeaseListener interface {
 	// Settled is called when an operation leaves the queue for the write lease:
 	// with its result, or with the lease.
@@ -303,7 +303,7 @@ func (r *SQL) Clock() statemachine.Clock { return r.clock.Clock() }
 // Err returns why the replica stopped, or nil.
 func (r *SQL) Err() error { return r.failure.Err() }
 
-// Fail stops the replica because this machine cannot go on, and returns when the
+// Fail stops the replica because this machine cannot continue, and returns when the
 // replica has been stopped.
 func (r *SQL) Fail(err error) { r.failure.Fail(err) }
 

@@ -27,10 +27,10 @@ func (s *speculativeConn) close() {
 // A speculativePool has the connections for views that may write: those that are idle,
 // and the transactions that use the others.
 type speculativePool struct {
-	mu   sync.Mutex
-	idle []*speculativeConn
-	lent map[*Transaction]bool // by transaction: it may hold SQLite's write lock
-	shut bool                  // the machine was closed: no connection is lent
+	mu     sync.Mutex
+	idle   []*speculativeConn
+	lent   map[*Transaction]bool // by transaction: it may hold SQLite's write lock
+	closed bool                  // the machine was closed: no connection is lent
 }
 
 // acquire returns a connection to the database in use, preferably an idle one with these
@@ -72,7 +72,7 @@ func (s *speculativePool) acquire(p *pool, settings wire.Settings) (*speculative
 func (s *speculativePool) register(t *Transaction) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.shut {
+	if s.closed {
 		t.spec.close()
 		return false
 	}
@@ -89,7 +89,7 @@ func (s *speculativePool) release(t *Transaction, reusable bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.lent, t)
-	if !reusable || s.shut || len(s.idle) >= maxIdleSpeculative {
+	if !reusable || s.closed || len(s.idle) >= maxIdleSpeculative {
 		t.spec.close()
 		return
 	}
@@ -101,7 +101,7 @@ func (s *speculativePool) release(t *Transaction, reusable bool) {
 
 func (s *speculativePool) close() {
 	s.mu.Lock()
-	s.shut = true
+	s.closed = true
 	s.mu.Unlock()
 	s.discard()
 }

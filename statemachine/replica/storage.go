@@ -169,7 +169,7 @@ func (s *storage) checkMarker(applied uint64) error {
 		return fmt.Errorf("%w: %s says %q", ErrDamaged, s.marker, b)
 	}
 	if applied < synced {
-		return fmt.Errorf("%w: %s stands at entry %d but was synced at %d: it was lost, rolled back or replaced", ErrDamaged, s.dir, applied, synced)
+		return fmt.Errorf("%w: %s is at entry %d but was synced at entry %d: it was lost, rolled back or replaced", ErrDamaged, s.dir, applied, synced)
 	}
 	return nil
 }
@@ -192,15 +192,15 @@ func (s *storage) newerState(inSQLite *wire.State) (*wire.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	side, err := decodeStateFile(b)
+	synced, err := decodeStateFile(b)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, filepath.Join(s.path(s.generation), stateFile), err)
 	}
-	if side.SQLIndex > inSQLite.SQLIndex {
-		return nil, fmt.Errorf("%w: the database is at index %d but was synced at %d: it was rolled back or replaced", ErrDamaged, inSQLite.SQLIndex, side.SQLIndex)
+	if synced.SQLIndex > inSQLite.SQLIndex {
+		return nil, fmt.Errorf("%w: the database is at index %d but was synced at %d: it was rolled back or replaced", ErrDamaged, inSQLite.SQLIndex, synced.SQLIndex)
 	}
-	if side.SQLIndex == inSQLite.SQLIndex && side.Applied >= inSQLite.Applied {
-		return side, nil
+	if synced.SQLIndex == inSQLite.SQLIndex && synced.Applied >= inSQLite.Applied {
+		return synced, nil
 	}
 	return inSQLite, nil
 }

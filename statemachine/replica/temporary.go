@@ -409,15 +409,15 @@ func (c *TempCursor) close(reason error) {
 
 // temporaries are the open Temporaries of a machine.
 type temporaries struct {
-	mu   sync.Mutex
-	all  map[*Temporary]bool
-	shut bool
+	mu     sync.Mutex
+	all    map[*Temporary]bool
+	closed bool
 }
 
 func (ts *temporaries) add(t *Temporary) bool {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if ts.shut {
+	if ts.closed {
 		return false
 	}
 	if ts.all == nil {
@@ -445,7 +445,7 @@ func (ts *temporaries) list() (all []*Temporary) {
 // close ends all of them, and those that are added later.
 func (ts *temporaries) close() {
 	ts.mu.Lock()
-	ts.shut = true
+	ts.closed = true
 	ts.mu.Unlock()
 	for _, t := range ts.list() {
 		t.End(ErrReplicaClosed)

@@ -25,7 +25,7 @@ var ErrChanged = errors.New("hiqlite: rows have changed since the transaction's 
 // because a write was interrupted.
 var ErrRolledBack = errors.New("hiqlite: the transaction was rolled back by an earlier statement")
 
-var errSuperseded = fmt.Errorf("%w: a snapshot took the place of what it worked on", ErrLeaseLost)
+var errSuperseded = fmt.Errorf("%w: a snapshot has replaced the database that the transaction worked on", ErrLeaseLost)
 
 // A Transaction is the view on which an interactive transaction runs at this node: the
 // rows as of one entry, and what the transaction itself has written.
@@ -83,13 +83,13 @@ type recordMark struct {
 	next uint64
 }
 
-// TransactionOptions are what a transaction begins with.
+// TransactionOptions are the options of a transaction.
 type TransactionOptions struct {
-	Seed     wire.Seed // of its randomness
+	Seed     wire.Seed // for random numbers
 	MaxSteps uint64
 	MaxBytes int // of the recording; 0: no bound
 	Settings wire.Settings
-	// What the connection answers at its beginning.
+	// The connection's counters at the beginning of the transaction.
 	Changes, TotalChanges, LastInsertID int64
 	Temp                                []byte // the connection's TEMP objects, see sqlite.Conn.DumpTemp; nil: it has none
 }
