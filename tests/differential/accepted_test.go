@@ -2,33 +2,33 @@ package differential
 
 import "strings"
 
-// A deviation is a difference that is meant: see the package's documentation of
-// hiqlite, and docs/sql.md.
+// A deviation is an intended difference from SQLite. docs/sql.md and the documentation
+// of package hiqlite describe them.
 type deviation struct {
 	why   string
 	holds func(s step, ours, theirs outcome) bool
 }
 
 var deviations = []deviation{
-	{"a module that is not supported is refused before the rest is read", func(s step, ours, theirs outcome) bool {
+	{"a module that is not supported is refused before the rest of the statement is parsed", func(s step, ours, theirs outcome) bool {
 		return strings.Contains(ours.err, "no such module") && theirs.err != ""
 	}},
-	{"query_only refuses what can write, also when there is nothing to write", func(s step, ours, theirs outcome) bool {
+	{"query_only refuses statements that can write, even if they would write nothing", func(s step, ours, theirs outcome) bool {
 		return strings.Contains(ours.err, "attempt to write a readonly database")
 	}},
-	{"a text with an error in its syntax is classified as if there was no transaction", func(s step, ours, theirs outcome) bool {
+	{"a text with a syntax error is classified as if there was no transaction", func(s step, ours, theirs outcome) bool {
 		return theirs.err != "" && (strings.Contains(ours.err, "incomplete input") || strings.Contains(ours.err, "syntax error") || strings.Contains(ours.err, "unrecognized token"))
 	}},
-	{"which of two errors is told of a row that OR FAIL keeps and a deferred key forbids", func(s step, ours, theirs outcome) bool {
+	{"of two errors of a row that OR FAIL keeps and a deferred key forbids, another one is reported", func(s step, ours, theirs outcome) bool {
 		return ours.err != "" && codeOf(theirs.err) == "787]"
 	}},
-	{"Prepare of a text that was classified before does not look whether its tables are still there", func(s step, ours, theirs outcome) bool {
+	{"Prepare of a text that was classified before does not notice that its tables are gone", func(s step, ours, theirs outcome) bool {
 		return s.how == keepPrepared && ours.err == "" && codeOf(theirs.err) == "1]"
 	}},
 	{"REINDEX of a TEMP table without an index finds nothing", func(s step, ours, theirs outcome) bool {
 		return strings.HasPrefix(s.text, "REINDEX") && strings.Contains(ours.err, "unable to identify the object to be reindexed")
 	}},
-	{"case_sensitive_like says that it could not be changed, beside what a module has open; SQLite says nothing", func(s step, ours, theirs outcome) bool {
+	{"case_sensitive_like fails while a module has open statements; SQLite silently ignores it", func(s step, ours, theirs outcome) bool {
 		return strings.Contains(ours.err, "case_sensitive_like cannot be changed")
 	}},
 	{"LIKE stays a deterministic function while it is case-sensitive", func(s step, ours, theirs outcome) bool {
@@ -40,16 +40,16 @@ var deviations = []deviation{
 	{"TEMP tables are not analyzed", func(s step, ours, theirs outcome) bool {
 		return strings.Contains(ours.err, "ANALYZE of TEMP tables")
 	}},
-	{"which of several mismatches is told", func(s step, ours, theirs outcome) bool {
+	{"of several mismatches, another one is reported", func(s step, ours, theirs outcome) bool {
 		return strings.Contains(ours.err, mismatch) && strings.Contains(theirs.err, mismatch)
 	}},
 	{"an error in a TEMP table's CHECK is found when its schema is loaded", func(s step, ours, theirs outcome) bool {
 		return strings.Contains(ours.err, "malformed database schema") && strings.Contains(s.text, "TEMP") && codeOf(theirs.err) == "1]"
 	}},
-	{"the statistics of TEMP tables are not at hand without naming temp", func(s step, ours, theirs outcome) bool {
+	{"the statistics of TEMP tables are found only as temp.sqlite_stat1", func(s step, ours, theirs outcome) bool {
 		return strings.Contains(ours.err, "no such table: sqlite_stat")
 	}},
-	{"integrity_check of a full-text index does not read what a connection has cached", func(s step, ours, theirs outcome) bool {
+	{"integrity_check of a full-text index does not see what a connection has cached", func(s step, ours, theirs outcome) bool {
 		return strings.Contains(s.text, "_check") && strings.Contains(strings.Join(theirs.rows, ""), "fts5: ")
 	}},
 }

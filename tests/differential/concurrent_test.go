@@ -14,8 +14,9 @@ import (
 	"github.com/hiqlite/hiqlite"
 )
 
-// Where many write at once, two databases cannot be compared; the nodes of one
-// can. Here the grammar may use all that could differ from node to node.
+// If many clients write at once, two databases cannot be compared with each other, but
+// the nodes of one cluster can. So these tests use the whole grammar, including what
+// could differ from node to node.
 var anything = features{nondeterministic: true, unordered: true, ownFile: true, counters: true, settings: true, temp: true}
 
 // A client is one of several that write at the same time.
@@ -24,11 +25,11 @@ type client struct {
 	number int
 	db     *sql.DB
 	conn   *sql.Conn
-	open   bool // a transaction is, it believes
+	open   bool // the client believes that it has an open transaction
 	past   *past
 }
 
-// past is what clients did, in the order in which it ended.
+// past is what the clients have run, in the order in which it ended.
 type past struct {
 	sync.Mutex
 	all []string
@@ -40,8 +41,8 @@ func (p *past) add(line string) {
 	p.all = append(p.all, line)
 }
 
-// TestReplicas runs clients on all nodes at once, with restarts and snapshots in
-// between, and compares the nodes.
+// TestReplicas runs clients on all nodes at once, restarts nodes and sends them
+// snapshots, and compares the nodes.
 func TestReplicas(t *testing.T) {
 	const clients, steps, bursts = 6, 40, 3
 	d := newDatabase(t, 3)
@@ -88,7 +89,7 @@ func (c *client) run(steps int) {
 		}
 	}()
 	for n := range steps {
-		ctx, cancel := patient()
+		ctx, cancel := stepContext()
 		if c.conn == nil {
 			conn, err := c.db.Conn(ctx)
 			if err != nil {
@@ -170,7 +171,7 @@ func (c *client) told(s step, err error) {
 	c.past.add(line)
 }
 
-// batch applies several statements as one, of which some fail.
+// batch runs several statements as one batch. Some of them fail.
 func (c *client) batch(ctx context.Context) {
 	var all []hiqlite.Statement
 	shown := ""
@@ -193,22 +194,22 @@ func (c *client) script() string {
 	return strings.Join(all, ";\n")
 }
 
-// differences shows what the nodes keep differently.
+// differences returns the rows in which the nodes differ.
 func (d *database) differences() string {
-	asks := d.asks()
-	for i, text := range asks {
-		asks[i] = strings.Replace(text, schemaDump, "SELECT * FROM sqlite_schema", 1)
+	queries := d.queries()
+	for i, text := range queries {
+		queries[i] = strings.Replace(text, schemaDump, "SELECT * FROM sqlite_schema", 1)
 	}
 	var dumps [][]string
 	for _, n := range d.cluster.Nodes() {
-		ctx, cancel := patient()
+		ctx, cancel := stepContext()
 		c, err := n.DB().Conn(ctx)
 		if err != nil {
 			cancel()
 			return err.Error()
 		}
 		var dump []string
-		for _, text := range asks {
+		for _, text := range queries {
 			o := ofConn(c, text).see(ctx, step{})
 			dump = append(dump, o.err+strings.Join(o.rows, "\n"))
 		}
@@ -217,12 +218,12 @@ func (d *database) differences() string {
 		cancel()
 	}
 	var b strings.Builder
-	for i := range asks {
+	for i := range queries {
 		for n := 1; n < len(dumps); n++ {
 			if dumps[n][i] == dumps[0][i] {
 				continue
 			}
-			fmt.Fprintf(&b, "%s\n", asks[i])
+			fmt.Fprintf(&b, "%s\n", queries[i])
 			one, two := strings.Split(dumps[0][i], "\n"), strings.Split(dumps[n][i], "\n")
 			for _, line := range one {
 				if !slices.Contains(two, line) {

@@ -17,16 +17,16 @@ import (
 	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
-// connections is how many a script uses.
+// connections is the number of connections that a script uses.
 const connections = 3
 
-// maxSteps bounds a write; some come to it.
+// maxSteps bounds a write. Some writes of the tests reach the bound.
 const maxSteps = 3_000_000
 
-// patience bounds a statement.
-const patience = 30 * time.Second
+// stepTimeout bounds a statement.
+const stepTimeout = 30 * time.Second
 
-// A database is the reference's or a cluster's, with connections to it.
+// A database is the reference or a cluster, with connections to it.
 type database struct {
 	t       testing.TB
 	name    string
@@ -35,20 +35,20 @@ type database struct {
 	dbs     []*sql.DB
 	conns   [connections]*sql.Conn
 	kept    [connections]map[int]*sql.Stmt
-	spoiled bool // it has to be made anew
+	spoiled bool // it has to be created again
 }
 
-// runtimeOf returns the runtime behind a node, which has what only tests of this
-// project need.
+// runtimeOf returns the runtime behind a node. It has methods that only the tests of
+// this project need.
 func runtimeOf(n *hiqlite.Node) *node.Node {
 	return (*node.Node)(reflect.ValueOf(n).Elem().FieldByName("node").UnsafePointer())
 }
 
-func patient() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), patience)
+func stepContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), stepTimeout)
 }
 
-// newReference opens a file of modernc.org/sqlite's.
+// newReference opens a database with modernc.org/sqlite.
 func newReference(t testing.TB) *database {
 	t.Helper()
 	d := &database{t: t, name: "modernc.org/sqlite"}
@@ -56,11 +56,11 @@ func newReference(t testing.TB) *database {
 	return d
 }
 
-// newDatabase opens a cluster.
+// newDatabase starts a cluster.
 func newDatabase(t testing.TB, nodes int) *database {
 	t.Helper()
 	d := &database{t: t, name: fmt.Sprintf("hiqlite, %d nodes", nodes)}
-	d.cluster = hiqlitetest.NewCluster(t, nodes, hiqlitetest.WithConfig(func(c *hiqlite.Config) { c.Logger, c.MaxSteps = quiet, maxSteps }))
+	d.cluster = hiqlitetest.NewCluster(t, nodes, hiqlitetest.WithConfig(func(c *hiqlite.Config) { c.Logger, c.MaxSteps = discardLogs, maxSteps }))
 	for i := range nodes {
 		d.dbs = append(d.dbs, d.open(i))
 	}
@@ -78,7 +78,7 @@ func (d *database) open(node int) *sql.DB {
 	return db
 }
 
-// begin makes the database empty, with new connections.
+// begin empties the database and opens new connections.
 func (d *database) begin() {
 	d.t.Helper()
 	d.disconnect()
@@ -97,7 +97,7 @@ func (d *database) begin() {
 		db.SetMaxIdleConns(-1)
 		d.dbs = []*sql.DB{db}
 		if _, err := db.Exec("CREATE TABLE first(a INTEGER PRIMARY KEY AUTOINCREMENT); DROP TABLE first"); err != nil {
-			d.t.Fatal(err) // sqlite_sequence comes with it, and stays
+			d.t.Fatal(err) // the first AUTOINCREMENT creates sqlite_sequence, which cannot be dropped
 		}
 	case d.spoiled || !d.empty():
 		nodes := d.cluster.Len()
@@ -107,7 +107,7 @@ func (d *database) begin() {
 	d.connect()
 }
 
-// close ends what is open, and removes it.
+// close closes the connections and the database, and removes its files.
 func (d *database) close() {
 	d.disconnect()
 	for _, db := range d.dbs {
@@ -125,9 +125,9 @@ func (d *database) close() {
 	}
 }
 
-// empty drops all that is there, and reports whether that went well.
+// empty drops everything in the database. It reports whether all of that succeeded.
 func (d *database) empty() bool {
-	ctx, cancel := patient()
+	ctx, cancel := stepContext()
 	defer cancel()
 	c, err := d.dbs[0].Conn(ctx)
 	if err != nil {
@@ -140,7 +140,7 @@ func (d *database) empty() bool {
 		}
 	}
 	const what = "SELECT 'DROP '||type||' IF EXISTS main.\"'||replace(name,'\"','\"\"')||'\"' FROM sqlite_schema WHERE name NOT LIKE '%hiqlite%' AND type <> 'index' AND (name NOT LIKE 'sqlite\\_%' ESCAPE '\\' OR name LIKE 'sqlite\\_stat_' ESCAPE '\\') ORDER BY type <> 'trigger', type <> 'view', sql NOT LIKE 'create virtual%'"
-	for range 3 { // some cannot be dropped before others
+	for range 3 { // some objects cannot be dropped before others
 		drops, err := queryAll(ctx, c, what)
 		if err != nil {
 			return false
@@ -156,7 +156,7 @@ func (d *database) empty() bool {
 	return false
 }
 
-// at is the database to which a connection belongs.
+// at returns the sql.DB of the node that a connection belongs to.
 func (d *database) at(conn int) *sql.DB { return d.dbs[conn%len(d.dbs)] }
 
 func (d *database) connect() {
@@ -166,11 +166,11 @@ func (d *database) connect() {
 	}
 }
 
-// reconnect opens a connection anew.
+// reconnect closes a connection and opens a new one.
 func (d *database) reconnect(i int) {
 	d.t.Helper()
 	d.hangUp(i)
-	ctx, cancel := patient()
+	ctx, cancel := stepContext()
 	defer cancel()
 	c, err := d.at(i).Conn(ctx)
 	if err != nil {
@@ -196,13 +196,13 @@ func (d *database) hangUp(i int) {
 	}
 }
 
-// nothingKept is shown where a script asks for a statement that it did not
-// prepare, or not successfully.
+// nothingKept is the result of running a prepared statement that the script has not
+// prepared, or that could not be prepared.
 const nothingKept = "nothing is kept"
 
-// run runs a step that is a statement.
+// run runs a step that is a statement, and returns its outcome.
 func (d *database) run(s step) outcome {
-	ctx, cancel := patient()
+	ctx, cancel := stepContext()
 	defer cancel()
 	c := d.conns[s.conn]
 	switch s.how {
@@ -231,7 +231,7 @@ func (d *database) run(s step) outcome {
 	return ofConn(c, s.text).see(ctx, s)
 }
 
-// forget closes a statement that is kept.
+// forget closes a prepared statement.
 func (d *database) forget(conn, slot int) {
 	if stmt := d.kept[conn][slot]; stmt != nil {
 		_ = stmt.Close()
@@ -239,9 +239,9 @@ func (d *database) forget(conn, slot int) {
 	}
 }
 
-// tell runs a text whose result nobody wants.
-func (d *database) tell(conn int, text string) error {
-	ctx, cancel := patient()
+// exec runs a text of the test's own, which is not a step of the script.
+func (d *database) exec(conn int, text string) error {
+	ctx, cancel := stepContext()
 	defer cancel()
 	_, err := d.conns[conn].ExecContext(ctx, text)
 	return err
@@ -262,8 +262,8 @@ func (d *database) restart(node int) {
 	d.connect()
 }
 
-// snapshot closes a node, lets the others forget what it lacks, and opens it
-// again. One node alone forgets all that it can.
+// snapshot closes a node, compacts the logs of the others beyond what the node has, and
+// opens it again, so that it needs a snapshot. A single node only compacts its log.
 func (d *database) snapshot(node int) {
 	d.t.Helper()
 	d.disconnect()
@@ -277,7 +277,7 @@ func (d *database) snapshot(node int) {
 	if n > 1 {
 		_ = d.dbs[node].Close()
 		d.cluster.Stop(node)
-		ctx, cancel := patient()
+		ctx, cancel := stepContext()
 		defer cancel()
 		for _, text := range []string{"CREATE TABLE away(a)", "INSERT INTO away VALUES(1)", "DROP TABLE away"} {
 			if _, err := d.dbs[other].ExecContext(ctx, text); err != nil {
@@ -301,7 +301,7 @@ func (d *database) snapshot(node int) {
 	d.connect()
 }
 
-// unequal says how the nodes differ at one index, or nothing.
+// unequal returns how the nodes differ at the same index, or "".
 func (d *database) unequal() string {
 	if d.cluster == nil {
 		return ""
@@ -315,7 +315,7 @@ func (d *database) unequal() string {
 	testrun.WaitFor(d.t, "the nodes to hold the same", func() bool {
 		hashes := map[[32]byte]bool{}
 		for i, n := range d.cluster.Nodes() {
-			ctx, cancel := patient()
+			ctx, cancel := stepContext()
 			hash, index, err := n.Hash(ctx)
 			cancel()
 			if err != nil {

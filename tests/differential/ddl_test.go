@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// change makes a statement that changes the schema.
+// change returns a statement that changes the schema.
 func (g *generator) change() string {
 	tables := len(g.schema.among(func(t *table) bool { return t.kind == "table" }))
 	if tables < 2 || (tables < 6 && g.chance(20)) {
@@ -31,7 +31,7 @@ func (g *generator) change() string {
 	case 20:
 		return g.pick("REINDEX", "REINDEX "+quote(g.ordinary().name), "REINDEX NOCASE")
 	case 21:
-		if g.features.unordered || len(g.schema.among(func(t *table) bool { return t.temp })) == 0 { // SQLite loses indexes of tables that TEMP ones hide
+		if g.features.unordered || len(g.schema.among(func(t *table) bool { return t.temp })) == 0 { // SQLite loses indexes of tables that TEMP tables hide
 			return "VACUUM"
 		}
 	case 22:
@@ -115,7 +115,7 @@ func (g *generator) onConflict() string {
 	return g.maybe(25, " ON CONFLICT "+g.pick("REPLACE", "IGNORE", "FAIL", "ABORT", "ROLLBACK"))
 }
 
-// check is a condition that most values meet.
+// check returns a condition that most values meet.
 func (g *generator) check(columns []column) string {
 	c := quote(columns[g.IntN(len(columns))].name)
 	return g.pick("length("+c+") < 20", c+" IS NOT 'bad'", "typeof("+c+") <> 'blob'", c+" IS NULL OR "+c+" <> -5", "json_valid("+c+") IN (0,1)", "abs(coalesce("+c+",0)) >= 0")
@@ -129,7 +129,7 @@ func (g *generator) references() string {
 	} else if len(t.unique) > 0 && len(t.unique[0]) == 1 {
 		column = "(" + quote(t.unique[0][0]) + ")"
 	} else if g.chance(70) {
-		column = "(rowid)" // an error of its own
+		column = "(rowid)" // an error
 	}
 	return "REFERENCES " + quote(t.name) + column + g.pick("", "", " ON DELETE CASCADE", " ON DELETE SET NULL", " ON UPDATE CASCADE", " ON DELETE SET DEFAULT ON UPDATE SET NULL", " ON DELETE RESTRICT", " ON DELETE CASCADE ON UPDATE CASCADE") + g.pick("", "", " DEFERRABLE INITIALLY DEFERRED")
 }
@@ -166,7 +166,7 @@ func (g *generator) constraints(before []column, c column) string {
 	return b.String()
 }
 
-// generatedExpression is one over columns alone, without their table.
+// generatedExpression returns an expression of columns only, without the table's name.
 func (g *generator) generatedExpression(s scope) string {
 	c := quote(s[0].columns[g.IntN(len(s[0].columns))].name)
 	return g.pick(c+" || 'g'", "length("+c+")", c+" + 1", "json_extract("+c+", '$.a')", "substr("+c+",1,2)", "typeof("+c+")", "lower("+c+")", "CAST("+c+" AS REAL)", "round("+c+", 1)")
@@ -257,7 +257,7 @@ func (g *generator) createTrigger() string {
 	})
 }
 
-// triggered is a statement of a trigger.
+// triggered returns a statement for the body of a trigger.
 func (g *generator) triggered(s scope) string {
 	t := g.ordinary()
 	if g.chance(15) {
@@ -298,7 +298,7 @@ func (g *generator) createVirtual() string {
 	case 1:
 		return "CREATE VIRTUAL TABLE f2 USING fts5(x, y UNINDEXED, tokenize='porter unicode61', detail=" + g.pick("full", "column", "none") + ")"
 	case 2:
-		if len(content.columns) > 0 && g.features.unordered { // out of step with its content, what it answers depends on its segments
+		if len(content.columns) > 0 && g.features.unordered { // if the index does not match its content, results depend on its segments
 			return "CREATE VIRTUAL TABLE f3 USING fts5(" + quote(content.columns[0].name) + ", content=" + quote(content.name) + ")"
 		}
 	case 3:

@@ -23,15 +23,15 @@ var (
 	stepsFlag    = flag.Int("steps", 150, "of a round")
 )
 
-// quiet drops what nodes say.
-var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+// discardLogs discards the lines that nodes log.
+var discardLogs = slog.New(slog.NewTextHandler(io.Discard, nil))
 
 func TestMain(m *testing.M) {
 	process.Serve(openClients)
 	goleak.VerifyTestMain(m)
 }
 
-// seeds calls round with one seed after the other, for as long as the flags say.
+// seeds calls round with one seed after the other, as long as the flags allow.
 func seeds(t *testing.T, round func(seed uint64)) {
 	seed := *seedFlag
 	if seed == 0 {
@@ -48,7 +48,7 @@ func seeds(t *testing.T, round func(seed uint64)) {
 	}
 }
 
-// Random statements show the same on modernc.org/sqlite and on clusters of one
+// Random statements give the same results on modernc.org/sqlite and on clusters of one
 // node and of three.
 func TestDifferential(t *testing.T) {
 	r := newRunner(t)
@@ -66,7 +66,8 @@ func TestDifferential(t *testing.T) {
 	t.Logf("%d statements, %d of them succeeded, %.0f a second", statements, r.succeeded, float64(statements)/time.Since(began).Seconds())
 }
 
-// round makes a script while it runs it.
+// round writes a script and runs it at the same time, because each step depends on the
+// schema that the steps before it have left.
 func (r *runner) round(seed uint64) *difference {
 	w := newWriter(seed)
 	r.begin()
@@ -90,7 +91,7 @@ func (r *runner) round(seed uint64) *difference {
 	return r.step(step{how: compareAll})
 }
 
-// report shrinks what failed, and shows it.
+// report shortens the script that failed and returns it with the difference.
 func (r *runner) report(seed uint64, found *difference) string {
 	whole := r.done
 	short, last := r.shrink(whole, found)

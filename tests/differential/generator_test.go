@@ -7,27 +7,27 @@ import (
 	"strings"
 )
 
-// A generator makes statements that mostly succeed: it knows the schema that
-// they will meet.
+// A generator makes statements. Most of them succeed, because the generator knows the
+// schema.
 type generator struct {
 	*rand.Rand
 	features features
 	schema   *schema
 
-	// Of the statement that is being made.
-	values []any // of its parameters, and of those that it came not to have
+	// The state of the statement that is being made.
+	values []any // of its parameters, also of those that were left out again
 	style  paramStyle
-	sealed bool // it stands in the schema: no parameters, nothing that changes
+	sealed bool // the text becomes a part of the schema: no parameters, no non-deterministic functions
 }
 
-// features switches parts of the grammar.
+// features switches parts of the grammar on.
 type features struct {
-	nondeterministic bool // random(), 'now': differs between two databases
-	unordered        bool // results that depend on the plan
-	ownFile          bool // what shows how this file lies on the disk
+	nondeterministic bool // random() and 'now', which differ between two databases
+	unordered        bool // results that depend on the query plan
+	ownFile          bool // what depends on the layout of the database file
 	counters         bool // changes() and last_insert_rowid()
 	temp             bool
-	settings         bool // PRAGMAs that change what statements mean
+	settings         bool // PRAGMAs that change the meaning of statements
 }
 
 type paramStyle int
@@ -45,7 +45,7 @@ func (g *generator) pick(options ...string) string { return options[g.IntN(len(o
 
 func (g *generator) small() string { return fmt.Sprint(1 + g.IntN(9)) }
 
-// maybe returns text with a chance, else nothing.
+// maybe returns text with this chance in percent, and "" otherwise.
 func (g *generator) maybe(percent int, text string) string {
 	if g.chance(percent) {
 		return text
@@ -53,7 +53,7 @@ func (g *generator) maybe(percent int, text string) string {
 	return ""
 }
 
-// list joins n pieces.
+// list returns n pieces, joined.
 func list(n int, piece func(i int) string) string {
 	all := make([]string, n)
 	for i := range all {
@@ -67,7 +67,7 @@ func (g *generator) begin(style paramStyle) { g.values, g.style, g.sealed = nil,
 
 func (g *generator) anyStyle() paramStyle { return paramStyle(g.IntN(4)) }
 
-// within makes text that will stand in the schema.
+// within makes a text that becomes a part of the schema.
 func (g *generator) within(text func() string) string {
 	before := g.sealed
 	g.sealed = true
@@ -75,7 +75,7 @@ func (g *generator) within(text func() string) string {
 	return text()
 }
 
-// quote quotes a name where it has to be.
+// quote quotes a name if SQL requires it.
 func quote(name string) string {
 	plain := name != ""
 	for i, c := range name {
@@ -91,7 +91,7 @@ func quote(name string) string {
 
 var keywords = map[string]bool{"select": true, "order": true, "group": true, "index": true, "table": true, "values": true, "default": true}
 
-// A scope is the tables whose columns an expression can name.
+// A scope has the tables whose columns an expression can name.
 type scope []source
 
 // A source is a table in a FROM clause.
@@ -129,7 +129,7 @@ var literals = []string{
 
 func (g *generator) literal() string { return literals[g.IntN(len(literals))] }
 
-// leaf is an expression of one token or so.
+// leaf returns an expression without operands.
 func (g *generator) leaf(s scope) string {
 	switch n := g.IntN(100); {
 	case n < 65 && len(s) > 0:
@@ -144,14 +144,14 @@ func (g *generator) leaf(s scope) string {
 	return g.literal()
 }
 
-// parameter stands for an argument until the statement is whole: see resolve.
+// parameter returns a placeholder of a parameter, which resolve replaces.
 func (g *generator) parameter() string {
 	g.values = append(g.values, g.argument())
 	return fmt.Sprintf("\x01%d\x02", len(g.values)-1)
 }
 
-// resolve writes the parameters of a whole statement, and returns their
-// arguments in order.
+// resolve replaces the placeholders of a complete statement by parameters, and returns
+// their arguments in order.
 func (g *generator) resolve(text string) (string, []any) {
 	var args []any
 	var b strings.Builder
@@ -185,7 +185,7 @@ func (g *generator) resolve(text string) (string, []any) {
 	}
 }
 
-// expression makes one of at most this depth.
+// expression returns an expression of at most this depth.
 func (g *generator) expression(s scope, depth int) string {
 	if depth <= 0 || g.chance(25) {
 		return g.leaf(s)

@@ -22,15 +22,15 @@ type order struct {
 	Seed   uint64
 }
 
-// A clientService is a node process in which random clients write until it is asked
-// to "stop"; "hash" is answered by what the node holds.
+// A clientService is a node process in which random clients write. The method "stop"
+// stops them, and "hash" returns the state of the node.
 type clientService struct {
 	node    *hiqlite.Node
 	quit    chan struct{}
 	clients sync.WaitGroup
 }
 
-// A state is what a node holds at an index of the log.
+// A state is a hash of a node's rows at an index of the log.
 type state struct {
 	Index uint64
 	Hash  string
@@ -41,8 +41,8 @@ func openClients(argument json.RawMessage) (process.Service, error) {
 	if err := json.Unmarshal(argument, &o); err != nil {
 		return nil, err
 	}
-	o.Config.Logger = quiet
-	ctx, cancel := patient()
+	o.Config.Logger = discardLogs
+	ctx, cancel := stepContext()
 	defer cancel()
 	node, err := hiqlite.Open(ctx, o.Config)
 	if err != nil {
@@ -71,7 +71,7 @@ func openClients(argument json.RawMessage) (process.Service, error) {
 }
 
 func (s *clientService) Do(method string, _ json.RawMessage) (any, error) {
-	ctx, cancel := patient()
+	ctx, cancel := stepContext()
 	defer cancel()
 	switch method {
 	case "ready":
@@ -89,8 +89,8 @@ func (s *clientService) Do(method string, _ json.RawMessage) (any, error) {
 
 func (s *clientService) Close() error { return s.node.Close() }
 
-// TestReplicasOfKilledNodes kills nodes while random clients write to all, and
-// compares the nodes in the end.
+// TestReplicasOfKilledNodes kills nodes while random clients write to all nodes, and
+// compares the nodes at the end.
 func TestReplicasOfKilledNodes(t *testing.T) {
 	seeds(t, func(seed uint64) { killRound(t, seed) })
 }
@@ -111,7 +111,7 @@ func killRound(t *testing.T, seed uint64) {
 			t.Fatal(err)
 		}
 	}
-	ask := func(i int, method string) (now state) {
+	call := func(i int, method string) (now state) {
 		if err := nodes[i].Call(method, nil, &now, testrun.Patience); err != nil {
 			t.Fatalf("seed %d: node %d, %s: %v; %s", seed, i+1, method, err, nodes[i].Log())
 		}
@@ -122,23 +122,23 @@ func killRound(t *testing.T, seed uint64) {
 		defer func() { nodes[i].Kill() }()
 	}
 	for i := range nodes {
-		ask(i, "ready")
+		call(i, "ready")
 	}
 	for k := range kills {
-		time.Sleep(time.Duration(100+random.IntN(900)) * time.Millisecond) // while the clients of the victim write
+		time.Sleep(time.Duration(100+random.IntN(900)) * time.Millisecond) // let the clients of the victim write
 		i := random.IntN(len(nodes))
 		nodes[i].Kill()
 		start(i, seed+uint64(100*(k+1)+i))
-		ask(i, "ready")
+		call(i, "ready")
 	}
 	for i := range nodes {
-		ask(i, "stop")
+		call(i, "stop")
 	}
 	byIndex := map[uint64]string{}
 	testrun.WaitFor(t, "the nodes to hold the same", func() bool {
 		hashes := map[string]bool{}
 		for i := range nodes {
-			now := ask(i, "hash")
+			now := call(i, "hash")
 			if other, ok := byIndex[now.Index]; ok && other != now.Hash {
 				t.Fatalf("seed %d: at index %d node %d has %s, another one %s; their folders are in %s", seed, now.Index, i+1, now.Hash, other, keepFolder(dir))
 			}
@@ -148,7 +148,7 @@ func killRound(t *testing.T, seed uint64) {
 	})
 }
 
-// keepFolder puts a folder where the test does not remove it.
+// keepFolder moves a folder to a place where the test does not remove it.
 func keepFolder(dir string) string {
 	kept, err := os.MkdirTemp("", "hiqlite-differential-")
 	if err != nil {

@@ -29,7 +29,7 @@ func failed(err error) outcome {
 	switch {
 	case errors.As(err, &theirs):
 		code = fmt.Sprint(theirs.Code())
-	case errors.As(err, &coded) && !strings.HasPrefix(err.Error(), "missing "): // theirs has no code
+	case errors.As(err, &coded) && !strings.HasPrefix(err.Error(), "missing "): // the reference's error has no code
 		code = fmt.Sprint(coded.Code())
 	}
 	return outcome{err: fmt.Sprintf("%s [code %s]", err, code), cause: err}
@@ -58,7 +58,7 @@ func (o outcome) String() string {
 	return o.columns + "\n" + strings.Join(rows, "\n")
 }
 
-// executor is what Conn and Stmt have in common, once they know the text.
+// executor has what a sql.Conn with a text and a sql.Stmt have in common.
 type executor struct {
 	query func(ctx context.Context, args ...any) (*sql.Rows, error)
 	exec  func(ctx context.Context, args ...any) (sql.Result, error)
@@ -80,8 +80,8 @@ func (e executor) see(ctx context.Context, s step) outcome {
 	return seeRows(rows, err)
 }
 
-// changesRows tells the statements whose result means something. SQLite makes
-// others repeat what an earlier one did.
+// changesRows reports whether the result of a statement has a meaning. For other
+// statements SQLite repeats the result of an earlier one.
 func changesRows(text string) bool {
 	for _, verb := range []string{"INSERT", "REPLACE", "UPDATE", "DELETE"} {
 		if strings.HasPrefix(text, verb) {
@@ -153,19 +153,19 @@ func seeValue(v any) string {
 	case int64:
 		return fmt.Sprint(v)
 	case string:
-		// RFC 3339 in lower case is a time to hiqlite, and a text to the reference.
+		// hiqlite reads RFC 3339 in lower case as a time, the reference as a text.
 		if t, err := time.Parse(time.RFC3339, strings.ToUpper(v)); err == nil && v != strings.ToUpper(v) {
 			return seeValue(t)
 		}
 	case time.Time:
-		if v.Year() < 0 { // a text to the reference
+		if v.Year() < 0 { // the reference returns a text
 			return seeValue(v.Format(time.DateOnly))
 		}
 		return "time " + v.Format(time.RFC3339Nano)
 	case float64:
 		return fmt.Sprintf("%v(%x)", v, math.Float64bits(v))
 	case []byte:
-		return fmt.Sprintf("x'%x'", v) // an empty one is nil in theirs
+		return fmt.Sprintf("x'%x'", v) // the reference returns nil for an empty one
 	}
 	return fmt.Sprintf("%T %#v", v, v)
 }

@@ -2,7 +2,7 @@ package differential
 
 import "testing"
 
-// Scripts that once showed a difference. The report of a failed run can be
+// pinned are scripts that have shown a difference. The report of a failed run can be
 // copied here.
 var pinned = []struct {
 	name  string
@@ -103,12 +103,12 @@ var pinned = []struct {
 		"COMMIT",
 		"SELECT * FROM p",
 	)},
-	{"a statement that fails after it changed rows has changed none", append(halfway, append(append(texts("SAVEPOINT s"), halfway[3:]...), texts("RELEASE s")...)...)},
+	{"a statement that fails after it changed rows has changed none", append(failingLate, append(append(texts("SAVEPOINT s"), failingLate[3:]...), texts("RELEASE s")...)...)},
 }
 
-// halfway are statements that fail at their second row or later, in ways for
-// which SQLite keeps no journal.
-var halfway = texts(
+// failingLate are statements that fail at their second row or later, for reasons for
+// which SQLite keeps no statement journal.
+var failingLate = texts(
 	"CREATE TABLE strict(a INT, b TEXT) STRICT",
 	"CREATE TABLE t(a INTEGER PRIMARY KEY, b)",
 	"CREATE VIRTUAL TABLE f USING fts5(x)",
@@ -152,7 +152,7 @@ var deep = texts(
 	"SELECT count(*) FROM tree",
 )
 
-// texts is a script of statements, on one connection.
+// texts returns a script of statements on one connection.
 func texts(all ...string) (s script) {
 	for _, text := range all {
 		s = append(s, step{text: text})

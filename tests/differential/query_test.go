@@ -4,7 +4,7 @@ import (
 	"fmt"
 )
 
-// from makes a FROM clause, and the scope that it opens.
+// from returns a FROM clause and its scope.
 func (g *generator) from(outer scope, depth int) (text string, s scope) {
 	n := 1
 	if g.chance(25) {
@@ -47,7 +47,7 @@ func (g *generator) fromItem(alias string, depth int) (string, source) {
 	return g.tableName(t) + " AS " + alias, t.source(alias)
 }
 
-// tableName names a table, sometimes with its schema.
+// tableName returns the name of a table, sometimes with its schema.
 func (g *generator) tableName(t *table) string {
 	if !g.sealed && g.chance(10) {
 		return t.schema() + "." + quote(t.name)
@@ -70,7 +70,7 @@ func (g *generator) where(s scope, depth int) string {
 	return " WHERE " + g.expression(s, depth)
 }
 
-// condition is one that an index may serve.
+// condition returns a condition for which SQLite can use an index.
 func (g *generator) condition(s scope) string {
 	c := g.column(s)
 	switch g.IntN(6) {
@@ -105,7 +105,7 @@ func (g *generator) match(from source) string {
 	return "'" + word() + "'"
 }
 
-// subquery is one as an expression.
+// subquery returns a subquery that is an expression.
 func (g *generator) subquery(outer scope, depth int) string {
 	if len(outer) > 4 {
 		return g.leaf(outer)
@@ -122,11 +122,11 @@ func (g *generator) subquery(outer scope, depth int) string {
 	return "(" + g.selectOf(outer, 1, depth-1, true) + ")"
 }
 
-// selectOf makes a SELECT of n columns named c1, c2 and so on.
+// selectOf returns a SELECT of n columns named c1, c2 and so on.
 func (g *generator) selectOf(outer scope, n, depth int, ordered bool) string {
 	text, s := g.from(outer, max(depth, 0))
 	if !g.features.unordered {
-		ordered = true // a subquery gives its first row
+		ordered = true // the value of a subquery is its first row
 	}
 	query := "SELECT " + list(n, func(i int) string { return g.expression(s, min(depth, 2)) + " AS c" + fmt.Sprint(i+1) }) + " FROM " + text + g.where(s, min(depth, 2))
 	if ordered {
@@ -137,7 +137,8 @@ func (g *generator) selectOf(outer scope, n, depth int, ordered bool) string {
 	return query
 }
 
-// order orders by all columns, so that the plan cannot show.
+// order returns an ORDER BY of all columns, so that the result does not depend on the
+// query plan.
 func (g *generator) order(n int) string {
 	return " ORDER BY " + list(n, func(i int) string {
 		return fmt.Sprint(i+1) + g.pick("", "", " DESC", " NULLS LAST", " COLLATE BINARY")
@@ -167,7 +168,7 @@ func (g *generator) aggregate(s scope) string {
 	return g.pick("count(", "min(", "max(") + e() + ")"
 }
 
-// query makes a statement that reads.
+// query returns a statement that reads.
 func (g *generator) query() string {
 	switch g.IntN(20) {
 	case 0, 1, 2:
@@ -231,7 +232,7 @@ func (g *generator) fullText(t *table) string {
 	return "SELECT " + what + " FROM " + f + g.pick("", " WHERE "+f+" MATCH "+g.match(from), " WHERE "+f+" MATCH "+g.match(from), "("+g.match(from)+")") + g.pick(" ORDER BY rowid", " ORDER BY rank, rowid")
 }
 
-// readPragma asks what does not depend on the file.
+// readPragma returns a PRAGMA whose result does not depend on the database file.
 func (g *generator) readPragma() string {
 	t := g.anyTable()
 	switch g.IntN(8) {

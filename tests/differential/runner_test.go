@@ -8,28 +8,28 @@ import (
 	"testing"
 )
 
-// A runner runs the steps of one script on the reference and on clusters, and
-// compares what they show.
+// A runner runs the steps of one script on the reference and on clusters, and compares
+// the outcomes.
 type runner struct {
 	reference *database
 	others    []*database
 	done      script
-	apart     bool // one did, on purpose, what the other did not: what follows differs
-	worked    bool // the last step, of the reference
-	succeeded int  // steps so far
+	diverged  bool // an intended deviation has changed one database only, so what follows differs
+	worked    bool // the last step has succeeded on the reference
+	succeeded int  // number of steps that have succeeded
 
-	open    [connections]bool // the reference is in a transaction
+	open    [connections]bool // the reference has an open transaction
 	counted [connections]counted
 }
 
-// counted says which counters are comparable. SQLite changes them with
-// statements that fail; hiqlite does not.
+// counted says which counters of a connection can be compared. In SQLite, statements
+// that fail change them too; in hiqlite, they do not.
 type counted struct {
 	changesDiffer, idDiffers bool
 	idBefore                 string // last_insert_rowid() before the statement
 }
 
-// A difference is what was found.
+// A difference is a difference between two databases.
 type difference struct {
 	kind         string
 	codes        string // of the errors
@@ -42,7 +42,7 @@ func (d *difference) String() string {
 	return fmt.Sprintf("%s: %s: %s\n--- modernc.org/sqlite\n%s\n--- hiqlite\n%s", d.who.name, d.kind, d.what, d.theirs, d.ours)
 }
 
-// newRunner is one with all databases.
+// newRunner returns a runner with a reference, a single node and a cluster of three.
 func newRunner(t testing.TB) *runner {
 	r := &runner{reference: newReference(t), others: []*database{newDatabase(t, 1), newDatabase(t, 3)}}
 	t.Cleanup(func() { r.each((*database).close) })
@@ -51,16 +51,16 @@ func newRunner(t testing.TB) *runner {
 
 // begin empties all databases.
 func (r *runner) begin() {
-	r.apart, r.done, r.open, r.counted = false, nil, [connections]bool{}, [connections]counted{}
+	r.diverged, r.done, r.open, r.counted = false, nil, [connections]bool{}, [connections]counted{}
 	r.reference.begin()
 	for _, d := range r.others {
 		d.begin()
 	}
 }
 
-// step runs one on all, and reports how they differ.
+// step runs a step on all databases and returns how they differ, or nil.
 func (r *runner) step(s step) *difference {
-	if r.apart {
+	if r.diverged {
 		return nil
 	}
 	r.done = append(r.done, s)
@@ -94,16 +94,16 @@ func (r *runner) step(s step) *difference {
 		r.each(func(d *database) { d.forget(s.conn, s.slot) })
 	}
 	if theirs.cause != nil && strings.Contains(theirs.err, "interrupted") {
-		return nil // it took too long
+		return nil // the statement took too long
 	}
-	if r.apart {
+	if r.diverged {
 		return nil
 	}
 	if found != nil {
 		return found
 	}
 	if lost || before && theirs.err != "" && !r.open[s.conn] && !r.ends(s) {
-		return r.over(s)
+		return r.endRolledBack(s)
 	}
 	return r.compareCounters(s, theirs)
 }
@@ -118,7 +118,7 @@ func (r *runner) each(do func(*database)) {
 func (r *runner) compareOthers(s step, theirs outcome) *difference {
 	for _, d := range r.others {
 		ours := d.run(s)
-		r.apart = r.apart || strings.Contains(ours.err, "the largest rowid") || strings.Contains(ours.err, "ANALYZE of TEMP tables") || ours.err == "" && strings.Contains(theirs.err, "non-deterministic")
+		r.diverged = r.diverged || strings.Contains(ours.err, "the largest rowid") || strings.Contains(ours.err, "ANALYZE of TEMP tables") || ours.err == "" && strings.Contains(theirs.err, "non-deterministic")
 		if kind := differ(s, r.counted[s.conn], ours, theirs); kind != "" {
 			return &difference{kind, codeOf(ours.err) + "/" + codeOf(theirs.err), s.String(), d, ours.String(), theirs.String()}
 		}
@@ -126,7 +126,7 @@ func (r *runner) compareOthers(s step, theirs outcome) *difference {
 	return nil
 }
 
-// controls reports that a text begins or ends transactions.
+// controls reports whether a text begins or ends transactions.
 func controls(text string) bool {
 	for _, part := range parts(text) {
 		switch firstWord(part) {
@@ -137,8 +137,8 @@ func controls(text string) bool {
 	return false
 }
 
-// parts are the statements of a script. The generator marks their ends by a
-// new line, which it writes nowhere else.
+// parts returns the statements of a script. The generator ends each with a newline, and
+// writes newlines nowhere else.
 func parts(text string) []string { return strings.Split(text, ";\n") }
 
 func firstWord(text string) string {
@@ -149,13 +149,13 @@ func firstWord(text string) string {
 	return strings.ToUpper(strings.TrimRight(fields[0], ";"))
 }
 
-// ends reports a step that is one statement which ends transactions.
+// ends reports whether a step is a single statement that controls transactions.
 func (r *runner) ends(s step) bool {
 	return len(parts(s.text)) == 1 && controls(s.text)
 }
 
-// runReference runs a step as hiqlite is documented to run it. lost says that
-// it rolled back a transaction that was open before.
+// runReference runs a step on the reference in the way in which hiqlite is documented to
+// run it. lost reports whether it rolled back a transaction that was open before.
 func (r *runner) runReference(s step) (o outcome, lost bool) {
 	d := r.reference
 	text := s.text
@@ -164,21 +164,21 @@ func (r *runner) runReference(s step) (o outcome, lost bool) {
 		return r.runScript(s)
 	}
 	if firstWord(text) == "BEGIN" {
-		s.text = "BEGIN IMMEDIATE" // a transaction of hiqlite's waits for its turn when it begins
-		if r.open[s.conn] || d.tell(s.conn, "BEGIN IMMEDIATE; ROLLBACK") != nil {
-			s.text = "BEGIN" // there is one, or query_only is on, under which it does not
+		s.text = "BEGIN IMMEDIATE" // hiqlite's transactions wait for the write lease when they begin
+		if r.open[s.conn] || d.exec(s.conn, "BEGIN IMMEDIATE; ROLLBACK") != nil {
+			s.text = "BEGIN" // a transaction is open, or query_only is on, so that hiqlite does not wait
 		}
 	}
-	if !controls(text) { // it may not know what another connection did to the schema
-		_ = d.tell(s.conn, "SELECT 1 FROM sqlite_schema")
+	if !controls(text) { // make SQLite notice changes of the schema by other connections
+		_ = d.exec(s.conn, "SELECT 1 FROM sqlite_schema")
 	}
 	if r.open[s.conn] && !controls(text) && s.how != keepPrepared {
-		_ = d.tell(s.conn, "SAVEPOINT one")
+		_ = d.exec(s.conn, "SAVEPOINT one")
 		o = d.run(s)
-		if o.err != "" && !keeps[codeOf(o.err)] { // SQLite may keep rows of a statement that failed
-			_ = d.tell(s.conn, "ROLLBACK TO one")
+		if o.err != "" && !keeps[codeOf(o.err)] { // SQLite may keep rows of a failed statement
+			_ = d.exec(s.conn, "ROLLBACK TO one")
 		}
-		_ = d.tell(s.conn, "RELEASE one") // gone after OR ROLLBACK
+		_ = d.exec(s.conn, "RELEASE one") // fails after OR ROLLBACK
 	} else {
 		o = d.run(s)
 	}
@@ -196,65 +196,66 @@ func (r *runner) runReference(s step) (o outcome, lost bool) {
 func (r *runner) reloadTemp(conn int) {
 	step := step{conn: conn, text: "SELECT count(*) FROM sqlite_temp_schema WHERE type IN ('view', 'trigger')"}
 	if r.reference.run(step).first() != "0" {
-		_ = r.reference.tell(conn, "PRAGMA writable_schema=RESET")
+		_ = r.reference.exec(conn, "PRAGMA writable_schema=RESET")
 	}
 }
 
-// keeps are the codes of errors, as codeOf returns them, of OR FAIL and
-// RAISE(FAIL), which keep what was done before.
+// keeps has the codes, as codeOf returns them, of errors after which OR FAIL and
+// RAISE(FAIL) keep the rows that were changed before.
 var keeps = map[string]bool{"19]": true, "275]": true, "1299]": true, "1555]": true, "1811]": true, "2067]": true, "2579]": true}
 
-// runScript runs a script, which is all or nothing.
+// runScript runs a script of several statements, which is atomic in hiqlite.
 func (r *runner) runScript(s step) (o outcome, lost bool) {
 	d, before := r.reference, r.open[s.conn]
-	_ = d.tell(s.conn, "SELECT 1 FROM sqlite_schema") // see runReference
-	if err := d.tell(s.conn, "SAVEPOINT atomic"); err != nil {
+	_ = d.exec(s.conn, "SELECT 1 FROM sqlite_schema") // see runReference
+	if err := d.exec(s.conn, "SAVEPOINT atomic"); err != nil {
 		return failed(err), false
 	}
 	o = d.run(s)
 	if o.err == "" {
-		if err := d.tell(s.conn, "RELEASE atomic"); err != nil {
+		if err := d.exec(s.conn, "RELEASE atomic"); err != nil {
 			o = failed(err)
 		}
 	}
 	if o.err != "" {
-		_ = d.tell(s.conn, "ROLLBACK TO atomic") // gone after OR ROLLBACK
-		_ = d.tell(s.conn, "RELEASE atomic")
+		_ = d.exec(s.conn, "ROLLBACK TO atomic") // fails after OR ROLLBACK
+		_ = d.exec(s.conn, "RELEASE atomic")
 	}
 	r.open[s.conn] = r.inTransaction(s.conn)
 	return o, before && !r.open[s.conn]
 }
 
-// inTransaction asks whether the reference's connection is in one.
+// inTransaction reports whether a connection of the reference has an open transaction.
 func (r *runner) inTransaction(conn int) bool {
-	if r.reference.tell(conn, "BEGIN") != nil {
+	if r.reference.exec(conn, "BEGIN") != nil {
 		return true
 	}
-	_ = r.reference.tell(conn, "ROLLBACK")
+	_ = r.reference.exec(conn, "ROLLBACK")
 	return false
 }
 
-// over ends the transactions of which a statement rolled back the reference's:
-// hiqlite's say so until they are ended.
-func (r *runner) over(s step) *difference {
+// endRolledBack ends transactions that a statement has rolled back. The reference's
+// connections are out of them; in hiqlite each statement fails until the transaction is
+// ended.
+func (r *runner) endRolledBack(s step) *difference {
 	r.counted[s.conn] = counted{changesDiffer: true, idDiffers: true}
 	for _, d := range r.others {
-		if err := d.tell(s.conn, "SELECT 1"); err == nil {
+		if err := d.exec(s.conn, "SELECT 1"); err == nil {
 			return &difference{"a transaction that was rolled back goes on", "", s.String(), d, "no error", ""}
 		}
-		if err := d.tell(s.conn, "ROLLBACK"); err != nil {
+		if err := d.exec(s.conn, "ROLLBACK"); err != nil {
 			return &difference{"a transaction that was rolled back cannot be ended", "", s.String(), d, err.Error(), ""}
 		}
 	}
 	return nil
 }
 
-// insertsBySQLite tells statements whose own inserts, into tables of a module or
-// of VACUUM's, SQLite counts as the program's.
+// insertsBySQLite matches statements whose internal inserts, into tables of a module or
+// of VACUUM, SQLite counts as the program's.
 var insertsBySQLite = regexp.MustCompile(`VACUUM|CREATE VIRTUAL|\b(f[1-5]|r[12]|p1)\b`)
 
-// compareCounters compares what the connections count, from the next statement
-// on that sets it anew, once it may differ.
+// compareCounters compares changes() and last_insert_rowid() of the connections. Once
+// they may differ, they are compared again after the next statement that sets them.
 func (r *runner) compareCounters(s step, theirs outcome) *difference {
 	c := &r.counted[s.conn]
 	ran := s.how != keepPrepared && theirs.result != nothingKept
@@ -263,13 +264,13 @@ func (r *runner) compareCounters(s step, theirs outcome) *difference {
 	case theirs.err != "" || !one:
 		c.changesDiffer, c.idDiffers = true, true
 	case controls(s.text) || r.open[s.conn] && !changesRows(s.text) && !strings.HasPrefix(s.text, "SELECT"):
-		c.changesDiffer, c.idDiffers = true, true // what modules held back is written
+		c.changesDiffer, c.idDiffers = true, true // modules write what they have buffered
 	case insertsBySQLite.MatchString(s.text):
 		c.changesDiffer, c.idDiffers = c.changesDiffer || r.open[s.conn], true
 	case strings.HasPrefix(s.text, "DROP TABLE"):
-		c.changesDiffer = true // SQLite counts what it deletes for foreign keys
+		c.changesDiffer = true // SQLite counts the rows that it deletes for foreign keys
 	case strings.Contains(s.text, "sqlite_stat"):
-		c.changesDiffer = true // a change of the schema, which counts nothing
+		c.changesDiffer = true // it is a change of the schema, which does not count
 		return nil
 	case ran && one && changesRows(s.text):
 		c.changesDiffer = false
@@ -279,11 +280,11 @@ func (r *runner) compareCounters(s step, theirs outcome) *difference {
 	}
 	for i, what := range []string{"changes()", "last_insert_rowid()"} {
 		may := []*bool{&c.changesDiffer, &c.idDiffers}[i]
-		ask := step{conn: s.conn, text: "SELECT " + what}
-		theirs := r.reference.run(ask)
+		query := step{conn: s.conn, text: "SELECT " + what}
+		theirs := r.reference.run(query)
 		equal := true
 		for _, d := range r.others {
-			ours := d.run(ask)
+			ours := d.run(query)
 			if ours.String() == theirs.String() {
 				continue
 			}
@@ -296,7 +297,7 @@ func (r *runner) compareCounters(s step, theirs outcome) *difference {
 	return nil
 }
 
-// differ names the kind of difference between two outcomes, or nothing.
+// differ returns the kind of difference between two outcomes, or "".
 func differ(s step, c counted, ours, theirs outcome) string {
 	switch {
 	case ours.err == "" && theirs.err == "":
@@ -327,7 +328,7 @@ func differ(s step, c counted, ours, theirs outcome) string {
 	return ""
 }
 
-// codeOf is the code of an error that is shown.
+// codeOf returns the code in the text of an error.
 func codeOf(err string) string {
 	_, code, _ := strings.Cut(err, "[code ")
 	return code
@@ -338,7 +339,7 @@ func withoutID(result string) string {
 	return before
 }
 
-// sameRows compares rows, in their order if the statement gives one.
+// sameRows compares rows, in their order if the statement has an ORDER BY.
 func sameRows(s step, ours, theirs []string) bool {
 	if slices.Equal(ours, theirs) {
 		return true
@@ -352,15 +353,15 @@ func sameRows(s step, ours, theirs []string) bool {
 	return slices.Equal(a, b)
 }
 
-// compareAll compares all rows of all databases, and the nodes of each.
+// compareAll compares all rows of all databases, and the nodes of each cluster.
 func (r *runner) compareAll(when string) *difference {
-	var asks []string
-	theirs := r.reference.dump(&asks)
+	var queries []string
+	theirs := r.reference.dump(&queries)
 	for _, d := range r.others {
-		ours := d.dump(&asks)
-		for i := range asks {
+		ours := d.dump(&queries)
+		for i := range queries {
 			if ours[i] != theirs[i] && !(strings.Contains(ours[i], mismatch) && strings.Contains(theirs[i], mismatch)) {
-				return &difference{"other rows are kept" + when, codeOf(ours[i]) + "/" + codeOf(theirs[i]), asks[i], d, ours[i], theirs[i]}
+				return &difference{"other rows are kept" + when, codeOf(ours[i]) + "/" + codeOf(theirs[i]), queries[i], d, ours[i], theirs[i]}
 			}
 		}
 		if what := d.unequal(); what != "" {
@@ -373,26 +374,27 @@ func (r *runner) compareAll(when string) *difference {
 
 const schemaDump = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE '%hiqlite%' AND name <> 'sqlite_sequence' ORDER BY type, name"
 
-// mismatch is an error of which one of several, in the order of a hash table,
-// is told.
+// mismatch is part of an error of which SQLite reports one of several, in the order of a
+// hash table.
 const mismatch = "foreign key mismatch"
 
-// dump answers what asks says; it makes that, if there is nothing yet.
-func (d *database) dump(asks *[]string) (all []string) {
-	if *asks == nil {
-		*asks = d.asks()
+// dump returns the results of queries. If there are none yet, it sets them to
+// dumpQueries.
+func (d *database) dump(queries *[]string) (all []string) {
+	if *queries == nil {
+		*queries = d.queries()
 	}
-	ctx, cancel := patient()
+	ctx, cancel := stepContext()
 	defer cancel()
-	c, err := d.at(0).Conn(ctx) // another one: what virtual tables cache may be old
+	c, err := d.at(0).Conn(ctx) // a new connection, since virtual tables of others may have outdated caches
 	if err != nil {
 		d.t.Fatalf("%s: %v", d.name, err)
 	}
 	defer c.Close()
-	for _, text := range *asks {
+	for _, text := range *queries {
 		o := ofConn(c, text).see(ctx, step{})
 		if strings.Contains(text, "FROM sqlite_sequence") && o.err != "" {
-			o = outcome{} // it comes with the first AUTOINCREMENT, and stays
+			o = outcome{} // the first AUTOINCREMENT creates it, and it stays
 		}
 		if !strings.Contains(text, "ORDER BY") {
 			slices.Sort(o.rows)
@@ -402,10 +404,10 @@ func (d *database) dump(asks *[]string) (all []string) {
 	return all
 }
 
-// asks are the queries that together show all that is kept.
-func (d *database) asks() []string {
-	asks := []string{schemaDump, "SELECT * FROM sqlite_sequence ORDER BY name", "PRAGMA user_version", "PRAGMA application_id", "PRAGMA foreign_key_check", "PRAGMA integrity_check"}
-	ctx, cancel := patient()
+// dumpQueries returns queries whose results together are the whole content.
+func (d *database) queries() []string {
+	queries := []string{schemaDump, "SELECT * FROM sqlite_sequence ORDER BY name", "PRAGMA user_version", "PRAGMA application_id", "PRAGMA foreign_key_check", "PRAGMA integrity_check"}
+	ctx, cancel := stepContext()
 	defer cancel()
 	c, err := d.at(0).Conn(ctx)
 	if err != nil {
@@ -418,16 +420,16 @@ func (d *database) asks() []string {
 	}
 	for _, row := range tables {
 		if shadow := text(row[0]); strings.HasPrefix(shadow, "f") && (strings.HasSuffix(shadow, "_data") || strings.HasSuffix(shadow, "_idx") || strings.HasSuffix(shadow, "_docsize")) {
-			continue // savepoints, of which replicas see no more, begin new segments
+			continue // savepoints begin new segments, and replicas do not execute all savepoints
 		}
 		name, without := text(row[0]), row[2] == int64(1)
-		ask := "SELECT rowid, * FROM main." + quote(name) + " ORDER BY rowid"
+		query := "SELECT rowid, * FROM main." + quote(name) + " ORDER BY rowid"
 		if strings.HasPrefix(name, "sqlite_stat") {
-			ask = "SELECT * FROM " + name + " WHERE tbl NOT LIKE 'f_\\__%' ESCAPE '\\' ORDER BY 1, 2, 3" // in the order of a hash table
+			query = "SELECT * FROM " + name + " WHERE tbl NOT LIKE 'f_\\__%' ESCAPE '\\' ORDER BY 1, 2, 3" // in the order of a hash table
 		} else if without || strings.HasPrefix(name, "fv") {
-			ask = "SELECT * FROM main." + quote(name)
+			query = "SELECT * FROM main." + quote(name)
 		}
-		asks = append(asks, ask)
+		queries = append(queries, query)
 	}
-	return asks
+	return queries
 }

@@ -6,19 +6,19 @@ import (
 	"strings"
 )
 
-// A schema is what a connection's databases hold at the moment.
+// A schema has the present tables, indexes and triggers of a connection.
 type schema struct {
 	tables   []table
 	indexes  []string
 	triggers []string
 }
 
-// A table is one, or a view.
+// A table is a table or a view.
 type table struct {
 	name         string
 	temp         bool
 	kind         string // table, view, virtual or shadow
-	module       string // of a virtual one
+	module       string // of a virtual table
 	withoutRowid bool
 	strict       bool
 	columns      []column
@@ -34,8 +34,8 @@ type column struct {
 	hidden    bool
 }
 
-// readSchema asks a connection for its schema, as it is for it: inside its
-// transaction, with its TEMP objects.
+// readSchema reads the schema as the connection sees it: with the changes of its
+// transaction and with its TEMP objects.
 func readSchema(ctx context.Context, c *sql.Conn) (*schema, error) {
 	s := &schema{}
 	tables, err := queryAll(ctx, c, "SELECT schema, name, type, wr, strict FROM pragma_table_list WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT LIKE '%hiqlite%' ORDER BY 1, 2")
@@ -67,7 +67,7 @@ func readSchema(ctx context.Context, c *sql.Conn) (*schema, error) {
 			}
 		}
 		if err := t.read(ctx, c); err != nil {
-			continue // a view of what is gone
+			continue // a view of a table that does not exist any more
 		}
 		s.tables = append(s.tables, t)
 	}
@@ -110,7 +110,7 @@ func (t *table) schema() string {
 	return "main"
 }
 
-// visible are the columns that * stands for.
+// visible returns the columns that * stands for.
 func (t *table) visible() (all []column) {
 	for _, c := range t.columns {
 		if !c.hidden {
@@ -120,7 +120,7 @@ func (t *table) visible() (all []column) {
 	return all
 }
 
-// settable are the columns that can be written.
+// settable returns the columns that can be written.
 func (t *table) settable() (all []column) {
 	for _, c := range t.columns {
 		if !c.hidden && !c.generated {
@@ -178,7 +178,7 @@ func queryAll(ctx context.Context, c *sql.Conn, query string, args ...any) (all 
 	return all, rows.Err()
 }
 
-// among returns the tables that a test holds for.
+// among returns the tables for which ok returns true.
 func (s *schema) among(holds func(t *table) bool) (all []*table) {
 	for i := range s.tables {
 		if holds(&s.tables[i]) {
@@ -192,7 +192,7 @@ func (g *generator) anyTable() *table {
 	return g.oneOf(g.schema.among(func(*table) bool { return true }))
 }
 
-// ordinary is a table that is neither a view nor virtual.
+// ordinary reports whether a table is neither a view nor virtual.
 func (g *generator) ordinary() *table {
 	return g.oneOf(g.schema.among(func(t *table) bool { return t.kind == "table" }))
 }

@@ -9,15 +9,14 @@ import (
 	"time"
 )
 
-// A script is the steps of one run: it can be run again, and made shorter.
+// A script has the steps of one round. It can be run again, and shortened.
 type script []step
 
-// A step is a statement on one of the connections, or something that is done
-// to all of them.
+// A step is a statement on one of the connections, or an action on the databases.
 type step struct {
 	conn int
 	how  how
-	slot int // of a statement that is kept prepared
+	slot int // of a prepared statement
 	text string
 	args []any
 }
@@ -29,10 +28,10 @@ const (
 	exec
 	preparedQuery
 	preparedExec
-	keepPrepared // prepares the text, and keeps it under slot
-	runKept      // queries what is kept
-	reconnect    // closes the connection, and opens another
-	restart      // closes node conn, and opens it again; all connect anew
+	keepPrepared // prepares the text and keeps the statement in slot
+	runKept      // runs the statement in slot as a query
+	reconnect    // closes the connection and opens another one
+	restart      // closes node conn and opens it again; all connections are new
 	snapshot     // sends node conn a snapshot
 	compareAll   // compares all rows
 )
@@ -45,7 +44,7 @@ type named struct {
 	value any
 }
 
-// values are the arguments as database/sql takes them.
+// values returns the arguments for database/sql.
 func (s step) values() []any {
 	all := make([]any, len(s.args))
 	for i, v := range s.args {
@@ -57,7 +56,7 @@ func (s step) values() []any {
 	return all
 }
 
-// String shows the step as SQL, as far as it is some.
+// String returns the step as SQL, with comments for what SQL cannot say.
 func (s step) String() string {
 	var notes []string
 	if s.conn != 0 {
@@ -94,7 +93,7 @@ func (s script) String() string {
 	return b.String()
 }
 
-// shown shows an argument, as a literal if there is one.
+// shown returns an argument as a literal, if there is one.
 func shown(v any) string {
 	if text, ok := literal(v); ok {
 		return text
@@ -102,7 +101,7 @@ func shown(v any) string {
 	return fmt.Sprintf("%T(%#v)", v, v)
 }
 
-// literal is the SQL of an argument.
+// literal returns an argument as a literal of SQL.
 func literal(v any) (string, bool) {
 	switch v := v.(type) {
 	case nil:
@@ -139,7 +138,7 @@ var odd = []any{
 
 var zones = []*time.Location{time.UTC, time.FixedZone("CET", 3600), time.FixedZone("", -4*3600), time.FixedZone("UTC+8", 8*3600)}
 
-// argument is the value of a parameter.
+// argument returns a value for a parameter.
 func (g *generator) argument() any {
 	if g.chance(5) {
 		return time.Unix(1700000000+int64(g.IntN(1e6)), int64(g.IntN(3))*1e6).In(zones[g.IntN(len(zones))])

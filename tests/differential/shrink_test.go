@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// shrinkTime bounds how long a script is made shorter.
+// shrinkTime bounds how long a script is shortened.
 const shrinkTime = 60 * time.Second
 
-// shrink looks for a shorter script that shows the same kind of difference.
+// shrink searches for a shorter script with the same kind of difference.
 func (r *runner) shrink(whole script, found *difference) (script, *difference) {
 	end := time.Now().Add(shrinkTime)
 	fails := func(s script) *difference {
@@ -29,7 +29,7 @@ func (r *runner) shrink(whole script, found *difference) (script, *difference) {
 	}
 	last := fails(whole)
 	if last == nil {
-		return whole, found // not for sure
+		return whole, found // the difference does not occur every time
 	}
 	short := whole
 	for changed := true; changed && time.Now().Before(end); {
@@ -61,7 +61,7 @@ func (r *runner) replay(s script) *difference {
 	return nil
 }
 
-// dropSteps leaves out steps, many at once first.
+// dropSteps leaves out steps: many at once first, single ones at last.
 func dropSteps(s script, fails func(script) bool) (script, bool) {
 	changed := false
 	for size := max(1, len(s)/2); size > 0; size /= 2 {
@@ -78,7 +78,7 @@ func dropSteps(s script, fails func(script) bool) (script, bool) {
 	return s, changed
 }
 
-// plainSteps makes steps simpler: one connection, Exec, literals.
+// plainSteps makes steps simpler: the first connection, Exec, literals.
 func plainSteps(s script, fails func(script) bool) (script, bool) {
 	changed := false
 	for i := range s {
@@ -121,7 +121,7 @@ func (s step) simpler() (all []step) {
 	return all
 }
 
-// inlined is the text with its arguments in it, if they can be.
+// inlined returns the text with literals in place of parameters, if that is possible.
 func (s step) inlined() (string, bool) {
 	text := s.text
 	for i := len(s.args) - 1; i >= 0; i-- {
@@ -152,7 +152,7 @@ func (s step) inlined() (string, bool) {
 	return text, true
 }
 
-// dropWords leaves out pieces of texts.
+// dropWords leaves out parts of texts.
 func dropWords(s script, fails func(script) bool) (script, bool) {
 	changed := false
 	for i := len(s) - 1; i >= 0; i-- {
@@ -176,7 +176,7 @@ func dropWords(s script, fails func(script) bool) (script, bool) {
 	return s, changed
 }
 
-// tokens cuts a text into pieces that, joined, are the text again.
+// tokens cuts a text into pieces. Joined, they are the text again.
 func tokens(text string) (all []string) {
 	for len(text) > 0 {
 		n := 1

@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// write makes a statement that changes rows.
+// write returns a statement that changes rows.
 func (g *generator) write() string {
 	t := g.writable()
-	if t.module != "" { // a module's own writes change what counters answer in the middle of a statement
+	if t.module != "" { // a module's own writes change the counters in the middle of a statement
 		defer func(before bool) { g.features.counters = before }(g.features.counters)
 		g.features.counters = false
 	}
@@ -35,9 +35,8 @@ func (g *generator) write() string {
 	return g.delete(t)
 }
 
-// copied makes an INSERT whose rows come from what each replica could see
-// differently: how its file lies on the disk, what it knows of the rows, in which
-// order it finds them.
+// copied returns an INSERT of rows that could differ between replicas: of the layout of
+// the database file, of statistics, or in the order in which a query finds them.
 func (g *generator) copied(t *table) string {
 	from := g.pick(
 		"SELECT rootpage FROM sqlite_schema", "SELECT name FROM sqlite_schema", "SELECT rowid FROM sqlite_schema", "SELECT sql FROM sqlite_schema WHERE rootpage > 4", "SELECT name FROM sqlite_schema LIMIT 3",
@@ -54,7 +53,7 @@ func (g *generator) copied(t *table) string {
 	return g.verb() + " INTO " + quote(t.name) + "(" + quote(c.name) + ") " + from + " LIMIT 10"
 }
 
-// unordered makes a write whose rows depend on the plan.
+// unordered returns a write whose rows depend on the query plan.
 func (g *generator) unordered(t *table) string {
 	other := g.ordinary()
 	if len(t.settable()) == 0 || len(other.visible()) == 0 {
@@ -72,7 +71,7 @@ func (g *generator) unordered(t *table) string {
 	case 3:
 		return "INSERT INTO " + quote(t.name) + "(" + c + ") SELECT DISTINCT " + g.column(o) + " FROM " + quote(other.name) + " AS o" + g.where(o, 1) + g.pick("", " UNION SELECT "+g.literal(), " ORDER BY random()") + " LIMIT 6"
 	case 4:
-		if g.chance(30) { // rows of several pages, and what takes too many steps
+		if g.chance(30) { // rows of several pages, and writes that take too many steps
 			return "INSERT INTO " + quote(t.name) + "(" + c + ") VALUES" + g.pick("(hex(randomblob(5000)))", "(zeroblob(20000))", "((WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT count(*) FROM n))", "(1), ((WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 400000) SELECT max(i) FROM n))")
 		}
 		return "INSERT INTO " + quote(t.name) + "(" + c + ") SELECT sum(" + g.column(o) + ") OVER (ORDER BY " + g.column(o) + " ROWS 2 PRECEDING) FROM " + quote(other.name) + " AS o LIMIT 6"
@@ -84,7 +83,8 @@ func (g *generator) unordered(t *table) string {
 	return "INSERT INTO " + quote(t.name) + "(" + c + ") WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < " + g.pick("20", "60", "100") + ") SELECT " + g.pick("i % 7", "i", "'k' || (i % 11)", "random() % 5", "i * 1.5", "hex(randomblob(2))") + " FROM n"
 }
 
-// writable is a table, or sometimes what cannot be written as a rule.
+// writable returns a table, or sometimes a view or another object that usually cannot be
+// written.
 func (g *generator) writable() *table {
 	if g.chance(90) {
 		return g.oneOf(g.schema.among(func(t *table) bool { return t.kind != "view" && t.module != "fts5vocab" }))
@@ -96,12 +96,12 @@ func (g *generator) verb() string {
 	return g.pick("INSERT", "INSERT", "INSERT", "INSERT", "INSERT", "INSERT OR REPLACE", "REPLACE", "INSERT OR IGNORE", "INSERT OR IGNORE", "INSERT OR FAIL", "INSERT OR ABORT", "INSERT OR ROLLBACK")
 }
 
-// conflict is what an UPDATE may say.
+// conflict returns an OR clause of an UPDATE, or "".
 func (g *generator) conflict() string {
 	return g.pick("", "", "", "", "OR REPLACE ", "OR IGNORE ", "OR FAIL ", "OR ABORT ", "OR ROLLBACK ")
 }
 
-// columnsFor picks columns to write: mostly all that have to be.
+// columnsFor chooses columns to write: usually all that have to be written.
 func (g *generator) columnsFor(t *table) (all []column) {
 	for _, c := range t.settable() {
 		if g.chance(75) || c.notNull || (c.key && t.withoutRowid) {
@@ -118,7 +118,7 @@ func names(columns []column) string {
 	return list(len(columns), func(i int) string { return quote(columns[i].name) })
 }
 
-// valueFor makes a value that a column mostly takes.
+// valueFor returns a value that a column usually accepts.
 func (g *generator) valueFor(c column) string {
 	if g.chance(12) {
 		return g.expression(nil, 2)
@@ -169,7 +169,7 @@ func (g *generator) insert(t *table, inner bool) string {
 	return text + g.returning(t)
 }
 
-// tableOf names a table; inside of a trigger without its schema.
+// tableOf returns the name of a table; inside of a trigger without its schema.
 func (g *generator) tableOf(t *table, inner bool) string {
 	if inner {
 		return quote(t.name)
@@ -226,8 +226,8 @@ func (g *generator) returning(t *table) string {
 	return " RETURNING " + g.pick("*", g.column(s), g.column(s)+" AS r, "+g.expression(s, 1))
 }
 
-// insertSelect inserts rows of a query; in an order that the plan cannot
-// change, where two databases are compared.
+// insertSelect returns an INSERT of the rows of a query. If two databases are compared,
+// their order does not depend on the query plan.
 func (g *generator) insertSelect(t *table) string {
 	columns := g.columnsFor(t)
 	if len(columns) == 0 {

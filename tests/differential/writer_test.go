@@ -8,29 +8,29 @@ import (
 // A writer makes the steps of a script, one after the other.
 type writer struct {
 	generator
-	stale bool // the schema may have changed
+	stale bool // the schema may have changed since it was read
 	kept  [connections][3]string
-	heavy int // steps until a restart may come again
+	heavy int // number of steps before the next restart is allowed
 }
 
 func newWriter(seed uint64) *writer {
 	w := &writer{generator: generator{Rand: rand.New(rand.NewPCG(seed, 7))}, stale: true}
 	w.schema = &schema{}
 	w.features = enabled
-	w.heavy = 50 + w.IntN(400) // not in every round
+	w.heavy = 50 + w.IntN(400) // so that not every round has one
 	return w
 }
 
-// enabled is what the grammar may use where two databases are compared.
+// enabled are the features for the comparison of two databases.
 var enabled = features{settings: true, temp: true}
 
-// next makes a step that fits the state of the databases.
+// next returns a step that suits the state of the databases.
 func (w *writer) next(r *runner) step {
 	conn := 0
 	if w.chance(20) {
 		conn = w.IntN(connections)
 	}
-	busy := -1 // the connection whose transaction others would wait for
+	busy := -1 // the connection whose transaction other writers would wait for
 	for i, open := range r.open {
 		if open {
 			busy = i
@@ -55,7 +55,7 @@ func (w *writer) next(r *runner) step {
 }
 
 func (w *writer) read(r *runner, conn int) {
-	ctx, cancel := patient()
+	ctx, cancel := stepContext()
 	defer cancel()
 	s, err := readSchema(ctx, r.reference.conns[conn])
 	if err == nil {
@@ -70,7 +70,7 @@ func (w *writer) step(conn, busy int) step {
 	}
 	if busy >= 0 && busy != conn {
 		w.begin(w.anyStyle())
-		return w.as(w.query()) // it would wait, and fail
+		return w.as(w.query()) // a write would wait and fail
 	}
 	switch n := w.IntN(100); {
 	case n < 3:
@@ -101,20 +101,20 @@ func (w *writer) step(conn, busy int) step {
 	return w.as(w.query())
 }
 
-// as runs the statement in any of the ways.
+// as returns a step that runs the statement in one of the ways.
 func (w *writer) as(text string) step {
 	text, args := w.resolve(text)
 	return step{how: how(w.IntN(4)), text: text, args: args}
 }
 
-// setting changes what statements of the connection mean.
+// setting returns a PRAGMA that changes the meaning of the connection's statements.
 func (w *writer) setting(open bool) string {
 	if !open && w.chance(25) {
 		return "PRAGMA foreign_keys" + w.pick("=0", "=1", "=ON", "(off)") // SQLite ignores it in a transaction
 	}
-	// Outside of a transaction SQLite forgets it with the next statement that reads
-	// a table, hiqlite with the next write. OFF forgets what is violated in SQLite
-	// alone.
+	// Outside of a transaction, SQLite resets defer_foreign_keys with the next statement
+	// that reads a table, and hiqlite with the next write. Only SQLite forgets violations
+	// when it is switched off.
 	if open && w.chance(10) {
 		return "PRAGMA defer_foreign_keys=1"
 	}
@@ -124,12 +124,12 @@ func (w *writer) setting(open bool) string {
 	return "PRAGMA " + w.pick("recursive_triggers", "ignore_check_constraints", "legacy_alter_table", "reverse_unordered_selects", "trusted_schema", "full_column_names", "short_column_names", "case_sensitive_like", "cell_size_check", "automatic_index") + w.pick("=0", "=1", "=on", "(false)")
 }
 
-// keep prepares a statement to be run later on, or runs one.
+// keep returns a step that prepares a statement, or that runs a prepared one.
 func (w *writer) keep(conn int) step {
 	slot := w.IntN(len(w.kept[conn]))
 	text := w.kept[conn][slot]
 	if !w.features.counters && (strings.Contains(text, "changes()") || strings.Contains(text, "last_insert_rowid()")) {
-		text = "" // the two answer other counters now, on purpose
+		text = "" // by intention, the counters of the two differ at the moment
 	}
 	if text != "" && w.chance(70) {
 		return step{how: runKept, slot: slot, text: text}
@@ -150,7 +150,7 @@ func (w *writer) script() string {
 		if w.chance(20) {
 			next = w.change()
 		}
-		if next != "VACUUM" { // never in a transaction
+		if next != "VACUUM" { // VACUUM fails in a transaction
 			all = append(all, next)
 		}
 	}
@@ -164,7 +164,7 @@ func (w *writer) transaction(open bool) string {
 	return w.pick("COMMIT", "COMMIT", "END", "ROLLBACK", "SAVEPOINT a", "SAVEPOINT a", "SAVEPOINT b", "RELEASE a", "ROLLBACK TO a", "ROLLBACK TO b", "RELEASE b", "BEGIN")
 }
 
-// broken makes a text that is none as a rule: a good one with a piece missing.
+// broken returns a valid text with a part missing, which usually is an error.
 func (w *writer) broken() string {
 	text := w.pick(w.query(), w.write(), w.change())
 	words := strings.Fields(text)
