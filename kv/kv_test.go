@@ -66,120 +66,150 @@ func TestPutThenGet(t *testing.T) {
 	})
 }
 
-// All operations, through each node in turn, whose results are read on another node.
+// A twoNodeBucket is a bucket on two nodes: operations run through one of them, and their
+// effects are read on the other one.
+type twoNodeBucket struct {
+	*kv.Bucket[string]
+	t      *testing.T
+	ctx    context.Context
+	strict context.Context // for linearizable reads
+	node   *hiqlite.Node
+	other  *kv.Bucket[string]
+}
+
+func (b twoNodeBucket) ok(err error) {
+	b.t.Helper()
+	if err != nil {
+		b.t.Error(err)
+	}
+}
+
+// wantElsewhere fails the test unless the other node reads this value, or no entry.
+func (b twoNodeBucket) wantElsewhere(key, want string, there bool) {
+	b.t.Helper()
+	if got, ok, err := b.other.Get(b.strict, key); err != nil || ok != there || got != want {
+		b.t.Errorf("the other node reads %q, %v, %v of %s, want %q, %v", got, ok, err, key, want, there)
+	}
+}
+
+// All operations, through each node in turn.
 func TestOperations(t *testing.T) {
 	eachSize(t, func(t *testing.T, c *hiqlitetest.Cluster) {
 		ctx := testrun.Context(t)
-		strict := hiqlite.WithConsistency(ctx, hiqlite.Linearizable)
 		for i, n := range c.Nodes() {
-			b := bucket[string](t, n, "b")
-			other := bucket[string](t, c.Node((i+1)%c.Len()), "b")
-			wantElsewhere := func(key, want string, there bool) {
-				t.Helper()
-				if got, ok, err := other.Get(strict, key); err != nil || ok != there || got != want {
-					t.Errorf("%s is %q, %v, %v elsewhere, want %q, %v", key, got, ok, err, want, there)
-				}
+			b := twoNodeBucket{
+				bucket[string](t, n, "b"), t, ctx, hiqlite.WithConsistency(ctx, hiqlite.Linearizable),
+				n, bucket[string](t, c.Node((i+1)%c.Len()), "b"),
 			}
-			ok := func(err error) {
-				t.Helper()
-				if err != nil {
-					t.Error(err)
-				}
-			}
-
-			put, err := b.PutIfAbsent(ctx, "a", "1")
-			ok(err)
-			again, err := other.PutIfAbsent(ctx, "a", "2")
-			ok(err)
-			if !put || again {
-				t.Errorf("PutIfAbsent: %v, then %v", put, again)
-			}
-			wantElsewhere("a", "1", true)
-
-			old, had, err := b.Replace(ctx, "a", "2")
-			if ok(err); old != "1" || !had {
-				t.Errorf("Replace: %q, %v", old, had)
-			}
-			old, had, err = b.Replace(ctx, "fresh", "f")
-			if ok(err); old != "" || had {
-				t.Errorf("Replace of nothing: %q, %v", old, had)
-			}
-			wantElsewhere("a", "2", true)
-			wantElsewhere("fresh", "f", true)
-
-			v, version, there, err := b.GetVersion(ctx, "a")
-			if ok(err); v != "2" || !there || version == 0 {
-				t.Errorf("GetVersion: %q, %d, %v", v, version, there)
-			}
-			next, swapped, err := b.CompareAndSwap(ctx, "a", version, "3")
-			if ok(err); !swapped || next <= version {
-				t.Errorf("CompareAndSwap: %d, %v", next, swapped)
-			}
-			found, swapped, err := b.CompareAndSwap(ctx, "a", version, "4")
-			if ok(err); swapped || found != next {
-				t.Errorf("CompareAndSwap of an old version: %d, %v, want %d", found, swapped, next)
-			}
-			wantElsewhere("a", "3", true)
-			if _, swapped, err = b.CompareAndSwap(ctx, "a", 0, "5"); err != nil || swapped {
-				t.Errorf("CompareAndSwap of an existing entry with version 0: %v, %v", swapped, err)
-			}
-			if _, swapped, err = b.CompareAndSwap(ctx, "none", 0, "5"); err != nil || !swapped {
-				t.Errorf("CompareAndSwap with version 0: %v, %v", swapped, err)
-			}
-
-			v, had, err = b.GetRemove(ctx, "a")
-			if ok(err); v != "3" || !had {
-				t.Errorf("GetRemove: %q, %v", v, had)
-			}
-			if _, had, err = other.GetRemove(ctx, "a"); err != nil || had {
-				t.Errorf("GetRemove of nothing: %v, %v", had, err)
-			}
-			wantElsewhere("a", "", false)
-			// Versions are never reused: one that was read before the removal does
-			// not match the entry that was put after it.
-			ok(b.Put(ctx, "a", "new"))
-			if _, swapped, err = b.CompareAndSwap(ctx, "a", next, "6"); err != nil || swapped {
-				t.Errorf("CompareAndSwap across a removal: %v, %v", swapped, err)
-			}
-
-			had, err = b.Delete(ctx, "none")
-			if ok(err); !had {
-				t.Error("Delete has found no entry")
-			}
-			had, err = b.Delete(ctx, "none")
-			if ok(err); had {
-				t.Error("the second Delete has found an entry")
-			}
-
-			ok(b.Put(ctx, "user:2", "x"))
-			ok(b.Put(ctx, "user:1", ""))
-			keys, err := other.Keys(strict, "user:")
-			if ok(err); !slices.Equal(keys, []string{"user:1", "user:2"}) {
-				t.Errorf("Keys: %v", keys)
-			}
-			all, err := other.Snapshot(strict)
-			if ok(err); !maps.Equal(all, map[string]string{"a": "new", "fresh": "f", "user:1": "", "user:2": "x"}) {
-				t.Errorf("Snapshot: %v", all)
-			}
-
-			ok(bucket[string](t, n, "else").Put(ctx, "k", "stays"))
-			ok(b.SetCounter(ctx, "c", 5))
-			ok(b.Clear(ctx))
-			if keys, err := b.Keys(ctx, ""); err != nil || len(keys) > 0 {
-				t.Errorf("after Clear: %v, %v", keys, err)
-			}
-			if _, there, err := b.Counter(ctx, "c"); err != nil || there {
-				t.Errorf("after Clear there is a counter: %v, %v", there, err)
-			}
-			if v, there, err := bucket[string](t, n, "else").Get(ctx, "k"); err != nil || !there || v != "stays" {
-				t.Errorf("Clear of another bucket: %q, %v, %v", v, there, err)
-			}
-			ok(kv.ClearAll(ctx, n))
-			if _, there, err := bucket[string](t, n, "else").Get(ctx, "k"); err != nil || there {
-				t.Errorf("after ClearAll: %v, %v", there, err)
-			}
+			b.checkConditionalPuts()
+			b.checkRemovals(b.checkVersions())
+			b.checkListsAndClears()
 		}
 	})
+}
+
+func (b twoNodeBucket) checkConditionalPuts() {
+	put, err := b.PutIfAbsent(b.ctx, "a", "1")
+	b.ok(err)
+	again, err := b.other.PutIfAbsent(b.ctx, "a", "2")
+	b.ok(err)
+	if !put || again {
+		b.t.Errorf("PutIfAbsent: %v, then %v", put, again)
+	}
+	b.wantElsewhere("a", "1", true)
+
+	old, had, err := b.Replace(b.ctx, "a", "2")
+	if b.ok(err); old != "1" || !had {
+		b.t.Errorf("Replace: %q, %v", old, had)
+	}
+	old, had, err = b.Replace(b.ctx, "fresh", "f")
+	if b.ok(err); old != "" || had {
+		b.t.Errorf("Replace of nothing: %q, %v", old, had)
+	}
+	b.wantElsewhere("a", "2", true)
+	b.wantElsewhere("fresh", "f", true)
+}
+
+// checkVersions leaves an entry a, and returns its version.
+func (b twoNodeBucket) checkVersions() uint64 {
+	v, version, there, err := b.GetVersion(b.ctx, "a")
+	if b.ok(err); v != "2" || !there || version == 0 {
+		b.t.Errorf("GetVersion: %q, %d, %v", v, version, there)
+	}
+	next, swapped, err := b.CompareAndSwap(b.ctx, "a", version, "3")
+	if b.ok(err); !swapped || next <= version {
+		b.t.Errorf("CompareAndSwap: %d, %v", next, swapped)
+	}
+	found, swapped, err := b.CompareAndSwap(b.ctx, "a", version, "4")
+	if b.ok(err); swapped || found != next {
+		b.t.Errorf("CompareAndSwap of an old version: %d, %v, want %d", found, swapped, next)
+	}
+	b.wantElsewhere("a", "3", true)
+	if _, swapped, err = b.CompareAndSwap(b.ctx, "a", 0, "5"); err != nil || swapped {
+		b.t.Errorf("CompareAndSwap of an existing entry with version 0: %v, %v", swapped, err)
+	}
+	if _, swapped, err = b.CompareAndSwap(b.ctx, "none", 0, "5"); err != nil || !swapped {
+		b.t.Errorf("CompareAndSwap with version 0: %v, %v", swapped, err)
+	}
+	return next
+}
+
+// checkRemovals removes the entry a, which has this version, and puts another one.
+func (b twoNodeBucket) checkRemovals(version uint64) {
+	v, had, err := b.GetRemove(b.ctx, "a")
+	if b.ok(err); v != "3" || !had {
+		b.t.Errorf("GetRemove: %q, %v", v, had)
+	}
+	if _, had, err = b.other.GetRemove(b.ctx, "a"); err != nil || had {
+		b.t.Errorf("GetRemove of nothing: %v, %v", had, err)
+	}
+	b.wantElsewhere("a", "", false)
+	// Versions are never reused: one that was read before the removal does not match the
+	// entry that was put after it.
+	b.ok(b.Put(b.ctx, "a", "new"))
+	if _, swapped, err := b.CompareAndSwap(b.ctx, "a", version, "6"); err != nil || swapped {
+		b.t.Errorf("CompareAndSwap across a removal: %v, %v", swapped, err)
+	}
+
+	had, err = b.Delete(b.ctx, "none")
+	if b.ok(err); !had {
+		b.t.Error("Delete has found no entry")
+	}
+	had, err = b.Delete(b.ctx, "none")
+	if b.ok(err); had {
+		b.t.Error("the second Delete has found an entry")
+	}
+}
+
+func (b twoNodeBucket) checkListsAndClears() {
+	b.ok(b.Put(b.ctx, "user:2", "x"))
+	b.ok(b.Put(b.ctx, "user:1", ""))
+	keys, err := b.other.Keys(b.strict, "user:")
+	if b.ok(err); !slices.Equal(keys, []string{"user:1", "user:2"}) {
+		b.t.Errorf("Keys: %v", keys)
+	}
+	all, err := b.other.Snapshot(b.strict)
+	if b.ok(err); !maps.Equal(all, map[string]string{"a": "new", "fresh": "f", "user:1": "", "user:2": "x"}) {
+		b.t.Errorf("Snapshot: %v", all)
+	}
+
+	another := bucket[string](b.t, b.node, "another")
+	b.ok(another.Put(b.ctx, "k", "stays"))
+	b.ok(b.SetCounter(b.ctx, "c", 5))
+	b.ok(b.Clear(b.ctx))
+	if keys, err := b.Keys(b.ctx, ""); err != nil || len(keys) > 0 {
+		b.t.Errorf("after Clear: %v, %v", keys, err)
+	}
+	if _, there, err := b.Counter(b.ctx, "c"); err != nil || there {
+		b.t.Errorf("after Clear there is a counter: %v, %v", there, err)
+	}
+	if v, there, err := another.Get(b.ctx, "k"); err != nil || !there || v != "stays" {
+		b.t.Errorf("Clear has changed another bucket: %q, %v, %v", v, there, err)
+	}
+	b.ok(kv.ClearAll(b.ctx, b.node))
+	if _, there, err := another.Get(b.ctx, "k"); err != nil || there {
+		b.t.Errorf("after ClearAll: %v, %v", there, err)
+	}
 }
 
 // Each codec returns values as they were put.
