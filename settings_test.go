@@ -41,6 +41,13 @@ func TestClassificationUsesForeignKeysOfTheConnection(t *testing.T) {
 	})
 }
 
+// fillParentAndChild creates a table p, and a table c that refers to it, with rows.
+func fillParentAndChild(t *testing.T, db *sql.DB) {
+	t.Helper()
+	mustExec(t, db, "DROP TABLE IF EXISTS c; DROP TABLE IF EXISTS p")
+	mustExec(t, db, "CREATE TABLE p(id INTEGER PRIMARY KEY, v); CREATE TABLE c(p REFERENCES p ON DELETE CASCADE); INSERT INTO p VALUES(1,'a'),(2,'b'); INSERT INTO c VALUES(1),(1),(2)")
+}
+
 // A program rebuilds a table and switches foreign keys off inside the transaction.
 // Here this works. SQLite ignores the PRAGMA inside a transaction, so that DROP TABLE
 // deletes the children.
@@ -49,11 +56,6 @@ func TestForeignKeysSwitchedOffInsideATransaction(t *testing.T) {
 	const rebuild = `CREATE TABLE new_p(id INTEGER PRIMARY KEY, v, w DEFAULT 7); INSERT INTO new_p(id,v) SELECT id, v FROM p; DROP TABLE p; ALTER TABLE new_p RENAME TO p`
 	eachSize(t, func(t *testing.T, c *testCluster) {
 		db := c.DB(0)
-		fill := func() {
-			t.Helper()
-			mustExec(t, db, "DROP TABLE IF EXISTS c; DROP TABLE IF EXISTS p")
-			mustExec(t, db, "CREATE TABLE p(id INTEGER PRIMARY KEY, v); CREATE TABLE c(p REFERENCES p ON DELETE CASCADE); INSERT INTO p VALUES(1,'a'),(2,'b'); INSERT INTO c VALUES(1),(1),(2)")
-		}
 		check := func(how string, q querier) {
 			t.Helper()
 			if n := queryValue[int](t, db, "SELECT count(*) FROM c"); n != 3 {
@@ -67,17 +69,17 @@ func TestForeignKeysSwitchedOffInsideATransaction(t *testing.T) {
 			}
 		}
 		conn := mustConn(t, db)
-		fill()
+		fillParentAndChild(t, db)
 		mustExec(t, conn, "BEGIN; PRAGMA foreign_keys=OFF; "+rebuild+"; COMMIT")
 		check("a script", conn)
 
-		fill()
+		fillParentAndChild(t, db)
 		for _, text := range strings.Split("BEGIN;PRAGMA foreign_keys=OFF;"+rebuild+";COMMIT", ";") {
 			mustExec(t, conn, text)
 		}
 		check("statements", conn)
 
-		fill()
+		fillParentAndChild(t, db)
 		tx, err := conn.BeginTx(testrun.Context(t), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -88,9 +90,18 @@ func TestForeignKeysSwitchedOffInsideATransaction(t *testing.T) {
 		}
 		mustCommit(t, tx)
 		check("a Tx", conn)
+		c.WaitEqual()
+	})
+}
 
-		// A transaction can also switch them on.
-		fill()
+// A transaction can also switch foreign keys on. It cannot switch them off while a
+// deferred foreign key is violated.
+func TestForeignKeysSwitchedOnInsideATransaction(t *testing.T) {
+	t.Parallel()
+	eachSize(t, func(t *testing.T, c *testCluster) {
+		db := c.DB(0)
+		conn := mustConn(t, db)
+		fillParentAndChild(t, db)
 		mustExec(t, conn, "PRAGMA foreign_keys=OFF")
 		mustExec(t, conn, "BEGIN")
 		mustExec(t, conn, "PRAGMA foreign_keys=ON")
