@@ -21,7 +21,7 @@ const (
 	// PragmaSetting is a setting of the connection that changes what statements
 	// mean. Each operation contains the settings, see wire.Settings.
 	PragmaSetting
-	// PragmaTransaction is a setting that ends with the transaction.
+	// PragmaTransaction is set for the rest of the transaction (defer_foreign_keys).
 	PragmaTransaction
 	// PragmaIgnored is accepted and has no effect, because the node decides.
 	PragmaIgnored
@@ -29,8 +29,8 @@ const (
 	PragmaRefused
 )
 
-// A Pragma is a row of the table Pragmas. Apart from Kind, a row has only those fields
-// that differ from what is usual.
+// A Pragma is a row of the table Pragmas. A row sets only the fields that apply to its
+// PRAGMA.
 type Pragma struct {
 	Kind PragmaKind
 

@@ -14,7 +14,7 @@ import (
 // A Stmt is a prepared statement.
 type Stmt struct {
 	c        *Conn
-	p        uintptr
+	p        uintptr  // the sqlite3_stmt; 0: closed
 	params   []string // names of the parameters, "" for a plain ?
 	columns  []wire.Column
 	prepares int32 // how often SQLite had prepared the statement when columns were read
@@ -43,6 +43,7 @@ type text struct {
 	p    uintptr
 }
 
+// text copies sql into the engine's memory.
 func (c *Conn) text(sql string) (*text, error) {
 	if strings.IndexByte(sql, 0) >= 0 {
 		return nil, LogicError("the statement's text holds a NUL character", "bind the value as an argument")
