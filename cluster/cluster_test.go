@@ -21,17 +21,17 @@ func TestThreeNodes(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*testTick)
 	defer cancel()
 	if err := nodes[3].shard.WaitLeader(ctx); !errors.Is(err, ErrNoLeader) || !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("one of three: %v", err)
+		t.Fatalf("with one of three nodes: %v", err)
 	}
 	if err := nodes[3].shard.ReadIndex(ctx); !errors.Is(err, ErrNoLeader) {
-		t.Fatalf("one of three: %v", err)
+		t.Fatalf("with one of three nodes: %v", err)
 	}
 	if _, err := nodes[3].combiner.Do(ctx, "add"); !errors.Is(err, ErrNoLeader) || errors.Is(err, ErrOutcomeUnknown) {
-		t.Fatalf("one of three: %v", err)
+		t.Fatalf("with one of three nodes: %v", err)
 	}
 	nodes[1].start()
 	if got := nodes[1].add(); got != 1 {
-		t.Fatalf("two of three: got %d", got)
+		t.Fatalf("with two of three nodes: got %d", got)
 	}
 	nodes[2].start()
 	for range 5 {

@@ -24,7 +24,7 @@ func records(t rapid.TB, snapshot []byte) (all []*wire.Record) {
 	t.Helper()
 	b, ok := bytes.CutPrefix(snapshot, []byte(snapshotMagic))
 	if !ok {
-		t.Fatalf("it begins with %q", snapshot[:20])
+		t.Fatalf("the snapshot begins with %q", snapshot[:20])
 	}
 	z, err := zstd.NewReader(bytes.NewReader(b), zstd.WithDecoderConcurrency(1))
 	if err != nil {

@@ -22,7 +22,7 @@ func TestValuesBeyondTwoGibibytesAreAResult(t *testing.T) {
 		op("INSERT INTO t SELECT length(json_group_array(hex(zeroblob(200000000)))) FROM (VALUES(1),(2),(3),(4),(5),(6),(7))"),
 		op("INSERT INTO t VALUES('after')"))
 	if r[1].Err == nil || r[1].Err.Code != sqlite.CodeNoMemory || r[1].Err.Hint == "" {
-		t.Errorf("it returns %v", r[1].Err)
+		t.Errorf("the error is %v", r[1].Err)
 	}
 	if got := m.rows("SELECT * FROM t"); got != "before\nafter" {
 		t.Errorf("the rows of the other operations are %q", got)

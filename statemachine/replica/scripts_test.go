@@ -222,6 +222,6 @@ func TestLongScripts(t *testing.T) {
 		rest = tail
 	}
 	if n != rows+3 { // the last one, after the last semicolon, is empty
-		t.Errorf("%d statements", n)
+		t.Errorf("there are %d statements, want %d", n, rows+3)
 	}
 }

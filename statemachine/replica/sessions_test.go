@@ -282,7 +282,7 @@ func TestManySessionsAreReadBack(t *testing.T) {
 	m.apply(h.entries...)
 	m.restart(h)
 	if n := m.sessions.Len(); n != 3001 {
-		t.Errorf("%d sessions", n)
+		t.Errorf("there are %d sessions", n)
 	}
 }
 
@@ -294,7 +294,7 @@ func TestTheOldestSessionIsDroppedForANewOne(t *testing.T) {
 	}
 	m.update(cmds...)
 	if n := m.sessions.Len(); n != statemachine.MaxSessions {
-		t.Fatalf("%d sessions", n)
+		t.Fatalf("there are %d sessions", n)
 	}
 	m.update(m.entry(op("CREATE TABLE t(a)")))
 	if len(m.unknown) != 1 {

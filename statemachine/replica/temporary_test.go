@@ -158,11 +158,11 @@ func TestQueriesOfATemporary(t *testing.T) {
 	a.Next(nil)
 	h.must("INSERT INTO x VALUES(4)")
 	if got, err := rest(b); got != "1 2 3 4" || err != nil {
-		t.Errorf("%s, %v", got, err)
+		t.Errorf("a query that began before the insert returns %s, %v", got, err)
 	}
 	b.Close()
 	if got, err := rest(a); got != "2 3" || err != nil {
-		t.Errorf("%s, %v", got, err)
+		t.Errorf("a query that had returned a row before the insert returns %s, %v", got, err)
 	}
 	a.Close()
 	why := errors.New("why")
@@ -170,25 +170,25 @@ func TestQueriesOfATemporary(t *testing.T) {
 	c.Next(nil)
 	h.endQueries(why)
 	if _, err := c.Next(nil); !errors.Is(err, why) {
-		t.Errorf("%v", err)
+		t.Errorf("the error of an ended query is %v", err)
 	}
 	c.Close()
 	h.sees("SELECT count(*) FROM x", "4")
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := h.Exec(ctx, "INSERT INTO x VALUES(5)", nil, wire.ConnState{}, 0); !errors.Is(err, context.Canceled) {
-		t.Errorf("%v", err)
+		t.Errorf("the error of a statement with an ended context is %v", err)
 	}
 	c = open()
 	m.Close()
 	if _, err := c.Next(nil); !errors.Is(err, ErrReplicaClosed) {
-		t.Errorf("%v", err)
+		t.Errorf("the error of a query after Close is %v", err)
 	}
 	if err := h.exec("INSERT INTO x VALUES(5)"); !errors.Is(err, ErrReplicaClosed) {
-		t.Errorf("%v", err)
+		t.Errorf("the error of a statement after Close is %v", err)
 	}
 	if _, err := m.Temporary(nil); !errors.Is(err, ErrReplicaClosed) {
-		t.Errorf("%v", err)
+		t.Errorf("the error of Temporary after Close is %v", err)
 	}
 	m.start()
 }

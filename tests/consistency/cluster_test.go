@@ -15,12 +15,14 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/tests/process"
 )
 
 const (
-	// patience bounds every wait of a test.
-	patience = 40 * time.Second
+	// patience bounds the wait for an answer of a process. It is shorter than
+	// testrun.Patience, so that a process that hangs is reported as such.
+	patience = testrun.Patience / 3
 	// operationTimeout bounds an operation, and a whole transaction.
 	operationTimeout = 10 * time.Second
 	// leaseTTL is the shortest that Config allows, so that leases expire often.
@@ -194,13 +196,13 @@ func (n *node) restart() {
 func (n *node) pause()  { n.alive().Pause() }
 func (n *node) resume() { n.alive().Resume() }
 
-// leader waits until all running nodes agree on the leader of the SQL shard, and
-// returns it. No node may be paused.
-func (c *cluster) leader() *node {
+// leader waits until all running nodes agree on the leader of a shard, and returns it.
+// No node may be paused.
+func (c *cluster) leader(shard string) (leader *node) {
 	c.t.Helper()
-	var leader *node
-	waitFor(c.t, "a leader that all agree on", func() bool {
-		seen := map[uint64]bool{}
+	testrun.WaitFor(c.t, "a leader of the shard "+shard+" that all nodes agree on", func() bool {
+		leader = nil
+		agreed := map[uint64]bool{}
 		for _, n := range c.nodes {
 			if n.alive() == nil {
 				continue
@@ -209,31 +211,20 @@ func (c *cluster) leader() *node {
 			if err != nil {
 				c.t.Fatal(err)
 			}
-			seen[a.Status.Leader] = true
-		}
-		if len(seen) != 1 {
-			return false
+			for _, s := range a.Status.Shards {
+				if s.Name == shard {
+					agreed[s.Leader] = true
+				}
+			}
 		}
 		for _, n := range c.nodes {
-			if seen[n.cfg.NodeID] && n.alive() != nil {
+			if agreed[n.cfg.NodeID] && n.alive() != nil {
 				leader = n
 			}
 		}
-		return leader != nil
+		return len(agreed) == 1 && leader != nil
 	})
 	return leader
-}
-
-// waitFor waits until done returns true.
-func waitFor(t testing.TB, what string, done func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for !done() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for %s", patience, what)
-		}
-		time.Sleep(5 * time.Millisecond) // before done is called again
-	}
 }
 
 // equal waits until all nodes have the same rows. It fails the test if two nodes
@@ -241,7 +232,7 @@ func waitFor(t testing.TB, what string, done func() bool) {
 func (c *cluster) equal() {
 	c.t.Helper()
 	byIndex := map[uint64]string{}
-	waitFor(c.t, "the nodes to have the same rows", func() bool {
+	testrun.WaitFor(c.t, "the nodes to have the same rows", func() bool {
 		all := map[string]bool{}
 		for _, n := range c.nodes {
 			if _, err := n.alive().ask(request{Do: "ready"}, nil); err != nil {

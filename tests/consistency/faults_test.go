@@ -3,6 +3,8 @@ package consistency_test
 import (
 	"math/rand/v2"
 	"time"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // A point is a step of a worker at which a fault can happen.
@@ -63,14 +65,14 @@ var faults = []struct {
 	name string
 	do   func(*nemesis)
 }{
-	{"kill the leader", func(n *nemesis) { n.kill(n.c.leader(), n.anywhere()) }},
-	{"kill the leader while it commits", func(n *nemesis) { n.kill(n.c.leader(), committing) }},
+	{"kill the leader", func(n *nemesis) { n.kill(n.c.leader("sql"), n.anywhere()) }},
+	{"kill the leader while it commits", func(n *nemesis) { n.kill(n.c.leader("sql"), committing) }},
 	{"kill a holder of the lease", func(n *nemesis) { n.kill(n.any(), writing) }},
 	{"kill all", (*nemesis).killAll},
 	{"pause a node briefly", func(n *nemesis) { n.pause(n.any(), n.anywhere(), 100+n.random.IntN(400), false) }},
 	{"pause all but one", func(n *nemesis) { n.pauseAllBut(n.any(), 100+n.random.IntN(600)) }},
 	{"pause a holder past its lease", func(n *nemesis) { n.pause(n.any(), writing, 1200, true) }},
-	{"pause the leader past its lease", func(n *nemesis) { n.pause(n.c.leader(), writing, 1200, true) }},
+	{"pause the leader past its lease", func(n *nemesis) { n.pause(n.c.leader("sql"), writing, 1200, true) }},
 	{"pause a committing node past its lease", func(n *nemesis) { n.pause(n.any(), committing, 1200, true) }},
 }
 
@@ -169,7 +171,7 @@ func (n *nemesis) progress(without *node, more int64) {
 	for i := range before {
 		before[i] = n.tr.written[i].Load()
 	}
-	waitFor(n.c.t, "transactions to commit", func() bool {
+	testrun.WaitFor(n.c.t, "transactions to commit", func() bool {
 		for i, other := range n.c.nodes {
 			if other != without && n.tr.written[i].Load() < before[i]+more {
 				return false

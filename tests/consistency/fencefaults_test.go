@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/tests/process"
 )
 
@@ -73,7 +74,7 @@ func (f *fences) injectFaults() {
 		kind := fenceFaults[i]
 		victim := c.nodes[f.random.IntN(len(c.nodes))]
 		if kind.leader {
-			victim = c.lockLeader()
+			victim = c.leader("lock")
 		}
 		harmed := map[uint64]bool{victim.cfg.NodeID: true}
 		if kind.name == "kill all" {
@@ -93,30 +94,6 @@ func (f *fences) injectFaults() {
 	}
 }
 
-// lockLeader waits until all nodes agree on the leader of the lock shard, and
-// returns it. All nodes must be running.
-func (c *cluster) lockLeader() *node {
-	c.t.Helper()
-	var leader uint64
-	waitFor(c.t, "a leader of the lock shard that all agree on", func() bool {
-		seen := map[uint64]bool{}
-		for _, n := range c.nodes {
-			a, err := n.alive().ask(request{Do: "status"}, nil)
-			if err != nil {
-				c.t.Fatal(err)
-			}
-			for _, s := range a.Status.Shards {
-				if s.Name == "lock" {
-					leader = s.Leader
-					seen[leader] = true
-				}
-			}
-		}
-		return len(seen) == 1 && leader != 0
-	})
-	return c.nodes[leader-1]
-}
-
 // progress waits until every worker, except those of some nodes, has taken a lock
 // that it asked for after the call, and has released it.
 func (f *fences) progress(stage string, without ...*node) {
@@ -127,7 +104,7 @@ func (f *fences) progress(stage string, without ...*node) {
 	}
 	began := time.Now()
 	defer func() { f.stage(stage, began) }()
-	waitFor(f.tr.c.t, "all workers to get a lock: "+stage, func() bool {
+	testrun.WaitFor(f.tr.c.t, "all workers to get a lock: "+stage, func() bool {
 		for i := range f.got {
 			n := f.tr.c.nodes[i%len(f.tr.c.nodes)]
 			if !slices.Contains(without, n) && f.got[i].Load() < before[i]+2 {
@@ -148,7 +125,7 @@ func (f *fences) waitForNextHolder(h *hold) {
 	f.tr.c.t.Helper()
 	began := time.Now()
 	defer func() { f.stage("another had the lock", began) }()
-	waitFor(f.tr.c.t, fmt.Sprintf("another to write after token %d of %s, of worker %d", h.token, h.key, h.worker), func() bool {
+	testrun.WaitFor(f.tr.c.t, fmt.Sprintf("another to write after token %d of %s, of worker %d", h.token, h.key, h.worker), func() bool {
 		return f.wrote[h.key].Load() > h.token
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // leaseSlack is how much longer than the TTL of the lease others may have to wait
@@ -39,7 +40,7 @@ func (c *cluster) catchUp() {
 func (c *cluster) roles() (leader, one, other *node) {
 	c.t.Helper()
 	c.catchUp()
-	leader = c.leader()
+	leader = c.leader("sql")
 	one, other = c.others(leader)
 	return leader, one, other
 }
@@ -75,7 +76,7 @@ func (n *node) insert(name string) <-chan time.Time {
 // node has applied the log.
 func (n *node) waitForWaiters(want int) {
 	n.c.t.Helper()
-	waitFor(n.c.t, fmt.Sprintf("%d waiters in the lease queue", want), func() bool {
+	testrun.WaitFor(n.c.t, fmt.Sprintf("%d waiters in the lease queue", want), func() bool {
 		a, err := n.alive().ask(request{Do: "waiters"}, nil)
 		if err != nil {
 			n.c.t.Fatal(err)
@@ -229,7 +230,7 @@ func TestTransactionsSurviveTheLeader(t *testing.T) {
 				}
 			}
 			t.Logf("linearizable reads on both survivors after %v", time.Since(dead).Round(time.Millisecond))
-			if next := c.leader(); next != holder && next != other {
+			if next := c.leader("sql"); next != holder && next != other {
 				t.Errorf("node %d leads", next.cfg.NodeID)
 			}
 			if _, err := tx.exec("INSERT INTO t VALUES(?)", name); err != nil {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 // longTTL is longer than lockTimeout. A lock with this TTL that another waiter
@@ -34,7 +36,7 @@ func (n *node) waitForLock(key string, holderAndWaiters int) <-chan error {
 		_, err := l.ask(request{Do: "lock", Lock: &lockOrder{Key: key, TTL: longTTL, Locker: 1}, Within: lockTimeout}, nil)
 		got <- err
 	}()
-	waitFor(n.c.t, fmt.Sprintf("%d to hold the lock %s or to wait for it", holderAndWaiters, key), func() bool {
+	testrun.WaitFor(n.c.t, fmt.Sprintf("%d to hold the lock %s or to wait for it", holderAndWaiters, key), func() bool {
 		a, err := l.ask(request{Do: "queue", Lock: &lockOrder{Key: key}}, nil)
 		if err != nil {
 			n.c.t.Fatal(err)
@@ -112,7 +114,7 @@ func TestLocksOfClosedNodes(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	for _, leads := range []bool{false, true} {
 		t.Run(fmt.Sprintf("leader=%v", leads), func(t *testing.T) {
-			victim := c.lockLeader()
+			victim := c.leader("lock")
 			if !leads {
 				victim, _ = c.others(victim)
 			}
@@ -138,7 +140,7 @@ func TestLocksOfClosedNodes(t *testing.T) {
 // their places in the queue.
 func TestLocksSurviveTheLeader(t *testing.T) {
 	c := newCluster(t, 3, nil)
-	leader := c.lockLeader()
+	leader := c.leader("lock")
 	holder, other := c.others(leader)
 	o := holder.lock("lasting")
 	got := other.waitForLock("lasting", 2)

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/tests/process"
@@ -46,7 +45,10 @@ func TestLeadersMemoryIsBoundedWhenAFollowerReturns(t *testing.T) {
 	before := peakMemory(t, leader)
 	leader.Ask("load", rate)
 	network.Cut(follower.Config.NodeID, process.Inbound, process.LinkHeld)
-	time.Sleep(15 * time.Second) // while the follower falls behind
+	start := leader.Ask("status").Status.Applied
+	testrun.WaitFor(t, "the follower to lack 15 MiB", func() bool {
+		return leader.Ask("status").Status.Applied >= start+15<<20/process.LoadBytes
+	})
 	network.Heal()
 	follower.Ask("ready")
 	leader.Ask("stop")

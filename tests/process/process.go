@@ -244,17 +244,17 @@ func (p *Process) Close() error {
 	return p.err
 }
 
-// Pause stops the process by SIGSTOP; Resume lets it go on.
+// Pause pauses the process with SIGSTOP, until Resume.
 func (p *Process) Pause() error { return p.cmd.Process.Signal(syscall.SIGSTOP) }
 
-// Resume ends a Pause.
+// Resume lets a paused process continue.
 func (p *Process) Resume() error { return p.cmd.Process.Signal(syscall.SIGCONT) }
 
 // Ended is closed when the process has ended and its answers were delivered.
 func (p *Process) Ended() <-chan struct{} { return p.ended }
 
-// Crashed returns how the process ended if nobody asked it to, or nil. It is for
-// after Ended.
+// Crashed returns an error if the process has ended although the test did not end it. Ended
+// must be closed.
 func (p *Process) Crashed() error {
 	if p.killed.Load() {
 		return nil

@@ -89,7 +89,7 @@ func ServeNodes() {
 // Close closes the node.
 func (s *NodeService) Close() error { return s.Node.Close() }
 
-// Do answers a request by a Report. What goes wrong is in its Errors.
+// Do serves a request and returns a Report, which has the errors.
 func (s *NodeService) Do(method string, args json.RawMessage) (any, error) {
 	var r Report
 	if err := s.do(method, args, &r); err != nil {
@@ -248,9 +248,12 @@ func (s *NodeService) counted(ctx context.Context) (count, messages int64, err e
 	return count, int64(subscription.Start()), nil
 }
 
+// LoadBytes is the size of a row that load inserts.
+const LoadBytes = 10 << 10
+
 // load inserts so many bytes per second, or as many as it can.
 func (s *NodeService) load(rate int) {
-	const size = 10 << 10
+	const size = LoadBytes
 	began, blob := time.Now(), make([]byte, size)
 	for n := 0; !s.quit.Load(); n++ {
 		due := began.Add(time.Duration(n) * time.Second * size / time.Duration(rate))
