@@ -198,14 +198,7 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 		}
 		c.actions.WritesRows = true
 	case lib.SQLITE_ANALYZE:
-		if db == tempSchema && !c.asOwner {
-			return c.deny("ANALYZE of TEMP tables is not supported", "leave it out: SQLite uses the indexes of TEMP tables without it")
-		}
-		c.actions.ChangesStatistics = true
-		if strings.EqualFold(table, MetaTable) {
-			return lib.SQLITE_IGNORE // the rows of the table differ from replica to replica
-		}
-		return lib.SQLITE_OK
+		return c.authorizeAnalyze(table, db)
 	case lib.SQLITE_REINDEX:
 		return lib.SQLITE_OK
 	}
@@ -216,6 +209,21 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 		return c.deny("the table "+MetaTable+" belongs to hiqlite", "it keeps writes from being applied twice; it can be read, not changed")
 	}
 	return lib.SQLITE_OK
+}
+
+func (c *Conn) authorizeAnalyze(table, db string) int32 {
+	if db == tempSchema && !c.asOwner {
+		return c.denyTempStatistics()
+	}
+	c.actions.ChangesStatistics = true
+	if strings.EqualFold(table, MetaTable) {
+		return lib.SQLITE_IGNORE // the rows of the table differ from replica to replica
+	}
+	return lib.SQLITE_OK
+}
+
+func (c *Conn) denyTempStatistics() int32 {
+	return c.deny("ANALYZE of TEMP tables is not supported", "leave it out: SQLite uses the indexes of TEMP tables without it")
 }
 
 // savepoints maps what SQLite says about savepoints to the statements.

@@ -40,7 +40,7 @@ func (c *Conn) authorizeTemp(a, b string) int32 {
 	case strings.EqualFold(a, MetaTable), strings.EqualFold(b, MetaTable):
 		return c.deny("the table "+MetaTable+" belongs to hiqlite", "choose another name")
 	case strings.HasPrefix(strings.ToLower(a), "sqlite_stat"):
-		return c.deny("ANALYZE of TEMP tables is not supported", "leave it out: SQLite uses the indexes of TEMP tables without it")
+		return c.denyTempStatistics()
 	case c.tempAllowed, c.mode == Temp, c.mode == ReadOnly && c.classifying:
 		c.actions.Temp, c.actions.ChangesSchema = true, true
 		return lib.SQLITE_OK
