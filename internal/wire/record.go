@@ -5,7 +5,7 @@ import "google.golang.org/protobuf/encoding/protowire"
 // A RecordKind says what part of a snapshot a Record is.
 type RecordKind uint8
 
-// The kinds, with the fields that they have beside Kind. A snapshot begins with
+// The kinds, with the fields that they have besides Kind. A snapshot begins with
 // RecordShard and the sessions, and ends with RecordEnd.
 const (
 	RecordShard   RecordKind = 1 // Clock, SessionClock, Seen, Applied

@@ -12,7 +12,7 @@ import (
 // SQLite's errors for a corrupt or full database, a file that cannot be opened and a lack
 // of memory may be caused by a statement alone. Then they are its result on every replica,
 // and the replica continues.
-func TestNoStatementStopsAReplica(t *testing.T) {
+func TestErrorsThatStatementsCauseAreResults(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	for _, text := range []string{
 		"CREATE VIEW IF NOT EXISTS IF AS SELECT null",

@@ -211,7 +211,7 @@ func replaceByOther(t *testing.T, path string) {
 // If a checkpoint has copied a part of the write-ahead log into the database, the log must
 // not be damaged before the end of that part, because old pages would be mixed with new
 // ones.
-func TestALogThatIsDamagedBeforeItsCheckpointIsDamage(t *testing.T) {
+func TestDamageOfTheCheckpointedPartOfTheLogIsDetected(t *testing.T) {
 	m, h := newMachineOnDisk(t)
 	for i := range 60 {
 		h.sql(fmt.Sprintf("UPDATE t SET v='%d'||substr(v, 3) WHERE id%%60=%d", i+10, i))

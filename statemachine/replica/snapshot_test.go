@@ -165,7 +165,7 @@ func TestSnapshotsMayComeInSmallPieces(t *testing.T) {
 	}
 }
 
-func TestStoppedSnapshots(t *testing.T) {
+func TestSnapshotsStoppedAtTheBeginning(t *testing.T) {
 	h := newCounterHistory()
 	h.do(insert(1))
 	m := emptyMachine(t)
@@ -203,7 +203,7 @@ func (s *stopAt) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func TestStoppedInTheMiddle(t *testing.T) {
+func TestSnapshotsStoppedInTheMiddle(t *testing.T) {
 	h := newCounterHistory()
 	h.do(insert(1), op("INSERT INTO applied SELECT randomblob(3000000)"))
 	m := emptyMachine(t)

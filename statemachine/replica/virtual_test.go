@@ -71,7 +71,7 @@ func TestACorruptFullTextIndexIsAResult(t *testing.T) {
 
 // No statement may cause an error that counts as a failure of this machine. All replicas
 // would stop, and again after each restart.
-func TestNoStatementStopsTheReplica(t *testing.T) {
+func TestNoStatementCountsAsAFailureOfTheMachine(t *testing.T) {
 	texts := []string{
 		"INSERT INTO sqlite_dbpage(pgno, data) VALUES(1, zeroblob(4096))", "UPDATE sqlite_dbpage SET data=zeroblob(4096)", "DELETE FROM dbstat",
 		"UPDATE ft_data SET block=x'00'", "DROP TABLE ft_data", "DELETE FROM ft_config", "ALTER TABLE ft_data RENAME TO x", "DELETE FROM rt_node", "CREATE TABLE ft_x(a); DROP TABLE ft",
