@@ -73,7 +73,7 @@ func authorize(tls *libc.TLS, _ uintptr, action int32, a, b, db, inner uintptr) 
 	case lib.SQLITE_FUNCTION:
 		return c.authorizeFunction(libc.GoString(b))
 	case lib.SQLITE_PRAGMA:
-		return c.authorizePragma(strings.ToLower(libc.GoString(a)), libc.GoString(b), b != 0, libc.GoString(db))
+		return c.authorizePragma(lower(libc.GoString(a)), libc.GoString(b), b != 0, libc.GoString(db))
 	case lib.SQLITE_ATTACH, lib.SQLITE_DETACH:
 		if c.asOwner || c.explaining() {
 			return lib.SQLITE_OK // VACUUM attaches a file
@@ -106,7 +106,7 @@ var allowedModules = map[string]bool{"fts5": true, "fts5vocab": true, "rtree": t
 
 // authorizeRead keeps writes from reading what differs from replica to replica.
 func (c *Conn) authorizeRead(table, column string) int32 {
-	table = strings.ToLower(table)
+	table = lower(table)
 	pragma, isPragma := strings.CutPrefix(table, "pragma_")
 	if pragma == "table_info" || pragma == "table_xinfo" {
 		c.actions.ReadsColumnNames = c.actions.ReadsColumnNames || isPragma
@@ -125,7 +125,7 @@ func (c *Conn) authorizeRead(table, column string) int32 {
 }
 
 func (c *Conn) authorizeFunction(name string) int32 {
-	name = strings.ToLower(name)
+	name = lower(name)
 	if c.functions != nil && c.functions.readsOnly[name] && !c.asOwner {
 		return c.denyWrite("a write cannot use the function "+name+"()", "it is not Deterministic, so replicas could compute different values; compute the value first, and write that")
 	}
@@ -163,7 +163,7 @@ func (c *Conn) authorizeWrite(action int32, a, b, db string) int32 {
 			return c.authorizeTemp(a, b)
 		}
 		c.actions.ChangesSchema = true
-		if action == lib.SQLITE_CREATE_VTABLE && !allowedModules[strings.ToLower(b)] {
+		if action == lib.SQLITE_CREATE_VTABLE && !allowedModules[lower(b)] {
 			return c.denyModule(b)
 		}
 		if action == lib.SQLITE_CREATE_VTABLE {
@@ -241,7 +241,7 @@ func (c *Conn) authorizeTransaction(what, savepoint string) int32 {
 }
 
 func (c *Conn) denyModule(name string) int32 {
-	if privateTables[strings.ToLower(name)] {
+	if privateTables[lower(name)] {
 		return c.deny("virtual tables of the module "+name+" are not supported", "what they show differs from replica to replica; read "+name+" itself")
 	}
 	c.actions.Denied = LogicError("no such module: "+name, "")

@@ -174,23 +174,7 @@ func scriptOfParts(parts []Part) (Class, error) {
 
 // SameName reports whether SQLite takes two names for the same. It ignores the case of A to
 // Z, and of no other letters.
-func SameName(a, b string) bool {
-	lower := func(c byte) byte {
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		return c
-	}
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range len(a) {
-		if lower(a[i]) != lower(b[i]) {
-			return false
-		}
-	}
-	return true
-}
+func SameName(a, b string) bool { return lower(a) == lower(b) }
 
 // IsBlank reports whether a text has no statement, only white space, comments and
 // semicolons.
@@ -290,7 +274,7 @@ func changesSchema(sql string) bool {
 	for sql != "" {
 		kind, n := firstToken(sql)
 		if kind == identifier {
-			switch strings.ToUpper(sql[:n]) {
+			switch upper(sql[:n]) {
 			case "CREATE", "DROP", "ALTER":
 				return true
 			}

@@ -75,7 +75,7 @@ func NewFunctions(functions []Function, collations []Collation) (*Functions, err
 	versions := map[string]Function{}
 	for i := range functions {
 		fn := &functions[i]
-		name := strings.ToLower(fn.Name)
+		name := lower(fn.Name)
 		first, known := versions[name]
 		switch {
 		case name == "" || len(name) > 255 || strings.ContainsRune(name, 0):
@@ -100,7 +100,7 @@ func NewFunctions(functions []Function, collations []Collation) (*Functions, err
 	orders := map[string]bool{"binary": true, "nocase": true, "rtrim": true}
 	for i := range collations {
 		c := &collations[i]
-		name := strings.ToLower(c.Name)
+		name := lower(c.Name)
 		switch {
 		case name == "" || len(name) > 255 || strings.ContainsRune(name, 0):
 			fault("the collation name %q is not 1 to 255 bytes without NUL", c.Name)
@@ -162,14 +162,27 @@ func Mentioned(functions []wire.Function, texts []string) (found []wire.Function
 	return found
 }
 
-// lower returns text with A to Z in lower case. SQLite compares names in this way.
-func lower(text string) string {
-	return strings.Map(func(r rune) rune {
-		if 'A' <= r && r <= 'Z' {
-			return r + 'a' - 'A'
+// lower returns text with A to Z in lower case, and all other bytes as they are. SQLite
+// compares names and keywords in this way.
+func lower(text string) string { return switchCase(text, 'A', 'Z') }
+
+// upper returns text with a to z in upper case, and all other bytes as they are.
+func upper(text string) string { return switchCase(text, 'a', 'z') }
+
+func switchCase(text string, first, last byte) string {
+	var out []byte // nil: nothing has changed yet
+	for i := range len(text) {
+		if c := text[i]; first <= c && c <= last {
+			if out == nil {
+				out = []byte(text)
+			}
+			out[i] = c ^ ('a' - 'A')
 		}
-		return r
-	}, text)
+	}
+	if out == nil {
+		return text
+	}
+	return string(out)
 }
 
 // builtInNames returns the names of SQLite's functions, and of hiqlite's.

@@ -36,7 +36,7 @@ func firstStatement(text string) (length int, word string) {
 			return i, word
 		}
 		if state == start && kind == identifier {
-			word = strings.ToUpper(at)
+			word = upper(at)
 		}
 		is := func(keyword string) bool { return kind == identifier && strings.EqualFold(at, keyword) }
 		switch {

@@ -29,7 +29,7 @@ func (c *Conn) noteCheck(table uintptr) {
 	if table == 0 || *at[byte](table)|0x20 != 'p' {
 		return // not pragma_..., as most tables; this is called for each column
 	}
-	if pragma, ok := strings.CutPrefix(strings.ToLower(libc.GoString(table)), "pragma_"); ok && Pragmas[pragma].integrity {
+	if pragma, ok := strings.CutPrefix(lower(libc.GoString(table)), "pragma_"); ok && Pragmas[pragma].integrity {
 		c.actions.ChecksIntegrity = true
 	}
 }

@@ -99,7 +99,7 @@ func sameValue(initial, arg string) bool {
 
 // Truth reads the argument of a boolean PRAGMA as SQLite does.
 func Truth(arg string) bool {
-	switch strings.ToLower(arg) {
+	switch lower(arg) {
 	case "on", "yes", "true":
 		return true
 	case "", "off", "no", "false":
@@ -144,7 +144,7 @@ func atLeast(least int64) func(string) (int64, bool) {
 // word reads one of the words, or what other reads.
 func word(words map[string]int64, other func(string) (int64, bool)) func(string) (int64, bool) {
 	return func(arg string) (int64, bool) {
-		if n, ok := words[strings.ToLower(arg)]; ok {
+		if n, ok := words[lower(arg)]; ok {
 			return n, true
 		}
 		return other(arg)

@@ -103,18 +103,18 @@ func namedAtRandom(names []string) string {
 	seen := map[string]bool{}
 next:
 	for _, name := range names {
-		lower := strings.ToLower(name)
-		seen[lower] = true
-		i := strings.LastIndexByte(lower, ':')
+		folded := lower(name)
+		seen[folded] = true
+		i := strings.LastIndexByte(folded, ':')
 		if i < 0 {
 			continue
 		}
-		n, err := strconv.ParseUint(lower[i+1:], 10, 32)
-		if err != nil || strconv.FormatUint(n, 10) != lower[i+1:] || 1 <= n && n <= 4 {
+		n, err := strconv.ParseUint(folded[i+1:], 10, 32)
+		if err != nil || strconv.FormatUint(n, 10) != folded[i+1:] || 1 <= n && n <= 4 {
 			continue
 		}
 		for k := 1; k <= 4; k++ {
-			if !seen[lower[:i+1]+strconv.Itoa(k)] {
+			if !seen[folded[:i+1]+strconv.Itoa(k)] {
 				continue next
 			}
 		}

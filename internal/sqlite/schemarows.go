@@ -120,7 +120,7 @@ func (c *Conn) CheckSchemaRows(m SchemaMark) error {
 // table exists.
 func (c *Conn) checkVirtual(name, sql string) error {
 	defer c.AsOwner(false)()                                                    // the statement is the program's
-	if word, _, _ := strings.Cut(strings.ToUpper(sql), " "); word != "CREATE" { // SQLite would load the row as an index
+	if word, _, _ := strings.Cut(upper(sql), " "); word != "CREATE" { // SQLite would load the row as an index
 		return refusedRow("the row's sql does not begin with CREATE")
 	}
 	s, tail, err := c.Prepare(sql, false)

@@ -39,7 +39,7 @@ func (c *Conn) authorizeTemp(a, b string) int32 {
 		return lib.SQLITE_OK
 	case strings.EqualFold(a, MetaTable), strings.EqualFold(b, MetaTable):
 		return c.deny("the table "+MetaTable+" belongs to hiqlite", "choose another name")
-	case strings.HasPrefix(strings.ToLower(a), "sqlite_stat"):
+	case strings.HasPrefix(lower(a), "sqlite_stat"):
 		return c.denyTempStatistics()
 	case c.tempAllowed, c.mode == Temp, c.mode == ReadOnly && c.classifying:
 		c.actions.Temp, c.actions.ChangesSchema = true, true
@@ -235,7 +235,7 @@ func MentionsTemp(script string) bool {
 		if kind == space {
 			continue
 		}
-		last, word = word, strings.ToUpper(strings.Trim(at, "\"'`[]"))
+		last, word = word, upper(strings.Trim(at, "\"'`[]"))
 		if last == "CREATE" && (word == "TEMP" || word == "TEMPORARY") || last == "TEMP" && at == "." {
 			return true
 		}
