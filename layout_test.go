@@ -37,9 +37,10 @@ var mayImport = []struct {
 	{"lock", []string{".", "internal/shardapi", "internal/wire"}},
 	{"pubsub", []string{".", "internal/shardapi", "internal/wire"}},
 	{"hiqlitetest", []string{".", "internal/loopback"}},
-	{".", []string{"internal/node", "internal/shardapi", "internal/sqlite", "internal/wire", "statemachine/replica"}}, // the nouns of database/sql
-	{"internal/node", []string{"cluster", "statemachine", "statemachine/replica", "statemachine/memory", "internal/shardapi", "internal/durable", "internal/sqlite", "internal/wire"}},
-	{"cluster", []string{"internal/durable", "internal/invariants"}}, // it moves bytes
+	{".", []string{"internal/identity", "internal/loopback", "internal/node", "internal/shardapi", "internal/sqlite", "internal/wire", "statemachine/replica"}}, // the nouns of database/sql
+	{"internal/node", []string{"cluster", "statemachine", "statemachine/replica", "statemachine/memory", "internal/shardapi", "internal/durable", "internal/identity", "internal/loopback", "internal/sqlite", "internal/wire"}},
+	{"cluster", []string{"cluster/transport", "internal/durable", "internal/identity", "internal/invariants"}}, // it moves bytes
+	{"cluster/transport", []string{"internal/identity"}},
 	{"statemachine/replica", []string{"statemachine", "internal/durable", "internal/invariants", "internal/sqlite", "internal/wire"}},
 	{"statemachine/memory", []string{"statemachine", "internal/invariants", "internal/shardapi", "internal/table", "internal/wire"}},
 	{"statemachine", []string{"internal/wire"}},
@@ -47,6 +48,7 @@ var mayImport = []struct {
 	{"internal/sqlite", []string{"internal/wire"}},
 	{"internal/datadriven", nil}, // for tests
 	{"internal/durable", nil},
+	{"internal/identity", nil},
 	{"internal/invariants", nil},
 	{"internal/loopback", nil},
 	{"internal/ratelimit", nil},
@@ -72,7 +74,7 @@ var confined = []struct {
 	{"modernc.org/libc", []string{"internal/sqlite"}, false},
 	{"modernc.org/sqlite", nil, true}, // registers a driver that would clash in users' programs
 	{"github.com/lni/dragonboat/v4/statemachine", []string{"cluster", "statemachine", "statemachine/replica", "statemachine/memory", "internal/node"}, true},
-	{"github.com/lni/dragonboat", []string{"cluster"}, false},
+	{"github.com/lni/dragonboat", []string{"cluster", "cluster/transport"}, false},
 	// Only modules of their own (see go.work) use these: a program that imports hiqlite
 	// must not require them.
 	{"github.com/spf13/cobra", []string{"cmd/hiqlite"}, false},

@@ -1,10 +1,13 @@
-// Package loopback finds addresses for nodes that all run on this machine.
+// Package loopback finds, and recognises, addresses for nodes that all run on this
+// machine.
 package loopback
 
 import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
+	"strings"
 )
 
 // Addresses returns n different addresses, as host:port, that nobody listens on.
@@ -35,4 +38,17 @@ func free(host string, n int) (addresses []string, err error) {
 		addresses = append(addresses, l.Addr().String())
 	}
 	return addresses, nil
+}
+
+// Is reports whether only this machine can reach an address, a host:port. Of names,
+// only localhost counts: what others mean can change.
+func Is(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.Unmap().IsLoopback()
+	}
+	return strings.EqualFold(strings.TrimSuffix(host, "."), "localhost")
 }
