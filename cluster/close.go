@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -78,38 +77,10 @@ func (h *Host) handOver(shards []*Shard) {
 	if len(shards) == 0 {
 		return
 	}
-	reachable := h.reachable(ctx)
+	reachable := h.net.Reachable()
 	var wg sync.WaitGroup
 	for _, s := range shards {
 		wg.Go(func() { s.handOver(ctx, reachable) })
 	}
 	wg.Wait()
-}
-
-// reachable returns the other nodes that accept a connection within 100 ms.
-func (h *Host) reachable(ctx context.Context) []uint64 {
-	ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
-	defer cancel()
-	var (
-		mu    sync.Mutex
-		nodes []uint64
-		wg    sync.WaitGroup
-	)
-	for node, address := range h.cfg.Members {
-		if node == h.cfg.Node {
-			continue
-		}
-		wg.Go(func() {
-			c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
-			if err != nil {
-				return
-			}
-			c.Close()
-			mu.Lock()
-			defer mu.Unlock()
-			nodes = append(nodes, node)
-		})
-	}
-	wg.Wait()
-	return nodes
 }

@@ -32,7 +32,7 @@
 //	guard.go, peers.go         inspects messages for logs that have lost entries; what is known of other nodes
 //	snapshots.go               checks snapshot files
 //	registry.go                the addresses of replicas
-//	transport.go, lone.go      messages to other nodes, and the transport of a node that is alone
+//	storage.go, lone.go        the name of the data folder, and the transport of a node that is alone
 //	diskwatch.go               keeps a failing disk from ending the process
 //	limits.go, syncdata_*.go   settings that Dragonboat does not export, and fdatasync
 //	logger.go                  Dragonboat's log lines

@@ -26,7 +26,7 @@ var ErrForgotten = errors.New("hiqlite: a Raft log has lost entries that it had"
 // putBackHint says what a user can do about ErrForgotten.
 const putBackHint = "on all nodes, put back copies of the data folders that were made while all nodes were stopped; until then this node takes no part"
 
-// A guard inspects all messages between this node and the others, for signs that a
+// A guard is a transport.Guard: it inspects all messages between this node and the others, for signs that a
 // log has lost entries. Raft relies on every log to keep what it has acknowledged.
 // Without the guard, it would silently overwrite committed entries, or end the
 // process.
@@ -179,8 +179,8 @@ func (g *guard) committed(shard uint64) uint64 {
 	return g.saved.Committed[shard]
 }
 
-// received removes from a batch the messages that Raft must not see.
-func (g *guard) received(batch *raftpb.MessageBatch) {
+// Received removes from a batch the messages that Raft must not see.
+func (g *guard) Received(batch *raftpb.MessageBatch) {
 	if g.paused.Load() {
 		batch.Requests = nil
 		return
@@ -310,10 +310,10 @@ func (g *guard) fail(s *guardState, shard uint64, err error) bool {
 	return false
 }
 
-// sending returns, of messages that Raft sends, those that may be sent. It raises
+// Sending returns, of messages that Raft sends, those that may be sent. It raises
 // the commit index of a heartbeat to what the receiver has acknowledged, so that a
 // node that has lost entries notices it.
-func (g *guard) sending(all []raftpb.Message) []raftpb.Message {
+func (g *guard) Sending(all []raftpb.Message) []raftpb.Message {
 	if g.paused.Load() {
 		return nil
 	}
@@ -348,6 +348,9 @@ func (g *guard) sending(all []raftpb.Message) []raftpb.Message {
 	}
 	return kept
 }
+
+// Paused reports whether all messages are dropped.
+func (g *guard) Paused() bool { return g.paused.Load() }
 
 // Pause drops all messages from and to other nodes until Resume, as if the network
 // were cut: other nodes will lead the shards that this node leads, and only what

@@ -62,10 +62,10 @@ func TestGuardNoticesLostEntries(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			g, damage := newTestGuard(t, t.TempDir())
-			g.sending([]raftpb.Message{{Type: raftpb.ReadIndex, ShardID: 1, To: 2, From: 1, Hint: 7}})
+			g.Sending([]raftpb.Message{{Type: raftpb.ReadIndex, ShardID: 1, To: 2, From: 1, Hint: 7}})
 			test.m.ShardID, test.m.From, test.m.To = 1, 2, 1
 			batch := raftpb.MessageBatch{Requests: []raftpb.Message{test.m}}
-			g.received(&batch)
+			g.Received(&batch)
 			if let := len(batch.Requests) == 1; let == test.want {
 				t.Fatalf("the message was let through: %v", let)
 			}
@@ -76,10 +76,10 @@ func TestGuardNoticesLostEntries(t *testing.T) {
 				t.Error(err)
 			}
 			batch = raftpb.MessageBatch{Requests: []raftpb.Message{{Type: raftpb.Heartbeat, ShardID: 1}, {Type: raftpb.Heartbeat, ShardID: 2}}}
-			if g.received(&batch); len(batch.Requests) != 1 || batch.Requests[0].ShardID != 2 {
+			if g.Received(&batch); len(batch.Requests) != 1 || batch.Requests[0].ShardID != 2 {
 				t.Error("a damaged shard receives messages, or another shard does not")
 			}
-			if out := g.sending([]raftpb.Message{{Type: raftpb.HeartbeatResp, ShardID: 1}}); len(out) != 0 {
+			if out := g.Sending([]raftpb.Message{{Type: raftpb.HeartbeatResp, ShardID: 1}}); len(out) != 0 {
 				t.Error("a damaged shard sends messages")
 			}
 		})
@@ -91,7 +91,7 @@ func TestGuardNoticesLostEntries(t *testing.T) {
 func TestGuardRemembersAcknowledgedEntries(t *testing.T) {
 	dir := t.TempDir()
 	g, _ := newTestGuard(t, dir)
-	g.sending([]raftpb.Message{{Type: raftpb.Heartbeat, ShardID: 1, To: 2, Commit: 14}})
+	g.Sending([]raftpb.Message{{Type: raftpb.Heartbeat, ShardID: 1, To: 2, Commit: 14}})
 	if err := g.save(); err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func TestGuardRemembersAcknowledgedEntries(t *testing.T) {
 	let := func(m raftpb.Message) bool {
 		m.ShardID, m.From = 1, 2
 		batch := raftpb.MessageBatch{Requests: []raftpb.Message{m}}
-		g.received(&batch)
+		g.Received(&batch)
 		return len(batch.Requests) == 1
 	}
 	if let(raftpb.Message{Type: raftpb.RequestPreVote, LogIndex: 13, LogTerm: 3}) || let(raftpb.Message{Type: raftpb.RequestVote, LogIndex: 13, LogTerm: 3}) ||
@@ -113,7 +113,7 @@ func TestGuardRemembersAcknowledgedEntries(t *testing.T) {
 		t.Error("a vote request of a candidate with another entry than the committed one was let through")
 	}
 	sent := []raftpb.Message{{Type: raftpb.Heartbeat, ShardID: 1, To: 2}, {Type: raftpb.Heartbeat, ShardID: 1, To: 3}}
-	out := g.sending(sent)
+	out := g.Sending(sent)
 	if out[0].Commit != 14 || out[1].Commit != 0 || sent[0].Commit != 0 {
 		t.Errorf("heartbeats have the commit indexes %d and %d, and Raft's own message was changed to %d", out[0].Commit, out[1].Commit, sent[0].Commit)
 	}
@@ -128,7 +128,7 @@ func TestGuardDropsBursts(t *testing.T) {
 		batch.Requests = append(batch.Requests, raftpb.Message{Type: raftpb.HeartbeatResp, ShardID: 1, From: 2})
 	}
 	batch.Requests = append(batch.Requests, raftpb.Message{Type: raftpb.HeartbeatResp, ShardID: 1, From: 2, Hint: 5})
-	g.received(&batch)
+	g.Received(&batch)
 	if n := len(batch.Requests); n < 2 || n > 10 || batch.Requests[n-1].Hint != 5 {
 		t.Errorf("%d of 101 responses were let through, or not the one that confirms a read index", n)
 	}

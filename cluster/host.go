@@ -17,6 +17,9 @@ import (
 	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/config"
 	"github.com/lni/dragonboat/v4/raftio"
+
+	"github.com/hiqlite/hiqlite/cluster/transport"
+	"github.com/hiqlite/hiqlite/internal/identity"
 )
 
 const (
@@ -41,6 +44,9 @@ const (
 	saveInterval = time.Second
 )
 
+// Protocol is what an Identity of a Config has to name as its protocol.
+const Protocol = transport.Protocol
+
 // Config describes a Host.
 type Config struct {
 	Dir     string            // folder of the Raft log; created if missing
@@ -53,6 +59,12 @@ type Config struct {
 	// Members. It differs from that address where other nodes reach this one through
 	// a proxy or a translated address.
 	Listen string
+
+	// Identity encrypts and authenticates the connections to other nodes; nil: they
+	// are in the clear.
+	Identity *identity.Identity
+
+	Hooks transport.Hooks // for tests
 }
 
 // validate reports every fault at once.
@@ -76,7 +88,7 @@ func (c Config) validate() error {
 		if len(c.Members) == 1 {
 			break // a lone node does not listen, so its address does not matter
 		}
-		if err := checkAddress(address); err != nil {
+		if err := transport.CheckAddress(address); err != nil {
 			fault("the Raft address %q of node %d is not host:port: %w", address, id, err)
 		}
 		if other, ok := seen[address]; ok {
@@ -103,7 +115,7 @@ func (c Config) Check() error {
 	if err := c.validate(); err != nil || len(c.Members) == 1 {
 		return err
 	}
-	return probePort(c.listenOn())
+	return transport.ProbePort(c.listenOn())
 }
 
 // listenOn returns the address on which this node listens.
@@ -114,9 +126,9 @@ func (c Config) listenOn() string { return cmp.Or(c.Listen, c.Members[c.Node]) }
 type Host struct {
 	cfg      Config
 	log      *slog.Logger
-	registry *registry
-	release  func()   // lets another Host use the folder
-	inMemory sync.Map // shard id -> true, of shards with a machine in memory
+	net      *transport.Transport // nil for a single member
+	release  func()               // lets another Host use the folder
+	inMemory sync.Map             // shard id -> true, of shards with a machine in memory
 	guard    *guard
 	raftLog  *raftLog // set by Open
 	disk     *diskWatch
@@ -167,7 +179,6 @@ func Open(cfg Config) (*Host, error) {
 	h := &Host{
 		cfg:       cfg,
 		log:       cfg.Logger,
-		registry:  newRegistry(cfg.Members),
 		release:   release,
 		shards:    map[uint64]*Shard{},
 		closed:    make(chan struct{}),
@@ -201,10 +212,9 @@ func (h *Host) open() error {
 		Expert: config.ExpertConfig{
 			// Dragonboat's defaults are meant for thousands of shards. ExecShards and
 			// LogDB.Shards cannot be changed once a folder has been written with them.
-			Engine:              config.EngineConfig{ExecShards: 4, CommitShards: 1, ApplyShards: 4, SnapshotShards: 4, CloseShards: 2},
-			LogDB:               config.GetTinyMemLogDBConfig(),
-			NodeRegistryFactory: h.registry,
-			LogDBFactory:        logFactory{&h.inMemory, h.disk, h.logCreated},
+			Engine:       config.EngineConfig{ExecShards: 4, CommitShards: 1, ApplyShards: 4, SnapshotShards: 4, CloseShards: 2},
+			LogDB:        config.GetTinyMemLogDBConfig(),
+			LogDBFactory: logFactory{&h.inMemory, h.disk, h.logCreated},
 		},
 		MaxSendQueueSize: maxSendQueue,
 	}
@@ -215,14 +225,8 @@ func (h *Host) open() error {
 	if h.guard, err = newGuard(h.cfg, h); err != nil {
 		return err
 	}
-	if len(h.cfg.Members) == 1 {
-		nhc.Expert.TransportFactory = loneTransport{}
-	} else {
-		listen := h.cfg.listenOn()
-		if err := probePort(listen); err != nil {
-			return err
-		}
-		nhc.Expert.TransportFactory = transportFactory{listenOn: listen, log: h.log, guard: h.guard}
+	if err := h.connect(&nhc); err != nil {
+		return err
 	}
 	if h.nh, err = newNodeHost(nhc); err != nil {
 		return h.withHint(err)
@@ -230,6 +234,52 @@ func (h *Host) open() error {
 	h.disk.arm()
 	h.saver.Go(h.saveGuard)
 	return nil
+}
+
+// connect sets what makes the connections to other nodes.
+func (h *Host) connect(nhc *config.NodeHostConfig) error {
+	folder, err := openStorage(h.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	if len(h.cfg.Members) == 1 {
+		nhc.Expert.TransportFactory = loneTransport{}
+		nhc.Expert.NodeRegistryFactory = newRegistry(h.cfg.Members, transport.Target)
+		return nil
+	}
+	if err := transport.ProbePort(h.cfg.listenOn()); err != nil {
+		return err
+	}
+	h.net = transport.New(transport.Options{
+		Node: h.cfg.Node, Members: h.cfg.Members, Listen: h.cfg.listenOn(),
+		Identity: h.cfg.Identity, Storage: folder.file.Name, SameStorage: folder.same,
+		NodeOf: nodeID, Guard: h.guard, Dialled: h.guard.peers.dialled,
+		Log: h.log, Hooks: h.cfg.Hooks,
+	})
+	nhc.Expert.TransportFactory = h.net
+	nhc.Expert.NodeRegistryFactory = newRegistry(h.cfg.Members, h.net.Address)
+	return nil
+}
+
+// Refused returns why other nodes keep this one from taking part, or nil if they do
+// not: another process with its id does already, or so many refuse this node, for
+// whatever reason, that the others are no majority.
+func (h *Host) Refused() error {
+	if h.net == nil {
+		return nil
+	}
+	by := h.net.Refused()
+	var all []error
+	final := 2*len(by) >= len(h.cfg.Members)
+	for _, node := range slices.Sorted(maps.Keys(by)) {
+		var r *transport.Refusal
+		final = final || errors.As(by[node], &r) && r.Code == transport.RefusedDuplicate
+		all = append(all, by[node])
+	}
+	if !final {
+		return nil
+	}
+	return errors.Join(all...)
 }
 
 // diskFailed ends all shards and stops the exchange of messages with other nodes.
@@ -304,21 +354,6 @@ func (h *Host) withHint(err error) error {
 		return fmt.Errorf("hiqlite: Raft folder %s: %w", h.cfg.Dir, err)
 	}
 	return fmt.Errorf("hiqlite: Raft folder %s: %w: %s", h.cfg.Dir, err, hint)
-}
-
-// probePort reports why address cannot be listened on, before anything is written.
-// A name that does not resolve yet is no error: see transport.Start.
-func probePort(address string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
-	defer cancel()
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-	switch {
-	case err == nil:
-		return l.Close()
-	case unresolved(err):
-		return nil
-	}
-	return listenError(address, err)
 }
 
 // register adds a shard that is being started.

@@ -14,7 +14,7 @@ import (
 type peers struct {
 	mu         sync.Mutex
 	receivedAt map[uint64]time.Time // node -> when its last message was received; guarded by mu
-	dials      map[string]dialEnd   // address -> how the last attempt to connect ended; guarded by mu
+	dials      map[uint64]dialEnd   // node -> how the last attempt to connect ended; guarded by mu
 }
 
 type dialEnd struct {
@@ -33,13 +33,13 @@ func (p *peers) received(all []raftpb.Message) {
 	}
 }
 
-func (p *peers) dialled(address string, err error) {
+func (p *peers) dialled(node uint64, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.dials == nil {
-		p.dials = map[string]dialEnd{}
+		p.dials = map[uint64]dialEnd{}
 	}
-	p.dials[address] = dialEnd{time.Now(), err}
+	p.dials[node] = dialEnd{time.Now(), err}
 }
 
 // A Peer is another node, as this one sees it.
@@ -57,9 +57,8 @@ func (h *Host) Peers() (all []Peer) {
 	defer p.mu.Unlock()
 	for _, node := range slices.SortedFunc(maps.Keys(h.cfg.Members), cmp.Compare) {
 		if node != h.cfg.Node {
-			address := h.cfg.Members[node]
-			peer := Peer{Node: node, Address: address, Heard: p.receivedAt[node]}
-			if last := p.dials[address]; last.at.After(peer.Heard) {
+			peer := Peer{Node: node, Address: h.cfg.Members[node], Heard: p.receivedAt[node]}
+			if last := p.dials[node]; last.at.After(peer.Heard) {
 				peer.Err = last.err
 			}
 			all = append(all, peer)

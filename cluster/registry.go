@@ -8,6 +8,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/lni/dragonboat/v4/config"
 	"github.com/lni/dragonboat/v4/raftio"
+
+	"github.com/hiqlite/hiqlite/cluster/transport"
 )
 
 // maxNode is the largest node id. The upper half of a replica id is reserved for an
@@ -44,13 +46,12 @@ func targetNode(target string) (uint64, bool) {
 	return binary.BigEndian.Uint64(id[8:]), true
 }
 
-// registry tells Dragonboat the address of each replica, which it finds in
-// Config.Members. Dragonboat asks for it once per message, and dials it (and so
-// resolves a host name) once per connection.
+// registry tells Dragonboat where each replica is: on which node, whose address only
+// the transport knows. Dragonboat asks for it once per message.
 type registry struct {
-	members map[uint64]string // node id -> host:port; never written after Open
-	streams uint64            // connections per peer
-	targets sync.Map          // raftio.NodeInfo -> NodeHostID
+	targets sync.Map                 // raftio.NodeInfo -> NodeHostID
+	address func(node uint64) string // an address of the node for Dragonboat
+	keys    map[uint64]string        // node -> key of Dragonboat's queue for it; never written after newRegistry
 }
 
 var (
@@ -58,13 +59,16 @@ var (
 	_ raftio.INodeRegistry       = (*registry)(nil)
 )
 
-func newRegistry(members map[uint64]string) *registry {
-	return &registry{members: members, streams: 1}
+func newRegistry(members map[uint64]string, address func(node uint64) string) *registry {
+	r := &registry{address: address, keys: map[uint64]string{}}
+	for node := range members {
+		r.keys[node] = transport.Target(node)
+	}
+	return r
 }
 
 // Create implements config.NodeRegistryFactory.
-func (r *registry) Create(_ string, streams uint64, _ config.TargetValidator) (raftio.INodeRegistry, error) {
-	r.streams = max(streams, 1)
+func (r *registry) Create(string, uint64, config.TargetValidator) (raftio.INodeRegistry, error) {
 	return r, nil
 }
 
@@ -90,7 +94,7 @@ func (r *registry) RemoveShard(shard uint64) {
 }
 
 // Resolve implements raftio.INodeRegistry. It returns the address of a replica, and
-// the key of the connection: messages with the same key share one.
+// the key of the queue in which messages to it wait.
 func (r *registry) Resolve(shard, replica uint64) (address, key string, err error) {
 	node := nodeID(replica)
 	if target, ok := r.targets.Load(raftio.GetNodeInfo(shard, replica)); ok {
@@ -100,9 +104,9 @@ func (r *registry) Resolve(shard, replica uint64) (address, key string, err erro
 	} else {
 		return "", "", fmt.Errorf("hiqlite: replica %d of shard %d is not a member", replica, shard)
 	}
-	address, ok := r.members[node]
+	key, ok := r.keys[node]
 	if !ok {
 		return "", "", fmt.Errorf("hiqlite: no address is configured for node %d", node)
 	}
-	return address, fmt.Sprintf("%s-%d", address, shard%r.streams), nil
+	return r.address(node), key, nil
 }
