@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hiqlite/hiqlite/internal/identity"
+	"github.com/hiqlite/hiqlite/internal/loopback"
 	"github.com/hiqlite/hiqlite/internal/node"
 )
 
@@ -81,6 +83,19 @@ type Member struct {
 	APIAddr  string // host:port on which it serves clients; not used yet
 }
 
+// A Secret is what the nodes of a cluster know and nobody else. However it is printed,
+// logged or marshalled, the text is "[redacted]".
+type Secret = identity.Secret
+
+// NewSecret returns a secret of at least 16 bytes. White space around it does not count.
+func NewSecret(text []byte) (Secret, error) {
+	s, err := identity.NewSecret(text)
+	if err != nil {
+		err = fmt.Errorf("hiqlite: %w", err)
+	}
+	return s, err
+}
+
 // Config describes an embedded node. Only DataDir is required. A Config with nothing
 // else makes a cluster of one node, which opens no network port.
 type Config struct {
@@ -99,6 +114,24 @@ type Config struct {
 	// another address, for example behind NAT or in a container. The host may be empty or
 	// 0.0.0.0 for all interfaces.
 	ListenAddr string
+
+	// SecretFile names a file with a secret that all nodes of the cluster hold, of at
+	// least 16 bytes; white space around it does not count. From it come the keys by
+	// which nodes recognise each other and encrypt their connections. A cluster with
+	// addresses that are not loopback needs it, or certificates.
+	SecretFile string
+	// Secret is the secret itself, in place of SecretFile; see NewSecret.
+	Secret Secret `json:"-"`
+	// TLSCertFile, TLSKeyFile and TLSCAFile name the files, in PEM, of certificates that
+	// replace the keys made from the secret: this node's certificate and its key, and
+	// the certificates of the authority that signs for the nodes of this cluster, and
+	// for nobody else: names are not checked. When the files change, new connections
+	// use the new ones. Give all three or none.
+	TLSCertFile, TLSKeyFile, TLSCAFile string
+	// Insecure lets the nodes of a cluster with addresses that are not loopback talk
+	// without encryption and authentication, if there is neither a secret nor a
+	// certificate. Whoever can connect to a node can then read and change everything.
+	Insecure bool
 
 	// Timeout bounds operations whose context has no deadline; 0: 30 s.
 	Timeout time.Duration
@@ -231,6 +264,9 @@ func (c Config) Validate() error {
 			fault("ListenAddr %q has no port between 1 and 65535", c.ListenAddr)
 		}
 	}
+	if err := c.checkSecurity(); err != nil {
+		faults = append(faults, err)
+	}
 	if c.Timeout < 0 {
 		fault("Timeout %v is negative", c.Timeout)
 	}
@@ -255,6 +291,38 @@ func (c Config) Validate() error {
 		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
+}
+
+// checkSecurity reports whether the nodes would talk in the clear without being told
+// to.
+func (c *Config) checkSecurity() error {
+	files := 0
+	for _, name := range []string{c.TLSCertFile, c.TLSKeyFile, c.TLSCAFile} {
+		if name != "" {
+			files++
+		}
+	}
+	switch {
+	case files != 0 && files != 3:
+		return errors.New("hiqlite: certificates need all three of TLSCertFile, TLSKeyFile and TLSCAFile")
+	case c.SecretFile != "" && c.Secret.Set():
+		return errors.New("hiqlite: the secret is given twice, as Secret and as SecretFile")
+	case files == 3 || c.Secret.Set() || c.SecretFile != "" || c.Insecure || len(c.Nodes) < 2:
+		return nil
+	}
+	addresses := []string{}
+	if c.ListenAddr != "" {
+		addresses = append(addresses, c.ListenAddr)
+	}
+	for _, m := range c.Nodes {
+		addresses = append(addresses, m.RaftAddr)
+	}
+	for _, address := range addresses {
+		if !loopback.Is(address) {
+			return fmt.Errorf("hiqlite: the nodes talk over a network (%s) and there is no secret: name a file with the same 16 bytes or more on all nodes as SecretFile (secret_file), or accept that everybody on the network can change the data with Insecure (insecure=true)", address)
+		}
+	}
+	return nil
 }
 
 // validate sets defaults and returns an error with all faults.
@@ -297,6 +365,7 @@ func (c *Config) options() (node.Options, error) {
 	}
 	return node.Options{
 		DataDir: c.DataDir, ID: c.NodeID, Members: members, ListenAddr: c.ListenAddr,
+		Secret: c.Secret, SecretFile: c.SecretFile, Certificates: identity.Files{Certificate: c.TLSCertFile, Key: c.TLSKeyFile, Authority: c.TLSCAFile},
 		Timeout: c.Timeout, MaxReaders: c.MaxReaders, MaxSteps: c.MaxSteps, Tick: c.Tick,
 		LeaseTTL: c.LeaseTTL, Timezone: c.Timezone, Functions: functions, Logger: c.Logger, Hooks: c.hooks,
 	}, err

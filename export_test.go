@@ -22,6 +22,12 @@ func (c *Config) HookCompaction(every time.Duration, from int64) {
 	c.hooks.CompactEvery, c.hooks.CompactFrom = every, from
 }
 
+// HookSend makes a node ask f what becomes of each message to another node: after what
+// time each copy of it is sent. Nil drops the message.
+func (c *Config) HookSend(f func(from, to, shard uint64, kind string) []time.Duration) {
+	c.hooks.Send = f
+}
+
 // HookApplySQL makes a node call f before it applies entries of the SQL shard.
 func (c *Config) HookApplySQL(f func(node uint64)) { c.hooks.ApplySQL = f }
 

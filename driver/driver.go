@@ -17,7 +17,7 @@
 // without keys is a cluster of one node, which opens no network port. This is the
 // DSN of the first node of a cluster of three:
 //
-//	/var/lib/app?node_id=1&nodes=1=10.0.0.1:8200/8100,2=10.0.0.2:8200/8100,3=10.0.0.3:8200/8100
+//	/var/lib/app?node_id=1&secret_file=/etc/app/secret&nodes=1=10.0.0.1:8200/8100,2=10.0.0.2:8200/8100,3=10.0.0.3:8200/8100
 //
 // The DSN env: takes everything that concerns the node from environment variables
 // HQL_... and from the file hiqlite.toml in the working directory; see
@@ -64,8 +64,16 @@
 //     other writers, as a Go duration of at least 1s. Default 5s.
 //   - durability: "always", the default, is the only level so far: a write returns
 //     when a majority of the nodes has it on disk.
-//   - secret_file: refused so far. A later version will encrypt the connections
-//     between nodes; until then the nodes need a private network.
+//   - secret_file: a file with a secret that all nodes hold, of at least 16 bytes,
+//     such as the output of "openssl rand -base64 32". The nodes recognise each
+//     other by it and encrypt their connections. A cluster with an address that is
+//     not loopback needs it, unless it has certificates or insecure=true.
+//   - tls_cert_file, tls_key_file, tls_ca_file: files of certificates, in PEM, that
+//     take the place of the secret: the certificate of this node, its key, and the
+//     authority that signs for the nodes of this cluster only. New connections use
+//     files that have changed.
+//   - insecure: with true, the nodes talk over a network without a secret: whoever
+//     can connect to a node can read and change everything. Default false.
 //
 // # Keys of connections
 //

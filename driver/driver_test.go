@@ -110,7 +110,8 @@ func TestOpensOfAFolderMustAgree(t *testing.T) {
 	dir := t.TempDir()
 	db := open(t, dir)
 	for key, want := range map[string]string{"timeout=3s": "timeout is 30s, not 3s", "tick=10ms": "tick is 0s, not 10ms", "max_steps=5": "max_steps is 200000000, not 5", "node_id=2": "node_id is 1, not 2", "timezone=Europe/Berlin": "timezone is , not Europe/Berlin",
-		"nodes=1=localhost:1/2": "nodes is , not 1=localhost:1/localhost:2"} {
+		"nodes=1=localhost:1/2": "nodes is , not 1=localhost:1/localhost:2", "secret_file=/x": "secret_file is , not /x", "insecure=1": "insecure is false, not true",
+		"tls_cert_file=a&tls_key_file=b&tls_ca_file=c": "not [a b c]"} {
 		_, err := sql.Open("hiqlite", dir+"?"+key)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", key, err, want)

@@ -217,17 +217,21 @@ var keys = map[string]key{
 		}
 		return nil
 	}},
-	"nodes":       {true, func(s *source, v string) (err error) { s.node.Nodes, err = parseNodes(v); return err }},
-	"listen":      {true, func(s *source, v string) error { s.node.ListenAddr = v; return nil }},
-	"timeout":     {true, func(s *source, v string) (err error) { s.node.Timeout, err = duration(v); return err }},
-	"timezone":    {true, func(s *source, v string) error { s.node.Timezone = v; return nil }},
-	"lease_ttl":   {true, func(s *source, v string) (err error) { s.node.LeaseTTL, err = duration(v); return err }},
-	"tx_timeout":  {true, func(s *source, v string) (err error) { s.conn.TxTimeout, err = duration(v); return err }},
-	"tx_trace":    {true, func(s *source, v string) (err error) { s.conn.TxTrace, err = boolean(v); return err }},
-	"tick":        {true, func(s *source, v string) (err error) { s.node.Tick, err = duration(v); return err }},
-	"max_steps":   {true, maxSteps},
-	"durability":  {true, durability},
-	"secret_file": {true, refuse("encrypted transport comes with a later version; the key is refused rather than ignored, as all would be sent in the clear")},
+	"nodes":         {true, func(s *source, v string) (err error) { s.node.Nodes, err = parseNodes(v); return err }},
+	"listen":        {true, func(s *source, v string) error { s.node.ListenAddr = v; return nil }},
+	"timeout":       {true, func(s *source, v string) (err error) { s.node.Timeout, err = duration(v); return err }},
+	"timezone":      {true, func(s *source, v string) error { s.node.Timezone = v; return nil }},
+	"lease_ttl":     {true, func(s *source, v string) (err error) { s.node.LeaseTTL, err = duration(v); return err }},
+	"tx_timeout":    {true, func(s *source, v string) (err error) { s.conn.TxTimeout, err = duration(v); return err }},
+	"tx_trace":      {true, func(s *source, v string) (err error) { s.conn.TxTrace, err = boolean(v); return err }},
+	"tick":          {true, func(s *source, v string) (err error) { s.node.Tick, err = duration(v); return err }},
+	"max_steps":     {true, maxSteps},
+	"durability":    {true, durability},
+	"secret_file":   {true, func(s *source, v string) error { s.node.SecretFile = v; return nil }},
+	"tls_cert_file": {true, func(s *source, v string) error { s.node.TLSCertFile = v; return nil }},
+	"tls_key_file":  {true, func(s *source, v string) error { s.node.TLSKeyFile = v; return nil }},
+	"tls_ca_file":   {true, func(s *source, v string) error { s.node.TLSCAFile = v; return nil }},
+	"insecure":      {true, func(s *source, v string) (err error) { s.node.Insecure, err = boolean(v); return err }},
 	"consistency": {true, func(s *source, v string) error {
 		switch v {
 		case hiqlite.Local.String():

@@ -32,7 +32,18 @@ func TestDSN(t *testing.T) {
 		"a%20b": folder("a%20b"), "/var/lib/x": folder("/var/lib/x"), "file:/x/y": folder("/x/y"), "file:///x/y": folder("/x/y"),
 		"file://localhost/x": folder("/x"), "./a:b": folder("./a:b"),
 
-		"data?node_id=2&nodes=1=a:8200/8100,2=[::1]:8200/8100,3=c:1": node(func(c *hiqlite.Config) { c.NodeID, c.Nodes = 2, three }),
+		"data?node_id=2&nodes=1=a:8200/8100,2=[::1]:8200/8100,3=c:1&secret_file=/x%20y": node(func(c *hiqlite.Config) {
+			c.NodeID, c.Nodes, c.SecretFile = 2, three, "/x y"
+		}),
+		"data?node_id=2&nodes=1=a:8200/8100,2=[::1]:8200/8100,3=c:1&insecure=true": node(func(c *hiqlite.Config) {
+			c.NodeID, c.Nodes, c.Insecure = 2, three, true
+		}),
+		"data?node_id=1&nodes=1=[::1]:1,2=localhost:2,3=127.9.9.9:3": node(func(c *hiqlite.Config) {
+			c.Nodes = []hiqlite.Member{{ID: 1, RaftAddr: "[::1]:1"}, {ID: 2, RaftAddr: "localhost:2"}, {ID: 3, RaftAddr: "127.9.9.9:3"}}
+		}),
+		"data?tls_cert_file=c&tls_key_file=k&tls_ca_file=a": node(func(c *hiqlite.Config) {
+			c.TLSCertFile, c.TLSKeyFile, c.TLSCAFile = "c", "k", "a"
+		}),
 		"data?nodes=1=a:8200/b:8100": node(func(c *hiqlite.Config) {
 			c.Nodes = []hiqlite.Member{{ID: 1, RaftAddr: "a:8200", APIAddr: "b:8100"}}
 		}),
@@ -93,8 +104,10 @@ func TestDSNFaultsSayWhatToDo(t *testing.T) {
 		"d?nodes=1=a:1,1=b:1": "node id 1 is listed twice", "d?nodes=1=a:1,2=a:1": "a:1 is listed twice", "d?nodes=1=a:1/1": "a:1 is listed twice",
 		"d?node_id=3&nodes=1=a:1,2=b:1": "node 3 is not in the list",
 		"d?timeout=5":                   "not a duration", "d?timeout=-5s": "not a duration", "d?tick=1us": "milliseconds", "d?max_steps=0": "not a number of steps", "d?max_steps=1e9": "not a number of steps",
-		"d?durability=interval:200ms": "later version", "d?durability=never": "later version", "d?secret_file=/x": "refused rather than ignored",
-		"d?consistency=strong": "local or linearizable",
+		"d?durability=interval:200ms": "later version", "d?durability=never": "later version", "d?secret_file=": "value is empty", "d?insecure=x": "use 1",
+		"d?nodes=1=a:1,2=127.0.0.1:2": "secret_file", "d?nodes=1=127.0.0.1:1,2=127.0.0.1:2&listen=:1": "secret_file", "d?nodes=1=a:1,2=b:2&insecure=0": "insecure=true",
+		"d?tls_cert_file=c&tls_key_file=k": "all three",
+		"d?consistency=strong":             "local or linearizable",
 
 		"d?_busy_timeout=1s": "milliseconds", "d?_fk=2": "one of", "d?_query_only=maybe": "one of", "d?_journal=wal2": "one of",
 		"d?_sync=4": "one of", "d?_vacuum=3": "one of", "d?_txlock=shared": "one of", "d?_time_format=rfc3339": "time format",
@@ -113,12 +126,12 @@ func TestDSNFaultsSayWhatToDo(t *testing.T) {
 
 func TestDSNFaultsAreReportedAtOnce(t *testing.T) {
 	_, err := parse("d?node=1&_fk=maybe&consistency=x&node_id=4&nodes=1=a:1,1=a:1&_time_format=x&_timeout=1&_timeout=2")
-	for _, want := range []string{`"node" is unknown`, "_foreign_keys=maybe", "consistency=x", "node 4 is not", "id 1 is listed twice", "a:1 is listed twice", "time format", "_timeout twice"} {
+	for _, want := range []string{`"node" is unknown`, "_foreign_keys=maybe", "consistency=x", "node 4 is not", "id 1 is listed twice", "a:1 is listed twice", "secret_file", "time format", "_timeout twice"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v\ndoes not say %q", err, want)
 		}
 	}
-	if strings.Count(err.Error(), "\n") != 7 {
+	if strings.Count(err.Error(), "\n") != 8 {
 		t.Errorf("not one line each:\n%v", err)
 	}
 }

@@ -117,6 +117,15 @@ func checkSame(have, want *hiqlite.Config) error {
 	if have.ListenAddr != want.ListenAddr {
 		differ("listen", have.ListenAddr, want.ListenAddr)
 	}
+	if have.SecretFile != want.SecretFile {
+		differ("secret_file", have.SecretFile, want.SecretFile)
+	}
+	if have.TLSCertFile != want.TLSCertFile || have.TLSKeyFile != want.TLSKeyFile || have.TLSCAFile != want.TLSCAFile {
+		differ("the files of certificates", []string{have.TLSCertFile, have.TLSKeyFile, have.TLSCAFile}, []string{want.TLSCertFile, want.TLSKeyFile, want.TLSCAFile})
+	}
+	if have.Insecure != want.Insecure {
+		differ("insecure", have.Insecure, want.Insecure)
+	}
 	if have.Timeout != want.Timeout {
 		differ("timeout", have.Timeout, want.Timeout)
 	}

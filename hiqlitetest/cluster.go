@@ -8,9 +8,9 @@
 //		...
 //	}
 //
-// All nodes run in the process of the test. They talk to each other over TCP on
-// loopback addresses that no other cluster or test uses, and keep their data in
-// folders that are removed when the test ends. Nothing has to be closed: the
+// All nodes run in the process of the test. They talk to each other over TCP, with a
+// secret as in production, on loopback addresses that no other cluster or test uses,
+// and keep their data in folders that are removed when the test ends. Nothing has to be closed: the
 // cluster stops with the test.
 //
 // A node that is stopped closes its files properly and, if it leads, transfers its
@@ -20,9 +20,11 @@ package hiqlitetest
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -66,8 +68,8 @@ type options struct {
 }
 
 // WithConfig has NewCluster call change with the configuration of each node, in
-// the order of the nodes, before any of them starts. DataDir, NodeID and Nodes are
-// set already, and so is a Logger that writes to the log of the test.
+// the order of the nodes, before any of them starts. DataDir, NodeID, Nodes and
+// SecretFile are set already, and so is a Logger that writes to the log of the test.
 func WithConfig(change func(*hiqlite.Config)) Option {
 	return func(o *options) { o.configure = append(o.configure, change) }
 }
@@ -95,13 +97,18 @@ func NewCluster(t testing.TB, n int, opts ...Option) *Cluster {
 	}
 	c := &Cluster{t: t, nodes: make([]*hiqlite.Node, n), running: make([]bool, n)}
 	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, []byte(rand.Text()), 0o600); err != nil {
+		t.Fatalf("hiqlitetest: writing the secret of the cluster: %v", err)
+	}
 	for i := range n {
 		cfg := hiqlite.Config{
-			DataDir: filepath.Join(dir, fmt.Sprint(i+1)),
-			NodeID:  members[i].ID,
-			Nodes:   slices.Clone(members),
-			Tick:    tick,
-			Logger:  slog.New(slog.NewTextHandler(t.Output(), nil)),
+			DataDir:    filepath.Join(dir, fmt.Sprint(i+1)),
+			NodeID:     members[i].ID,
+			Nodes:      slices.Clone(members),
+			SecretFile: secret,
+			Tick:       tick,
+			Logger:     slog.New(slog.NewTextHandler(t.Output(), nil)),
 		}
 		for _, change := range o.configure {
 			change(&cfg)

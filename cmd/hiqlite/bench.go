@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	crand "crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,6 +39,7 @@ type bench struct {
 	via         string
 	keys        string
 	prepared    bool
+	encrypted   bool
 	dir         string
 	json        bool
 }
@@ -73,6 +75,7 @@ machines is faster. --json prints one object per line and concurrency.`,
 	f.StringVar(&b.via, "via", "leader", "the node whose *sql.DB is used: leader or follower")
 	f.StringVar(&b.keys, "keys", "growing", "keys of the single INSERTs: growing, as most are; or scattered, so that goroutines write to different pages of the database")
 	f.BoolVar(&b.prepared, "prepared", true, "prepare the INSERT once instead of sending its text each time")
+	f.BoolVar(&b.encrypted, "encrypted", true, "give the nodes a secret, so that they encrypt their connections")
 	f.StringVar(&b.dir, "dir", diskFolder(), "folder on the disk to measure; the data in it is removed afterwards")
 	f.BoolVar(&b.json, "json", false, "print JSON objects instead of a table")
 	return cmd
@@ -143,7 +146,7 @@ func (b *bench) run(ctx context.Context, out, notes io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	nodes, err := openNodes(ctx, dir, b.nodes)
+	nodes, err := openNodes(ctx, dir, b.nodes, b.encrypted)
 	defer func() {
 		for _, n := range nodes {
 			err = errors.Join(err, n.Close())
@@ -206,7 +209,7 @@ const slowTick = 200 * time.Millisecond
 // all four, so that their figures can be compared: the other nodes start with a slow
 // tick, and are restarted with the default one. With two nodes any of them may lead,
 // because the first one alone is no majority while the other is restarted.
-func openNodes(ctx context.Context, dir string, size int) ([]*hiqlite.Node, error) {
+func openNodes(ctx context.Context, dir string, size int, encrypted bool) ([]*hiqlite.Node, error) {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	addresses, err := loopback.Addresses(size)
@@ -217,9 +220,16 @@ func openNodes(ctx context.Context, dir string, size int) ([]*hiqlite.Node, erro
 	for i, address := range addresses {
 		members = append(members, hiqlite.Member{ID: uint64(i + 1), RaftAddr: address})
 	}
+	secret := ""
+	if encrypted {
+		secret = filepath.Join(dir, "secret")
+		if err := os.WriteFile(secret, []byte(crand.Text()), 0o600); err != nil {
+			return nil, err
+		}
+	}
 	var nodes []*hiqlite.Node
 	open := func(id uint64, tick time.Duration) (*hiqlite.Node, error) {
-		return hiqlite.Open(ctx, hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(id)), NodeID: id, Nodes: members, Tick: tick})
+		return hiqlite.Open(ctx, hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(id)), NodeID: id, Nodes: members, SecretFile: secret, Tick: tick})
 	}
 	for i, m := range members {
 		tick := slowTick

@@ -24,8 +24,8 @@ const (
 	startsFile = "boots"
 )
 
-// identity is the content of identityFile.
-type identity struct {
+// folderIdentity is the content of identityFile.
+type folderIdentity struct {
 	Format  int      `json:"format"`
 	NodeID  uint64   `json:"node_id"`
 	Nodes   []uint64 `json:"nodes"` // of the cluster, sorted
@@ -57,7 +57,7 @@ func claim(opts *Options) error {
 	if err != nil {
 		return fmt.Errorf("hiqlite: the data folder cannot be read: %w", err)
 	}
-	var id identity
+	var id folderIdentity
 	if err := json.Unmarshal(data, &id); err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrDamaged, path, err)
 	}
@@ -97,7 +97,7 @@ func writeIdentity(opts *Options) error {
 			return fmt.Errorf("hiqlite: %s is not empty (%s) and no data folder of hiqlite: name another one", opts.DataDir, name)
 		}
 	}
-	data, err := json.MarshalIndent(identity{identityFormat, opts.ID, memberIDs(opts.Members), time.Now().UTC().Format(time.RFC3339)}, "", "  ")
+	data, err := json.MarshalIndent(folderIdentity{identityFormat, opts.ID, memberIDs(opts.Members), time.Now().UTC().Format(time.RFC3339)}, "", "  ")
 	if err == nil {
 		err = durable.WriteFile(filepath.Join(opts.DataDir, identityFile), append(data, '\n'))
 	}

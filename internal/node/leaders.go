@@ -91,6 +91,36 @@ func (n *Node) missingPeers() string {
 	return fmt.Sprintf("waiting for an election among the %d nodes that are heard", heard)
 }
 
+// refusedError is why other nodes refuse this one.
+type refusedError struct{ error }
+
+func (e *refusedError) Unwrap() error { return e.error }
+
+// watchRefusals cancels a context when there is no leader and other nodes refuse
+// this one. The caller has to call stop.
+func (n *Node) watchRefusals(ctx context.Context, cancel context.CancelCauseFunc) (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		ticker := time.NewTicker(leaderInterval)
+		defer ticker.Stop()
+		for {
+			if err := n.host.Refused(); err != nil && n.sql.raft.Leader().Node == 0 {
+				cancel(&refusedError{err})
+				return
+			}
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+				return
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
 // notReady adds to an error of Ready what the node waits for.
 func (n *Node) notReady(err error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), leaderInterval)

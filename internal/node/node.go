@@ -31,6 +31,7 @@ import (
 
 	"github.com/hiqlite/hiqlite/cluster"
 	"github.com/hiqlite/hiqlite/internal/durable"
+	"github.com/hiqlite/hiqlite/internal/identity"
 	"github.com/hiqlite/hiqlite/internal/shardapi"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/statemachine/memory"
@@ -52,6 +53,10 @@ type Options struct {
 	ID         uint64
 	Members    []Member // this node included
 	ListenAddr string   // "": this node's RaftAddr
+
+	Secret       identity.Secret
+	SecretFile   string         // takes the place of Secret; "": none
+	Certificates identity.Files // take the place of the secret; empty: none
 
 	Timeout    time.Duration // bounds operations whose context has no deadline
 	MaxReaders int           // SQLite connections that read at the same time
@@ -77,6 +82,8 @@ type Hooks struct {
 	FirstSteps uint64
 	// Retention is what the pubsub shard keeps of its messages.
 	Retention memory.Retention
+	// Send decides what becomes of a message to another node, see transport.Hooks.
+	Send func(from, to, shard uint64, kind string) []time.Duration
 	// ApplySQL and ApplyKV are called before entries of these shards are applied.
 	ApplySQL, ApplyKV func(node uint64)
 }
@@ -190,6 +197,11 @@ func (n *Node) openHost() error {
 	if err := cfg.Check(); err != nil {
 		return err
 	}
+	cfg.Hooks.Send = n.opts.Hooks.Send
+	var err error
+	if cfg.Identity, err = n.identity(); err != nil {
+		return err
+	}
 	if err := claim(&n.opts); err != nil {
 		return err
 	}
@@ -205,8 +217,12 @@ func (n *Node) openHost() error {
 // Ready returns once leaders are known, this node has applied everything that was
 // acknowledged before the call in all shards, and its time zone is the cluster's.
 // The errors are ErrNoLeader, with that of ctx, and ErrClosed; the former names
-// the nodes or entries that this node waits for.
+// the nodes or entries that this node waits for. If other nodes refuse this one,
+// Ready returns ErrNoLeader with their reason and does not wait.
 func (n *Node) Ready(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer n.watchRefusals(ctx, cancel)()
 	errs := make([]error, len(n.shards))
 	var wait sync.WaitGroup
 	for i, s := range n.shards {
@@ -214,6 +230,9 @@ func (n *Node) Ready(ctx context.Context) error {
 	}
 	wait.Wait()
 	for _, err := range errs {
+		if refused := (*refusedError)(nil); err != nil && errors.As(context.Cause(ctx), &refused) {
+			return fmt.Errorf("%w: %w", ErrNoLeader, refused)
+		}
 		if err != nil && !errors.Is(err, ErrClosed) {
 			return n.notReady(err)
 		}
