@@ -2,6 +2,7 @@ package process
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -45,12 +46,19 @@ const (
 )
 
 // Route replaces, in the configuration of a node that has not started yet, the
-// addresses of the other nodes by those of new links.
+// addresses of the other nodes by those of new links. The node does not tell the
+// other ones its own address, at which they could reach it without a link.
 func (nw *Network) Route(cfg *hiqlite.Config) {
 	nw.t.Helper()
 	cfg.Nodes = slices.Clone(cfg.Nodes)
 	for i := range cfg.Nodes {
-		if to := &cfg.Nodes[i]; to.ID != cfg.NodeID {
+		to := &cfg.Nodes[i]
+		if to.ID == cfg.NodeID {
+			if cfg.ListenAddr == "" {
+				cfg.ListenAddr = to.RaftAddr
+			}
+			to.RaftAddr = fmt.Sprintf("127.0.0.1:%d", cfg.NodeID) // nobody listens there
+		} else {
 			l := newLink(nw.t, cfg.NodeID, to.ID, to.RaftAddr)
 			nw.links = append(nw.links, l)
 			to.RaftAddr = l.listener.Addr().String()

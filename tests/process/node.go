@@ -3,6 +3,7 @@ package process
 import (
 	"bufio"
 	"bytes"
+	"crypto/rand"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,6 +23,7 @@ type Node struct {
 	acks    string // file of the writes that were acknowledged to its writers
 	log     string
 	writers int
+	command []string // starts the process, see Start
 	*Process
 }
 
@@ -42,14 +44,41 @@ func Members(t testing.TB, n int) (members []hiqlite.Member) {
 // all are ready. The processes are killed when the test ends.
 func NewNodes(t testing.TB, n, writers int, change ...func(*hiqlite.Config)) []*Node {
 	t.Helper()
-	dir, members := t.TempDir(), Members(t, n)
+	return startNodes(t, Members(t, n), writers, nil, change)
+}
+
+// NewNodesIn is NewNodes for nodes in a VirtualNetwork, one on each host. They have
+// the default Config.Tick.
+func NewNodesIn(nw *VirtualNetwork, t testing.TB, writers int, change ...func(*hiqlite.Config)) []*Node {
+	t.Helper()
+	defaults := func(cfg *hiqlite.Config) { cfg.Tick = 0 }
+	return startNodes(t, nw.Members(), writers, nw.Command, append([]func(*hiqlite.Config){defaults}, change...))
+}
+
+// Secret returns the path of a new file with a secret.
+func Secret(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte(rand.Text()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func startNodes(t testing.TB, members []hiqlite.Member, writers int, command func(uint64) []string, change []func(*hiqlite.Config)) []*Node {
+	t.Helper()
+	dir, secret := t.TempDir(), Secret(t)
 	var nodes []*Node
-	for i := range n {
-		cfg := hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(i+1)), NodeID: uint64(i + 1), Nodes: members, Tick: 10 * time.Millisecond}
+	for i := range members {
+		cfg := hiqlite.Config{DataDir: filepath.Join(dir, fmt.Sprint(i+1)), NodeID: uint64(i + 1), Nodes: members, SecretFile: secret, Tick: 10 * time.Millisecond}
 		for _, f := range change {
 			f(&cfg)
 		}
-		nodes = append(nodes, StartNode(t, cfg, dir, writers))
+		var by []string
+		if command != nil {
+			by = command(cfg.NodeID)
+		}
+		nodes = append(nodes, StartNode(t, cfg, dir, writers, by...))
 	}
 	for _, node := range nodes {
 		node.Ask("ready")
@@ -57,11 +86,11 @@ func NewNodes(t testing.TB, n, writers int, change ...func(*hiqlite.Config)) []*
 	return nodes
 }
 
-// StartNode starts a node that keeps its logs in dir.
-func StartNode(t testing.TB, cfg hiqlite.Config, dir string, writers int) *Node {
+// StartNode starts a node that keeps its logs in dir, with a command as in Start.
+func StartNode(t testing.TB, cfg hiqlite.Config, dir string, writers int, command ...string) *Node {
 	t.Helper()
 	node := &Node{
-		Config: cfg, t: t, writers: writers,
+		Config: cfg, t: t, writers: writers, command: command,
 		acks: filepath.Join(dir, fmt.Sprintf("acks-%d", cfg.NodeID)),
 		log:  filepath.Join(dir, fmt.Sprintf("log-%d", cfg.NodeID)),
 	}
@@ -79,7 +108,7 @@ func StartNode(t testing.TB, cfg hiqlite.Config, dir string, writers int) *Node 
 // Start starts the node again, after Kill.
 func (n *Node) Start() {
 	n.t.Helper()
-	p, err := Start(nodeArgument{n.Config, n.acks, n.writers}, n.log)
+	p, err := Start(nodeArgument{n.Config, n.acks, n.writers}, n.log, n.command...)
 	if err != nil {
 		n.t.Fatalf("starting node %d: %v", n.Config.NodeID, err)
 	}

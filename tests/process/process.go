@@ -118,8 +118,9 @@ type Process struct {
 }
 
 // Start starts a service; argument is what open gets there, as JSON. What the
-// process writes to standard error is appended to the file log.
-func Start(argument any, log string) (*Process, error) {
+// process writes to standard error is appended to the file log. If a command is
+// given, it is the one that starts the process, as VirtualNetwork.Command.
+func Start(argument any, log string, command ...string) (*Process, error) {
 	text, err := json.Marshal(argument)
 	if err != nil {
 		return nil, err
@@ -129,7 +130,8 @@ func Start(argument any, log string) (*Process, error) {
 		return nil, err
 	}
 	defer stderr.Close()
-	p := &Process{cmd: exec.Command(os.Args[0]), log: log, ended: make(chan struct{}), pending: map[uint64]chan response{}}
+	command = append(command, os.Args[0])
+	p := &Process{cmd: exec.Command(command[0], command[1:]...), log: log, ended: make(chan struct{}), pending: map[uint64]chan response{}}
 	p.cmd.Env = append(os.Environ(), variable+"="+string(text))
 	p.cmd.Stderr = stderr
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,7 +34,15 @@ type Report struct {
 	Acked    []int64 // writes acknowledged so far, by writer
 	Count    int64   // what the request counts
 	Messages int64   // messages that were published by all nodes, as this node has applied them
+	Measured Measured
 	Errors   []string
+}
+
+// Measured is what the writers of a node have met since they were asked last.
+type Measured struct {
+	Writes        int           // that were acknowledged
+	Gap           time.Duration // the longest time without an acknowledged write
+	P50, P99, Max time.Duration // how long writes took
 }
 
 // A NodeService is a node with writers. Its requests are
@@ -45,6 +54,7 @@ type Report struct {
 //     table,
 //   - count: start writers that add to a counter and publish a message,
 //   - load: write so many bytes per second until stop,
+//   - measure: return what the writers have met since the last such request,
 //   - stop: stop the writers,
 //   - rows: count the rows of the table,
 //   - missing: count the acknowledged writes of all nodes that are not there once,
@@ -61,6 +71,9 @@ type NodeService struct {
 
 	mu     sync.Mutex
 	errors []string
+	lastAt time.Time       // when a write was acknowledged last, or measured
+	gap    time.Duration   // see Measured
+	took   []time.Duration // by the writes since the last measure request
 }
 
 // OpenNode opens the NodeService that Node.Start asks for.
@@ -139,6 +152,8 @@ func (s *NodeService) do(method string, args json.RawMessage, r *Report) (err er
 			return err
 		}
 		s.work.Go(func() { s.load(rate) })
+	case "measure":
+		r.Measured = s.measure()
 	case "stop":
 		s.quit.Store(true)
 		s.work.Wait()
@@ -177,6 +192,7 @@ func (s *NodeService) start(write func(ctx context.Context, writer string, n int
 func (s *NodeService) run(writer string, acked *atomic.Int64, write func(ctx context.Context, writer string, n int) error) {
 	for n := 0; !s.quit.Load(); n++ {
 		ctx, cancel := context.WithTimeout(context.Background(), testrun.Patience/2)
+		began := time.Now()
 		err := write(ctx, writer, n)
 		cancel()
 		if err != nil {
@@ -188,7 +204,35 @@ func (s *NodeService) run(writer string, acked *atomic.Int64, write func(ctx con
 			return
 		}
 		acked.Add(1)
+		s.acknowledged(began)
 	}
+}
+
+// acknowledged notes how long a write took.
+func (s *NodeService) acknowledged(began time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if !s.lastAt.IsZero() {
+		s.gap = max(s.gap, now.Sub(s.lastAt))
+	}
+	s.lastAt, s.took = now, append(s.took, now.Sub(began))
+}
+
+// measure returns what the writers have met since it was called last.
+func (s *NodeService) measure() (m Measured) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	m.Writes = len(s.took)
+	if m.Gap = s.gap; !s.lastAt.IsZero() {
+		m.Gap = max(m.Gap, now.Sub(s.lastAt))
+	}
+	if slices.Sort(s.took); m.Writes > 0 {
+		m.P50, m.P99, m.Max = s.took[m.Writes/2], s.took[m.Writes*99/100], s.took[m.Writes-1]
+	}
+	s.lastAt, s.gap, s.took = now, 0, nil
+	return m
 }
 
 func (s *NodeService) insert(ctx context.Context, writer string, n int) error {
