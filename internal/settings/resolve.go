@@ -95,9 +95,14 @@ func (l *loader) resolveNode(opts Options) {
 			cfg.ListenAddr = withPortOf(cfg.ListenAddr, own.RaftAddr, "")
 		}
 	}
-	if n := l.settings.Node; len(cfg.Nodes) > 1 && (n.Secret.Set() || n.TLS.Set()) && !n.Insecure {
-		l.add("%s: encrypted connections between nodes come with a later version; the setting is refused rather than ignored", nameOf("secret_raft"))
+	n := l.settings.Node
+	if cfg.Insecure = n.Insecure; n.Secret.Set() {
+		var err error
+		if cfg.Secret, err = hiqlite.NewSecret([]byte(n.Secret.Reveal())); err != nil {
+			l.add("%s: %w", nameOf("secret_raft"), err)
+		}
 	}
+	cfg.TLSCertFile, cfg.TLSKeyFile, cfg.TLSCAFile = n.TLS.Certificate, n.TLS.Key, n.TLS.Authority
 	if err := cfg.Validate(); err != nil && l.faults == nil {
 		l.faults = append(l.faults, err)
 	}

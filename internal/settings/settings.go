@@ -47,7 +47,7 @@ type Settings struct {
 
 // NodeSettings are those of the embedded node.
 type NodeSettings struct {
-	// Config has everything but the secret and the certificates; see NodeConfig.
+	// Config has the secret and the certificates of Raft, too; see NodeConfig.
 	Config hiqlite.Config
 	// Secret is that of Raft.
 	Secret Secret
