@@ -29,7 +29,7 @@ func (h *Host) Close() error {
 	defer close(h.closed)
 
 	if len(h.cfg.Members) > 1 {
-		h.handOver(shards)
+		h.transferLeadership(shards)
 	}
 	h.end()
 	h.gate.Lock()
@@ -68,10 +68,10 @@ func closeNodeHost(nh *dragonboat.NodeHost) (err error) {
 	return nil
 }
 
-// handOver transfers the leadership of those shards that this node leads. Raft does
-// not answer a request for that: who leads shows whether it was successful.
-func (h *Host) handOver(shards []*Shard) {
-	ctx, cancel := context.WithTimeout(context.Background(), handOverTime)
+// transferLeadership transfers the leadership of those shards that this node leads. Raft
+// does not answer a request for that: who leads shows whether it was successful.
+func (h *Host) transferLeadership(shards []*Shard) {
+	ctx, cancel := context.WithTimeout(context.Background(), transferTime)
 	defer cancel()
 	shards = slices.DeleteFunc(shards, func(s *Shard) bool { return s.Leader().Node != h.cfg.Node })
 	if len(shards) == 0 {
@@ -80,7 +80,7 @@ func (h *Host) handOver(shards []*Shard) {
 	reachable := h.net.Reachable()
 	var wg sync.WaitGroup
 	for _, s := range shards {
-		wg.Go(func() { s.handOver(ctx, reachable) })
+		wg.Go(func() { s.transferLeadership(ctx, reachable) })
 	}
 	wg.Wait()
 }

@@ -35,7 +35,7 @@ import (
 //	answered   the call has its result or error       the caller takes it and recycles the call
 //	abandoned  the caller has returned                the goroutine drops the call and recycles it
 //
-// An entry whose callers have all left is given up. Its sequence is not used
+// An entry whose callers have all left is abandoned. Its sequence is not used
 // again, so a copy that turns up in the log later is older than the next entry,
 // and the machine drops it.
 //
@@ -127,7 +127,7 @@ type Combiner[O, R any] struct {
 
 	// The goroutine's own.
 	session    uint64 // 0: none
-	sequence   uint64 // of the last entry; an entry that was given up has used its own
+	sequence   uint64 // of the last entry; an entry that was abandoned has used its own
 	inFlight   []*doCall[O, R]
 	ops        []O
 	timer      *time.Timer

@@ -26,9 +26,9 @@ const (
 	defaultTick     = 50 * time.Millisecond // with other nodes: elections take 1 to 2 s
 	defaultLoneTick = 20 * time.Millisecond // without: the node leads after 0.1 to 0.2 s
 
-	// handOverTime bounds how long Close waits until other nodes lead, for all shards
+	// transferTime bounds how long Close waits until other nodes lead, for all shards
 	// together.
-	handOverTime = 500 * time.Millisecond
+	transferTime = 500 * time.Millisecond
 
 	// maxSendQueue bounds, in bytes, the messages that wait to be sent to one node.
 	// Messages beyond it are dropped, and Raft sends them again later. Without the
@@ -138,7 +138,7 @@ type Host struct {
 	saver     sync.WaitGroup // the goroutine that writes the guard's file
 	stopSaver chan struct{}  // closed to end it
 
-	ctx context.Context // the parent of every shard's context; ends when Close has handed over, or when the disk fails
+	ctx context.Context // the parent of every shard's context; ends when Close has transferred leadership, or when the disk fails
 	end context.CancelFunc
 
 	// gate is held for reading during every call of a method of nh, because a closed

@@ -221,12 +221,12 @@ func (s *Shard) sleep(ctx context.Context, changed <-chan struct{}, d time.Durat
 	return nil
 }
 
-// handOver transfers leadership to one of the other nodes that can be reached. It
+// transferLeadership transfers leadership to one of the other nodes that can be reached. It
 // does its best until ctx ends. A leader that asks a dead node to take over drops
 // every proposal for an election timeout, which is why the caller looks first
 // which nodes can be reached. If the chosen node still does not take over, the
 // other nodes elect a leader after that time.
-func (s *Shard) handOver(ctx context.Context, reachable []uint64) {
+func (s *Shard) transferLeadership(ctx context.Context, reachable []uint64) {
 	for _, to := range reachable {
 		_ = s.sleep(ctx, nil, settleTime)
 		changed := s.LeaderChanged()
@@ -236,7 +236,7 @@ func (s *Shard) handOver(ctx context.Context, reachable []uint64) {
 		err := s.call(func(nh *dragonboat.NodeHost) error {
 			return nh.RequestLeaderTransfer(s.cfg.ID, replicaID(to))
 		})
-		if err != nil || s.sleep(ctx, changed, handOverTime/2) != nil {
+		if err != nil || s.sleep(ctx, changed, transferTime/2) != nil {
 			return
 		}
 	}

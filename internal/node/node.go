@@ -274,7 +274,7 @@ func (n *Node) Err() error {
 }
 
 // Close stops the node. Before, it ends this node's transactions, releases its
-// leases and locks, and hands leadership over, so that other nodes need not wait
+// leases and locks, and transfers leadership, so that other nodes need not wait
 // until these expire. That takes a second, or up to four if there is no leader.
 // Operations in flight fail with ErrOutcomeUnknown or ErrClosed. Close may be
 // called more than once.

@@ -119,7 +119,7 @@ func (c *Conn) CheckSchemaRows(m SchemaMark) error {
 // sqlite_schema, but the connection has not loaded it, so SQLite does not report that the
 // table exists.
 func (c *Conn) checkVirtual(name, sql string) error {
-	defer c.AsOwner(false)()                                                    // the statement is the program's
+	defer c.AsOwner(false)()                                          // the statement is the program's
 	if word, _, _ := strings.Cut(upper(sql), " "); word != "CREATE" { // SQLite would load the row as an index
 		return refusedRow("the row's sql does not begin with CREATE")
 	}
