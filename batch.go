@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"fmt"
 
+	"github.com/hiqlite/hiqlite/internal/connapi"
 	"github.com/hiqlite/hiqlite/internal/node"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -41,26 +42,55 @@ func Batch(ctx context.Context, db *sql.DB, stmts ...Statement) ([]sql.Result, e
 		if err != nil {
 			return err
 		}
-		results, err = c.batch(ctx, stmts)
+		converted, err := driverStatements(stmts)
+		if err != nil {
+			return err
+		}
+		all, err := c.Batch(ctx, converted)
+		for _, r := range all {
+			results = append(results, r)
+		}
 		return err
 	})
 	return results, err
 }
 
+// driverStatements converts the arguments of statements.
+func driverStatements(stmts []Statement) ([]connapi.Statement, error) {
+	out := make([]connapi.Statement, len(stmts))
+	for i := range stmts {
+		args, err := driverValues(stmts[i].Args)
+		if err != nil {
+			return nil, withStatementIndex(i, err)
+		}
+		out[i] = connapi.Statement{SQL: stmts[i].SQL, Args: args}
+	}
+	return out, nil
+}
+
+// A clientConn is a connection of this driver: a *conn, or a *remoteConn.
+type clientConn interface {
+	connapi.Conn
+	// Client returns what From returns for the connection.
+	Client() Client
+	// connectorWith returns a connector to the same database.
+	connectorWith(change func(*ConnConfig)) driver.Connector
+}
+
 // unwrapConn returns the connection of this driver behind one of database/sql.
-func unwrapConn(raw any) (*conn, error) {
+func unwrapConn(raw any) (clientConn, error) {
 	if w, ok := raw.(interface{ Raw() driver.Conn }); ok {
 		raw = w.Raw() // a wrapper, such as that of XSAM/otelsql
 	}
-	c, ok := raw.(*conn)
+	c, ok := raw.(clientConn)
 	if !ok {
 		return nil, fmt.Errorf("hiqlite: not a database of this driver (its connections are %T): open it with sql.Open(\"hiqlite\", ...)", raw)
 	}
 	return c, nil
 }
 
-// batch is Batch on a connection.
-func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, error) {
+// Batch is the function Batch on a connection.
+func (c *conn) Batch(ctx context.Context, stmts []connapi.Statement) ([]driver.Result, error) {
 	if err := c.checkUsable(ctx); err != nil {
 		return nil, err
 	}
@@ -88,11 +118,7 @@ func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, erro
 		if class.Temp || class == unknownClass && sqlite.MentionsTemp(stmts[i].SQL) {
 			return c.batchTemp(ctx, stmts)
 		}
-		args, err := driverValues(stmts[i].Args)
-		if err != nil {
-			return nil, withStatementIndex(i, err)
-		}
-		values, err := c.bind(class, args)
+		values, err := c.bind(class, stmts[i].Args)
 		if err != nil {
 			return nil, withStatementIndex(i, err)
 		}
@@ -102,7 +128,7 @@ func (c *conn) batch(ctx context.Context, stmts []Statement) ([]sql.Result, erro
 	if err != nil {
 		return nil, err
 	}
-	results := make([]sql.Result, len(r.Statements))
+	results := make([]driver.Result, len(r.Statements))
 	for i := range r.Statements {
 		results[i] = resultOf(classes[i], &r.Statements[i])
 	}

@@ -36,7 +36,7 @@ func From(ctx context.Context, db *sql.DB) (Client, error) {
 	err = conn.Raw(func(raw any) error {
 		c, err := unwrapConn(raw)
 		if err == nil {
-			client = c.client
+			client = c.Client()
 		}
 		return err
 	})

@@ -221,6 +221,10 @@ type ConnConfig struct {
 	// TextToTime reads texts as times also in expressions, which have no declared type, if
 	// they look like times.
 	TextToTime bool
+
+	// storageClasses returns cells as SQLite has them, without making times of texts.
+	// A server sets it, because its clients convert the cells.
+	storageClasses bool
 }
 
 // Validate returns an error with all faults of the Config, or nil. Open calls it.

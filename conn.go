@@ -43,7 +43,7 @@ var (
 	_ driver.Validator          = (*conn)(nil)
 )
 
-func connect(ctx context.Context, client *Node, cfg ConnConfig) (driver.Conn, error) {
+func connect(ctx context.Context, client *Node, cfg ConnConfig) (*conn, error) {
 	if err := client.node.Err(); err != nil {
 		return nil, err
 	}

@@ -28,22 +28,28 @@ type expectation struct {
 }
 
 // checkAll checks expectations on a cluster of one node, and on one of three through a
-// node that is not the leader. In the end all nodes must hold the same rows.
+// node that is not the leader: in this process, through its API, and through a proxy.
+// In the end all nodes must hold the same rows.
 func checkAll(t *testing.T, expectations []expectation) {
 	for _, size := range []int{1, 3} {
-		t.Run(fmt.Sprintf("nodes=%d", size), func(t *testing.T) {
-			c := newCluster(t, size, withoutTimeouts)
-			db := c.DB((c.Leader() + 1) % size)
-			for _, e := range expectations {
-				t.Run(e.name, func(t *testing.T) {
-					e.check(t, db)
-					if n := db.Stats().InUse; n != 0 {
-						t.Errorf("%d connections are still in use", n)
-					}
-				})
+		for _, route := range routes {
+			if size == 1 && route != embedded {
+				continue
 			}
-			c.WaitEqual()
-		})
+			t.Run(fmt.Sprintf("nodes=%d/%s", size, route), func(t *testing.T) {
+				c := newCluster(t, size, withoutTimeouts)
+				db := c.open((c.Leader()+1)%size, route)
+				for _, e := range expectations {
+					t.Run(e.name, func(t *testing.T) {
+						e.check(t, db)
+						if n := db.Stats().InUse; n != 0 {
+							t.Errorf("%d connections are still in use", n)
+						}
+					})
+				}
+				c.WaitEqual()
+			})
+		}
 	}
 }
 

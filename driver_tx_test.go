@@ -324,11 +324,8 @@ func TestDriverContexts(t *testing.T) {
 			if _, err := db.ExecContext(ctx, "INSERT INTO queue VALUES(1)"); !errors.Is(err, context.DeadlineExceeded) {
 				t.Error(err)
 			}
-			client, err := hiqlite.From(testrun.Context(t), db)
-			if err != nil {
-				t.Fatal(err)
-			}
-			waiting := func(n int) func() bool { return func() bool { return client.(*hiqlite.Node).Queued() == n } }
+			node := nodeOf(t, db)
+			waiting := func(n int) func() bool { return func() bool { return node.Queued() == n } }
 			testrun.WaitFor(t, "the canceled transaction to leave the queue", waiting(0))
 			ctx, cancel = context.WithCancel(testrun.Context(t))
 			defer cancel()

@@ -54,3 +54,6 @@ func (n *Node) CompactMemory(keep uint64) error { return n.node.Compact(true, ke
 // Queued returns how many operations of all nodes are in the lease queue, as far
 // as this node has applied.
 func (n *Node) Queued() int { return n.node.Machine().LeaseQueue() }
+
+// ConnConfig returns the configuration of the connections of DB.
+func (r *Remote) ConnConfig() ConnConfig { return r.cfg.Conn }

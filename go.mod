@@ -3,6 +3,7 @@ module github.com/hiqlite/hiqlite
 go 1.26.0
 
 require (
+	connectrpc.com/connect v1.20.0
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/bufbuild/protocompile v0.14.1
 	github.com/google/uuid v1.6.0
@@ -60,4 +61,9 @@ require (
 	golang.org/x/sys v0.49.0 // indirect
 	modernc.org/mathutil v1.7.1 // indirect
 	modernc.org/memory v1.12.1 // indirect
+)
+
+tool (
+	connectrpc.com/connect/cmd/protoc-gen-connect-go
+	google.golang.org/protobuf/cmd/protoc-gen-go
 )

@@ -7,6 +7,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/hiqlitetest"
 	"github.com/hiqlite/hiqlite/internal/loopback"
+	"github.com/hiqlite/hiqlite/internal/server"
 	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/kv"
 	"github.com/hiqlite/hiqlite/tests/process"
@@ -45,6 +47,69 @@ func newCluster(t testing.TB, size int, change ...func(*hiqlite.Config)) *testCl
 		options = append(options, hiqlitetest.WithConfig(f))
 	}
 	return &testCluster{hiqlitetest.NewCluster(t, size, options...), t}
+}
+
+// A route is how a program reaches a node.
+type route string
+
+const (
+	embedded     route = "embedded"
+	throughAPI   route = "remote"
+	throughProxy route = "proxy"
+)
+
+var routes = []route{embedded, throughAPI, throughProxy}
+
+// open returns a database whose statements run on node i.
+func (c *testCluster) open(i int, r route) *sql.DB {
+	c.t.Helper()
+	db := c.DB(i)
+	switch r {
+	case throughAPI:
+		db = c.Remote(i).DB()
+	case throughProxy:
+		db = newProxied(c.t, c.Remote(i)).DB()
+	}
+	nodesOf.Store(db, c.Node(i))
+	c.t.Cleanup(func() { nodesOf.Delete(db) })
+	return db
+}
+
+var nodesOf sync.Map // the nodes of databases that open has returned
+
+// nodeOf returns the node on which the statements of a database run.
+func nodeOf(t testing.TB, db *sql.DB) *hiqlite.Node {
+	t.Helper()
+	node, ok := nodesOf.Load(db)
+	if !ok {
+		t.Fatal("the database was not opened by open")
+	}
+	return node.(*hiqlite.Node)
+}
+
+// newProxied returns a database that is reached through a proxy, whose backend is given.
+func newProxied(t testing.TB, backend *hiqlite.Remote) *hiqlite.Remote {
+	t.Helper()
+	proxy, err := server.New(server.Config{Backend: backend})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var served sync.WaitGroup
+	served.Go(func() { _ = proxy.Serve(l) }) // http.ErrServerClosed
+	client, err := hiqlite.NewRemote(hiqlite.RemoteConfig{Addresses: []string{l.Addr().String()}, Conn: backend.ConnConfig()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		client.Close()
+		proxy.Close()
+		served.Wait()
+	})
+	return client
 }
 
 // eachSize runs a test on a cluster of one node and on one of three.

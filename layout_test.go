@@ -36,8 +36,15 @@ var mayImport = []struct {
 	{"kv", []string{".", "internal/shardapi", "internal/wire"}},
 	{"lock", []string{".", "internal/shardapi", "internal/wire"}},
 	{"pubsub", []string{".", "internal/shardapi", "internal/wire"}},
-	{"hiqlitetest", []string{".", "internal/loopback"}},
-	{".", []string{"internal/identity", "internal/loopback", "internal/node", "internal/shardapi", "internal/sqlite", "internal/wire", "statemachine/replica"}}, // the nouns of database/sql
+	{"hiqlitetest", []string{".", "internal/loopback", "internal/server"}},
+	{"internal/server", []string{".", "api/hiqlite/v1", "api/hiqlite/v1/hiqlitev1connect", "internal/connapi", "internal/protocol", "internal/shardapi", "internal/wire"}},
+	{".", []string{"api/hiqlite/v1", "internal/connapi", "internal/protocol", "internal/remote", "internal/identity", "internal/loopback", "internal/node", "internal/shardapi", "internal/sqlite", "internal/wire", "statemachine/replica"}}, // the nouns of database/sql
+	{"internal/remote", []string{"api/hiqlite/v1", "api/hiqlite/v1/hiqlitev1connect", "internal/connapi", "internal/node", "internal/protocol", "internal/shardapi", "internal/wire"}},
+	{"internal/protocol", []string{"api/hiqlite/v1", "internal/connapi", "internal/identity", "internal/node", "internal/shardapi", "internal/sqlite", "internal/wire"}},
+	{"internal/connapi", []string{"internal/sqlite", "internal/wire"}},
+	{"api", nil}, // its generator
+	{"api/hiqlite/v1", nil},
+	{"api/hiqlite/v1/hiqlitev1connect", []string{"api/hiqlite/v1"}},
 	{"internal/node", []string{"cluster", "statemachine", "statemachine/replica", "statemachine/memory", "internal/shardapi", "internal/durable", "internal/identity", "internal/loopback", "internal/sqlite", "internal/wire"}},
 	{"cluster", []string{"cluster/transport", "internal/durable", "internal/identity", "internal/invariants"}}, // it moves bytes
 	{"cluster/transport", []string{"internal/identity"}},
@@ -75,6 +82,7 @@ var confined = []struct {
 	{"modernc.org/sqlite", nil, true}, // registers a driver that would clash in users' programs
 	{"github.com/lni/dragonboat/v4/statemachine", []string{"cluster", "statemachine", "statemachine/replica", "statemachine/memory", "internal/node"}, true},
 	{"github.com/lni/dragonboat", []string{"cluster", "cluster/transport"}, false},
+	{"connectrpc.com/connect", []string{"internal/server", "internal/remote", "internal/protocol", "api/hiqlite/v1/hiqlitev1connect"}, true},
 	// Only modules of their own (see go.work) use these: a program that imports hiqlite
 	// must not require them.
 	{"github.com/spf13/cobra", []string{"cmd/hiqlite"}, false},

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hiqlite/hiqlite/internal/connapi"
 	"github.com/hiqlite/hiqlite/internal/node"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 )
@@ -122,7 +123,6 @@ VALUES(?1, CASE WHEN (SELECT coalesce(max(version), 0) FROM hiqlite_migrations) 
 
 // A migrator is one call of Migrate.
 type migrator struct {
-	node *node.Node
 	// db is not the caller's pool, whose connections may have settings such as PRAGMA
 	// foreign_keys=OFF, and may all be in use.
 	db *sql.DB
@@ -141,9 +141,9 @@ func newMigrator(ctx context.Context, db *sql.DB) (*migrator, error) {
 		if err != nil {
 			return err
 		}
-		cfg := c.cfg
-		cfg.BusyTimeout = math.MaxInt32 * time.Millisecond // so that only ctx bounds the wait for transactions
-		m = &migrator{c.node, sql.OpenDB(&connector{c.client, cfg})}
+		m = &migrator{sql.OpenDB(c.connectorWith(func(cfg *ConnConfig) {
+			cfg.BusyTimeout = math.MaxInt32 * time.Millisecond // so that only ctx bounds the wait for transactions
+		}))}
 		return nil
 	})
 	return m, err
@@ -196,7 +196,7 @@ func (m *migrator) apply(ctx context.Context, files []migration, last int64) (fa
 // applyOne applies a file if last is still the highest version that was applied. If it
 // is not, another node was faster.
 func (m *migrator) applyOne(ctx context.Context, f *migration, last int64) (faster bool, err error) {
-	writes, err := m.hasWrites(f.text)
+	writes, err := m.hasWrites(ctx, f.text)
 	if err != nil {
 		return false, err
 	}
@@ -220,13 +220,13 @@ func (m *migrator) applyOne(ctx context.Context, f *migration, last int64) (fast
 
 // hasWrites reports whether a text writes anything. It returns an error if the text has
 // a statement that a migration cannot have.
-func (m *migrator) hasWrites(text string) (bool, error) {
-	class, err := m.node.ClassifyNow(text, 0)
-	if node.MayBeStale(err) {
-		return true, nil // the replicas find out what it does
-	}
+func (m *migrator) hasWrites(ctx context.Context, text string) (bool, error) {
+	class, err := m.describe(ctx, text)
 	if err != nil {
-		return false, sqlError(err)
+		return false, err
+	}
+	if class.Missing {
+		return true, nil // the replicas find out what it does
 	}
 	switch class.Kind {
 	case sqlite.Transaction:
@@ -235,6 +235,22 @@ func (m *migrator) hasWrites(text string) (bool, error) {
 		return false, misuse(vacuumHint, "VACUUM cannot run inside a transaction, which a migration is")
 	}
 	return class.Kind == sqlite.Write, nil
+}
+
+func (m *migrator) describe(ctx context.Context, text string) (d connapi.Description, err error) {
+	conn, err := m.db.Conn(ctx)
+	if err != nil {
+		return d, err
+	}
+	defer conn.Close()
+	err = conn.Raw(func(raw any) error {
+		c, err := unwrapConn(raw)
+		if err == nil {
+			d, err = c.Describe(ctx, text, true)
+		}
+		return err
+	})
+	return d, err
 }
 
 const vacuumHint = "leave VACUUM out of the file, and run it with db.Exec"

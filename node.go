@@ -150,7 +150,11 @@ type connector struct {
 }
 
 func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
-	return connect(ctx, c.client, c.cfg)
+	opened, err := connect(ctx, c.client, c.cfg)
+	if err != nil {
+		return nil, err
+	}
+	return opened, nil
 }
 func (c *connector) Driver() driver.Driver { return nodeDriver{c.client} }
 
@@ -158,5 +162,5 @@ func (c *connector) Driver() driver.Driver { return nodeDriver{c.client} }
 type nodeDriver struct{ client *Node }
 
 func (d nodeDriver) Open(string) (driver.Conn, error) {
-	return connect(context.Background(), d.client, d.client.cfg.Conn)
+	return (&connector{d.client, d.client.cfg.Conn}).Connect(context.Background())
 }

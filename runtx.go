@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/hiqlite/hiqlite/internal/connapi"
 )
 
 const (
@@ -41,7 +43,9 @@ func RunTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(*sql.Tx
 			return err
 		}
 		if errors.Is(err, ErrBusySnapshot) {
-			ctx = withoutDeferring(ctx)
+			// Others cannot change rows between the reads and the writes of a
+			// transaction that has the write lease from its beginning.
+			ctx = connapi.WithoutDeferring(ctx)
 		}
 		if run == maxRuns {
 			return fmt.Errorf("hiqlite: the transaction failed %d times: %w", run, err)
@@ -56,17 +60,6 @@ func RunTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(*sql.Tx
 		pause = min(2*pause, maxPause)
 	}
 }
-
-type notDeferredKey struct{}
-
-// withoutDeferring returns a context whose transactions ask for the write lease when
-// they begin, whatever ConnConfig.Deferred says. Others cannot change rows between
-// their reads and their writes, so that they cannot fail with SQLITE_BUSY_SNAPSHOT.
-func withoutDeferring(ctx context.Context) context.Context {
-	return context.WithValue(ctx, notDeferredKey{}, true)
-}
-
-func notDeferred(ctx context.Context) bool { return ctx.Value(notDeferredKey{}) != nil }
 
 func runOnce(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(*sql.Tx) error) error {
 	tx, err := db.BeginTx(ctx, opts)

@@ -2,9 +2,10 @@ package hiqlite
 
 import (
 	"context"
-	"database/sql"
+	"database/sql/driver"
 	"errors"
 
+	"github.com/hiqlite/hiqlite/internal/connapi"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/statemachine/replica"
@@ -210,12 +211,12 @@ func (n tempChange) discard() {
 }
 
 // batchTemp is batch for statements that use TEMP objects, or may use them.
-func (c *conn) batchTemp(ctx context.Context, stmts []Statement) ([]sql.Result, error) {
+func (c *conn) batchTemp(ctx context.Context, stmts []connapi.Statement) ([]driver.Result, error) {
 	if c.queryOnly() {
 		return nil, errReadOnly()
 	}
-	return inTransaction(ctx, c, func() ([]sql.Result, error) {
-		var results []sql.Result
+	return inTransaction(ctx, c, func() ([]driver.Result, error) {
+		var results []driver.Result
 		for i := range stmts {
 			r, err := c.batchStep(ctx, &stmts[i])
 			if err != nil {
@@ -229,16 +230,12 @@ func (c *conn) batchTemp(ctx context.Context, stmts []Statement) ([]sql.Result, 
 }
 
 // batchStep runs one statement of batchTemp.
-func (c *conn) batchStep(ctx context.Context, s *Statement) (sql.Result, error) {
+func (c *conn) batchStep(ctx context.Context, s *connapi.Statement) (driver.Result, error) {
 	class, err := c.batchClass(ctx, s.SQL, false)
 	if err != nil {
 		return nil, err
 	}
-	args, err := driverValues(s.Args)
-	if err != nil {
-		return nil, err
-	}
-	values, err := c.bind(class, args)
+	values, err := c.bind(class, s.Args)
 	if err != nil {
 		return nil, err
 	}

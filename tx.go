@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hiqlite/hiqlite/internal/connapi"
 	"github.com/hiqlite/hiqlite/internal/node"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -82,7 +83,7 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 	if level == sql.LevelLinearizable {
 		begin = WithConsistency(ctx, Linearizable)
 	}
-	if err := c.begin(begin, opts.ReadOnly, c.cfg.Deferred && !notDeferred(ctx), true); err != nil {
+	if err := c.begin(begin, opts.ReadOnly, c.cfg.Deferred && !connapi.NotDeferred(ctx), true); err != nil {
 		return nil, err
 	}
 	c.tx.linearizable = level == sql.LevelLinearizable

@@ -97,7 +97,7 @@ func (c *ConnConfig) integer(col *column, n int64) driver.Value {
 
 // text converts a TEXT cell.
 func (c *ConnConfig) text(col *column, s string) driver.Value {
-	if col.holdsTimes || c.TextToTime && col.declType == "" {
+	if !c.storageClasses && (col.holdsTimes || c.TextToTime && col.declType == "") {
 		if t, ok := c.parseTime(s, !col.holdsTimes); ok {
 			return t
 		}

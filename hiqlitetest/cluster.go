@@ -57,6 +57,7 @@ type Cluster struct {
 	configs []hiqlite.Config
 	nodes   []*hiqlite.Node
 	running []bool
+	servers map[int]*served // of the nodes for which Serve was called
 }
 
 // An Option changes what NewCluster does.
@@ -203,6 +204,9 @@ func (c *Cluster) TryStart(i int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.nodes[i], c.running[i] = node, true
+	if s := c.servers[i]; s != nil {
+		return s.start(c, i)
+	}
 	return nil
 }
 
@@ -219,9 +223,13 @@ func (c *Cluster) close(i int) error {
 	c.mu.Lock()
 	node, running := c.nodes[i], c.running[i]
 	c.running[i] = false
+	server := c.servers[i]
 	c.mu.Unlock()
 	if !running {
 		return nil
+	}
+	if server != nil {
+		server.stop()
 	}
 	return node.Close()
 }

@@ -76,7 +76,7 @@ func (b *Bucket[V]) watch(ctx context.Context, match shardapi.Match, opts []Watc
 	for _, opt := range opts {
 		opt(&o)
 	}
-	w, err := b.kv.Watch(ctx, b.name, match)
+	w, _, err := b.kv.Watch(ctx, b.name, match, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -68,6 +68,10 @@ func ReadSecret(path string) (s Secret, wide bool, err error) {
 // Set reports whether the secret was made by NewSecret or ReadSecret.
 func (s Secret) Set() bool { return s.bytes != nil }
 
+// Text returns the secret itself, or "". A client sends it to a server that it has
+// recognised.
+func (s Secret) Text() string { return string(s.bytes) }
+
 func (Secret) String() string               { return redacted }
 func (Secret) GoString() string             { return redacted }
 func (Secret) LogValue() slog.Value         { return slog.StringValue(redacted) }

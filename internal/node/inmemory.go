@@ -159,6 +159,13 @@ func (n *Node) follow(ctx context.Context, s wire.Seen, ends ...context.Context)
 	return err
 }
 
+// Seen returns how far reads of SQL and of the KV cache on this node see.
+func (n *Node) Seen() wire.Seen { return n.seen() }
+
+// Follow waits until reads on this node see at least that much. If there is no
+// leader, the node may wait until ctx ends.
+func (n *Node) Follow(ctx context.Context, s wire.Seen) error { return n.follow(ctx, s) }
+
 // linearizeData returns once reads of SQL and of the KV cache on this node see
 // everything that was acknowledged before the call.
 func (n *Node) linearizeData(ctx context.Context) error {

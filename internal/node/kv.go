@@ -53,11 +53,14 @@ func (s *kvShard) Entries(ctx context.Context, bucket, prefix string) (iter.Seq2
 	return s.machine.Entries(bucket, prefix), nil
 }
 
-func (s *kvShard) Watch(ctx context.Context, bucket string, m shardapi.Match) (shardapi.Watcher, error) {
+func (s *kvShard) Watch(ctx context.Context, bucket string, m shardapi.Match, after *uint64) (shardapi.Watcher, uint64, error) {
 	if err := s.linearize(ctx); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	watcher := s.machine.Watch(bucket, m.Text, m.Prefix)
+	watcher, version, ok := s.machine.Watch(bucket, m.Text, m.Prefix, after)
+	if !ok {
+		return nil, version, &shardapi.LaggedError{}
+	}
 	d := newDelivery(&s.shard, watcher, func(e memory.Event) wire.Seen { return e.Seen })
 	d.fetch = func() ([]memory.Event, error) {
 		events, err := watcher.Next()
@@ -66,7 +69,7 @@ func (s *kvShard) Watch(ctx context.Context, bucket string, m shardapi.Match) (s
 		}
 		return events, nil
 	}
-	return &watch{d}, nil
+	return &watch{d}, version, nil
 }
 
 type watch struct{ *delivery[memory.Event] }

@@ -39,8 +39,11 @@ type KV interface {
 	// of one moment.
 	Entries(ctx context.Context, bucket, prefix string) (iter.Seq2[string, string], error)
 	// Watch returns the changes that are made after everything that was
-	// acknowledged before the call.
-	Watch(ctx context.Context, bucket string, m Match) (Watcher, error)
+	// acknowledged before the call or, if after is not nil, the changes after the
+	// one with this version. It also returns the version of the last change that
+	// the watcher does not get. The error is a *LaggedError if some of the changes
+	// after that version have been forgotten.
+	Watch(ctx context.Context, bucket string, m Match, after *uint64) (Watcher, uint64, error)
 }
 
 // A Match selects keys or channels: those that begin with Text if Prefix is set,

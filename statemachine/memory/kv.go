@@ -20,7 +20,8 @@ import (
 type KV struct {
 	memory
 	buckets  atomic.Pointer[buckets]
-	revision uint64 // of the last change; never decreases. Versions of entries are revisions
+	recent   recentEvents // guarded by mu
+	revision uint64       // of the last change; never decreases. Versions of entries are revisions
 	expiries timers[expiry]
 	expiring int // how many entries expire
 
@@ -451,6 +452,7 @@ func (k *KV) endRestore() error {
 		b.sortOrder()
 	}
 	k.buckets.Store(x.buckets)
+	k.recent = recentEvents{forgotten: x.revision}
 	k.revision, k.expiries, k.expiring = x.revision, x.expiries, len(x.expiring)
 	k.restoring = nil
 	for _, name := range slices.Sorted(maps.Keys(k.watchers)) {

@@ -36,7 +36,7 @@ func TestKVBehavesLikeMaps(t *testing.T) {
 		m := &kvModel{buckets: map[string]*kvBucket{}, events: map[string][]string{}}
 		watchers := map[string]*Watcher{}
 		for _, name := range []string{"a", "b"} {
-			watchers[name] = kv.Watch(name, "", true)
+			watchers[name] = watchKV(kv, name, "", true)
 		}
 		seen := map[string]int{}
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {

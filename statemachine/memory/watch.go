@@ -1,7 +1,9 @@
 package memory
 
 import (
+	"cmp"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 
@@ -45,17 +47,70 @@ type Watcher struct {
 	lagged bool
 }
 
-// Watch returns a watcher of the changes from now on to the key text or, if prefix is
-// set, to all keys that begin with it. The caller must Close it.
-func (k *KV) Watch(bucket, text string, prefix bool) *Watcher {
-	w := &Watcher{kv: k, bucket: bucket, text: text, prefix: prefix, ready: make(chan struct{}, 1)}
+// Watch returns a watcher of the changes to the key text or, if prefix is set, to all
+// keys that begin with it: those from now on or, if after is not nil, those after the
+// change with this version. It also returns the version of the last change that the
+// watcher does not get. The caller must Close the watcher. ok is false if the machine
+// does not have all changes after that version any more, or has no such version yet.
+func (k *KV) Watch(bucket, text string, prefix bool, after *uint64) (w *Watcher, version uint64, ok bool) {
+	w = &Watcher{kv: k, bucket: bucket, text: text, prefix: prefix, ready: make(chan struct{}, 1)}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	version = k.revision
+	if after != nil {
+		version = *after
+		if version < k.recent.forgotten || version > k.revision {
+			return nil, k.revision, false
+		}
+		for _, e := range k.recent.after(version) {
+			if e.bucket == bucket && (e.Kind == shardapi.Cleared || matches(e.Key, text, prefix)) {
+				w.push(e.Event)
+			}
+		}
+	}
 	if k.watchers[bucket] == nil {
 		k.watchers[bucket] = map[*Watcher]bool{}
 	}
 	k.watchers[bucket][w] = true
-	return w
+	return w, version, true
+}
+
+// recentEvents are the last events of all buckets, so that a remote watcher can
+// continue on another node, or after its connection was broken.
+type recentEvents struct {
+	events    []recentEvent
+	bytes     int    // of their keys and values
+	forgotten uint64 // version of the last event that is not kept any more
+}
+
+type recentEvent struct {
+	bucket string
+	Event
+}
+
+const (
+	// maxRecentEvents and maxRecentBytes bound the recent events.
+	maxRecentEvents = 4096
+	maxRecentBytes  = 4 << 20
+)
+
+// add adds an event, and forgets the oldest ones if there are too many.
+func (r *recentEvents) add(bucket string, e Event) {
+	r.events = append(r.events, recentEvent{bucket, e})
+	r.bytes += len(e.Key) + len(e.Value)
+	for len(r.events) > maxRecentEvents || r.bytes > maxRecentBytes {
+		old := &r.events[0]
+		r.bytes -= len(old.Key) + len(old.Value)
+		r.forgotten = old.Version
+		*old = recentEvent{} // append copies the rest to a new array from time to time
+		r.events = r.events[1:]
+	}
+}
+
+// after returns the events after a version.
+func (r *recentEvents) after(version uint64) []recentEvent {
+	i, _ := slices.BinarySearchFunc(r.events, version+1, func(e recentEvent, v uint64) int { return cmp.Compare(e.Version, v) })
+	return r.events[i:]
 }
 
 // Close ends the watcher. It may be called more than once.
@@ -71,13 +126,9 @@ func (w *Watcher) Close() {
 	}
 }
 
-// emit gives watchers the event that an item was written or removed; a nil item
+// emit keeps, and gives watchers, the event that an item was written or removed; a nil item
 // stands for the whole bucket. The caller holds k.mu.
 func (k *KV) emit(bucket string, kind shardapi.EventKind, i *table.Item) {
-	watchers := k.watchers[bucket]
-	if len(watchers) == 0 {
-		return
-	}
 	e := Event{Kind: kind, Version: k.revision, Seen: k.seen}
 	if i != nil {
 		// An event must not refer to the item, which would keep its neighbours in
@@ -88,7 +139,8 @@ func (k *KV) emit(bucket string, kind shardapi.EventKind, i *table.Item) {
 			e.Value = i.Value()
 		}
 	}
-	for w := range watchers {
+	k.recent.add(bucket, e)
+	for w := range k.watchers[bucket] {
 		if i == nil || matches(e.Key, w.text, w.prefix) {
 			w.push(e)
 		}

@@ -29,7 +29,7 @@ func eventsOf(t *testing.T, w *Watcher) (out []string) {
 func TestWatchersReceiveTheEventsOfTheirKeys(t *testing.T) {
 	s, kv := newKVShard(t)
 	s.do(put("b", "ab", "before"))
-	key, prefix, all, other := kv.Watch("b", "a", false), kv.Watch("b", "a", true), kv.Watch("b", "", true), kv.Watch("other", "", true)
+	key, prefix, all, other := watchKV(kv, "b", "a", false), watchKV(kv, "b", "a", true), watchKV(kv, "b", "", true), watchKV(kv, "other", "", true)
 	s.do(put("b", "a", "1"), put("b", "ab", "2"), put("b", "b", "3"), put("b", "", "4"))
 	s.do(&wire.Command{Kind: wire.KindKVDelete, Bucket: "b", Key: "ab"}, &wire.Command{Kind: wire.KindKVClear, Bucket: "b"})
 	for w, want := range map[*Watcher][]string{
@@ -67,13 +67,13 @@ func TestWatchersReceiveTheEventsOfTheirKeys(t *testing.T) {
 // event.
 func TestEventsFollowTheSQL(t *testing.T) {
 	s, kv := newKVShard(t)
-	w := kv.Watch("b", "", true)
+	w := watchKV(kv, "b", "", true)
 	defer w.Close()
 	first, second := put("b", "k", "1"), put("b", "k", "2")
 	first.Seen, second.Seen = wire.Seen{SQL: 30, KV: 1}, wire.Seen{SQL: 20, KV: 2}
 	s.do(first)
 	s.restore(s.snapshot()) // after which w has lagged
-	w2 := kv.Watch("b", "", true)
+	w2 := watchKV(kv, "b", "", true)
 	defer w2.Close()
 	s.do(second)
 	if events, err := w2.Next(); err != nil || len(events) != 1 || (events[0].Seen != wire.Seen{SQL: 30, KV: 2}) {
@@ -93,7 +93,7 @@ func TestSlowWatchersLag(t *testing.T) {
 		most  int
 	}{"events": {"v", maxPendingEvents}, "bytes": {large, maxPendingBytes / (1<<20 + 1)}} {
 		s, kv := newKVShard(t)
-		slow, quiet, quick := kv.Watch("b", "k", false), kv.Watch("b", "other", false), kv.Watch("b", "", true)
+		slow, quiet, quick := watchKV(kv, "b", "k", false), watchKV(kv, "b", "other", false), watchKV(kv, "b", "", true)
 		for i := range test.most {
 			s.do(put("b", "k", test.value))
 			if events, err := quick.Next(); err != nil || len(events) != 1 {
@@ -123,7 +123,7 @@ func TestSlowWatchersLag(t *testing.T) {
 	}
 	// A single event that is larger than the bound is delivered.
 	s, kv := newKVShard(t)
-	w := kv.Watch("b", "", true)
+	w := watchKV(kv, "b", "", true)
 	s.do(put("b", "k", strings.Repeat("x", maxPendingBytes+1)))
 	if events, err := w.Next(); err != nil || len(events) != 1 {
 		t.Errorf("for a huge event there are %d events, %v", len(events), err)
@@ -136,7 +136,7 @@ func TestEventsKeepNothingElseInMemory(t *testing.T) {
 	s, kv := newKVShard(t)
 	key := func(i int) string { return fmt.Sprint("k", i) }
 	const keys, rounds = 8, 16 // few keys, so that chains of the table have several
-	w := kv.Watch("b", "k", true)
+	w := watchKV(kv, "b", "k", true)
 	big := strings.Repeat("x", 1<<20)
 	var gone []weak.Pointer[table.Item]
 	for range rounds {
@@ -185,4 +185,10 @@ func TestEventsKeepNothingElseInMemory(t *testing.T) {
 	}
 	runtime.KeepAlive(kept)
 	runtime.KeepAlive(kv)
+}
+
+// watchKV watches the changes from now on.
+func watchKV(kv *KV, bucket, text string, prefix bool) *Watcher {
+	w, _, _ := kv.Watch(bucket, text, prefix, nil)
+	return w
 }

@@ -1,0 +1,437 @@
+// Package remote is the client of the API: it finds the nodes of a cluster, keeps
+// sessions with them, and has the in-memory shards over the API. The root package
+// puts database/sql in front of it.
+//
+// # Guarantees
+//
+//   - From any address of the cluster, the client learns the others. New sessions go
+//     to the leader. If a node cannot be reached, the others are tried at once, for up
+//     to ReconnectTimeout.
+//   - A call that could not be sent, or of which the server says that it was not
+//     executed, is made again on another node. A write that may have been executed is
+//     not: it fails with node.ErrOutcomeUnknown.
+//   - Reads on any node see what earlier calls of the same client have written or seen
+//     on other nodes.
+package remote
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"connectrpc.com/connect"
+
+	apiv1 "github.com/hiqlite/hiqlite/api/hiqlite/v1"
+	"github.com/hiqlite/hiqlite/api/hiqlite/v1/hiqlitev1connect"
+	"github.com/hiqlite/hiqlite/internal/node"
+	"github.com/hiqlite/hiqlite/internal/protocol"
+	"github.com/hiqlite/hiqlite/internal/wire"
+)
+
+// Options describe a client. The caller has checked them and filled in defaults.
+type Options struct {
+	Addresses        []string // host:port of at least one node
+	Secret           string
+	TLS              *tls.Config   // nil: without TLS
+	Timeout          time.Duration // bounds calls whose context has no deadline
+	ReconnectTimeout time.Duration // how long a node is looked for
+}
+
+const (
+	// dialTimeout bounds an attempt to reach one node.
+	dialTimeout = 2 * time.Second
+	// pingAfter and pingTimeout are how long a connection may be silent before the
+	// client asks whether the node is there, and how long it waits for the answer.
+	pingAfter   = 2 * time.Second
+	pingTimeout = 3 * time.Second
+	// minPause and maxPause are the waits between two rounds over all nodes.
+	minPause = 20 * time.Millisecond
+	maxPause = 250 * time.Millisecond
+	// refreshAfter is how old the list of nodes may be when a session is opened.
+	refreshAfter = 2 * time.Second
+)
+
+// A Client knows the nodes of a cluster. Its methods may be called from any goroutine.
+type Client struct {
+	opts      Options
+	transport *http.Transport
+	http      *http.Client
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	work   sync.WaitGroup // goroutines of sessions and streams
+
+	mu        sync.Mutex
+	nodes     map[string]*endpoint // by address; guarded by mu
+	learned   []string             // addresses that a node has told; guarded by mu
+	leader    string               // its address; "": not known; guarded by mu
+	refreshed time.Time            // when learned and leader were last told; guarded by mu
+	seen      wire.Seen            // the highest that a node has told; guarded by mu
+}
+
+// An endpoint has the services of one node.
+type endpoint struct {
+	address  string
+	database hiqlitev1connect.DatabaseClient
+	kv       hiqlitev1connect.KVClient
+	pubsub   hiqlitev1connect.PubSubClient
+	shards   hiqlitev1connect.ShardsClient
+	cluster  hiqlitev1connect.ClusterClient
+}
+
+// New makes a client. It connects to no node yet. The caller must Close it.
+func New(opts Options) *Client {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(opts.TLS != nil)
+	protocols.SetUnencryptedHTTP2(opts.TLS == nil)
+	c := &Client{opts: opts, nodes: map[string]*endpoint{}}
+	c.transport = &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig:     opts.TLS,
+		TLSHandshakeTimeout: dialTimeout,
+		Protocols:           protocols,
+		HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+		DisableCompression:  true,
+	}
+	c.http = &http.Client{Transport: c.transport}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
+}
+
+// Close ends all sessions and streams, and waits for their goroutines.
+func (c *Client) Close() {
+	c.mu.Lock()
+	c.cancel() // under mu, so that no goroutine is added afterwards; see begin
+	c.mu.Unlock()
+	c.work.Wait()
+	c.transport.CloseIdleConnections()
+}
+
+// Closed reports whether Close has been called.
+func (c *Client) Closed() bool { return c.ctx.Err() != nil }
+
+// begin runs f in a goroutine for which Close waits. It returns false if the client is
+// closed.
+func (c *Client) begin(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.Closed() {
+		return false
+	}
+	c.work.Go(f)
+	return true
+}
+
+// Seen returns the highest that any node has told.
+func (c *Client) Seen() wire.Seen {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.seen
+}
+
+// Saw notes what a node has told, or what the caller has seen elsewhere.
+func (c *Client) Saw(s wire.Seen) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seen = c.seen.Max(s)
+}
+
+func (c *Client) endpoint(address string) *endpoint {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.nodes[address]
+	if e == nil {
+		url := "http://" + address
+		if c.opts.TLS != nil {
+			url = "https://" + address
+		}
+		options := []connect.ClientOption{
+			connect.WithReadMaxBytes(protocol.MaxMessage), connect.WithAcceptCompression("gzip", nil, nil),
+			connect.WithInterceptors(authorize(c.opts.Secret)),
+		}
+		e = &endpoint{
+			address:  address,
+			database: hiqlitev1connect.NewDatabaseClient(c.http, url, options...),
+			kv:       hiqlitev1connect.NewKVClient(c.http, url, options...),
+			pubsub:   hiqlitev1connect.NewPubSubClient(c.http, url, options...),
+			shards:   hiqlitev1connect.NewShardsClient(c.http, url, options...),
+			cluster:  hiqlitev1connect.NewClusterClient(c.http, url, options...),
+		}
+		c.nodes[address] = e
+	}
+	return e
+}
+
+// authorize is an interceptor that sends the secret.
+type authorize string
+
+func (a authorize) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+		a.set(r.Header())
+		return next(ctx, r)
+	}
+}
+
+func (a authorize) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
+		conn := next(ctx, spec)
+		a.set(conn.RequestHeader())
+		return conn
+	}
+}
+
+func (a authorize) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return next
+}
+
+func (a authorize) set(h http.Header) {
+	if a != "" {
+		h.Set("Authorization", "Bearer "+string(a))
+	}
+}
+
+// order returns the addresses in the order in which they are to be tried: the leader,
+// the configured ones, and those that were learned.
+func (c *Client) order() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []string
+	if c.leader != "" {
+		out = append(out, c.leader)
+	}
+	for _, a := range slices.Concat(c.opts.Addresses, c.learned) {
+		if !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// failed notes that a node could not be reached.
+func (c *Client) failed(address string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.leader == address {
+		c.leader = ""
+	}
+	c.refreshed = time.Time{}
+}
+
+// onSomeNode calls f with one node after the other until it reaches one. f returns an
+// error of connect. An error other than that the node could not be reached, or does
+// not serve, is returned at once. Between rounds over all nodes onSomeNode waits, for
+// up to ReconnectTimeout altogether; then the error is node.ErrNoLeader.
+func (c *Client) onSomeNode(ctx context.Context, f func(*endpoint) error) error {
+	began := time.Now()
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
+		var last error
+		for _, address := range c.order() {
+			if err := c.ended(ctx); err != nil {
+				return noNode(last, err)
+			}
+			err := f(c.endpoint(address))
+			if err == nil || !unreachable(err) {
+				return err
+			}
+			c.failed(address)
+			last = fmt.Errorf("%s: %w", address, explain(err))
+		}
+		if time.Since(began) > c.opts.ReconnectTimeout {
+			return noNode(last, nil)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return noNode(last, ctx.Err())
+		case <-c.ctx.Done():
+			return node.ErrClosed
+		}
+	}
+}
+
+// ended returns why no further call is made, or nil.
+func (c *Client) ended(ctx context.Context) error {
+	if c.Closed() {
+		return node.ErrClosed
+	}
+	return ctx.Err()
+}
+
+// noNode returns the error of a call that has reached no node. ended is the error of
+// the caller's context, or nil.
+func noNode(last, ended error) error {
+	switch {
+	case last == nil:
+		return ended
+	case ended == nil:
+		return fmt.Errorf("%w: no node could be reached; the last error is that of %w", node.ErrNoLeader, last)
+	}
+	return fmt.Errorf("%w: no node could be reached: %w; the last error is that of %w", node.ErrNoLeader, ended, last)
+}
+
+// unreachable reports whether a call did not reach a node, or reached one that is
+// starting or closing, so that nothing was executed.
+func unreachable(err error) bool {
+	var e *protocol.Error
+	if errors.As(err, &e) {
+		return errors.Is(err, node.ErrClosed) && !errors.Is(err, node.ErrOutcomeUnknown)
+	}
+	var ce *connect.Error
+	return errors.As(err, &ce) && !connect.IsWireError(ce) && ce.Code() != connect.CodeCanceled
+}
+
+// explain adds to an error of the transport what the user can do.
+func explain(err error) error {
+	var record tls.RecordHeaderError
+	if errors.As(err, &record) {
+		return fmt.Errorf("the server does not use TLS; leave TLS out of the client's configuration, or give the server certificates: %w", err)
+	}
+	return err
+}
+
+// fromConnect turns an error of a call into the error that the server has sent, if it
+// has sent one.
+func fromConnect(err error) error {
+	var ce *connect.Error
+	if !errors.As(err, &ce) {
+		return err
+	}
+	for _, d := range ce.Details() {
+		if m, err := d.Value(); err == nil {
+			if e, ok := m.(*apiv1.Error); ok {
+				return protocol.DecodeError(e)
+			}
+		}
+	}
+	switch ce.Code() {
+	case connect.CodeUnauthenticated:
+		return protocol.ErrUnauthorized
+	case connect.CodeResourceExhausted:
+		return fmt.Errorf("%w: %s", node.ErrTooLarge, ce.Message())
+	}
+	return err
+}
+
+// call makes a unary call to some node. If repeat is false, a call that may have been
+// executed is not made again.
+func call[Req, Res any](ctx context.Context, c *Client, repeat bool, method func(*endpoint) func(context.Context, *connect.Request[Req]) (*connect.Response[Res], error), request *Req) (out *Res, err error) {
+	ctx, cancel := c.within(ctx)
+	defer cancel()
+	err = c.onSomeNode(ctx, func(e *endpoint) error {
+		var sent atomic.Bool
+		answer, err := method(e)(traceSent(ctx, &sent), connect.NewRequest(request))
+		if err != nil {
+			err = fromConnect(err)
+			if sent.Load() && !repeat && unreachable(err) && !isAnswer(err) {
+				return outcomeUnknown(e.address, err)
+			}
+			return err
+		}
+		out = answer.Msg
+		return nil
+	})
+	if err != nil && ctx.Err() != nil {
+		err = withContext(ctx, err)
+	}
+	return out, err
+}
+
+// isAnswer reports whether a server has answered with err.
+func isAnswer(err error) bool {
+	var e *protocol.Error
+	return errors.As(err, &e)
+}
+
+// outcomeUnknown returns the error of a write whose connection broke before the answer.
+func outcomeUnknown(address string, err error) error {
+	return fmt.Errorf("%w: the connection to %s broke before the answer: %w", node.ErrOutcomeUnknown, address, err)
+}
+
+// within bounds ctx by Options.Timeout, unless it has a deadline.
+func (c *Client) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, c.opts.Timeout)
+}
+
+// refresh asks some node for the others and for the leader, unless that was done a
+// moment ago.
+func (c *Client) refresh(ctx context.Context) {
+	c.mu.Lock()
+	recent := time.Since(c.refreshed) < refreshAfter
+	c.mu.Unlock()
+	if recent {
+		return
+	}
+	for _, address := range c.order() {
+		attempt, cancel := context.WithTimeout(ctx, dialTimeout)
+		answer, err := c.endpoint(address).cluster.Status(attempt, connect.NewRequest(&apiv1.StatusRequest{}))
+		cancel()
+		if err != nil {
+			c.failed(address)
+			continue
+		}
+		c.learn(answer.Msg)
+		if answer.Msg.Leader != 0 || answer.Msg.Proxy {
+			return
+		}
+	}
+}
+
+// learn notes what a node tells of the cluster. The addresses behind a proxy may not
+// be reachable from here.
+func (c *Client) learn(s *apiv1.StatusResponse) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refreshed = time.Now()
+	if s.Proxy {
+		return
+	}
+	c.learned, c.leader = nil, ""
+	for _, m := range s.Members {
+		if m.ApiAddr == "" {
+			continue
+		}
+		c.learned = append(c.learned, m.ApiAddr)
+		if m.Id == s.Leader {
+			c.leader = m.ApiAddr
+		}
+	}
+}
+
+// Status returns the state of a node: of the leader, if it is known.
+func (c *Client) Status(ctx context.Context) (*apiv1.StatusResponse, error) {
+	out, err := call(ctx, c, true, func(e *endpoint) func(context.Context, *connect.Request[apiv1.StatusRequest]) (*connect.Response[apiv1.StatusResponse], error) {
+		return e.cluster.Status
+	}, &apiv1.StatusRequest{})
+	if err == nil {
+		c.learn(out)
+	}
+	return out, err
+}
+
+// Hash returns the hash of a node's database.
+func (c *Client) Hash(ctx context.Context) (*apiv1.HashResponse, error) {
+	return call(ctx, c, true, func(e *endpoint) func(context.Context, *connect.Request[apiv1.HashRequest]) (*connect.Response[apiv1.HashResponse], error) {
+		return e.cluster.Hash
+	}, &apiv1.HashRequest{})
+}
+
+// Ready returns once a node is ready.
+func (c *Client) Ready(ctx context.Context) error {
+	out, err := call(ctx, c, true, func(e *endpoint) func(context.Context, *connect.Request[apiv1.ReadyRequest]) (*connect.Response[apiv1.ReadyResponse], error) {
+		return e.cluster.Ready
+	}, &apiv1.ReadyRequest{})
+	if err == nil {
+		c.Saw(protocol.WireSeen(out.Seen))
+	}
+	return err
+}

@@ -1,0 +1,113 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync/atomic"
+
+	"connectrpc.com/connect"
+)
+
+// counters count what clients did that was refused or ended.
+type counters struct {
+	unauthorized    atomic.Uint64 // requests without the secret
+	refusedSessions atomic.Uint64 // beyond MaxSessions
+	refusedConns    atomic.Uint64 // beyond MaxConns
+	idleSessions    atomic.Uint64 // closed after IdleSession
+	tooLarge        atomic.Uint64 // requests or results beyond a limit
+}
+
+// Counters are what a server has counted since it was made.
+type Counters struct {
+	Sessions, Conns                                                     int // open now
+	Unauthorized, RefusedSessions, RefusedConns, IdleSessions, TooLarge uint64
+}
+
+// Counters returns what the server has counted.
+func (s *Server) Counters() Counters {
+	c := &s.counters
+	return Counters{
+		Sessions: s.sessions.now(), Conns: s.conns.now(), Unauthorized: c.unauthorized.Load(), RefusedSessions: c.refusedSessions.Load(),
+		RefusedConns: c.refusedConns.Load(), IdleSessions: c.idleSessions.Load(), TooLarge: c.tooLarge.Load(),
+	}
+}
+
+// A gauge counts what is open.
+type gauge struct{ n atomic.Int64 }
+
+// add counts one more, unless there are limit already.
+func (g *gauge) add(limit int) bool {
+	if g.n.Add(1) > int64(limit) {
+		g.n.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (g *gauge) remove()  { g.n.Add(-1) }
+func (g *gauge) now() int { return int(g.n.Load()) }
+
+// A limitedListener closes connections beyond MaxConns at once, before they cost a
+// handshake.
+type limitedListener struct {
+	net.Listener
+	server *Server
+}
+
+func (l *limitedListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if l.server.conns.now() < l.server.limits.MaxConns {
+			return c, nil
+		}
+		l.server.counters.refusedConns.Add(1)
+		c.Close()
+	}
+}
+
+func (s *Server) connState(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		s.conns.n.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		s.conns.remove()
+	}
+}
+
+// limitTime is an interceptor that bounds the time of unary calls, and counts requests
+// that are too large.
+type limitTime struct{ server *Server }
+
+func (i *limitTime) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+		ctx, cancel := context.WithTimeout(ctx, i.server.limits.MaxTime)
+		defer cancel()
+		answer, err := next(ctx, r)
+		i.count(err)
+		return answer, err
+	}
+}
+
+func (i *limitTime) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+func (i *limitTime) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return func(ctx context.Context, c connect.StreamingHandlerConn) error {
+		err := next(ctx, c)
+		i.count(err)
+		return err
+	}
+}
+
+func (i *limitTime) count(err error) {
+	var e *connect.Error
+	if errors.As(err, &e) && e.Code() == connect.CodeResourceExhausted {
+		i.server.counters.tooLarge.Add(1)
+	}
+}
