@@ -17,7 +17,7 @@ import (
 // there.
 func TestDocumentsNameWhatExists(t *testing.T) {
 	files, folders, words := source(t)
-	for _, name := range []string{"README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/DECISIONS.md", "docs/VERSIONING.md", "docs/sql.md", "tests/README.md"} {
+	for _, name := range []string{"README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/DECISIONS.md", "docs/VERSIONING.md", "docs/cli.md", "docs/configuration.md", "docs/sql.md", "tests/README.md"} {
 		text := readDocument(t, name)
 		for _, file := range regexp.MustCompile(`([\w./-]+\.go)(?:[^.\w]|\.\s|$)`).FindAllStringSubmatch(text, -1) {
 			if !files[strings.TrimPrefix(file[1], "../")] {

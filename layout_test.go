@@ -24,7 +24,7 @@ var mayImport = []struct {
 	packages string // a path.Match pattern
 	imports  []string
 }{
-	{"cmd/*", []string{".", "driver", "kv", "lock", "pubsub", "internal/loopback", "internal/settings"}},
+	{"cmd/*", []string{".", "driver", "kv", "lock", "pubsub", "internal/loopback", "internal/settings", "internal/spelling"}},
 	{"examples/*", []string{".", "driver", "kv", "lock", "pubsub"}}, // and the packages below it
 	{"examples/*/*", nil},
 	{"benchmarks", nil},
@@ -86,6 +86,10 @@ var confined = []struct {
 	// Only modules of their own (see go.work) use these: a program that imports hiqlite
 	// must not require them.
 	{"github.com/spf13/cobra", []string{"cmd/hiqlite"}, false},
+	{"github.com/peterh/liner", []string{"cmd/hiqlite"}, false},
+	{"github.com/creack/pty", []string{"cmd/hiqlite"}, false},
+	{"github.com/mattn/go-runewidth", []string{"cmd/hiqlite"}, false},
+	{"golang.org/x/term", []string{"cmd/hiqlite"}, false},
 	{"github.com/pelletier/go-toml", []string{"internal/settings"}, false},
 	{"golang.org/x/time/rate", []string{"internal/ratelimit"}, false},
 	{"github.com/jmoiron/sqlx", []string{"examples/quickstart", "examples/sqlx", "tests/compat"}, false},

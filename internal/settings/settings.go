@@ -65,9 +65,9 @@ type APISettings struct {
 	// derived from the secret.
 	TLS          bool
 	Certificates Certificates
-	// HealthDelay is how long after its start a node is healthy without a leader.
+	// HealthDelay is how long after its start a node is healthy whatever its state.
 	HealthDelay time.Duration
-	// ShutdownTimeout bounds how long the end of a server waits for requests.
+	// ShutdownTimeout bounds how long the end of a server takes.
 	ShutdownTimeout time.Duration
 }
 
