@@ -266,6 +266,17 @@ func (c *remoteConnector) OpenConn(ctx context.Context, cfg connapi.Config) (con
 // Seen returns how far the client has seen.
 func (c *remoteConnector) Seen() wire.Seen { return c.client.client.Seen() }
 
+// OpenSession opens a session for the origins of a proxy's client.
+func (c *remoteConnector) OpenSession(ctx context.Context, shard string) (uint64, error) {
+	id, err := c.client.client.OpenOrigins(ctx, shard)
+	return id, remoteError(err)
+}
+
+// CommitOutcome finds out what became of a commit of a proxy's client.
+func (c *remoteConnector) CommitOutcome(ctx context.Context, origin wire.Origin) error {
+	return remoteError(c.client.client.CommitOutcome(ctx, origin))
+}
+
 // Follow makes the nodes that the client uses see at least that much.
 func (c *remoteConnector) Follow(_ context.Context, seen wire.Seen) error {
 	c.client.client.Saw(seen)
