@@ -38,9 +38,9 @@ type RemoteConfig struct {
 	SecretFile string
 	Secret     Secret `json:"-"`
 	// TLS is how the connections are encrypted. If it is nil, they are encrypted if
-	// one of Addresses is not loopback, or TLSCAFile is set: servers are recognised by
-	// TLSCAFile, a file in PEM with the certificates of the authority that has signed
-	// theirs, or else by the secret.
+	// there is a secret or TLSCAFile is set: servers are recognised by TLSCAFile, a file
+	// in PEM with the certificates of the authority that has signed theirs, or else by
+	// the secret.
 	TLS       *tls.Config `json:"-"`
 	TLSCAFile string
 	// Insecure says that the connections are not encrypted, wherever they lead.
@@ -112,7 +112,7 @@ func (c *RemoteConfig) encryption() (*tls.Config, error) {
 			return nil, fmt.Errorf("hiqlite: %s holds no certificate in PEM", c.TLSCAFile)
 		}
 		return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots}, nil
-	case c.Insecure || c.onLoopback():
+	case c.Insecure || !c.Secret.Set(): // without a secret, all addresses are loopback
 		return nil, nil
 	}
 	return protocol.ClientTLS(c.Secret)
