@@ -18,11 +18,11 @@ var errClosed = fmt.Errorf("%w: %w", ErrLost, hiqlite.ErrClosed)
 // A Held is a lock that is held until it is unlocked or lost. Its methods may be
 // called from any goroutine.
 type Held struct {
-	waiter    *waiter
-	token     uint64
-	unordered bool
-	ctx       context.Context // ends when the lock is unlocked or lost
-	cancel    context.CancelCauseFunc
+	waiter   *waiter
+	token    uint64
+	caughtUp bool            // this node had applied what earlier holders wrote when Lock returned
+	ctx      context.Context // ends when the lock is unlocked or lost
+	cancel   context.CancelCauseFunc
 }
 
 // Key returns the key of the lock.
@@ -75,7 +75,7 @@ func (h *Held) Unlock(ctx context.Context) error {
 		defer cancel()
 	}
 	select {
-	case r := <-w.release(!h.unordered):
+	case r := <-w.release(h.caughtUp):
 		// If the cluster does not know the waiter although the lock had not
 		// expired, a renewal without the waiter arrived first and released it.
 		if r.err == nil && r.Code == wire.Missing && expired {

@@ -36,7 +36,7 @@ func (w *waiter) acquire(ctx context.Context, try bool, unordered bool) (h *Held
 			return nil, maybeQueued, err
 		}
 	}
-	return w.hold(ctx, out.Token, unordered), maybeQueued, nil
+	return w.hold(ctx, out.Token, !unordered), maybeQueued, nil
 }
 
 // waitForGrant enters the queue and waits there. The outcome is wire.Missing if
@@ -95,15 +95,16 @@ func refused(out wire.Outcome, key string) error {
 	return errors.New("lock: the cluster does not know this command: upgrade all nodes")
 }
 
-// hold returns the held lock, or nil if the ownership has ended or expired.
-func (w *waiter) hold(ctx context.Context, token uint64, unordered bool) *Held {
+// hold returns the held lock, or nil if the ownership has ended or expired. caughtUp
+// says that this node has applied what earlier holders wrote.
+func (w *waiter) hold(ctx context.Context, token uint64, caughtUp bool) *Held {
 	o := w.owner
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.waiters[w.id] == nil || o.expiredLocked(time.Now()) {
 		return nil
 	}
-	h := &Held{waiter: w, token: token, unordered: unordered}
+	h := &Held{waiter: w, token: token, caughtUp: caughtUp}
 	h.ctx, h.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	w.held = h
 	return h
@@ -121,7 +122,7 @@ type releaseResult struct {
 func (w *waiter) release(caughtUp bool) <-chan releaseResult {
 	o, done := w.owner, make(chan releaseResult, 1)
 	o.mu.Lock()
-	c := wire.LockRelease{Owner: o.id, Waiter: w.id, Used: caughtUp}
+	c := wire.LockRelease{Owner: o.id, Waiter: w.id, CaughtUp: caughtUp}
 	// The cluster must not forget the owner yet if there are other waiters, since
 	// the request of one may still be on its way.
 	c.OwnerStays = len(o.waiters) > 0

@@ -61,7 +61,7 @@ type Command struct {
 	OwnerTTLMS  uint64
 	OwnerExists bool
 	Waiter      uint64
-	Used        bool
+	CaughtUp    bool
 	OwnerStays  bool
 	Waiters     []uint64
 	LastWaiter  uint64
@@ -108,7 +108,7 @@ type Outcome struct {
 	Token      uint64 // the fencing token of the grant; with Held: of the one who has the lock
 	Epoch      uint64 // distinguishes the owner from earlier and later owners with the same id
 	Seen       Seen   // what a node must have applied before it uses the grant
-	HolderLost bool   // a holder expired and so did not say what it had seen: Seen may be too low
+	HolderLost bool   // an earlier holder expired, and could not say what it had written: Seen may be too low
 
 	// Of Notify.
 	Index uint64 // the message's
@@ -143,7 +143,7 @@ func EncodeCommand(c *Command) []byte {
 	b = appendBool(b, 19, c.Override)
 	b = appendUint(b, 20, c.OwnerTTLMS)
 	b = appendBool(b, 21, c.OwnerExists)
-	b = appendBool(b, 22, c.Used)
+	b = appendBool(b, 22, c.CaughtUp)
 	b = appendBool(b, 23, c.OwnerStays)
 	b = appendUint(b, 24, c.LastWaiter)
 	return appendOrigin(b, 25, c.Origin)
@@ -214,7 +214,7 @@ func (c *Command) field(f protowire.Number, n uint64, data []byte) error {
 	case 21:
 		c.OwnerExists = n != 0
 	case 22:
-		c.Used = n != 0
+		c.CaughtUp = n != 0
 	case 23:
 		c.OwnerStays = n != 0
 	case 24:

@@ -22,7 +22,7 @@ func sampleCommands() []*Command {
 		CounterSet{Bucket: "bucket", Key: "n", Counter: math.MaxInt64}.Command(),
 		KVSetLimits{Bucket: "bucket", MaxEntries: 10, MaxBytes: math.MaxUint64, Override: true}.Command(),
 		LockAcquire{Key: "lock", OwnerTTLMS: 10_000, Owner: 1<<63 | 5, Waiter: 7, OwnerExists: true}.Command(),
-		LockRelease{Owner: 1<<63 | 5, Waiter: 7, Used: true, OwnerStays: true}.Command(),
+		LockRelease{Owner: 1<<63 | 5, Waiter: 7, CaughtUp: true, OwnerStays: true}.Command(),
 		LockRenew{Owner: 1<<63 | 5, LastWaiter: 9, Waiters: []uint64{7, 0, math.MaxUint64}}.Command(),
 		Notify{Channel: "channel", Payload: []byte("payload"), TimeMS: 1_700_000_000_123}.Command(),
 		KVClearAll{}.Command(),
@@ -78,7 +78,7 @@ func sampleRecords() []*Record {
 		{Kind: RecordEntry, Key: "key\xff\x00", Value: "value\x00\xff", Version: 8, Expires: true},
 		{Kind: RecordCounter, Key: "n", Counter: math.MinInt64, Version: 7},
 		{Kind: RecordExpiry, Version: 8, End: 1500, Phase: 2},
-		{Kind: RecordLocks, Token: 12, Renewal: 4, LostToken: 11},
+		{Kind: RecordLocks, Token: 12, Renewal: 4, HolderLostToken: 11},
 		{Kind: RecordOwner, Owner: 1<<63 | 5, Epoch: 2, TTLMS: 10_000, Renewal: 3, Node: 2, Incarnation: 1 << 40},
 		{Kind: RecordWaiter, Key: "lock", Owner: 1<<63 | 5, Waiter: 7, Token: 12, Seen: Seen{SQL: 300, KV: 70}, HolderLost: true},
 		{Kind: RecordRenewal, Owner: 1<<63 | 5, Renewal: 3, End: 10_000, Phase: 1},
@@ -193,7 +193,7 @@ func genCommand(t *rapid.T) *Command {
 		Waiters: rapid.SliceOfN(rapid.Uint64(), 0, 4).Draw(t, "waiters"),
 		Key:     string(genBytes(t, "key")), Bucket: string(genBytes(t, "bucket")), Value: genBytes(t, "value"), TTLMS: some(t, "ttlms"), Version: some(t, "version"),
 		Delta: int64(some(t, "delta")), Counter: int64(some(t, "counter")), MaxEntries: some(t, "maxentries"), MaxBytes: some(t, "maxbytes"), Override: rapid.Bool().Draw(t, "override"),
-		Owner: some(t, "owner"), OwnerTTLMS: some(t, "ownerttlms"), OwnerExists: rapid.Bool().Draw(t, "ownerexists"), Waiter: some(t, "waiter"), Used: rapid.Bool().Draw(t, "used"),
+		Owner: some(t, "owner"), OwnerTTLMS: some(t, "ownerttlms"), OwnerExists: rapid.Bool().Draw(t, "ownerexists"), Waiter: some(t, "waiter"), CaughtUp: rapid.Bool().Draw(t, "caughtup"),
 		OwnerStays: rapid.Bool().Draw(t, "ownerstays"), LastWaiter: some(t, "lastwaiter"), Channel: string(genBytes(t, "channel")), Payload: genBytes(t, "payload"), TimeMS: int64(some(t, "timems")),
 	}
 }
@@ -219,7 +219,7 @@ func genRecord(t *rapid.T) *Record {
 		Key: string(genBytes(t, "key")), Value: string(genBytes(t, "value")), Version: some(t, "version"), Expires: rapid.Bool().Draw(t, "expires"), Counter: int64(some(t, "counter")),
 		MaxEntries: some(t, "maxentries"), MaxBytes: some(t, "maxbytes"), End: some(t, "end"), Owner: some(t, "owner"), Epoch: some(t, "epoch"),
 		Renewal: some(t, "renewal"), TTLMS: some(t, "ttlms"), Node: some(t, "node"), Incarnation: some(t, "incarnation"), Waiter: some(t, "waiter"),
-		Token: some(t, "token"), HolderLost: rapid.Bool().Draw(t, "holderlost"), LostToken: some(t, "losttoken"), Channel: string(genBytes(t, "channel")), Payload: string(genBytes(t, "payload")),
+		Token: some(t, "token"), HolderLost: rapid.Bool().Draw(t, "holderlost"), HolderLostToken: some(t, "holderlosttoken"), Channel: string(genBytes(t, "channel")), Payload: string(genBytes(t, "payload")),
 		Index: some(t, "index"), Forgotten: some(t, "forgotten"), TimeMS: int64(some(t, "timems")),
 	}
 	if rapid.Bool().Draw(t, "of a session") {
@@ -267,7 +267,7 @@ func commandOf(m message) *Command {
 	c := &Command{Kind: CommandKind(m.uint("kind")), Origin: originOf(m), Seen: Seen{m.uint("sql_index"), m.uint("kv_index")},
 		Key: string(m.bytes("key")), Bucket: string(m.bytes("bucket")), Value: m.bytes("value"), TTLMS: m.uint("ttl_ms"), Version: m.uint("version"),
 		Delta: m.int("delta"), Counter: m.int("counter"), MaxEntries: m.uint("max_entries"), MaxBytes: m.uint("max_bytes"), Override: m.bool("override"),
-		Owner: m.uint("owner"), OwnerTTLMS: m.uint("owner_ttl_ms"), OwnerExists: m.bool("owner_exists"), Waiter: m.uint("waiter"), Used: m.bool("used"),
+		Owner: m.uint("owner"), OwnerTTLMS: m.uint("owner_ttl_ms"), OwnerExists: m.bool("owner_exists"), Waiter: m.uint("waiter"), CaughtUp: m.bool("caught_up"),
 		OwnerStays: m.bool("owner_stays"), LastWaiter: m.uint("last_waiter"), Channel: string(m.bytes("channel")), Payload: m.bytes("payload"), TimeMS: m.int("time_ms"),
 	}
 	waiters := m.field("waiters").List()
@@ -291,7 +291,7 @@ func recordOf(m message) *Record {
 		Key: string(m.bytes("key")), Value: string(m.bytes("value")), Version: m.uint("version"), Expires: m.bool("expires"), Counter: m.int("counter"),
 		MaxEntries: m.uint("max_entries"), MaxBytes: m.uint("max_bytes"), End: m.uint("end"), Owner: m.uint("owner"), Epoch: m.uint("epoch"),
 		Renewal: m.uint("renewal"), TTLMS: m.uint("ttl_ms"), Node: m.uint("node"), Incarnation: m.uint("incarnation"), Waiter: m.uint("waiter"),
-		Token: m.uint("token"), HolderLost: m.bool("holder_lost"), LostToken: m.uint("lost_token"), Channel: string(m.bytes("channel")), Payload: string(m.bytes("payload")),
+		Token: m.uint("token"), HolderLost: m.bool("holder_lost"), HolderLostToken: m.uint("holder_lost_token"), Channel: string(m.bytes("channel")), Payload: string(m.bytes("payload")),
 		Index: m.uint("index"), Forgotten: m.uint("forgotten"), TimeMS: m.int("time_ms"),
 	}
 	if s := m.sub("session"); m.has("session") {

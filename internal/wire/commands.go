@@ -154,18 +154,18 @@ func (c *Command) LockAcquire() LockAcquire {
 // lock if the waiter has it.
 type LockRelease struct {
 	Owner, Waiter uint64
-	Used          bool // the lock was used, so its node had applied what the grant's Seen says
+	CaughtUp      bool // the waiter held the lock, and its node had applied what earlier holders wrote
 	OwnerStays    bool // the owner has, or is about to have, other waiters: keep it for a while
 }
 
 // Command returns r as a Command.
 func (r LockRelease) Command() *Command {
-	return &Command{Kind: KindLockRelease, Owner: r.Owner, Waiter: r.Waiter, Used: r.Used, OwnerStays: r.OwnerStays}
+	return &Command{Kind: KindLockRelease, Owner: r.Owner, Waiter: r.Waiter, CaughtUp: r.CaughtUp, OwnerStays: r.OwnerStays}
 }
 
 // LockRelease returns c as a LockRelease.
 func (c *Command) LockRelease() LockRelease {
-	return LockRelease{Owner: c.Owner, Waiter: c.Waiter, Used: c.Used, OwnerStays: c.OwnerStays}
+	return LockRelease{Owner: c.Owner, Waiter: c.Waiter, CaughtUp: c.CaughtUp, OwnerStays: c.OwnerStays}
 }
 
 // A LockRenew renews an owner. It also releases the owner's waiters up to

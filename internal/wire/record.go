@@ -18,7 +18,7 @@ const (
 	RecordCounter RecordKind = 13 // Key, Counter, Version: of the bucket before it
 	RecordExpiry  RecordKind = 14 // Version of the entry, End, Phase
 
-	RecordLocks   RecordKind = 20 // Token, Renewal, LostToken; the first record of the lock shard
+	RecordLocks   RecordKind = 20 // Token, Renewal, HolderLostToken; the first record of the lock shard
 	RecordOwner   RecordKind = 21 // Owner, Epoch, TTLMS, Renewal, Node, Incarnation
 	RecordWaiter  RecordKind = 22 // Key, Owner, Waiter, Token, Seen, HolderLost: in the order of the queue
 	RecordRenewal RecordKind = 23 // Owner, Renewal, End, Phase
@@ -58,7 +58,7 @@ type Record struct {
 	Waiter            uint64
 	Token             uint64 // of the grant, 0: waits; or the last one that was given
 	HolderLost        bool   // of a grant, see Outcome
-	LostToken         uint64 // the last token that was given when the holder of a lock expired; 0: all are known to have caught up since
+	HolderLostToken   uint64 // the last token that was given when the holder of a lock expired; 0: all are known to have caught up since
 
 	Channel, Payload string
 	Index            uint64 // of the message, or of the last one
@@ -100,7 +100,7 @@ func AppendRecord(b []byte, r *Record) []byte {
 	b = appendUint(b, 24, r.Node)
 	b = appendUint(b, 25, r.Incarnation)
 	b = appendBool(b, 26, r.HolderLost)
-	b = appendUint(b, 27, r.LostToken)
+	b = appendUint(b, 27, r.HolderLostToken)
 	b = appendUint(b, 28, r.Clock)
 	b = appendUint(b, 29, r.SessionClock)
 	b = appendUint(b, 30, r.Applied)
@@ -180,7 +180,7 @@ func (r *Record) laterField(f protowire.Number, n uint64) {
 	case 26:
 		r.HolderLost = n != 0
 	case 27:
-		r.LostToken = n
+		r.HolderLostToken = n
 	case 28:
 		r.Clock = n
 	case 29:

@@ -22,23 +22,23 @@ func lock(owner, id uint64, key string, ttl uint64) *wire.Command {
 	return &wire.Command{Kind: wire.KindLockAcquire, Owner: owner, Waiter: id, Key: key, OwnerTTLMS: ttl}
 }
 
-func unlock(owner, id uint64, used bool) *wire.Command {
-	return &wire.Command{Kind: wire.KindLockRelease, Owner: owner, Waiter: id, Used: used}
+func unlock(owner, id uint64, caughtUp bool) *wire.Command {
+	return &wire.Command{Kind: wire.KindLockRelease, Owner: owner, Waiter: id, CaughtUp: caughtUp}
 }
 
 // A lockModel is a model of the lock machine. It has a list of waiters for each key, and
 // the owners.
 type lockModel struct {
-	now, token, renewals, unsure uint64
-	seen                         wire.Seen
-	queues                       map[string][]*modelWaiter
-	owners                       map[uint64]*modelOwner
+	now, token, renewals, holderLostToken uint64
+	seen                                  wire.Seen
+	queues                                map[string][]*modelWaiter
+	owners                                map[uint64]*modelOwner
 }
 
 type modelWaiter struct {
 	owner, id, token uint64
 	seen             wire.Seen
-	expired          bool
+	holderLost       bool
 }
 
 type modelOwner struct {
@@ -76,7 +76,7 @@ func (p *modelWaiter) outcome() wire.Outcome {
 	if p.token == 0 {
 		return wire.Outcome{Code: wire.Waits}
 	}
-	return wire.Outcome{Token: p.token, Seen: p.seen, HolderLost: p.expired}
+	return wire.Outcome{Token: p.token, Seen: p.seen, HolderLost: p.holderLost}
 }
 
 // outcome returns the outcome for a waiter of the owner.
@@ -89,18 +89,18 @@ func (o *modelOwner) outcome(p *modelWaiter) wire.Outcome {
 func (m *lockModel) grant(key string) {
 	m.token++
 	p := m.queues[key][0]
-	p.token, p.seen, p.expired = m.token, m.seen, m.unsure > 0
+	p.token, p.seen, p.holderLost = m.token, m.seen, m.holderLostToken > 0
 }
 
-// remove removes a waiter. After a holder of any lock was silent, grants are uncertain
-// until one of their holders has released its lock after use.
-func (m *lockModel) remove(owner, id uint64, silent, used bool) {
+// remove removes a waiter. After a holder of any lock has expired, grants are marked
+// holderLost until one of their holders has caught up.
+func (m *lockModel) remove(owner, id uint64, expired, caughtUp bool) {
 	key, at := m.find(owner, id)
 	switch p := m.queues[key][at]; {
-	case silent && p.token > 0:
-		m.unsure = m.token
-	case used && p.expired && p.token > m.unsure:
-		m.unsure = 0
+	case expired && p.token > 0:
+		m.holderLostToken = m.token
+	case caughtUp && p.holderLost && p.token > m.holderLostToken:
+		m.holderLostToken = 0
 	}
 	m.queues[key] = slices.Delete(m.queues[key], at, at+1)
 	if len(m.queues[key]) == 0 {
@@ -124,7 +124,7 @@ func (m *lockModel) forgetIfEmpty(owner uint64, stays bool) {
 	}
 }
 
-// drop removes an owner and its waiters, as if it had been silent.
+// drop removes an owner and its waiters, as if the owner had expired.
 func (m *lockModel) drop(owner uint64) {
 	for _, id := range m.ids(owner) {
 		m.remove(owner, id, true, false)
@@ -203,7 +203,7 @@ func (m *lockModel) apply(c *wire.Command, node, incarnation uint64) wire.Outcom
 		if at < 0 {
 			return wire.Outcome{Code: wire.Missing}
 		}
-		m.remove(c.Owner, c.Waiter, false, c.Used)
+		m.remove(c.Owner, c.Waiter, false, c.CaughtUp)
 		m.forgetIfEmpty(c.Owner, c.OwnerStays)
 		return wire.Outcome{}
 	case c.Kind == wire.KindLockRenew:
@@ -258,7 +258,7 @@ func TestLocksBehaveLikeLists(t *testing.T) {
 			for key, q := range locks.queues {
 				last := uint64(0)
 				for i, p := range q.waiters {
-					queues[key] = append(queues[key], &modelWaiter{p.owner, p.id, p.token, p.seen, p.uncertain})
+					queues[key] = append(queues[key], &modelWaiter{p.owner, p.id, p.token, p.seen, p.holderLost})
 					if (p.token > 0) != (i == 0) || p.token > locks.lastToken || p.token > 0 && p.token <= last {
 						t.Fatalf("waiter %d of %q is %+v", i, key, p)
 					}
@@ -352,7 +352,7 @@ func TestRenewalsReleaseTheWaitersThatTheyDoNotName(t *testing.T) {
 	if got := slices.Sorted(maps.Keys(locks.owners[1].waiters)); !slices.Equal(got, []uint64{1, 3}) {
 		t.Errorf("the owner has the waiters %v", got)
 	}
-	if p := locks.queues["b"].waiters; len(p) != 1 || p[0].owner != 2 || p[0].token == 0 || p[0].uncertain {
+	if p := locks.queues["b"].waiters; len(p) != 1 || p[0].owner != 2 || p[0].token == 0 || p[0].holderLost {
 		t.Errorf("the queue of the released waiter is %+v", p)
 	}
 	if o := s.do(&wire.Command{Kind: wire.KindLockRenew, Owner: 1, LastWaiter: 3})[0]; o.Code != wire.Done || locks.owners[1] != nil {
@@ -415,9 +415,9 @@ func TestGrantsSayWhetherAHolderWasLost(t *testing.T) {
 		want bool
 	}{
 		"released":          {func(s *shard) { s.do(unlock(1, 1, true)) }, false},
-		"released unused":   {func(s *shard) { s.do(unlock(1, 1, false)) }, false},
+		"not caught up":     {func(s *shard) { s.do(unlock(1, 1, false)) }, false},
 		"not renewed":       {func(s *shard) { s.do(&wire.Command{Kind: wire.KindLockRenew, Owner: 1, LastWaiter: 1}) }, false},
-		"silent":            {func(s *shard) { s.advance(1, 1, 999); expire(s) }, true},
+		"expired":           {func(s *shard) { s.advance(1, 1, 999); expire(s) }, true},
 		"a new incarnation": {func(s *shard) { s.open(2, 4, 8) }, true},
 	} {
 		for _, waits := range []bool{true, false} {
@@ -432,18 +432,18 @@ func TestGrantsSayWhetherAHolderWasLost(t *testing.T) {
 				s.do(lock(2, 1, "x", 1<<40), lock(3, 1, "x", 1<<40))
 			}
 			p := locks.queues["x"].waiters
-			if p[0].owner != 2 || p[0].uncertain != test.want {
+			if p[0].owner != 2 || p[0].holderLost != test.want {
 				t.Errorf("%s, others wait: %v: the next holder is %+v", name, waits, p[0])
 			}
-			// A holder that releases the lock unused leaves the next grant uncertain.
+			// If a holder releases the lock before its node has caught up, the next grant is still marked.
 			s.restore(s.snapshot())
 			s.do(unlock(2, 1, false))
-			if p := locks.queues["x"].waiters; p[0].owner != 3 || p[0].uncertain != test.want {
+			if p := locks.queues["x"].waiters; p[0].owner != 3 || p[0].holderLost != test.want {
 				t.Errorf("%s, others wait: %v: the holder after the next is %+v", name, waits, p[0])
 			}
 			s.do(lock(4, 1, "x", 1000), unlock(3, 1, true))
-			if p := locks.queues["x"].waiters; p[0].owner != 4 || p[0].uncertain {
-				t.Errorf("%s, others wait: %v: the holder after a used lock is %+v", name, waits, p[0])
+			if p := locks.queues["x"].waiters; p[0].owner != 4 || p[0].holderLost {
+				t.Errorf("%s, others wait: %v: the holder after one that caught up is %+v", name, waits, p[0])
 			}
 		}
 	}
@@ -523,7 +523,7 @@ func TestOwnersEndWithTheirIncarnation(t *testing.T) {
 func TestOwnersWithoutWaitersExpire(t *testing.T) {
 	const hour = 3_600_000
 	for name, last := range map[string]*wire.Command{
-		"by a release": wire.LockRelease{Owner: 1, Waiter: 1, Used: true, OwnerStays: true}.Command(),
+		"by a release": wire.LockRelease{Owner: 1, Waiter: 1, CaughtUp: true, OwnerStays: true}.Command(),
 		"by a renewal": wire.LockRenew{Owner: 1, LastWaiter: 1, Waiters: []uint64{9}}.Command(),
 	} {
 		s, locks := newLocksShard(t)
@@ -534,7 +534,7 @@ func TestOwnersWithoutWaitersExpire(t *testing.T) {
 		if o := s.do(join)[0]; o.Code != wire.Done || o.Epoch != epoch {
 			t.Errorf("%s: the outcome of the command that was on its way is %+v", name, o)
 		}
-		last = wire.LockRelease{Owner: 1, Waiter: 9, Used: true, OwnerStays: true}.Command()
+		last = wire.LockRelease{Owner: 1, Waiter: 9, CaughtUp: true, OwnerStays: true}.Command()
 		s.do(last)
 		for range 3 {
 			s.advance(emptyOwnerTTL)

@@ -30,13 +30,13 @@ const emptyOwnerTTL = 1000
 //	holds  it is the first in its queue, and has a fencing token. Tokens grow
 //	       with every grant of any lock
 //	gone   it was released; its owner renewed itself without naming it; or the
-//	       owner expired, because it was silent or its process has ended
+//	       owner expired: it was not renewed in time, or its process has ended
 //
-// lastSilent says whether writes of an earlier holder may be unknown. When a holder
-// expires, the next holder of that lock cannot learn from it what it had written through
-// SQL. So each grant is marked uncertain from then on, until the holder of such a grant
-// has released it after use. By then its node has caught up with the SQL log, and every
-// later grant names at least that index.
+// A holder that expires cannot say which SQL entries hold its writes. So later grants,
+// of any lock, are marked holderLost: their holders must read the end of the SQL log
+// from its leader instead of trusting seen. This lasts until the holder of a marked
+// grant has caught up: its release names an index that includes the lost writes, and
+// every later grant carries at least that index.
 type lockTable struct {
 	queues  map[string]*lockQueue // by key; none is empty
 	owners  map[uint64]*lockOwner // by id
@@ -46,9 +46,9 @@ type lockTable struct {
 	// renewals counts the renewals of all owners. An owner that takes the id of an
 	// earlier one is not ended by that one's timers.
 	renewals uint64
-	// lastSilent is the value of lastToken when a holder last expired; 0 if grants
-	// are certain. At most lastToken.
-	lastSilent uint64
+	// holderLostToken is lastToken as of the last time a holder expired; 0 if a holder
+	// has caught up since, so that grants are not marked holderLost. At most lastToken.
+	holderLostToken uint64
 
 	// seen is what all commands have named up to now; a grant carries it.
 	seen *wire.Seen
@@ -69,9 +69,9 @@ type lockQueue struct {
 
 type lockWaiter struct {
 	waiterID
-	token     uint64    // fencing token; 0: it waits
-	seen      wire.Seen // with a token: what commands had named at the grant
-	uncertain bool      // with a token: see lockTable
+	token      uint64    // fencing token; 0: it waits
+	seen       wire.Seen // with a token: what commands had named at the grant
+	holderLost bool      // with a token: an earlier holder expired, see lockTable
 }
 
 // A waiterID names a waiter. It is never used again.
@@ -163,14 +163,14 @@ func (w *lockWaiter) outcome() wire.Outcome {
 	if w.token == 0 {
 		return wire.Outcome{Code: wire.Waits}
 	}
-	return wire.Outcome{Token: w.token, Seen: w.seen, HolderLost: w.uncertain}
+	return wire.Outcome{Token: w.token, Seen: w.seen, HolderLost: w.holderLost}
 }
 
 // grant gives the lock to the first waiter of the queue.
 func (t *lockTable) grant(q *lockQueue) {
 	t.lastToken++
 	w := &q.waiters[0]
-	w.token, w.seen, w.uncertain = t.lastToken, *t.seen, t.lastSilent > 0
+	w.token, w.seen, w.holderLost = t.lastToken, *t.seen, t.holderLostToken > 0
 	t.changed(w.waiterID)
 }
 
@@ -187,8 +187,8 @@ func (t *lockTable) release(c wire.LockRelease) wire.Outcome {
 		return wire.Outcome{Code: wire.Missing}
 	}
 	reason := released
-	if c.Used {
-		reason = releasedAfterUse
+	if c.CaughtUp {
+		reason = releasedCaughtUp
 	}
 	t.remove(o, c.Waiter, reason)
 	t.forgetIfEmpty(o, c.OwnerStays)
@@ -199,9 +199,9 @@ func (t *lockTable) release(c wire.LockRelease) wire.Outcome {
 type removal int
 
 const (
-	released         removal = iota // the owner released it, perhaps without having used its grant
-	releasedAfterUse                // the same, and its node had caught up with what was written under the lock before
-	expired                         // the owner was silent, or its process has ended
+	released         removal = iota // the owner released it
+	releasedCaughtUp                // the same, and its node had applied what earlier holders wrote
+	expired                         // the owner was not renewed in time, or its process has ended
 )
 
 // remove removes a waiter. If it held the lock, the next one in its queue gets it.
@@ -212,9 +212,9 @@ func (t *lockTable) remove(o *lockOwner, id uint64, reason removal) {
 	at := slices.IndexFunc(q.waiters, func(w lockWaiter) bool { return w.waiterID == waiterID{o.id, id} })
 	switch w := &q.waiters[at]; {
 	case reason == expired && w.token > 0:
-		t.lastSilent = t.lastToken
-	case reason == releasedAfterUse && w.uncertain && w.token > t.lastSilent:
-		t.lastSilent = 0
+		t.holderLostToken = t.lastToken
+	case reason == releasedCaughtUp && w.holderLost && w.token > t.holderLostToken:
+		t.holderLostToken = 0
 	}
 	q.waiters = slices.Delete(q.waiters, at, at+1)
 	switch {
@@ -296,14 +296,14 @@ func (t *lockTable) expireNode(node, incarnation uint64) {
 
 // records returns the table as the records of a snapshot.
 func (t *lockTable) records() iter.Seq[*wire.Record] {
-	records := []*wire.Record{{Kind: wire.RecordLocks, Token: t.lastToken, Renewal: t.renewals, LostToken: t.lastSilent}}
+	records := []*wire.Record{{Kind: wire.RecordLocks, Token: t.lastToken, Renewal: t.renewals, HolderLostToken: t.holderLostToken}}
 	for _, id := range slices.Sorted(maps.Keys(t.owners)) {
 		o := t.owners[id]
 		records = append(records, &wire.Record{Kind: wire.RecordOwner, Owner: id, Epoch: o.epoch, TTLMS: o.ttl, Renewal: o.renewal, Node: o.node, Incarnation: o.incarnation})
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(t.queues), cmp.Compare[string]) {
 		for _, w := range t.queues[key].waiters {
-			records = append(records, &wire.Record{Kind: wire.RecordWaiter, Key: key, Owner: w.owner, Waiter: w.id, Token: w.token, Seen: w.seen, HolderLost: w.uncertain})
+			records = append(records, &wire.Record{Kind: wire.RecordWaiter, Key: key, Owner: w.owner, Waiter: w.id, Token: w.token, Seen: w.seen, HolderLost: w.holderLost})
 		}
 	}
 	renewals, phases := t.renewal.all()
@@ -317,7 +317,7 @@ func (t *lockTable) records() iter.Seq[*wire.Record] {
 func (t *lockTable) restore(r *wire.Record) error {
 	switch r.Kind {
 	case wire.RecordLocks:
-		t.lastToken, t.renewals, t.lastSilent = r.Token, r.Renewal, r.LostToken
+		t.lastToken, t.renewals, t.holderLostToken = r.Token, r.Renewal, r.HolderLostToken
 	case wire.RecordOwner:
 		t.owners[r.Owner] = &lockOwner{id: r.Owner, epoch: r.Epoch, ttl: r.TTLMS, renewal: r.Renewal, waiters: map[uint64]*lockQueue{}, node: r.Node, incarnation: r.Incarnation}
 	case wire.RecordWaiter:
@@ -352,8 +352,8 @@ func (t *lockTable) check() {
 
 // validate returns an error if an invariant of the fields does not hold.
 func (t *lockTable) validate() error {
-	if t.lastSilent > t.lastToken {
-		return fmt.Errorf("a holder expired at token %d, but the last one is %d", t.lastSilent, t.lastToken)
+	if t.holderLostToken > t.lastToken {
+		return fmt.Errorf("a holder expired at token %d, but the last one is %d", t.holderLostToken, t.lastToken)
 	}
 	waiters := 0
 	for key, q := range t.queues {

@@ -17,7 +17,7 @@ import (
 //
 //	acquire OWNER ID KEY ttl=MS [more]   more: the owner believes that it has other locks
 //	try OWNER ID KEY ttl=MS
-//	release OWNER ID [used] [more]       more: the owner has asked for another lock
+//	release OWNER ID [caughtup] [more]   more: the owner has asked for another lock
 //	renew OWNER LAST ID...               LAST is the last waiter that it asked for
 //	leave NODE INCARNATION               the owners that came through a node end
 //	via NODE INCARNATION                 the node of the following commands
@@ -54,8 +54,8 @@ func (h *lockHistory) command(kind wire.CommandKind, words []string) *wire.Comma
 		switch {
 		case isTTL:
 			c.OwnerTTLMS = h.number(ttl)
-		case word == "used":
-			c.Used = true
+		case word == "caughtup":
+			c.CaughtUp = true
 		case word == "more" && kind == wire.KindLockRelease:
 			c.OwnerStays = true
 		case word == "more":
@@ -86,7 +86,7 @@ func lockOutcome(o wire.Outcome) string {
 		text = fmt.Sprintf("holds with token %d", o.Token)
 	}
 	if o.HolderLost {
-		text += ", uncertain"
+		text += ", holder lost"
 	}
 	if o.Seen != (wire.Seen{}) {
 		text += fmt.Sprintf(", seen SQL entry %d", o.Seen.SQL)
@@ -105,8 +105,8 @@ func (h *lockHistory) state() {
 			switch {
 			case i > 0:
 				fmt.Fprintf(&h.out, " <- %d/%d", w.owner, w.id)
-			case w.uncertain:
-				fmt.Fprintf(&h.out, " %d/%d with token %d, uncertain", w.owner, w.id, w.token)
+			case w.holderLost:
+				fmt.Fprintf(&h.out, " %d/%d with token %d, holder lost", w.owner, w.id, w.token)
 			default:
 				fmt.Fprintf(&h.out, " %d/%d with token %d", w.owner, w.id, w.token)
 			}

@@ -280,7 +280,7 @@ func lockCommand(t *rapid.T) *wire.Command {
 		Waiter:      id("waiter"),
 		LastWaiter:  id("last"),
 		OwnerExists: rapid.Bool().Draw(t, "exists"),
-		Used:        rapid.Bool().Draw(t, "used"),
+		CaughtUp:    rapid.Bool().Draw(t, "caughtup"),
 		OwnerStays:  rapid.Bool().Draw(t, "stays"),
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "ids") {

@@ -169,7 +169,7 @@ func TestAnyRecordsDoNotPanic(t *testing.T) {
 					case 2:
 						r.Key = ""
 					case 3:
-						r.Waiter, r.Renewal, r.Epoch, r.LostToken, r.Forgotten = n, n, n, n, n
+						r.Waiter, r.Renewal, r.Epoch, r.HolderLostToken, r.Forgotten = n, n, n, n, n
 					case 4:
 						r.Owner = n
 					case 5:
