@@ -147,7 +147,7 @@ type Config struct {
 	MaxSteps uint64
 	// Tick is Raft's unit of time, in whole milliseconds; 0: 50 ms, or 20 ms for a
 	// cluster of one node. The leader sends a heartbeat every second tick. An election
-	// begins after 20 to 40 ticks without one. Tick must be the same on all nodes.
+	// begins after 16 to 32 ticks without one. Tick must be the same on all nodes.
 	Tick time.Duration
 	// Timezone is the zone of SQL's 'localtime' and 'utc', under a name that
 	// time.LoadLocation knows; "": the cluster's zone, whichever it is. The first node

@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	defaultTick     = 50 * time.Millisecond // with other nodes: elections take 1 to 2 s
+	defaultTick     = 50 * time.Millisecond // with other nodes: elections take 0.8 to 1.6 s
 	defaultLoneTick = 20 * time.Millisecond // without: the node leads after 0.1 to 0.2 s
 
 	// transferTime bounds how long Close waits until other nodes lead, for all shards

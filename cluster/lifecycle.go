@@ -201,7 +201,7 @@ func (s *Shard) callStart(nh *dragonboat.NodeHost, startReplica starter) (err er
 		ShardID:             s.cfg.ID,
 		ReplicaID:           s.replica,
 		HeartbeatRTT:        2,
-		ElectionRTT:         20,
+		ElectionRTT:         16, // an election begins after 16 to 32 ticks without a leader
 		CheckQuorum:         true,
 		PreVote:             true,
 		OrderedConfigChange: true,

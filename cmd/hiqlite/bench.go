@@ -199,7 +199,7 @@ func noteElections(notes io.Writer, c int, before, after hiqlite.Status) {
 }
 
 // slowTick is the Config.Tick of the nodes that should not lead. They would stand for
-// election after 4 s or more; the first node does so after 1 to 2 s.
+// election after 3.2 s or more; the first node does so after 0.8 to 1.6 s.
 const slowTick = 200 * time.Millisecond
 
 // openNodes opens a cluster in dir and waits until all of its nodes are ready. It also

@@ -10,7 +10,7 @@ import (
 
 const (
 	// leaderlessTicks is how long, in Raft's ticks, a shard may have no leader
-	// before the node logs it: an election takes 20 to 40, and may fail once.
+	// before the node logs it: an election takes 16 to 32, and may fail once or twice.
 	leaderlessTicks = 80
 	// minLeaderless is the least such time, because ticks may be very short.
 	minLeaderless = 2 * time.Second
@@ -19,7 +19,7 @@ const (
 	// leaderInterval is how often the node checks whether its shards have leaders.
 	leaderInterval = 100 * time.Millisecond
 	// silentTicks is when a node that sends nothing is called silent. Without a
-	// leader, requests for votes come after 40 ticks at the latest.
+	// leader, requests for votes come after 32 ticks at the latest.
 	silentTicks = 60
 )
 
