@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -55,6 +56,7 @@ type Measured struct {
 //   - count: start writers that add to a counter and publish a message,
 //   - load: write so many bytes per second until stop,
 //   - measure: return what the writers have met since the last such request,
+//   - probe: insert so many rows, with pauses, and return how long that took,
 //   - stop: stop the writers,
 //   - rows: count the rows of the table,
 //   - missing: count the acknowledged writes of all nodes that are not there once,
@@ -154,6 +156,12 @@ func (s *NodeService) do(method string, args json.RawMessage, r *Report) (err er
 		s.work.Go(func() { s.load(rate) })
 	case "measure":
 		r.Measured = s.measure()
+	case "probe":
+		var n int
+		if err := json.Unmarshal(args, &n); err != nil {
+			return err
+		}
+		r.Measured, err = s.probe(ctx, n)
 	case "stop":
 		s.quit.Store(true)
 		s.work.Wait()
@@ -182,6 +190,7 @@ func (s *NodeService) Fail(err error) {
 
 // start starts the writers.
 func (s *NodeService) start(write func(ctx context.Context, writer string, n int) error) {
+	s.quit.Store(false)
 	incarnation := time.Now().UnixNano() // names are unique over restarts
 	for i := range s.acked {
 		writer := fmt.Sprintf("%d-%d-%d", s.cfg.NodeID, incarnation, i)
@@ -219,17 +228,38 @@ func (s *NodeService) acknowledged(began time.Time) {
 	s.lastAt, s.took = now, append(s.took, now.Sub(began))
 }
 
+// probe inserts n rows, as a program does that writes now and then.
+func (s *NodeService) probe(ctx context.Context, n int) (m Measured, err error) {
+	var took []time.Duration
+	name := fmt.Sprintf("probe-%d-%d", s.cfg.NodeID, time.Now().UnixNano())
+	for i := range n {
+		time.Sleep(mathrand.N(200 * time.Millisecond)) // so that it meets the other writers at any moment
+		began := time.Now()
+		if err := s.insert(ctx, name, i); err != nil {
+			return m, err
+		}
+		took = append(took, time.Since(began))
+	}
+	m.summarize(took)
+	return m, nil
+}
+
+// summarize sets what follows from how long writes took, and sorts that.
+func (m *Measured) summarize(took []time.Duration) {
+	slices.Sort(took)
+	if m.Writes = len(took); m.Writes > 0 {
+		m.P50, m.P99, m.Max = took[m.Writes/2], took[m.Writes*99/100], took[m.Writes-1]
+	}
+}
+
 // measure returns what the writers have met since it was called last.
 func (s *NodeService) measure() (m Measured) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	m.Writes = len(s.took)
+	m.summarize(s.took)
 	if m.Gap = s.gap; !s.lastAt.IsZero() {
 		m.Gap = max(m.Gap, now.Sub(s.lastAt))
-	}
-	if slices.Sort(s.took); m.Writes > 0 {
-		m.P50, m.P99, m.Max = s.took[m.Writes/2], s.took[m.Writes*99/100], s.took[m.Writes-1]
 	}
 	s.lastAt, s.gap, s.took = now, 0, nil
 	return m
