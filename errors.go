@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/hiqlite/hiqlite/internal/node"
+	"github.com/hiqlite/hiqlite/internal/protocol"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
 	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/statemachine/replica"
@@ -38,6 +39,8 @@ var (
 	// program's Config does not have, or has in another version. The node continues when
 	// a program opens it that has the function.
 	ErrFunctionMissing = node.ErrFunctionMissing
+	// ErrUnauthorized: the server does not accept the secret of a remote client.
+	ErrUnauthorized = protocol.ErrUnauthorized
 	// ErrDamaged: files of the data folder are missing, unreadable, older than they were
 	// before, or changed: for example, a page of the database does not match its
 	// checksum. The node stops; the other nodes continue. Restore the folder from a copy,

@@ -24,7 +24,7 @@ var mayImport = []struct {
 	packages string // a path.Match pattern
 	imports  []string
 }{
-	{"cmd/*", []string{".", "driver", "kv", "lock", "pubsub", "internal/loopback", "internal/settings", "internal/spelling"}},
+	{"cmd/*", []string{".", "driver", "kv", "lock", "pubsub", "internal/loopback", "internal/server", "internal/settings", "internal/spelling"}},
 	{"examples/*", []string{".", "driver", "kv", "lock", "pubsub"}}, // and the packages below it
 	{"examples/*/*", nil},
 	{"benchmarks", nil},

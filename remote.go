@@ -38,9 +38,9 @@ type RemoteConfig struct {
 	SecretFile string
 	Secret     Secret `json:"-"`
 	// TLS is how the connections are encrypted. If it is nil, they are encrypted if
-	// one of Addresses is not loopback, or TLSCAFile is set: servers are recognised by
-	// TLSCAFile, a file in PEM with the certificates of the authority that has signed
-	// theirs, or else by the secret.
+	// there is a secret or TLSCAFile is set: servers are recognised by TLSCAFile, a file
+	// in PEM with the certificates of the authority that has signed theirs, or else by
+	// the secret.
 	TLS       *tls.Config `json:"-"`
 	TLSCAFile string
 	// Insecure says that the connections are not encrypted, wherever they lead.
@@ -112,7 +112,7 @@ func (c *RemoteConfig) encryption() (*tls.Config, error) {
 			return nil, fmt.Errorf("hiqlite: %s holds no certificate in PEM", c.TLSCAFile)
 		}
 		return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots}, nil
-	case c.Insecure || c.onLoopback():
+	case c.Insecure || !c.Secret.Set(): // without a secret, all addresses are loopback
 		return nil, nil
 	}
 	return protocol.ClientTLS(c.Secret)
@@ -265,6 +265,17 @@ func (c *remoteConnector) OpenConn(ctx context.Context, cfg connapi.Config) (con
 
 // Seen returns how far the client has seen.
 func (c *remoteConnector) Seen() wire.Seen { return c.client.client.Seen() }
+
+// OpenSession opens a session for the origins of a proxy's client.
+func (c *remoteConnector) OpenSession(ctx context.Context, shard string) (uint64, error) {
+	id, err := c.client.client.OpenOrigins(ctx, shard)
+	return id, remoteError(err)
+}
+
+// CommitOutcome finds out what became of a commit of a proxy's client.
+func (c *remoteConnector) CommitOutcome(ctx context.Context, origin wire.Origin) error {
+	return remoteError(c.client.client.CommitOutcome(ctx, origin))
+}
 
 // Follow makes the nodes that the client uses see at least that much.
 func (c *remoteConnector) Follow(_ context.Context, seen wire.Seen) error {

@@ -5,13 +5,16 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	apiv1 "github.com/hiqlite/hiqlite/api/hiqlite/v1"
 	"github.com/hiqlite/hiqlite/internal/connapi"
+	"github.com/hiqlite/hiqlite/internal/node"
 	"github.com/hiqlite/hiqlite/internal/protocol"
 	"github.com/hiqlite/hiqlite/internal/remote"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
 // A remoteConn is a connection of database/sql to a remote database: a session with a
@@ -27,10 +30,11 @@ type remoteConn struct {
 	beforeTx connapi.State // the state before the open transaction
 
 	closed   bool
-	tx       *remoteTx // of BeginTx; nil: none
-	lostTx   error     // why the open transaction is over: its session broke. nil: it is not
-	reported bool      // a statement has returned lostTx
-	lostTemp error     // why the connection cannot be used any more: its TEMP objects were lost
+	tx       *remoteTx    // of BeginTx; nil: none
+	lostTx   error        // why the open transaction is over: its session broke. nil: it is not
+	reported bool         // a statement has returned lostTx
+	origin   *wire.Origin // of the next write; see SetOrigin
+	lostTemp error        // why the connection cannot be used any more: its TEMP objects were lost
 }
 
 var (
@@ -82,51 +86,145 @@ func (c *remoteConn) update(answer *apiv1.SessionResponse) {
 	c.state = next
 }
 
-// call sends a request and returns the answer. If the session has broken before the
-// request was executed, the request is sent in a new one. If it may have been executed,
-// call asks repeatable, which is nil if it must not be sent again, and else returns an
-// ErrOutcomeUnknown.
-func (c *remoteConn) call(ctx context.Context, r *apiv1.SessionRequest, repeatable func(context.Context) bool) (*apiv1.SessionResponse, error) {
+// A again says what is to be done with a request whose session broke before its answer.
+type again int
+
+const (
+	never     again = iota // it may have had an effect: the outcome is unknown
+	repeat                 // it has no effect on others, or is applied once: send it in another session
+	firstLook              // find out by classifying the text
+)
+
+// call sends a request and returns the answer. If its session breaks before the answer,
+// call sends the request in another one, with another node, unless it may have been
+// executed and must not be executed twice: then the error is ErrOutcomeUnknown. text is
+// that of the request, for firstLook.
+func (c *remoteConn) call(ctx context.Context, r *apiv1.SessionRequest, after again, text string) (*apiv1.SessionResponse, error) {
+	var unanswered *remote.BrokenError // the request was sent, and may have been executed
 	for {
 		if err := c.ensure(ctx); err != nil {
-			return nil, err
+			return nil, unknownAfter(unanswered, err)
 		}
 		answer, err := c.session.Do(ctx, r)
 		var broken *remote.BrokenError
 		if errors.As(err, &broken) {
 			inTx := c.state.InTransaction
 			c.sessionBroke(broken)
-			switch {
-			case inTx || c.lostTemp != nil:
-				return nil, c.afterLoss(broken)
-			case broken.NotExecuted, repeatable != nil && repeatable(ctx):
+			if inTx || c.lostTemp != nil {
+				return nil, c.afterLoss()
+			}
+			if broken.NotExecuted {
 				continue
 			}
-			return nil, unknownAfter(ctx, broken)
+			if after == firstLook {
+				after = c.look(ctx, r, text)
+			}
+			unanswered = broken
+			if after == never {
+				return nil, unknownAfter(unanswered, ctx.Err())
+			}
+			if r.Origin == nil {
+				unanswered = nil // it has no effect
+			}
+			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, unknownAfter(unanswered, err)
 		}
 		c.update(answer)
 		err = remoteError(remote.Failure(ctx, answer))
-		if err != nil && errors.Is(err, ErrClosed) && !errors.Is(err, ErrOutcomeUnknown) && !c.state.InTransaction && !c.state.HasTemp && ctx.Err() == nil {
-			// The node is closing. It has executed nothing.
+		if err != nil && c.mayMove(ctx, err) {
 			c.session.Close()
 			c.session = nil
 			continue
 		}
-		return answer, err
+		if e, ok := err.(*Error); ok && e.ExtendedCode != ErrBusy {
+			return answer, err // the statement has failed, now or in the first attempt
+		}
+		if err == nil || unanswered == nil {
+			return answer, err
+		}
+		return answer, unknownAfter(unanswered, err)
 	}
 }
 
-// unknownAfter returns the error of a write that was sent, before its session broke.
-// (A session of the replicated machines for the writes of remote clients will let it
-// be sent again to another node, which then tells the outcome.)
-func unknownAfter(ctx context.Context, broken *remote.BrokenError) error {
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("%w: %w: %w", ErrOutcomeUnknown, err, broken)
+// mayMove reports whether err says that the node is closing and has executed nothing, so
+// that another one can.
+func (c *remoteConn) mayMove(ctx context.Context, err error) bool {
+	return errors.Is(err, ErrClosed) && !errors.Is(err, ErrOutcomeUnknown) && !c.state.InTransaction && !c.state.HasTemp && ctx.Err() == nil
+}
+
+// look finds out whether the text of a request can be executed again.
+func (c *remoteConn) look(ctx context.Context, r *apiv1.SessionRequest, text string) again {
+	d, err := c.Describe(ctx, text, false)
+	switch {
+	case err != nil:
+		return never
+	case d.Kind == sqlite.Transaction && (d.Script || d.Control == "COMMIT"):
+		return never
+	case d.Kind == sqlite.Write || d.Kind == sqlite.Vacuum:
+		if r.Origin == nil {
+			return never
+		}
 	}
-	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, broken)
+	return repeat
+}
+
+// unknownAfter returns err or, if the request may have been executed in a session that
+// broke, ErrOutcomeUnknown.
+func unknownAfter(unanswered *remote.BrokenError, err error) error {
+	switch {
+	case unanswered == nil || errors.Is(err, ErrOutcomeUnknown):
+		return err
+	case err == nil:
+		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, unanswered)
+	}
+	return fmt.Errorf("%w: %w: %w", ErrOutcomeUnknown, unanswered, err)
+}
+
+// write is call for a request that may write, which gets an origin. Outside of a
+// transaction it is then applied once, even if it is sent to several nodes.
+func (c *remoteConn) write(ctx context.Context, r *apiv1.SessionRequest, after again, text string) (*apiv1.SessionResponse, error) {
+	if c.origin != nil { // this client is a proxy's
+		r.Origin = protocol.Origin(c.origin)
+		return c.call(ctx, r, after, text)
+	}
+	for inTx := c.state.InTransaction; ; {
+		origins, err := c.client.client.TakeOrigins(ctx, "sql")
+		if err != nil {
+			return nil, remoteError(err)
+		}
+		r.Origin = protocol.Origin(origins.Next())
+		answer, err := c.call(ctx, r, after, text)
+		switch {
+		case errors.Is(err, ErrOutcomeUnknown):
+			return answer, err
+		case !errors.Is(err, node.ErrSessionUnknown):
+			c.client.client.ReturnOrigins(origins)
+			return answer, err
+		case inTx:
+			return answer, fmt.Errorf("%w: %w", ErrTxExpired, err)
+		}
+		// The session has been evicted, and nothing was applied.
+	}
+}
+
+// SetOrigin makes the next write or commit one of a proxy's client.
+func (c *remoteConn) SetOrigin(origin *wire.Origin) { c.origin = origin }
+
+// onlyReads reports whether a text surely does not write: only then it needs no origin.
+// A wrong answer does no harm: a write without an origin whose session breaks has an
+// unknown outcome, and a read with one costs a session of the cluster.
+func onlyReads(text string) bool {
+	word := strings.TrimLeft(text, " \t\r\n")
+	if i := strings.IndexFunc(word, func(r rune) bool { return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') }); i >= 0 {
+		word = word[:i]
+	}
+	switch strings.ToUpper(word) {
+	case "SELECT", "PRAGMA", "EXPLAIN", "BEGIN", "SAVEPOINT", "RELEASE", "ROLLBACK", "VALUES":
+		return true
+	}
+	return false
 }
 
 // ensure opens a session if the last one has broken.
@@ -168,7 +266,7 @@ func (c *remoteConn) sessionBroke(broken *remote.BrokenError) {
 
 // afterLoss returns the error of a request whose session broke inside a transaction, or
 // with TEMP objects.
-func (c *remoteConn) afterLoss(*remote.BrokenError) error {
+func (c *remoteConn) afterLoss() error {
 	if c.lostTx != nil {
 		c.reported = true
 		return c.lostTx
@@ -218,14 +316,23 @@ func (c *remoteConn) statement(ctx context.Context, text string, r *apiv1.Sessio
 		// Only a ROLLBACK runs now. The server finds out whether the text is one.
 		return c.statementAfterEnd(ctx, r)
 	}
-	answer, err := c.call(ctx, r, func(ctx context.Context) bool {
-		d, err := c.Describe(ctx, text, false)
-		return err == nil && d.Kind != sqlite.Write && d.Kind != sqlite.Vacuum && !(d.Kind == sqlite.Transaction && (d.Script || d.Control == "COMMIT"))
-	})
+	// The writes of a transaction are applied with its commit.
+	send := c.write
+	if onlyReads(text) || inTx && !mayCommit(text) {
+		send = c.call
+	}
+	answer, err := send(ctx, r, firstLook, text)
 	if c.lostTx == nil {
 		return answer, err
 	}
 	return c.statementAfterLoss(ctx, text, r, inTx, err)
+}
+
+// mayCommit reports whether a text may commit the open transaction. If it does so
+// without an origin, and its session breaks, its outcome is unknown.
+func mayCommit(text string) bool {
+	word := strings.TrimLeft(text, " \t\r\n")
+	return len(word) >= 3 && (strings.EqualFold(word[:3], "COM") || strings.EqualFold(word[:3], "END"))
 }
 
 // statementAfterEnd executes a text under a context that has ended.
@@ -264,15 +371,33 @@ func (c *remoteConn) statementAfterLoss(ctx context.Context, text string, r *api
 	case "COMMIT":
 		c.lostTx = nil
 		if sent {
-			return nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, errors.Unwrap(lost))
+			if err := c.commitOutcome(ctx, r.Origin, lost); err != nil {
+				return nil, err
+			}
+			return &apiv1.SessionResponse{Response: &apiv1.SessionResponse_Result{Result: &apiv1.Result{}}}, nil
 		}
 	case "BEGIN":
 		if !sent && reported {
 			c.lostTx = nil
-			return c.call(ctx, r, nil)
+			return c.call(ctx, r, repeat, text)
 		}
 	}
 	return nil, lost
+}
+
+// commitOutcome finds out what became of a commit whose session broke before the answer.
+func (c *remoteConn) commitOutcome(ctx context.Context, origin *apiv1.Origin, lost error) error {
+	if origin == nil {
+		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, errors.Unwrap(lost))
+	}
+	err := remoteError(c.client.client.CommitOutcome(ctx, *protocol.WireOrigin(origin)))
+	if err == nil || errors.Is(err, ErrTxExpired) || errors.Is(err, ErrOutcomeUnknown) {
+		return err
+	}
+	if _, ok := err.(*Error); ok { // of the commit
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 }
 
 // rollbackWait bounds how long a rollback waits for the server. Without an answer the
@@ -292,7 +417,7 @@ func (c *remoteConn) Batch(ctx context.Context, stmts []connapi.Statement) ([]dr
 		}
 		batch.Statements[i] = protocol.Statement(stmts[i].SQL, values)
 	}
-	answer, err := c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Batch{Batch: batch}}, nil)
+	answer, err := c.write(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Batch{Batch: batch}}, repeat, "")
 	if err != nil {
 		return nil, err
 	}
@@ -310,16 +435,13 @@ func (c *remoteConn) Describe(ctx context.Context, text string, local bool) (con
 	}
 	s := protocol.Statement(text, nil)
 	prepare := &apiv1.Prepare{Sql: s.Sql, RawSql: s.RawSql, Local: local}
-	answer, err := c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Prepare{Prepare: prepare}}, always)
+	answer, err := c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Prepare{Prepare: prepare}}, repeat, "")
 	if err != nil {
 		return connapi.Description{}, err
 	}
 	p := answer.GetPrepared()
 	return connapi.Description{Kind: protocol.Kind(p.GetKind()), Control: p.GetControl(), Script: p.GetScript(), Missing: p.GetMissing()}, nil
 }
-
-// always says that a request may be sent again.
-func always(context.Context) bool { return true }
 
 // Prepare is PrepareContext without a context.
 func (c *remoteConn) Prepare(query string) (driver.Stmt, error) {
@@ -339,7 +461,7 @@ func (c *remoteConn) Ping(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	_, err := c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Ping{Ping: &apiv1.Ping{}}}, always)
+	_, err := c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Ping{Ping: &apiv1.Ping{}}}, repeat, "")
 	return err
 }
 
@@ -377,7 +499,7 @@ func (c *remoteConn) rollBackAbandoned() {
 	c.tx = nil
 	ctx, cancel := context.WithTimeout(context.Background(), rollbackWait)
 	defer cancel()
-	if _, err := c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Reset_{Reset_: &apiv1.Reset{}}}, nil); err != nil && c.session != nil {
+	if _, err := c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Reset_{Reset_: &apiv1.Reset{}}}, never, ""); err != nil && c.session != nil {
 		c.session.Close() // which rolls back too
 		c.sessionBroke(nil)
 	}

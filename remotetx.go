@@ -3,8 +3,6 @@ package hiqlite
 import (
 	"context"
 	"database/sql/driver"
-	"errors"
-	"fmt"
 
 	apiv1 "github.com/hiqlite/hiqlite/api/hiqlite/v1"
 )
@@ -30,7 +28,7 @@ func (c *remoteConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver
 		c.lostTx = nil // as BEGIN does
 	}
 	r := &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Begin{Begin: &apiv1.Begin{ReadOnly: opts.ReadOnly, Isolation: int32(opts.Isolation)}}}
-	if _, err := c.call(ctx, r, always); err != nil {
+	if _, err := c.call(ctx, r, repeat, ""); err != nil {
 		return nil, err
 	}
 	t := &remoteTx{c: c, ctx: ctx}
@@ -46,9 +44,10 @@ func (t *remoteTx) Commit() error {
 		return errNoTransaction
 	}
 	sent := t.c.lostTx == nil && t.c.session != nil && !t.c.session.Ended()
-	_, err := t.c.call(t.ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Commit{Commit: &apiv1.Commit{}}}, nil)
+	r := &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Commit{Commit: &apiv1.Commit{}}}
+	_, err := t.c.write(t.ctx, r, never, "")
 	if t.c.lostTx != nil && sent {
-		err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, errors.Unwrap(t.c.lostTx))
+		err = t.c.commitOutcome(t.ctx, r.Origin, t.c.lostTx)
 	}
 	t.end()
 	return err
@@ -65,7 +64,7 @@ func (t *remoteTx) Rollback() error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), rollbackWait)
 	defer cancel()
-	_, err := t.c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Rollback{Rollback: &apiv1.Rollback{}}}, nil)
+	_, err := t.c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Rollback{Rollback: &apiv1.Rollback{}}}, never, "")
 	if t.c.lostTx != nil {
 		return nil // it ended with its session
 	}

@@ -40,6 +40,16 @@ func (c *connector) OpenConn(ctx context.Context, cfg connapi.Config) (connapi.C
 // Seen returns how far reads on the node see.
 func (c *connector) Seen() wire.Seen { return c.client.node.Seen() }
 
+// OpenSession opens a session for the origins of a remote client.
+func (c *connector) OpenSession(ctx context.Context, shard string) (uint64, error) {
+	return c.client.node.OpenSession(ctx, shard)
+}
+
+// CommitOutcome finds out what became of a commit of a remote client.
+func (c *connector) CommitOutcome(ctx context.Context, origin wire.Origin) error {
+	return sqlError(c.client.node.CommitOutcome(ctx, origin))
+}
+
 // Follow waits until reads on the node see at least that much.
 func (c *connector) Follow(ctx context.Context, seen wire.Seen) error {
 	return c.client.node.Follow(ctx, seen)

@@ -75,6 +75,24 @@
 //   - insecure: with true, the nodes talk over a network without a secret: whoever
 //     can connect to a node can read and change everything. Default false.
 //
+// # Remote databases
+//
+//	hiqlite://host:port,host:port?key=value...
+//
+// names the API of one or more nodes, or of proxies. The program then runs no node. It
+// learns the other nodes from those named, follows the leader, and goes on with another
+// node when one is lost. It takes the keys of connections, and these:
+//
+//   - secret_file: a file with the secret of the API. Required unless all addresses
+//     are loopback, or insecure is set.
+//   - tls_ca_file: the certificates of the authority that has signed those of the
+//     servers, in PEM. Default: servers are recognised by the secret. Connections to
+//     addresses that are all loopback are not encrypted unless this is set.
+//   - insecure: if true, connections are not encrypted, wherever they lead.
+//   - timeout: how long an operation may take if its context has no deadline, as a
+//     Go duration. Default 30s.
+//   - reconnect_timeout: how long nodes are tried until one can be reached. Default 10s.
+//
 // # Keys of connections
 //
 // The keys that modernc.org/sqlite knows have the same meaning here. _foreign_keys and
@@ -142,7 +160,10 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"io"
+	"strings"
 	"sync"
+
+	"github.com/hiqlite/hiqlite"
 )
 
 func init() { sql.Register("hiqlite", Driver{}) }
@@ -159,8 +180,11 @@ var (
 )
 
 // OpenConnector starts the node that name describes, or shares it if this process
-// runs it already. The caller has to close the connector, as sql.DB.Close does.
+// runs it already. For a remote database it makes a client. The caller has to close the connector, as sql.DB.Close does.
 func (d Driver) OpenConnector(name string) (driver.Connector, error) {
+	if strings.HasPrefix(name, remoteScheme) {
+		return openRemote(name)
+	}
 	source, err := parse(name)
 	if err != nil {
 		return nil, err
@@ -174,7 +198,20 @@ func (d Driver) OpenConnector(name string) (driver.Connector, error) {
 		shared.release()
 		return nil, err
 	}
-	return &connector{inner: inner, shared: shared}, nil
+	return &connector{inner: inner, release: shared.release}, nil
+}
+
+// openRemote returns a connector to a remote database. It connects to no node yet.
+func openRemote(name string) (driver.Connector, error) {
+	cfg, err := parseRemote(name)
+	if err != nil {
+		return nil, err
+	}
+	remote, err := hiqlite.NewRemote(*cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &connector{inner: remote.Connector(), release: remote.Close}, nil
 }
 
 // Open opens a single connection. The node runs until the connection is closed.
@@ -192,20 +229,20 @@ func (d Driver) Open(name string) (driver.Conn, error) {
 	return &connWithNode{conn.(fullConn), c.(*connector)}, nil
 }
 
-// A connector opens the connections of one sql.DB, and keeps the node running.
+// A connector opens the connections of one sql.DB, and keeps its node running.
 type connector struct {
-	inner  driver.Connector
-	shared *sharedNode
-	close  sync.Once
-	err    error
+	inner   driver.Connector
+	release func() error // of the node, which stops if no other connector uses it; or of the remote database
+	close   sync.Once
+	err     error
 }
 
 func (c *connector) Connect(ctx context.Context) (driver.Conn, error) { return c.inner.Connect(ctx) }
 func (c *connector) Driver() driver.Driver                            { return Driver{} }
 
-// Close releases the node, which stops if no other connector uses it.
+// Close releases the node or the remote database.
 func (c *connector) Close() error {
-	c.close.Do(func() { c.err = c.shared.release() })
+	c.close.Do(func() { c.err = c.release() })
 	return c.err
 }
 

@@ -85,8 +85,6 @@ func folder(path string) (string, error) {
 	switch scheme, _, found := strings.Cut(path, "://"); {
 	case strings.HasPrefix(path, "env:"):
 		return "", errors.New("nothing but keys can follow env:, as in \"env:?consistency=linearizable\"; for a folder with this name, write ./ before it")
-	case found && scheme == "hiqlite":
-		return "", errors.New("remote databases, hiqlite://..., come with a later version: name a data folder to run a node in this process")
 	case found && scheme != "file":
 		return "", fmt.Errorf("%s:// is not a DSN of hiqlite: name a data folder, as in \"data?node_id=1\"", scheme)
 	}

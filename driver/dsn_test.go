@@ -84,7 +84,7 @@ func TestDSNFaultsSayWhatToDo(t *testing.T) {
 	for dsn, want := range map[string]string{
 		"": "names no data folder", "?node_id=1": "names no data folder", "file:": "names no data folder", "file:?x=1": "names no data folder",
 		":memory:": "temporary folder", "file::memory:": "temporary folder", "file::memory:?cache=shared": "temporary folder",
-		"env:": "set HQL_DATA_DIR", "env:PREFIX": "nothing but keys can follow env:", "hiqlite://a:8100,b:8100": "later version",
+		"env:": "set HQL_DATA_DIR", "env:PREFIX": "nothing but keys can follow env:",
 		"postgres://u@h/db": "postgres:// is not a DSN", "file://host/x": `host "host"`, "file:x#y": "%23", "file:%zz": "escape", "a\x00b": "NUL",
 
 		"d?nod_id=1": "did you mean node_id?", "d?node=1": "did you mean nodes?", "d?NODE_ID=1": "did you mean node_id?", "d?_busytimeout=1": "did you mean _busy_timeout?",

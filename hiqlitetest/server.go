@@ -89,3 +89,24 @@ func (s *served) stop() {
 	_ = s.server.Shutdown(ctx) // what is still open has been closed then
 	<-s.ended
 }
+
+// CutAPI breaks all connections to the API of node i, and serves it no longer, as if the
+// node's machine were lost to its clients. The node itself runs on.
+func (c *Cluster) CutAPI(i int) {
+	c.t.Helper()
+	c.mu.Lock()
+	s := c.servers[i]
+	c.mu.Unlock()
+	_ = s.server.Close()
+	<-s.ended
+}
+
+// MendAPI serves the API of node i again, under the same address.
+func (c *Cluster) MendAPI(i int) {
+	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.servers[i].start(c, i); err != nil {
+		c.t.Fatalf("hiqlitetest: serving the API of node %d: %v", i, err)
+	}
+}

@@ -13,24 +13,22 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/server"
 	"github.com/hiqlite/hiqlite/internal/settings"
 )
 
-// A service answers clients on a listener.
-type service interface {
-	// Serve accepts connections until Shutdown.
-	Serve(net.Listener) error
-	// Shutdown reports not ready from now on, accepts no more requests, and waits for
-	// those in flight until ctx ends.
-	Shutdown(ctx context.Context) error
+// A backend is what a server serves: a node, or a remote database.
+type backend interface {
+	server.Backend
+	io.Closer
 }
 
-// A server is what serve and proxy run: a service and, for serve, a node.
-type server struct {
+// A serving process is what serve and proxy run.
+type serving struct {
 	settings *settings.Settings
 	log      *slog.Logger
-	service  service
-	closer   io.Closer // what the service uses; it is closed after the service
+	server   *server.Server
+	backend  backend // closed after the server
 }
 
 func serveCommand() *cobra.Command {
@@ -109,65 +107,100 @@ func newLogger(w io.Writer, s settings.LogSettings) *slog.Logger {
 	return log
 }
 
-// serve runs a node with its service until ctx ends.
+// serve runs a node and its server until ctx ends.
 func serve(ctx context.Context, errs io.Writer, s *settings.Settings) error {
+	return serveBackend(ctx, errs, s, func(log *slog.Logger) (backend, error) {
+		cfg := s.NodeConfig()
+		cfg.Logger = log
+		log.Info("hiqlite: opening the node", "node", cfg.NodeID, "data", cfg.DataDir)
+		node, err := hiqlite.Open(ctx, cfg)
+		if err != nil {
+			return nil, err
+		}
+		return node, nil
+	})
+}
+
+// proxy passes requests on to the nodes of a cluster until ctx ends.
+func proxy(ctx context.Context, errs io.Writer, s *settings.Settings) error {
+	return serveBackend(ctx, errs, s, func(log *slog.Logger) (backend, error) {
+		cfg := s.RemoteConfig()
+		cfg.Logger = log
+		remote, err := hiqlite.NewRemote(cfg)
+		if err != nil {
+			return nil, err
+		}
+		return remote, nil
+	})
+}
+
+// serveBackend opens a backend and serves it.
+func serveBackend(ctx context.Context, errs io.Writer, s *settings.Settings, open func(*slog.Logger) (backend, error)) (err error) {
 	log := newLogger(errs, s.Log)
 	for _, w := range s.Warnings {
 		log.Warn("hiqlite: " + w)
+	}
+	cfg := serverConfig(s)
+	cfg.Logger = log
+	if s.API.TLS {
+		if cfg.TLS, err = server.TLS(s.API.Secret, s.API.Certificates.Certificate, s.API.Certificates.Key, log); err != nil {
+			return err
+		}
 	}
 	// Listen first: if the port is taken, the node need not be opened.
 	l, err := net.Listen("tcp", s.API.Listen)
 	if err != nil {
 		return fmt.Errorf("the API cannot listen on %s: %w", s.API.Listen, err)
 	}
-	cfg := s.NodeConfig()
-	cfg.Logger = log
-	node, err := hiqlite.Open(ctx, cfg)
-	if err != nil {
+	p := &serving{settings: s, log: log}
+	if p.backend, err = open(log); err != nil {
 		return errors.Join(err, l.Close())
 	}
-	log.Info("hiqlite: serving", "node", max(1, cfg.NodeID), "api", l.Addr().String(), "data", cfg.DataDir)
-	srv := &server{settings: s, log: log, service: newNodeService(node, s, log), closer: node}
-	return srv.run(ctx, l)
+	cfg.Backend = p.backend
+	if p.server, err = server.New(cfg); err != nil {
+		return errors.Join(err, l.Close(), p.backend.Close())
+	}
+	log.Info("hiqlite: serving", "api", l.Addr().String(), "tls", s.API.TLS)
+	return p.run(ctx, l)
 }
 
-// run serves until ctx ends or the service fails, and then ends both.
-func (s *server) run(ctx context.Context, l net.Listener) error {
+// run serves until ctx ends or the server fails, and then ends both.
+func (p *serving) run(ctx context.Context, l net.Listener) error {
 	failed := make(chan error, 1)
-	go func() { failed <- s.service.Serve(l) }()
+	go func() { failed <- p.server.Serve(l) }()
 	select {
 	case err := <-failed:
-		return errors.Join(fmt.Errorf("the API has stopped: %w", err), s.closer.Close())
+		return errors.Join(fmt.Errorf("the API has stopped: %w", err), p.backend.Close())
 	case <-ctx.Done():
 	}
-	return s.shutdown()
+	return p.shutdown()
 }
 
-// shutdown ends the service and then what it uses. Together they get the time of the
+// shutdown ends the server and then its backend. Together they get the time of the
 // setting, of which requests in flight get the first half. Whatever has not ended by
 // then ends with the process, which loses nothing that was acknowledged.
-func (s *server) shutdown() error {
-	began, whole := time.Now(), s.settings.API.ShutdownTimeout
-	s.log.Info("hiqlite: ending", "within", whole)
+func (p *serving) shutdown() error {
+	began, whole := time.Now(), p.settings.API.ShutdownTimeout
+	p.log.Info("hiqlite: ending", "within", whole)
 	ended := make(chan error, 1)
 	go func() {
 		waiting, cancel := context.WithTimeout(context.Background(), whole/2)
 		defer cancel()
-		err := s.service.Shutdown(waiting)
+		err := p.server.Shutdown(waiting)
 		if errors.Is(err, context.DeadlineExceeded) {
-			s.log.Warn("hiqlite: requests that were in flight are cut off", "after", time.Since(began).Round(time.Millisecond))
+			p.log.Warn("hiqlite: requests that were in flight are cut off", "after", time.Since(began).Round(time.Millisecond))
 			err = nil
 		}
-		ended <- errors.Join(err, s.closer.Close())
+		ended <- errors.Join(err, p.backend.Close())
 	}()
 	select {
 	case err := <-ended:
 		if err == nil {
-			s.log.Info("hiqlite: ended", "after", time.Since(began).Round(time.Millisecond))
+			p.log.Info("hiqlite: ended", "after", time.Since(began).Round(time.Millisecond))
 		}
 		return err
 	case <-time.After(whole):
-		s.log.Warn("hiqlite: the node could not be closed in time, and ends as if it were killed")
+		p.log.Warn("hiqlite: the node could not be closed in time, and ends as if it were killed")
 		return nil
 	}
 }

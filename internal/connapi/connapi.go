@@ -43,6 +43,12 @@ type Connector interface {
 	OpenConn(ctx context.Context, cfg Config) (Conn, error)
 	// Seen returns how far reads see.
 	Seen() wire.Seen
+	// OpenSession opens a session for the origins of a client, in the shard of this
+	// name: sql, kv, lock or pubsub.
+	OpenSession(ctx context.Context, shard string) (uint64, error)
+	// CommitOutcome finds out what became of a commit with an origin; see
+	// node.CommitOutcome.
+	CommitOutcome(ctx context.Context, origin wire.Origin) error
 	// Follow waits until reads see at least that much.
 	Follow(ctx context.Context, seen wire.Seen) error
 }
@@ -59,6 +65,9 @@ type Conn interface {
 	driver.SessionResetter
 	// State returns the connection's state. The map must not be changed.
 	State() State
+	// SetOrigin makes the next write or commit one of a remote client; nil: of this
+	// side.
+	SetOrigin(origin *wire.Origin)
 	// Batch runs statements as one atomic write.
 	Batch(ctx context.Context, stmts []Statement) ([]driver.Result, error)
 	// Describe classifies a text, which finds its syntax errors. With local it does

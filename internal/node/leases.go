@@ -32,7 +32,7 @@ const (
 const leaseIDBit = 1 << 63
 
 // leases is this node's side of the write lease. The lease itself, and the queue
-// for it, are replicated state of the SQL machine (its lease.go): that decides who
+// for it, are replicated state of the SQL machine (`leasequeue.go` in statemachine/replica): that decides who
 // has the lease. leases only decides when this node asks for it and releases it,
 // and connects what the machine reports with the calls that wait here.
 //

@@ -29,6 +29,7 @@ var reasons = []struct {
 }{
 	{apiv1.Reason_REASON_UNAUTHORIZED, ErrUnauthorized, connect.CodeUnauthenticated},
 	{apiv1.Reason_REASON_OUTCOME_UNKNOWN, node.ErrOutcomeUnknown, connect.CodeUnknown},
+	{apiv1.Reason_REASON_SESSION_UNKNOWN, node.ErrSessionUnknown, connect.CodeAborted},
 	{apiv1.Reason_REASON_TOO_LARGE, node.ErrTooLarge, connect.CodeInvalidArgument},
 	{apiv1.Reason_REASON_LIMIT, ErrLimit, connect.CodeResourceExhausted},
 	{apiv1.Reason_REASON_TX_EXPIRED, node.ErrTxExpired, connect.CodeAborted},

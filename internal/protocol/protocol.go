@@ -269,6 +269,22 @@ func Seen(s wire.Seen) *apiv1.Seen { return &apiv1.Seen{Sql: s.SQL, Kv: s.KV} }
 // WireSeen decodes what Seen has encoded.
 func WireSeen(s *apiv1.Seen) wire.Seen { return wire.Seen{SQL: s.GetSql(), KV: s.GetKv()} }
 
+// Origin encodes an origin; nil: none.
+func Origin(o *wire.Origin) *apiv1.Origin {
+	if o == nil {
+		return nil
+	}
+	return &apiv1.Origin{Session: o.Session, Sequence: o.Sequence}
+}
+
+// WireOrigin decodes what Origin has encoded.
+func WireOrigin(o *apiv1.Origin) *wire.Origin {
+	if o == nil {
+		return nil
+	}
+	return &wire.Origin{Session: o.Session, Sequence: o.Sequence}
+}
+
 // RowWidthError says that a chunk of cells does not hold whole rows.
 func RowWidthError(width int) error {
 	return fmt.Errorf("%w: they are not rows of %d columns", errCells, width)

@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"crypto/tls"
+	"log/slog"
 
 	"github.com/hiqlite/hiqlite/internal/identity"
 )
@@ -16,10 +17,28 @@ func ServerTLS(secret identity.Secret) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	return server(id), nil
+}
+
+// ServerTLSFromFiles returns the configuration of a server with a certificate, in PEM.
+// The files are read again when they change.
+func ServerTLSFromFiles(certificate, key string, logger *slog.Logger) (*tls.Config, error) {
+	// The server asks its clients for no certificate, so there is no authority, and the
+	// certificate takes its place.
+	id, err := identity.FromFiles(identity.Files{Certificate: certificate, Key: key, Authority: certificate}, http2, logger)
+	if err != nil {
+		return nil, err
+	}
+	return server(id), nil
+}
+
+// server returns the configuration of a server with an identity. It asks clients for no
+// certificate, since they send the secret.
+func server(id *identity.Identity) *tls.Config {
 	cfg := id.Server()
 	cfg.ClientAuth, cfg.VerifyConnection = tls.NoClientCert, nil
 	cfg.NextProtos = []string{http2, http1}
-	return cfg, nil
+	return cfg
 }
 
 // ClientTLS returns the configuration of a client that accepts servers of ServerTLS with

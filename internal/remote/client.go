@@ -69,11 +69,12 @@ type Client struct {
 	work   sync.WaitGroup // goroutines of sessions and streams
 
 	mu        sync.Mutex
-	nodes     map[string]*endpoint // by address; guarded by mu
-	learned   []string             // addresses that a node has told; guarded by mu
-	leader    string               // its address; "": not known; guarded by mu
-	refreshed time.Time            // when learned and leader were last told; guarded by mu
-	seen      wire.Seen            // the highest that a node has told; guarded by mu
+	nodes     map[string]*endpoint  // by address; guarded by mu
+	learned   []string              // addresses that a node has told; guarded by mu
+	leader    string                // its address; "": not known; guarded by mu
+	refreshed time.Time             // when learned and leader were last told; guarded by mu
+	origins   map[string][]*Origins // those that are free, by the names of their shards; guarded by mu
+	seen      wire.Seen             // the highest that a node has told; guarded by mu
 }
 
 // An endpoint has the services of one node.
@@ -91,7 +92,7 @@ func New(opts Options) *Client {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(opts.TLS != nil)
 	protocols.SetUnencryptedHTTP2(opts.TLS == nil)
-	c := &Client{opts: opts, nodes: map[string]*endpoint{}}
+	c := &Client{opts: opts, nodes: map[string]*endpoint{}, origins: map[string][]*Origins{}}
 	c.transport = &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		TLSClientConfig:     opts.TLS,
@@ -319,18 +320,20 @@ func fromConnect(err error) error {
 	return err
 }
 
-// call makes a unary call to some node. If repeat is false, a call that may have been
-// executed is not made again.
-func call[Req, Res any](ctx context.Context, c *Client, repeat bool, method func(*endpoint) func(context.Context, *connect.Request[Req]) (*connect.Response[Res], error), request *Req) (out *Res, err error) {
+// call makes a unary call to some node. write says that the call applies something that
+// has an origin. Once it was sent to a node that did not answer, every error but a
+// result is node.ErrOutcomeUnknown.
+func call[Req, Res any](ctx context.Context, c *Client, write bool, method func(*endpoint) func(context.Context, *connect.Request[Req]) (*connect.Response[Res], error), request *Req) (out *Res, err error) {
 	ctx, cancel := c.within(ctx)
 	defer cancel()
+	var unanswered error // the first node to which the call was sent and that did not answer
 	err = c.onSomeNode(ctx, func(e *endpoint) error {
 		var sent atomic.Bool
 		answer, err := method(e)(traceSent(ctx, &sent), connect.NewRequest(request))
 		if err != nil {
 			err = fromConnect(err)
-			if sent.Load() && !repeat && unreachable(err) && !isAnswer(err) {
-				return outcomeUnknown(e.address, err)
+			if sent.Load() && unanswered == nil && !isAnswer(err) {
+				unanswered = fmt.Errorf("the connection to %s broke before the answer: %w", e.address, err)
 			}
 			return err
 		}
@@ -340,6 +343,9 @@ func call[Req, Res any](ctx context.Context, c *Client, repeat bool, method func
 	if err != nil && ctx.Err() != nil {
 		err = withContext(ctx, err)
 	}
+	if err != nil && write && unanswered != nil && !errors.Is(err, node.ErrOutcomeUnknown) {
+		err = fmt.Errorf("%w: %w: %w", node.ErrOutcomeUnknown, unanswered, err)
+	}
 	return out, err
 }
 
@@ -347,11 +353,6 @@ func call[Req, Res any](ctx context.Context, c *Client, repeat bool, method func
 func isAnswer(err error) bool {
 	var e *protocol.Error
 	return errors.As(err, &e)
-}
-
-// outcomeUnknown returns the error of a write whose connection broke before the answer.
-func outcomeUnknown(address string, err error) error {
-	return fmt.Errorf("%w: the connection to %s broke before the answer: %w", node.ErrOutcomeUnknown, address, err)
 }
 
 // within bounds ctx by Options.Timeout, unless it has a deadline.
@@ -409,7 +410,7 @@ func (c *Client) learn(s *apiv1.StatusResponse) {
 
 // Status returns the state of a node: of the leader, if it is known.
 func (c *Client) Status(ctx context.Context) (*apiv1.StatusResponse, error) {
-	out, err := call(ctx, c, true, func(e *endpoint) func(context.Context, *connect.Request[apiv1.StatusRequest]) (*connect.Response[apiv1.StatusResponse], error) {
+	out, err := call(ctx, c, false, func(e *endpoint) func(context.Context, *connect.Request[apiv1.StatusRequest]) (*connect.Response[apiv1.StatusResponse], error) {
 		return e.cluster.Status
 	}, &apiv1.StatusRequest{})
 	if err == nil {
@@ -420,14 +421,14 @@ func (c *Client) Status(ctx context.Context) (*apiv1.StatusResponse, error) {
 
 // Hash returns the hash of a node's database.
 func (c *Client) Hash(ctx context.Context) (*apiv1.HashResponse, error) {
-	return call(ctx, c, true, func(e *endpoint) func(context.Context, *connect.Request[apiv1.HashRequest]) (*connect.Response[apiv1.HashResponse], error) {
+	return call(ctx, c, false, func(e *endpoint) func(context.Context, *connect.Request[apiv1.HashRequest]) (*connect.Response[apiv1.HashResponse], error) {
 		return e.cluster.Hash
 	}, &apiv1.HashRequest{})
 }
 
 // Ready returns once a node is ready.
 func (c *Client) Ready(ctx context.Context) error {
-	out, err := call(ctx, c, true, func(e *endpoint) func(context.Context, *connect.Request[apiv1.ReadyRequest]) (*connect.Response[apiv1.ReadyResponse], error) {
+	out, err := call(ctx, c, false, func(e *endpoint) func(context.Context, *connect.Request[apiv1.ReadyRequest]) (*connect.Response[apiv1.ReadyResponse], error) {
 		return e.cluster.Ready
 	}, &apiv1.ReadyRequest{})
 	if err == nil {

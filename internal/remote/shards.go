@@ -50,12 +50,38 @@ func (s *Shards) Close() {
 	}
 }
 
-// do applies a command.
+var shardNames = map[apiv1.DoRequest_Shard]string{
+	apiv1.DoRequest_SHARD_KV: "kv", apiv1.DoRequest_SHARD_LOCK: "lock", apiv1.DoRequest_SHARD_PUBSUB: "pubsub",
+}
+
+// do applies a command once, through whichever nodes it is sent.
 func (s *Shards) do(ctx context.Context, shard apiv1.DoRequest_Shard, c *wire.Command) (o wire.Outcome, err error) {
 	if err := ctx.Err(); err != nil {
 		return o, err
 	}
-	answer, err := call(ctx, s.client, false, func(e *endpoint) func(context.Context, *connect.Request[apiv1.DoRequest]) (*connect.Response[apiv1.DoResponse], error) {
+	if c.Origin != nil { // this client is a proxy's
+		return s.send(ctx, shard, c)
+	}
+	for {
+		origins, err := s.client.TakeOrigins(ctx, shardNames[shard])
+		if err != nil {
+			return o, err
+		}
+		own := *c
+		own.Origin, own.Seen = origins.Next(), s.client.Seen()
+		o, err = s.send(ctx, shard, &own)
+		if errors.Is(err, node.ErrSessionUnknown) && !errors.Is(err, node.ErrOutcomeUnknown) {
+			continue // it has expired; nothing was applied
+		}
+		if !errors.Is(err, node.ErrOutcomeUnknown) {
+			s.client.ReturnOrigins(origins)
+		}
+		return o, err
+	}
+}
+
+func (s *Shards) send(ctx context.Context, shard apiv1.DoRequest_Shard, c *wire.Command) (o wire.Outcome, err error) {
+	answer, err := call(ctx, s.client, true, func(e *endpoint) func(context.Context, *connect.Request[apiv1.DoRequest]) (*connect.Response[apiv1.DoResponse], error) {
 		return e.shards.Do
 	}, &apiv1.DoRequest{Shard: shard, Command: wire.EncodeCommand(c), Seen: protocol.Seen(s.client.Seen())})
 	if err != nil {
@@ -82,7 +108,7 @@ func (s *kvShard) Get(ctx context.Context, bucket, key string) (value string, ve
 	if err := ctx.Err(); err != nil {
 		return "", 0, false, err
 	}
-	answer, err := call(ctx, s.client, true, func(e *endpoint) func(context.Context, *connect.Request[apiv1.GetRequest]) (*connect.Response[apiv1.GetResponse], error) {
+	answer, err := call(ctx, s.client, false, func(e *endpoint) func(context.Context, *connect.Request[apiv1.GetRequest]) (*connect.Response[apiv1.GetResponse], error) {
 		return e.kv.Get
 	}, r)
 	return string(answer.GetValue()), answer.GetVersion(), answer.GetFound(), err
@@ -95,7 +121,7 @@ func (s *kvShard) Counter(ctx context.Context, bucket, key string) (n int64, ok 
 	if err := ctx.Err(); err != nil {
 		return 0, false, err
 	}
-	answer, err := call(ctx, s.client, true, func(e *endpoint) func(context.Context, *connect.Request[apiv1.CounterRequest]) (*connect.Response[apiv1.CounterResponse], error) {
+	answer, err := call(ctx, s.client, false, func(e *endpoint) func(context.Context, *connect.Request[apiv1.CounterRequest]) (*connect.Response[apiv1.CounterResponse], error) {
 		return e.kv.Counter
 	}, r)
 	return answer.GetValue(), answer.GetFound(), err
@@ -231,7 +257,7 @@ func (s *lockShard) Await(ctx context.Context, owner, id uint64) (o wire.Outcome
 			return o, false, err
 		}
 		attempt, cancel := context.WithTimeout(ctx, awaitTime)
-		answer, err := call(attempt, s.client, true, func(e *endpoint) func(context.Context, *connect.Request[apiv1.AwaitRequest]) (*connect.Response[apiv1.AwaitResponse], error) {
+		answer, err := call(attempt, s.client, false, func(e *endpoint) func(context.Context, *connect.Request[apiv1.AwaitRequest]) (*connect.Response[apiv1.AwaitResponse], error) {
 			return e.shards.Await
 		}, &apiv1.AwaitRequest{Owner: owner, Waiter: id})
 		timedOut := attempt.Err() != nil
@@ -254,7 +280,7 @@ func (s *lockShard) Await(ctx context.Context, owner, id uint64) (o wire.Outcome
 const awaitTime = 20 * time.Second
 
 func (s *lockShard) CatchUp(ctx context.Context, granted wire.Outcome) error {
-	answer, err := call(ctx, s.client, true, func(e *endpoint) func(context.Context, *connect.Request[apiv1.CatchUpRequest]) (*connect.Response[apiv1.CatchUpResponse], error) {
+	answer, err := call(ctx, s.client, false, func(e *endpoint) func(context.Context, *connect.Request[apiv1.CatchUpRequest]) (*connect.Response[apiv1.CatchUpResponse], error) {
 		return e.shards.CatchUp
 	}, &apiv1.CatchUpRequest{Outcome: wire.EncodeOutcome(&granted)})
 	if err == nil {
@@ -269,7 +295,7 @@ const queueTime = 5 * time.Second
 func (s *lockShard) QueueLen(key string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), queueTime)
 	defer cancel()
-	answer, err := call(ctx, s.client, true, func(e *endpoint) func(context.Context, *connect.Request[apiv1.QueueLenRequest]) (*connect.Response[apiv1.QueueLenResponse], error) {
+	answer, err := call(ctx, s.client, false, func(e *endpoint) func(context.Context, *connect.Request[apiv1.QueueLenRequest]) (*connect.Response[apiv1.QueueLenResponse], error) {
 		return e.shards.QueueLen
 	}, &apiv1.QueueLenRequest{Key: []byte(key)})
 	if err != nil {

@@ -298,6 +298,27 @@ func (s *shardsService) Do(ctx context.Context, r *connect.Request[apiv1.DoReque
 	return connect.NewResponse(&apiv1.DoResponse{Outcome: wire.EncodeOutcome(&o), Seen: protocol.Seen(s.connector.Seen())}), nil
 }
 
+// OpenSession implements the API.
+func (s *shardsService) OpenSession(ctx context.Context, r *connect.Request[apiv1.OpenSessionRequest]) (*connect.Response[apiv1.OpenSessionResponse], error) {
+	id, err := s.connector.OpenSession(ctx, r.Msg.Shard)
+	if err != nil {
+		return nil, connectError(err)
+	}
+	return connect.NewResponse(&apiv1.OpenSessionResponse{Session: id}), nil
+}
+
+// CommitOutcome implements the API.
+func (s *shardsService) CommitOutcome(ctx context.Context, r *connect.Request[apiv1.CommitOutcomeRequest]) (*connect.Response[apiv1.CommitOutcomeResponse], error) {
+	origin := protocol.WireOrigin(r.Msg.Origin)
+	if origin == nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("hiqlite: the request names no origin"))
+	}
+	if err := s.connector.CommitOutcome(ctx, *origin); err != nil {
+		return nil, connectError(err)
+	}
+	return connect.NewResponse(&apiv1.CommitOutcomeResponse{Seen: protocol.Seen(s.connector.Seen())}), nil
+}
+
 // Await implements the API.
 func (s *shardsService) Await(ctx context.Context, r *connect.Request[apiv1.AwaitRequest]) (*connect.Response[apiv1.AwaitResponse], error) {
 	o, ok, err := s.backend.InMemoryShards().Lock.Await(ctx, r.Msg.Owner, r.Msg.Waiter)

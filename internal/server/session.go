@@ -236,7 +236,9 @@ func (x *session) execute(stream context.Context, r *apiv1.SessionRequest) error
 		err = x.server.follow(ctx, r.Seen)
 	}
 	if err == nil {
+		x.conn.SetOrigin(protocol.WireOrigin(r.Origin))
 		keep, err = x.dispatch(ctx, cancel, r, answer)
+		x.conn.SetOrigin(nil)
 	}
 	if !keep {
 		cancel()

@@ -60,14 +60,12 @@ func address(target func(*Settings) *string) kind {
 	}, true}
 }
 
-func secret(target func(*Settings) *Secret) kind {
-	return kind{"secret, at least 16 bytes", tomlString, func(s *Settings, v string) error {
-		v = strings.TrimSpace(v)
-		if len(v) < minSecret {
-			return fmt.Errorf("the secret has %d bytes and needs at least %d: make one with `openssl rand -base64 32`, or with `hiqlite generate-config`", len(v), minSecret)
+func secret(target func(*Settings) *hiqlite.Secret) kind {
+	return kind{"secret, at least 16 bytes", tomlString, func(s *Settings, v string) (err error) {
+		if *target(s), err = hiqlite.NewSecret([]byte(v)); err != nil {
+			err = errors.Unwrap(err) // without the prefix, which the loader adds
 		}
-		*target(s) = Secret{v}
-		return nil
+		return err
 	}, true}
 }
 
@@ -162,7 +160,7 @@ var units = []struct {
 	bytes int64
 }{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"B", 1}}
 
-func size(least, most string, target func(*Settings) *int64) kind {
+func size(least, most string, target func(*Settings) *int) kind {
 	name := least + " to " + most
 	return kind{name, tomlMeasure, func(s *Settings, v string) error {
 		n, err := parseSize(v)
@@ -174,7 +172,7 @@ func size(least, most string, target func(*Settings) *int64) kind {
 		if n < low || n > high {
 			return fmt.Errorf("not in the range: write %s", name)
 		}
-		*target(s) = n
+		*target(s) = int(n)
 		return nil
 	}, true}
 }

@@ -41,7 +41,7 @@ func (l *loader) resolve(opts Options) {
 			l.add("%s has no effect without %s", nameOf("rate_limit_"+kind+"_burst"), nameOf("rate_limit_"+kind+"_rps"))
 		}
 	}
-	if s.API.Secret.Set() && s.API.Secret == s.Node.Secret {
+	if s.API.Secret.Set() && s.API.Secret.Text() == s.Node.Secret.Text() {
 		s.Warnings = append(s.Warnings, "secret_api and secret_raft are the same: every client can act as a node")
 	}
 }
@@ -96,12 +96,7 @@ func (l *loader) resolveNode(opts Options) {
 		}
 	}
 	n := l.settings.Node
-	if cfg.Insecure = n.Insecure; n.Secret.Set() {
-		var err error
-		if cfg.Secret, err = hiqlite.NewSecret([]byte(n.Secret.Reveal())); err != nil {
-			l.add("%s: %w", nameOf("secret_raft"), err)
-		}
-	}
+	cfg.Insecure, cfg.Secret = n.Insecure, n.Secret
 	cfg.TLSCertFile, cfg.TLSKeyFile, cfg.TLSCAFile = n.TLS.Certificate, n.TLS.Key, n.TLS.Authority
 	if err := cfg.Validate(); err != nil && l.faults == nil {
 		l.faults = append(l.faults, err)
@@ -159,6 +154,9 @@ func (l *loader) resolveAPI(role Role) {
 		l.add("a proxy needs the secret of the API: set %s", nameOf("secret_api"))
 	case !isLoopback(api.Listen):
 		l.add("the server listens for clients on %s, which is not loopback, so it needs a secret: set %s", api.Listen, nameOf("secret_api"))
+	}
+	if role == Proxy && api.TLS && api.Certificates.Certificate != "" && api.Certificates.Authority == "" {
+		l.add("a proxy with %s needs %s, by which it recognises the nodes", nameOf("tls_api_cert"), nameOf("tls_api_ca"))
 	}
 	if api.TLS && !api.Secret.Set() && !api.Certificates.Set() {
 		l.add("%s needs %s or %s", nameOf("tls_api"), nameOf("secret_api"), nameOf("tls_api_cert"))

@@ -50,7 +50,7 @@ type NodeSettings struct {
 	// Config has the secret and the certificates of Raft, too; see NodeConfig.
 	Config hiqlite.Config
 	// Secret is that of Raft.
-	Secret Secret
+	Secret hiqlite.Secret
 	// TLS has the certificates of Raft.
 	TLS Certificates
 	// Insecure allows connections in the clear between nodes beyond loopback.
@@ -60,7 +60,7 @@ type NodeSettings struct {
 // APISettings are those of the port on which a server or a proxy serves clients.
 type APISettings struct {
 	Listen string // host:port
-	Secret Secret
+	Secret hiqlite.Secret
 	// TLS says whether connections are encrypted. Without certificates, the keys are
 	// derived from the secret.
 	TLS          bool
@@ -79,9 +79,9 @@ func (c Certificates) Set() bool { return c != Certificates{} }
 
 // Limits bound what clients can ask of a server.
 type Limits struct {
-	Body        int64         // bytes of a request
+	Body        int           // bytes of a request
 	Rows        int           // rows of the answer to a single request
-	Answer      int64         // bytes of the answer to a single request
+	Answer      int           // bytes of the answer to a single request
 	Time        time.Duration // of a request
 	Connections int
 	Sessions    int           // open connections of remote drivers
@@ -159,6 +159,15 @@ func defaults() *Settings {
 
 // NodeConfig returns the configuration of the embedded node.
 func (s *Settings) NodeConfig() hiqlite.Config { return s.Node.Config }
+
+// RemoteConfig returns the configuration of a client of the nodes, for a proxy.
+func (s *Settings) RemoteConfig() hiqlite.RemoteConfig {
+	cfg := hiqlite.RemoteConfig{Secret: s.API.Secret, TLSCAFile: s.API.Certificates.Authority, Insecure: !s.API.TLS, Timeout: s.Node.Config.Timeout}
+	for _, m := range s.Node.Config.Nodes {
+		cfg.Addresses = append(cfg.Addresses, m.APIAddr)
+	}
+	return cfg
+}
 
 // isSet reports whether a source gives a setting, readable or not.
 func (l *loader) isSet(key string) bool {

@@ -24,7 +24,7 @@ type Setting struct {
 // shown returns a value as errors may show it.
 func (s *Setting) shown(v string) string {
 	if s.secret {
-		return redacted
+		return "[redacted]"
 	}
 	return v
 }
@@ -80,7 +80,7 @@ var table = []Setting{
 		kind: path(func(s *Settings) *string { return &s.SecretsFile }),
 		Doc:  "A second file in TOML, with secret_raft and secret_api and nothing else, so that the rest can be shown to everybody."},
 	{Key: "secret_raft", Variable: "HQL_SECRET_RAFT", Otherwise: "required by a cluster that leaves loopback, unless it has certificates", group: groupNetwork, secret: true,
-		kind: secret(func(s *Settings) *Secret { return &s.Node.Secret }),
+		kind: secret(func(s *Settings) *hiqlite.Secret { return &s.Node.Secret }),
 		Doc:  "The secret by which nodes recognise each other, and from which the keys of their connections are derived; the same on all nodes."},
 	{Key: "listen_addr_raft", Variable: "HQL_LISTEN_ADDR_RAFT", Otherwise: "the node's address in nodes", Example: "0.0.0.0", group: groupNetwork,
 		kind: address(func(s *Settings) *string { return &s.Node.Config.ListenAddr }),
@@ -102,9 +102,9 @@ var table = []Setting{
 		kind: address(func(s *Settings) *string { return &s.API.Listen }),
 		Doc:  "Where a server or proxy listens for clients. A host without a port has the port of the node's API address in nodes, or 8200."},
 	{Key: "secret_api", Variable: "HQL_SECRET_API", Otherwise: "required by a server that listens beyond loopback, and by a proxy", group: groupAPI, secret: true,
-		kind: secret(func(s *Settings) *Secret { return &s.API.Secret }),
+		kind: secret(func(s *Settings) *hiqlite.Secret { return &s.API.Secret }),
 		Doc:  "The secret that clients present, the same on all nodes. It should be another one than secret_raft, because clients must not be able to act as nodes."},
-	{Key: "tls_api", Variable: "HQL_TLS_API", Otherwise: "true if there are certificates or the server listens beyond loopback", Example: "true", group: groupAPI,
+	{Key: "tls_api", Variable: "HQL_TLS_API", Otherwise: "true if there is secret_api or tls_api_cert", Example: "true", group: groupAPI,
 		kind: boolean(func(s *Settings) *bool { return &s.API.TLS }),
 		Doc:  "Whether connections of clients are encrypted: with tls_api_cert, or with a key derived from secret_api. Switch it off only behind something that encrypts."},
 	{Key: "tls_api_cert", Variable: "HQL_TLS_API_CERT", Otherwise: "a key derived from secret_api", Example: "/etc/hiqlite/api.crt", group: groupAPI, isPath: true,
@@ -113,7 +113,7 @@ var table = []Setting{
 	{Key: "tls_api_key", Variable: "HQL_TLS_API_KEY", Otherwise: "-", Example: "/etc/hiqlite/api.key", group: groupAPI, isPath: true,
 		kind: path(func(s *Settings) *string { return &s.API.Certificates.Key }),
 		Doc:  "The key of tls_api_cert, in PEM."},
-	{Key: "tls_api_ca", Variable: "HQL_TLS_API_CA", Otherwise: "the authorities of the machine", Example: "/etc/hiqlite/api-ca.crt", group: groupAPI, isPath: true,
+	{Key: "tls_api_ca", Variable: "HQL_TLS_API_CA", Otherwise: "required by a proxy if there is tls_api_cert", Example: "/etc/hiqlite/api-ca.crt", group: groupAPI, isPath: true,
 		kind: path(func(s *Settings) *string { return &s.API.Certificates.Authority }),
 		Doc:  "The certificates of the authority that signed tls_api_cert, in PEM, by which a proxy recognises the nodes."},
 	{Key: "health_check_delay_secs", Variable: "HQL_HEALTH_CHECK_DELAY_SECS", Default: "30", group: groupAPI,
@@ -124,13 +124,13 @@ var table = []Setting{
 		Doc:  "How long the end of a server may take after SIGTERM. Requests in flight get the first half of it, and handing leadership over and closing the node the rest."},
 
 	{Key: "api_max_body", Variable: "HQL_API_MAX_BODY", Default: "16MiB", group: groupLimits,
-		kind: size("1KiB", "1GiB", func(s *Settings) *int64 { return &s.Limits.Body }),
+		kind: size("1KiB", "1GiB", func(s *Settings) *int { return &s.Limits.Body }),
 		Doc:  "The largest request."},
 	{Key: "api_max_rows", Variable: "HQL_API_MAX_ROWS", Default: "10000", group: groupLimits,
 		kind: number(1, 100_000_000, "", func(s *Settings) *int { return &s.Limits.Rows }),
 		Doc:  "How many rows the answer to a single request may have. Remote drivers get rows as a stream, which this does not limit."},
-	{Key: "api_max_answer", Variable: "HQL_API_MAX_ANSWER", Default: "16MiB", group: groupLimits,
-		kind: size("1KiB", "1GiB", func(s *Settings) *int64 { return &s.Limits.Answer }),
+	{Key: "api_max_answer", Variable: "HQL_API_MAX_ANSWER", Default: "8MiB", group: groupLimits,
+		kind: size("1KiB", "1GiB", func(s *Settings) *int { return &s.Limits.Answer }),
 		Doc:  "How large the answer to a single request may be."},
 	{Key: "api_max_time", Variable: "HQL_API_MAX_TIME", Default: "1m", group: groupLimits,
 		kind: duration(time.Second, 24*hour, func(s *Settings) *time.Duration { return &s.Limits.Time }),
@@ -141,7 +141,7 @@ var table = []Setting{
 	{Key: "api_max_sessions", Variable: "HQL_API_MAX_SESSIONS", Default: "20000", group: groupLimits,
 		kind: number(1, 1_000_000, "", func(s *Settings) *int { return &s.Limits.Sessions }),
 		Doc:  "How many connections of remote drivers may be open. Many of them share a network connection."},
-	{Key: "api_idle_timeout", Variable: "HQL_API_IDLE_TIMEOUT", Default: "15m", group: groupLimits,
+	{Key: "api_idle_timeout", Variable: "HQL_API_IDLE_TIMEOUT", Default: "10m", group: groupLimits,
 		kind: duration(time.Second, 24*hour, func(s *Settings) *time.Duration { return &s.Limits.Idle }),
 		Doc:  "After what time without a request the connection of a remote driver ends. Drivers open another one when they need it."},
 	{Key: "rate_limit_db_rps", Variable: "HQL_RL_DB_RPS", Otherwise: "no limit", Example: "1000", group: groupLimits,

@@ -98,6 +98,7 @@ const (
 	Reason_REASON_LAGGED            Reason = 13 // events or messages were lost; index has the last lost message
 	Reason_REASON_TOO_OLD           Reason = 14 // messages after the one that was named have been forgotten
 	Reason_REASON_AHEAD             Reason = 15 // the message that was named has not been sent
+	Reason_REASON_SESSION_UNKNOWN   Reason = 16 // the session of the origin does not exist, or not any more
 )
 
 // Enum value maps for Reason.
@@ -119,6 +120,7 @@ var (
 		13: "REASON_LAGGED",
 		14: "REASON_TOO_OLD",
 		15: "REASON_AHEAD",
+		16: "REASON_SESSION_UNKNOWN",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":       0,
@@ -137,6 +139,7 @@ var (
 		"REASON_LAGGED":            13,
 		"REASON_TOO_OLD":           14,
 		"REASON_AHEAD":             15,
+		"REASON_SESSION_UNKNOWN":   16,
 	}
 )
 
@@ -1137,8 +1140,9 @@ type SessionRequest struct {
 	TimeoutUs   int64       `protobuf:"zigzag64,2,opt,name=timeout_us,json=timeoutUs,proto3" json:"timeout_us,omitempty"`
 	Consistency Consistency `protobuf:"varint,3,opt,name=consistency,proto3,enum=hiqlite.v1.Consistency" json:"consistency,omitempty"` // of this request
 	// The transaction asks for the write lease when it begins, whatever Open says.
-	NotDeferred bool  `protobuf:"varint,4,opt,name=not_deferred,json=notDeferred,proto3" json:"not_deferred,omitempty"`
-	Seen        *Seen `protobuf:"bytes,5,opt,name=seen,proto3" json:"seen,omitempty"`
+	NotDeferred bool    `protobuf:"varint,4,opt,name=not_deferred,json=notDeferred,proto3" json:"not_deferred,omitempty"`
+	Seen        *Seen   `protobuf:"bytes,5,opt,name=seen,proto3" json:"seen,omitempty"`
+	Origin      *Origin `protobuf:"bytes,6,opt,name=origin,proto3" json:"origin,omitempty"` // of the write or commit that this request makes
 	// Types that are valid to be assigned to Request:
 	//
 	//	*SessionRequest_Open
@@ -1220,6 +1224,13 @@ func (x *SessionRequest) GetNotDeferred() bool {
 func (x *SessionRequest) GetSeen() *Seen {
 	if x != nil {
 		return x.Seen
+	}
+	return nil
+}
+
+func (x *SessionRequest) GetOrigin() *Origin {
+	if x != nil {
+		return x.Origin
 	}
 	return nil
 }
@@ -3958,6 +3969,236 @@ func (x *DoResponse) GetSeen() *Seen {
 	return nil
 }
 
+// An Origin makes a write apply once, although it may be sent through several nodes. A
+// client uses a session for one write at a time, and a higher sequence for each, from 1.
+type Origin struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	Sequence      uint64                 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Origin) Reset() {
+	*x = Origin{}
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Origin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Origin) ProtoMessage() {}
+
+func (x *Origin) ProtoReflect() protoreflect.Message {
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Origin.ProtoReflect.Descriptor instead.
+func (*Origin) Descriptor() ([]byte, []int) {
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *Origin) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *Origin) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+type OpenSessionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         string                 `protobuf:"bytes,1,opt,name=shard,proto3" json:"shard,omitempty"` // sql, kv, lock or pubsub
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenSessionRequest) Reset() {
+	*x = OpenSessionRequest{}
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenSessionRequest) ProtoMessage() {}
+
+func (x *OpenSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenSessionRequest.ProtoReflect.Descriptor instead.
+func (*OpenSessionRequest) Descriptor() ([]byte, []int) {
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *OpenSessionRequest) GetShard() string {
+	if x != nil {
+		return x.Shard
+	}
+	return ""
+}
+
+type OpenSessionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenSessionResponse) Reset() {
+	*x = OpenSessionResponse{}
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenSessionResponse) ProtoMessage() {}
+
+func (x *OpenSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenSessionResponse.ProtoReflect.Descriptor instead.
+func (*OpenSessionResponse) Descriptor() ([]byte, []int) {
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *OpenSessionResponse) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+type CommitOutcomeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        *Origin                `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitOutcomeRequest) Reset() {
+	*x = CommitOutcomeRequest{}
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitOutcomeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitOutcomeRequest) ProtoMessage() {}
+
+func (x *CommitOutcomeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitOutcomeRequest.ProtoReflect.Descriptor instead.
+func (*CommitOutcomeRequest) Descriptor() ([]byte, []int) {
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *CommitOutcomeRequest) GetOrigin() *Origin {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
+type CommitOutcomeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Seen          *Seen                  `protobuf:"bytes,1,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitOutcomeResponse) Reset() {
+	*x = CommitOutcomeResponse{}
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitOutcomeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitOutcomeResponse) ProtoMessage() {}
+
+func (x *CommitOutcomeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitOutcomeResponse.ProtoReflect.Descriptor instead.
+func (*CommitOutcomeResponse) Descriptor() ([]byte, []int) {
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *CommitOutcomeResponse) GetSeen() *Seen {
+	if x != nil {
+		return x.Seen
+	}
+	return nil
+}
+
 type AwaitRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Owner         uint64                 `protobuf:"fixed64,1,opt,name=owner,proto3" json:"owner,omitempty"`
@@ -3968,7 +4209,7 @@ type AwaitRequest struct {
 
 func (x *AwaitRequest) Reset() {
 	*x = AwaitRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[54]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3980,7 +4221,7 @@ func (x *AwaitRequest) String() string {
 func (*AwaitRequest) ProtoMessage() {}
 
 func (x *AwaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[54]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3993,7 +4234,7 @@ func (x *AwaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitRequest.ProtoReflect.Descriptor instead.
 func (*AwaitRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{54}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *AwaitRequest) GetOwner() uint64 {
@@ -4020,7 +4261,7 @@ type AwaitResponse struct {
 
 func (x *AwaitResponse) Reset() {
 	*x = AwaitResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[55]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4032,7 +4273,7 @@ func (x *AwaitResponse) String() string {
 func (*AwaitResponse) ProtoMessage() {}
 
 func (x *AwaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[55]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4045,7 +4286,7 @@ func (x *AwaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitResponse.ProtoReflect.Descriptor instead.
 func (*AwaitResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{55}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AwaitResponse) GetFound() bool {
@@ -4071,7 +4312,7 @@ type CatchUpRequest struct {
 
 func (x *CatchUpRequest) Reset() {
 	*x = CatchUpRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[56]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4083,7 +4324,7 @@ func (x *CatchUpRequest) String() string {
 func (*CatchUpRequest) ProtoMessage() {}
 
 func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[56]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4096,7 +4337,7 @@ func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatchUpRequest.ProtoReflect.Descriptor instead.
 func (*CatchUpRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{56}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CatchUpRequest) GetOutcome() []byte {
@@ -4115,7 +4356,7 @@ type CatchUpResponse struct {
 
 func (x *CatchUpResponse) Reset() {
 	*x = CatchUpResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[57]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4127,7 +4368,7 @@ func (x *CatchUpResponse) String() string {
 func (*CatchUpResponse) ProtoMessage() {}
 
 func (x *CatchUpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[57]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4140,7 +4381,7 @@ func (x *CatchUpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatchUpResponse.ProtoReflect.Descriptor instead.
 func (*CatchUpResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{57}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CatchUpResponse) GetSeen() *Seen {
@@ -4159,7 +4400,7 @@ type QueueLenRequest struct {
 
 func (x *QueueLenRequest) Reset() {
 	*x = QueueLenRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[58]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4171,7 +4412,7 @@ func (x *QueueLenRequest) String() string {
 func (*QueueLenRequest) ProtoMessage() {}
 
 func (x *QueueLenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[58]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4184,7 +4425,7 @@ func (x *QueueLenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueLenRequest.ProtoReflect.Descriptor instead.
 func (*QueueLenRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{58}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *QueueLenRequest) GetKey() []byte {
@@ -4203,7 +4444,7 @@ type QueueLenResponse struct {
 
 func (x *QueueLenResponse) Reset() {
 	*x = QueueLenResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[59]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4215,7 +4456,7 @@ func (x *QueueLenResponse) String() string {
 func (*QueueLenResponse) ProtoMessage() {}
 
 func (x *QueueLenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[59]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4228,7 +4469,7 @@ func (x *QueueLenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueLenResponse.ProtoReflect.Descriptor instead.
 func (*QueueLenResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{59}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *QueueLenResponse) GetLength() int32 {
@@ -4246,7 +4487,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[60]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4258,7 +4499,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[60]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4271,7 +4512,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{60}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{65}
 }
 
 type StatusResponse struct {
@@ -4293,7 +4534,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[61]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4305,7 +4546,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[61]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4318,7 +4559,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{61}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *StatusResponse) GetNodeId() uint64 {
@@ -4402,7 +4643,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[62]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4414,7 +4655,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[62]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4427,7 +4668,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{62}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Member) GetId() uint64 {
@@ -4464,7 +4705,7 @@ type ShardStatus struct {
 
 func (x *ShardStatus) Reset() {
 	*x = ShardStatus{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[63]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4476,7 +4717,7 @@ func (x *ShardStatus) String() string {
 func (*ShardStatus) ProtoMessage() {}
 
 func (x *ShardStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[63]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4489,7 +4730,7 @@ func (x *ShardStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatus.ProtoReflect.Descriptor instead.
 func (*ShardStatus) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{63}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ShardStatus) GetName() string {
@@ -4535,7 +4776,7 @@ type HashRequest struct {
 
 func (x *HashRequest) Reset() {
 	*x = HashRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[64]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4547,7 +4788,7 @@ func (x *HashRequest) String() string {
 func (*HashRequest) ProtoMessage() {}
 
 func (x *HashRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[64]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4560,7 +4801,7 @@ func (x *HashRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashRequest.ProtoReflect.Descriptor instead.
 func (*HashRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{64}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{69}
 }
 
 type HashResponse struct {
@@ -4573,7 +4814,7 @@ type HashResponse struct {
 
 func (x *HashResponse) Reset() {
 	*x = HashResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[65]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4585,7 +4826,7 @@ func (x *HashResponse) String() string {
 func (*HashResponse) ProtoMessage() {}
 
 func (x *HashResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[65]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4598,7 +4839,7 @@ func (x *HashResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashResponse.ProtoReflect.Descriptor instead.
 func (*HashResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{65}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *HashResponse) GetHash() []byte {
@@ -4623,7 +4864,7 @@ type ReadyRequest struct {
 
 func (x *ReadyRequest) Reset() {
 	*x = ReadyRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[66]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4635,7 +4876,7 @@ func (x *ReadyRequest) String() string {
 func (*ReadyRequest) ProtoMessage() {}
 
 func (x *ReadyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[66]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4648,7 +4889,7 @@ func (x *ReadyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadyRequest.ProtoReflect.Descriptor instead.
 func (*ReadyRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{66}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{71}
 }
 
 type ReadyResponse struct {
@@ -4660,7 +4901,7 @@ type ReadyResponse struct {
 
 func (x *ReadyResponse) Reset() {
 	*x = ReadyResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[67]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4672,7 +4913,7 @@ func (x *ReadyResponse) String() string {
 func (*ReadyResponse) ProtoMessage() {}
 
 func (x *ReadyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[67]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4685,7 +4926,7 @@ func (x *ReadyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadyResponse.ProtoReflect.Descriptor instead.
 func (*ReadyResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{67}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ReadyResponse) GetSeen() *Seen {
@@ -4748,14 +4989,15 @@ const file_hiqlite_v1_hiqlite_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
 	"\x04hint\x18\x03 \x01(\tR\x04hint\x12\x1c\n" +
-	"\tstatement\x18\x04 \x01(\x05R\tstatement\"\x9f\x06\n" +
+	"\tstatement\x18\x04 \x01(\x05R\tstatement\"\xcb\x06\n" +
 	"\x0eSessionRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
 	"timeout_us\x18\x02 \x01(\x12R\ttimeoutUs\x129\n" +
 	"\vconsistency\x18\x03 \x01(\x0e2\x17.hiqlite.v1.ConsistencyR\vconsistency\x12!\n" +
 	"\fnot_deferred\x18\x04 \x01(\bR\vnotDeferred\x12$\n" +
-	"\x04seen\x18\x05 \x01(\v2\x10.hiqlite.v1.SeenR\x04seen\x12&\n" +
+	"\x04seen\x18\x05 \x01(\v2\x10.hiqlite.v1.SeenR\x04seen\x12*\n" +
+	"\x06origin\x18\x06 \x01(\v2\x12.hiqlite.v1.OriginR\x06origin\x12&\n" +
 	"\x04open\x18\n" +
 	" \x01(\v2\x10.hiqlite.v1.OpenH\x00R\x04open\x12+\n" +
 	"\x04exec\x18\v \x01(\v2\x15.hiqlite.v1.StatementH\x00R\x04exec\x12-\n" +
@@ -4981,7 +5223,18 @@ const file_hiqlite_v1_hiqlite_proto_rawDesc = "" +
 	"\n" +
 	"DoResponse\x12\x18\n" +
 	"\aoutcome\x18\x01 \x01(\fR\aoutcome\x12$\n" +
-	"\x04seen\x18\x02 \x01(\v2\x10.hiqlite.v1.SeenR\x04seen\"<\n" +
+	"\x04seen\x18\x02 \x01(\v2\x10.hiqlite.v1.SeenR\x04seen\">\n" +
+	"\x06Origin\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\"*\n" +
+	"\x12OpenSessionRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\tR\x05shard\"/\n" +
+	"\x13OpenSessionResponse\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\"B\n" +
+	"\x14CommitOutcomeRequest\x12*\n" +
+	"\x06origin\x18\x01 \x01(\v2\x12.hiqlite.v1.OriginR\x06origin\"=\n" +
+	"\x15CommitOutcomeResponse\x12$\n" +
+	"\x04seen\x18\x01 \x01(\v2\x10.hiqlite.v1.SeenR\x04seen\"<\n" +
 	"\fAwaitRequest\x12\x14\n" +
 	"\x05owner\x18\x01 \x01(\x06R\x05owner\x12\x16\n" +
 	"\x06waiter\x18\x02 \x01(\x04R\x06waiter\"?\n" +
@@ -5029,7 +5282,7 @@ const file_hiqlite_v1_hiqlite_proto_rawDesc = "" +
 	"\vConsistency\x12\x1b\n" +
 	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11CONSISTENCY_LOCAL\x10\x01\x12\x1c\n" +
-	"\x18CONSISTENCY_LINEARIZABLE\x10\x02*\xf0\x02\n" +
+	"\x18CONSISTENCY_LINEARIZABLE\x10\x02*\x8c\x03\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_OUTCOME_UNKNOWN\x10\x01\x12\x14\n" +
@@ -5047,7 +5300,8 @@ const file_hiqlite_v1_hiqlite_proto_rawDesc = "" +
 	"\fREASON_LIMIT\x10\f\x12\x11\n" +
 	"\rREASON_LAGGED\x10\r\x12\x12\n" +
 	"\x0eREASON_TOO_OLD\x10\x0e\x12\x10\n" +
-	"\fREASON_AHEAD\x10\x0f2\xd4\x01\n" +
+	"\fREASON_AHEAD\x10\x0f\x12\x1a\n" +
+	"\x16REASON_SESSION_UNKNOWN\x10\x102\xd4\x01\n" +
 	"\bDatabase\x12B\n" +
 	"\aExecute\x12\x1a.hiqlite.v1.ExecuteRequest\x1a\x1b.hiqlite.v1.ExecuteResponse\x12<\n" +
 	"\x05Query\x12\x18.hiqlite.v1.QueryRequest\x1a\x19.hiqlite.v1.QueryResponse\x12F\n" +
@@ -5062,12 +5316,14 @@ const file_hiqlite_v1_hiqlite_proto_rawDesc = "" +
 	"\x05Watch\x12\x18.hiqlite.v1.WatchRequest\x1a\x19.hiqlite.v1.WatchResponse0\x012\x8c\x01\n" +
 	"\x06PubSub\x12?\n" +
 	"\x06Notify\x12\x19.hiqlite.v1.NotifyRequest\x1a\x1a.hiqlite.v1.NotifyResponse\x12A\n" +
-	"\x06Listen\x12\x19.hiqlite.v1.ListenRequest\x1a\x1a.hiqlite.v1.ListenResponse0\x012\xc6\x02\n" +
+	"\x06Listen\x12\x19.hiqlite.v1.ListenRequest\x1a\x1a.hiqlite.v1.ListenResponse0\x012\xec\x03\n" +
 	"\x06Shards\x123\n" +
 	"\x02Do\x12\x15.hiqlite.v1.DoRequest\x1a\x16.hiqlite.v1.DoResponse\x12<\n" +
 	"\x05Await\x12\x18.hiqlite.v1.AwaitRequest\x1a\x19.hiqlite.v1.AwaitResponse\x12B\n" +
 	"\aCatchUp\x12\x1a.hiqlite.v1.CatchUpRequest\x1a\x1b.hiqlite.v1.CatchUpResponse\x12E\n" +
-	"\bQueueLen\x12\x1b.hiqlite.v1.QueueLenRequest\x1a\x1c.hiqlite.v1.QueueLenResponse\x12>\n" +
+	"\bQueueLen\x12\x1b.hiqlite.v1.QueueLenRequest\x1a\x1c.hiqlite.v1.QueueLenResponse\x12N\n" +
+	"\vOpenSession\x12\x1e.hiqlite.v1.OpenSessionRequest\x1a\x1f.hiqlite.v1.OpenSessionResponse\x12T\n" +
+	"\rCommitOutcome\x12 .hiqlite.v1.CommitOutcomeRequest\x1a!.hiqlite.v1.CommitOutcomeResponse\x12>\n" +
 	"\aEntries\x12\x17.hiqlite.v1.ListRequest\x1a\x18.hiqlite.v1.ListResponse0\x012\xc3\x01\n" +
 	"\aCluster\x12?\n" +
 	"\x06Status\x12\x19.hiqlite.v1.StatusRequest\x1a\x1a.hiqlite.v1.StatusResponse\x129\n" +
@@ -5087,82 +5343,87 @@ func file_hiqlite_v1_hiqlite_proto_rawDescGZIP() []byte {
 }
 
 var file_hiqlite_v1_hiqlite_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_hiqlite_v1_hiqlite_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
+var file_hiqlite_v1_hiqlite_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
 var file_hiqlite_v1_hiqlite_proto_goTypes = []any{
-	(Consistency)(0),         // 0: hiqlite.v1.Consistency
-	(Reason)(0),              // 1: hiqlite.v1.Reason
-	(Prepared_Kind)(0),       // 2: hiqlite.v1.Prepared.Kind
-	(Event_Kind)(0),          // 3: hiqlite.v1.Event.Kind
-	(DoRequest_Shard)(0),     // 4: hiqlite.v1.DoRequest.Shard
-	(*Value)(nil),            // 5: hiqlite.v1.Value
-	(*Argument)(nil),         // 6: hiqlite.v1.Argument
-	(*Statement)(nil),        // 7: hiqlite.v1.Statement
-	(*Result)(nil),           // 8: hiqlite.v1.Result
-	(*Column)(nil),           // 9: hiqlite.v1.Column
-	(*Seen)(nil),             // 10: hiqlite.v1.Seen
-	(*ExecuteRequest)(nil),   // 11: hiqlite.v1.ExecuteRequest
-	(*ExecuteResponse)(nil),  // 12: hiqlite.v1.ExecuteResponse
-	(*QueryRequest)(nil),     // 13: hiqlite.v1.QueryRequest
-	(*QueryResponse)(nil),    // 14: hiqlite.v1.QueryResponse
-	(*Row)(nil),              // 15: hiqlite.v1.Row
-	(*Error)(nil),            // 16: hiqlite.v1.Error
-	(*SQLError)(nil),         // 17: hiqlite.v1.SQLError
-	(*SessionRequest)(nil),   // 18: hiqlite.v1.SessionRequest
-	(*Open)(nil),             // 19: hiqlite.v1.Open
-	(*State)(nil),            // 20: hiqlite.v1.State
-	(*Fetch)(nil),            // 21: hiqlite.v1.Fetch
-	(*CloseRows)(nil),        // 22: hiqlite.v1.CloseRows
-	(*Prepare)(nil),          // 23: hiqlite.v1.Prepare
-	(*Begin)(nil),            // 24: hiqlite.v1.Begin
-	(*Commit)(nil),           // 25: hiqlite.v1.Commit
-	(*Rollback)(nil),         // 26: hiqlite.v1.Rollback
-	(*Ping)(nil),             // 27: hiqlite.v1.Ping
-	(*Reset)(nil),            // 28: hiqlite.v1.Reset
-	(*Batch)(nil),            // 29: hiqlite.v1.Batch
-	(*Cancel)(nil),           // 30: hiqlite.v1.Cancel
-	(*SessionResponse)(nil),  // 31: hiqlite.v1.SessionResponse
-	(*Opened)(nil),           // 32: hiqlite.v1.Opened
-	(*Prepared)(nil),         // 33: hiqlite.v1.Prepared
-	(*Rows)(nil),             // 34: hiqlite.v1.Rows
-	(*Closing)(nil),          // 35: hiqlite.v1.Closing
-	(*GetRequest)(nil),       // 36: hiqlite.v1.GetRequest
-	(*GetResponse)(nil),      // 37: hiqlite.v1.GetResponse
-	(*PutRequest)(nil),       // 38: hiqlite.v1.PutRequest
-	(*PutResponse)(nil),      // 39: hiqlite.v1.PutResponse
-	(*DeleteRequest)(nil),    // 40: hiqlite.v1.DeleteRequest
-	(*DeleteResponse)(nil),   // 41: hiqlite.v1.DeleteResponse
-	(*ListRequest)(nil),      // 42: hiqlite.v1.ListRequest
-	(*ListResponse)(nil),     // 43: hiqlite.v1.ListResponse
-	(*Entry)(nil),            // 44: hiqlite.v1.Entry
-	(*CounterRequest)(nil),   // 45: hiqlite.v1.CounterRequest
-	(*CounterResponse)(nil),  // 46: hiqlite.v1.CounterResponse
-	(*AddRequest)(nil),       // 47: hiqlite.v1.AddRequest
-	(*AddResponse)(nil),      // 48: hiqlite.v1.AddResponse
-	(*WatchRequest)(nil),     // 49: hiqlite.v1.WatchRequest
-	(*WatchResponse)(nil),    // 50: hiqlite.v1.WatchResponse
-	(*Event)(nil),            // 51: hiqlite.v1.Event
-	(*NotifyRequest)(nil),    // 52: hiqlite.v1.NotifyRequest
-	(*NotifyResponse)(nil),   // 53: hiqlite.v1.NotifyResponse
-	(*ListenRequest)(nil),    // 54: hiqlite.v1.ListenRequest
-	(*ListenResponse)(nil),   // 55: hiqlite.v1.ListenResponse
-	(*Message)(nil),          // 56: hiqlite.v1.Message
-	(*DoRequest)(nil),        // 57: hiqlite.v1.DoRequest
-	(*DoResponse)(nil),       // 58: hiqlite.v1.DoResponse
-	(*AwaitRequest)(nil),     // 59: hiqlite.v1.AwaitRequest
-	(*AwaitResponse)(nil),    // 60: hiqlite.v1.AwaitResponse
-	(*CatchUpRequest)(nil),   // 61: hiqlite.v1.CatchUpRequest
-	(*CatchUpResponse)(nil),  // 62: hiqlite.v1.CatchUpResponse
-	(*QueueLenRequest)(nil),  // 63: hiqlite.v1.QueueLenRequest
-	(*QueueLenResponse)(nil), // 64: hiqlite.v1.QueueLenResponse
-	(*StatusRequest)(nil),    // 65: hiqlite.v1.StatusRequest
-	(*StatusResponse)(nil),   // 66: hiqlite.v1.StatusResponse
-	(*Member)(nil),           // 67: hiqlite.v1.Member
-	(*ShardStatus)(nil),      // 68: hiqlite.v1.ShardStatus
-	(*HashRequest)(nil),      // 69: hiqlite.v1.HashRequest
-	(*HashResponse)(nil),     // 70: hiqlite.v1.HashResponse
-	(*ReadyRequest)(nil),     // 71: hiqlite.v1.ReadyRequest
-	(*ReadyResponse)(nil),    // 72: hiqlite.v1.ReadyResponse
-	nil,                      // 73: hiqlite.v1.State.PragmasEntry
+	(Consistency)(0),              // 0: hiqlite.v1.Consistency
+	(Reason)(0),                   // 1: hiqlite.v1.Reason
+	(Prepared_Kind)(0),            // 2: hiqlite.v1.Prepared.Kind
+	(Event_Kind)(0),               // 3: hiqlite.v1.Event.Kind
+	(DoRequest_Shard)(0),          // 4: hiqlite.v1.DoRequest.Shard
+	(*Value)(nil),                 // 5: hiqlite.v1.Value
+	(*Argument)(nil),              // 6: hiqlite.v1.Argument
+	(*Statement)(nil),             // 7: hiqlite.v1.Statement
+	(*Result)(nil),                // 8: hiqlite.v1.Result
+	(*Column)(nil),                // 9: hiqlite.v1.Column
+	(*Seen)(nil),                  // 10: hiqlite.v1.Seen
+	(*ExecuteRequest)(nil),        // 11: hiqlite.v1.ExecuteRequest
+	(*ExecuteResponse)(nil),       // 12: hiqlite.v1.ExecuteResponse
+	(*QueryRequest)(nil),          // 13: hiqlite.v1.QueryRequest
+	(*QueryResponse)(nil),         // 14: hiqlite.v1.QueryResponse
+	(*Row)(nil),                   // 15: hiqlite.v1.Row
+	(*Error)(nil),                 // 16: hiqlite.v1.Error
+	(*SQLError)(nil),              // 17: hiqlite.v1.SQLError
+	(*SessionRequest)(nil),        // 18: hiqlite.v1.SessionRequest
+	(*Open)(nil),                  // 19: hiqlite.v1.Open
+	(*State)(nil),                 // 20: hiqlite.v1.State
+	(*Fetch)(nil),                 // 21: hiqlite.v1.Fetch
+	(*CloseRows)(nil),             // 22: hiqlite.v1.CloseRows
+	(*Prepare)(nil),               // 23: hiqlite.v1.Prepare
+	(*Begin)(nil),                 // 24: hiqlite.v1.Begin
+	(*Commit)(nil),                // 25: hiqlite.v1.Commit
+	(*Rollback)(nil),              // 26: hiqlite.v1.Rollback
+	(*Ping)(nil),                  // 27: hiqlite.v1.Ping
+	(*Reset)(nil),                 // 28: hiqlite.v1.Reset
+	(*Batch)(nil),                 // 29: hiqlite.v1.Batch
+	(*Cancel)(nil),                // 30: hiqlite.v1.Cancel
+	(*SessionResponse)(nil),       // 31: hiqlite.v1.SessionResponse
+	(*Opened)(nil),                // 32: hiqlite.v1.Opened
+	(*Prepared)(nil),              // 33: hiqlite.v1.Prepared
+	(*Rows)(nil),                  // 34: hiqlite.v1.Rows
+	(*Closing)(nil),               // 35: hiqlite.v1.Closing
+	(*GetRequest)(nil),            // 36: hiqlite.v1.GetRequest
+	(*GetResponse)(nil),           // 37: hiqlite.v1.GetResponse
+	(*PutRequest)(nil),            // 38: hiqlite.v1.PutRequest
+	(*PutResponse)(nil),           // 39: hiqlite.v1.PutResponse
+	(*DeleteRequest)(nil),         // 40: hiqlite.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 41: hiqlite.v1.DeleteResponse
+	(*ListRequest)(nil),           // 42: hiqlite.v1.ListRequest
+	(*ListResponse)(nil),          // 43: hiqlite.v1.ListResponse
+	(*Entry)(nil),                 // 44: hiqlite.v1.Entry
+	(*CounterRequest)(nil),        // 45: hiqlite.v1.CounterRequest
+	(*CounterResponse)(nil),       // 46: hiqlite.v1.CounterResponse
+	(*AddRequest)(nil),            // 47: hiqlite.v1.AddRequest
+	(*AddResponse)(nil),           // 48: hiqlite.v1.AddResponse
+	(*WatchRequest)(nil),          // 49: hiqlite.v1.WatchRequest
+	(*WatchResponse)(nil),         // 50: hiqlite.v1.WatchResponse
+	(*Event)(nil),                 // 51: hiqlite.v1.Event
+	(*NotifyRequest)(nil),         // 52: hiqlite.v1.NotifyRequest
+	(*NotifyResponse)(nil),        // 53: hiqlite.v1.NotifyResponse
+	(*ListenRequest)(nil),         // 54: hiqlite.v1.ListenRequest
+	(*ListenResponse)(nil),        // 55: hiqlite.v1.ListenResponse
+	(*Message)(nil),               // 56: hiqlite.v1.Message
+	(*DoRequest)(nil),             // 57: hiqlite.v1.DoRequest
+	(*DoResponse)(nil),            // 58: hiqlite.v1.DoResponse
+	(*Origin)(nil),                // 59: hiqlite.v1.Origin
+	(*OpenSessionRequest)(nil),    // 60: hiqlite.v1.OpenSessionRequest
+	(*OpenSessionResponse)(nil),   // 61: hiqlite.v1.OpenSessionResponse
+	(*CommitOutcomeRequest)(nil),  // 62: hiqlite.v1.CommitOutcomeRequest
+	(*CommitOutcomeResponse)(nil), // 63: hiqlite.v1.CommitOutcomeResponse
+	(*AwaitRequest)(nil),          // 64: hiqlite.v1.AwaitRequest
+	(*AwaitResponse)(nil),         // 65: hiqlite.v1.AwaitResponse
+	(*CatchUpRequest)(nil),        // 66: hiqlite.v1.CatchUpRequest
+	(*CatchUpResponse)(nil),       // 67: hiqlite.v1.CatchUpResponse
+	(*QueueLenRequest)(nil),       // 68: hiqlite.v1.QueueLenRequest
+	(*QueueLenResponse)(nil),      // 69: hiqlite.v1.QueueLenResponse
+	(*StatusRequest)(nil),         // 70: hiqlite.v1.StatusRequest
+	(*StatusResponse)(nil),        // 71: hiqlite.v1.StatusResponse
+	(*Member)(nil),                // 72: hiqlite.v1.Member
+	(*ShardStatus)(nil),           // 73: hiqlite.v1.ShardStatus
+	(*HashRequest)(nil),           // 74: hiqlite.v1.HashRequest
+	(*HashResponse)(nil),          // 75: hiqlite.v1.HashResponse
+	(*ReadyRequest)(nil),          // 76: hiqlite.v1.ReadyRequest
+	(*ReadyResponse)(nil),         // 77: hiqlite.v1.ReadyResponse
+	nil,                           // 78: hiqlite.v1.State.PragmasEntry
 }
 var file_hiqlite_v1_hiqlite_proto_depIdxs = []int32{
 	5,  // 0: hiqlite.v1.Argument.value:type_name -> hiqlite.v1.Value
@@ -5178,100 +5439,107 @@ var file_hiqlite_v1_hiqlite_proto_depIdxs = []int32{
 	17, // 10: hiqlite.v1.Error.sql:type_name -> hiqlite.v1.SQLError
 	0,  // 11: hiqlite.v1.SessionRequest.consistency:type_name -> hiqlite.v1.Consistency
 	10, // 12: hiqlite.v1.SessionRequest.seen:type_name -> hiqlite.v1.Seen
-	19, // 13: hiqlite.v1.SessionRequest.open:type_name -> hiqlite.v1.Open
-	7,  // 14: hiqlite.v1.SessionRequest.exec:type_name -> hiqlite.v1.Statement
-	7,  // 15: hiqlite.v1.SessionRequest.query:type_name -> hiqlite.v1.Statement
-	21, // 16: hiqlite.v1.SessionRequest.fetch:type_name -> hiqlite.v1.Fetch
-	22, // 17: hiqlite.v1.SessionRequest.close_rows:type_name -> hiqlite.v1.CloseRows
-	23, // 18: hiqlite.v1.SessionRequest.prepare:type_name -> hiqlite.v1.Prepare
-	24, // 19: hiqlite.v1.SessionRequest.begin:type_name -> hiqlite.v1.Begin
-	25, // 20: hiqlite.v1.SessionRequest.commit:type_name -> hiqlite.v1.Commit
-	26, // 21: hiqlite.v1.SessionRequest.rollback:type_name -> hiqlite.v1.Rollback
-	29, // 22: hiqlite.v1.SessionRequest.batch:type_name -> hiqlite.v1.Batch
-	27, // 23: hiqlite.v1.SessionRequest.ping:type_name -> hiqlite.v1.Ping
-	30, // 24: hiqlite.v1.SessionRequest.cancel:type_name -> hiqlite.v1.Cancel
-	28, // 25: hiqlite.v1.SessionRequest.reset:type_name -> hiqlite.v1.Reset
-	0,  // 26: hiqlite.v1.Open.consistency:type_name -> hiqlite.v1.Consistency
-	20, // 27: hiqlite.v1.Open.restore:type_name -> hiqlite.v1.State
-	73, // 28: hiqlite.v1.State.pragmas:type_name -> hiqlite.v1.State.PragmasEntry
-	7,  // 29: hiqlite.v1.Batch.statements:type_name -> hiqlite.v1.Statement
-	16, // 30: hiqlite.v1.SessionResponse.error:type_name -> hiqlite.v1.Error
-	20, // 31: hiqlite.v1.SessionResponse.state:type_name -> hiqlite.v1.State
-	10, // 32: hiqlite.v1.SessionResponse.seen:type_name -> hiqlite.v1.Seen
-	32, // 33: hiqlite.v1.SessionResponse.opened:type_name -> hiqlite.v1.Opened
-	8,  // 34: hiqlite.v1.SessionResponse.result:type_name -> hiqlite.v1.Result
-	34, // 35: hiqlite.v1.SessionResponse.rows:type_name -> hiqlite.v1.Rows
-	33, // 36: hiqlite.v1.SessionResponse.prepared:type_name -> hiqlite.v1.Prepared
-	12, // 37: hiqlite.v1.SessionResponse.batch:type_name -> hiqlite.v1.ExecuteResponse
-	35, // 38: hiqlite.v1.SessionResponse.closing:type_name -> hiqlite.v1.Closing
-	2,  // 39: hiqlite.v1.Prepared.kind:type_name -> hiqlite.v1.Prepared.Kind
-	9,  // 40: hiqlite.v1.Rows.columns:type_name -> hiqlite.v1.Column
-	0,  // 41: hiqlite.v1.GetRequest.consistency:type_name -> hiqlite.v1.Consistency
-	10, // 42: hiqlite.v1.GetRequest.seen:type_name -> hiqlite.v1.Seen
-	0,  // 43: hiqlite.v1.ListRequest.consistency:type_name -> hiqlite.v1.Consistency
-	10, // 44: hiqlite.v1.ListRequest.seen:type_name -> hiqlite.v1.Seen
-	44, // 45: hiqlite.v1.ListResponse.entries:type_name -> hiqlite.v1.Entry
-	0,  // 46: hiqlite.v1.CounterRequest.consistency:type_name -> hiqlite.v1.Consistency
-	10, // 47: hiqlite.v1.CounterRequest.seen:type_name -> hiqlite.v1.Seen
-	10, // 48: hiqlite.v1.WatchRequest.seen:type_name -> hiqlite.v1.Seen
-	51, // 49: hiqlite.v1.WatchResponse.event:type_name -> hiqlite.v1.Event
-	10, // 50: hiqlite.v1.WatchResponse.seen:type_name -> hiqlite.v1.Seen
-	3,  // 51: hiqlite.v1.Event.kind:type_name -> hiqlite.v1.Event.Kind
-	10, // 52: hiqlite.v1.ListenRequest.seen:type_name -> hiqlite.v1.Seen
-	56, // 53: hiqlite.v1.ListenResponse.message:type_name -> hiqlite.v1.Message
-	10, // 54: hiqlite.v1.ListenResponse.seen:type_name -> hiqlite.v1.Seen
-	4,  // 55: hiqlite.v1.DoRequest.shard:type_name -> hiqlite.v1.DoRequest.Shard
-	10, // 56: hiqlite.v1.DoRequest.seen:type_name -> hiqlite.v1.Seen
-	10, // 57: hiqlite.v1.DoResponse.seen:type_name -> hiqlite.v1.Seen
-	10, // 58: hiqlite.v1.CatchUpResponse.seen:type_name -> hiqlite.v1.Seen
-	67, // 59: hiqlite.v1.StatusResponse.members:type_name -> hiqlite.v1.Member
-	68, // 60: hiqlite.v1.StatusResponse.shards:type_name -> hiqlite.v1.ShardStatus
-	10, // 61: hiqlite.v1.ReadyResponse.seen:type_name -> hiqlite.v1.Seen
-	11, // 62: hiqlite.v1.Database.Execute:input_type -> hiqlite.v1.ExecuteRequest
-	13, // 63: hiqlite.v1.Database.Query:input_type -> hiqlite.v1.QueryRequest
-	18, // 64: hiqlite.v1.Database.Session:input_type -> hiqlite.v1.SessionRequest
-	36, // 65: hiqlite.v1.KV.Get:input_type -> hiqlite.v1.GetRequest
-	38, // 66: hiqlite.v1.KV.Put:input_type -> hiqlite.v1.PutRequest
-	40, // 67: hiqlite.v1.KV.Delete:input_type -> hiqlite.v1.DeleteRequest
-	42, // 68: hiqlite.v1.KV.List:input_type -> hiqlite.v1.ListRequest
-	45, // 69: hiqlite.v1.KV.Counter:input_type -> hiqlite.v1.CounterRequest
-	47, // 70: hiqlite.v1.KV.Add:input_type -> hiqlite.v1.AddRequest
-	49, // 71: hiqlite.v1.KV.Watch:input_type -> hiqlite.v1.WatchRequest
-	52, // 72: hiqlite.v1.PubSub.Notify:input_type -> hiqlite.v1.NotifyRequest
-	54, // 73: hiqlite.v1.PubSub.Listen:input_type -> hiqlite.v1.ListenRequest
-	57, // 74: hiqlite.v1.Shards.Do:input_type -> hiqlite.v1.DoRequest
-	59, // 75: hiqlite.v1.Shards.Await:input_type -> hiqlite.v1.AwaitRequest
-	61, // 76: hiqlite.v1.Shards.CatchUp:input_type -> hiqlite.v1.CatchUpRequest
-	63, // 77: hiqlite.v1.Shards.QueueLen:input_type -> hiqlite.v1.QueueLenRequest
-	42, // 78: hiqlite.v1.Shards.Entries:input_type -> hiqlite.v1.ListRequest
-	65, // 79: hiqlite.v1.Cluster.Status:input_type -> hiqlite.v1.StatusRequest
-	69, // 80: hiqlite.v1.Cluster.Hash:input_type -> hiqlite.v1.HashRequest
-	71, // 81: hiqlite.v1.Cluster.Ready:input_type -> hiqlite.v1.ReadyRequest
-	12, // 82: hiqlite.v1.Database.Execute:output_type -> hiqlite.v1.ExecuteResponse
-	14, // 83: hiqlite.v1.Database.Query:output_type -> hiqlite.v1.QueryResponse
-	31, // 84: hiqlite.v1.Database.Session:output_type -> hiqlite.v1.SessionResponse
-	37, // 85: hiqlite.v1.KV.Get:output_type -> hiqlite.v1.GetResponse
-	39, // 86: hiqlite.v1.KV.Put:output_type -> hiqlite.v1.PutResponse
-	41, // 87: hiqlite.v1.KV.Delete:output_type -> hiqlite.v1.DeleteResponse
-	43, // 88: hiqlite.v1.KV.List:output_type -> hiqlite.v1.ListResponse
-	46, // 89: hiqlite.v1.KV.Counter:output_type -> hiqlite.v1.CounterResponse
-	48, // 90: hiqlite.v1.KV.Add:output_type -> hiqlite.v1.AddResponse
-	50, // 91: hiqlite.v1.KV.Watch:output_type -> hiqlite.v1.WatchResponse
-	53, // 92: hiqlite.v1.PubSub.Notify:output_type -> hiqlite.v1.NotifyResponse
-	55, // 93: hiqlite.v1.PubSub.Listen:output_type -> hiqlite.v1.ListenResponse
-	58, // 94: hiqlite.v1.Shards.Do:output_type -> hiqlite.v1.DoResponse
-	60, // 95: hiqlite.v1.Shards.Await:output_type -> hiqlite.v1.AwaitResponse
-	62, // 96: hiqlite.v1.Shards.CatchUp:output_type -> hiqlite.v1.CatchUpResponse
-	64, // 97: hiqlite.v1.Shards.QueueLen:output_type -> hiqlite.v1.QueueLenResponse
-	43, // 98: hiqlite.v1.Shards.Entries:output_type -> hiqlite.v1.ListResponse
-	66, // 99: hiqlite.v1.Cluster.Status:output_type -> hiqlite.v1.StatusResponse
-	70, // 100: hiqlite.v1.Cluster.Hash:output_type -> hiqlite.v1.HashResponse
-	72, // 101: hiqlite.v1.Cluster.Ready:output_type -> hiqlite.v1.ReadyResponse
-	82, // [82:102] is the sub-list for method output_type
-	62, // [62:82] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	59, // 13: hiqlite.v1.SessionRequest.origin:type_name -> hiqlite.v1.Origin
+	19, // 14: hiqlite.v1.SessionRequest.open:type_name -> hiqlite.v1.Open
+	7,  // 15: hiqlite.v1.SessionRequest.exec:type_name -> hiqlite.v1.Statement
+	7,  // 16: hiqlite.v1.SessionRequest.query:type_name -> hiqlite.v1.Statement
+	21, // 17: hiqlite.v1.SessionRequest.fetch:type_name -> hiqlite.v1.Fetch
+	22, // 18: hiqlite.v1.SessionRequest.close_rows:type_name -> hiqlite.v1.CloseRows
+	23, // 19: hiqlite.v1.SessionRequest.prepare:type_name -> hiqlite.v1.Prepare
+	24, // 20: hiqlite.v1.SessionRequest.begin:type_name -> hiqlite.v1.Begin
+	25, // 21: hiqlite.v1.SessionRequest.commit:type_name -> hiqlite.v1.Commit
+	26, // 22: hiqlite.v1.SessionRequest.rollback:type_name -> hiqlite.v1.Rollback
+	29, // 23: hiqlite.v1.SessionRequest.batch:type_name -> hiqlite.v1.Batch
+	27, // 24: hiqlite.v1.SessionRequest.ping:type_name -> hiqlite.v1.Ping
+	30, // 25: hiqlite.v1.SessionRequest.cancel:type_name -> hiqlite.v1.Cancel
+	28, // 26: hiqlite.v1.SessionRequest.reset:type_name -> hiqlite.v1.Reset
+	0,  // 27: hiqlite.v1.Open.consistency:type_name -> hiqlite.v1.Consistency
+	20, // 28: hiqlite.v1.Open.restore:type_name -> hiqlite.v1.State
+	78, // 29: hiqlite.v1.State.pragmas:type_name -> hiqlite.v1.State.PragmasEntry
+	7,  // 30: hiqlite.v1.Batch.statements:type_name -> hiqlite.v1.Statement
+	16, // 31: hiqlite.v1.SessionResponse.error:type_name -> hiqlite.v1.Error
+	20, // 32: hiqlite.v1.SessionResponse.state:type_name -> hiqlite.v1.State
+	10, // 33: hiqlite.v1.SessionResponse.seen:type_name -> hiqlite.v1.Seen
+	32, // 34: hiqlite.v1.SessionResponse.opened:type_name -> hiqlite.v1.Opened
+	8,  // 35: hiqlite.v1.SessionResponse.result:type_name -> hiqlite.v1.Result
+	34, // 36: hiqlite.v1.SessionResponse.rows:type_name -> hiqlite.v1.Rows
+	33, // 37: hiqlite.v1.SessionResponse.prepared:type_name -> hiqlite.v1.Prepared
+	12, // 38: hiqlite.v1.SessionResponse.batch:type_name -> hiqlite.v1.ExecuteResponse
+	35, // 39: hiqlite.v1.SessionResponse.closing:type_name -> hiqlite.v1.Closing
+	2,  // 40: hiqlite.v1.Prepared.kind:type_name -> hiqlite.v1.Prepared.Kind
+	9,  // 41: hiqlite.v1.Rows.columns:type_name -> hiqlite.v1.Column
+	0,  // 42: hiqlite.v1.GetRequest.consistency:type_name -> hiqlite.v1.Consistency
+	10, // 43: hiqlite.v1.GetRequest.seen:type_name -> hiqlite.v1.Seen
+	0,  // 44: hiqlite.v1.ListRequest.consistency:type_name -> hiqlite.v1.Consistency
+	10, // 45: hiqlite.v1.ListRequest.seen:type_name -> hiqlite.v1.Seen
+	44, // 46: hiqlite.v1.ListResponse.entries:type_name -> hiqlite.v1.Entry
+	0,  // 47: hiqlite.v1.CounterRequest.consistency:type_name -> hiqlite.v1.Consistency
+	10, // 48: hiqlite.v1.CounterRequest.seen:type_name -> hiqlite.v1.Seen
+	10, // 49: hiqlite.v1.WatchRequest.seen:type_name -> hiqlite.v1.Seen
+	51, // 50: hiqlite.v1.WatchResponse.event:type_name -> hiqlite.v1.Event
+	10, // 51: hiqlite.v1.WatchResponse.seen:type_name -> hiqlite.v1.Seen
+	3,  // 52: hiqlite.v1.Event.kind:type_name -> hiqlite.v1.Event.Kind
+	10, // 53: hiqlite.v1.ListenRequest.seen:type_name -> hiqlite.v1.Seen
+	56, // 54: hiqlite.v1.ListenResponse.message:type_name -> hiqlite.v1.Message
+	10, // 55: hiqlite.v1.ListenResponse.seen:type_name -> hiqlite.v1.Seen
+	4,  // 56: hiqlite.v1.DoRequest.shard:type_name -> hiqlite.v1.DoRequest.Shard
+	10, // 57: hiqlite.v1.DoRequest.seen:type_name -> hiqlite.v1.Seen
+	10, // 58: hiqlite.v1.DoResponse.seen:type_name -> hiqlite.v1.Seen
+	59, // 59: hiqlite.v1.CommitOutcomeRequest.origin:type_name -> hiqlite.v1.Origin
+	10, // 60: hiqlite.v1.CommitOutcomeResponse.seen:type_name -> hiqlite.v1.Seen
+	10, // 61: hiqlite.v1.CatchUpResponse.seen:type_name -> hiqlite.v1.Seen
+	72, // 62: hiqlite.v1.StatusResponse.members:type_name -> hiqlite.v1.Member
+	73, // 63: hiqlite.v1.StatusResponse.shards:type_name -> hiqlite.v1.ShardStatus
+	10, // 64: hiqlite.v1.ReadyResponse.seen:type_name -> hiqlite.v1.Seen
+	11, // 65: hiqlite.v1.Database.Execute:input_type -> hiqlite.v1.ExecuteRequest
+	13, // 66: hiqlite.v1.Database.Query:input_type -> hiqlite.v1.QueryRequest
+	18, // 67: hiqlite.v1.Database.Session:input_type -> hiqlite.v1.SessionRequest
+	36, // 68: hiqlite.v1.KV.Get:input_type -> hiqlite.v1.GetRequest
+	38, // 69: hiqlite.v1.KV.Put:input_type -> hiqlite.v1.PutRequest
+	40, // 70: hiqlite.v1.KV.Delete:input_type -> hiqlite.v1.DeleteRequest
+	42, // 71: hiqlite.v1.KV.List:input_type -> hiqlite.v1.ListRequest
+	45, // 72: hiqlite.v1.KV.Counter:input_type -> hiqlite.v1.CounterRequest
+	47, // 73: hiqlite.v1.KV.Add:input_type -> hiqlite.v1.AddRequest
+	49, // 74: hiqlite.v1.KV.Watch:input_type -> hiqlite.v1.WatchRequest
+	52, // 75: hiqlite.v1.PubSub.Notify:input_type -> hiqlite.v1.NotifyRequest
+	54, // 76: hiqlite.v1.PubSub.Listen:input_type -> hiqlite.v1.ListenRequest
+	57, // 77: hiqlite.v1.Shards.Do:input_type -> hiqlite.v1.DoRequest
+	64, // 78: hiqlite.v1.Shards.Await:input_type -> hiqlite.v1.AwaitRequest
+	66, // 79: hiqlite.v1.Shards.CatchUp:input_type -> hiqlite.v1.CatchUpRequest
+	68, // 80: hiqlite.v1.Shards.QueueLen:input_type -> hiqlite.v1.QueueLenRequest
+	60, // 81: hiqlite.v1.Shards.OpenSession:input_type -> hiqlite.v1.OpenSessionRequest
+	62, // 82: hiqlite.v1.Shards.CommitOutcome:input_type -> hiqlite.v1.CommitOutcomeRequest
+	42, // 83: hiqlite.v1.Shards.Entries:input_type -> hiqlite.v1.ListRequest
+	70, // 84: hiqlite.v1.Cluster.Status:input_type -> hiqlite.v1.StatusRequest
+	74, // 85: hiqlite.v1.Cluster.Hash:input_type -> hiqlite.v1.HashRequest
+	76, // 86: hiqlite.v1.Cluster.Ready:input_type -> hiqlite.v1.ReadyRequest
+	12, // 87: hiqlite.v1.Database.Execute:output_type -> hiqlite.v1.ExecuteResponse
+	14, // 88: hiqlite.v1.Database.Query:output_type -> hiqlite.v1.QueryResponse
+	31, // 89: hiqlite.v1.Database.Session:output_type -> hiqlite.v1.SessionResponse
+	37, // 90: hiqlite.v1.KV.Get:output_type -> hiqlite.v1.GetResponse
+	39, // 91: hiqlite.v1.KV.Put:output_type -> hiqlite.v1.PutResponse
+	41, // 92: hiqlite.v1.KV.Delete:output_type -> hiqlite.v1.DeleteResponse
+	43, // 93: hiqlite.v1.KV.List:output_type -> hiqlite.v1.ListResponse
+	46, // 94: hiqlite.v1.KV.Counter:output_type -> hiqlite.v1.CounterResponse
+	48, // 95: hiqlite.v1.KV.Add:output_type -> hiqlite.v1.AddResponse
+	50, // 96: hiqlite.v1.KV.Watch:output_type -> hiqlite.v1.WatchResponse
+	53, // 97: hiqlite.v1.PubSub.Notify:output_type -> hiqlite.v1.NotifyResponse
+	55, // 98: hiqlite.v1.PubSub.Listen:output_type -> hiqlite.v1.ListenResponse
+	58, // 99: hiqlite.v1.Shards.Do:output_type -> hiqlite.v1.DoResponse
+	65, // 100: hiqlite.v1.Shards.Await:output_type -> hiqlite.v1.AwaitResponse
+	67, // 101: hiqlite.v1.Shards.CatchUp:output_type -> hiqlite.v1.CatchUpResponse
+	69, // 102: hiqlite.v1.Shards.QueueLen:output_type -> hiqlite.v1.QueueLenResponse
+	61, // 103: hiqlite.v1.Shards.OpenSession:output_type -> hiqlite.v1.OpenSessionResponse
+	63, // 104: hiqlite.v1.Shards.CommitOutcome:output_type -> hiqlite.v1.CommitOutcomeResponse
+	43, // 105: hiqlite.v1.Shards.Entries:output_type -> hiqlite.v1.ListResponse
+	71, // 106: hiqlite.v1.Cluster.Status:output_type -> hiqlite.v1.StatusResponse
+	75, // 107: hiqlite.v1.Cluster.Hash:output_type -> hiqlite.v1.HashResponse
+	77, // 108: hiqlite.v1.Cluster.Ready:output_type -> hiqlite.v1.ReadyResponse
+	87, // [87:109] is the sub-list for method output_type
+	65, // [65:87] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_hiqlite_v1_hiqlite_proto_init() }
@@ -5317,7 +5585,7 @@ func file_hiqlite_v1_hiqlite_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hiqlite_v1_hiqlite_proto_rawDesc), len(file_hiqlite_v1_hiqlite_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   69,
+			NumMessages:   74,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

@@ -80,6 +80,10 @@ const (
 	ShardsCatchUpProcedure = "/hiqlite.v1.Shards/CatchUp"
 	// ShardsQueueLenProcedure is the fully-qualified name of the Shards's QueueLen RPC.
 	ShardsQueueLenProcedure = "/hiqlite.v1.Shards/QueueLen"
+	// ShardsOpenSessionProcedure is the fully-qualified name of the Shards's OpenSession RPC.
+	ShardsOpenSessionProcedure = "/hiqlite.v1.Shards/OpenSession"
+	// ShardsCommitOutcomeProcedure is the fully-qualified name of the Shards's CommitOutcome RPC.
+	ShardsCommitOutcomeProcedure = "/hiqlite.v1.Shards/CommitOutcome"
 	// ShardsEntriesProcedure is the fully-qualified name of the Shards's Entries RPC.
 	ShardsEntriesProcedure = "/hiqlite.v1.Shards/Entries"
 	// ClusterStatusProcedure is the fully-qualified name of the Cluster's Status RPC.
@@ -584,6 +588,12 @@ type ShardsClient interface {
 	CatchUp(context.Context, *connect.Request[v1.CatchUpRequest]) (*connect.Response[v1.CatchUpResponse], error)
 	// QueueLen returns how many hold a lock or wait for it.
 	QueueLen(context.Context, *connect.Request[v1.QueueLenRequest]) (*connect.Response[v1.QueueLenResponse], error)
+	// OpenSession opens a session for the origins of a client.
+	OpenSession(context.Context, *connect.Request[v1.OpenSessionRequest]) (*connect.Response[v1.OpenSessionResponse], error)
+	// CommitOutcome finds out what became of a commit that was sent and not answered. It
+	// fails with the error of the commit. Without an error the commit was applied; with
+	// REASON_TX_EXPIRED it was not, and never will be.
+	CommitOutcome(context.Context, *connect.Request[v1.CommitOutcomeRequest]) (*connect.Response[v1.CommitOutcomeResponse], error)
 	// Entries streams the entries of a bucket, as of one moment.
 	Entries(context.Context, *connect.Request[v1.ListRequest]) (*connect.ServerStreamForClient[v1.ListResponse], error)
 }
@@ -623,6 +633,18 @@ func NewShardsClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 			connect.WithSchema(shardsMethods.ByName("QueueLen")),
 			connect.WithClientOptions(opts...),
 		),
+		openSession: connect.NewClient[v1.OpenSessionRequest, v1.OpenSessionResponse](
+			httpClient,
+			baseURL+ShardsOpenSessionProcedure,
+			connect.WithSchema(shardsMethods.ByName("OpenSession")),
+			connect.WithClientOptions(opts...),
+		),
+		commitOutcome: connect.NewClient[v1.CommitOutcomeRequest, v1.CommitOutcomeResponse](
+			httpClient,
+			baseURL+ShardsCommitOutcomeProcedure,
+			connect.WithSchema(shardsMethods.ByName("CommitOutcome")),
+			connect.WithClientOptions(opts...),
+		),
 		entries: connect.NewClient[v1.ListRequest, v1.ListResponse](
 			httpClient,
 			baseURL+ShardsEntriesProcedure,
@@ -634,11 +656,13 @@ func NewShardsClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 
 // shardsClient implements ShardsClient.
 type shardsClient struct {
-	do       *connect.Client[v1.DoRequest, v1.DoResponse]
-	await    *connect.Client[v1.AwaitRequest, v1.AwaitResponse]
-	catchUp  *connect.Client[v1.CatchUpRequest, v1.CatchUpResponse]
-	queueLen *connect.Client[v1.QueueLenRequest, v1.QueueLenResponse]
-	entries  *connect.Client[v1.ListRequest, v1.ListResponse]
+	do            *connect.Client[v1.DoRequest, v1.DoResponse]
+	await         *connect.Client[v1.AwaitRequest, v1.AwaitResponse]
+	catchUp       *connect.Client[v1.CatchUpRequest, v1.CatchUpResponse]
+	queueLen      *connect.Client[v1.QueueLenRequest, v1.QueueLenResponse]
+	openSession   *connect.Client[v1.OpenSessionRequest, v1.OpenSessionResponse]
+	commitOutcome *connect.Client[v1.CommitOutcomeRequest, v1.CommitOutcomeResponse]
+	entries       *connect.Client[v1.ListRequest, v1.ListResponse]
 }
 
 // Do calls hiqlite.v1.Shards.Do.
@@ -661,6 +685,16 @@ func (c *shardsClient) QueueLen(ctx context.Context, req *connect.Request[v1.Que
 	return c.queueLen.CallUnary(ctx, req)
 }
 
+// OpenSession calls hiqlite.v1.Shards.OpenSession.
+func (c *shardsClient) OpenSession(ctx context.Context, req *connect.Request[v1.OpenSessionRequest]) (*connect.Response[v1.OpenSessionResponse], error) {
+	return c.openSession.CallUnary(ctx, req)
+}
+
+// CommitOutcome calls hiqlite.v1.Shards.CommitOutcome.
+func (c *shardsClient) CommitOutcome(ctx context.Context, req *connect.Request[v1.CommitOutcomeRequest]) (*connect.Response[v1.CommitOutcomeResponse], error) {
+	return c.commitOutcome.CallUnary(ctx, req)
+}
+
 // Entries calls hiqlite.v1.Shards.Entries.
 func (c *shardsClient) Entries(ctx context.Context, req *connect.Request[v1.ListRequest]) (*connect.ServerStreamForClient[v1.ListResponse], error) {
 	return c.entries.CallServerStream(ctx, req)
@@ -676,6 +710,12 @@ type ShardsHandler interface {
 	CatchUp(context.Context, *connect.Request[v1.CatchUpRequest]) (*connect.Response[v1.CatchUpResponse], error)
 	// QueueLen returns how many hold a lock or wait for it.
 	QueueLen(context.Context, *connect.Request[v1.QueueLenRequest]) (*connect.Response[v1.QueueLenResponse], error)
+	// OpenSession opens a session for the origins of a client.
+	OpenSession(context.Context, *connect.Request[v1.OpenSessionRequest]) (*connect.Response[v1.OpenSessionResponse], error)
+	// CommitOutcome finds out what became of a commit that was sent and not answered. It
+	// fails with the error of the commit. Without an error the commit was applied; with
+	// REASON_TX_EXPIRED it was not, and never will be.
+	CommitOutcome(context.Context, *connect.Request[v1.CommitOutcomeRequest]) (*connect.Response[v1.CommitOutcomeResponse], error)
 	// Entries streams the entries of a bucket, as of one moment.
 	Entries(context.Context, *connect.Request[v1.ListRequest], *connect.ServerStream[v1.ListResponse]) error
 }
@@ -711,6 +751,18 @@ func NewShardsHandler(svc ShardsHandler, opts ...connect.HandlerOption) (string,
 		connect.WithSchema(shardsMethods.ByName("QueueLen")),
 		connect.WithHandlerOptions(opts...),
 	)
+	shardsOpenSessionHandler := connect.NewUnaryHandler(
+		ShardsOpenSessionProcedure,
+		svc.OpenSession,
+		connect.WithSchema(shardsMethods.ByName("OpenSession")),
+		connect.WithHandlerOptions(opts...),
+	)
+	shardsCommitOutcomeHandler := connect.NewUnaryHandler(
+		ShardsCommitOutcomeProcedure,
+		svc.CommitOutcome,
+		connect.WithSchema(shardsMethods.ByName("CommitOutcome")),
+		connect.WithHandlerOptions(opts...),
+	)
 	shardsEntriesHandler := connect.NewServerStreamHandler(
 		ShardsEntriesProcedure,
 		svc.Entries,
@@ -727,6 +779,10 @@ func NewShardsHandler(svc ShardsHandler, opts ...connect.HandlerOption) (string,
 			shardsCatchUpHandler.ServeHTTP(w, r)
 		case ShardsQueueLenProcedure:
 			shardsQueueLenHandler.ServeHTTP(w, r)
+		case ShardsOpenSessionProcedure:
+			shardsOpenSessionHandler.ServeHTTP(w, r)
+		case ShardsCommitOutcomeProcedure:
+			shardsCommitOutcomeHandler.ServeHTTP(w, r)
 		case ShardsEntriesProcedure:
 			shardsEntriesHandler.ServeHTTP(w, r)
 		default:
@@ -752,6 +808,14 @@ func (UnimplementedShardsHandler) CatchUp(context.Context, *connect.Request[v1.C
 
 func (UnimplementedShardsHandler) QueueLen(context.Context, *connect.Request[v1.QueueLenRequest]) (*connect.Response[v1.QueueLenResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hiqlite.v1.Shards.QueueLen is not implemented"))
+}
+
+func (UnimplementedShardsHandler) OpenSession(context.Context, *connect.Request[v1.OpenSessionRequest]) (*connect.Response[v1.OpenSessionResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hiqlite.v1.Shards.OpenSession is not implemented"))
+}
+
+func (UnimplementedShardsHandler) CommitOutcome(context.Context, *connect.Request[v1.CommitOutcomeRequest]) (*connect.Response[v1.CommitOutcomeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hiqlite.v1.Shards.CommitOutcome is not implemented"))
 }
 
 func (UnimplementedShardsHandler) Entries(context.Context, *connect.Request[v1.ListRequest], *connect.ServerStream[v1.ListResponse]) error {
