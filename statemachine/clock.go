@@ -2,17 +2,17 @@ package statemachine
 
 import "sync/atomic"
 
-// MaxTickInterval is the longest time, in milliseconds, between two advances of a
+// MaxAdvanceInterval is the longest time, in milliseconds, between two advances of a
 // shard's clock while the shard counts a duration. After an election the shard
 // has lost at most this much time.
-const MaxTickInterval = 10_000
+const MaxAdvanceInterval = 10_000
 
 // A Clock is the state of a shard's clock on this node.
 type Clock struct {
-	Now  uint64 // milliseconds
-	Tick uint64 // nonce of the clock advance that moved it to Now; 0: unknown
-	Runs bool   // the shard counts a duration, so the clock has to be moved
-	Wait uint64 // milliseconds until the clock has to be moved
+	Now   uint64 // milliseconds
+	Nonce uint64 // nonce of the clock advance that moved it to Now; 0: unknown
+	Runs  bool   // the shard counts a duration, so the clock has to be moved
+	Wait  uint64 // milliseconds until the clock has to be moved
 }
 
 // A PublishedClock is the clock as the apply goroutine last published it. Other

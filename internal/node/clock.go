@@ -51,7 +51,7 @@ type shardClock struct {
 func (s *shardClock) next(c statemachine.Clock, now time.Time, leads bool) (wire.ClockAdvance, bool) {
 	if c.Now != s.value || s.since.IsZero() {
 		s.value, s.since = c.Now, now
-		if c.Tick != 0 && c.Tick == s.proposed.Nonce { // this node has proposed it
+		if c.Nonce != 0 && c.Nonce == s.proposed.Nonce { // this node has proposed it
 			s.since = s.proposedAt
 		}
 	}

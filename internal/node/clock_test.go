@@ -61,7 +61,7 @@ func TestWhenAClockIsMoved(t *testing.T) {
 		nonces := map[uint64]uint64{} // of its ticks, by where they move the clock
 		for i, l := range looks {
 			if !l.others {
-				l.c.Tick = nonces[l.c.Now]
+				l.c.Nonce = nonces[l.c.Now]
 			}
 			tick, due := s.next(l.c, after(l.ms), l.leads)
 			if due {
@@ -84,7 +84,7 @@ func TestAStepIsBounded(t *testing.T) {
 		t.Errorf("it proposes %v, %v", first, due)
 	}
 	c := runs(200, 0)
-	c.Tick = first.Nonce
+	c.Nonce = first.Nonce
 	if tick, due := s.next(c, after(5150), true); !due || tick.Expected != 200 || tick.Next != 350 {
 		t.Errorf("then it proposes %v, %v", tick, due)
 	}
@@ -99,7 +99,7 @@ func TestStepsAreRoundedDown(t *testing.T) {
 	for range 1000 {
 		now = now.Add(1900 * time.Microsecond)
 		if tick, due := s.next(c, now, true); due {
-			c.Now, c.Tick = tick.Next, tick.Nonce
+			c.Now, c.Nonce = tick.Next, tick.Nonce
 		}
 	}
 	if passed := uint64(now.Sub(clockStart).Milliseconds()); c.Now == 0 || c.Now > passed {
@@ -124,7 +124,7 @@ func TestALostTickIsNotTakenForAnothers(t *testing.T) {
 	}
 	// b leads again: at 400 a had counted what was before.
 	c := runs(100, 0)
-	c.Tick = applied.Nonce
+	c.Nonce = applied.Nonce
 	tick, due := b.next(c, after(450), true)
 	if due && tick.Next-tick.Expected > 50 {
 		t.Errorf("at 450 it moves the clock by %d ms, of which others had counted all before 400", tick.Next-tick.Expected)

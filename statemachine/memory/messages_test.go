@@ -108,7 +108,7 @@ func TestMessagesBehaveLikeAList(t *testing.T) {
 			case 0, 1:
 				step := rapid.SampledFrom([]uint64{1, 100, 999, 1000, 5000, 60_000}).Draw(t, "advance")
 				s.advance(step)
-				m.now += min(step, 2*statemachine.MaxTickInterval)
+				m.now += min(step, 2*statemachine.MaxAdvanceInterval)
 				m.forget(true)
 			case 2:
 				from := uint64(len(m.all))

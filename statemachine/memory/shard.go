@@ -46,10 +46,10 @@ type memory struct {
 	machine machine
 	failure *statemachine.Failure
 
-	mu       sync.Mutex // held by apply, and by readers of the whole machine; guards what follows
-	sessions statemachine.Sessions[wire.Outcome]
-	now      uint64 // the shard's clock, in milliseconds
-	lastTick uint64 // nonce of the last clock advance since the start; 0: none
+	mu               sync.Mutex // held by apply, and by readers of the whole machine; guards what follows
+	sessions         statemachine.Sessions[wire.Outcome]
+	now              uint64 // the shard's clock, in milliseconds
+	lastAdvanceNonce uint64 // nonce of the last clock advance since the start; 0: none
 	// sessionClock is a clock for the ages of sessions and messages. It does not
 	// count the time for which there was no leader. It is at most now.
 	sessionClock  uint64
@@ -216,8 +216,8 @@ func (m *memory) advance(t wire.ClockAdvance) {
 	if t.Expected != m.now || t.Next <= m.now {
 		return
 	}
-	m.sessionClock += min(t.Next-t.Expected, 2*statemachine.MaxTickInterval)
-	m.now, m.lastTick = t.Next, t.Nonce
+	m.sessionClock += min(t.Next-t.Expected, 2*statemachine.MaxAdvanceInterval)
+	m.now, m.lastAdvanceNonce = t.Next, t.Nonce
 	m.machine.advance(t.Next)
 	if m.sessionClock > m.cfg.SessionTTL {
 		m.sessions.Expire(m.sessionClock - m.cfg.SessionTTL)
@@ -227,7 +227,7 @@ func (m *memory) advance(t wire.ClockAdvance) {
 
 // publish lets other goroutines see the clock, and when it has to be moved.
 func (m *memory) publish() {
-	c := statemachine.Clock{Now: m.now, Tick: m.lastTick, Wait: statemachine.MaxTickInterval}
+	c := statemachine.Clock{Now: m.now, Nonce: m.lastAdvanceNonce, Wait: statemachine.MaxAdvanceInterval}
 	atOnce, end, any := m.machine.nextAdvance()
 	switch {
 	case atOnce:
@@ -424,7 +424,7 @@ func (m *memory) recover(r io.Reader) error {
 	if err := m.machine.endRestore(); err != nil {
 		return err
 	}
-	m.now, m.sessionClock, m.seen, m.lastTick = head.Clock, head.SessionClock, head.Seen, 0
+	m.now, m.sessionClock, m.seen, m.lastAdvanceNonce = head.Clock, head.SessionClock, head.Seen, 0
 	m.applied.Store(head.Applied)
 	m.sessions.Load(sessions)
 	return nil

@@ -115,9 +115,9 @@ func TestClocksRunWhileSomethingIsCounted(t *testing.T) {
 			t.Errorf("the clock is %+v, want %+v", got, want)
 		}
 	}
-	expect(statemachine.Clock{Wait: statemachine.MaxTickInterval})
+	expect(statemachine.Clock{Wait: statemachine.MaxAdvanceInterval})
 	s.session = s.open(77, 0, 0)
-	expect(statemachine.Clock{Runs: true, Wait: statemachine.MaxTickInterval})
+	expect(statemachine.Clock{Runs: true, Wait: statemachine.MaxAdvanceInterval})
 	s.do(&wire.Command{Kind: wire.KindKVPut, Bucket: "b", Key: "k", TTLMS: 700})
 	expect(statemachine.Clock{Runs: true})
 	s.advance(10)
@@ -129,7 +129,7 @@ func TestClocksRunWhileSomethingIsCounted(t *testing.T) {
 	s.restore(s.snapshot())
 	expect(statemachine.Clock{Now: 320, Runs: true, Wait: 400})
 	s.advance(400)
-	expect(statemachine.Clock{Now: 720, Runs: true, Wait: statemachine.MaxTickInterval})
+	expect(statemachine.Clock{Now: 720, Runs: true, Wait: statemachine.MaxAdvanceInterval})
 }
 
 // For copies of its last entry, a session keeps the values of the outcomes only up to a bound.

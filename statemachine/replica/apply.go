@@ -223,7 +223,7 @@ func (r *SQL) advanceClock(t wire.ClockAdvance) error {
 	if len(r.lease.waiters) > 0 {
 		t.Next = min(t.Next, r.now+maxContendedAdvance)
 	}
-	r.now, r.lastTick = t.Next, t.Nonce
+	r.now, r.lastAdvanceNonce = t.Next, t.Nonce
 	if r.now > r.cfg.SessionTTL {
 		r.sessions.Expire(r.now - r.cfg.SessionTTL)
 	}

@@ -82,25 +82,25 @@ type SQL struct {
 
 	classifier classifier
 
-	mu        sync.Mutex // serializes apply with checkpoints; guards what follows
-	conn      *sqlite.Conn
-	stmts     *stmtCache
-	meta      metaStatements
-	batch     batch
-	sessions  statemachine.Sessions[wire.Result]
-	now       uint64
-	lastTick  uint64 // nonce of the last clock advance since the start; 0: none
-	applied   uint64 // index of the last entry applied; sqlIndex <= applied <= commit index
-	history   appliedHistory
-	term      termOf
-	sqlIndex  uint64 // index of the last entry whose rows and meta rows SQLite has committed
-	index     uint64 // of the entry being applied; between Updates equal to applied
-	changed   uint64 // index of the last entry that may have changed rows; at most index
-	lease     leaseQueue
-	functions []wire.Function           // which the schema needs
-	zone      atomic.Pointer[wire.Zone] // of the cluster; nil: UTC
-	pins      map[*view]bool
-	watched   string // path of the database whose damage stops the replica
+	mu               sync.Mutex // serializes apply with checkpoints; guards what follows
+	conn             *sqlite.Conn
+	stmts            *stmtCache
+	meta             metaStatements
+	batch            batch
+	sessions         statemachine.Sessions[wire.Result]
+	now              uint64
+	lastAdvanceNonce uint64 // nonce of the last clock advance since the start; 0: none
+	applied          uint64 // index of the last entry applied; sqlIndex <= applied <= commit index
+	history          appliedHistory
+	term             termOf
+	sqlIndex         uint64 // index of the last entry whose rows and meta rows SQLite has committed
+	index            uint64 // of the entry being applied; between Updates equal to applied
+	changed          uint64 // index of the last entry that may have changed rows; at most index
+	lease            leaseQueue
+	functions        []wire.Function           // which the schema needs
+	zone             atomic.Pointer[wire.Zone] // of the cluster; nil: UTC
+	pins             map[*view]bool
+	watched          string // path of the database whose damage stops the replica
 
 	hasVirtual, virtualKnown bool // the database has virtual tables
 	settingsLoaded           bool // see loadSettings
@@ -286,13 +286,13 @@ func (r *SQL) publish() {
 	r.shown.Store(&appliedEntries{r.history.index, r.history.sum})
 	r.visible.Store(r.applied)
 	r.followers.Wake()
-	c := statemachine.Clock{Now: r.now, Tick: r.lastTick, Runs: true}
+	c := statemachine.Clock{Now: r.now, Nonce: r.lastAdvanceNonce, Runs: true}
 	switch {
 	case len(r.lease.waiters) > 0:
 	case r.sessions.Len() > 0:
-		c.Wait = statemachine.MaxTickInterval
+		c.Wait = statemachine.MaxAdvanceInterval
 	default:
-		c.Runs, c.Wait = false, statemachine.MaxTickInterval
+		c.Runs, c.Wait = false, statemachine.MaxAdvanceInterval
 	}
 	r.clock.Publish(c)
 }

@@ -252,7 +252,7 @@ func TestSessionsExpireOnlyByClockAdvances(t *testing.T) {
 	m.must("CREATE TABLE applied(n INTEGER)")
 	for _, advance := range []wire.ClockAdvance{{Expected: 5, Next: 1 << 40}, {Expected: 0, Next: 0}} {
 		m.update(wire.EncodeClockAdvance(advance)) // a proposer with an old clock has proposed it
-		if c := m.Clock(); c.Now != 0 || !c.Runs || c.Wait != statemachine.MaxTickInterval {
+		if c := m.Clock(); c.Now != 0 || !c.Runs || c.Wait != statemachine.MaxAdvanceInterval {
 			t.Errorf("the clock is %+v", c)
 		}
 	}
