@@ -36,7 +36,7 @@ var _ driver.RowsNextResultSet = (*remoteRows)(nil)
 // of the query after these rows, or nil.
 func newRemoteRows(ctx context.Context, c *remoteConn, query uint64, first *apiv1.Rows, err error) (driver.Rows, error) {
 	r := &remoteRows{typedRows: typedRows{conn: &c.cfg}, ctx: ctx, c: c, session: c.session, query: query, open: err == nil}
-	if bad := r.take(first, err); bad != nil {
+	if bad := r.setChunk(first, err); bad != nil {
 		r.Close()
 		return nil, bad
 	}
@@ -46,8 +46,8 @@ func newRemoteRows(ctx context.Context, c *remoteConn, query uint64, first *apiv
 	return r, nil
 }
 
-// take makes a chunk the present one.
-func (r *remoteRows) take(chunk *apiv1.Rows, err error) error {
+// setChunk makes a chunk the present one.
+func (r *remoteRows) setChunk(chunk *apiv1.Rows, err error) error {
 	if chunk.Columns != nil || r.columns == nil {
 		columns := make([]wire.Column, len(chunk.Columns))
 		for i, c := range chunk.Columns {
@@ -111,7 +111,7 @@ func (r *remoteRows) fetch(nextSet bool) error {
 		r.err, r.open = err, false
 		return err
 	}
-	return r.take(answer.GetRows(), err)
+	return r.setChunk(answer.GetRows(), err)
 }
 
 // ask asks the server for rows.
@@ -181,7 +181,7 @@ func (r *remoteRows) NextResultSet() error {
 	chunk := r.opened
 	r.opened = nil
 	r.columns = nil
-	return r.take(chunk, r.err)
+	return r.setChunk(chunk, r.err)
 }
 
 // Close ends the query.

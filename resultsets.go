@@ -34,10 +34,10 @@ func newLazySets(conn *ConnConfig, open func() (resultSet, error), release func(
 	first, err := open()
 	switch {
 	case errors.Is(err, io.EOF):
-		r.finish()
+		r.releaseOnce()
 		return newMemoryRows(conn, nil), nil
 	case err != nil:
-		r.finish()
+		r.releaseOnce()
 		return nil, err
 	}
 	r.resultSet = first
@@ -93,7 +93,7 @@ func (r *resultSets) HasNextResultSet() bool {
 		r.nextOpened = true
 	}
 	if errors.Is(r.nextErr, io.EOF) {
-		r.finish()
+		r.releaseOnce()
 		return false
 	}
 	return true
@@ -108,15 +108,15 @@ func (r *resultSets) NextResultSet() error {
 	if r.nextErr != nil {
 		err := r.nextErr
 		r.nextErr = io.EOF // because a script ends at its first error
-		r.finish()
+		r.releaseOnce()
 		return err
 	}
 	r.resultSet, r.nextSet, r.nextOpened = r.nextSet, nil, false
 	return nil
 }
 
-// finish calls release, once.
-func (r *resultSets) finish() {
+// releaseOnce calls release, unless that was done.
+func (r *resultSets) releaseOnce() {
 	if r.released {
 		return
 	}
@@ -132,7 +132,7 @@ func (r *resultSets) Close() error {
 	if r.nextSet != nil {
 		err = errors.Join(err, r.nextSet.Close())
 	}
-	r.finish()
+	r.releaseOnce()
 	return err
 }
 

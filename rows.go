@@ -109,7 +109,7 @@ func newLocalRows(ctx context.Context, conn *ConnConfig, query cursor, release f
 	}
 	if !more {
 		r.columns = newColumns(query.Columns())
-		r.finish()
+		r.releaseOnce()
 	}
 	return r, nil
 }
@@ -137,14 +137,14 @@ func (r *localRows) Next(dest []driver.Value) error {
 		return readError(r.ctx, err)
 	}
 	if !more {
-		r.finish()
+		r.releaseOnce()
 		return io.EOF
 	}
 	return nil
 }
 
-// finish calls release, once.
-func (r *localRows) finish() {
+// releaseOnce calls release, unless that was done.
+func (r *localRows) releaseOnce() {
 	if r.done {
 		return
 	}
@@ -154,7 +154,7 @@ func (r *localRows) finish() {
 
 // Close ends the query.
 func (r *localRows) Close() error {
-	r.finish()
+	r.releaseOnce()
 	return nil
 }
 

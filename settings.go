@@ -91,7 +91,7 @@ func (c *conn) setSettings(settings wire.Settings) error {
 		return nil
 	}
 	if t.view != nil {
-		if err := t.viewError(t.view.Use(settings)); err != nil {
+		if err := t.viewError(t.view.SwitchSettings(settings)); err != nil {
 			return err
 		}
 	}

@@ -370,7 +370,8 @@ func (h *Host) register(s *Shard) error {
 	return nil
 }
 
-func (h *Host) forget(s *Shard) {
+// unregister removes a shard that has ended or was not started.
+func (h *Host) unregister(s *Shard) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.shards[s.cfg.ID] == s {

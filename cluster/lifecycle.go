@@ -172,7 +172,7 @@ func (s *Shard) start(startReplica starter) error {
 	}
 	if err != nil {
 		s.stop()
-		h.forget(s)
+		h.unregister(s)
 		return err
 	}
 	s.mu.Lock()
@@ -184,7 +184,7 @@ func (s *Shard) start(startReplica starter) error {
 	if ended {
 		// If Stop was called before there was a replica, it has stopped nothing.
 		_ = nh.StopReplica(s.cfg.ID, s.replica)
-		h.forget(s)
+		h.unregister(s)
 		return ErrClosed
 	}
 	return nil
@@ -235,7 +235,7 @@ func (s *Shard) Stop() error {
 		return nil // either there is no replica, or start will stop it
 	}
 	if phase == running {
-		defer h.forget(s) // otherwise start does
+		defer h.unregister(s) // otherwise start does
 	}
 	// If the gate is not free, Close holds it or waits for it, and will stop all
 	// replicas itself. Stop must not wait for Close, because Close may be waiting for a

@@ -52,7 +52,7 @@ func (q *queue) run() {
 		if q.lane == urgentLane {
 			q.l.bulk.wake()
 		}
-		q.use(c)
+		q.sendQueued(c)
 		lost := q.disconnected()
 		q.l.t.peers.remove(c)
 		if q.l.t.ctx.Err() != nil {
@@ -161,8 +161,8 @@ func (q *queue) failed(err error) (wait bool) {
 	return wait
 }
 
-// use sends what is queued until the connection ends.
-func (q *queue) use(c *conn) {
+// sendQueued sends what is queued until the connection ends.
+func (q *queue) sendQueued(c *conn) {
 	t := q.l.t
 	defer context.AfterFunc(t.ctx, c.close)()
 	if !t.spawn(func() { q.watch(c) }) {
@@ -174,7 +174,7 @@ func (q *queue) use(c *conn) {
 	var all []raftpb.Message
 	for {
 		clear(all)
-		if all = q.take(all[:0]); len(all) == 0 {
+		if all = q.takeMessages(all[:0]); len(all) == 0 {
 			select {
 			case <-q.added:
 				continue

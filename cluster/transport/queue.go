@@ -104,8 +104,8 @@ func (q *queue) dropOld(now time.Time) {
 	q.all = append(q.all[:0:0], q.all[n:]...)
 }
 
-// take appends the next messages for a frame to all. The rest stays.
-func (q *queue) take(all []raftpb.Message) []raftpb.Message {
+// takeMessages appends the next messages for a frame to all. The rest stays.
+func (q *queue) takeMessages(all []raftpb.Message) []raftpb.Message {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n, size := 0, 0

@@ -146,15 +146,15 @@ type clockNode struct {
 
 // A clockWorld is a log and the nodes that propose to it and apply it.
 type clockWorld struct {
-	t       *rapid.T
-	ms      int64 // real time
-	log     []sm.Entry
-	first   *memory.KV // applies at once
-	nodes   []*clockNode
-	flight  []measured // on their way to the log
-	counted int64      // until when the clock has counted
-	seq     uint64
-	waiting map[string][2]int64 // keys that expire: when they came to the log, and their time to live
+	t        *rapid.T
+	ms       int64 // real time
+	log      []sm.Entry
+	first    *memory.KV // applies at once
+	nodes    []*clockNode
+	inFlight []measured // on their way to the log
+	counted  int64      // until when the clock has counted
+	seq      uint64
+	waiting  map[string][2]int64 // keys that expire: when they came to the log, and their time to live
 }
 
 // measured is a tick with the moment until which it counts.
@@ -227,7 +227,7 @@ func (w *clockWorld) step(n *clockNode, leads bool) {
 			n.phase = -1
 		}
 	case 3:
-		w.flight = append(w.flight, measured{n.proposal, n.now})
+		w.inFlight = append(w.inFlight, measured{n.proposal, n.now})
 		n.phase = -1
 	}
 	n.phase++
@@ -236,8 +236,8 @@ func (w *clockWorld) step(n *clockNode, leads bool) {
 // arrive takes a tick from the way, into the log or not. It fails if the tick
 // counts what was counted before.
 func (w *clockWorld) arrive(i int, lost bool) {
-	tick := w.flight[i]
-	w.flight = slices.Delete(w.flight, i, i+1)
+	tick := w.inFlight[i]
+	w.inFlight = slices.Delete(w.inFlight, i, i+1)
 	if lost {
 		return
 	}
@@ -251,7 +251,7 @@ func (w *clockWorld) arrive(i int, lost bool) {
 }
 
 // jump has a node take over another's snapshot.
-func (w *clockWorld) jump(n, from *clockNode) {
+func (w *clockWorld) takeSnapshot(n, from *clockNode) {
 	prepared, err := from.kv.PrepareSnapshot()
 	if err != nil {
 		w.t.Fatal(err)
@@ -297,11 +297,11 @@ func TestNoDurationEndsEarly(t *testing.T) {
 					*n = clockNode{kv: memory.NewKV(memory.Config{Listener: nobody{t}})}
 				}
 				if n.seen < from.seen {
-					w.jump(n, from)
+					w.takeSnapshot(n, from)
 				}
 			case 7, 8:
-				if len(w.flight) > 0 {
-					w.arrive(rapid.IntRange(0, len(w.flight)-1).Draw(t, "which"), rapid.Bool().Draw(t, "lost"))
+				if len(w.inFlight) > 0 {
+					w.arrive(rapid.IntRange(0, len(w.inFlight)-1).Draw(t, "which"), rapid.Bool().Draw(t, "lost"))
 				}
 			default: // a round of a loop without rests
 				pause()
@@ -312,21 +312,21 @@ func TestNoDurationEndsEarly(t *testing.T) {
 				for _, other := range w.nodes { // all look at where the clock stands
 					w.round(other, other == n, rapid.IntRange(0, 2).Draw(t, "hears") > 0)
 				}
-				if len(w.flight) > 0 && rapid.Bool().Draw(t, "at once") {
-					w.arrive(len(w.flight)-1, false)
+				if len(w.inFlight) > 0 && rapid.Bool().Draw(t, "at once") {
+					w.arrive(len(w.inFlight)-1, false)
 				}
 			}
 		}
-		w.calm(leader)
+		w.runWithoutFaults(leader)
 	})
 }
 
 // round takes a node's loop through one round.
-func (w *clockWorld) round(n *clockNode, leads, hears bool) {
+func (w *clockWorld) round(n *clockNode, leads, catchesUp bool) {
 	for n.phase > 0 { // the one that it is in
 		w.step(n, leads)
 	}
-	if hears {
+	if catchesUp {
 		w.catchUp(n, len(w.log))
 	}
 	for w.step(n, leads); n.phase > 0; {
@@ -336,7 +336,7 @@ func (w *clockWorld) round(n *clockNode, leads, hears bool) {
 
 // calm goes on without rests and losses, and fails unless all that is left ends
 // in time.
-func (w *clockWorld) calm(leader *clockNode) {
+func (w *clockWorld) runWithoutFaults(leader *clockNode) {
 	w.put(700)
 	most := int64(0)
 	for _, x := range w.waiting {
@@ -350,7 +350,7 @@ func (w *clockWorld) calm(leader *clockNode) {
 			w.t.Fatalf("%v are left after %d ms", w.waiting, end)
 		}
 		w.round(leader, true, true)
-		for len(w.flight) > 0 {
+		for len(w.inFlight) > 0 {
 			w.arrive(0, false)
 		}
 	}

@@ -15,10 +15,10 @@ type delivery[T any] struct {
 	fetch  func() ([]T, error) // returns what the source has, without waiting
 	seen   func(T) wire.Seen   // what reads must see before an item is delivered in order
 
-	closed context.Context // ends with Close
-	close  context.CancelFunc
-	turn   chan struct{} // capacity 1: held by the call of next that reads; guards buffer
-	buffer []T           // fetched and not yet delivered
+	closed  context.Context // ends with Close
+	close   context.CancelFunc
+	reading chan struct{} // capacity 1: held by the call of next that reads; guards buffer
+	buffer  []T           // fetched and not yet delivered
 }
 
 // A source is where a machine keeps what it emits for one reader.
@@ -28,7 +28,7 @@ type source interface {
 }
 
 func newDelivery[T any](s *shard, from source, seen func(T) wire.Seen) *delivery[T] {
-	d := &delivery[T]{shard: s, source: from, seen: seen, turn: make(chan struct{}, 1)}
+	d := &delivery[T]{shard: s, source: from, seen: seen, reading: make(chan struct{}, 1)}
 	d.closed, d.close = context.WithCancel(context.Background())
 	return d
 }
@@ -58,8 +58,8 @@ func (d *delivery[T]) next(ctx context.Context, ordered bool) (item T, err error
 		return item, err
 	}
 	select {
-	case d.turn <- struct{}{}:
-		defer func() { <-d.turn }()
+	case d.reading <- struct{}{}:
+		defer func() { <-d.reading }()
 	case <-ctx.Done():
 		return item, ctx.Err()
 	case <-d.closed.Done():
@@ -82,7 +82,7 @@ func (d *delivery[T]) next(ctx context.Context, ordered bool) (item T, err error
 	return item, nil
 }
 
-// fill waits until the buffer is not empty. The caller holds turn.
+// fill waits until the buffer is not empty. The caller holds reading.
 func (d *delivery[T]) fill(ctx context.Context) (err error) {
 	if err := d.ended(); err != nil {
 		return err

@@ -19,9 +19,11 @@ const (
 	// identityFile says to which node and cluster a data folder belongs.
 	identityFile   = "hiqlite.json"
 	identityFormat = 1
-	// startsFile counts the starts of the node. The count is the node's
-	// incarnation: its first session ends the sessions of earlier ones.
-	startsFile = "boots"
+	// incarnationFile has the number of the last start of the node, its
+	// incarnation. The first session of an incarnation ends those of earlier ones.
+	incarnationFile = "incarnation"
+	// syncedFile says up to which entry the database of the SQL shard was synced.
+	syncedFile = "synced"
 )
 
 // folderIdentity is the content of identityFile.
@@ -78,7 +80,7 @@ func claim(opts *Options) error {
 
 // hasData reports whether a data folder holds more than its identity.
 func hasData(dir string) bool {
-	for _, name := range []string{"raft", "sql", "synced"} {
+	for _, name := range []string{"raft", "sql", syncedFile} {
 		if _, err := os.Stat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
 			return true
 		}
@@ -116,9 +118,9 @@ func memberIDs(members []Member) []uint64 {
 	return ids
 }
 
-// countStart counts this start of the node and returns its incarnation.
-func countStart(dir string) (uint64, error) {
-	path := filepath.Join(dir, startsFile)
+// nextIncarnation makes this start of the node a new incarnation, and returns it.
+func nextIncarnation(dir string) (uint64, error) {
+	path := filepath.Join(dir, incarnationFile)
 	n := uint64(0)
 	data, err := os.ReadFile(path)
 	if err == nil {

@@ -158,7 +158,7 @@ func (n *Node) open() error {
 	if err := n.openHost(); err != nil {
 		return err
 	}
-	incarnation, err := countStart(n.opts.DataDir)
+	incarnation, err := nextIncarnation(n.opts.DataDir)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ type resultOrWaiter struct {
 func newSQLShard(n *Node, incarnation uint64) *sqlShard {
 	s := &sqlShard{leases: newLeases(n)}
 	s.machine = replica.New(replica.Config{
-		Dir: filepath.Join(n.opts.DataDir, "sql"), Marker: filepath.Join(n.opts.DataDir, "synced"),
+		Dir: filepath.Join(n.opts.DataDir, "sql"), SyncedFile: filepath.Join(n.opts.DataDir, syncedFile),
 		Listener: s, Leases: s, Logger: n.opts.Logger, MaxReaders: n.opts.MaxReaders, Functions: n.opts.Functions,
 		Term: func(index uint64) uint64 { return s.raft.Term(index) },
 	})

@@ -72,7 +72,7 @@ type directory struct {
 // A segment has the items whose hashes begin with the same bits.
 type segment struct {
 	depth  uint8 // the number of these bits
-	frozen bool  // a view has the segment, so it must not change; only the writer uses it
+	frozen bool  // a Frozen has the segment, so it must not change; only the writer uses it
 	n      int   // the number of items; only the writer uses it
 	heads  []atomic.Pointer[Item]
 }
@@ -281,16 +281,16 @@ func (s *segment) each(f func(*Item) bool) bool {
 	return true
 }
 
-// A View is the content of a table at one moment.
-type View []*segment
+// A Frozen is the content of a table at one moment.
+type Frozen []*segment
 
 // Freeze returns the present content of the table. Its time is proportional to the number
 // of segments, about a hundredth of the number of items. Later the writer copies each
 // segment before it changes it for the first time. Only the writer may call Freeze; any
-// goroutine may use the view.
-func (t *Table) Freeze() View {
+// goroutine may use what it returns.
+func (t *Table) Freeze() Frozen {
 	d := t.dir.Load()
-	v := make(View, 0, len(d.segments))
+	v := make(Frozen, 0, len(d.segments))
 	for k := 0; k < len(d.segments); {
 		s := d.segments[k].Load()
 		s.frozen = true
@@ -301,9 +301,9 @@ func (t *Table) Freeze() View {
 }
 
 // All returns the items, in no order.
-func (v View) All() iter.Seq[*Item] {
+func (f Frozen) All() iter.Seq[*Item] {
 	return func(yield func(*Item) bool) {
-		for _, s := range v {
+		for _, s := range f {
 			if !s.each(yield) {
 				return
 			}
@@ -312,9 +312,9 @@ func (v View) All() iter.Seq[*Item] {
 }
 
 // Len returns the number of items.
-func (v View) Len() int {
+func (f Frozen) Len() int {
 	n := 0
-	for _, s := range v {
+	for _, s := range f {
 		n += s.n
 	}
 	return n

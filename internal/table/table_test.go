@@ -10,25 +10,25 @@ import (
 	"pgregory.net/rapid"
 )
 
-func contents(v View) map[string]string {
+func contents(f Frozen) map[string]string {
 	m := map[string]string{}
-	for i := range v.All() {
+	for i := range f.All() {
 		m[i.Key()] = i.Value()
 	}
 	return m
 }
 
-// A table has the same content as a map, and a view has the content that the table had when the
-// view was made.
+// A table has the same content as a map, and what Freeze returned keeps the content that the
+// table had then.
 func TestTablesBehaveLikeMaps(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		table, want := New(), map[string]string{}
 		refs := map[string]Ref{}
 		type kept struct {
-			view View
-			want map[string]string
+			frozen Frozen
+			want   map[string]string
 		}
-		var views []kept
+		var freezes []kept
 		key := rapid.Custom(func(t *rapid.T) string { return fmt.Sprint("k", rapid.IntRange(0, 3000).Draw(t, "n")) })
 		version := uint64(0)
 		put := func(k, v string) {
@@ -65,7 +65,7 @@ func TestTablesBehaveLikeMaps(t *testing.T) {
 					delete(want, k)
 				}
 			case 5:
-				views = append(views, kept{table.Freeze(), maps.Clone(want)})
+				freezes = append(freezes, kept{table.Freeze(), maps.Clone(want)})
 			case 6:
 				for k := range want {
 					table.Delete(k)
@@ -87,10 +87,10 @@ func TestTablesBehaveLikeMaps(t *testing.T) {
 				t.Fatalf("%d items of %d bytes, want %d of %d", table.Len(), table.Size(), len(want), size)
 			}
 		}
-		views = append(views, kept{table.Freeze(), want})
-		for n, v := range views {
-			if got := contents(v.view); !maps.Equal(got, v.want) || v.view.Len() != len(v.want) {
-				t.Fatalf("view %d has %d items, want %d", n, len(got), len(v.want))
+		freezes = append(freezes, kept{table.Freeze(), want})
+		for n, v := range freezes {
+			if got := contents(v.frozen); !maps.Equal(got, v.want) || v.frozen.Len() != len(v.want) {
+				t.Fatalf("freeze %d has %d items, want %d", n, len(got), len(v.want))
 			}
 		}
 	})
@@ -124,7 +124,7 @@ func TestReadersDuringWrites(t *testing.T) {
 			}
 		})
 	}
-	var views sync.WaitGroup
+	var walks sync.WaitGroup
 	for n := range come {
 		table.Put(fmt.Sprint("come", n), []byte("x"), uint64(n+2), false)
 		table.Put(fmt.Sprint("stay", n%stay), []byte("1"), uint64(n+2), false)
@@ -132,17 +132,17 @@ func TestReadersDuringWrites(t *testing.T) {
 			table.Delete(fmt.Sprint("come", n-come/2))
 		}
 		if n%1000 == 0 {
-			view, want := table.Freeze(), table.Len()
-			views.Go(func() {
-				if got := len(contents(view)); got != want {
-					t.Errorf("a view has %d items, want %d", got, want)
+			frozen, want := table.Freeze(), table.Len()
+			walks.Go(func() {
+				if got := len(contents(frozen)); got != want {
+					t.Errorf("a frozen table has %d items, want %d", got, want)
 				}
 			})
 		}
 	}
 	stop.Store(true)
 	wg.Wait()
-	views.Wait()
+	walks.Wait()
 }
 
 // A large table that is emptied releases its memory.

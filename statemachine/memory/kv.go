@@ -18,7 +18,7 @@ import (
 
 // KV is the machine of the kv shard: named buckets of entries and counters.
 type KV struct {
-	memory
+	core
 	buckets  atomic.Pointer[buckets]
 	recent   recentEvents // guarded by mu
 	revision uint64       // of the last change; never decreases. Versions of entries are revisions
@@ -119,7 +119,7 @@ func counterValue(i *table.Item) int64 { return int64(binary.LittleEndian.Uint64
 func (k *KV) Entries(bucket, prefix string) iter.Seq2[string, string] {
 	k.mu.Lock()
 	b := k.bucket(bucket)
-	var view table.View
+	var view table.Frozen
 	if b != nil {
 		view = b.entries.Freeze()
 	}
@@ -359,7 +359,7 @@ func (k *KV) nextAdvance() (atOnce bool, end uint64, any bool) { return k.expiri
 func (k *KV) freeze() iter.Seq[*wire.Record] {
 	type frozen struct {
 		head              wire.Record
-		entries, counters table.View
+		entries, counters table.Frozen
 	}
 	var all []frozen
 	for _, b := range k.buckets.Load().sorted() {

@@ -10,7 +10,7 @@ import (
 // Locks is the machine of the lock shard: a lockTable, and the listeners on this node for
 // changes of waiters.
 type Locks struct {
-	memory
+	core
 	lockTable
 	restoring *lockTable                 // what a snapshot holds, while it is read
 	listening map[waiterID]chan struct{} // on this node
@@ -19,7 +19,7 @@ type Locks struct {
 // NewLocks returns a machine that holds nothing.
 func NewLocks(cfg Config) *Locks {
 	l := &Locks{listening: map[waiterID]chan struct{}{}}
-	l.lockTable = newLockTable(&l.memory.seen, l.notify)
+	l.lockTable = newLockTable(&l.core.seen, l.notify)
 	l.start(cfg, l)
 	return l
 }
@@ -46,7 +46,7 @@ func (l *Locks) sessionOpened(node, incarnation uint64) {
 	}
 }
 
-func (l *Locks) nextAdvance() (atOnce bool, end uint64, any bool) { return l.renewal.next() }
+func (l *Locks) nextAdvance() (atOnce bool, end uint64, any bool) { return l.ownerTimers.next() }
 
 // Size returns about how many bytes of memory the locks take.
 func (l *Locks) Size() int64 {
@@ -126,7 +126,7 @@ func (l *Locks) notify(w waiterID) {
 func (l *Locks) freeze() iter.Seq[*wire.Record] { return l.records() }
 
 func (l *Locks) beginRestore() {
-	t := newLockTable(&l.memory.seen, l.notify)
+	t := newLockTable(&l.core.seen, l.notify)
 	l.restoring = &t
 }
 

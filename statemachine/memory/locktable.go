@@ -38,9 +38,9 @@ const emptyOwnerTTL = 1000
 // grant has caught up: its release names an index that includes the lost writes, and
 // every later grant carries at least that index.
 type lockTable struct {
-	queues  map[string]*lockQueue // by key; none is empty
-	owners  map[uint64]*lockOwner // by id
-	renewal timers[renewal]       // when owners expire; outdated ones name an earlier renewal
+	queues      map[string]*lockQueue // by key; none is empty
+	owners      map[uint64]*lockOwner // by id
+	ownerTimers timers[renewalID]     // when owners expire; outdated ones name an earlier renewal
 
 	lastToken uint64 // the last fencing token that was given; never decreases
 	// renewals counts the renewals of all owners. An owner that takes the id of an
@@ -81,14 +81,14 @@ type lockOwner struct {
 	id                uint64
 	epoch             uint64 // its first renewal: distinguishes it from earlier owners with its id
 	ttl               uint64 // milliseconds
-	renewal           uint64 // the last one
+	lastRenewal       uint64 // the last one
 	waiters           map[uint64]*lockQueue
 	node, incarnation uint64 // through which its last waiter came
 }
 
 // A renewal names one renewal of an owner. Its timer ends the owner only if there
 // was no later one.
-type renewal struct{ owner, renewal uint64 }
+type renewalID struct{ owner, renewal uint64 }
 
 // apply applies a command that came through a session.
 func (t *lockTable) apply(c *wire.Command, session *wire.Session[wire.Outcome]) wire.Outcome {
@@ -177,8 +177,8 @@ func (t *lockTable) grant(q *lockQueue) {
 // keepFor renews an owner: it does not expire within ttl milliseconds.
 func (t *lockTable) keepFor(o *lockOwner, ttl uint64) {
 	t.renewals++
-	o.renewal = t.renewals
-	t.renewal.start(ttl, renewal{o.id, o.renewal})
+	o.lastRenewal = t.renewals
+	t.ownerTimers.start(ttl, renewalID{o.id, o.lastRenewal})
 }
 
 func (t *lockTable) release(c wire.LockRelease) wire.Outcome {
@@ -270,14 +270,14 @@ func (t *lockTable) expire(o *lockOwner) {
 // advance moves the clock, and expires the owners that were silent for their time
 // to live.
 func (t *lockTable) advance(now uint64) {
-	for _, timer := range t.renewal.advance(now) {
-		if o := t.owners[timer.payload.owner]; o != nil && o.renewal == timer.payload.renewal {
+	for _, timer := range t.ownerTimers.advance(now) {
+		if o := t.owners[timer.payload.owner]; o != nil && o.lastRenewal == timer.payload.renewal {
 			t.expire(o)
 		}
 	}
-	t.renewal.prune(len(t.owners), func(r renewal) bool {
+	t.ownerTimers.prune(len(t.owners), func(r renewalID) bool {
 		o := t.owners[r.owner]
-		return o == nil || o.renewal != r.renewal
+		return o == nil || o.lastRenewal != r.renewal
 	})
 }
 
@@ -299,14 +299,14 @@ func (t *lockTable) records() iter.Seq[*wire.Record] {
 	records := []*wire.Record{{Kind: wire.RecordLocks, Token: t.lastToken, Renewal: t.renewals, HolderLostToken: t.holderLostToken}}
 	for _, id := range slices.Sorted(maps.Keys(t.owners)) {
 		o := t.owners[id]
-		records = append(records, &wire.Record{Kind: wire.RecordOwner, Owner: id, Epoch: o.epoch, TTLMS: o.ttl, Renewal: o.renewal, Node: o.node, Incarnation: o.incarnation})
+		records = append(records, &wire.Record{Kind: wire.RecordOwner, Owner: id, Epoch: o.epoch, TTLMS: o.ttl, Renewal: o.lastRenewal, Node: o.node, Incarnation: o.incarnation})
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(t.queues), cmp.Compare[string]) {
 		for _, w := range t.queues[key].waiters {
 			records = append(records, &wire.Record{Kind: wire.RecordWaiter, Key: key, Owner: w.owner, Waiter: w.id, Token: w.token, Seen: w.seen, HolderLost: w.holderLost})
 		}
 	}
-	renewals, phases := t.renewal.all()
+	renewals, phases := t.ownerTimers.all()
 	for n, x := range renewals {
 		records = append(records, &wire.Record{Kind: wire.RecordRenewal, Owner: x.payload.owner, Renewal: x.payload.renewal, End: x.end, Phase: uint8(phases[n])})
 	}
@@ -319,7 +319,7 @@ func (t *lockTable) restore(r *wire.Record) error {
 	case wire.RecordLocks:
 		t.lastToken, t.renewals, t.holderLostToken = r.Token, r.Renewal, r.HolderLostToken
 	case wire.RecordOwner:
-		t.owners[r.Owner] = &lockOwner{id: r.Owner, epoch: r.Epoch, ttl: r.TTLMS, renewal: r.Renewal, waiters: map[uint64]*lockQueue{}, node: r.Node, incarnation: r.Incarnation}
+		t.owners[r.Owner] = &lockOwner{id: r.Owner, epoch: r.Epoch, ttl: r.TTLMS, lastRenewal: r.Renewal, waiters: map[uint64]*lockQueue{}, node: r.Node, incarnation: r.Incarnation}
 	case wire.RecordWaiter:
 		o, q := t.owners[r.Owner], t.queues[r.Key]
 		if o == nil {
@@ -332,7 +332,7 @@ func (t *lockTable) restore(r *wire.Record) error {
 		q.waiters = append(q.waiters, lockWaiter{waiterID{r.Owner, r.Waiter}, r.Token, r.Seen, r.HolderLost})
 		o.waiters[r.Waiter] = q
 	case wire.RecordRenewal:
-		t.renewal.restore(r.End, phase(r.Phase), renewal{r.Owner, r.Renewal})
+		t.ownerTimers.restore(r.End, phase(r.Phase), renewalID{r.Owner, r.Renewal})
 	default:
 		return fmt.Errorf("a record of kind %d in a snapshot of the lock shard", r.Kind)
 	}
@@ -371,8 +371,8 @@ func (t *lockTable) validate() error {
 		waiters += len(q.waiters)
 	}
 	for id, o := range t.owners {
-		if o.id != id || o.epoch > o.renewal || o.renewal > t.renewals {
-			return fmt.Errorf("owner %d is owner %d, of epoch %d and renewal %d of %d", id, o.id, o.epoch, o.renewal, t.renewals)
+		if o.id != id || o.epoch > o.lastRenewal || o.lastRenewal > t.renewals {
+			return fmt.Errorf("owner %d is owner %d, of epoch %d and renewal %d of %d", id, o.id, o.epoch, o.lastRenewal, t.renewals)
 		}
 		waiters -= len(o.waiters)
 	}

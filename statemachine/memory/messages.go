@@ -26,7 +26,7 @@ var DefaultRetention = Retention{Messages: 65_536, Bytes: 64 << 20, AgeMS: 15 * 
 // Messages is the machine of the pubsub shard: the last messages of all channels, in
 // one order.
 type Messages struct {
-	memory
+	core
 	retention Retention
 
 	messageLog
@@ -72,7 +72,7 @@ func (m *Messages) apply(c *wire.Command, _ *wire.Session[wire.Outcome]) wire.Ou
 	msg := &Message{Index: m.last, Channel: strings.Clone(n.Channel), Payload: string(n.Payload), TimeMS: n.TimeMS, Seen: m.seen, at: m.sessionClock}
 	m.kept = append(m.kept, msg)
 	m.bytes += msg.size()
-	m.forget()
+	m.removeOldMessages()
 	for s := range m.exact[msg.Channel] {
 		s.push(msg.Index)
 	}
@@ -84,8 +84,8 @@ func (m *Messages) apply(c *wire.Command, _ *wire.Session[wire.Outcome]) wire.Ou
 	return wire.Outcome{Index: msg.Index}
 }
 
-// forget removes the messages beyond the retention, but always keeps the last one.
-func (m *Messages) forget() {
+// removeOldMessages removes the messages beyond the retention, but always keeps the last one.
+func (m *Messages) removeOldMessages() {
 	n := 0
 	for ; n < len(m.kept)-1; n++ {
 		old := m.kept[n]
@@ -101,7 +101,7 @@ func (m *Messages) forget() {
 
 // advance moves the clock, and removes the messages that have become too old.
 func (m *Messages) advance(uint64) {
-	m.forget()
+	m.removeOldMessages()
 	if n := len(m.kept); n == 1 && m.sessionClock-m.kept[0].at >= m.retention.AgeMS {
 		m.forgotten, m.bytes, m.kept = m.last, 0, nil
 	}

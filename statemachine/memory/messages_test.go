@@ -16,7 +16,7 @@ import (
 )
 
 func newMessagesShard(t rapid.TB, r Retention) (*shard, *Messages) {
-	s := newShard(t, func(c Config) *memory { return &NewMessages(c, r).memory })
+	s := newShard(t, func(c Config) *core { return &NewMessages(c, r).core })
 	return s, s.machine.(*Messages)
 }
 

@@ -38,10 +38,10 @@ type Config struct {
 // of its last entry.
 const maxKeptOutcomes = 1 << 20
 
-// memory is what the machines of all in-memory shards have in common: applying
+// core is what the machines of all in-memory shards have in common: applying
 // entries, sessions, the clock and snapshots. It is a concurrent state machine of
 // Dragonboat's. What commands mean is known to its machine.
-type memory struct {
+type core struct {
 	cfg     Config
 	machine machine
 	failure *statemachine.Failure
@@ -65,7 +65,7 @@ type memory struct {
 
 // A machine applies the commands of one in-memory shard. Its replicated state is a
 // function of them; watchers and other readers of this node never change it. The
-// caller holds memory.mu.
+// caller holds core.mu.
 type machine interface {
 	// apply applies a command, whose strings and bytes are valid only until it
 	// returns.
@@ -88,10 +88,10 @@ type machine interface {
 
 type notification = statemachine.Notification[wire.Outcome]
 
-var _ sm.IConcurrentStateMachine = (*memory)(nil)
+var _ sm.IConcurrentStateMachine = (*core)(nil)
 
-// start makes m ready for use. It is part of the same value as machine.
-func (m *memory) start(cfg Config, machine machine) {
+// start prepares the core of a machine. machine is the value that embeds it.
+func (m *core) start(cfg Config, machine machine) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
@@ -105,7 +105,7 @@ func (m *memory) start(cfg Config, machine machine) {
 }
 
 // Update applies a batch of entries.
-func (m *memory) Update(entries []sm.Entry) ([]sm.Entry, error) {
+func (m *core) Update(entries []sm.Entry) ([]sm.Entry, error) {
 	if m.failure.StoppedAfterFailure() {
 		return entries, nil
 	}
@@ -131,7 +131,7 @@ func (m *memory) Update(entries []sm.Entry) ([]sm.Entry, error) {
 }
 
 // applyEntry applies one entry. It fails only if this build cannot read the entry.
-func (m *memory) applyEntry(index uint64, cmd []byte) error {
+func (m *core) applyEntry(index uint64, cmd []byte) error {
 	if len(cmd) == 0 {
 		return nil
 	}
@@ -179,7 +179,7 @@ func (m *memory) applyEntry(index uint64, cmd []byte) error {
 // applyOnce applies a command, unless it is a copy of a command of a remote client that
 // was applied before. What belongs to a session of its node, such as the owner of a
 // lock, belongs to the client's session instead.
-func (m *memory) applyOnce(c *wire.Command, session *wire.Session[wire.Outcome]) wire.Outcome {
+func (m *core) applyOnce(c *wire.Command, session *wire.Session[wire.Outcome]) wire.Outcome {
 	if c.Origin == nil {
 		return m.machine.apply(c, session)
 	}
@@ -212,7 +212,7 @@ func keptOutcomes(outcomes []wire.Outcome) []wire.Outcome {
 }
 
 // advance moves the clock, if the proposer of the advance knew its present value.
-func (m *memory) advance(t wire.ClockAdvance) {
+func (m *core) advance(t wire.ClockAdvance) {
 	if t.Expected != m.now || t.Next <= m.now {
 		return
 	}
@@ -226,7 +226,7 @@ func (m *memory) advance(t wire.ClockAdvance) {
 }
 
 // publish lets other goroutines see the clock, and when it has to be moved.
-func (m *memory) publish() {
+func (m *core) publish() {
 	c := statemachine.Clock{Now: m.now, Nonce: m.lastAdvanceNonce, Wait: statemachine.MaxAdvanceInterval}
 	atOnce, end, any := m.machine.nextAdvance()
 	switch {
@@ -241,30 +241,30 @@ func (m *memory) publish() {
 }
 
 // Clock returns the state of the shard's clock.
-func (m *memory) Clock() statemachine.Clock { return m.clock.Clock() }
+func (m *core) Clock() statemachine.Clock { return m.clock.Clock() }
 
 // Err returns why the replica stopped, or nil.
-func (m *memory) Err() error { return m.failure.Err() }
+func (m *core) Err() error { return m.failure.Err() }
 
 // Fail stops the replica because this machine cannot continue, and returns when the
 // replica has been stopped.
-func (m *memory) Fail(err error) { m.failure.Fail(err) }
+func (m *core) Fail(err error) { m.failure.Fail(err) }
 
 // Applied returns the index of the last entry that was applied.
-func (m *memory) Applied() uint64 { return m.applied.Load() }
+func (m *core) Applied() uint64 { return m.applied.Load() }
 
 // WaitApplied returns once reads on this node see the entry at index. The
 // error is that of ctx, or why the replica stopped.
-func (m *memory) WaitApplied(ctx context.Context, index uint64) error {
+func (m *core) WaitApplied(ctx context.Context, index uint64) error {
 	return m.followers.Wait(ctx, &m.applied, index, m.failure)
 }
 
 // LogBytes returns how many bytes of entries this machine has applied since it was
 // created.
-func (m *memory) LogBytes() uint64 { return m.logBytes.Load() }
+func (m *core) LogBytes() uint64 { return m.logBytes.Load() }
 
 // deliver sends the notifications of an Update to the listener.
-func (m *memory) deliver() {
+func (m *core) deliver() {
 	for i := range m.notifications {
 		m.notifications[i].Deliver(m.cfg.Listener)
 	}
@@ -273,12 +273,12 @@ func (m *memory) deliver() {
 }
 
 // Lookup fails: the machines are read through their own methods.
-func (m *memory) Lookup(any) (any, error) {
+func (m *core) Lookup(any) (any, error) {
 	return nil, errors.New("hiqlite: an in-memory machine is not read through Lookup")
 }
 
 // Close does nothing: what is in memory stays readable.
-func (m *memory) Close() error { return nil }
+func (m *core) Close() error { return nil }
 
 // A snapshot is snapshotMagic followed by a zstd stream of records, each of which
 // follows its length as a varint.
@@ -290,7 +290,7 @@ const maxRecord = 64 << 20
 
 // PrepareSnapshot fixes what SaveSnapshot will write. It returns no error, since
 // Dragonboat would panic. After a failure it returns nil, and SaveSnapshot stops.
-func (m *memory) PrepareSnapshot() (any, error) {
+func (m *core) PrepareSnapshot() (any, error) {
 	if m.failure.Err() != nil {
 		return nil, nil
 	}
@@ -312,7 +312,7 @@ func (m *memory) PrepareSnapshot() (any, error) {
 }
 
 // SaveSnapshot writes what PrepareSnapshot fixed, while entries are applied.
-func (m *memory) SaveSnapshot(prepared any, w io.Writer, _ sm.ISnapshotFileCollection, done <-chan struct{}) error {
+func (m *core) SaveSnapshot(prepared any, w io.Writer, _ sm.ISnapshotFileCollection, done <-chan struct{}) error {
 	records, ok := prepared.(iter.Seq[*wire.Record])
 	if !ok {
 		return sm.ErrSnapshotStopped
@@ -366,7 +366,7 @@ func writeRecords(w io.Writer, records iter.Seq[*wire.Record], done <-chan struc
 
 // RecoverFromSnapshot replaces the state by that of a snapshot: this node's own one
 // at a start, or another node's if this node was away for long.
-func (m *memory) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, done <-chan struct{}) error {
+func (m *core) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, done <-chan struct{}) error {
 	if m.failure.Err() != nil {
 		return sm.ErrSnapshotStopped
 	}
@@ -384,7 +384,7 @@ func (m *memory) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, done <-ch
 	return sm.ErrSnapshotStopped // unwrapped: Dragonboat compares with ==
 }
 
-func (m *memory) recover(r io.Reader) error {
+func (m *core) recover(r io.Reader) error {
 	magic := make([]byte, len(snapshotMagic))
 	if _, err := io.ReadFull(r, magic); err != nil {
 		return err

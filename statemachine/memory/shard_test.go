@@ -17,9 +17,9 @@ import (
 
 // A shard is the machine of an in-memory shard under test. The tests make its log.
 type shard struct {
-	*memory
+	*core
 	t          rapid.TB
-	newMachine func(Config) *memory
+	newMachine func(Config) *core
 	ttl        uint64 // TTL of sessions
 	index      uint64
 	session    uint64
@@ -54,27 +54,27 @@ func (s *shard) Failed(err error) { s.failed <- err }
 var smallRetention = Retention{Messages: 8, Bytes: 120, AgeMS: 1000}
 
 // shardKinds are the functions that make the machines, by kind.
-var shardKinds = map[string]func(Config) *memory{
-	"kv":       func(c Config) *memory { return &NewKV(c).memory },
-	"locks":    func(c Config) *memory { return &NewLocks(c).memory },
-	"messages": func(c Config) *memory { return &NewMessages(c, smallRetention).memory },
+var shardKinds = map[string]func(Config) *core{
+	"kv":       func(c Config) *core { return &NewKV(c).core },
+	"locks":    func(c Config) *core { return &NewLocks(c).core },
+	"messages": func(c Config) *core { return &NewMessages(c, smallRetention).core },
 }
 
-func eachShard(t *testing.T, f func(t *testing.T, newMachine func(Config) *memory)) {
+func eachShard(t *testing.T, f func(t *testing.T, newMachine func(Config) *core)) {
 	for _, name := range []string{"kv", "locks", "messages"} {
 		t.Run(name, func(t *testing.T) { f(t, shardKinds[name]) })
 	}
 }
 
 // emptyShard returns a machine that has applied nothing.
-func emptyShard(t rapid.TB, newMachine func(Config) *memory) *shard {
+func emptyShard(t rapid.TB, newMachine func(Config) *core) *shard {
 	s := &shard{t: t, newMachine: newMachine, got: map[[2]uint64][]wire.Outcome{}, opened: map[uint64]uint64{}, failed: make(chan error, 1)}
 	s.restart()
 	return s
 }
 
 // newShard returns a machine with one session.
-func newShard(t rapid.TB, newMachine func(Config) *memory) *shard {
+func newShard(t rapid.TB, newMachine func(Config) *core) *shard {
 	t.Helper()
 	s := emptyShard(t, newMachine)
 	s.session = s.open(77, 0, 0)
@@ -83,7 +83,7 @@ func newShard(t rapid.TB, newMachine func(Config) *memory) *shard {
 
 // restart replaces the machine by one that has applied nothing.
 func (s *shard) restart() {
-	s.memory = s.newMachine(Config{Listener: s, SessionTTL: s.ttl, Logger: slog.New(slog.DiscardHandler)})
+	s.core = s.newMachine(Config{Listener: s, SessionTTL: s.ttl, Logger: slog.New(slog.DiscardHandler)})
 }
 
 // apply applies entries as one batch.
@@ -115,7 +115,7 @@ func (s *shard) apply(entries ...sm.Entry) {
 }
 
 // appliedIndex is Applied of memory, which is hidden by Applied of the listener.
-func (s *shard) appliedIndex() uint64 { return s.memory.Applied() }
+func (s *shard) appliedIndex() uint64 { return s.core.Applied() }
 
 // update applies encoded entries as one batch.
 func (s *shard) update(cmds ...[]byte) {
@@ -349,7 +349,7 @@ func genLog(t *rapid.T, command func(*rapid.T) *wire.Command) (log []sm.Entry) {
 // All machines have the same state and send the same notifications, whether they apply the
 // log in batches or one entry at a time, with or without restarts from snapshots.
 func TestMachinesApplyLogsAlike(t *testing.T) {
-	eachShard(t, func(t *testing.T, newMachine func(Config) *memory) {
+	eachShard(t, func(t *testing.T, newMachine func(Config) *core) {
 		command := commandKinds[t.Name()[strings.LastIndexByte(t.Name(), '/')+1:]]
 		rapid.Check(t, func(t *rapid.T) {
 			ttl := rapid.SampledFrom([]uint64{0, 30_000}).Draw(t, "session ttl")
@@ -392,7 +392,7 @@ func TestMachinesApplyLogsAlike(t *testing.T) {
 // while it is saved. A machine that was restored from it applies the later entries like all
 // others.
 func TestSnapshotsAreOfOneMoment(t *testing.T) {
-	eachShard(t, func(t *testing.T, newMachine func(Config) *memory) {
+	eachShard(t, func(t *testing.T, newMachine func(Config) *core) {
 		command := commandKinds[t.Name()[strings.LastIndexByte(t.Name(), '/')+1:]]
 		rapid.Check(t, func(t *rapid.T) {
 			log := genLog(t, command)

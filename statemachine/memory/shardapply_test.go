@@ -28,7 +28,7 @@ func oneCommand(s *shard) *wire.Command {
 }
 
 func TestCopiesOfCommandsAreAppliedOnce(t *testing.T) {
-	eachShard(t, func(t *testing.T, newMachine func(Config) *memory) {
+	eachShard(t, func(t *testing.T, newMachine func(Config) *core) {
 		s := newShard(t, newMachine)
 		first := s.entry(oneCommand(s), oneCommand(s))
 		s.update(first)
@@ -59,7 +59,7 @@ func TestCopiesOfCommandsAreAppliedOnce(t *testing.T) {
 // Sessions expire only by clock advances. A single advance counts only up to a bound: a leader
 // that was paused for a day expires no session.
 func TestMemorySessionsExpireByClockAdvances(t *testing.T) {
-	eachShard(t, func(t *testing.T, newMachine func(Config) *memory) {
+	eachShard(t, func(t *testing.T, newMachine func(Config) *core) {
 		s := emptyShard(t, newMachine)
 		s.ttl = 60_000
 		s.restart()
@@ -91,7 +91,7 @@ func TestMemorySessionsExpireByClockAdvances(t *testing.T) {
 
 // When an incarnation of a node opens a session, the sessions of its earlier incarnations end.
 func TestSessionsEndWithTheirIncarnation(t *testing.T) {
-	eachShard(t, func(t *testing.T, newMachine func(Config) *memory) {
+	eachShard(t, func(t *testing.T, newMachine func(Config) *core) {
 		s := newShard(t, newMachine)
 		old, others := s.open(1, 3, 5), []uint64{s.open(2, 4, 1), s.open(3, 3, 7)}
 		s.open(4, 3, 6) // between the other two incarnations
@@ -171,7 +171,7 @@ func TestLargeValuesAreNotKept(t *testing.T) {
 // An entry of a newer format stops the machine before any notification of the batch, also
 // of the entries before it. They are applied again after the upgrade.
 func TestNewerEntriesStopTheMachine(t *testing.T) {
-	eachShard(t, func(t *testing.T, newMachine func(Config) *memory) {
+	eachShard(t, func(t *testing.T, newMachine func(Config) *core) {
 		for name, bad := range map[string][]byte{"newer": {wire.FormatVersion + 1, 0}, "malformed": {wire.FormatVersion, 0, 8}} {
 			s := newShard(t, newMachine)
 			before, at := len(s.notified), s.index

@@ -47,7 +47,7 @@ func records(t rapid.TB, snapshot []byte) (all []*wire.Record) {
 }
 
 // filledShard returns a machine that has some of everything that its kind can have.
-func filledShard(t rapid.TB, newMachine func(Config) *memory) *shard {
+func filledShard(t rapid.TB, newMachine func(Config) *core) *shard {
 	s := newShard(t, newMachine)
 	session := s.open(78, 2, 3)
 	for i := range 4 {
@@ -84,7 +84,7 @@ func (s *shard) refuses(snapshot []byte) bool {
 // A snapshot that is damaged, truncated or of another kind of shard stops the machine, which
 // never gets another state from it.
 func TestDamagedMemorySnapshots(t *testing.T) {
-	eachShard(t, func(t *testing.T, newMachine func(Config) *memory) {
+	eachShard(t, func(t *testing.T, newMachine func(Config) *core) {
 		whole := filledShard(t, newMachine)
 		b, want := whole.snapshot(), whole.state()
 		s := emptyShard(t, newMachine)
@@ -119,7 +119,7 @@ func TestDamagedMemorySnapshots(t *testing.T) {
 
 // A snapshot without its last record is refused, although its checksum is right.
 func TestSnapshotsWithoutTheirLastRecordAreRefused(t *testing.T) {
-	eachShard(t, func(t *testing.T, newMachine func(Config) *memory) {
+	eachShard(t, func(t *testing.T, newMachine func(Config) *core) {
 		s := filledShard(t, newMachine)
 		all := records(t, s.snapshot())
 		short := append(slices.Clone(all[:len(all)-2]), all[len(all)-1])
@@ -140,7 +140,7 @@ func snapshotOf(t rapid.TB, all []*wire.Record) []byte {
 
 // A snapshot of any records is refused, or the machine works with it. It never panics.
 func TestAnyRecordsDoNotPanic(t *testing.T) {
-	eachShard(t, func(t *testing.T, newMachine func(Config) *memory) {
+	eachShard(t, func(t *testing.T, newMachine func(Config) *core) {
 		command := commandKinds[t.Name()[strings.LastIndexByte(t.Name(), '/')+1:]]
 		whole := filledShard(t, newMachine)
 		all := records(t, whole.snapshot())
@@ -209,7 +209,7 @@ func TestAnyRecordsDoNotPanic(t *testing.T) {
 // SaveSnapshot and RecoverFromSnapshot end when their channel is closed. After that, the
 // machine can be restored by another snapshot.
 func TestMemorySnapshotsCanBeStopped(t *testing.T) {
-	eachShard(t, func(t *testing.T, newMachine func(Config) *memory) {
+	eachShard(t, func(t *testing.T, newMachine func(Config) *core) {
 		s := filledShard(t, newMachine)
 		b, want := s.snapshot(), s.state()
 		done := make(chan struct{})

@@ -99,12 +99,12 @@ func (c *Cursor) Next(row func(*sqlite.Stmt)) (bool, error) {
 		if errors.As(err, &e) && e.Code == sqlite.CodeInterrupt {
 			err = t.interrupted(c.ctx, e)
 		}
-		if c.kept != nil { // see Query.forget
+		if c.kept != nil { // see Query.uncacheStmt
 			t.stmts.remove(c.kept)
 			c.kept = nil
 		}
 		if t.conn.Autocommit() { // such as after a failed allocation
-			t.finish(rolledBack(err))
+			t.endTransaction(rolledBack(err))
 		}
 		return false, err
 	}

@@ -17,23 +17,23 @@ const savepoint = "_hiqlite_operation"
 // execution is one operation being executed.
 type execution struct {
 	*SQL
-	op       *wire.Operation
-	result   *wire.Result
-	saved    bool  // a savepoint was set before the operation
-	bytes    int   // of the rows returned so far
-	schema   bool  // a statement may have changed the schema
-	stats    bool  // a statement may have changed the statistics
-	deferred bool  // a statement ran PRAGMA defer_foreign_keys
-	partial  bool  // we aborted a statement ourselves, so SQLite has not undone its changes
-	counted  int64 // total_changes() after the statement before
-	changes  int64 // rows that the last statement itself changed
-	rowid    int64 // the rowid that the last statement itself assigned
-	ownRowid int64 // the rowid of the row that the statement itself inserted or updated
+	op            *wire.Operation
+	result        *wire.Result
+	saved         bool  // a savepoint was set before the operation
+	bytes         int   // of the rows returned so far
+	schema        bool  // a statement may have changed the schema
+	stats         bool  // a statement may have changed the statistics
+	deferred      bool  // a statement ran PRAGMA defer_foreign_keys
+	partial       bool  // we aborted a statement ourselves, so SQLite has not undone its changes
+	totalBefore   int64 // total_changes() before the present statement
+	stmtChanges   int64 // rows that the last statement itself changed
+	assignedRowID int64 // the rowid that the last statement itself assigned
+	insertedRowID int64 // the rowid of the row that the statement itself inserted or updated
 }
 
-// execute executes op and sets its result. If ended is true, op must not have happened
-// but cannot be undone alone: the transaction was rolled back, and the other operations
-// have to be executed again. An error is a failure of this machine.
+// execute executes op and sets its result. ended: the operation failed and could not be
+// undone alone, so the whole transaction was rolled back. The caller executes the other
+// operations again. An error is a failure of this machine.
 func (r *SQL) execute(op *wire.Operation, result *wire.Result) (ended bool, err error) {
 	if err := r.checkFunctions(op.Functions); err != nil {
 		return false, err
@@ -69,7 +69,7 @@ func (r *SQL) execute(op *wire.Operation, result *wire.Result) (ended bool, err 
 		failed = x.check()
 	}
 	if failed == nil {
-		if failed = x.finish(); failed != nil { // the savepoint may be gone
+		if failed = x.finishOperation(); failed != nil { // the savepoint may be gone
 			x.saved, x.partial = false, true
 		}
 	}
@@ -137,8 +137,8 @@ func bind(s *sqlite.Stmt, args []wire.Argument) error {
 // resultOf returns the result of the statement that has just run.
 func (x *execution) resultOf(rows *wire.Rows) wire.StatementResult {
 	total := x.conn.TotalChanges()
-	out := wire.StatementResult{RowsAffected: x.conn.Changes(), LastInsertID: x.conn.LastInsertID(), TotalChanges: total - x.counted, Rows: rows, RowID: x.ownRowid}
-	x.counted, x.ownRowid = total, 0
+	out := wire.StatementResult{RowsAffected: x.conn.Changes(), LastInsertID: x.conn.LastInsertID(), TotalChanges: total - x.totalBefore, Rows: rows, RowID: x.insertedRowID}
+	x.totalBefore, x.insertedRowID = total, 0
 	return out
 }
 
@@ -148,7 +148,7 @@ func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
 		return nil, queryOnly()
 	}
 	if s.Actions.InsertsSchemaRows {
-		x.changes, x.rowid = 0, 0 // as Count reports them for every statement that changes the schema
+		x.stmtChanges, x.assignedRowID = 0, 0 // as Count reports them for every statement that changes the schema
 		return nil, x.schemaRows(s)
 	}
 	defer s.Reset()
@@ -158,7 +158,7 @@ func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
 		return nil, err
 	}
 	n := s.Observe()
-	defer func() { x.changes, x.rowid = n.Counters(); x.ownRowid = n.RowID() }()
+	defer func() { x.stmtChanges, x.assignedRowID = n.Counters(); x.insertedRowID = n.RowID() }()
 	var rows *wire.Rows
 	for {
 		row, err := s.Step()
@@ -275,7 +275,7 @@ func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error
 // of the statements before.
 func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, used []bool, out wire.StatementResult) (wire.StatementResult, error) {
 	if changesSettings(&stmt.Actions) {
-		return out, x.switchSetting(&stmt.Actions)
+		return out, x.runSettingPragma(&stmt.Actions)
 	}
 	if err := stmt.Bind(args, used); err != nil {
 		return out, err
@@ -307,8 +307,8 @@ func (x *execution) check() error {
 	return nil
 }
 
-// finish ends an operation that succeeded.
-func (x *execution) finish() error {
+// finishOperation ends an operation that succeeded.
+func (x *execution) finishOperation() error {
 	if x.saved {
 		if err := x.conn.ExecAsOwner("RELEASE " + savepoint); err != nil {
 			return err

@@ -50,7 +50,7 @@ func (r *SQL) Hash(ctx context.Context) (sum [sha256.Size]byte, index uint64, er
 func (r *SQL) pin(conn *sqlite.Conn) (index uint64, err error) {
 	r.mu.Lock() // between two batches
 	defer r.mu.Unlock()
-	return r.visible.Load(), conn.Exec("BEGIN; SELECT count(*) FROM sqlite_schema")
+	return r.publishedIndex.Load(), conn.Exec("BEGIN; SELECT count(*) FROM sqlite_schema")
 }
 
 func hashDatabase(h hash.Hash, conn *sqlite.Conn) error {

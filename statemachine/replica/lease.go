@@ -5,23 +5,23 @@ import (
 	"github.com/hiqlite/hiqlite/statemachine"
 )
 
-// A lessor is the SQL machine as the host of its lease queue. All methods run
-// while an entry is being applied.
-type lessor struct{ r *SQL }
+// leaseHostOfSQL lets the SQL machine apply the operations of its lease queue. All
+// methods run while an entry is being applied.
+type leaseHostOfSQL struct{ r *SQL }
 
-var _ leaseHost = lessor{}
+var _ leaseHost = leaseHostOfSQL{}
 
-func (l lessor) apply(op *wire.Operation, result *wire.Result) error {
+func (l leaseHostOfSQL) apply(op *wire.Operation, result *wire.Result) error {
 	return l.r.applyOperation(op, result)
 }
-func (l lessor) now() uint64        { return l.r.now }
-func (l lessor) lastChange() uint64 { return l.r.changed }
+func (l leaseHostOfSQL) now() uint64        { return l.r.now }
+func (l leaseHostOfSQL) lastChange() uint64 { return l.r.changed }
 
-func (l lessor) session(id uint64) *wire.Session[wire.Result] { return l.r.sessions.Get(id) }
+func (l leaseHostOfSQL) session(id uint64) *wire.Session[wire.Result] { return l.r.sessions.Get(id) }
 
 // holderChanged publishes who holds the lease, and ends the speculative
 // transactions that ran under a lease that has ended.
-func (l lessor) holderChanged(ended uint64) {
+func (l leaseHostOfSQL) holderChanged(ended uint64) {
 	l.r.publishHolder()
 	if ended != 0 {
 		l.r.endSpeculation(func(lease uint64) bool { return lease == ended })
@@ -30,7 +30,7 @@ func (l lessor) holderChanged(ended uint64) {
 
 // settled notifies the listener, and has a later copy of the waiter's entry
 // return the same result.
-func (l lessor) settled(w *wire.Waiter, result *wire.Result) {
+func (l leaseHostOfSQL) settled(w *wire.Waiter, result *wire.Result) {
 	r := l.r
 	r.batch.notifications = append(r.batch.notifications, notification{
 		Notification: statemachine.Notification[wire.Result]{Session: w.Session}, waiter: waiterID(w), settled: result,
@@ -41,7 +41,7 @@ func (l lessor) settled(w *wire.Waiter, result *wire.Result) {
 	}
 }
 
-func (l lessor) keep(origin *wire.Origin, result *wire.Result) {
+func (l leaseHostOfSQL) keep(origin *wire.Origin, result *wire.Result) {
 	l.r.sessions.Keep(origin, keptResult(result))
 }
 

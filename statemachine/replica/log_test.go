@@ -102,8 +102,8 @@ func (m *machine) hash() string {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	if index != m.SQL.visible.Load() {
-		m.t.Fatalf("the hash is of entry %d, the replica is at entry %d", index, m.SQL.visible.Load())
+	if index != m.SQL.publishedIndex.Load() {
+		m.t.Fatalf("the hash is of entry %d, the replica is at entry %d", index, m.SQL.publishedIndex.Load())
 	}
 	return fmt.Sprintf("%x", sum[:8])
 }

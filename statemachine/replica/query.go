@@ -77,7 +77,7 @@ func (q *Query) Next(row func(*sqlite.Stmt)) (bool, error) {
 	}
 	more, err := q.stmt.Step()
 	if err != nil {
-		q.forget()
+		q.uncacheStmt()
 		if reason := q.reason(); reason != nil {
 			err = reason
 		}
@@ -110,10 +110,10 @@ func (q *Query) Close() {
 	q.stmt = nil
 }
 
-// forget removes the statement of a failed query from the cache. If it has failed
+// uncacheStmt removes the statement of a failed query from the cache. If it has failed
 // because SQLite could not prepare it again with a newer schema, SQLite would only
 // repeat that attempt.
-func (q *Query) forget() {
+func (q *Query) uncacheStmt() {
 	if q.kept != nil {
 		q.r.stmts.remove(q.kept)
 		q.kept = nil

@@ -83,8 +83,8 @@ type Reader struct {
 	tx    *Transaction // the transaction that reads with it, or nil
 }
 
-// use makes path the database of readers that are lent from now on.
-func (p *pool) use(path string) {
+// switchFile makes path the database of readers that are lent from now on.
+func (p *pool) switchFile(path string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.file = path
@@ -127,7 +127,7 @@ func (r *SQL) AcquireUnder(ctx context.Context, settings wire.Settings) (*Reader
 		return nil, err
 	}
 	reader.settings = settings
-	if err := reader.stmts.use(settings); err != nil {
+	if err := reader.stmts.switchSettings(settings); err != nil {
 		reader.Discard()
 		reader.Release()
 		return nil, err
@@ -145,7 +145,7 @@ func (p *pool) acquire(ctx context.Context, settings wire.Settings) (*Reader, er
 		}
 		wait := p.gate
 		if wait == nil && len(p.active) < p.max {
-			r, err := p.take(settings)
+			r, err := p.lendReader(settings)
 			p.mu.Unlock()
 			return r, err
 		}
@@ -171,7 +171,9 @@ func (p *pool) acquire(ctx context.Context, settings wire.Settings) (*Reader, er
 	}
 }
 
-func (p *pool) take(settings wire.Settings) (*Reader, error) {
+// lendReader lends an idle reader, preferably one with these settings, or a new one. The
+// caller holds mu, and has checked that not all readers are lent.
+func (p *pool) lendReader(settings wire.Settings) (*Reader, error) {
 	var r *Reader
 	if n := len(p.idle) - 1; n >= 0 {
 		i := n

@@ -28,7 +28,7 @@ func (t *Transaction) Exec(ctx context.Context, text string, args []wire.Argumen
 	}
 	out, err := t.exec(ctx, text, args)
 	if t.fatal != nil {
-		t.finish(t.fatal)
+		t.endTransaction(t.fatal)
 	}
 	return out, err
 }
@@ -74,14 +74,14 @@ func (t *Transaction) exec(ctx context.Context, text string, args []wire.Argumen
 	changes, rowid := count.Counters()
 	row := count.RowID()
 	out = wire.StatementResult{RowsAffected: t.conn.Changes(), LastInsertID: t.conn.LastInsertID(), TotalChanges: t.conn.TotalChanges() - total, Rows: rows, RowID: row}
-	return out, t.after(ctx, before, s, &out, changes, rowid, failed)
+	return out, t.recordOutcome(ctx, before, s, &out, changes, rowid, failed)
 }
 
 // reload makes the connection load the schema and the statistics again, as replicas do
 // at the same place of the recording. Otherwise the view would load them at other places
 // than they do, such as after ROLLBACK TO, and choose other query plans.
 func (t *Transaction) reload() error {
-	t.stmts.drop(t.stmts.clock) // their meaning may have changed
+	t.stmts.dropIdle() // their meaning may have changed
 	if t.fatal != nil || t.conn.Autocommit() {
 		return nil
 	}
@@ -117,7 +117,7 @@ func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argumen
 	}
 	t.rec.Add(s)
 	if size := t.rec.Size() + len(t.opts.Temp); t.opts.MaxBytes > 0 && size > t.opts.MaxBytes {
-		t.back(before)
+		t.truncateRecording(before)
 		return before, nil, fmt.Errorf("%w: with this statement it takes %d bytes, an entry of the log has at most %d", ErrRecordFull, size, t.opts.MaxBytes)
 	}
 	t.conn.SetStatementClock(now, &t.opts.Seed, t.ordinal)
@@ -154,8 +154,8 @@ func (t *Transaction) step(ctx context.Context, stmt *sqlite.Stmt) (rows *wire.R
 	}
 }
 
-// after records how a statement has ended.
-func (t *Transaction) after(ctx context.Context, before recordMark, s *wire.Statement, out *wire.StatementResult, changes, rowid int64, failed error) error {
+// recordOutcome records how a statement has ended.
+func (t *Transaction) recordOutcome(ctx context.Context, before recordMark, s *wire.Statement, out *wire.StatementResult, changes, rowid int64, failed error) error {
 	if t.conn.TookMaxRowid() && (failed == nil || t.failedStmtKept) {
 		failed = tookMaxRowid()
 		t.fatal = failed
@@ -180,7 +180,7 @@ func (t *Transaction) after(ctx context.Context, before recordMark, s *wire.Stat
 		t.fatal = rolledBack(failed) // SQLite does not write any more once it has found corruption
 		return failed
 	}
-	t.back(before)
+	t.truncateRecording(before)
 	if t.failedStmtKept && e != nil {
 		s.Fails = e.Code
 		t.rec.Add(s)
@@ -210,9 +210,9 @@ func (t *Transaction) interrupted(ctx context.Context, e *sqlite.Error) error {
 
 func (t *Transaction) mark() recordMark { return recordMark{t.rec.Mark(), t.sum, t.last, t.next} }
 
-// back removes what was recorded since m. The ordinal does not go back, so later
+// truncateRecording removes what was recorded since m. The ordinal does not go back, so later
 // statements draw other random numbers.
-func (t *Transaction) back(m recordMark) {
+func (t *Transaction) truncateRecording(m recordMark) {
 	t.rec.Truncate(m.rec)
 	t.sum, t.last, t.next = m.sum, m.last, m.next
 }
@@ -229,7 +229,7 @@ func (t *Transaction) Record(op *wire.Operation) (*wire.EncodedOperation, error)
 	if t.conn.DeferredViolations() {
 		return nil, sqlite.ForeignKeyViolated()
 	}
-	t.finish(errFinished)
+	t.endTransaction(errFinished)
 	if t.rec.Len() == 0 || !t.temp.others {
 		return nil, nil
 	}
@@ -260,7 +260,7 @@ func (x *execution) transaction() error {
 	now, n, deferred := x.op.StampMS, uint64(0), false
 	for i := range x.op.Statements {
 		s := &x.op.Statements[i]
-		if err := x.switchTo(x.op.Settings ^ s.Settings); err != nil {
+		if err := x.changeSettings(x.op.Settings ^ s.Settings); err != nil {
 			return err
 		}
 		if s.DeferForeignKeys != deferred {
@@ -294,7 +294,7 @@ func (x *execution) transaction() error {
 			x.partial = true
 			return errDiffers(i)
 		}
-		sum.Add(code, x.changes, x.rowid)
+		sum.Add(code, x.stmtChanges, x.assignedRowID)
 		sum.AddRows(rows)
 		if reload {
 			if err := x.reload(); err != nil { // see Transaction.reload

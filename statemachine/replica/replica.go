@@ -50,11 +50,11 @@ type LeaseListener interface {
 
 // Config of a SQL replica.
 type Config struct {
-	Dir      string // the folder of the machine; created if missing
-	Marker   string // a file outside of Dir that says up to which entry the database was synced
-	Listener Listener
-	Leases   LeaseListener
-	Logger   *slog.Logger // nil: slog.Default()
+	Dir        string // the folder of the machine; created if missing
+	SyncedFile string // outside of Dir; it says up to which entry the database was synced
+	Listener   Listener
+	Leases     LeaseListener
+	Logger     *slog.Logger // nil: slog.Default()
 
 	// MaxReaders bounds the readers that are lent at the same time; 0: 256.
 	MaxReaders int
@@ -99,19 +99,19 @@ type SQL struct {
 	lease            leaseQueue
 	functions        []wire.Function           // which the schema needs
 	zone             atomic.Pointer[wire.Zone] // of the cluster; nil: UTC
-	pins             map[*view]bool
+	pinned           map[*pinnedSnapshot]bool
 	watched          string // path of the database whose damage stops the replica
 
 	hasVirtual, virtualKnown bool // the database has virtual tables
 	settingsLoaded           bool // see loadSettings
 
-	visible    atomic.Uint64                  // applied, for other goroutines
-	shown      atomic.Pointer[appliedEntries] // history, for other goroutines
-	clock      statemachine.PublishedClock
-	holder     atomic.Uint64 // id of the lease, for other goroutines; 0: nobody holds it
-	holderNode atomic.Uint64 // node that holds it; 0: none, or unknown
-	holderIdle atomic.Bool   // the lease is idle
-	logBytes   atomic.Uint64
+	publishedIndex   atomic.Uint64                  // applied, for other goroutines
+	publishedHistory atomic.Pointer[appliedEntries] // history, for other goroutines
+	clock            statemachine.PublishedClock
+	holder           atomic.Uint64 // id of the lease, for other goroutines; 0: nobody holds it
+	holderNode       atomic.Uint64 // node that holds it; 0: none, or unknown
+	holderIdle       atomic.Bool   // the lease is idle
+	logBytes         atomic.Uint64
 
 	checkpoints checkpointer
 	scrubber    scrubber
@@ -141,10 +141,10 @@ func New(cfg Config) *SQL {
 	r := &SQL{
 		cfg:     cfg,
 		log:     cfg.Logger,
-		storage: storage{dir: cfg.Dir, marker: cfg.Marker},
-		pins:    map[*view]bool{},
+		storage: storage{dir: cfg.Dir, syncedFile: cfg.SyncedFile},
+		pinned:  map[*pinnedSnapshot]bool{},
 	}
-	r.lease.host = lessor{r}
+	r.lease.host = leaseHostOfSQL{r}
 	r.failure = statemachine.NewFailure(func(err error) { r.cfg.Listener.Failed(err) })
 	r.pool = newPool(cfg.MaxReaders, cfg.Functions, &r.zone)
 	return r
@@ -170,10 +170,10 @@ func (r *SQL) Open(<-chan struct{}) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := r.use(path); err != nil {
+	if err := r.switchDatabase(path); err != nil {
 		return 0, err
 	}
-	if err = r.storage.checkMarker(r.applied); err == nil {
+	if err = r.storage.checkSynced(r.applied); err == nil {
 		err = r.storage.opened()
 	}
 	if err != nil {
@@ -188,8 +188,8 @@ func (r *SQL) Open(<-chan struct{}) (uint64, error) {
 	return r.applied, nil
 }
 
-// use makes the database at path that of the machine, and loads its state.
-func (r *SQL) use(path string) error {
+// switchDatabase makes the database at path that of the machine, and loads its state.
+func (r *SQL) switchDatabase(path string) error {
 	if err := r.connect(path); err != nil {
 		return err
 	}
@@ -222,7 +222,7 @@ func (r *SQL) use(path string) error {
 	}
 	r.publishHolder()
 	r.publish()
-	r.pool.use(path)
+	r.pool.switchFile(path)
 	r.watch(path)
 	return nil
 }
@@ -283,8 +283,8 @@ func damaged(err error) error {
 
 // publish lets other goroutines see the applied index, the history and the clock.
 func (r *SQL) publish() {
-	r.shown.Store(&appliedEntries{r.history.index, r.history.sum})
-	r.visible.Store(r.applied)
+	r.publishedHistory.Store(&appliedEntries{r.history.index, r.history.sum})
+	r.publishedIndex.Store(r.applied)
 	r.followers.Wake()
 	c := statemachine.Clock{Now: r.now, Nonce: r.lastAdvanceNonce, Runs: true}
 	switch {
@@ -310,11 +310,11 @@ func (r *SQL) Fail(err error) { r.failure.Fail(err) }
 // WaitApplied returns once reads on this replica see the entry at index. The
 // error is that of ctx, or why the replica stopped.
 func (r *SQL) WaitApplied(ctx context.Context, index uint64) error {
-	return r.followers.Wait(ctx, &r.visible, index, r.failure)
+	return r.followers.Wait(ctx, &r.publishedIndex, index, r.failure)
 }
 
 // Applied returns the applied index: that of the last entry that reads can see.
-func (r *SQL) Applied() uint64 { return r.visible.Load() }
+func (r *SQL) Applied() uint64 { return r.publishedIndex.Load() }
 
 // A termOf is the term of an entry; term 0 means that it is not known.
 type termOf struct{ index, term uint64 }
@@ -341,7 +341,7 @@ func (r *SQL) AppliedTerm() uint64 {
 // History returns the index of the last entry that reads can see, and a checksum
 // over all entries up to there.
 func (r *SQL) History() (index, sum uint64) {
-	shown := r.shown.Load()
+	shown := r.publishedHistory.Load()
 	return shown.index, shown.sum
 }
 

@@ -34,14 +34,14 @@ func (t *Transaction) Savepoint(what Savepoint, name, text string) error {
 		t.savepoints = t.savepoints[:i]
 		return nil
 	}
-	t.back(t.savepoints[i].mark)
+	t.truncateRecording(t.savepoints[i].mark)
 	t.savepoints = t.savepoints[:i+1]
 	if !t.dirty {
 		return nil
 	}
 	err := t.reload() // after ROLLBACK TO, SQLite does not know that the schema has changed back
 	if t.fatal != nil {
-		t.finish(t.fatal)
+		t.endTransaction(t.fatal)
 	}
 	return err
 }

@@ -11,13 +11,13 @@ import (
 // settings of the last one, because the next one usually has the same, and changes them
 // only when they differ.
 
-// use switches the connection to settings. If they differ, it empties the cache, since
+// switchSettings switches the connection to settings. If they differ, it empties the cache, since
 // the cached statements were prepared under other settings.
-func (p *stmtCache) use(settings wire.Settings) error {
+func (p *stmtCache) switchSettings(settings wire.Settings) error {
 	if p.conn.Settings() == settings {
 		return nil
 	}
-	p.forget()
+	p.removeAll()
 	return p.conn.SetSettings(settings)
 }
 
@@ -27,7 +27,7 @@ func (r *SQL) useSettings(settings wire.Settings) error {
 	if before == settings {
 		return nil
 	}
-	if err := r.stmts.use(settings); err != nil {
+	if err := r.stmts.switchSettings(settings); err != nil {
 		return err
 	}
 	if (before^settings)&sqlite.VirtualTableSettings != 0 && r.virtual() {
@@ -44,20 +44,20 @@ func changesSettings(a *sqlite.Actions) bool {
 	return a.PragmaSet && sqlite.Pragmas[a.Pragma].Kind == sqlite.PragmaSetting
 }
 
-// switchSetting executes a PRAGMA of a script that changes wire.Settings. To its author
+// runSettingPragma executes a PRAGMA of a script that changes wire.Settings. To its author
 // a script runs outside of a transaction, where such a PRAGMA has an effect.
-func (x *execution) switchSetting(a *sqlite.Actions) error {
+func (x *execution) runSettingPragma(a *sqlite.Actions) error {
 	p := sqlite.Pragmas[a.Pragma]
 	settings := p.Set(x.settings(), a.PragmaArg)
-	if err := x.switchTo(settings); err != nil {
+	if err := x.changeSettings(settings); err != nil {
 		return err
 	}
 	x.result.Settings = settings ^ x.op.Settings
 	return nil
 }
 
-// switchTo changes the settings between two statements of the operation.
-func (x *execution) switchTo(settings wire.Settings) error {
+// changeSettings changes the settings between two statements of the operation.
+func (x *execution) changeSettings(settings wire.Settings) error {
 	if (settings^x.settings())&wire.ForeignKeysOff != 0 && x.conn.DeferredViolations() {
 		return sqlite.ForeignKeyViolated()
 	}
@@ -122,9 +122,9 @@ func (t *Transaction) schemaRows(ctx context.Context, s *sqlite.Stmt) (err error
 	return err
 }
 
-// Use runs and records the following statements under other settings. If that is not
+// SwitchSettings runs and records the following statements under other settings. If that is not
 // possible now, it returns an error and changes nothing.
-func (t *Transaction) Use(settings wire.Settings) error {
+func (t *Transaction) SwitchSettings(settings wire.Settings) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.err(); err != nil {
@@ -137,5 +137,5 @@ func (t *Transaction) Use(settings wire.Settings) error {
 	if changed&sqlite.VirtualTableSettings != 0 {
 		t.dirty = true // virtual tables have statements of both settings
 	}
-	return t.reason(t.stmts.use(settings))
+	return t.reason(t.stmts.switchSettings(settings))
 }

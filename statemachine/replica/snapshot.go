@@ -33,8 +33,9 @@ var snapshotMagic = []byte("hiqlite snapshot 1\n")
 // snapshot is damaged.
 const maxState = 1 << 30
 
-// A view is the read transaction of a snapshot that is being written.
-type view struct {
+// A pinnedSnapshot is the read transaction of a snapshot that is to be written. It keeps
+// the rows of one entry, and with them the write-ahead log.
+type pinnedSnapshot struct {
 	state  []byte
 	closed atomic.Bool
 
@@ -42,46 +43,47 @@ type view struct {
 	conn *sqlite.Conn
 }
 
-// copyTo copies the view to a file, until done is closed.
-func (v *view) copyTo(path string, done <-chan struct{}) error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
+// copyTo copies the database to a file, as it was when the snapshot was prepared. It
+// stops when done is closed.
+func (p *pinnedSnapshot) copyTo(path string, done <-chan struct{}) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	stopped := func() bool {
 		select {
 		case <-done:
 			return true
 		default:
-			return v.closed.Load()
+			return p.closed.Load()
 		}
 	}
 	if stopped() {
 		return sm.ErrSnapshotStopped
 	}
-	err := v.conn.CopyTo(path, stopped)
+	err := p.conn.CopyTo(path, stopped)
 	if err != nil && stopped() {
 		return sm.ErrSnapshotStopped
 	}
 	return err
 }
 
-func (v *view) close() {
-	v.closed.Store(true)
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.conn.Close()
+func (p *pinnedSnapshot) close() {
+	p.closed.Store(true)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.conn.Close()
 }
 
-// unpin closes the views whose snapshots were not written.
+// unpin closes the read transactions of snapshots that were not written.
 func (r *SQL) unpin() {
-	for v := range r.pins {
-		v.close()
+	for p := range r.pinned {
+		p.close()
 	}
-	clear(r.pins)
+	clear(r.pinned)
 }
 
-// PrepareSnapshot fixes the view that SaveSnapshot will write. It closes a view that was
-// fixed before: Dragonboat writes one snapshot at a time, and the view of one that it has
-// abandoned would keep the write-ahead log from being reused.
+// PrepareSnapshot begins the read transaction whose rows SaveSnapshot will write. It
+// closes an earlier one: Dragonboat writes one snapshot at a time, and the transaction of
+// a snapshot that it has abandoned would keep the write-ahead log from being reused.
 func (r *SQL) PrepareSnapshot() (any, error) {
 	if r.Err() != nil {
 		return nil, sm.ErrSnapshotStopped
@@ -106,26 +108,26 @@ func (r *SQL) PrepareSnapshot() (any, error) {
 		r.log.Warn("hiqlite: a snapshot was not begun; it will be tried again", "error", err)
 		return nil, sm.ErrSnapshotAborted
 	}
-	v := &view{conn: conn, state: wire.AppendState(nil, r.state())}
-	r.pins[v] = true
-	return v, nil
+	p := &pinnedSnapshot{conn: conn, state: wire.AppendState(nil, r.state())}
+	r.pinned[p] = true
+	return p, nil
 }
 
-// SaveSnapshot writes the view to w. It first copies the view to a file, so that a slow
-// receiver does not keep the write-ahead log from being reused.
+// SaveSnapshot writes a prepared snapshot to w. It first copies the database to a file, so
+// that a slow receiver does not keep the write-ahead log from being reused.
 func (r *SQL) SaveSnapshot(prepared any, w io.Writer, done <-chan struct{}) error {
-	v := prepared.(*view)
-	path := filepath.Join(r.storage.dir, fmt.Sprintf("snapshot-%p.tmp", v))
+	p := prepared.(*pinnedSnapshot)
+	path := filepath.Join(r.storage.dir, fmt.Sprintf("snapshot-%p.tmp", p))
 	defer os.Remove(path)
-	err := v.copyTo(path, done)
+	err := p.copyTo(path, done)
 	r.mu.Lock()
-	if r.pins[v] {
-		delete(r.pins, v)
-		v.close()
+	if r.pinned[p] {
+		delete(r.pinned, p)
+		p.close()
 	}
 	r.mu.Unlock()
 	if err == nil {
-		err = writeSnapshot(w, v.state, path, done)
+		err = writeSnapshot(w, p.state, path, done)
 	}
 	for _, known := range []error{nil, sm.ErrSnapshotStopped, sm.ErrSnapshotStreaming} {
 		if errors.Is(err, known) {
@@ -209,7 +211,7 @@ func (r *SQL) recover(src io.Reader, done <-chan struct{}) error {
 	if err := r.storage.switchTo(next); err != nil {
 		return err
 	}
-	err = r.use(path)
+	err = r.switchDatabase(path)
 	r.endTransactions(errSuperseded) // they write to the old generation; no new ones begin
 	if err != nil {
 		return err

@@ -184,8 +184,8 @@ func TestSnapshotsStoppedAtTheBeginning(t *testing.T) {
 	if err := m.RecoverFromSnapshot(bytes.NewReader(m.snapshot()), done); err != sm.ErrSnapshotStopped {
 		t.Errorf("the error of a stopped RecoverFromSnapshot is %v", err)
 	}
-	if m.Err() != nil || m.hash() != want || len(m.pins) != 0 {
-		t.Errorf("the replica's error is %v, and %d views are left", m.Err(), len(m.pins))
+	if m.Err() != nil || m.hash() != want || len(m.pinned) != 0 {
+		t.Errorf("the replica's error is %v, and %d pinned snapshots are left", m.Err(), len(m.pinned))
 	}
 	if entries, err := os.ReadDir(m.dir); err != nil || len(entries) != 2 {
 		t.Errorf("files that were left: %v, %v", entries, err)
@@ -268,14 +268,14 @@ func TestAbandonedSnapshotsAreEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	second, err := m.PrepareSnapshot()
-	if err != nil || len(m.pins) != 1 {
-		t.Fatalf("there are %d views, and the error is %v", len(m.pins), err)
+	if err != nil || len(m.pinned) != 1 {
+		t.Fatalf("there are %d pinned snapshots, and the error is %v", len(m.pinned), err)
 	}
 	if err := m.SaveSnapshot(first, io.Discard, nil); err != sm.ErrSnapshotStopped {
 		t.Errorf("the error of the abandoned snapshot is %v", err)
 	}
-	if err := m.SaveSnapshot(second, io.Discard, nil); err != nil || len(m.pins) != 0 {
-		t.Errorf("the error of the next snapshot is %v, and there are %d views", err, len(m.pins))
+	if err := m.SaveSnapshot(second, io.Discard, nil); err != nil || len(m.pinned) != 0 {
+		t.Errorf("the error of the next snapshot is %v, and there are %d pinned snapshots", err, len(m.pinned))
 	}
 }
 

@@ -21,14 +21,14 @@ type stmtCache struct {
 	conn   *sqlite.Conn
 	byText map[string]*cachedStmt
 	bytes  int
-	clock  uint64 // counts uses
+	uses   uint64 // of statements; orders them by their last use
 }
 
 // A cachedStmt is a prepared statement that is alone in its text.
 type cachedStmt struct {
 	*sqlite.Stmt
 	text string
-	used uint64 // the cache's clock at the last use
+	used uint64 // uses of the cache, at the last use of this statement
 	busy bool   // a cursor runs it: it must not be closed
 	gone bool   // it has left the cache: the cursor closes it
 }
@@ -41,8 +41,8 @@ func newStmtCache(conn *sqlite.Conn) *stmtCache {
 func (p *stmtCache) get(text string) *cachedStmt {
 	found := p.byText[text]
 	if found != nil {
-		p.clock++
-		found.used = p.clock
+		p.uses++
+		found.used = p.uses
 	}
 	return found
 }
@@ -52,9 +52,9 @@ func (p *stmtCache) keep(text string, stmt *sqlite.Stmt) *cachedStmt {
 	if len(p.byText) >= maxCachedStmts || p.bytes+len(text) > maxCachedBytes {
 		p.evict()
 	}
-	p.clock++
+	p.uses++
 	text = strings.Clone(text)
-	found := &cachedStmt{Stmt: stmt, text: text, used: p.clock}
+	found := &cachedStmt{Stmt: stmt, text: text, used: p.uses}
 	p.byText[text] = found
 	p.bytes += len(text)
 	return found
@@ -62,11 +62,14 @@ func (p *stmtCache) keep(text string, stmt *sqlite.Stmt) *cachedStmt {
 
 // evict closes the half of the statements that has been unused for longest.
 func (p *stmtCache) evict() {
-	p.drop(p.clock - uint64(len(p.byText))/2)
+	p.drop(p.uses - uint64(len(p.byText))/2)
 	if len(p.byText) >= maxCachedStmts || p.bytes > maxCachedBytes {
-		p.drop(p.clock)
+		p.dropIdle()
 	}
 }
+
+// dropIdle closes all statements that no cursor runs.
+func (p *stmtCache) dropIdle() { p.drop(p.uses) }
 
 // drop closes the statements that were last used at limit or before and are not busy.
 func (p *stmtCache) drop(limit uint64) {
@@ -87,8 +90,9 @@ func (p *stmtCache) remove(found *cachedStmt) {
 	}
 }
 
-// forget empties the cache. Statements that are busy are closed by their cursors.
-func (p *stmtCache) forget() {
+// removeAll empties the cache. It closes the statements, except those that a cursor runs:
+// the cursor closes these.
+func (p *stmtCache) removeAll() {
 	for _, found := range p.byText {
 		if found.busy {
 			found.gone = true

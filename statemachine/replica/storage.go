@@ -26,7 +26,7 @@ import (
 // database in use, SQLite would apply the old write-ahead log to it.
 type storage struct {
 	dir        string
-	marker     string
+	syncedFile string
 	generation uint64
 }
 
@@ -140,24 +140,25 @@ func (s *storage) sync(state *wire.State) error {
 	if err := s.writeState(dir, state); err != nil {
 		return err
 	}
-	return s.mark(state.Applied)
+	return s.writeSynced(state.Applied)
 }
 
-// mark writes the index up to which the machine was synced to a file outside of its
-// folder. The Raft log may be compacted up to that index, so a machine that is found at a
+// writeSynced writes to syncedFile, which is outside of the folder, up to which index the
+// machine was synced. The Raft log may be compacted up to that index, so a machine that is found at a
 // lower one has lost its files. Dragonboat would end the process then.
-func (s *storage) mark(applied uint64) error {
-	if s.marker == "" {
+func (s *storage) writeSynced(applied uint64) error {
+	if s.syncedFile == "" {
 		return nil
 	}
-	return durable.WriteFile(s.marker, []byte(strconv.FormatUint(applied, 10)+"\n"))
+	return durable.WriteFile(s.syncedFile, []byte(strconv.FormatUint(applied, 10)+"\n"))
 }
 
-func (s *storage) checkMarker(applied uint64) error {
-	if s.marker == "" {
+// checkSynced returns ErrDamaged if the machine was synced at a later entry than applied.
+func (s *storage) checkSynced(applied uint64) error {
+	if s.syncedFile == "" {
 		return nil
 	}
-	b, err := os.ReadFile(s.marker)
+	b, err := os.ReadFile(s.syncedFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -166,7 +167,7 @@ func (s *storage) checkMarker(applied uint64) error {
 	}
 	synced, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
 	if err != nil {
-		return fmt.Errorf("%w: %s says %q", ErrDamaged, s.marker, b)
+		return fmt.Errorf("%w: %s says %q", ErrDamaged, s.syncedFile, b)
 	}
 	if applied < synced {
 		return fmt.Errorf("%w: %s is at entry %d but was synced at entry %d: it was lost, rolled back or replaced", ErrDamaged, s.dir, applied, synced)

@@ -24,8 +24,8 @@ func copyFolder(t *testing.T, from, to string) {
 }
 
 // openAndClose opens a replica of dir and closes it again.
-func openAndClose(dir, marker string) (uint64, error) {
-	r := New(Config{Dir: dir, Marker: marker, Listener: &machine{}, Leases: &machine{}, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+func openAndClose(dir, syncedFile string) (uint64, error) {
+	r := New(Config{Dir: dir, SyncedFile: syncedFile, Listener: &machine{}, Leases: &machine{}, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	defer r.Close()
 	return r.Open(nil)
 }
@@ -126,7 +126,7 @@ func tree(t *testing.T, dir string) map[string]bool {
 	return out
 }
 
-// The marker is outside of the folder. It shows that a folder that is missing as a whole
+// The synced file is outside of the folder. It shows that a folder that is missing as a whole
 // had data.
 func TestTheMarkerRevealsALostFolder(t *testing.T) {
 	h := newCounterHistory()
@@ -134,8 +134,8 @@ func TestTheMarkerRevealsALostFolder(t *testing.T) {
 	m := emptyMachine(t)
 	m.Close()
 	m.dir = filepath.Join(dir, "sql")
-	marker := filepath.Join(dir, "marker")
-	m.SQL = New(Config{Dir: m.dir, Marker: marker, Listener: m, Leases: m})
+	syncedFile := filepath.Join(dir, "synced")
+	m.SQL = New(Config{Dir: m.dir, SyncedFile: syncedFile, Listener: m, Leases: m})
 	if _, err := m.Open(nil); err != nil {
 		t.Fatal(err)
 	}
@@ -144,17 +144,17 @@ func TestTheMarkerRevealsALostFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Close()
-	if applied, err := openAndClose(m.dir, marker); err != nil || applied != 2 {
+	if applied, err := openAndClose(m.dir, syncedFile); err != nil || applied != 2 {
 		t.Errorf("opened at %d, %v", applied, err)
 	}
 	if err := os.RemoveAll(m.dir); err != nil {
 		t.Fatal(err)
 	}
-	if applied, err := openAndClose(m.dir, marker); !errors.Is(err, ErrDamaged) {
+	if applied, err := openAndClose(m.dir, syncedFile); !errors.Is(err, ErrDamaged) {
 		t.Errorf("opened at %d, %v", applied, err)
 	}
-	write(t, marker, "garbage")
-	if _, err := openAndClose(filepath.Join(dir, "other"), marker); !errors.Is(err, ErrDamaged) {
+	write(t, syncedFile, "garbage")
+	if _, err := openAndClose(filepath.Join(dir, "other"), syncedFile); !errors.Is(err, ErrDamaged) {
 		t.Error(err)
 	}
 }

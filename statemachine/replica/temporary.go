@@ -100,7 +100,7 @@ func (t *Temporary) current(settings wire.Settings) error {
 		kept.clear()
 		old.Close()
 	}
-	if err := t.kept.use(settings); err != nil {
+	if err := t.kept.switchSettings(settings); err != nil {
 		return err
 	}
 	return t.conn.ExecAsOwner(verifySchema)
@@ -190,11 +190,11 @@ func (t *Temporary) Exec(ctx context.Context, text string, args []wire.Argument,
 	switch {
 	case t.conn.Autocommit(): // OR ROLLBACK and the like
 	case undone != nil, err != nil && !t.failedStmtKept:
-		t.kept.forget()
+		t.kept.removeAll()
 		err = errors.Join(err, t.conn.ExecAsOwner("ROLLBACK"), t.reload())
 	default:
 		if failed := t.conn.ExecAsOwner("COMMIT"); failed != nil { // a deferred key is violated
-			t.kept.forget()
+			t.kept.removeAll()
 			err = errors.Join(failed, t.conn.ExecAsOwner("ROLLBACK"), t.reload())
 		}
 	}
@@ -244,7 +244,7 @@ func (t *Temporary) run(ctx context.Context, stmt *sqlite.Stmt, state wire.ConnS
 // reload makes the connection load the schema again, as the connections do that will get
 // the objects. If that fails, the objects must not be created.
 func (t *Temporary) reload() error {
-	t.kept.forget()
+	t.kept.removeAll()
 	if err := t.conn.ExecAsOwner("PRAGMA writable_schema=RESET"); err != nil {
 		return err
 	}

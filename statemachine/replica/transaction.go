@@ -45,11 +45,11 @@ type Transaction struct {
 	lease  uint64 // 0: it has not got a lease yet
 	opts   TransactionOptions
 
-	ending atomic.Pointer[error] // not nil: why the transaction has to end
-	hold   sync.Mutex            // guards lent
-	lent   bool                  // the connection is the transaction's
+	ending   atomic.Pointer[error] // not nil: why the transaction has to end
+	connMu   sync.Mutex            // guards ownsConn
+	ownsConn bool                  // the connection is not back in its pool
 
-	mu             sync.Mutex // held while the connection is used; locked before hold
+	mu             sync.Mutex // held while the connection is used; locked before connMu
 	conn           *sqlite.Conn
 	stmts          *stmtCache
 	changed        uint64 // the last entry that may have changed the rows in view
@@ -101,7 +101,7 @@ func (r *SQL) Read(ctx context.Context, opts TransactionOptions) (*Transaction, 
 		return nil, err
 	}
 	reader.conn.CopyArguments(true)
-	t := &Transaction{r: r, reader: reader, conn: reader.conn, stmts: reader.stmts, opts: opts, lent: true, cursors: map[*Cursor]bool{}}
+	t := &Transaction{r: r, reader: reader, conn: reader.conn, stmts: reader.stmts, opts: opts, ownsConn: true, cursors: map[*Cursor]bool{}}
 	if err := t.conn.ExecAsOwner("BEGIN; " + verifySchema); err != nil {
 		reader.Discard()
 		reader.Release()
@@ -125,7 +125,7 @@ func (r *SQL) Speculate(opts TransactionOptions) (*Transaction, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Transaction{r: r, spec: spec, conn: spec.conn, stmts: spec.stmts, opts: opts, lent: true, cursors: map[*Cursor]bool{}}
+	t := &Transaction{r: r, spec: spec, conn: spec.conn, stmts: spec.stmts, opts: opts, ownsConn: true, cursors: map[*Cursor]bool{}}
 	t.mu.Lock() // from here on apply can end it
 	defer t.mu.Unlock()
 	if !r.speculative.register(t) {
@@ -133,26 +133,27 @@ func (r *SQL) Speculate(opts TransactionOptions) (*Transaction, error) {
 	}
 	t.conn.Begin(&wire.Operation{MaxSteps: opts.MaxSteps})
 	t.conn.SetState(opts.Changes, opts.TotalChanges, opts.LastInsertID)
-	if err = spec.stmts.use(opts.Settings); err == nil {
+	if err = spec.stmts.switchSettings(opts.Settings); err == nil {
 		err = t.conn.ExecAsOwner("BEGIN")
 	}
 	if err == nil {
 		err = t.beginTemp()
 	}
 	if err == nil {
-		t.changed, err = t.view()
+		t.changed, err = t.readLastChange()
 	}
 	if err != nil {
 		err = t.reason(err)
 		t.dirty = true
-		t.finish(err)
+		t.endTransaction(err)
 		return nil, err
 	}
 	return t, nil
 }
 
-// view begins the view and returns the last entry that changed what it shows.
-func (t *Transaction) view() (changed uint64, err error) {
+// readLastChange returns the index of the last entry that changed the rows that the
+// view shows. As the first read after BEGIN it also fixes which rows these are.
+func (t *Transaction) readLastChange() (changed uint64, err error) {
 	err = t.conn.QueryAsOwner("SELECT state FROM main."+sqlite.MetaTable+" WHERE id=0", func(s *sqlite.Stmt) error {
 		state, err := wire.DecodeState(s.Bytes(0))
 		if err == nil {
@@ -200,7 +201,7 @@ func (t *Transaction) Lease(lease, base uint64) error {
 		case e.Code == sqlite.CodeBusySnapshot && len(t.cursors) == 0 && len(t.savepoints) == 0 && t.rec.Len() == 0:
 			// A checkpoint has emptied the write-ahead log in the meantime. SQLite
 			// cannot know that the rows are the same, so the view begins again.
-			if err := t.beginView(); err != nil {
+			if err := t.restartView(); err != nil {
 				return err
 			}
 			if t.changed != base {
@@ -212,13 +213,13 @@ func (t *Transaction) Lease(lease, base uint64) error {
 	}
 }
 
-// beginView begins the view again.
-func (t *Transaction) beginView() (err error) {
+// restartView rolls the view back and begins it again.
+func (t *Transaction) restartView() (err error) {
 	if err = t.conn.ExecAsOwner("ROLLBACK; BEGIN"); err == nil {
 		err = t.beginTemp()
 	}
 	if err == nil {
-		t.changed, err = t.view()
+		t.changed, err = t.readLastChange()
 	}
 	return err
 }
@@ -239,7 +240,7 @@ func (t *Transaction) err() error {
 		return t.ended
 	}
 	if reason := t.ending.Load(); reason != nil {
-		t.finish(*reason)
+		t.endTransaction(*reason)
 	}
 	return t.ended
 }
@@ -255,11 +256,11 @@ func (t *Transaction) Err() error {
 // then on. A running statement is interrupted.
 func (t *Transaction) End(reason error) {
 	t.ending.CompareAndSwap(nil, &reason)
-	t.hold.Lock()
-	if t.lent {
+	t.connMu.Lock()
+	if t.ownsConn {
 		t.conn.Stop(true)
 	}
-	t.hold.Unlock()
+	t.connMu.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	_ = t.err()
@@ -271,12 +272,12 @@ var errFinished = errors.New("hiqlite: the transaction is over")
 func (t *Transaction) Close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.finish(errFinished)
+	t.endTransaction(errFinished)
 }
 
-// finish ends the transaction and returns its connection to the pool. The caller holds
-// mu.
-func (t *Transaction) finish(reason error) {
+// endTransaction rolls the view back and returns its connection to the pool. The caller
+// holds mu.
+func (t *Transaction) endTransaction(reason error) {
 	if t.ended != nil {
 		return
 	}
@@ -284,9 +285,9 @@ func (t *Transaction) finish(reason error) {
 	for c := range t.cursors {
 		c.close()
 	}
-	t.hold.Lock()
-	t.lent = false
-	t.hold.Unlock()
+	t.connMu.Lock()
+	t.ownsConn = false
+	t.connMu.Unlock()
 	if !t.conn.Autocommit() {
 		if err := t.conn.ExecAsOwner("ROLLBACK"); err != nil {
 			t.r.log.Warn("hiqlite: rolling back a transaction", "error", err)
@@ -319,7 +320,7 @@ func (t *Transaction) DeferForeignKeys(on bool) error {
 	t.deferred = on
 	// A statement that was prepared under the other setting does not undo its changes
 	// correctly when it fails.
-	t.stmts.drop(t.stmts.clock)
+	t.stmts.dropIdle()
 	t.dirty = true
 	return t.reason(t.conn.ExecAsOwner(deferForeignKeys(on)))
 }
