@@ -86,8 +86,8 @@
 //   - secret_file: a file with the secret of the API. Required unless all addresses
 //     are loopback, or insecure is set.
 //   - tls_ca_file: the certificates of the authority that has signed those of the
-//     servers, in PEM. Default: servers are recognised by the secret. Connections to
-//     addresses that are all loopback are not encrypted unless this is set.
+//     servers, in PEM. Default: servers are recognised by the secret. Connections
+//     are encrypted if there is a secret or this is set.
 //   - insecure: if true, connections are not encrypted, wherever they lead.
 //   - timeout: how long an operation may take if its context has no deadline, as a
 //     Go duration. Default 30s.
