@@ -416,35 +416,6 @@ func DecodeWaiter(b []byte) (*Waiter, error) {
 	return p, err
 }
 
-// DecodeSession decodes what AppendSession wrote, keeping nothing of b.
-func DecodeSession(b []byte) (*Session[Result], error) { return decodeSession(b, DecodeResult) }
-
-func decodeSession[R any](b []byte, decodeResult func([]byte) (*R, error)) (*Session[R], error) {
-	s := new(Session[R])
-	err := fields(b, func(f protowire.Number, n uint64, data []byte) error {
-		switch f {
-		case 1:
-			s.ID = n
-		case 2:
-			s.Sequence = n
-		case 3:
-			s.LastUsed = n
-		case 4:
-			r, err := decodeResult(data)
-			if err != nil {
-				return err
-			}
-			s.Results = append(s.Results, *r)
-		case 5:
-			s.Node = n
-		case 6:
-			s.Incarnation = n
-		}
-		return nil
-	})
-	return s, err
-}
-
 // DecodeResult decodes what AppendResult wrote, keeping nothing of b.
 func DecodeResult(b []byte) (*Result, error) {
 	r := new(Result)

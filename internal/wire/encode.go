@@ -288,23 +288,6 @@ func appendRows(b []byte, rows *Rows, columnField, rowField protowire.Number) []
 	return b
 }
 
-// AppendSession appends the encoding of s to b.
-func AppendSession(b []byte, s *Session[Result]) []byte { return appendSession(b, s, AppendResult) }
-
-func appendSession[R any](b []byte, s *Session[R], appendResult func([]byte, *R) []byte) []byte {
-	b = appendUint(b, 1, s.ID)
-	b = appendUint(b, 2, s.Sequence)
-	b = appendUint(b, 3, s.LastUsed)
-	for i := range s.Results {
-		var at int
-		b, at = openMessage(b, 4)
-		b = appendResult(b, &s.Results[i])
-		b = closeMessage(b, at)
-	}
-	b = appendUint(b, 5, s.Node)
-	return appendUint(b, 6, s.Incarnation)
-}
-
 // AppendWaiter appends the encoding of p to b.
 func AppendWaiter(b []byte, p *Waiter) []byte {
 	b = appendUint(b, 1, p.Session)

@@ -169,7 +169,7 @@ func TestDecodingIsBounded(t *testing.T) {
 			t.Errorf("%s: decoding %d bytes allocates %d MB", name, len(b), n>>20)
 		}
 	}
-	b := message(15, empties(4, 1<<20))
+	b := message(2, empties(4, 1<<20))
 	if n := allocated(func() { DecodeRecord(b) }); n > uint64(400*len(b)) {
 		t.Errorf("many outcomes: decoding %d bytes allocates %d MB", len(b), n>>20)
 	}

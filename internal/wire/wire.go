@@ -216,16 +216,6 @@ const (
 	LeaseExpired                   // the session does not hold the lease: nothing was applied
 )
 
-// A Session makes each entry of one proposer apply once. R is the type of the results
-// in its shard.
-type Session[R any] struct {
-	ID, Sequence uint64
-	LastUsed     uint64 // the shard's clock when the session's last entry was applied, in milliseconds
-	Results      []R
-
-	Node, Incarnation uint64 // the proposer's
-}
-
 // A HeldLease is the write lease while a session holds it.
 type HeldLease struct {
 	ID      uint64 // 0: nobody holds the lease

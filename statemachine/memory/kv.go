@@ -356,42 +356,42 @@ func (k *KV) Size() (n int64) {
 
 func (k *KV) nextAdvance() (atOnce bool, end uint64, any bool) { return k.expiries.next() }
 
-func (k *KV) freeze() iter.Seq[*wire.Record] {
+func (k *KV) freeze() iter.Seq[wire.Record] {
 	type frozen struct {
-		head              wire.Record
+		head              *wire.BucketRecord
 		entries, counters table.Frozen
 	}
 	var all []frozen
 	for _, b := range k.buckets.Load().sorted() {
 		all = append(all, frozen{
-			wire.Record{Kind: wire.RecordBucket, Bucket: b.name, MaxEntries: b.limits.entries, MaxBytes: b.limits.bytes},
+			&wire.BucketRecord{Name: b.name, MaxEntries: b.limits.entries, MaxBytes: b.limits.bytes},
 			b.entries.Freeze(), b.counters.Freeze(),
 		})
 	}
 	revision := k.revision
 	timers := k.expiries.clone()
-	return func(yield func(*wire.Record) bool) {
-		if !yield(&wire.Record{Kind: wire.RecordKV, Version: revision}) {
+	return func(yield func(wire.Record) bool) {
+		if !yield(&wire.KVRecord{LastVersion: revision}) {
 			return
 		}
 		for _, f := range all {
-			if !yield(&f.head) {
+			if !yield(f.head) {
 				return
 			}
 			for i := range f.entries.All() {
-				if !yield(&wire.Record{Kind: wire.RecordEntry, Key: i.Key(), Value: i.Value(), Version: i.Version(), Expires: i.Mark()}) {
+				if !yield(&wire.KVEntryRecord{Key: i.Key(), Value: i.Value(), Version: i.Version(), Expires: i.Mark()}) {
 					return
 				}
 			}
 			for i := range f.counters.All() {
-				if !yield(&wire.Record{Kind: wire.RecordCounter, Key: i.Key(), Counter: counterValue(i), Version: i.Version()}) {
+				if !yield(&wire.CounterRecord{Key: i.Key(), Counter: counterValue(i), Version: i.Version()}) {
 					return
 				}
 			}
 		}
 		expiries, phases := timers.all()
 		for n, t := range expiries {
-			if !yield(&wire.Record{Kind: wire.RecordExpiry, Version: t.payload.ref.Version(), End: t.end, Phase: uint8(phases[n])}) {
+			if !yield(&wire.ExpiryRecord{Version: t.payload.ref.Version(), Timer: wire.Timer{End: t.end, Phase: uint8(phases[n])}}) {
 				return
 			}
 		}
@@ -412,21 +412,21 @@ func (k *KV) beginRestore() {
 	k.restoring = &restoration{buckets: newBuckets(), expiring: map[uint64]expiry{}}
 }
 
-func (k *KV) restore(r *wire.Record) error {
+func (k *KV) restore(r wire.Record) error {
 	x := k.restoring
 	b := x.current
-	if b == nil && (r.Kind == wire.RecordEntry || r.Kind == wire.RecordCounter) {
-		return fmt.Errorf("a record of kind %d before a bucket", r.Kind)
-	}
-	switch r.Kind {
-	case wire.RecordKV:
-		x.revision = r.Version
-	case wire.RecordBucket:
-		b = newBucket(r.Bucket)
+	switch r := r.(type) {
+	case *wire.KVRecord:
+		x.revision = r.LastVersion
+	case *wire.BucketRecord:
+		b = newBucket(r.Name)
 		b.limits = limits{r.MaxEntries, r.MaxBytes}
 		x.buckets.add(b)
 		x.current = b
-	case wire.RecordEntry:
+	case *wire.KVEntryRecord:
+		if b == nil {
+			return fmt.Errorf("entry %q comes before a bucket", r.Key)
+		}
 		item, _ := b.entries.Put(r.Key, []byte(r.Value), r.Version, r.Expires)
 		if r.Expires {
 			x.expiring[r.Version] = expiry{b, item.Ref()}
@@ -434,14 +434,17 @@ func (k *KV) restore(r *wire.Record) error {
 		if b.limits != (limits{}) {
 			b.order = append(b.order, item.Ref())
 		}
-	case wire.RecordCounter:
+	case *wire.CounterRecord:
+		if b == nil {
+			return fmt.Errorf("counter %q comes before a bucket", r.Key)
+		}
 		b.counters.Put(r.Key, binary.LittleEndian.AppendUint64(nil, uint64(r.Counter)), r.Version, false)
-	case wire.RecordExpiry:
+	case *wire.ExpiryRecord:
 		if e, ok := x.expiring[r.Version]; ok {
-			x.expiries.restore(r.End, phase(r.Phase), e)
+			x.expiries.restore(r.Timer.End, phase(r.Timer.Phase), e)
 		}
 	default:
-		return fmt.Errorf("a record of kind %d", r.Kind)
+		return fmt.Errorf("a %T in a snapshot of the kv shard", r)
 	}
 	return nil
 }

@@ -123,14 +123,14 @@ func (l *Locks) notify(w waiterID) {
 	}
 }
 
-func (l *Locks) freeze() iter.Seq[*wire.Record] { return l.records() }
+func (l *Locks) freeze() iter.Seq[wire.Record] { return l.records() }
 
 func (l *Locks) beginRestore() {
 	t := newLockTable(&l.core.seen, l.notify)
 	l.restoring = &t
 }
 
-func (l *Locks) restore(r *wire.Record) error { return l.restoring.restore(r) }
+func (l *Locks) restore(r wire.Record) error { return l.restoring.restore(r) }
 
 func (l *Locks) endRestore() error {
 	table := l.restoring

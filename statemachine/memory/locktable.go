@@ -295,32 +295,32 @@ func (t *lockTable) expireNode(node, incarnation uint64) {
 }
 
 // records returns the table as the records of a snapshot.
-func (t *lockTable) records() iter.Seq[*wire.Record] {
-	records := []*wire.Record{{Kind: wire.RecordLocks, Token: t.lastToken, Renewal: t.renewals, HolderLostToken: t.holderLostToken}}
+func (t *lockTable) records() iter.Seq[wire.Record] {
+	records := []wire.Record{&wire.LocksRecord{LastToken: t.lastToken, LastRenewal: t.renewals, HolderLostToken: t.holderLostToken}}
 	for _, id := range slices.Sorted(maps.Keys(t.owners)) {
 		o := t.owners[id]
-		records = append(records, &wire.Record{Kind: wire.RecordOwner, Owner: id, Epoch: o.epoch, TTLMS: o.ttl, Renewal: o.lastRenewal, Node: o.node, Incarnation: o.incarnation})
+		records = append(records, &wire.LockOwnerRecord{Owner: id, Epoch: o.epoch, TTLMS: o.ttl, Renewal: o.lastRenewal, Node: o.node, Incarnation: o.incarnation})
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(t.queues), cmp.Compare[string]) {
 		for _, w := range t.queues[key].waiters {
-			records = append(records, &wire.Record{Kind: wire.RecordWaiter, Key: key, Owner: w.owner, Waiter: w.id, Token: w.token, Seen: w.seen, HolderLost: w.holderLost})
+			records = append(records, &wire.LockWaiterRecord{Key: key, Owner: w.owner, Waiter: w.id, Token: w.token, Seen: w.seen, HolderLost: w.holderLost})
 		}
 	}
 	renewals, phases := t.ownerTimers.all()
 	for n, x := range renewals {
-		records = append(records, &wire.Record{Kind: wire.RecordRenewal, Owner: x.payload.owner, Renewal: x.payload.renewal, End: x.end, Phase: uint8(phases[n])})
+		records = append(records, &wire.LockRenewalRecord{Owner: x.payload.owner, Renewal: x.payload.renewal, Timer: wire.Timer{End: x.end, Phase: uint8(phases[n])}})
 	}
 	return slices.Values(records)
 }
 
 // restore adds a record of a snapshot to a table that began empty.
-func (t *lockTable) restore(r *wire.Record) error {
-	switch r.Kind {
-	case wire.RecordLocks:
-		t.lastToken, t.renewals, t.holderLostToken = r.Token, r.Renewal, r.HolderLostToken
-	case wire.RecordOwner:
+func (t *lockTable) restore(r wire.Record) error {
+	switch r := r.(type) {
+	case *wire.LocksRecord:
+		t.lastToken, t.renewals, t.holderLostToken = r.LastToken, r.LastRenewal, r.HolderLostToken
+	case *wire.LockOwnerRecord:
 		t.owners[r.Owner] = &lockOwner{id: r.Owner, epoch: r.Epoch, ttl: r.TTLMS, lastRenewal: r.Renewal, waiters: map[uint64]*lockQueue{}, node: r.Node, incarnation: r.Incarnation}
-	case wire.RecordWaiter:
+	case *wire.LockWaiterRecord:
 		o, q := t.owners[r.Owner], t.queues[r.Key]
 		if o == nil {
 			return fmt.Errorf("the snapshot has a waiter for %q of owner %d, but no such owner", r.Key, r.Owner)
@@ -331,10 +331,10 @@ func (t *lockTable) restore(r *wire.Record) error {
 		}
 		q.waiters = append(q.waiters, lockWaiter{waiterID{r.Owner, r.Waiter}, r.Token, r.Seen, r.HolderLost})
 		o.waiters[r.Waiter] = q
-	case wire.RecordRenewal:
-		t.ownerTimers.restore(r.End, phase(r.Phase), renewalID{r.Owner, r.Renewal})
+	case *wire.LockRenewalRecord:
+		t.ownerTimers.restore(r.Timer.End, phase(r.Timer.Phase), renewalID{r.Owner, r.Renewal})
 	default:
-		return fmt.Errorf("a record of kind %d in a snapshot of the lock shard", r.Kind)
+		return fmt.Errorf("a %T in a snapshot of the lock shard", r)
 	}
 	return nil
 }

@@ -126,15 +126,15 @@ func (m *Messages) nextAdvance() (atOnce bool, end uint64, any bool) {
 	return false, m.now + max(m.kept[0].at+m.retention.AgeMS, m.sessionClock) - m.sessionClock, true
 }
 
-func (m *Messages) freeze() iter.Seq[*wire.Record] {
-	head := &wire.Record{Kind: wire.RecordMessages, Index: m.last, Forgotten: m.forgotten}
+func (m *Messages) freeze() iter.Seq[wire.Record] {
+	head := &wire.MessagesRecord{LastIndex: m.last, LastForgotten: m.forgotten}
 	kept := slices.Clone(m.kept)
-	return func(yield func(*wire.Record) bool) {
+	return func(yield func(wire.Record) bool) {
 		if !yield(head) {
 			return
 		}
 		for _, x := range kept {
-			if !yield(&wire.Record{Kind: wire.RecordMessage, Channel: x.Channel, Payload: x.Payload, Index: x.Index, TimeMS: x.TimeMS, Seen: x.Seen, SessionClock: x.at}) {
+			if !yield(&wire.MessageRecord{Index: x.Index, Channel: x.Channel, Payload: x.Payload, TimeMS: x.TimeMS, Seen: x.Seen, PublishedAt: x.at}) {
 				return
 			}
 		}
@@ -143,18 +143,18 @@ func (m *Messages) freeze() iter.Seq[*wire.Record] {
 
 func (m *Messages) beginRestore() { m.restoring = new(messageLog) }
 
-func (m *Messages) restore(r *wire.Record) error { return m.restoring.restore(r) }
+func (m *Messages) restore(r wire.Record) error { return m.restoring.restore(r) }
 
-func (m *messageLog) restore(r *wire.Record) error {
-	switch r.Kind {
-	case wire.RecordMessages:
-		m.last, m.forgotten = r.Index, r.Forgotten
-	case wire.RecordMessage:
-		x := &Message{r.Index, r.Channel, r.Payload, r.TimeMS, r.Seen, r.SessionClock}
+func (m *messageLog) restore(r wire.Record) error {
+	switch r := r.(type) {
+	case *wire.MessagesRecord:
+		m.last, m.forgotten = r.LastIndex, r.LastForgotten
+	case *wire.MessageRecord:
+		x := &Message{r.Index, r.Channel, r.Payload, r.TimeMS, r.Seen, r.PublishedAt}
 		m.kept = append(m.kept, x)
 		m.bytes += x.size()
 	default:
-		return fmt.Errorf("a record of kind %d in a snapshot of the pubsub shard", r.Kind)
+		return fmt.Errorf("a %T in a snapshot of the pubsub shard", r)
 	}
 	return nil
 }

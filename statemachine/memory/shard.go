@@ -77,12 +77,12 @@ type machine interface {
 	// nextAdvance says when the clock has to be advanced, as timers.next does.
 	nextAdvance() (atOnce bool, end uint64, any bool)
 	// freeze returns the present state as records, to be read later without mu.
-	freeze() iter.Seq[*wire.Record]
+	freeze() iter.Seq[wire.Record]
 
 	// beginRestore is called before the records of a snapshot are passed to
 	// restore. Until endRestore, the present state stays as it is.
 	beginRestore()
-	restore(r *wire.Record) error
+	restore(r wire.Record) error
 	endRestore() error
 }
 
@@ -296,12 +296,12 @@ func (m *core) PrepareSnapshot() (any, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	head := []*wire.Record{{Kind: wire.RecordShard, Clock: m.now, SessionClock: m.sessionClock, Seen: m.seen, Applied: m.applied.Load()}}
+	head := []wire.Record{&wire.ShardRecord{Clock: m.now, SessionClock: m.sessionClock, Seen: m.seen, Applied: m.applied.Load()}}
 	for _, s := range m.sessions.All() {
-		head = append(head, &wire.Record{Kind: wire.RecordSession, Session: &s})
+		head = append(head, &wire.SessionRecord{Session: s})
 	}
 	rest := m.machine.freeze()
-	return iter.Seq[*wire.Record](func(yield func(*wire.Record) bool) {
+	return iter.Seq[wire.Record](func(yield func(wire.Record) bool) {
 		for _, r := range head {
 			if !yield(r) {
 				return
@@ -313,7 +313,7 @@ func (m *core) PrepareSnapshot() (any, error) {
 
 // SaveSnapshot writes what PrepareSnapshot fixed, while entries are applied.
 func (m *core) SaveSnapshot(prepared any, w io.Writer, _ sm.ISnapshotFileCollection, done <-chan struct{}) error {
-	records, ok := prepared.(iter.Seq[*wire.Record])
+	records, ok := prepared.(iter.Seq[wire.Record])
 	if !ok {
 		return sm.ErrSnapshotStopped
 	}
@@ -329,7 +329,7 @@ func (m *core) SaveSnapshot(prepared any, w io.Writer, _ sm.ISnapshotFileCollect
 	return sm.ErrSnapshotAborted
 }
 
-func writeRecords(w io.Writer, records iter.Seq[*wire.Record], done <-chan struct{}) error {
+func writeRecords(w io.Writer, records iter.Seq[wire.Record], done <-chan struct{}) error {
 	if _, err := io.WriteString(w, snapshotMagic); err != nil {
 		return err
 	}
@@ -341,7 +341,7 @@ func writeRecords(w io.Writer, records iter.Seq[*wire.Record], done <-chan struc
 	out := bufio.NewWriterSize(z, 64<<10)
 	var buf, length []byte
 	var count uint64
-	write := func(r *wire.Record) error {
+	write := func(r wire.Record) error {
 		count++
 		buf = wire.AppendRecord(buf[:0], r)
 		length = binary.AppendUvarint(length[:0], uint64(len(buf)))
@@ -361,7 +361,7 @@ func writeRecords(w io.Writer, records iter.Seq[*wire.Record], done <-chan struc
 			return err
 		}
 	}
-	return errors.Join(write(&wire.Record{Kind: wire.RecordEnd, Count: count}), out.Flush(), z.Close())
+	return errors.Join(write(&wire.EndRecord{Count: count}), out.Flush(), z.Close())
 }
 
 // RecoverFromSnapshot replaces the state by that of a snapshot: this node's own one
@@ -398,21 +398,18 @@ func (m *core) recover(r io.Reader) error {
 	}
 	defer z.Close()
 	var sessions []wire.Session[wire.Outcome]
-	var head *wire.Record
+	var head *wire.ShardRecord
 	m.machine.beginRestore()
-	err = readRecords(z, func(record *wire.Record) error {
-		switch record.Kind {
-		case wire.RecordShard:
-			head = record
+	err = readRecords(z, func(r wire.Record) error {
+		switch r := r.(type) {
+		case *wire.ShardRecord:
+			head = r
 			return nil
-		case wire.RecordSession:
-			if record.Session == nil {
-				return errors.New("a session is missing")
-			}
-			sessions = append(sessions, *record.Session)
+		case *wire.SessionRecord:
+			sessions = append(sessions, r.Session)
 			return nil
 		}
-		return m.machine.restore(record)
+		return m.machine.restore(r)
 	})
 	if err == nil && head == nil {
 		err = errors.New("the snapshot has no record of the shard")
@@ -430,7 +427,7 @@ func (m *core) recover(r io.Reader) error {
 	return nil
 }
 
-func readRecords(src io.Reader, f func(*wire.Record) error) error {
+func readRecords(src io.Reader, f func(wire.Record) error) error {
 	in := bufio.NewReaderSize(src, 64<<10)
 	var buf []byte
 	for count := uint64(0); ; count++ {
@@ -449,9 +446,9 @@ func readRecords(src io.Reader, f func(*wire.Record) error) error {
 		if err != nil {
 			return err
 		}
-		if r.Kind == wire.RecordEnd {
-			if r.Count != count {
-				return fmt.Errorf("the snapshot has %d records instead of %d", count, r.Count)
+		if end, ok := r.(*wire.EndRecord); ok {
+			if end.Count != count {
+				return fmt.Errorf("the snapshot has %d records instead of %d", count, end.Count)
 			}
 			if _, err := in.ReadByte(); err != io.EOF { // zstd checks its sum only here
 				return fmt.Errorf("the snapshot is damaged at its end: %w", cmp.Or(err, errors.New("there is more")))

@@ -214,21 +214,20 @@ func (s *shard) state() []string {
 		out = append(out, fmt.Sprintf("%+v", session))
 	}
 	expiring, timers := map[uint64]bool{}, 0
-	records := slices.Collect(s.machine.freeze())
-	for _, r := range records {
-		expiring[r.Version] = expiring[r.Version] || r.Kind == wire.RecordEntry && r.Expires
-	}
-	for _, r := range records {
-		text := fmt.Sprintf("%+v", *r)
-		switch r.Kind {
-		case wire.RecordExpiry:
+	for r := range s.machine.freeze() {
+		text := fmt.Sprintf("%T%+v", r, r)
+		switch r := r.(type) {
+		case *wire.KVEntryRecord:
+			expiring[r.Version] = expiring[r.Version] || r.Expires
+		case *wire.ExpiryRecord: // entries come before timers
 			if !expiring[r.Version] {
 				continue
 			}
-			fallthrough
-		case wire.RecordRenewal:
 			timers++
 			text = fmt.Sprint(text, " is timer ", timers) // their order matters
+		case *wire.LockRenewalRecord:
+			timers++
+			text = fmt.Sprint(text, " is timer ", timers)
 		}
 		out = append(out, text)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"reflect"
 	"slices"
@@ -20,7 +21,7 @@ import (
 )
 
 // records returns the records of a snapshot.
-func records(t rapid.TB, snapshot []byte) (all []*wire.Record) {
+func records(t rapid.TB, snapshot []byte) (all []wire.Record) {
 	t.Helper()
 	b, ok := bytes.CutPrefix(snapshot, []byte(snapshotMagic))
 	if !ok {
@@ -130,12 +131,35 @@ func TestSnapshotsWithoutTheirLastRecordAreRefused(t *testing.T) {
 }
 
 // snapshotOf returns a snapshot with these records, which may be wrong.
-func snapshotOf(t rapid.TB, all []*wire.Record) []byte {
+func snapshotOf(t rapid.TB, all []wire.Record) []byte {
 	var b bytes.Buffer
 	if err := writeRecords(&b, slices.Values(all), nil); err != nil {
 		t.Fatalf("%v", err)
 	}
 	return b.Bytes()
+}
+
+// withOtherField returns a copy of a record in which one field, or one of a field's fields,
+// has another value.
+func withOtherField(t *rapid.T, r wire.Record) wire.Record {
+	v := reflect.New(reflect.TypeOf(r).Elem()).Elem()
+	v.Set(reflect.ValueOf(r).Elem())
+	out := v.Addr().Interface().(wire.Record)
+	for v.Kind() == reflect.Struct {
+		v = v.Field(rapid.IntRange(0, v.NumField()-1).Draw(t, "field"))
+	}
+	n := rapid.SampledFrom([]uint64{0, 1, 2, 11, 400, math.MaxUint64}).Draw(t, "n")
+	switch v.Kind() {
+	case reflect.Uint64, reflect.Uint8:
+		v.SetUint(n)
+	case reflect.Int64:
+		v.SetInt(int64(n))
+	case reflect.Bool:
+		v.SetBool(!v.Bool())
+	default:
+		v.SetZero()
+	}
+	return out
 }
 
 // A snapshot of any records is refused, or the machine works with it. It never panics.
@@ -144,6 +168,10 @@ func TestAnyRecordsDoNotPanic(t *testing.T) {
 		command := commandKinds[t.Name()[strings.LastIndexByte(t.Name(), '/')+1:]]
 		whole := filledShard(t, newMachine)
 		all := records(t, whole.snapshot())
+		var others []wire.Record // of all kinds of shards
+		for _, kind := range slices.Sorted(maps.Keys(shardKinds)) {
+			others = append(others, records(t, filledShard(t, shardKinds[kind]).snapshot())...)
+		}
 		rapid.Check(t, func(t *rapid.T) {
 			mixed := slices.Clone(all[:len(all)-1])
 			for range rapid.IntRange(0, 5).Draw(t, "changes") {
@@ -151,43 +179,17 @@ func TestAnyRecordsDoNotPanic(t *testing.T) {
 					break
 				}
 				i, j := rapid.IntRange(0, len(mixed)-1).Draw(t, "i"), rapid.IntRange(0, len(mixed)-1).Draw(t, "j")
-				switch rapid.IntRange(0, 4).Draw(t, "change") {
+				switch rapid.IntRange(0, 5).Draw(t, "change") {
 				case 0:
 					mixed = slices.Delete(mixed, i, i+1)
 				case 1:
 					mixed = slices.Insert(mixed, j, mixed[i])
 				case 2:
 					mixed[i], mixed[j] = mixed[j], mixed[i]
+				case 3:
+					mixed[i] = rapid.SampledFrom(others).Draw(t, "other")
 				default:
-					r := *mixed[i]
-					n := rapid.SampledFrom([]uint64{0, 1, 2, 11, 400, math.MaxUint64}).Draw(t, "n")
-					switch rapid.IntRange(0, 11).Draw(t, "field") {
-					case 0:
-						r.Version = n
-					case 1:
-						r.Bucket = ""
-					case 2:
-						r.Key = ""
-					case 3:
-						r.Waiter, r.Renewal, r.Epoch, r.HolderLostToken, r.Forgotten = n, n, n, n, n
-					case 4:
-						r.Owner = n
-					case 5:
-						r.End, r.Clock, r.SessionClock = n, n, n
-					case 6:
-						r.Phase = uint8(n)
-					case 7:
-						r.Expires, r.HolderLost = !r.Expires, !r.HolderLost
-					case 8:
-						r.Session = nil
-					case 9:
-						r.MaxEntries, r.MaxBytes = n, n
-					case 10:
-						r.Kind = wire.RecordKind(n)
-					case 11:
-						r.TTLMS, r.Counter, r.Count, r.Applied, r.Token, r.Index, r.TimeMS = n, int64(n), n, n, n, n, int64(n)
-					}
-					mixed[i] = &r
+					mixed[i] = withOtherField(t, mixed[i])
 				}
 			}
 			s := emptyShard(t, newMachine)
