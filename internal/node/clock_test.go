@@ -24,58 +24,98 @@ func runs(now, wait uint64) statemachine.Clock {
 	return statemachine.Clock{Now: now, Runs: true, Wait: wait}
 }
 
-// A look is one call of next, and what it has to propose.
-type look struct {
-	ms    int64
-	c     statemachine.Clock
+// A clockCheck is one call of shardClock.next, and what it has to propose.
+type clockCheck struct {
+	atMS  int64
+	clock statemachine.Clock
 	leads bool
-	want  *wire.ClockAdvance
-
-	others bool // another's tick has moved the clock there
+	// byOther: an advance of another node has moved the clock to its present value.
+	byOther bool
+	want    *wire.ClockAdvance // without its nonce; nil: nothing
 }
 
-func TestWhenAClockIsMoved(t *testing.T) {
+func TestWhenAClockIsAdvanced(t *testing.T) {
 	still := func(now uint64) statemachine.Clock { return statemachine.Clock{Now: now} }
-	for name, looks := range map[string][]look{
-		"nothing runs": {{0, still(0), true, nil, false}, {5000, still(0), true, nil, false}},
-		"it counts from when something runs": {
-			{0, still(0), true, nil, false}, {5000, still(0), true, nil, false}, {5100, runs(0, 0), true, &wire.ClockAdvance{Next: 100}, false}},
-		"it follows":                    {{0, runs(0, 0), false, nil, false}, {5000, runs(0, 0), false, nil, false}},
-		"a new leader counts its watch": {{0, runs(0, 0), false, nil, false}, {700, runs(0, 0), true, &wire.ClockAdvance{Next: 700}, false}},
-		"not before it has to be": {
-			{0, runs(0, 1000), true, nil, false}, {999, runs(0, 1000), true, nil, false}, {1000, runs(0, 1000), true, &wire.ClockAdvance{Next: 1000}, false}},
-		"its own tick: since it proposed that": {
-			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.ClockAdvance{Next: 100}, false}, {180, runs(0, 0), true, nil, false}, {250, runs(100, 0), true, &wire.ClockAdvance{Expected: 100, Next: 250}, false}},
-		"another's tick: since it saw that": {
-			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.ClockAdvance{Next: 100}, false}, {250, runs(90, 0), true, nil, true}, {300, runs(90, 0), true, &wire.ClockAdvance{Expected: 90, Next: 140}, true}},
-		"not twice while it is on its way, again when it is lost": {
-			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.ClockAdvance{Next: 100}, false}, {599, runs(0, 0), true, nil, false},
-			{600, runs(0, 0), true, &wire.ClockAdvance{Next: 600}, false}, {1000, runs(0, 0), true, nil, false}, {1100, runs(0, 0), true, &wire.ClockAdvance{Next: 1100}, false}},
-		"the first of two is applied after all": {
-			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.ClockAdvance{Next: 100}, false}, {600, runs(0, 0), true, &wire.ClockAdvance{Next: 600}, false},
-			{650, runs(100, 0), true, nil, false}, {700, runs(100, 0), true, &wire.ClockAdvance{Expected: 100, Next: 150}, false}},
-		"what it cannot count yet it counts later": {
-			{0, runs(0, 0), true, nil, false}, {100, runs(0, 0), true, &wire.ClockAdvance{Next: 100}, false}, {150, runs(100, 0), false, nil, false}, {900, runs(100, 0), true, &wire.ClockAdvance{Expected: 100, Next: 900}, false}},
+	advance := func(expected, next uint64) *wire.ClockAdvance {
+		return &wire.ClockAdvance{Expected: expected, Next: next}
+	}
+	for name, checks := range map[string][]clockCheck{
+		"the clock of an idle machine stands still": {
+			{atMS: 0, clock: still(0), leads: true},
+			{atMS: 5000, clock: still(0), leads: true},
+		},
+		"the time before the machine measures something does not count": {
+			{atMS: 0, clock: still(0), leads: true},
+			{atMS: 5000, clock: still(0), leads: true},
+			{atMS: 5100, clock: runs(0, 0), leads: true, want: advance(0, 100)},
+		},
+		"a follower proposes nothing": {
+			{atMS: 0, clock: runs(0, 0)},
+			{atMS: 5000, clock: runs(0, 0)},
+		},
+		"a new leader counts the time since it saw the clock": {
+			{atMS: 0, clock: runs(0, 0)},
+			{atMS: 700, clock: runs(0, 0), leads: true, want: advance(0, 700)},
+		},
+		"the leader waits as long as the machine allows": {
+			{atMS: 0, clock: runs(0, 1000), leads: true},
+			{atMS: 999, clock: runs(0, 1000), leads: true},
+			{atMS: 1000, clock: runs(0, 1000), leads: true, want: advance(0, 1000)},
+		},
+		"after its own advance, a node counts the time since it proposed that": {
+			{atMS: 0, clock: runs(0, 0), leads: true},
+			{atMS: 100, clock: runs(0, 0), leads: true, want: advance(0, 100)},
+			{atMS: 180, clock: runs(0, 0), leads: true},
+			{atMS: 250, clock: runs(100, 0), leads: true, want: advance(100, 250)},
+		},
+		"after the advance of another node, a node counts the time since it saw that": {
+			{atMS: 0, clock: runs(0, 0), leads: true},
+			{atMS: 100, clock: runs(0, 0), leads: true, want: advance(0, 100)},
+			{atMS: 250, clock: runs(90, 0), leads: true, byOther: true},
+			{atMS: 300, clock: runs(90, 0), leads: true, byOther: true, want: advance(90, 140)},
+		},
+		"an advance is proposed again only when the last one is taken for lost": {
+			{atMS: 0, clock: runs(0, 0), leads: true},
+			{atMS: 100, clock: runs(0, 0), leads: true, want: advance(0, 100)},
+			{atMS: 599, clock: runs(0, 0), leads: true},
+			{atMS: 600, clock: runs(0, 0), leads: true, want: advance(0, 600)},
+			{atMS: 1000, clock: runs(0, 0), leads: true},
+			{atMS: 1100, clock: runs(0, 0), leads: true, want: advance(0, 1100)},
+		},
+		"the first of two advances is applied although it was taken for lost": {
+			{atMS: 0, clock: runs(0, 0), leads: true},
+			{atMS: 100, clock: runs(0, 0), leads: true, want: advance(0, 100)},
+			{atMS: 600, clock: runs(0, 0), leads: true, want: advance(0, 600)},
+			{atMS: 650, clock: runs(100, 0), leads: true},
+			{atMS: 700, clock: runs(100, 0), leads: true, want: advance(100, 150)},
+		},
+		"a node counts the time for which it did not lead when it leads again": {
+			{atMS: 0, clock: runs(0, 0), leads: true},
+			{atMS: 100, clock: runs(0, 0), leads: true, want: advance(0, 100)},
+			{atMS: 150, clock: runs(100, 0)},
+			{atMS: 900, clock: runs(100, 0), leads: true, want: advance(100, 900)},
+		},
 	} {
 		var s shardClock
-		nonces := map[uint64]uint64{} // of its ticks, by where they move the clock
-		for i, l := range looks {
-			if !l.others {
-				l.c.Nonce = nonces[l.c.Now]
+		nonces := map[uint64]uint64{} // of the advances proposed, by the values to which they move the clock
+		for i, check := range checks {
+			if !check.byOther {
+				check.clock.Nonce = nonces[check.clock.Now]
 			}
-			tick, due := s.next(l.c, after(l.ms), l.leads)
+			got, due := s.next(check.clock, after(check.atMS), check.leads)
 			if due {
-				nonces[tick.Next] = tick.Nonce
-				tick.Nonce = 0
+				nonces[got.Next] = got.Nonce
+				got.Nonce = 0
 			}
-			if due != (l.want != nil) || due && tick != *l.want {
-				t.Errorf("%s: look %d proposes %v, %v, want %v", name, i, tick, due, l.want)
+			if due != (check.want != nil) || due && got != *check.want {
+				t.Errorf("%s: check %d proposes %v, %v, want %v", name, i, got, due, check.want)
 			}
 		}
 	}
 }
 
-// What is beyond the bound of a step is not counted by the next.
+// An advance that is bounded by maxStep leaves out the rest of the time, and the next
+// advance does not include it either.
 func TestAStepIsBounded(t *testing.T) {
 	s := shardClock{maxStep: func(statemachine.Clock) uint64 { return 200 }}
 	s.next(runs(0, 0), after(0), true)
@@ -85,8 +125,8 @@ func TestAStepIsBounded(t *testing.T) {
 	}
 	c := runs(200, 0)
 	c.Nonce = first.Nonce
-	if tick, due := s.next(c, after(5150), true); !due || tick.Expected != 200 || tick.Next != 350 {
-		t.Errorf("then it proposes %v, %v", tick, due)
+	if second, due := s.next(c, after(5150), true); !due || second.Expected != 200 || second.Next != 350 {
+		t.Errorf("then it proposes %v, %v", second, due)
 	}
 }
 
@@ -98,8 +138,8 @@ func TestStepsAreRoundedDown(t *testing.T) {
 	c := runs(0, 0)
 	for range 1000 {
 		now = now.Add(1900 * time.Microsecond)
-		if tick, due := s.next(c, now, true); due {
-			c.Now, c.Nonce = tick.Next, tick.Nonce
+		if advance, due := s.next(c, now, true); due {
+			c.Now, c.Nonce = advance.Next, advance.Nonce
 		}
 	}
 	if passed := uint64(now.Sub(clockStart).Milliseconds()); c.Now == 0 || c.Now > passed {
@@ -107,38 +147,44 @@ func TestStepsAreRoundedDown(t *testing.T) {
 	}
 }
 
-// A node that sees the clock where a tick of its own would have moved it, which
-// was lost, must not take another node's for it: the time since its own was
-// proposed has been counted by that.
-func TestALostTickIsNotTakenForAnothers(t *testing.T) {
+// A node may see the clock at the value of an advance of its own that was lost. It must
+// not take the other node's advance for its own: the time since its own was proposed has
+// been counted already.
+func TestTheAdvanceOfAnotherNodeIsNotTakenForALostOne(t *testing.T) {
 	var a, b shardClock
 	b.next(runs(0, 0), after(0), true)
 	a.next(runs(0, 0), after(0), false)
 	lost, _ := b.next(runs(0, 0), after(100), true)
-	// a leads from here on; it has not seen the clock for as long.
+	// From here on a leads. It has seen the clock only since 300.
 	a = shardClock{}
 	a.next(runs(0, 0), after(300), true)
 	applied, due := a.next(runs(0, 0), after(400), true)
 	if !due || applied.Expected != lost.Expected || applied.Next != lost.Next {
-		t.Fatalf("the ticks are %v and %v", lost, applied)
+		t.Fatalf("the advances are %v and %v", lost, applied)
 	}
-	// b leads again: at 400 a had counted what was before.
+	// b leads again. At 400 a had counted the time before.
 	c := runs(100, 0)
 	c.Nonce = applied.Nonce
-	tick, due := b.next(c, after(450), true)
-	if due && tick.Next-tick.Expected > 50 {
-		t.Errorf("at 450 it moves the clock by %d ms, of which others had counted all before 400", tick.Next-tick.Expected)
+	advance, due := b.next(c, after(450), true)
+	if due && advance.Next-advance.Expected > 50 {
+		t.Errorf("at 450 b advances the clock by %d ms, although a had counted all time before 400", advance.Next-advance.Expected)
 	}
 }
 
-// A clockNode is one of the nodes of a simulation: a replica, its clock, and
-// where its loop stands.
+// A clockNode is a node of the simulation: its machine, its shardClock, and the state of
+// its loop in runClocks. The loop may pause between two phases:
+//
+//	phase  what step does
+//	0      reads the clock of the machine
+//	1      reads the time
+//	2      decides whether to propose an advance; if not, goes to phase 0
+//	3      proposes the advance, and goes to phase 0
 type clockNode struct {
 	kv    *memory.KV
 	clock shardClock
 	seen  int // entries applied
 
-	phase    int // of the loop: it may rest between any two
+	phase    int // what step does next
 	read     statemachine.Clock
 	now      int64
 	proposal wire.ClockAdvance
@@ -151,13 +197,16 @@ type clockWorld struct {
 	log      []sm.Entry
 	first    *memory.KV // applies at once
 	nodes    []*clockNode
-	inFlight []measured // on their way to the log
-	counted  int64      // until when the clock has counted
+	inFlight []measured // proposed, and not yet in the log or lost
+	counted  int64      // the moment until which the advances in the log count
 	seq      uint64
-	waiting  map[string][2]int64 // keys that expire: when they came to the log, and their time to live
+	waiting  map[string]expiringKey // the keys that have not expired
 }
 
-// measured is a tick with the moment until which it counts.
+// An expiringKey is a key of the kv machine with a time to live.
+type expiringKey struct{ loggedAt, ttl int64 } // the moment when it came into the log; milliseconds
+
+// measured is a clock advance with the moment until which it counts.
 type measured struct {
 	wire.ClockAdvance
 	until int64
@@ -172,7 +221,7 @@ func (nobody) Held(uint64)                           {}
 func (n nobody) Failed(err error)                    { panic(err) }
 
 func newClockWorld(t *rapid.T) *clockWorld {
-	w := &clockWorld{t: t, first: memory.NewKV(memory.Config{Listener: nobody{t}}), waiting: map[string][2]int64{}}
+	w := &clockWorld{t: t, first: memory.NewKV(memory.Config{Listener: nobody{t}}), waiting: map[string]expiringKey{}}
 	for range 3 {
 		w.nodes = append(w.nodes, &clockNode{kv: memory.NewKV(memory.Config{Listener: nobody{t}})})
 	}
@@ -191,21 +240,21 @@ func (w *clockWorld) append(cmd []byte) {
 			continue
 		}
 		delete(w.waiting, key)
-		if passed := w.ms - x[0]; passed < x[1] {
-			w.t.Fatalf("%s ended after %d ms, its time to live is %d", key, passed, x[1])
+		if passed := w.ms - x.loggedAt; passed < x.ttl {
+			w.t.Fatalf("%s ended after %d ms, its time to live is %d", key, passed, x.ttl)
 		}
 	}
 }
 
-// put begins a duration.
+// put writes a key with a time to live, which is the duration to be measured.
 func (w *clockWorld) put(ttl int64) {
 	w.seq++
 	key := fmt.Sprint("k", w.seq)
-	w.waiting[key] = [2]int64{w.ms, ttl}
+	w.waiting[key] = expiringKey{w.ms, ttl}
 	w.append(wire.EncodeCommands(1, w.seq, [][]byte{wire.EncodeCommand(&wire.Command{Kind: wire.KindKVPut, Bucket: "b", Key: key, TTLMS: uint64(ttl)})}))
 }
 
-// catchUp has a node apply entries.
+// catchUp makes a node apply this many of the next entries.
 func (w *clockWorld) catchUp(n *clockNode, entries int) {
 	to := min(len(w.log), n.seen+entries)
 	if _, err := n.kv.Update(slices.Clone(w.log[n.seen:to])); err != nil {
@@ -214,7 +263,8 @@ func (w *clockWorld) catchUp(n *clockNode, entries int) {
 	n.seen = to
 }
 
-// step takes a node's loop one step further: what Node.tick does.
+// step takes one step of a node's loop in runClocks: read the clock, read the time,
+// decide, propose.
 func (w *clockWorld) step(n *clockNode, leads bool) {
 	switch n.phase {
 	case 0:
@@ -233,24 +283,24 @@ func (w *clockWorld) step(n *clockNode, leads bool) {
 	n.phase++
 }
 
-// arrive takes a tick from the way, into the log or not. It fails if the tick
-// counts what was counted before.
+// arrive removes a clock advance from those in flight and puts it into the log, unless it
+// is lost. It fails if the advance counts time that was counted before.
 func (w *clockWorld) arrive(i int, lost bool) {
-	tick := w.inFlight[i]
+	advance := w.inFlight[i]
 	w.inFlight = slices.Delete(w.inFlight, i, i+1)
 	if lost {
 		return
 	}
-	if w.first.Clock().Now == tick.Expected {
-		if step := int64(tick.Next - tick.Expected); tick.until-step < w.counted {
-			w.t.Fatalf("a tick counts from %d to %d: what was before %d has been counted", tick.until-step, tick.until, w.counted)
+	if w.first.Clock().Now == advance.Expected {
+		if step := int64(advance.Next - advance.Expected); advance.until-step < w.counted {
+			w.t.Fatalf("an advance counts from %d to %d, but the time before %d has been counted", advance.until-step, advance.until, w.counted)
 		}
-		w.counted = tick.until
+		w.counted = advance.until
 	}
-	w.append(wire.EncodeClockAdvance(tick.ClockAdvance))
+	w.append(wire.EncodeClockAdvance(advance.ClockAdvance))
 }
 
-// jump has a node take over another's snapshot.
+// takeSnapshot replaces the state of a node by a snapshot of another one.
 func (w *clockWorld) takeSnapshot(n, from *clockNode) {
 	prepared, err := from.kv.PrepareSnapshot()
 	if err != nil {
@@ -266,14 +316,14 @@ func (w *clockWorld) takeSnapshot(n, from *clockNode) {
 	n.seen = from.seen
 }
 
-// No duration ends before it has passed, since its entry was in the log, in real
-// time: whoever leads or believes to, wherever nodes rest, and whatever ticks
-// are late, lost or overtaken. If nodes do not rest and ticks arrive, it ends.
+// No duration ends early, in real time from its entry in the log: whoever leads or
+// believes so, wherever nodes pause, and whichever clock advances are late, lost or
+// overtaken. If none is lost, each duration ends in time.
 func TestNoDurationEndsEarly(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newClockWorld(t)
-		// Steps of the same few lengths make different nodes come to the same
-		// values of the clock.
+		// There are only a few lengths of pauses, so that different nodes often propose
+		// the same values of the clock.
 		pause := func() {
 			w.ms += rapid.SampledFrom([]int64{0, 50, 50, 50, 100, 100, 100, 150, 600, 15_000}).Draw(t, "pause")
 		}
@@ -287,13 +337,13 @@ func TestNoDurationEndsEarly(t *testing.T) {
 				leader = node()
 			case 3:
 				pause()
-			case 4: // any node, one step; it may take itself for the leader
+			case 4: // any node takes one step, and may believe that it leads
 				w.step(node(), rapid.Bool().Draw(t, "leads"))
 			case 5:
 				w.catchUp(node(), rapid.IntRange(1, 3).Draw(t, "entries"))
 			case 6:
 				n, from := node(), node()
-				if rapid.IntRange(0, 3).Draw(t, "restart") == 0 { // from a snapshot or from the log alone
+				if rapid.IntRange(0, 3).Draw(t, "restart") == 0 { // without its state
 					*n = clockNode{kv: memory.NewKV(memory.Config{Listener: nobody{t}})}
 				}
 				if n.seen < from.seen {
@@ -303,14 +353,14 @@ func TestNoDurationEndsEarly(t *testing.T) {
 				if len(w.inFlight) > 0 {
 					w.arrive(rapid.IntRange(0, len(w.inFlight)-1).Draw(t, "which"), rapid.Bool().Draw(t, "lost"))
 				}
-			default: // a round of a loop without rests
+			default: // all nodes run one round of their loops, and may differ about who leads
 				pause()
 				n := leader
 				if rapid.IntRange(0, 2).Draw(t, "another") == 0 {
 					n = node()
 				}
-				for _, other := range w.nodes { // all look at where the clock stands
-					w.round(other, other == n, rapid.IntRange(0, 2).Draw(t, "hears") > 0)
+				for _, other := range w.nodes {
+					w.round(other, other == n, rapid.IntRange(0, 2).Draw(t, "catches up") > 0)
 				}
 				if len(w.inFlight) > 0 && rapid.Bool().Draw(t, "at once") {
 					w.arrive(len(w.inFlight)-1, false)
@@ -321,9 +371,10 @@ func TestNoDurationEndsEarly(t *testing.T) {
 	})
 }
 
-// round takes a node's loop through one round.
+// round ends the present round of a node's loop, and takes the loop through a whole one
+// without pauses. catchesUp: in between, the node applies the whole log.
 func (w *clockWorld) round(n *clockNode, leads, catchesUp bool) {
-	for n.phase > 0 { // the one that it is in
+	for n.phase > 0 {
 		w.step(n, leads)
 	}
 	if catchesUp {
@@ -334,20 +385,21 @@ func (w *clockWorld) round(n *clockNode, leads, catchesUp bool) {
 	}
 }
 
-// calm goes on without rests and losses, and fails unless all that is left ends
-// in time.
+// runWithoutFaults continues without pauses and losses, and fails unless all durations
+// end in time.
 func (w *clockWorld) runWithoutFaults(leader *clockNode) {
 	w.put(700)
 	most := int64(0)
 	for _, x := range w.waiting {
-		most = max(most, x[1])
+		most = max(most, x.ttl)
 	}
-	// Two ticks until it begins, of which the first may be taken for lost; each is
-	// proposed with a look, and applied before the next.
-	look := clockInterval.Milliseconds()
-	for end := w.ms + advanceLost.Milliseconds() + most + 4*look; len(w.waiting) > 0; w.ms += look {
+	// A duration begins with the second advance after its entry. The leader may have
+	// proposed an advance that was lost, and waits for it first. Each round proposes
+	// one advance at most, which is applied before the next round.
+	interval := clockInterval.Milliseconds()
+	for end := w.ms + advanceLost.Milliseconds() + most + 4*interval; len(w.waiting) > 0; w.ms += interval {
 		if w.ms > end {
-			w.t.Fatalf("%v are left after %d ms", w.waiting, end)
+			w.t.Fatalf("at %d ms, %v have not expired", end, w.waiting)
 		}
 		w.round(leader, true, true)
 		for len(w.inFlight) > 0 {
