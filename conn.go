@@ -418,7 +418,7 @@ func (c *conn) read(ctx context.Context, text string, class *sqlite.Class, args 
 	if err != nil {
 		return nil, sqlError(err)
 	}
-	reader.SetState(c.changes, c.totalChanges, c.lastInsertID)
+	reader.SetState(wire.ConnState{Changes: c.changes, TotalChanges: c.totalChanges, LastInsertID: c.lastInsertID})
 	return c.queryOn(ctx, reader, text, args)
 }
 

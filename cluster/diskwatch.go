@@ -78,8 +78,8 @@ func (w *diskWatch) check(what, name string, err error) error {
 	return err
 }
 
-// checkName is check for an operation that also fails if a file exists or does not,
-// which is no failure of the disk.
+// checkName is check for operations on names. That a file exists, or does not, is
+// returned: it is no failure of the disk.
 func (w *diskWatch) checkName(what, name string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) {
 		return err

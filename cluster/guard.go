@@ -26,10 +26,10 @@ var ErrForgotten = errors.New("hiqlite: a Raft log has lost entries that it had"
 // putBackHint says what a user can do about ErrForgotten.
 const putBackHint = "on all nodes, put back copies of the data folders that were made while all nodes were stopped; until then this node takes no part"
 
-// A guard is a transport.Guard: it inspects all messages between this node and the others, for signs that a
-// log has lost entries. Raft relies on every log to keep what it has acknowledged.
-// Without the guard, it would silently overwrite committed entries, or end the
-// process.
+// A guard is a transport.Guard: it inspects all messages between this node and the
+// others for signs that a log has lost entries. Raft relies on every log to keep what it
+// has acknowledged. Without the guard, Raft would silently overwrite committed entries,
+// or end the process.
 //
 //	what the guard sees                               what it means                what the guard does
 //	a heartbeat says that this log has more entries   this log has lost entries    stops this replica

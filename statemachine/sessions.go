@@ -16,10 +16,10 @@ const MaxSessions = 8192
 // session is kept. It is far longer than any caller waits.
 const DefaultSessionTTL = 3600_000
 
-// Sessions make entries, and the operations of remote clients, apply once. R is the type of a result or an outcome. An
-// entry of a session is applied only if its sequence is higher than that of the
-// last one. A copy of the last entry is answered with the results that the session
-// keeps; an older entry, which was delivered late, is dropped.
+// Sessions make entries, and the operations of remote clients, apply once. An entry of
+// a session is applied only if its sequence is higher than that of the last one. A copy
+// of the last entry is answered with the results that the session keeps; an older entry,
+// which was delivered late, is dropped. R is the type of a result or an outcome.
 //
 // Sessions are replicated state: all methods are called by the apply goroutine, or
 // under the same mutex.

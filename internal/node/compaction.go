@@ -21,7 +21,7 @@ const (
 type compactor struct {
 	shard   *shard
 	from    int64
-	compact func(keep uint64) error // removes all entries but so many
+	compact func(keep uint64) error // removes all but the last keep entries
 
 	bytes, applied uint64 // LogBytes and Applied as of the last compaction
 }
@@ -53,7 +53,7 @@ func (c *compactor) check() error {
 	if grown < uint64(c.from) || grown < uint64(min(c.shard.size(), compactAlways)) {
 		return nil
 	}
-	// A quarter stays, for nodes that are a little behind.
+	// A quarter of the entries stays, for nodes that have not applied the last ones yet.
 	if err := c.compact((applied - c.applied) / 4); err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (c *compactor) check() error {
 	return nil
 }
 
-// compact removes all but the last entries from a shard's log.
+// compact removes all but the last keep entries from a shard's log.
 func (n *Node) compact(s *shard, keep uint64) error {
 	if s.id == sqlID {
 		defer n.sql.machine.Compacting()()
@@ -69,8 +69,8 @@ func (n *Node) compact(s *shard, keep uint64) error {
 	return s.raft.Compact(n.ctx, keep)
 }
 
-// Compact removes all but the last entries from the log of the SQL shard, or from
-// those of the in-memory shards.
+// Compact removes all but the last keep entries from the log of the SQL shard, or from
+// the logs of the in-memory shards.
 func (n *Node) Compact(inMemory bool, keep uint64) error {
 	for _, s := range n.shards {
 		if (s.id != sqlID) == inMemory {

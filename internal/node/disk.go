@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// The Raft log would be the first to meet a full disk. It takes what it could not
-// write for written, or ends the process. So the node stops using the disk before:
+// A full disk would stop the node until its program is restarted
+// (cluster/diskwatch.go). So the node stops writing before the disk is full:
 //
 //	free space            the node
 //	refuse and more       takes part
@@ -15,8 +15,8 @@ import (
 //	                      entries of other nodes would fill the disk too; reads
 //	                      of its own rows go on
 //
-// A paused node takes part again when there is as much free space as refuse, and
-// is then brought up to date.
+// A paused node takes part again when there is as much free space as refuse. The other
+// nodes then bring it up to date.
 type diskMarks struct{ refuse, stop int64 } // bytes
 
 const (

@@ -69,7 +69,7 @@ func (n *Node) missingPeers() string {
 		return err.Error()
 	}
 	all := n.host.Peers()
-	var silent []string
+	var unheard []string // other nodes, each with the reason
 	for _, p := range all {
 		if p.Err == nil && time.Since(p.Heard) < silentTicks*n.raftTick() {
 			continue
@@ -81,12 +81,12 @@ func (n *Node) missingPeers() string {
 		case p.Heard.IsZero():
 			why = "not heard yet"
 		}
-		silent = append(silent, fmt.Sprintf("node %d at %s (%s)", p.Node, p.Address, why))
+		unheard = append(unheard, fmt.Sprintf("node %d at %s (%s)", p.Node, p.Address, why))
 	}
-	heard := 1 + len(all) - len(silent)
+	heard := 1 + len(all) - len(unheard)
 	majority := (1+len(all))/2 + 1
 	if heard < majority {
-		return fmt.Sprintf("waiting for %d more of %s", majority-heard, strings.Join(silent, ", "))
+		return fmt.Sprintf("waiting for %d more of %s", majority-heard, strings.Join(unheard, ", "))
 	}
 	return fmt.Sprintf("waiting for an election among the %d nodes that are heard", heard)
 }

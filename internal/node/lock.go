@@ -77,7 +77,7 @@ func (s *lockShard) CatchUp(ctx context.Context, granted wire.Outcome) error {
 
 func (s *lockShard) QueueLen(key string) int { return s.machine.Queue(key) }
 
-func (s *lockShard) OnClose(f func()) (forget func()) {
+func (s *lockShard) OnClose(f func()) (cancel func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

@@ -304,7 +304,7 @@ func (s *lockShard) QueueLen(key string) int {
 	return int(answer.Length)
 }
 
-func (s *lockShard) OnClose(f func()) (forget func()) {
+func (s *lockShard) OnClose(f func()) (cancel func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

@@ -103,8 +103,8 @@ type Lock interface {
 	QueueLen(key string) int
 	// OnClose calls f when the client is closed, before the client releases the
 	// locks that are held through it. If the client is closed already, f is
-	// called at once, in a goroutine of its own. forget cancels the call.
-	OnClose(f func()) (forget func())
+	// called at once, in a goroutine of its own. cancel withdraws f.
+	OnClose(f func()) (cancel func())
 }
 
 // PubSub is the pubsub shard.

@@ -81,12 +81,12 @@ type lockOwner struct {
 	id                uint64
 	epoch             uint64 // its first renewal: distinguishes it from earlier owners with its id
 	ttl               uint64 // milliseconds
-	lastRenewal       uint64 // the last one
+	lastRenewal       uint64 // the number of its last renewal
 	waiters           map[uint64]*lockQueue
 	node, incarnation uint64 // through which its last waiter came
 }
 
-// A renewal names one renewal of an owner. Its timer ends the owner only if there
+// A renewalID names one renewal of an owner. Its timer ends the owner only if there
 // was no later one.
 type renewalID struct{ owner, renewal uint64 }
 

@@ -126,8 +126,8 @@ func (w *Watcher) Close() {
 	}
 }
 
-// emit keeps, and gives watchers, the event that an item was written or removed; a nil item
-// stands for the whole bucket. The caller holds k.mu.
+// emit records an event and passes it to the watchers of its bucket: item i was written
+// or removed. If i is nil, the whole bucket was cleared. The caller holds k.mu.
 func (k *KV) emit(bucket string, kind shardapi.EventKind, i *table.Item) {
 	e := Event{Kind: kind, Version: k.revision, Seen: k.seen}
 	if i != nil {

@@ -70,9 +70,9 @@ type Reader struct {
 	file     string // which conn has open
 	stmts    *stmtCache
 	settings wire.Settings
-	verify   *sqlite.Stmt // see prepare
-	state    [3]int64     // the arguments of SetState
-	hasState bool
+	verify   *sqlite.Stmt   // see prepare
+	state    wire.ConnState // as set by SetState
+	hasState bool           // SetState was called
 
 	since atomic.Int64 // when the running query began, as time since the process started; 0: none runs
 
@@ -215,7 +215,7 @@ func (r *Reader) open(file string, epoch uint64) error {
 		return err
 	}
 	if r.hasState {
-		conn.SetState(r.state[0], r.state[1], r.state[2])
+		conn.SetState(r.state.Changes, r.state.TotalChanges, r.state.LastInsertID)
 	}
 	if err := conn.SetSettings(r.settings); err != nil {
 		conn.Close()
@@ -392,9 +392,9 @@ func (q *Query) reason() error {
 
 // SetState sets the values of changes(), total_changes() and last_insert_rowid() for
 // this reader.
-func (r *Reader) SetState(changes, total, lastInsertID int64) {
-	r.state, r.hasState = [3]int64{changes, total, lastInsertID}, true
-	r.conn.SetState(changes, total, lastInsertID)
+func (r *Reader) SetState(s wire.ConnState) {
+	r.state, r.hasState = s, true
+	r.conn.SetState(s.Changes, s.TotalChanges, s.LastInsertID)
 }
 
 // Interrupt makes the running query fail. Any goroutine may call it at any time.

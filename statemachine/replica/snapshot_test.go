@@ -353,7 +353,7 @@ func TestReadersDuringTheRecoveryFromASnapshot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lent.SetState(7, 8, 9)
+	lent.SetState(wire.ConnState{Changes: 7, TotalChanges: 8, LastInsertID: 9})
 	used, usedQuery, _ := m.read(q) // has had a query
 	usedQuery.Close()
 	if err := m.RecoverFromSnapshot(bytes.NewReader(sender.snapshot()), nil); err != nil {
