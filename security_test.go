@@ -150,6 +150,18 @@ func TestNodeWithAnotherFolderIsRefused(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)
 	mustExec(t, c.DB(0), "CREATE TABLE t(n INTEGER)")
+	testrun.WaitFor(t, "the others to know the folder", func() bool {
+		for i := range 2 {
+			text, err := os.ReadFile(filepath.Join(c.Config(i).DataDir, "raft", "storage.json"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(string(text), `"3":`) {
+				return false
+			}
+		}
+		return true
+	})
 	c.Stop(2)
 	c.Configure(2, func(cfg *hiqlite.Config) { cfg.DataDir = filepath.Join(t.TempDir(), "empty") })
 	c.Start(2)

@@ -252,7 +252,7 @@ func (h *Host) connect(nhc *config.NodeHostConfig) error {
 	}
 	h.net = transport.New(transport.Options{
 		Node: h.cfg.Node, Members: h.cfg.Members, Listen: h.cfg.listenOn(),
-		Identity: h.cfg.Identity, Storage: folder.file.Name, SameStorage: folder.same,
+		Identity: h.cfg.Identity, Storage: folder.file.Name, SameStorage: folder.same, TookPart: func() bool { return h.raftLog.tookPart() },
 		NodeOf: nodeID, Guard: h.guard, Dialled: h.guard.peers.dialled,
 		Log: h.log, Hooks: h.cfg.Hooks,
 	})

@@ -118,6 +118,22 @@ func (l *raftLog) end(shard uint64) (logEnd, bool) {
 	return s.logEnd, true
 }
 
+// tookPart reports whether this node may have voted or acknowledged entries, in any
+// shard. A log begins with term 1, and the first election has term 2.
+func (l *raftLog) tookPart() bool {
+	if l == nil {
+		return false
+	}
+	l.ends.mu.Lock()
+	defer l.ends.mu.Unlock()
+	for _, s := range l.ends.shards {
+		if s.logEnd.term > 1 {
+			return true
+		}
+	}
+	return false
+}
+
 // committed returns, by shard, the index of the last entry that is on disk and
 // known to be committed.
 func (l *raftLog) committed() map[uint64]uint64 {

@@ -17,7 +17,7 @@ import (
 const storageFileName = "storage.json"
 
 // storage names the Raft folder of this node, and remembers the names of the other
-// nodes' folders since this node first talked to them.
+// nodes' folders since these have taken part in the cluster.
 //
 // A node whose folder has another name than before has lost its log, with the votes
 // and acknowledgements that it gave; or it is a node of another cluster that has the
@@ -54,13 +54,15 @@ func openStorage(dir string) (*storage, error) {
 	return s, nil
 }
 
-// same reports whether another node has the same folder as before. A node that is
-// new to this one has.
-func (s *storage) same(node uint64, name string) (bool, error) {
+// same implements transport.Options.SameStorage.
+func (s *storage) same(node uint64, name string, remember bool) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if known, ok := s.file.Nodes[node]; ok {
 		return known == name, nil
+	}
+	if !remember {
+		return true, nil
 	}
 	next := storageFile{s.file.Name, maps.Clone(s.file.Nodes)}
 	next.Nodes[node] = name

@@ -28,9 +28,12 @@ type conn struct {
 	raw  net.Conn // TCP
 	in   *frameReader
 	out  *frameWriter
-	peer hello         // set once it is known
-	done chan struct{} // closed by close
-	once sync.Once
+	peer hello // set once it is known
+	// bound: the name of the peer's data folder is remembered. Only the goroutine that
+	// reads the connection uses it.
+	bound bool
+	done  chan struct{} // closed by close
+	once  sync.Once
 }
 
 // close ends the connection at once: what was not sent is lost.
@@ -113,6 +116,16 @@ func (t *Transport) greetAs(ctx context.Context, raw net.Conn, node uint64, l la
 		return nil, err
 	}
 	return c, nil
+}
+
+// sameStorage reports whether a node has the same data folder as before; see
+// Options.SameStorage. Without an identity, everybody could take any node's place, so
+// nothing is remembered.
+func (t *Transport) sameStorage(node uint64, storage string, remember bool) (bool, error) {
+	if t.opts.Identity == nil {
+		return true, nil
+	}
+	return t.opts.SameStorage(node, storage, remember)
 }
 
 // admit checks what a peer says of itself, and registers the connection with peers.

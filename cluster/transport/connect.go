@@ -93,6 +93,9 @@ func (q *queue) connect() *conn {
 		attempt++
 		if t.spawn(func() {
 			c, err := t.dial(ctx, q.l.node, address, q.lane)
+			if err != nil && authentication(err) {
+				q.l.forget(address)
+			}
 			select {
 			case results <- result{c, err}:
 			case <-ctx.Done(): // another attempt was successful, or the transport is closed
@@ -119,7 +122,7 @@ func (q *queue) connect() *conn {
 				t.opts.Dialled(q.l.node, nil)
 				return r.c
 			}
-			if q.failed(r.err) {
+			if q.failed(r.err) && len(q.l.addresses()) == 1 {
 				timer.Reset(refusedInterval)
 			}
 		case <-timer.C:
@@ -182,7 +185,7 @@ func (q *queue) sendQueued(c *conn) {
 				return
 			case <-timer.C:
 				timer.Reset(aliveInterval)
-				if c.out.write(aliveFrame, nil) != nil {
+				if t.writeAlive(c) != nil {
 					c.close()
 				}
 				continue
@@ -222,6 +225,9 @@ func (q *queue) watch(c *conn) {
 		}
 		switch kind {
 		case aliveFrame:
+			if !q.l.t.alive(c, payload) {
+				return
+			}
 		case refusalFrame:
 			if r, err := readRefusal(payload); err == nil {
 				q.l.refused(&refusedError{c.peer, r})

@@ -77,7 +77,7 @@ func start(t testing.TB, node uint64, members map[uint64]string, change ...func(
 	opts := Options{
 		Node: node, Members: members, Listen: members[node], Storage: fmt.Sprintf("folder-%d", node),
 		NodeOf: func(replica uint64) uint64 { return replica }, Guard: letAllPass{}, Log: slog.New(slog.NewTextHandler(r.log, nil)),
-		SameStorage: r.sameStorage, Dialled: r.dialled,
+		SameStorage: r.sameStorage, TookPart: func() bool { return true }, Dialled: r.dialled,
 	}
 	for _, f := range change {
 		f(&opts)
@@ -109,13 +109,15 @@ func (r *recorder) receiveChunk(c raftpb.Chunk) bool {
 	return c.ChunkId < 2
 }
 
-func (r *recorder) sameStorage(node uint64, name string) (bool, error) {
+func (r *recorder) sameStorage(node uint64, name string, remember bool) (bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if known, ok := r.known[node]; ok {
 		return known == name, nil
 	}
-	r.known[node] = name
+	if remember {
+		r.known[node] = name
+	}
 	return true, nil
 }
 
@@ -163,6 +165,9 @@ func (r *recorder) send(node uint64, all ...raftpb.Message) {
 	defer c.Close()
 	for i := range all {
 		all[i].From, all[i].To = r.opts.Node, node
+		if exchanged[all[i].Type] {
+			all[i].Term = 1
+		}
 	}
 	if err := c.SendMessageBatch(raftpb.MessageBatch{BinVer: raftio.TransportBinVersion, Requests: all}); err != nil {
 		r.t.Fatal(err)

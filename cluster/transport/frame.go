@@ -20,7 +20,7 @@ import (
 //	helloFrame    both            first; the dialling side begins       a hello
 //	refusalFrame  either          instead of, or after, a helloFrame    a refusal; the connection ends
 //	batchFrame    dialling side   on a lane                             a raftpb.MessageBatch
-//	aliveFrame    both            on a lane, see aliveInterval          none
+//	aliveFrame    both            see aliveInterval                     1 if the node took part in the cluster
 //	chunkFrame    dialling side   on a connection for a snapshot        a raftpb.Chunk
 //	endFrame      both            after the last chunk, as its answer   none
 const (

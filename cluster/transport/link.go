@@ -31,7 +31,8 @@ const (
 //	message                                        lane
 //	Replicate, and whatever else has entries       bulk
 //	heartbeats and votes, with their answers       both: the first copy counts
-//	what confirms a read index, and all others     urgent; bulk if only that has a connection
+//	votes before an election, what confirms a      urgent; bulk if only that has a connection
+//	  read index, and all others
 //
 // connect.go has the states of a lane.
 type link struct {
@@ -114,8 +115,8 @@ func keepsLeader(m *raftpb.Message) bool {
 	switch m.Type {
 	case raftpb.Heartbeat, raftpb.HeartbeatResp:
 		return m.Hint == 0 // one with a hint confirms a read index; there can be many of them
-	case raftpb.RequestVote, raftpb.RequestVoteResp, raftpb.RequestPreVote, raftpb.RequestPreVoteResp:
-		return true
+	case raftpb.RequestVote, raftpb.RequestVoteResp:
+		return true // they have a term; votes before an election of the same term can be of an earlier attempt
 	}
 	return false
 }
@@ -149,6 +150,16 @@ func (l *link) calledFrom(c *conn) {
 	}
 	l.urgent.wake()
 	l.bulk.wake()
+}
+
+// forget forgets that the node has said that it is at an address, where somebody else
+// is. It has no effect on the configured address.
+func (l *link) forget(address string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.learned == address {
+		l.learned = ""
+	}
 }
 
 // addresses returns where the node may be.

@@ -32,9 +32,10 @@ const (
 //	nobody is connected                it is added
 //	of another process                 the connected one has proofTime to show that it lives. If it does,
 //	                                   the new one is refused. If it does not, its connections are closed
-//	with another data folder           it is refused
+//	with another data folder than      it is refused
+//	  when it took part
 type peers struct {
-	same func(node uint64, storage string) (bool, error)
+	same func(node uint64, storage string, remember bool) (bool, error)
 
 	mu    sync.Mutex
 	nodes map[uint64]*peer // guarded by mu
@@ -46,7 +47,7 @@ type peer struct {
 	conns    map[*conn]struct{}
 }
 
-func (p *peers) init(same func(uint64, string) (bool, error)) {
+func (p *peers) init(same func(uint64, string, bool) (bool, error)) {
 	p.same, p.nodes = same, map[uint64]*peer{}
 }
 
@@ -82,10 +83,10 @@ func (p *peers) tryAdd(c *conn) (others []*conn, err error) {
 	if n != nil && n.instance != c.peer.Instance {
 		return slices.Collect(maps.Keys(n.conns)), nil
 	}
-	if same, err := p.same(c.peer.Node, c.peer.Storage); err != nil {
+	if same, err := p.same(c.peer.Node, c.peer.Storage, false); err != nil {
 		return nil, err
 	} else if !same {
-		return nil, refuse(RefusedStorage, "node %d has another data folder than before: it has lost its log, or is of another cluster: put back a copy of its data folder", c.peer.Node)
+		return nil, refuse(RefusedStorage, "node %d has another data folder than before: it has lost its log, or is of another cluster: put back its data folder; if that never took part, remove its name from raft/storage.json of the other nodes while they are stopped", c.peer.Node)
 	}
 	if n == nil {
 		n = &peer{c.peer.Instance, map[*conn]struct{}{}}

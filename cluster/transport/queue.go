@@ -17,9 +17,6 @@ const (
 	// acceptedSilence is the silence after which the accepting side frees what a
 	// connection takes.
 	acceptedSilence = 5 * time.Second
-	// chunkSilence bounds the pause between the chunks of a snapshot, in which the
-	// other node reads its database.
-	chunkSilence = 2 * time.Minute
 )
 
 // A queue has the messages that wait to be sent on a lane, in order. connect.go has

@@ -66,7 +66,7 @@ func (t *Transport) sendAlive(c *conn) {
 	for {
 		select {
 		case <-ticker.C:
-			if c.out.write(aliveFrame, nil) != nil {
+			if t.writeAlive(c) != nil {
 				c.close()
 				return
 			}
@@ -74,6 +74,26 @@ func (t *Transport) sendAlive(c *conn) {
 			return
 		}
 	}
+}
+
+// writeAlive writes an aliveFrame. Its payload says whether this node has taken part
+// in the cluster.
+func (t *Transport) writeAlive(c *conn) error {
+	if t.opts.TookPart() {
+		return c.out.write(aliveFrame, bytesOf{1})
+	}
+	return c.out.write(aliveFrame, nil)
+}
+
+// alive is called with the payload of an aliveFrame, by the goroutine that reads the
+// connection. It returns false if the connection has to end.
+func (t *Transport) alive(c *conn, payload []byte) bool {
+	if len(payload) == 0 || payload[0] != 1 || c.bound {
+		return true
+	}
+	same, err := t.sameStorage(c.peer.Node, c.peer.Storage, true)
+	c.bound = same && err == nil
+	return c.bound
 }
 
 // receive delivers the messages of a lane.
@@ -85,6 +105,9 @@ func (t *Transport) receive(c *conn) {
 		}
 		switch kind {
 		case aliveFrame:
+			if !t.alive(c, payload) {
+				return
+			}
 		case batchFrame:
 			var batch raftpb.MessageBatch
 			if batch.Unmarshal(payload) != nil {
@@ -107,19 +130,27 @@ func (t *Transport) receive(c *conn) {
 }
 
 // filter removes messages at which Dragonboat panics, or that are not from the node
-// at the other end.
+// at the other end. It also removes the address of that node: Dragonboat would send
+// the replicas that the messages name as their senders to this address, whatever it
+// is, and the registry knows better.
 func (t *Transport) filter(from uint64, batch *raftpb.MessageBatch) {
 	kept := batch.Requests[:0]
 	for _, m := range batch.Requests {
-		if !local[m.Type] && m.To != 0 && t.opts.NodeOf(m.To) == t.opts.Node && t.opts.NodeOf(m.From) == from {
+		hasTerm, known := exchanged[m.Type]
+		if known && hasTerm == (m.Term != 0) && (m.Type != raftpb.LeaderTransfer || m.Hint != 0) &&
+			m.To != 0 && t.opts.NodeOf(m.To) == t.opts.Node && t.opts.NodeOf(m.From) == from {
 			kept = append(kept, m)
 		}
 	}
-	batch.Requests = kept
+	batch.Requests, batch.SourceAddress = kept, ""
 }
 
-// local has the types of messages that a node sends only to itself.
-var local = map[raftpb.MessageType]bool{
-	raftpb.LocalTick: true, raftpb.Election: true, raftpb.LeaderHeartbeat: true, raftpb.Unreachable: true, raftpb.SnapshotStatus: true,
-	raftpb.CheckQuorum: true, raftpb.BatchedReadIndex: true, raftpb.InstallSnapshot: true, raftpb.ConfigChangeEvent: true,
+// exchanged has the types of messages that nodes send to each other, and whether
+// they have a term. At all others, and at a term that should or should not be there,
+// Dragonboat may panic, or take the message for one that the node has sent to itself.
+var exchanged = map[raftpb.MessageType]bool{
+	raftpb.Replicate: true, raftpb.ReplicateResp: true, raftpb.Heartbeat: true, raftpb.HeartbeatResp: true,
+	raftpb.RequestVote: true, raftpb.RequestVoteResp: true, raftpb.RequestPreVote: true, raftpb.RequestPreVoteResp: true,
+	raftpb.ReadIndexResp: true, raftpb.TimeoutNow: true, raftpb.NoOP: true,
+	raftpb.Propose: false, raftpb.ReadIndex: false, raftpb.LeaderTransfer: false, raftpb.SnapshotReceived: false,
 }

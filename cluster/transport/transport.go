@@ -51,9 +51,12 @@ type Options struct {
 	NodeOf func(replica uint64) uint64
 	// Guard inspects messages.
 	Guard Guard
-	// SameStorage reports whether a node has the same data folder as before. If it
-	// is new, SameStorage remembers the name of the folder, durably.
-	SameStorage func(node uint64, storage string) (bool, error)
+	// SameStorage reports whether a node has the data folder whose name is remembered,
+	// or none is. In that case it remembers the name, durably, if it is told to.
+	SameStorage func(node uint64, storage string, remember bool) (bool, error)
+	// TookPart reports whether this node may have voted, or acknowledged entries. From
+	// then on the other nodes must not accept another data folder in its place.
+	TookPart func() bool
 	// Dialled is called when an attempt to connect to a node has ended.
 	Dialled func(node uint64, err error)
 
@@ -118,7 +121,7 @@ func New(opts Options) *Transport {
 	opts.Members = maps.Clone(opts.Members)
 	t := &Transport{opts: opts, instance: newInstance(), links: map[uint64]*link{}}
 	t.ctx, t.stop = context.WithCancel(context.Background())
-	t.peers.init(opts.SameStorage)
+	t.peers.init(t.sameStorage)
 	t.gate.init(opts.Log, opts.Node)
 	for node := range opts.Members {
 		if node != opts.Node {

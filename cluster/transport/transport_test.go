@@ -34,8 +34,8 @@ func TestTransportCarriesMessages(t *testing.T) {
 				defer c.Close()
 				big := bytes.Repeat([]byte("x"), 3<<20)
 				batch := raftpb.MessageBatch{SourceAddress: "a", DeploymentId: 5, Requests: []raftpb.Message{
-					{Type: raftpb.Replicate, From: 1, To: 2, ShardID: 1, Entries: []raftpb.Entry{{Index: 1, Cmd: big}}},
-					{Type: raftpb.Replicate, From: 1, To: 2, ShardID: 1, Commit: 7}, {Type: raftpb.Replicate, From: 1, To: 2, ShardID: 1, Commit: 8}}}
+					{Type: raftpb.Replicate, From: 1, To: 2, Term: 1, ShardID: 1, Entries: []raftpb.Entry{{Index: 1, Cmd: big}}},
+					{Type: raftpb.Replicate, From: 1, To: 2, Term: 1, ShardID: 1, Commit: 7}, {Type: raftpb.Replicate, From: 1, To: 2, Term: 1, ShardID: 1, Commit: 8}}}
 				if err := c.SendMessageBatch(batch); err != nil {
 					t.Fatal(err)
 				}
@@ -49,7 +49,7 @@ func TestTransportCarriesMessages(t *testing.T) {
 					t.Fatal(err)
 				}
 				for i := range uint64(2) {
-					if err := s.SendChunk(raftpb.Chunk{ChunkId: i, From: 1, Data: big}); err != nil {
+					if err := s.SendChunk(raftpb.Chunk{ChunkId: i, ChunkCount: 2, From: 1, Data: big}); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -82,7 +82,7 @@ func TestTransportReconnects(t *testing.T) {
 	}
 	defer fresh.Close()
 	send := func(c raftio.IConnection) error {
-		return c.SendMessageBatch(raftpb.MessageBatch{Requests: []raftpb.Message{{Type: raftpb.Heartbeat, ShardID: 1, From: 1, To: 2}}})
+		return c.SendMessageBatch(raftpb.MessageBatch{Requests: []raftpb.Message{{Type: raftpb.Heartbeat, ShardID: 1, Term: 1, From: 1, To: 2}}})
 	}
 	for _, c := range []raftio.IConnection{fresh, stale} {
 		if err := send(c); err != nil {
@@ -154,6 +154,61 @@ func TestTransportNoticesSilence(t *testing.T) {
 	if n := two.messages(raftpb.Replicate); n != 1 {
 		t.Errorf("%d messages with entries arrived, and one was sent while there was a connection", n)
 	}
+}
+
+// A snapshot whose first chunk takes long arrives, and the messages to a node go on
+// when one fails.
+func TestSnapshots(t *testing.T) {
+	t.Parallel()
+	members := newMembers(t, "127.0.0.1", 2)
+	one, two := start(t, 1, members), start(t, 2, members)
+	one.waitUp(2)
+	before := one.Address(2)
+	slow, err := one.GetSnapshotConnection(t.Context(), before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(acceptedSilence + time.Second) // while the database is copied
+	for i := range uint64(2) {
+		if err := slow.SendChunk(raftpb.Chunk{ChunkId: i, ChunkCount: 2, From: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	slow.Close()
+	if len(two.chunks) != 2 || one.Address(2) != before {
+		t.Errorf("%d chunks were received, and the address is %s", len(two.chunks), one.Address(2))
+	}
+	// The database cannot be read to its end: Dragonboat closes the connection, and then
+	// sends nothing to the address that it had for it.
+	failed, err := one.GetSnapshotConnection(t.Context(), before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := failed.SendChunk(raftpb.Chunk{ChunkCount: 2, From: 1}); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if failed.Close(); time.Since(began) > ackTimeout/2 {
+		t.Errorf("closing took %v", time.Since(began))
+	}
+	if one.Address(2) == before {
+		t.Error("the address is the same after a snapshot has failed")
+	}
+	if c, err := one.GetConnection(t.Context(), one.Address(2)); err != nil {
+		t.Error(err)
+	} else {
+		c.Close()
+	}
+	// Dragonboat ends: it waits for the connections of its snapshots.
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, err := one.GetSnapshotConnection(ctx, one.Address(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	testrun.WaitFor(t, "the connection to end", func() bool { return ended.SendChunk(raftpb.Chunk{ChunkCount: 2, From: 1}) != nil })
+	ended.Close()
+	one.waitFor(two)
 }
 
 // What waits for a connection is bounded, and messages that are old are not sent.
@@ -234,16 +289,26 @@ func TestTransportFiltersMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	var all []raftpb.Message
-	for kind := range local {
-		all = append(all, raftpb.Message{Type: kind, From: 1, To: 2})
+	for kind := range raftpb.MessageType(40) {
+		hasTerm, known := exchanged[kind]
+		m := raftpb.Message{Type: kind, From: 1, To: 2, Hint: 1}
+		if !known || hasTerm {
+			all = append(all, m) // without a term
+		}
+		if m.Term = 1; !known || !hasTerm {
+			all = append(all, m)
+		}
 	}
-	all = append(all, raftpb.Message{Type: raftpb.HeartbeatResp, From: 3, To: 2}, raftpb.Message{Type: raftpb.HeartbeatResp, From: 1, To: 3}, raftpb.Message{Type: raftpb.HeartbeatResp, From: 1},
-		raftpb.Message{Type: raftpb.ReadIndex, From: 1, To: 2})
-	if err := c.SendMessageBatch(raftpb.MessageBatch{Requests: all}); err != nil {
+	all = append(all, raftpb.Message{Type: raftpb.HeartbeatResp, Term: 1, From: 3, To: 2}, raftpb.Message{Type: raftpb.HeartbeatResp, Term: 1, From: 1, To: 3}, raftpb.Message{Type: raftpb.HeartbeatResp, Term: 1, From: 1},
+		raftpb.Message{Type: raftpb.HeartbeatResp, Term: 1, To: 2}, raftpb.Message{Type: raftpb.LeaderTransfer, From: 1, To: 2}, raftpb.Message{Type: raftpb.ReadIndex, From: 1, To: 2})
+	if err := c.SendMessageBatch(raftpb.MessageBatch{SourceAddress: "another node's", Requests: all}); err != nil {
 		t.Fatal(err)
 	}
 	testrun.WaitFor(t, "the only message", func() bool { return two.messages(raftpb.ReadIndex) == 1 })
 	for _, b := range two.batches {
+		if b.SourceAddress != "" {
+			t.Errorf("Dragonboat would send the answers to %q", b.SourceAddress)
+		}
 		for _, m := range b.Requests {
 			if m.Type != raftpb.ReadIndex {
 				t.Errorf("%s from %d to %d was received", m.Type, m.From, m.To)
