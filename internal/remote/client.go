@@ -101,7 +101,7 @@ func New(opts Options) *Client {
 		HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		DisableCompression:  true,
 	}
-	c.http = &http.Client{Transport: c.transport}
+	c.http = &http.Client{Transport: coalescing{c.transport}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c
 }
@@ -291,7 +291,7 @@ func unreachable(err error) bool {
 // explain adds to an error of the transport what the user can do.
 func explain(err error) error {
 	var record tls.RecordHeaderError
-	if errors.As(err, &record) {
+	if errors.As(err, &record) || errors.Is(err, http.ErrSchemeMismatch) {
 		return fmt.Errorf("the server does not use TLS; leave TLS out of the client's configuration, or give the server certificates: %w", err)
 	}
 	return err

@@ -69,14 +69,19 @@ func (a *authenticator) wrap(next http.Handler) http.Handler {
 			timer.Stop()
 			a.delayed.remove()
 		}
-		err := connectError(protocol.ErrUnauthorized)
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		if a.errors.IsSupported(r) {
-			_ = a.errors.Write(w, r, err) // the client is gone
-			return
-		}
-		http.Error(w, err.Message(), http.StatusUnauthorized)
+		a.refuse(w, r, protocol.ErrUnauthorized, http.StatusUnauthorized)
 	})
+}
+
+// refuse answers a request with an error, in the client's protocol. code is the status
+// for a client that speaks none of the API's.
+func (a *authenticator) refuse(w http.ResponseWriter, r *http.Request, err error, code int) {
+	if a.errors.IsSupported(r) {
+		_ = a.errors.Write(w, r, connectError(err)) // if it fails, the client is gone
+		return
+	}
+	http.Error(w, err.Error(), code)
 }
 
 // allows compares hashes in constant time, so that neither the length nor the bytes of

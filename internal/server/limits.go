@@ -3,11 +3,14 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"sync/atomic"
 
 	"connectrpc.com/connect"
+
+	"github.com/hiqlite/hiqlite/internal/protocol"
 )
 
 // counters count what clients did that was refused or ended.
@@ -77,6 +80,19 @@ func (s *Server) connState(_ net.Conn, state http.ConnState) {
 	case http.StateClosed, http.StateHijacked:
 		s.conns.remove()
 	}
+}
+
+// limitBody refuses requests that say that they are too large, before they are read.
+// connect refuses those that do not say so.
+func (s *Server) limitBody(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength <= int64(s.limits.MaxBody) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		s.counters.tooLarge.Add(1)
+		s.auth.refuse(w, r, fmt.Errorf("%w: the request has %d bytes, which is larger than the %d that it may have", protocol.ErrLimit, r.ContentLength, s.limits.MaxBody), http.StatusRequestEntityTooLarge)
+	})
 }
 
 // limitTime is an interceptor that bounds the time of unary calls, and counts requests

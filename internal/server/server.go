@@ -162,6 +162,7 @@ func (s *Server) Handler() http.Handler {
 		connect.WithReadMaxBytes(s.limits.MaxBody),
 		connect.WithRecover(s.recovered),
 		connect.WithInterceptors(&limitTime{s}),
+		connect.WithCodec(strictJSON{"json"}), connect.WithCodec(strictJSON{"json; charset=utf-8"}),
 		connect.WithCompression("gzip", nil, nil), // it would let a small request take much memory and time
 	}
 	services.Handle(hiqlitev1connect.NewDatabaseHandler(&databaseService{s}, options...))
@@ -173,7 +174,7 @@ func (s *Server) Handler() http.Handler {
 	all.HandleFunc("GET /ping", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "pong") })
 	all.HandleFunc("GET /health", s.health)
 	all.HandleFunc("GET /ready", s.ready)
-	all.Handle("/", s.auth.wrap(services))
+	all.Handle("/", s.auth.wrap(s.limitBody(services)))
 	return all
 }
 

@@ -42,7 +42,7 @@ func newCluster(t *testing.T, n int) *hiqlitetest.Cluster {
 	return c
 }
 
-func exec(t testing.TB, db *sql.DB, text string, args ...any) sql.Result {
+func mustExec(t testing.TB, db *sql.DB, text string, args ...any) sql.Result {
 	t.Helper()
 	r, err := db.ExecContext(testrun.Context(t), text, args...)
 	if err != nil {
@@ -65,7 +65,7 @@ func TestWritesWhileNodesRestart(t *testing.T) {
 	c := newCluster(t, 3)
 	remote := c.Remote(0)
 	db := remote.DB()
-	exec(t, db, "CREATE TABLE t(worker INT, n INT)")
+	mustExec(t, db, "CREATE TABLE t(worker INT, n INT)")
 	var stop atomic.Bool
 	var work sync.WaitGroup
 	const workers = 8
@@ -107,7 +107,7 @@ func TestWritesWhileNodesRestart(t *testing.T) {
 func TestATransactionOfALostNode(t *testing.T) {
 	c := newCluster(t, 3)
 	db := c.Remote(0).DB()
-	exec(t, db, "CREATE TABLE t(n INT)")
+	mustExec(t, db, "CREATE TABLE t(n INT)")
 	tx, err := db.BeginTx(testrun.Context(t), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +145,7 @@ func TestATransactionOfALostNode(t *testing.T) {
 func TestConnectionsMove(t *testing.T) {
 	c := newCluster(t, 3)
 	db := c.Remote(0).DB()
-	exec(t, db, "CREATE TABLE t(id INTEGER PRIMARY KEY, n INT)")
+	mustExec(t, db, "CREATE TABLE t(id INTEGER PRIMARY KEY, n INT)")
 	conn, err := db.Conn(testrun.Context(t))
 	if err != nil {
 		t.Fatal(err)
