@@ -350,7 +350,7 @@ func (c *conn) propose(ctx context.Context, op *wire.Operation, classes ...*sqli
 	for i, class := range classes {
 		c.takeCounters(class, &r.Statements[i])
 	}
-	c.settings ^= r.Settings // the bits that a script has changed
+	c.settings ^= r.ChangedSettings // the bits that a script has changed
 	return r, nil
 }
 

@@ -34,12 +34,13 @@ import (
 	"github.com/hiqlite/hiqlite/internal/identity"
 	"github.com/hiqlite/hiqlite/internal/shardapi"
 	"github.com/hiqlite/hiqlite/internal/sqlite"
+	"github.com/hiqlite/hiqlite/internal/wire"
 	"github.com/hiqlite/hiqlite/statemachine/memory"
 	"github.com/hiqlite/hiqlite/statemachine/replica"
 )
 
-// MaxOperation bounds an operation, and an entry, in bytes.
-const MaxOperation = 8 << 20
+// MaxOperation bounds an operation or a command, in bytes: each has to fit into one entry.
+const MaxOperation = wire.MaxEntrySize
 
 // A Member is a node of the cluster.
 type Member struct {

@@ -10,8 +10,12 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
+// maxDecodedSize bounds what an entry decompresses to, in bytes. Only a damaged entry
+// exceeds it. It is higher than MaxEntrySize, so that a later version can raise that.
+const maxDecodedSize = 4 * MaxEntrySize
+
 // Several decoders, so that replicas in one process do not wait for each other.
-var decoder, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(4), zstd.WithDecoderMaxMemory(2*MaxEntrySize))
+var decoder, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(4), zstd.WithDecoderMaxMemory(maxDecodedSize))
 
 var errMalformed = errors.New("hiqlite: malformed entry")
 
@@ -266,7 +270,7 @@ func (d *Decoder) statement(b []byte, base uint64) error {
 				return err
 			}
 		case 7:
-			if err := settings(n, &s.Settings); err != nil {
+			if err := settings(n, &s.ChangedSettings); err != nil {
 				return err
 			}
 		case 8:
@@ -455,7 +459,7 @@ func DecodeResult(b []byte) (*Result, error) {
 				return nil
 			})
 		case 6:
-			return settings(n, &r.Settings)
+			return settings(n, &r.ChangedSettings)
 		case 7:
 			r.Admission = Admission(n)
 		}

@@ -8,9 +8,11 @@ import (
 // compressFrom is the size, in bytes, from which an entry is compressed.
 const compressFrom = 4 << 10
 
-// MaxEntrySize bounds an entry before compression, in bytes. Raft copies an entry
-// several times, and sends many of them to a follower that lags.
-const MaxEntrySize = 16 << 20
+// MaxEntrySize bounds an entry before compression, in bytes, and so also an operation or
+// a command, which has to fit into one entry. Raft copies an entry several times, and
+// sends many of them to a follower that lags. Proposers enforce the bound. The decoder
+// accepts more, see maxDecodedSize.
+const MaxEntrySize = 8 << 20
 
 const flagZstd = 1
 
@@ -131,7 +133,7 @@ func appendStatement(b []byte, s *Statement, text int) []byte {
 		b = appendInt(b, 3, s.State.LastInsertID)
 		b = closeMessage(b, state)
 	}
-	b = appendUint(b, 7, uint64(s.Settings))
+	b = appendUint(b, 7, uint64(s.ChangedSettings))
 	b = appendBool(b, 8, s.DeferForeignKeys)
 	return closeMessage(b, at)
 }
@@ -259,7 +261,7 @@ func AppendResult(b []byte, r *Result) []byte {
 		b = appendUint(b, 3, l.Base)
 		b = closeMessage(b, at)
 	}
-	b = appendUint(b, 6, uint64(r.Settings))
+	b = appendUint(b, 6, uint64(r.ChangedSettings))
 	return appendUint(b, 7, uint64(r.Admission))
 }
 

@@ -156,7 +156,7 @@ func TestDecodingIsBounded(t *testing.T) {
 		if (err != nil) != test.fail {
 			t.Errorf("%s: %v", name, err)
 		}
-		if limit := uint64(8*MaxEntrySize + 440*len(test.cmd)); n > limit || n > 1<<30 {
+		if limit := uint64(4*maxDecodedSize + 440*len(test.cmd)); n > limit || n > 1<<30 {
 			t.Errorf("%s: decoding %d bytes allocates %d MB", name, len(test.cmd), n>>20)
 		}
 	}

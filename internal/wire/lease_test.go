@@ -18,7 +18,7 @@ func leaseSample() []*Operation {
 				{SQL: "INSERT INTO t VALUES(?)", Args: []Argument{{Value: IntegerValue(1)}}},
 				{SQL: "INSERT INTO t VALUES(?)", Args: []Argument{{Value: IntegerValue(2)}}, LaterMS: -3, Skipped: 2, State: &ConnState{Changes: 1, TotalChanges: 20, LastInsertID: -7}},
 				{SQL: "INSERT OR FAIL INTO t VALUES(1),(1)", LaterMS: 1000, Fails: 2067},
-				{SQL: "SELECT 1", State: &ConnState{}, Settings: ForeignKeysOff | RecursiveTriggers, DeferForeignKeys: true},
+				{SQL: "SELECT 1", State: &ConnState{}, ChangedSettings: ForeignKeysOff | RecursiveTriggers, DeferForeignKeys: true},
 			}},
 		{Lease: &Lease{}},
 	}

@@ -20,15 +20,14 @@ func (r *Rows) Size() (bytes int) {
 
 // AddRows adds the rows that a statement returned.
 func (c *Checksum) AddRows(r *Rows) {
-	const prime = 1099511628211
 	if r == nil {
 		return
 	}
 	for i := range r.Cells {
 		v := &r.Cells[i]
-		*c = (*c ^ Checksum(v.Kind) ^ Checksum(v.Num)) * prime
+		*c = (*c ^ Checksum(v.Kind) ^ Checksum(v.Num)) * fnvPrime
 		for _, b := range v.Data {
-			*c = (*c ^ Checksum(b)) * prime
+			*c = (*c ^ Checksum(b)) * fnvPrime
 		}
 		*c ^= *c >> 32
 	}

@@ -121,7 +121,7 @@ func operationOf(entry, m message) Operation {
 		if state := s.sub("state"); s.has("state") {
 			statement.State = &ConnState{state.int("changes"), state.int("total_changes"), state.int("last_insert_id")}
 		}
-		statement.Settings = Settings(s.uint("settings"))
+		statement.ChangedSettings = Settings(s.uint("changed_settings"))
 		statement.DeferForeignKeys = s.bool("defer_foreign_keys")
 		o.Statements = append(o.Statements, statement)
 	}
@@ -199,7 +199,7 @@ func TestEntriesFollowTheSchema(t *testing.T) {
 }
 
 func resultOf(m message) Result {
-	r := Result{RowsDropped: m.field("rows_dropped").Bool(), Settings: Settings(m.uint("settings")), Admission: Admission(m.uint("admission"))}
+	r := Result{RowsDropped: m.field("rows_dropped").Bool(), ChangedSettings: Settings(m.uint("changed_settings")), Admission: Admission(m.uint("admission"))}
 	if m.has("error") {
 		e := message{m.field("error").Message()}
 		r.Err = &Error{Code: int(e.uint("code")), Message: string(e.bytes("message")), Statement: int(e.uint("statement")), Hint: string(e.bytes("hint"))}

@@ -80,9 +80,9 @@ type Statement struct {
 	Skipped uint64     // how many statements ran since then and changed nothing
 	Fails   int        // the result code of a statement that failed but kept changes; 0: it did not fail
 	State   *ConnState // before the statement, if it reads that, or Skipped is not 0
-	// Settings are the settings in which the connection differed from the operation
-	// when the statement ran.
-	Settings Settings
+	// ChangedSettings has the bits in which the connection's settings differed from the
+	// operation's when the statement ran.
+	ChangedSettings Settings
 	// DeferForeignKeys says that PRAGMA defer_foreign_keys was on when the statement
 	// ran: all foreign keys are checked at the end of the transaction.
 	DeferForeignKeys bool
@@ -175,26 +175,28 @@ type Lease struct {
 // that computes another one applies nothing of the transaction.
 type Checksum uint64
 
+// fnvPrime is the prime of FNV-1a for 64 bits.
+const fnvPrime = 1099511628211
+
 // Add adds the result of a statement: its result code, and the number of changes and
 // the rowid of the statement itself. It does not use total_changes() and
 // last_insert_rowid(), because they also count writes of FTS5's buffer, and their
 // number depends on savepoints.
 func (c *Checksum) Add(code int, changes, rowid int64) {
-	const prime = 1099511628211 // of FNV-1a
 	for _, n := range [...]uint64{uint64(code), uint64(changes), uint64(rowid)} {
-		*c = (*c ^ Checksum(n)) * prime
+		*c = (*c ^ Checksum(n)) * fnvPrime
 		*c ^= *c >> 32
 	}
 }
 
 // A Result is the result of an operation: Err, or one result for each statement.
 type Result struct {
-	Statements  []StatementResult
-	Err         *Error
-	RowsDropped bool     // the rows are not here: they were too large to be kept for a repeated entry
-	Settings    Settings // the settings that a script has changed, compared with the operation's
-	Lease       LeaseResult
-	Admission   Admission // of the operation's Origin; if it is not Admitted, nothing else is set
+	Statements      []StatementResult
+	Err             *Error
+	RowsDropped     bool     // the rows are not here: they were too large to be kept for a repeated entry
+	ChangedSettings Settings // the bits in which the settings differ from the operation's after a script
+	Lease           LeaseResult
+	Admission       Admission // of the operation's Origin; if it is not Admitted, nothing else is set
 }
 
 // A LeaseResult is the part of a Result that concerns the write lease.

@@ -206,7 +206,7 @@ func sampleState() *State {
 				{Rows: &Rows{Columns: []Column{{"none", ""}}}},
 				{Rows: &Rows{Columns: []Column{{"none", ""}}}, More: []*Rows{{Columns: []Column{{"b", "INT"}}, Cells: []Value{IntegerValue(7), {}}}, {Columns: []Column{{"", ""}, {"", ""}}}}},
 			}},
-			{Err: &Error{Code: 2067, Message: "UNIQUE \xff", Statement: 3, Hint: "try"}, RowsDropped: true, Settings: ForeignKeysOff | QueryOnly},
+			{Err: &Error{Code: 2067, Message: "UNIQUE \xff", Statement: 3, Hint: "try"}, RowsDropped: true, ChangedSettings: ForeignKeysOff | QueryOnly},
 			{},
 		}},
 		{ID: 10},
@@ -240,7 +240,7 @@ func genOperation(t *rapid.T) *Operation {
 		}
 		if rapid.IntRange(0, 2).Draw(t, "of a transaction") == 0 {
 			s.LaterMS, s.Skipped, s.Fails = rapid.Int64().Draw(t, "later"), rapid.Uint64().Draw(t, "skipped"), int(rapid.Uint32().Draw(t, "fails"))
-			s.Settings = genSettings(t)
+			s.ChangedSettings = genSettings(t)
 			s.DeferForeignKeys = rapid.Bool().Draw(t, "defer")
 			if rapid.Bool().Draw(t, "reads state") {
 				s.State = &ConnState{rapid.Int64().Draw(t, "changes"), rapid.Int64().Draw(t, "total"), rapid.Int64().Draw(t, "last")}
@@ -272,7 +272,7 @@ func genOperations(t *rapid.T) []*Operation {
 }
 
 func genResult(t *rapid.T) Result {
-	r := Result{RowsDropped: rapid.Bool().Draw(t, "dropped"), Settings: genSettings(t), Admission: Admission(rapid.IntRange(0, 2).Draw(t, "admission"))}
+	r := Result{RowsDropped: rapid.Bool().Draw(t, "dropped"), ChangedSettings: genSettings(t), Admission: Admission(rapid.IntRange(0, 2).Draw(t, "admission"))}
 	if rapid.Bool().Draw(t, "failed") {
 		r.Err = &Error{Code: rapid.IntRange(0, 1<<20).Draw(t, "code"), Message: rapid.String().Draw(t, "message"), Statement: rapid.IntRange(0, 99).Draw(t, "statement"), Hint: rapid.String().Draw(t, "hint")}
 	}

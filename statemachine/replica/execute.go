@@ -399,7 +399,7 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 	}
 	x.conn.TookMaxRowid() // reset it
 	x.result.Statements, x.result.Err = nil, e
-	x.result.Settings = 0
+	x.result.ChangedSettings = 0
 	if x.conn.Autocommit() || x.stats || x.schema || e.Code == sqlite.CodeCorrupt ||
 		!x.saved && (x.conn.DeferredViolations() || x.partial || e.Code == sqlite.CodeFull || e.Code == sqlite.CodeInterrupt || e.Code == sqlite.CodeNoMemory || e.Code == sqlite.CodeTooBig) {
 		// The whole transaction has to be rolled back: OR ROLLBACK or the like has

@@ -107,7 +107,7 @@ func (t *Transaction) record(stmt *sqlite.Stmt, text string, args []wire.Argumen
 		t.stamp, t.last = now, now
 	}
 	before := t.mark()
-	s := &wire.Statement{SQL: text, Args: args, LaterMS: now - t.last, Skipped: t.ordinal - t.next, Settings: t.conn.Settings() ^ t.opts.Settings, DeferForeignKeys: t.deferred}
+	s := &wire.Statement{SQL: text, Args: args, LaterMS: now - t.last, Skipped: t.ordinal - t.next, ChangedSettings: t.conn.Settings() ^ t.opts.Settings, DeferForeignKeys: t.deferred}
 	if s.Skipped > 0 || stmt.Actions.ReadsCounters {
 		s.State = &wire.ConnState{Changes: t.conn.Changes(), TotalChanges: t.conn.TotalChanges(), LastInsertID: t.conn.LastInsertID()}
 		if err := t.conn.ExecAsOwner(flushVirtual); err != nil { // virtual tables of a replica may have buffered more, or less
@@ -260,7 +260,7 @@ func (x *execution) transaction() error {
 	now, n, deferred := x.op.StampMS, uint64(0), false
 	for i := range x.op.Statements {
 		s := &x.op.Statements[i]
-		if err := x.changeSettings(x.op.Settings ^ s.Settings); err != nil {
+		if err := x.changeSettings(x.op.Settings ^ s.ChangedSettings); err != nil {
 			return err
 		}
 		if s.DeferForeignKeys != deferred {

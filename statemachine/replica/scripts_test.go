@@ -95,15 +95,15 @@ func TestResultsHaveTheSettingsThatAScriptChanged(t *testing.T) {
 		"PRAGMA query_only=1; SELECT 1":                                         wire.QueryOnly,
 		"PRAGMA query_only=1; PRAGMA query_only=0; INSERT INTO p VALUES(77,'')": 0,
 	} {
-		if r := m.do(op(text))[0]; r.Settings != want {
-			t.Errorf("%q: %b, want %b (%v)", text, r.Settings, want, r.Err)
+		if r := m.do(op(text))[0]; r.ChangedSettings != want {
+			t.Errorf("%q: %b, want %b (%v)", text, r.ChangedSettings, want, r.Err)
 		}
 	}
 	switched := off("PRAGMA foreign_keys=ON; PRAGMA legacy_alter_table=ON; INSERT INTO p VALUES(78,'')")
-	if r := m.do(switched)[0]; r.Settings != wire.ForeignKeysOff|wire.LegacyAlterTable {
-		t.Errorf("%b (%v)", r.Settings, r.Err)
+	if r := m.do(switched)[0]; r.ChangedSettings != wire.ForeignKeysOff|wire.LegacyAlterTable {
+		t.Errorf("%b (%v)", r.ChangedSettings, r.Err)
 	}
-	if r := m.do(op("PRAGMA query_only=1; INSERT INTO p VALUES(79,'')"))[0]; codeOf(r) != sqlite.CodeReadOnly || r.Settings != 0 {
+	if r := m.do(op("PRAGMA query_only=1; INSERT INTO p VALUES(79,'')"))[0]; codeOf(r) != sqlite.CodeReadOnly || r.ChangedSettings != 0 {
 		t.Errorf("%v", r.Err)
 	}
 }

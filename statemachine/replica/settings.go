@@ -52,7 +52,7 @@ func (x *execution) runSettingPragma(a *sqlite.Actions) error {
 	if err := x.changeSettings(settings); err != nil {
 		return err
 	}
-	x.result.Settings = settings ^ x.op.Settings
+	x.result.ChangedSettings = settings ^ x.op.Settings
 	return nil
 }
 
