@@ -292,7 +292,7 @@ func (h *Host) diskFailed(err error) {
 	shards := slices.Collect(maps.Values(h.shards))
 	h.mu.Unlock()
 	for _, s := range shards {
-		go s.tellFailed(h.diskErr)
+		go s.reportFailed(h.diskErr)
 	}
 }
 
@@ -389,7 +389,7 @@ func (h *Host) shard(id uint64) *Shard {
 
 func (h *Host) damaged(id uint64, err error) {
 	if s := h.shard(id); s != nil {
-		go s.tellFailed(err) // the caller holds the guard's lock
+		go s.reportFailed(err) // the caller holds the guard's lock
 	}
 }
 

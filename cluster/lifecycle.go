@@ -258,8 +258,8 @@ func (s *Shard) Stop() error {
 	return nil
 }
 
-// tellFailed calls ShardConfig.Failed, once.
-func (s *Shard) tellFailed(err error) {
+// reportFailed calls ShardConfig.Failed, once.
+func (s *Shard) reportFailed(err error) {
 	s.failed.Do(func() {
 		if s.cfg.Failed != nil {
 			s.cfg.Failed(err)

@@ -34,7 +34,7 @@ func (n *Node) compactLogs() {
 		c := &compactor{shard: s, from: n.opts.Hooks.CompactFrom, compact: func(keep uint64) error { return n.compact(s, keep) }}
 		wait.Go(func() {
 			for n.sleep(n.opts.Hooks.CompactEvery) {
-				if err := c.check(); err != nil && !n.Closed() && !errors.Is(err, ErrClosed) {
+				if err := c.compactIfGrown(); err != nil && !n.Closed() && !errors.Is(err, ErrClosed) {
 					n.opts.Logger.Warn("hiqlite: compacting the log", "node", n.opts.ID, "shard", s.name, "error", err)
 				}
 			}
@@ -43,8 +43,8 @@ func (n *Node) compactLogs() {
 	wait.Wait()
 }
 
-// check compacts the log if it has grown enough.
-func (c *compactor) check() error {
+// compactIfGrown compacts the log if it has grown enough since the last compaction.
+func (c *compactor) compactIfGrown() error {
 	bytes, applied := c.shard.machine.LogBytes(), c.shard.machine.Applied()
 	if c.applied == 0 {
 		c.applied = applied

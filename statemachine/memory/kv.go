@@ -119,13 +119,13 @@ func counterValue(i *table.Item) int64 { return int64(binary.LittleEndian.Uint64
 func (k *KV) Entries(bucket, prefix string) iter.Seq2[string, string] {
 	k.mu.Lock()
 	b := k.bucket(bucket)
-	var view table.Frozen
+	var frozen table.Frozen
 	if b != nil {
-		view = b.entries.Freeze()
+		frozen = b.entries.Freeze()
 	}
 	k.mu.Unlock()
 	return func(yield func(string, string) bool) {
-		for i := range view.All() {
+		for i := range frozen.All() {
 			if strings.HasPrefix(i.Key(), prefix) && !yield(i.Key(), i.Value()) {
 				return
 			}
@@ -153,7 +153,7 @@ func (k *KV) apply(c *wire.Command, _ *wire.Session[wire.Outcome]) wire.Outcome 
 		}
 		return wire.Outcome{}
 	case wire.KindKVSetLimits:
-		return k.limit(c.KVSetLimits())
+		return k.setLimits(c.KVSetLimits())
 	case wire.KindCounterAdd:
 		return k.addToCounter(c.CounterAdd())
 	case wire.KindCounterSet:
@@ -252,9 +252,9 @@ func (k *KV) clear(b *bucket) {
 	k.removeIfEmpty(b)
 }
 
-// limit sets the limits of a bucket. Other limits that it has already are replaced
+// setLimits sets the limits of a bucket. Other limits that it has already are replaced
 // only if the command says so.
-func (k *KV) limit(c wire.KVSetLimits) wire.Outcome {
+func (k *KV) setLimits(c wire.KVSetLimits) wire.Outcome {
 	b, want := k.bucketOrNew(c.Bucket), limits{c.MaxEntries, c.MaxBytes}
 	defer k.removeIfEmpty(b)
 	if b.limits != (limits{}) && b.limits != want && !c.Override {

@@ -27,14 +27,14 @@ func NewLocks(cfg Config) *Locks {
 // apply applies a command.
 func (l *Locks) apply(c *wire.Command, session *wire.Session[wire.Outcome]) wire.Outcome {
 	o := l.lockTable.apply(c, session)
-	l.check()
+	l.checkInvariants()
 	return o
 }
 
 // advance moves the clock.
 func (l *Locks) advance(now uint64) {
 	l.lockTable.advance(now)
-	l.check()
+	l.checkInvariants()
 }
 
 // sessionOpened expires the owners that came through earlier incarnations of a
@@ -42,7 +42,7 @@ func (l *Locks) advance(now uint64) {
 func (l *Locks) sessionOpened(node, incarnation uint64) {
 	if incarnation > 0 {
 		l.expireNode(node, incarnation-1)
-		l.check()
+		l.checkInvariants()
 	}
 }
 

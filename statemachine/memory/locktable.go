@@ -339,9 +339,9 @@ func (t *lockTable) restore(r wire.Record) error {
 	return nil
 }
 
-// check panics if an invariant of the fields does not hold, in test builds. Large
+// checkInvariants panics if an invariant of the fields does not hold, in test builds. Large
 // tables are checked now and then.
-func (t *lockTable) check() {
+func (t *lockTable) checkInvariants() {
 	if !invariants.Enabled || len(t.owners) > 256 && t.renewals%256 > 0 {
 		return
 	}

@@ -142,7 +142,7 @@ func (h *lockHistory) run(line string) string {
 	default:
 		h.t.Fatalf("unknown line %q", line)
 	}
-	h.table.check()
+	h.table.checkInvariants()
 	h.state()
 	return h.out.String()
 }

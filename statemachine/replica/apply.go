@@ -102,7 +102,7 @@ func (r *SQL) apply(entries []sm.Entry) error {
 		}
 		r.applied = index
 		r.history.add(index, cmd)
-		r.check()
+		r.checkInvariants()
 		// After a replay the transaction is committed with this entry. Otherwise
 		// each further operation that ends the transaction would make everything
 		// before it execute once more, and the time that a node takes to catch up
@@ -406,14 +406,14 @@ func (r *SQL) vacuum(op *wire.Operation, result *wire.Result) error {
 	return r.begin()
 }
 
-// check panics if an invariant of the indexes or of the lease queue does not hold, in
+// checkInvariants panics if an invariant of the indexes or of the lease queue does not hold, in
 // test builds. It is called between entries.
-func (r *SQL) check() {
+func (r *SQL) checkInvariants() {
 	if !invariants.Enabled {
 		return
 	}
 	if r.sqlIndex > r.applied || r.changed > r.applied {
 		panic(fmt.Sprintf("hiqlite: the indexes are inconsistent: SQLite is at %d and rows changed at %d, but %d was applied last", r.sqlIndex, r.changed, r.applied))
 	}
-	r.lease.check()
+	r.lease.checkInvariants()
 }

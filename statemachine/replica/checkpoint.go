@@ -102,7 +102,7 @@ func (c *checkpointer) checkpoint() error {
 	if err := c.betweenBatches(false); err != nil {
 		return err
 	}
-	if err := copied(c.path, c.index); err != nil {
+	if err := writeCopied(c.path, c.index); err != nil {
 		return err
 	}
 	wal := c.path + "-wal"
@@ -188,10 +188,10 @@ func (c *checkpointer) stop() {
 // may have been copied into the database file.
 const copiedFile = "copied"
 
-// copied writes copiedFile. From then on the write-ahead log must not end before that
+// writeCopied writes copiedFile. From then on the write-ahead log must not end before that
 // entry. SQLite accepts a log that has lost its end, and would combine its old pages with
 // newer ones in the database file.
-func copied(path string, index uint64) error {
+func writeCopied(path string, index uint64) error {
 	if err := durable.Sync(path + "-wal"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -53,20 +53,20 @@ func (r *SQL) execute(op *wire.Operation, result *wire.Result) (ended bool, err 
 	}
 	r.conn.Begin(op)
 	if len(op.Statements) > 1 || op.Temp != nil {
-		if err := x.save(); err != nil {
+		if err := x.setSavepoint(); err != nil {
 			return false, err
 		}
 	}
-	run := x.statements
+	run := x.executeStatements
 	if op.Lease != nil && op.Lease.Transaction {
-		run = x.transaction
+		run = x.executeRecording
 	}
 	if op.Temp != nil {
 		run = x.withTemp(run)
 	}
 	failed := run()
 	if failed == nil {
-		failed = x.check()
+		failed = x.checkDeferred()
 	}
 	if failed == nil {
 		if failed = x.finishOperation(); failed != nil { // the savepoint may be gone
@@ -84,17 +84,17 @@ func (r *SQL) execute(op *wire.Operation, result *wire.Result) (ended bool, err 
 	return x.fail(failed)
 }
 
-// statements executes the operation's statements.
-func (x *execution) statements() error {
+// executeStatements executes the operation's statements.
+func (x *execution) executeStatements() error {
 	x.result.Statements = make([]wire.StatementResult, 0, len(x.op.Statements))
 	for i := range x.op.Statements {
 		s := &x.op.Statements[i]
 		var out wire.StatementResult
 		var err error
 		if p := x.stmts.get(s.SQL); p != nil {
-			out, err = x.single(p.Stmt, s.Args)
+			out, err = x.executeSingle(p.Stmt, s.Args)
 		} else {
-			out, err = x.text(s)
+			out, err = x.executeText(s)
 		}
 		if err != nil {
 			var e *sqlite.Error
@@ -111,8 +111,8 @@ func (x *execution) statements() error {
 	return nil
 }
 
-// single executes a statement that is alone in its text.
-func (x *execution) single(s *sqlite.Stmt, args []wire.Argument) (wire.StatementResult, error) {
+// executeSingle executes a statement that is alone in its text.
+func (x *execution) executeSingle(s *sqlite.Stmt, args []wire.Argument) (wire.StatementResult, error) {
 	if err := bind(s, args); err != nil {
 		return wire.StatementResult{}, err
 	}
@@ -153,7 +153,7 @@ func (x *execution) step(s *sqlite.Stmt) (*wire.Rows, error) {
 	}
 	defer s.Reset()
 	s.ResetSteps()
-	x.note(s)
+	x.noteChanges(s)
 	if err := s.CheckColumnNames(false); err != nil {
 		return nil, err
 	}
@@ -220,8 +220,8 @@ func outOfSteps(e *sqlite.Error) {
 	e.Message, e.Hint = better.Message, better.Hint
 }
 
-// note records what running s may change.
-func (x *execution) note(s *sqlite.Stmt) {
+// noteChanges records what running s may change.
+func (x *execution) noteChanges(s *sqlite.Stmt) {
 	a := &s.Actions
 	x.schema = x.schema || a.ChangesSchema
 	x.stats = x.stats || a.ChangesStatistics
@@ -229,10 +229,10 @@ func (x *execution) note(s *sqlite.Stmt) {
 	x.deferred = x.deferred || a.Pragma == "defer_foreign_keys"
 }
 
-// text executes a text that is not in the cache. It may have several statements, which
+// executeText executes a text that is not in the cache. It may have several statements, which
 // run one after the other. As with modernc.org/sqlite, each of them binds its parameters
 // from the first argument on.
-func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error) {
+func (x *execution) executeText(s *wire.Statement) (out wire.StatementResult, err error) {
 	used := make([]bool, len(s.Args))
 	script, err := x.conn.Script(s.SQL)
 	if err != nil {
@@ -250,10 +250,10 @@ func (x *execution) text(s *wire.Statement) (out wire.StatementResult, err error
 		tail := script.Rest()
 		if first && sqlite.IsBlank(tail) {
 			if stmt.Actions.Pragma == "" {
-				return x.single(x.stmts.keep(s.SQL, stmt).Stmt, s.Args)
+				return x.executeSingle(x.stmts.keep(s.SQL, stmt).Stmt, s.Args)
 			}
 		} else if first {
-			if err := x.save(); err != nil {
+			if err := x.setSavepoint(); err != nil {
 				stmt.Close()
 				return out, err
 			}
@@ -293,8 +293,8 @@ func (x *execution) scriptStatement(stmt *sqlite.Stmt, args []wire.Argument, use
 	return out, nil
 }
 
-// check finds errors that SQLite itself would report only at COMMIT, or never.
-func (x *execution) check() error {
+// checkDeferred finds errors that SQLite itself would report only at COMMIT, or never.
+func (x *execution) checkDeferred() error {
 	if x.conn.DeferredViolations() {
 		return sqlite.ForeignKeyViolated()
 	}
@@ -327,7 +327,7 @@ func (x *execution) finishOperation() error {
 	if err := x.flush(); err != nil {
 		return err
 	}
-	return x.restore()
+	return x.restoreSettings()
 }
 
 // reload makes the apply connection load the schema and the statistics again, as a
@@ -362,8 +362,8 @@ func (r *SQL) flush() error {
 	return r.conn.ExecAsOwner(flushVirtual)
 }
 
-// restore resets the settings of the connection that the operation has changed.
-func (x *execution) restore() error {
+// restoreSettings resets the settings of the connection that the operation has changed.
+func (x *execution) restoreSettings() error {
 	if x.deferred {
 		return x.deferForeignKeys(false)
 	}
@@ -427,11 +427,11 @@ func (x *execution) fail(failed error) (ended bool, err error) {
 			}
 		}
 	}
-	return ended, x.restore()
+	return ended, x.restoreSettings()
 }
 
-// save sets the savepoint to which a failed operation is rolled back.
-func (x *execution) save() error {
+// setSavepoint sets the savepoint to which a failed operation is rolled back.
+func (x *execution) setSavepoint() error {
 	if x.saved {
 		return nil
 	}

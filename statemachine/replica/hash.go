@@ -23,7 +23,7 @@ func (r *SQL) Hash(ctx context.Context) (sum [sha256.Size]byte, index uint64, er
 	defer reader.Release()
 	// Whatever fails, the reader must not return to the pool inside a transaction.
 	reader.Discard()
-	conn, err := reader.current()
+	conn, err := reader.currentConn()
 	if err != nil {
 		return sum, 0, err
 	}

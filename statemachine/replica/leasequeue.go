@@ -214,13 +214,13 @@ func (q *leaseQueue) applyUnder(e *entry, i int, op *wire.Operation, result *wir
 		// Only the holder changes rows, so a correct proposer never gets here. Its
 		// transaction has read rows that are not the present ones.
 		result.Lease = wire.LeaseResult{State: wire.LeaseExpired, ID: l.Under}
-		return q.end(e)
+		return q.endLease(e)
 	}
 	if err := q.host.apply(op, result); err != nil {
 		return err
 	}
 	if !l.Keep || len(q.waiters) > 0 || result.Err != nil {
-		return q.end(e)
+		return q.endLease(e)
 	}
 	q.held.Idle, q.held.Base = true, q.host.lastChange()
 	q.host.holderChanged(0)
@@ -260,7 +260,7 @@ func (q *leaseQueue) add(e *entry, i int, op *wire.Operation, result *wire.Resul
 func (q *leaseQueue) release(e *entry, ids []uint64) error {
 	for _, id := range ids {
 		if id == q.held.ID {
-			if err := q.end(e); err != nil {
+			if err := q.endLease(e); err != nil {
 				return err
 			}
 			continue
@@ -282,9 +282,9 @@ func (q *leaseQueue) remove(e *entry, match func(*wire.Waiter) bool) {
 	})
 }
 
-// end takes the lease from its holder. It then applies the operations of the
+// endLease takes the lease from its holder. It then applies the operations of the
 // waiters in order, up to the first one that asks for the lease and gets it.
-func (q *leaseQueue) end(e *entry) error {
+func (q *leaseQueue) endLease(e *entry) error {
 	ended := q.held.ID
 	q.held = wire.HeldLease{}
 	q.host.holderChanged(ended)
@@ -348,7 +348,7 @@ func (q *leaseQueue) dropGoneSessions(e *entry) error {
 	}
 	q.remove(e, func(w *wire.Waiter) bool { return asksForLease(w) && q.host.session(w.Session) == nil })
 	if q.host.session(q.held.Session) == nil {
-		return q.end(e)
+		return q.endLease(e)
 	}
 	return nil
 }
@@ -369,14 +369,14 @@ func (q *leaseQueue) expireSilent(e *entry) error {
 		ttl = idleTTL
 	}
 	if since := max(q.host.session(q.held.Session).LastUsed, q.contended); len(q.waiters) > 0 && now-since >= ttl {
-		return q.end(e)
+		return q.endLease(e)
 	}
 	return nil
 }
 
-// check panics if an invariant of the fields does not hold, in test builds. It is
+// checkInvariants panics if an invariant of the fields does not hold, in test builds. It is
 // called between entries.
-func (q *leaseQueue) check() {
+func (q *leaseQueue) checkInvariants() {
 	if !invariants.Enabled || len(q.waiters) > 256 && q.lastNumber%256 > 0 { // long queues now and then
 		return
 	}

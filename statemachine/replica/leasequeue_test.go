@@ -194,7 +194,7 @@ func (h *leaseHistory) run(line string) string {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.queue.check()
+	h.queue.checkInvariants()
 	fmt.Fprintf(&h.out, "  %s\n", h.state())
 	return h.out.String()
 }

@@ -71,13 +71,13 @@ func (m *metaStatements) save(state *wire.State, s *statemachine.Sessions[wire.R
 func (m *metaStatements) saveWaiters(l *leaseQueue) error {
 	gone := maps.Clone(l.saved)
 	for i := range l.waiters {
-		p := &l.waiters[i]
-		delete(gone, p.Number)
-		if l.saved[p.Number] {
+		w := &l.waiters[i]
+		delete(gone, w.Number)
+		if l.saved[w.Number] {
 			continue
 		}
-		m.buf = wire.AppendWaiter(m.buf[:0], p)
-		if err := m.write(-int64(p.Number), m.buf); err != nil {
+		m.buf = wire.AppendWaiter(m.buf[:0], w)
+		if err := m.write(-int64(w.Number), m.buf); err != nil {
 			return err
 		}
 	}
@@ -113,15 +113,15 @@ func loadState(conn *sqlite.Conn) (*wire.State, error) {
 	}
 	defer s.Close()
 	state := new(wire.State)
-	var places []wire.Waiter
+	var waiters []wire.Waiter
 	for {
 		row, err := s.Step()
 		if err != nil {
 			return nil, fmt.Errorf("hiqlite: read the meta table: %w", err)
 		}
 		if !row {
-			slices.Reverse(places)
-			state.Waiters = places
+			slices.Reverse(waiters)
+			state.Waiters = waiters
 			return state, nil
 		}
 		id := s.Int(0)
@@ -129,9 +129,9 @@ func loadState(conn *sqlite.Conn) (*wire.State, error) {
 		case id == 0:
 			state, err = wire.DecodeState(s.Bytes(1))
 		case id < 0: // the last waiter comes first
-			var p *wire.Waiter
-			if p, err = wire.DecodeWaiter(s.Bytes(1)); err == nil {
-				places = append(places, *p)
+			var w *wire.Waiter
+			if w, err = wire.DecodeWaiter(s.Bytes(1)); err == nil {
+				waiters = append(waiters, *w)
 			}
 		default:
 			var session *wire.Session[wire.Result]

@@ -18,7 +18,7 @@ type Query struct {
 // Query binds args to the first statement of sql and returns the text after it. The
 // query is nil if sql has no statement. A reader runs one query at a time.
 func (r *Reader) Query(sql string, args []wire.Argument) (q *Query, tail string, err error) {
-	conn, err := r.current()
+	conn, err := r.currentConn()
 	if err != nil {
 		return nil, "", err
 	}

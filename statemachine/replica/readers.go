@@ -88,7 +88,7 @@ func (p *pool) switchFile(path string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.file = path
-	p.renew()
+	p.retireAll()
 }
 
 // refresh replaces all connections, since new ones load the schema and the statistics
@@ -96,10 +96,12 @@ func (p *pool) switchFile(path string) {
 func (p *pool) refresh() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.renew()
+	p.retireAll()
 }
 
-func (p *pool) renew() {
+// retireAll closes the idle readers, and has Release close those that are lent. The caller
+// holds mu.
+func (p *pool) retireAll() {
 	p.epoch++
 	for _, r := range p.idle {
 		r.close()
@@ -227,9 +229,9 @@ func (r *Reader) open(file string, epoch uint64) error {
 	return nil
 }
 
-// current returns the connection to the generation in use. A reader that was lent before
+// currentConn returns the connection to the generation in use. A reader that was lent before
 // a snapshot replaced the generation must not return rows of the old one.
-func (r *Reader) current() (*sqlite.Conn, error) {
+func (r *Reader) currentConn() (*sqlite.Conn, error) {
 	p := r.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -284,7 +286,7 @@ func (r *Reader) close() {
 func (p *pool) close() {
 	p.mu.Lock()
 	p.file = ""
-	p.renew()
+	p.retireAll()
 	active := make([]*Reader, 0, len(p.active))
 	for r := range p.active {
 		active = append(active, r)

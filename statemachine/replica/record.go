@@ -253,9 +253,9 @@ func errDiffers(i int) error {
 	return e
 }
 
-// transaction executes a recording: each statement with its recorded clock and
+// executeRecording executes a recording: each statement with its recorded clock and
 // randomness. All must end as they did in the view, or nothing is applied.
-func (x *execution) transaction() error {
+func (x *execution) executeRecording() error {
 	var sum wire.Checksum
 	now, n, deferred := x.op.StampMS, uint64(0), false
 	for i := range x.op.Statements {
@@ -315,9 +315,9 @@ func (x *execution) executeRecorded(s *wire.Statement) (code int, rows *wire.Row
 	x.bytes = 0
 	var out wire.StatementResult
 	if p := x.stmts.get(s.SQL); p != nil {
-		out, err = x.single(p.Stmt, s.Args)
+		out, err = x.executeSingle(p.Stmt, s.Args)
 	} else {
-		out, err = x.text(s)
+		out, err = x.executeText(s)
 	}
 	if s.Fails == 0 || x.conn.Local(err) {
 		return 0, out.Rows, err

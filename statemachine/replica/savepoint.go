@@ -26,7 +26,7 @@ func (t *Transaction) Savepoint(what Savepoint, name, text string) error {
 		t.savepoints = append(t.savepoints, savepointMark{name, t.mark()})
 		return nil
 	}
-	i := t.find(name)
+	i := t.findSavepoint(name)
 	if i < 0 {
 		return nil // SQLite has no savepoint either, and has reported that
 	}
@@ -46,8 +46,8 @@ func (t *Transaction) Savepoint(what Savepoint, name, text string) error {
 	return err
 }
 
-// find returns the index of the latest savepoint of this name, or -1.
-func (t *Transaction) find(name string) int {
+// findSavepoint returns the index of the latest savepoint of this name, or -1.
+func (t *Transaction) findSavepoint(name string) int {
 	for i := len(t.savepoints) - 1; i >= 0; i-- {
 		if sqlite.SameName(t.savepoints[i].name, name) {
 			return i
@@ -57,7 +57,7 @@ func (t *Transaction) find(name string) int {
 }
 
 // Outermost reports whether name is the name of the first savepoint, and of no other.
-func (t *Transaction) Outermost(name string) bool { return t.find(name) == 0 }
+func (t *Transaction) Outermost(name string) bool { return t.findSavepoint(name) == 0 }
 
 const atomicSavepoint = "_hiqlite_script"
 

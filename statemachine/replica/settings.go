@@ -71,8 +71,8 @@ func queryOnly() error {
 // schemaRows executes a statement that inserts rows into sqlite_schema.
 func (x *execution) schemaRows(s *sqlite.Stmt) error {
 	s.ResetSteps()
-	x.note(s)
-	if err := x.save(); err != nil {
+	x.noteChanges(s)
+	if err := x.setSavepoint(); err != nil {
 		return err
 	}
 	mark, err := x.conn.MarkSchema()

@@ -179,11 +179,11 @@ func (r *SQL) RecoverFromSnapshot(src io.Reader, done <-chan struct{}) error {
 	r.checkpoints.pause()
 	r.mu.Lock()
 	err := r.recover(src, done)
-	held, places := r.lease.held, r.lease.ids()
+	held, waiting := r.lease.held, r.lease.ids()
 	r.mu.Unlock()
 	r.checkpoints.resume()
 	if err == nil {
-		r.cfg.Leases.Recovered(held, func(id uint64) bool { return places[id] })
+		r.cfg.Leases.Recovered(held, func(id uint64) bool { return waiting[id] })
 		return nil
 	}
 	if errors.Is(err, sm.ErrSnapshotStopped) {

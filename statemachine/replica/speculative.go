@@ -133,15 +133,16 @@ func (r *SQL) registerWriter(t *Transaction, lease uint64) bool {
 
 // endSpeculation ends the writing transactions whose leases match; nil matches all.
 func (r *SQL) endSpeculation(match func(lease uint64) bool) {
-	r.end(ErrLeaseLost, func(t *Transaction, writes bool) bool { return writes && (match == nil || match(t.lease)) })
+	r.endMatching(ErrLeaseLost, func(t *Transaction, writes bool) bool { return writes && (match == nil || match(t.lease)) })
 }
 
 // endTransactions ends all transactions on speculative connections.
 func (r *SQL) endTransactions(reason error) {
-	r.end(reason, func(*Transaction, bool) bool { return true })
+	r.endMatching(reason, func(*Transaction, bool) bool { return true })
 }
 
-func (r *SQL) end(reason error, match func(t *Transaction, writes bool) bool) {
+// endMatching ends the transactions on speculative connections that match.
+func (r *SQL) endMatching(reason error, match func(t *Transaction, writes bool) bool) {
 	var found []*Transaction
 	r.speculative.mu.Lock()
 	for t, writes := range r.speculative.lent {

@@ -22,11 +22,11 @@ type Temporary struct {
 	r              *SQL
 	oldest         atomic.Int64          // when the oldest open query began, as time since the process started; 0: none is open
 	ending         atomic.Pointer[error] // not nil: why running statements have to end
-	hold           sync.Mutex            // held while conn is replaced; locked after mu
+	connMu         sync.Mutex            // guards conn, for goroutines that stop it without mu; locked after mu
 	mu             sync.Mutex            // held while the connection is used
 	conn           *sqlite.Conn
 	file           string // which conn has open
-	kept           *stmtCache
+	stmts          *stmtCache
 	failedStmtKept bool // the last statement failed, but its changes were kept (OR FAIL)
 	cursors        map[*TempCursor]bool
 	ended          error
@@ -73,15 +73,15 @@ func (t *Temporary) open(content []byte) error {
 			return err
 		}
 	}
-	t.hold.Lock()
-	t.conn, t.file, t.kept = conn, file, newStmtCache(conn)
-	t.hold.Unlock()
+	t.connMu.Lock()
+	t.conn, t.file, t.stmts = conn, file, newStmtCache(conn)
+	t.connMu.Unlock()
 	return nil
 }
 
-// current connects to the generation in use, loads its schema, and switches to settings.
+// makeCurrent connects to the generation in use, loads its schema, and switches to settings.
 // Open queries finish on the old generation. The caller holds mu.
-func (t *Temporary) current(settings wire.Settings) error {
+func (t *Temporary) makeCurrent(settings wire.Settings) error {
 	if t.ended != nil {
 		return t.ended
 	}
@@ -93,14 +93,14 @@ func (t *Temporary) current(settings wire.Settings) error {
 		if err != nil {
 			return err
 		}
-		old, kept := t.conn, t.kept
+		old, kept := t.conn, t.stmts
 		if err := t.open(content); err != nil {
 			return err
 		}
 		kept.clear()
 		old.Close()
 	}
-	if err := t.kept.switchSettings(settings); err != nil {
+	if err := t.stmts.switchSettings(settings); err != nil {
 		return err
 	}
 	return t.conn.ExecAsOwner(verifySchema)
@@ -110,7 +110,7 @@ func (t *Temporary) current(settings wire.Settings) error {
 func (t *Temporary) Classify(text string, settings wire.Settings) (sqlite.Class, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.current(settings); err != nil {
+	if err := t.makeCurrent(settings); err != nil {
 		return sqlite.Class{}, err
 	}
 	return t.conn.Classify(text)
@@ -120,7 +120,7 @@ func (t *Temporary) Classify(text string, settings wire.Settings) (sqlite.Class,
 func (t *Temporary) First(text string, settings wire.Settings) (sqlite.Part, string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.current(settings); err != nil {
+	if err := t.makeCurrent(settings); err != nil {
 		return sqlite.Part{}, "", err
 	}
 	return t.conn.ClassifyFirst(text)
@@ -129,11 +129,11 @@ func (t *Temporary) First(text string, settings wire.Settings) (sqlite.Part, str
 // prepare returns the statement of a text that has only one. The statement stays in the
 // cache, unless it changes the schema.
 func (t *Temporary) prepare(text string, state wire.ConnState, settings wire.Settings) (stmt *sqlite.Stmt, done func(), err error) {
-	if err := t.current(settings); err != nil {
+	if err := t.makeCurrent(settings); err != nil {
 		return nil, nil, err
 	}
 	t.conn.SetState(state.Changes, state.TotalChanges, state.LastInsertID)
-	p := t.kept.get(text)
+	p := t.stmts.get(text)
 	if p == nil {
 		stmt, _, err := t.conn.Prepare(text, true)
 		if err == nil && stmt == nil {
@@ -145,7 +145,7 @@ func (t *Temporary) prepare(text string, state wire.ConnState, settings wire.Set
 		if stmt.Actions.Pragma != "" || stmt.Actions.ChangesSchema {
 			return stmt, stmt.Close, nil
 		}
-		p = t.kept.keep(text, stmt)
+		p = t.stmts.keep(text, stmt)
 	} else if p.busy {
 		stmt, _, err := t.conn.Prepare(text, false)
 		return stmt, func() { stmt.Close() }, err
@@ -190,11 +190,11 @@ func (t *Temporary) Exec(ctx context.Context, text string, args []wire.Argument,
 	switch {
 	case t.conn.Autocommit(): // OR ROLLBACK and the like
 	case undone != nil, err != nil && !t.failedStmtKept:
-		t.kept.removeAll()
+		t.stmts.removeAll()
 		err = errors.Join(err, t.conn.ExecAsOwner("ROLLBACK"), t.reload())
 	default:
 		if failed := t.conn.ExecAsOwner("COMMIT"); failed != nil { // a deferred key is violated
-			t.kept.removeAll()
+			t.stmts.removeAll()
 			err = errors.Join(failed, t.conn.ExecAsOwner("ROLLBACK"), t.reload())
 		}
 	}
@@ -244,7 +244,7 @@ func (t *Temporary) run(ctx context.Context, stmt *sqlite.Stmt, state wire.ConnS
 // reload makes the connection load the schema again, as the connections do that will get
 // the objects. If that fails, the objects must not be created.
 func (t *Temporary) reload() error {
-	t.kept.removeAll()
+	t.stmts.removeAll()
 	if err := t.conn.ExecAsOwner("PRAGMA writable_schema=RESET"); err != nil {
 		return err
 	}
@@ -300,7 +300,7 @@ func (t *Temporary) End(reason error) {
 		c.close(reason)
 	}
 	t.r.temporaries.remove(t)
-	t.kept.clear()
+	t.stmts.clear()
 	t.conn.Close()
 }
 
@@ -310,8 +310,8 @@ func (t *Temporary) Close() { t.End(errFinished) }
 // stop interrupts running statements.
 func (t *Temporary) stop(reason error) {
 	t.ending.CompareAndSwap(nil, &reason)
-	t.hold.Lock()
-	defer t.hold.Unlock()
+	t.connMu.Lock()
+	defer t.connMu.Unlock()
 	t.conn.Stop(true)
 }
 

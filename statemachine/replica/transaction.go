@@ -32,7 +32,7 @@ var errSuperseded = fmt.Errorf("%w: a snapshot has replaced the database that th
 //
 // A Transaction that writes runs its statements inside a SQLite transaction that is
 // never committed, and records them. All replicas execute the recording later, see
-// execution.transaction. While the write lease is held no other entry changes rows, so
+// execution.executeRecording. While the write lease is held no other entry changes rows, so
 // the recording will be executed on the rows that the view has shown. When the lease
 // ends, apply ends the Transaction before it writes itself, so an open Transaction never
 // delays the replica.
