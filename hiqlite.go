@@ -6,7 +6,7 @@
 //
 //	import _ "github.com/hiqlite/hiqlite/driver"
 //
-//	db, err := sql.Open("hiqlite", "data?node_id=1&nodes=1=a:8200/a:8100,2=b:8200/b:8100,3=c:8200/c:8100")
+//	db, err := sql.Open("hiqlite", "data?node_id=1&secret_file=secret&nodes=1=a:8200/a:8100,2=b:8200/b:8100,3=c:8200/c:8100")
 //
 // This package is for programs that start and stop the node themselves ([Open]), and
 // it has what database/sql does not have: [Batch], [RunTx], [Migrate],
