@@ -37,7 +37,7 @@ var mayImport = []struct {
 	{"lock", []string{".", "internal/shardapi", "internal/wire"}},
 	{"pubsub", []string{".", "internal/shardapi", "internal/wire"}},
 	{"hiqlitetest", []string{".", "internal/loopback", "internal/server"}},
-	{"internal/server", []string{".", "api/hiqlite/v1", "api/hiqlite/v1/hiqlitev1connect", "internal/connapi", "internal/protocol", "internal/shardapi", "internal/wire"}},
+	{"internal/server", []string{".", "api/hiqlite/v1", "api/hiqlite/v1/hiqlitev1connect", "internal/connapi", "internal/protocol", "internal/ratelimit", "internal/shardapi", "internal/wire"}},
 	{".", []string{"api/hiqlite/v1", "internal/connapi", "internal/protocol", "internal/remote", "internal/identity", "internal/loopback", "internal/node", "internal/shardapi", "internal/sqlite", "internal/wire", "statemachine/replica"}}, // the nouns of database/sql
 	{"internal/remote", []string{"api/hiqlite/v1", "api/hiqlite/v1/hiqlitev1connect", "internal/connapi", "internal/node", "internal/protocol", "internal/shardapi", "internal/wire"}},
 	{"internal/protocol", []string{"api/hiqlite/v1", "internal/connapi", "internal/identity", "internal/node", "internal/shardapi", "internal/sqlite", "internal/wire"}},

@@ -168,7 +168,7 @@ func TestSecret(t *testing.T) {
 		response.Body.Close()
 	}
 	for _, wrong := range []string{"", "another secret of the tests"} {
-		cfg := hiqlite.RemoteConfig{Addresses: []string{address}}
+		cfg := hiqlite.RemoteConfig{Addresses: []string{address}, Insecure: true}
 		if wrong != "" {
 			cfg.Secret, _ = hiqlite.NewSecret([]byte(wrong))
 		}
@@ -185,7 +185,7 @@ func TestSecret(t *testing.T) {
 		remote.Close()
 	}
 	own, _ := hiqlite.NewSecret([]byte(secret))
-	remote, err := hiqlite.Dial(testrun.Context(t), hiqlite.RemoteConfig{Addresses: []string{address}, Secret: own})
+	remote, err := hiqlite.Dial(testrun.Context(t), hiqlite.RemoteConfig{Addresses: []string{address}, Secret: own, Insecure: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +223,7 @@ func TestTLS(t *testing.T) {
 	_, encrypted := serve(t, server.Config{Backend: c.Node(0), Secret: secret.Text(), TLS: serverTLS})
 	_, plain := serve(t, server.Config{Backend: c.Node(0), Secret: secret.Text()})
 	dial := func(address string, secret hiqlite.Secret, config *tls.Config) error {
-		remote, err := hiqlite.Dial(testrun.Context(t), hiqlite.RemoteConfig{Addresses: []string{address}, Secret: secret, TLS: config, ReconnectTimeout: 200 * time.Millisecond})
+		remote, err := hiqlite.Dial(testrun.Context(t), hiqlite.RemoteConfig{Addresses: []string{address}, Secret: secret, TLS: config, Insecure: config == nil, ReconnectTimeout: 200 * time.Millisecond})
 		if err == nil {
 			var n int
 			err = remote.DB().QueryRow("SELECT 7").Scan(&n)

@@ -11,10 +11,10 @@ import (
 // readyWait bounds how long /ready waits for the leader.
 const readyWait = 2 * time.Second
 
-// health says whether the node runs. A node without a leader is healthy: a restart
+// health says whether the node runs, or may still be starting. A node without a leader is healthy: a restart
 // would not help it.
 func (s *Server) health(w http.ResponseWriter, r *http.Request) {
-	if _, err := s.backend.Status(r.Context()); err != nil {
+	if _, err := s.backend.Status(r.Context()); err != nil && time.Now().After(s.healthy) {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}

@@ -20,12 +20,14 @@ type counters struct {
 	refusedConns    atomic.Uint64 // beyond MaxConns
 	idleSessions    atomic.Uint64 // closed after IdleSession
 	tooLarge        atomic.Uint64 // requests or results beyond a limit
+	tooMany         atomic.Uint64 // requests beyond Rates
 }
 
 // Counters are what a server has counted since it was made.
 type Counters struct {
 	Sessions, Conns                                                     int // open now
 	Unauthorized, RefusedSessions, RefusedConns, IdleSessions, TooLarge uint64
+	TooMany                                                             uint64
 }
 
 // Counters returns what the server has counted.
@@ -34,6 +36,7 @@ func (s *Server) Counters() Counters {
 	return Counters{
 		Sessions: s.sessions.now(), Conns: s.conns.now(), Unauthorized: c.unauthorized.Load(), RefusedSessions: c.refusedSessions.Load(),
 		RefusedConns: c.refusedConns.Load(), IdleSessions: c.idleSessions.Load(), TooLarge: c.tooLarge.Load(),
+		TooMany: c.tooMany.Load(),
 	}
 }
 

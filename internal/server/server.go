@@ -32,6 +32,7 @@ import (
 	"github.com/hiqlite/hiqlite/api/hiqlite/v1/hiqlitev1connect"
 	"github.com/hiqlite/hiqlite/internal/connapi"
 	"github.com/hiqlite/hiqlite/internal/protocol"
+	"github.com/hiqlite/hiqlite/internal/ratelimit"
 )
 
 // A Backend is what a server serves: a *hiqlite.Node, or a *hiqlite.Remote for a proxy.
@@ -49,7 +50,15 @@ type Config struct {
 	// TLS is the configuration of the listener; nil: HTTP/1.1 and HTTP/2 without TLS.
 	TLS    *tls.Config
 	Limits Limits
-	Logger *slog.Logger // nil: slog.Default()
+	// Rates bound what the clients of one address may send. A request of a driver waits
+	// for its turn; other requests are refused.
+	Rates ratelimit.Limits
+	// HealthDelay is how long after New the server reports that it is healthy in any
+	// case, so that it is not restarted while it starts.
+	HealthDelay time.Duration
+	// LogStatements logs the text of each statement, without its arguments.
+	LogStatements bool
+	Logger        *slog.Logger // nil: slog.Default()
 }
 
 // Limits bound what clients may use. A zero field has the default that it names.
@@ -85,10 +94,15 @@ type Server struct {
 	backend   Backend
 	connector connapi.Connector
 	limits    Limits
+	rates     *ratelimit.Limiter
+	healthy   time.Time // until then the server is healthy in any case
 	logger    *slog.Logger
-	tls       *tls.Config
-	auth      *authenticator
-	http      *http.Server
+
+	logStatements bool
+
+	tls  *tls.Config
+	auth *authenticator
+	http *http.Server
 
 	sessions gauge
 	conns    gauge
@@ -115,6 +129,7 @@ func New(cfg Config) (*Server, error) {
 		backend: cfg.Backend, connector: connector, limits: cfg.Limits, logger: cfg.Logger,
 		tls: cfg.TLS, draining: make(chan struct{}),
 	}
+	s.rates, s.healthy, s.logStatements = ratelimit.New(cfg.Rates), time.Now().Add(cfg.HealthDelay), cfg.LogStatements
 	s.auth = newAuthenticator(cfg.Secret, &s.counters)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -161,7 +176,7 @@ func (s *Server) Handler() http.Handler {
 	options := []connect.HandlerOption{
 		connect.WithReadMaxBytes(s.limits.MaxBody),
 		connect.WithRecover(s.recovered),
-		connect.WithInterceptors(&limitTime{s}),
+		connect.WithInterceptors(&limitTime{s}, &limitRate{s}, connect.UnaryInterceptorFunc(s.logCalls)),
 		connect.WithCodec(strictJSON{"json"}), connect.WithCodec(strictJSON{"json; charset=utf-8"}),
 		connect.WithCompression("gzip", nil, nil), // it would let a small request take much memory and time
 	}

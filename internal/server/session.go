@@ -236,6 +236,10 @@ func (x *session) execute(stream context.Context, r *apiv1.SessionRequest) error
 		err = x.server.follow(ctx, r.Seen)
 	}
 	if err == nil {
+		err = x.server.admitStatements(ctx, x.stream.Peer().Addr, r)
+	}
+	if err == nil {
+		x.server.logRequest(x.stream.Peer().Addr, r)
 		x.conn.SetOrigin(protocol.WireOrigin(r.Origin))
 		keep, err = x.dispatch(ctx, cancel, r, answer)
 		x.conn.SetOrigin(nil)

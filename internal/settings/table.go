@@ -146,7 +146,7 @@ var table = []Setting{
 		Doc:  "After what time without a request the connection of a remote driver ends. Drivers open another one when they need it."},
 	{Key: "rate_limit_db_rps", Variable: "HQL_RL_DB_RPS", Otherwise: "no limit", Example: "1000", group: groupLimits,
 		kind: number(1, 100_000_000, "a second", func(s *Settings) *int { return &s.Limits.Rates.SQL.PerSecond }),
-		Doc:  "How many SQL statements each client may send. A client is the address of a host."},
+		Doc:  "How many SQL statements each client may send. A client is the address of a host, so limit the clients of a proxy at the proxy. A driver waits for its turn; other requests are refused."},
 	{Key: "rate_limit_db_burst", Variable: "HQL_RL_DB_BURST", Otherwise: "rate_limit_db_rps", Example: "2000", group: groupLimits,
 		kind: number(1, 100_000_000, "", func(s *Settings) *int { return &s.Limits.Rates.SQL.Burst }),
 		Doc:  "How many SQL statements a client may send at once after a pause."},
