@@ -10,7 +10,7 @@ const MaxAdvanceInterval = 10_000
 // A Clock is the state of a shard's clock on this node.
 type Clock struct {
 	Now   uint64 // milliseconds
-	Nonce uint64 // nonce of the clock advance that moved it to Now; 0: unknown
+	Nonce uint64 // of the clock advance that set Now; 0: unknown
 	Runs  bool   // the shard counts a duration, so the clock has to be moved
 	Wait  uint64 // milliseconds until the clock has to be moved
 }

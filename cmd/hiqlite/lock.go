@@ -65,7 +65,7 @@ func (l *locked) run(cmd *cobra.Command, key string, command []string) error {
 	// The signals that end this process are passed on once the command runs.
 	ctx := cmd.Context()
 	err = l.with(ctx, func(_ *sql.DB, client hiqlite.Client) error {
-		held, err := l.take(ctx, client, key)
+		held, err := l.acquireLock(ctx, client, key)
 		if err != nil {
 			return &codedError{exitNotLocked, err}
 		}
@@ -84,7 +84,7 @@ func (l *locked) run(cmd *cobra.Command, key string, command []string) error {
 	return err
 }
 
-func (l *locked) take(ctx context.Context, client hiqlite.Client, key string) (*lock.Held, error) {
+func (l *locked) acquireLock(ctx context.Context, client hiqlite.Client, key string) (*lock.Held, error) {
 	locker := lock.New(client, lock.WithTTL(l.ttl))
 	if l.try {
 		return locker.TryLock(ctx, key)

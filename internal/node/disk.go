@@ -35,8 +35,8 @@ func marksOf(total int64) diskMarks {
 	return diskMarks{refuse: refuse, stop: refuse / 2}
 }
 
-// DiskMarks returns the free space of a volume of so many bytes, below which a
-// node refuses writes, and below which it is paused.
+// DiskMarks returns, for a volume of total bytes, the free space below which a node
+// refuses writes, and the free space below which it is paused.
 func DiskMarks(total int64) (refuse, stop int64) {
 	m := marksOf(total)
 	return m.refuse, m.stop

@@ -31,10 +31,10 @@ const (
 // The ids of plain writes in the lease queue are small numbers.
 const leaseIDBit = 1 << 63
 
-// leases is this node's side of the write lease. The lease itself, and the queue
-// for it, are replicated state of the SQL machine (`leasequeue.go` in statemachine/replica): that decides who
-// has the lease. leases only decides when this node asks for it and releases it,
-// and connects what the machine reports with the calls that wait here.
+// leases is this node's side of the write lease. The lease itself, and the queue for it,
+// are replicated state of the SQL machine (`leasequeue.go` in statemachine/replica): that
+// decides who has the lease. leases only decides when this node asks for it and releases
+// it, and connects what the machine reports with the calls that wait here.
 //
 //	requested   AcquireLease proposed it and waits, at its waiter if it is queued
 //	in use      a transaction has it: from AcquireLease until Release or applied

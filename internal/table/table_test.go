@@ -96,8 +96,8 @@ func TestTablesBehaveLikeMaps(t *testing.T) {
 	})
 }
 
-// While the writer splits, copies and empties segments, readers find every key that exists, and
-// see the versions of a key in order.
+// While the writer splits, copies and empties segments, readers find every key that
+// exists, and see the versions of a key in order.
 func TestReadersDuringWrites(t *testing.T) {
 	const stay, come = 2000, 20_000
 	table := New()

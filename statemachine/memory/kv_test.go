@@ -229,8 +229,8 @@ func TestTheLongestTTLDoesNotEndAtOnce(t *testing.T) {
 	}
 }
 
-// An empty bucket is forgotten. If its name is used again, the old timers do not affect the new
-// bucket.
+// An empty bucket is forgotten. If its name is used again, the old timers do not affect
+// the new bucket.
 func TestBucketsThatAreUsedAgain(t *testing.T) {
 	s, kv := newKVShard(t)
 	c := put("b", "k", "first")

@@ -435,7 +435,8 @@ func TestGrantsSayWhetherAHolderWasLost(t *testing.T) {
 			if p[0].owner != 2 || p[0].holderLost != test.want {
 				t.Errorf("%s, others wait: %v: the next holder is %+v", name, waits, p[0])
 			}
-			// If a holder releases the lock before its node has caught up, the next grant is still marked.
+			// If a holder releases the lock before its node has caught up, the next grant
+			// is still marked.
 			s.restore(s.snapshot())
 			s.do(unlock(2, 1, false))
 			if p := locks.queues["x"].waiters; p[0].owner != 3 || p[0].holderLost != test.want {

@@ -56,7 +56,7 @@ type messageModel struct {
 	now uint64 // the clock; a single advance counts only up to a bound
 }
 
-func (m *messageModel) forget(all bool) {
+func (m *messageModel) removeOldMessages(all bool) {
 	bytes := 0
 	for _, x := range m.all[m.cut:] {
 		bytes += x.size()
@@ -72,8 +72,8 @@ func (m *messageModel) forget(all bool) {
 }
 
 // The kept messages are within the limits of count, bytes and age, and there are no gaps
-// between them. Each subscriber gets each message of its channels once and in order, or learns
-// which ones it has missed.
+// between them. Each subscriber gets each message of its channels once and in order, or
+// learns which ones it has missed.
 func TestMessagesBehaveLikeAList(t *testing.T) {
 	type subscriber struct {
 		*Subscription
@@ -109,7 +109,7 @@ func TestMessagesBehaveLikeAList(t *testing.T) {
 				step := rapid.SampledFrom([]uint64{1, 100, 999, 1000, 5000, 60_000}).Draw(t, "advance")
 				s.advance(step)
 				m.now += min(step, 2*statemachine.MaxAdvanceInterval)
-				m.forget(true)
+				m.removeOldMessages(true)
 			case 2:
 				from := uint64(len(m.all))
 				var after *uint64
@@ -138,7 +138,7 @@ func TestMessagesBehaveLikeAList(t *testing.T) {
 					commands = append(commands, c)
 					if c.Kind == wire.KindNotify {
 						m.all = append(m.all, &Message{Index: uint64(len(m.all)) + 1, Channel: c.Channel, Payload: string(c.Payload), TimeMS: c.TimeMS, at: m.now})
-						m.forget(false)
+						m.removeOldMessages(false)
 					}
 				}
 				s.do(commands...)

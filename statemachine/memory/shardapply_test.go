@@ -56,8 +56,8 @@ func TestCopiesOfCommandsAreAppliedOnce(t *testing.T) {
 	})
 }
 
-// Sessions expire only by clock advances. A single advance counts only up to a bound: a leader
-// that was paused for a day expires no session.
+// Sessions expire only by clock advances. A single advance counts only up to a bound: a
+// leader that was paused for a day expires no session.
 func TestMemorySessionsExpireByClockAdvances(t *testing.T) {
 	eachShard(t, func(t *testing.T, newMachine func(Config) *core) {
 		s := emptyShard(t, newMachine)
@@ -89,7 +89,8 @@ func TestMemorySessionsExpireByClockAdvances(t *testing.T) {
 	})
 }
 
-// When an incarnation of a node opens a session, the sessions of its earlier incarnations end.
+// When an incarnation of a node opens a session, the sessions of its earlier incarnations
+// end.
 func TestSessionsEndWithTheirIncarnation(t *testing.T) {
 	eachShard(t, func(t *testing.T, newMachine func(Config) *core) {
 		s := newShard(t, newMachine)
@@ -132,8 +133,8 @@ func TestClocksRunWhileSomethingIsCounted(t *testing.T) {
 	expect(statemachine.Clock{Now: 720, Runs: true, Wait: statemachine.MaxAdvanceInterval})
 }
 
-// For copies of its last entry, a session keeps the values of the outcomes only up to a bound.
-// The first outcomes have all values.
+// For copies of its last entry, a session keeps the values of the outcomes only up to a
+// bound. The first outcomes have all values.
 func TestLargeValuesAreNotKept(t *testing.T) {
 	s := newShard(t, shardKinds["kv"])
 	large := bytes.Repeat([]byte("x"), maxKeptOutcomes/2)

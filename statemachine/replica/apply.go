@@ -406,8 +406,8 @@ func (r *SQL) vacuum(op *wire.Operation, result *wire.Result) error {
 	return r.begin()
 }
 
-// checkInvariants panics if an invariant of the indexes or of the lease queue does not hold, in
-// test builds. It is called between entries.
+// checkInvariants panics if an invariant of the indexes or of the lease queue does not
+// hold, in test builds. It is called between entries.
 func (r *SQL) checkInvariants() {
 	if !invariants.Enabled {
 		return

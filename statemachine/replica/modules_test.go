@@ -12,8 +12,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// When a module is used for the first time on a connection, it prepares statements of its own.
-// They do not count for the statement that uses the module.
+// When a module is used for the first time on a connection, it prepares statements of its
+// own. They do not count for the statement that uses the module.
 func TestFirstUseOfAModuleInATransaction(t *testing.T) {
 	for name, test := range map[string]struct{ schema, texts []string }{
 		"R-Tree":            {[]string{"CREATE VIRTUAL TABLE r USING rtree(id,lo,hi)", "INSERT INTO r VALUES(1,2,3),(2,3,4)"}, []string{"UPDATE r SET lo=lo+5, hi=hi+5"}},
@@ -86,8 +86,9 @@ var moduleTexts = []string{
 // but not on a view, where FTS5 writes its index at other times.
 var shadowTexts = []string{"INSERT INTO log(what) SELECT id||hex(block) FROM f_data WHERE %d", "ANALYZE -- %d", "INSERT INTO log(what) SELECT tbl||stat FROM sqlite_stat1 WHERE %d"}
 
-// Random transactions write to tables of all modules, which the view and the replicas may have
-// used before. The commits succeed, and all replicas have the rows that the transactions saw.
+// Random transactions write to tables of all modules, which the view and the replicas may
+// have used before. The commits succeed, and all replicas have the rows that the
+// transactions saw.
 func TestRandomTransactionsOverModules(t *testing.T) {
 	testrun.SkipUnderRace(t, testrun.OneGoroutine)
 	rapid.Check(t, func(rt *rapid.T) {

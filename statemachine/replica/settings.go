@@ -11,8 +11,8 @@ import (
 // settings of the last one, because the next one usually has the same, and changes them
 // only when they differ.
 
-// switchSettings switches the connection to settings. If they differ, it empties the cache, since
-// the cached statements were prepared under other settings.
+// switchSettings switches the connection to settings. If they differ, it empties the
+// cache, since the cached statements were prepared under other settings.
 func (p *stmtCache) switchSettings(settings wire.Settings) error {
 	if p.conn.Settings() == settings {
 		return nil
@@ -122,8 +122,8 @@ func (t *Transaction) schemaRows(ctx context.Context, s *sqlite.Stmt) (err error
 	return err
 }
 
-// SwitchSettings runs and records the following statements under other settings. If that is not
-// possible now, it returns an error and changes nothing.
+// SwitchSettings runs and records the following statements under other settings. If that
+// is not possible now, it returns an error and changes nothing.
 func (t *Transaction) SwitchSettings(settings wire.Settings) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -144,8 +144,8 @@ func (s *storage) sync(state *wire.State) error {
 }
 
 // writeSynced writes to syncedFile, which is outside of the folder, up to which index the
-// machine was synced. The Raft log may be compacted up to that index, so a machine that is found at a
-// lower one has lost its files. Dragonboat would end the process then.
+// machine was synced. The Raft log may be compacted up to that index, so a machine that
+// is found at a lower one has lost its files. Dragonboat would end the process then.
 func (s *storage) writeSynced(applied uint64) error {
 	if s.syncedFile == "" {
 		return nil
