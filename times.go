@@ -168,6 +168,9 @@ func (p *timeParser) date() (year, month, day int) {
 		most = 4
 	}
 	negative := !p.guess && p.skip("-")
+	if negative && strings.HasPrefix(p.rest, "0000") { // such as -0000-01-06 10:00:00.000, a result of timediff
+		p.failed = true
+	}
 	padded := strings.HasPrefix(p.rest, "0")
 	before := len(p.rest)
 	year = p.digits(4, most)

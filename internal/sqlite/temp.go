@@ -6,6 +6,7 @@ import (
 	"strings"
 	"unsafe"
 
+	"modernc.org/libc"
 	lib "modernc.org/sqlite/lib"
 
 	"github.com/hiqlite/hiqlite/internal/wire"
@@ -79,7 +80,30 @@ func (s *Stmt) UsesTemp() bool {
 		return s.Actions.Temp
 	}
 	uses, _ := s.transactions()
-	return uses[1]
+	return uses[1] || s.c.namesTemp(libc.GoString(lib.Xsqlite3_sql(s.c.tls, s.p)))
+}
+
+// namesTemp reports whether a text has the name of a TEMP object. SQLite looks up all
+// names of a statement, but it does not ask the authorizer about parts that it leaves out
+// of its program, such as the first of two assignments to a column.
+func (c *Conn) namesTemp(text string) bool {
+	for text != "" {
+		kind, n := firstToken(text)
+		at := text[:n]
+		text = text[n:]
+		if kind == other && n > 1 { // a name in quotes, or a text
+			quote := at[n-1:]
+			for quote != "]" && strings.HasPrefix(text, quote) { // a quote inside of it, doubled
+				_, n := firstToken(text)
+				at, text = at+text[:n], text[n:]
+			}
+			at = strings.ReplaceAll(at[1:len(at)-1], quote+quote, quote)
+		}
+		if c.tempNames[lower(at)] {
+			return true
+		}
+	}
+	return false
 }
 
 // MayWrite reports whether the statement may change TEMP objects, and whether it may change

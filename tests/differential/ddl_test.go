@@ -334,6 +334,9 @@ func (g *generator) alter() string {
 	case 3, 4:
 		return alter + " RENAME COLUMN " + c + " TO " + quote(g.newColumn())
 	case 5:
+		if t.module != "" { // see insertsBySQLite
+			return alter + " RENAME TO " + t.name[:1] + g.pick("1", "2")
+		}
 		return alter + " RENAME TO " + quote(g.newTable())
 	case 6:
 		return alter + " ALTER COLUMN " + c + g.pick(" SET NOT NULL", " DROP NOT NULL")

@@ -193,11 +193,11 @@ func (g *generator) expression(s scope, depth int) string {
 	e := func() string { return g.expression(s, depth-1) }
 	switch g.IntN(22) {
 	case 0, 1, 2:
-		return "(" + e() + g.pick("+", "-", "*", "/", "%", "||", "&", "|", "<<", ">>") + e() + ")"
+		return "(" + e() + g.pick("+", " - ", "*", "/", "%", "||", "&", "|", "<<", ">>") + e() + ")"
 	case 3, 4:
 		return "(" + e() + g.pick("=", "<>", "<", ">", "<=", ">=", " IS ", " IS NOT ", " AND ", " OR ", " IS NOT DISTINCT FROM ") + e() + g.maybe(20, " COLLATE "+g.collation()) + ")"
 	case 5:
-		return "(" + g.pick("-", "+", "~", "NOT ") + e() + ")"
+		return "(" + g.pick("- ", "+", "~", "NOT ") + e() + ")"
 	case 6:
 		return "CAST(" + e() + " AS " + g.pick("INT", "TEXT", "REAL", "BLOB", "NUMERIC") + ")"
 	case 7:

@@ -88,6 +88,14 @@ var pinned = []struct {
 		"SELECT * FROM log ORDER BY rowid",
 		"SELECT type, name, tbl_name FROM sqlite_temp_schema",
 	)},
+	{"a write that names a TEMP table only in a part that SQLite leaves out", texts(
+		"CREATE TABLE t(a UNIQUE, b)",
+		"CREATE TEMP TABLE \"a\"\"b\"(c)",
+		"INSERT INTO t VALUES(1, 2)",
+		"UPDATE t SET b = EXISTS (SELECT 1 FROM \"A\"\"b\"), b = 3",
+		"INSERT INTO t VALUES(1, 2) ON CONFLICT(a) DO UPDATE SET b = (SELECT c FROM [a\"b]), b = 4",
+		"SELECT * FROM t",
+	)},
 	{"a foreign key without a unique parent is reported where defer_foreign_keys is on", texts(
 		"CREATE TABLE p(b)",
 		"CREATE TABLE c(a REFERENCES p(rowid))",

@@ -43,7 +43,7 @@ func (w *writer) next(r *runner) step {
 		w.read(r, conn)
 	}
 	w.heavy--
-	w.features.counters = !r.counted[conn].changesDiffer && !r.counted[conn].idDiffers
+	w.features.counters = !r.counted[conn].differ()
 	s := w.step(conn, busy)
 	if s.how != restart && s.how != snapshot {
 		s.conn = conn
@@ -128,7 +128,7 @@ func (w *writer) setting(open bool) string {
 func (w *writer) keep(conn int) step {
 	slot := w.IntN(len(w.kept[conn]))
 	text := w.kept[conn][slot]
-	if !w.features.counters && (strings.Contains(text, "changes()") || strings.Contains(text, "last_insert_rowid()")) {
+	if !w.features.counters && usesCounters(text) {
 		text = "" // by intention, the counters of the two differ at the moment
 	}
 	if text != "" && w.chance(70) {
