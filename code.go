@@ -1,6 +1,10 @@
 package hiqlite
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/hiqlite/hiqlite/internal/sqlite"
+)
 
 // A Code is a result code of SQLite, primary or extended. It is an error, so that it can
 // be the target of errors.Is, which finds an *Error by its extended code and by the
@@ -57,37 +61,7 @@ const (
 // ErrConstraintUnique.
 func (c Code) Primary() Code { return c & 0xff }
 
-// Error returns the code's number and SQLite's text for its primary code.
+// Error returns the code's number and SQLite's text for it.
 func (c Code) Error() string {
-	text, ok := codeTexts[c.Primary()]
-	if !ok {
-		text = "unknown code"
-	}
-	return fmt.Sprintf("hiqlite: SQLite's result code %d (%s)", int(c), text)
-}
-
-var codeTexts = map[Code]string{
-	ErrSQL:        "SQL logic error",
-	ErrInternal:   "internal error",
-	ErrPerm:       "access permission denied",
-	ErrAbort:      "query aborted",
-	ErrBusy:       "database is locked",
-	ErrLocked:     "database table is locked",
-	ErrNoMem:      "out of memory",
-	ErrReadOnly:   "attempt to write a readonly database",
-	ErrInterrupt:  "interrupted",
-	ErrIO:         "disk I/O error",
-	ErrCorrupt:    "database disk image is malformed",
-	ErrNotFound:   "unknown operation",
-	ErrFull:       "database or disk is full",
-	ErrCantOpen:   "unable to open database file",
-	ErrProtocol:   "locking protocol",
-	ErrSchema:     "database schema has changed",
-	ErrTooBig:     "string or blob too big",
-	ErrConstraint: "constraint failed",
-	ErrMismatch:   "datatype mismatch",
-	ErrMisuse:     "bad parameter or other API misuse",
-	ErrAuth:       "authorization denied",
-	ErrRange:      "column index out of range",
-	ErrNotADB:     "file is not a database",
+	return fmt.Sprintf("hiqlite: SQLite's result code %d (%s)", int(c), sqlite.CodeText(int(c)))
 }

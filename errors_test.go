@@ -235,6 +235,20 @@ func TestClosedNode(t *testing.T) {
 	s.checkUnharmed("closing")
 }
 
+func TestTextsOfCodes(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[hiqlite.Code]string{
+		hiqlite.ErrAuth:             "hiqlite: SQLite's result code 23 (authorization denied)",
+		hiqlite.ErrConstraintUnique: "hiqlite: SQLite's result code 2067 (constraint failed)",
+		hiqlite.ErrAbortRollback:    "hiqlite: SQLite's result code 516 (abort due to ROLLBACK)",
+		99:                          "hiqlite: SQLite's result code 99 (unknown error)",
+	} {
+		if got := code.Error(); got != want {
+			t.Errorf("the text is %q, want %q", got, want)
+		}
+	}
+}
+
 // errors.Is finds the extended code of an error of SQLite, and its primary code.
 func TestCodesOfErrors(t *testing.T) {
 	t.Parallel()

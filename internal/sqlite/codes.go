@@ -1,11 +1,13 @@
 package sqlite
 
-import lib "modernc.org/sqlite/lib"
+import (
+	"modernc.org/libc"
+	lib "modernc.org/sqlite/lib"
+)
 
 // Extended result codes, as SQLite defines them.
 const (
 	CodeError        = lib.SQLITE_ERROR
-	CodeInternal     = lib.SQLITE_INTERNAL
 	CodeAbort        = lib.SQLITE_ABORT
 	CodeRollback     = lib.SQLITE_ABORT_ROLLBACK
 	CodeBusy         = lib.SQLITE_BUSY
@@ -28,19 +30,13 @@ const (
 	CodeCannotOpen  = lib.SQLITE_CANTOPEN
 )
 
-// codeTexts are the texts with which messages begin, by primary result code. They are those
-// of sqlite3_errstr, and are repeated here because errors are also made where there is no
-// connection to call it on.
-var codeTexts = map[int]string{
-	CodeError:             "SQL logic error",
-	CodeAbort:             "query aborted",
-	CodeBusy:              "database is locked",
-	CodeReadOnly:          "attempt to write a readonly database",
-	CodeInterrupt:         "interrupted",
-	CodeFull:              "database or disk is full",
-	CodeTooBig:            "string or blob too big",
-	CodeAuth:              "not authorized",
-	lib.SQLITE_CONSTRAINT: "constraint failed",
+// CodeText returns SQLite's text for a result code, with which messages begin. Messages are
+// part of results, so replicas must have the same texts: they are those of the engine,
+// whose version belongs to the format of the log.
+func CodeText(code int) string {
+	tls := libc.NewTLS() // there may be no connection
+	defer tls.Close()
+	return libc.GoString(lib.Xsqlite3_errstr(tls, int32(code)))
 }
 
 // PrimaryCode returns the primary result code of an extended one: SQLITE_BUSY for

@@ -21,7 +21,7 @@ type Error = wire.Error
 // newError returns an error whose message has SQLite's text for the code, the
 // detail if there is one, and the code.
 func newError(code int, detail, hint string) *Error {
-	message := codeTexts[PrimaryCode(code)]
+	message := CodeText(code)
 	if detail != "" {
 		message += ": " + detail
 	}
