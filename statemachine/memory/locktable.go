@@ -32,11 +32,11 @@ const emptyOwnerTTL = 1000
 //	gone   it was released; its owner renewed itself without naming it; or the
 //	       owner expired: it was not renewed in time, or its process has ended
 //
-// A holder that expires cannot say which SQL entries hold its writes. So later grants,
-// of any lock, are marked holderLost: their holders must read the end of the SQL log
-// from its leader instead of trusting seen. This lasts until the holder of a marked
-// grant has caught up: its release names an index that includes the lost writes, and
-// every later grant carries at least that index.
+// A holder that expires cannot say which entries of the SQL and kv shards have its
+// writes. So later grants, of any lock, are marked holderLost: their holders must ask the
+// leaders for the ends of those logs instead of relying on seen. This lasts until the
+// holder of a marked grant has caught up: its release names indexes that include the lost
+// writes, and every later grant carries at least these.
 type lockTable struct {
 	queues      map[string]*lockQueue // by key; none is empty
 	owners      map[uint64]*lockOwner // by id
