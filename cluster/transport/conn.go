@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -54,9 +55,10 @@ func (t *Transport) newConn(ctx context.Context, raw net.Conn, accepted bool) (*
 	if id := t.opts.Identity; id != nil {
 		ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 		defer cancel()
-		encrypted := tls.Client(raw, id.Client())
+		buffered := bufferedConn{raw, bufio.NewReaderSize(raw, readBuffer)}
+		encrypted := tls.Client(buffered, id.Client())
 		if accepted {
-			encrypted = tls.Server(raw, id.Server())
+			encrypted = tls.Server(buffered, id.Server())
 		}
 		if err := encrypted.HandshakeContext(ctx); err != nil {
 			return nil, err
@@ -65,6 +67,16 @@ func (t *Transport) newConn(ctx context.Context, raw net.Conn, accepted bool) (*
 	}
 	return &conn{raw: raw, in: newFrameReader(over), out: &frameWriter{conn: over}, done: make(chan struct{})}, nil
 }
+
+// bufferedConn reads from a connection in large pieces. Package tls reads only some
+// bytes first, to learn how long a record is, which would be a system call more for
+// each message.
+type bufferedConn struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func (c bufferedConn) Read(p []byte) (int, error) { return c.in.Read(p) }
 
 // hello returns what this node says of itself.
 func (t *Transport) hello(l lane) hello {

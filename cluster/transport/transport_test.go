@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"net"
 	"sync"
@@ -101,6 +102,36 @@ func TestTransportReconnects(t *testing.T) {
 		})
 	}
 	t.Logf("after %v", time.Since(began))
+}
+
+// BenchmarkRoundTrip measures an entry on its way to another node, and the answer.
+func BenchmarkRoundTrip(b *testing.B) {
+	for _, secure := range []bool{false, true} {
+		for _, size := range []int{100, 1000, 10000} {
+			b.Run(fmt.Sprintf("tls=%v/bytes=%d", secure, size), func(b *testing.B) {
+				members := newMembers(b, "127.0.0.1", 2)
+				var options []func(*Options)
+				if secure {
+					options = append(options, withSecret(b, "a"))
+				}
+				one, two := start(b, 1, members, options...), start(b, 2, members, options...)
+				one.waitUp(2)
+				two.waitUp(1)
+				entry := raftpb.Message{Type: raftpb.Replicate, ShardID: 1, Entries: []raftpb.Entry{{Index: 1, Term: 1, Cmd: make([]byte, size)}}}
+				for b.Loop() {
+					one.send(2, entry)
+					<-two.got
+					two.send(1, raftpb.Message{Type: raftpb.ReplicateResp, ShardID: 1})
+					<-one.got
+				}
+				one.mu.Lock()
+				two.mu.Lock()
+				one.batches, two.batches = nil, nil
+				two.mu.Unlock()
+				one.mu.Unlock()
+			})
+		}
+	}
 }
 
 // A node that comes back calls, and is dialled at once.
