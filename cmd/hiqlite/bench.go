@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	crand "crypto/rand"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/loopback"
+	"github.com/hiqlite/hiqlite/kv"
 )
 
 const (
@@ -32,6 +34,7 @@ const (
 
 // bench has the flags of the bench command.
 type bench struct {
+	dsn         string
 	nodes       int
 	concurrency []int
 	rows        int
@@ -48,7 +51,7 @@ func benchCommand() *cobra.Command {
 	var b bench
 	cmd := &cobra.Command{
 		Use:   "bench",
-		Short: "Measure a cluster whose nodes all run in this process",
+		Short: "Measure a cluster whose nodes all run in this process, or servers",
 		Long: `Opens the nodes in this process, with their data in a temporary folder, and
 measures through the *sql.DB of one of them. For each concurrency it measures
 single INSERTs, each acknowledged when a majority of the nodes has it on disk;
@@ -57,17 +60,21 @@ SELECTs of one row by its key.
 
 ` + memoryHelp + `
 
-All nodes share this machine's processors and its disk, so a cluster of several
+With --dsn it measures any database instead, such as that of servers. It writes to the
+table hiqlite_bench and to the bucket of that name, and removes both afterwards.
+
+All nodes in one process share this machine's processors and its disk, so a cluster of several
 machines is faster. --json prints one object per line and concurrency.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := b.validate(); err != nil {
-				return err
+				return usageError(err)
 			}
 			return b.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	f := cmd.Flags()
+	f.StringVar(&b.dsn, "dsn", "", "measure this database, such as that of servers, instead of nodes in this process; the table hiqlite_bench is replaced, and removed afterwards")
 	f.IntVar(&b.nodes, "nodes", 3, "nodes of the cluster")
 	f.IntSliceVar(&b.concurrency, "concurrency", []int{1, 4, 16, 64}, "goroutines that work at the same time")
 	f.IntVar(&b.rows, "rows", 10_000, "single INSERTs measured at each concurrency")
@@ -140,7 +147,27 @@ type figures struct {
 	memoryFigures
 }
 
+// A target is a database that is measured: a node, or what a DSN names.
+type target interface {
+	hiqlite.Client
+	DB() *sql.DB
+}
+
+// named is what a DSN names.
+type named struct {
+	hiqlite.Client
+	db *sql.DB
+}
+
+func (n *named) DB() *sql.DB { return n.db }
+
 func (b *bench) run(ctx context.Context, out, notes io.Writer) (err error) {
+	if b.dsn != "" {
+		d := database{dsn: b.dsn}
+		return d.with(ctx, func(db *sql.DB, client hiqlite.Client) error {
+			return b.runNamed(ctx, out, notes, &named{client, db})
+		})
+	}
 	dir, err := os.MkdirTemp(b.dir, "hiqlite-bench-")
 	if err != nil {
 		return err
@@ -155,6 +182,38 @@ func (b *bench) run(ctx context.Context, out, notes io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	targets := make([]target, len(nodes))
+	for i, n := range nodes {
+		targets[i] = n
+	}
+	return b.measureAll(ctx, out, notes, targets)
+}
+
+// runNamed measures what a DSN names, and removes what it wrote.
+func (b *bench) runNamed(ctx context.Context, out, notes io.Writer, n *named) (err error) {
+	waiting, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	if err := n.Ready(waiting); err != nil {
+		return err
+	}
+	s, err := n.Status(ctx)
+	if err != nil {
+		return err
+	}
+	b.nodes, b.via = len(s.Members), ""
+	err = b.measureAll(ctx, out, notes, []target{n})
+	cleaning, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyTimeout)
+	defer cancel()
+	_, dropErr := n.db.ExecContext(cleaning, drop)
+	bucket, clearErr := kv.New[[]byte](n, benchBucket, kv.WithCodec(kv.Bytes))
+	if clearErr == nil {
+		clearErr = bucket.Clear(cleaning)
+	}
+	return errors.Join(err, dropErr, clearErr)
+}
+
+// measureAll measures at each concurrency.
+func (b *bench) measureAll(ctx context.Context, out, notes io.Writer, nodes []target) error {
 	print := b.printer(out)
 	for i, c := range b.concurrency {
 		node, err := b.chooseNode(ctx, nodes)
@@ -263,8 +322,11 @@ func openNodes(ctx context.Context, dir string, size int, encrypted bool) ([]*hi
 }
 
 // chooseNode returns the node to measure through.
-func (b *bench) chooseNode(ctx context.Context, nodes []*hiqlite.Node) (*hiqlite.Node, error) {
+func (b *bench) chooseNode(ctx context.Context, nodes []target) (target, error) {
 	for _, n := range nodes {
+		if b.via == "" {
+			return n, nil
+		}
 		s, err := n.Status(ctx)
 		if err != nil {
 			return nil, err
@@ -277,9 +339,10 @@ func (b *bench) chooseNode(ctx context.Context, nodes []*hiqlite.Node) (*hiqlite
 }
 
 const (
-	schema = "DROP TABLE IF EXISTS bench; CREATE TABLE bench(id INTEGER PRIMARY KEY, ts INTEGER, name TEXT)"
-	insert = "INSERT INTO bench(id, ts, name) VALUES(?, ?, ?)"
-	point  = "SELECT ts, name FROM bench WHERE id=?"
+	drop   = "DROP TABLE IF EXISTS hiqlite_bench"
+	schema = drop + "; CREATE TABLE hiqlite_bench(id INTEGER PRIMARY KEY, ts INTEGER, name TEXT)"
+	insert = "INSERT INTO hiqlite_bench(id, ts, name) VALUES(?, ?, ?)"
+	point  = "SELECT ts, name FROM hiqlite_bench WHERE id=?"
 )
 
 func row(id int) []any { return []any{id, time.Now().Unix(), fmt.Sprint("Name ", id)} }
@@ -287,7 +350,7 @@ func row(id int) []any { return []any{id, time.Now().Unix(), fmt.Sprint("Name ",
 // measure measures at one concurrency. The operations have contexts that cannot be
 // cancelled, as in most programs, so that the cost of contexts is not measured. ctx
 // ends the whole measurement.
-func (b *bench) measure(ctx context.Context, nodes []*hiqlite.Node, node *hiqlite.Node, c int) (f figures, err error) {
+func (b *bench) measure(ctx context.Context, nodes []target, node target, c int) (f figures, err error) {
 	f = figures{Nodes: b.nodes, Concurrency: c}
 	db := node.DB()
 	// Keep a connection for each goroutine; database/sql keeps two by default.
@@ -382,7 +445,7 @@ func round(x float64) float64 { return float64(int64(10*x+0.5)) / 10 }
 // repeat calls f n times from c goroutines and measures the calls. Before that it calls
 // f n/warmUp times without measuring, and waits until no node is busy any more. f is
 // called once with each number from 0 to n+n/warmUp-1.
-func repeat(ctx context.Context, nodes []*hiqlite.Node, c, n int, f func(i int) error) (*times, error) {
+func repeat(ctx context.Context, nodes []target, c, n int, f func(i int) error) (*times, error) {
 	one := func(_, i int) error { return f(i) }
 	if _, err := split(ctx, c, n, n/warmUp, one); err != nil {
 		return nil, err
@@ -394,7 +457,7 @@ func repeat(ctx context.Context, nodes []*hiqlite.Node, c, n int, f func(i int) 
 }
 
 // ready waits until all nodes have applied everything that was written.
-func ready(ctx context.Context, nodes []*hiqlite.Node) error {
+func ready[T hiqlite.Client](ctx context.Context, nodes []T) error {
 	for _, n := range nodes {
 		if err := n.Ready(ctx); err != nil {
 			return err
@@ -438,7 +501,11 @@ func (b *bench) printer(out io.Writer) func(i int, f figures) error {
 	var all []figures
 	return func(i int, f figures) error {
 		if i == 0 {
-			fmt.Fprintf(out, "%d nodes in this process and on one disk; writes wait for the disks of a majority; measured through the %s\n\n", b.nodes, b.via)
+			if b.dsn != "" {
+				fmt.Fprintf(out, "%d nodes; writes wait for the disks of a majority; measured through %s\n\n", b.nodes, redactedDSN(b.dsn))
+			} else {
+				fmt.Fprintf(out, "%d nodes in this process and on one disk; writes wait for the disks of a majority; measured through the %s\n\n", b.nodes, b.via)
+			}
 			fmt.Fprint(w, "concurrency\tinserts/s\tp50\tp99\ttx/s\ttx rows/s\tbatch rows/s\tselects/s\tp50\t\n")
 		}
 		fmt.Fprintf(w, "%d\t%.0f\t%.0f us\t%.0f us\t%.0f\t%.0f\t%.0f\t%.0f\t%.1f us\t\n",

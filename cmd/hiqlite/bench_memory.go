@@ -14,7 +14,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/kv"
 	"github.com/hiqlite/hiqlite/lock"
 	"github.com/hiqlite/hiqlite/pubsub"
@@ -65,8 +64,8 @@ type memoryFigures struct {
 
 // inMemory measures kv, lock and pubsub in turn with INSERTs.
 type inMemory struct {
-	node        *hiqlite.Node
-	nodes       []*hiqlite.Node
+	node        target
+	nodes       []target
 	concurrency int
 	operations  int                  // in a slice
 	insert      func(id int) error   // an INSERT
@@ -76,7 +75,7 @@ type inMemory struct {
 }
 
 func (m *inMemory) measure(ctx context.Context, f *memoryFigures) error {
-	bucket, err := kv.New[[]byte](m.node, "bench", kv.WithCodec(kv.Bytes))
+	bucket, err := kv.New[[]byte](m.node, benchBucket, kv.WithCodec(kv.Bytes))
 	if err != nil {
 		return err
 	}
@@ -120,7 +119,7 @@ func (m *inMemory) slice(ctx context.Context, bucket *kv.Bucket[[]byte], l liste
 		{"INSERT", each(func(_, i int) error { return m.insert(i) })},
 		{"Put", each(func(_, i int) error { return bucket.Put(background, putKey(i), value) })},
 		{"Lock", each(func(g, _ int) error {
-			held, err := locker.Lock(background, fmt.Sprintf("bench:%d", g))
+			held, err := locker.Lock(background, fmt.Sprintf("hiqlite_bench:%d", g))
 			if err != nil {
 				return err
 			}
@@ -220,11 +219,14 @@ func (m *inMemory) gets(ctx context.Context, bucket *kv.Bucket[[]byte]) (float64
 // A listener has a subscription on each node.
 type listener []*pubsub.Subscription
 
-const benchChannel = "bench"
+const (
+	benchBucket  = "hiqlite_bench"
+	benchChannel = "hiqlite_bench"
+)
 
 // listen listens on all nodes. It also returns the subscriptions that it has made
 // before an error.
-func listen(ctx context.Context, nodes []*hiqlite.Node) (l listener, err error) {
+func listen(ctx context.Context, nodes []target) (l listener, err error) {
 	for _, n := range nodes {
 		sub, err := pubsub.Listen(ctx, n, benchChannel)
 		if err != nil {

@@ -6,8 +6,6 @@ import (
 	"math"
 	"slices"
 	"time"
-
-	"github.com/hiqlite/hiqlite"
 )
 
 const (
@@ -20,7 +18,7 @@ const (
 )
 
 // transactions measures interactive transactions at one concurrency.
-func (b *bench) transactions(ctx context.Context, nodes []*hiqlite.Node, db *sql.DB, c int, f *figures) error {
+func (b *bench) transactions(ctx context.Context, nodes []target, db *sql.DB, c int, f *figures) error {
 	next := 1_000_000_000 // larger than the ids of other measurements
 	one := func(i int) error { return inTx(db, 1, next+i) }
 	t, err := repeat(ctx, nodes, c, max(2*c, b.rows/20), one)

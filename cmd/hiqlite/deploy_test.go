@@ -146,6 +146,14 @@ func TestKubernetes(t *testing.T) {
 		t.Errorf("without the secret: %+v", o)
 	}
 
+	figures := must(t, "", "bench", "--dsn", throughProxy, "--concurrency=4", "--rows=100", "--json")
+	if !strings.Contains(figures, `"nodes":3,"concurrency":4,`) {
+		t.Errorf("bench prints %s", figures)
+	}
+	if got := must(t, "", "sql", throughNode, ".tables"); got != "t\n" {
+		t.Errorf("after bench there are the tables %q", got)
+	}
+
 	// SIGTERM to the leader: it ends in time, and the others go on.
 	var s statusReport
 	if err := json.Unmarshal([]byte(must(t, "", "status", throughProxy, "--json")), &s); err != nil {

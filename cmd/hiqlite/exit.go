@@ -77,7 +77,7 @@ func exitCode(err error) int {
 		return exitUnknown
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
-	case errors.Is(err, hiqlite.ErrNoLeader), errors.Is(err, hiqlite.ErrClosed):
+	case errors.Is(err, hiqlite.ErrNoLeader), errors.Is(err, hiqlite.ErrClosed), errors.Is(err, hiqlite.ErrUnauthorized):
 		return exitUnavailable
 	}
 	return exitFailed
