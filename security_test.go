@@ -3,9 +3,15 @@ package hiqlite_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	crand "crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -91,6 +97,117 @@ func TestSecretsAreChecked(t *testing.T) {
 	}
 	if strings.Contains(log.String(), "0123456789abcdef") {
 		t.Error("the secret is logged")
+	}
+}
+
+// A node that talks in the clear over a network says so at each start.
+func TestInsecureIsLogged(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	address := freeAddresses(t, 1)[0]
+	node, err := hiqlite.Open(testrun.Context(t), hiqlite.Config{
+		DataDir: t.TempDir(), ListenAddr: address, Insecure: true, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		Nodes: []hiqlite.Member{{ID: 1, RaftAddr: "node-1.invalid:8200"}, {ID: 2, RaftAddr: "node-2.invalid:8200"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := node.Close(); err != nil {
+		t.Error(err)
+	}
+	if strings.Count(log.String(), "INSECURE") != 1 {
+		t.Errorf("logged:\n%s", log.String())
+	}
+}
+
+// Nodes recognise each other by certificates of an authority, which are replaced while
+// they run.
+func TestClusterWithCertificates(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	first, second := newAuthority(t, dir, "first"), newAuthority(t, dir, "second")
+	files := func(cfg *hiqlite.Config) {
+		name := filepath.Join(dir, fmt.Sprint("node-", cfg.NodeID))
+		first.sign(name)
+		cfg.SecretFile, cfg.TLSCertFile, cfg.TLSKeyFile, cfg.TLSCAFile = "", name+".crt", name+".key", filepath.Join(dir, "ca.crt")
+	}
+	writeAuthorities(t, dir, first)
+	c := newCluster(t, 3, files)
+	mustExec(t, c.DB(0), "CREATE TABLE t(n INTEGER)")
+	writeAuthorities(t, dir, first, second) // both, until all nodes have certificates of the second one
+	for i := range 3 {
+		second.sign(filepath.Join(dir, fmt.Sprint("node-", i+1)))
+		c.Stop(i)
+		c.Start(i)
+		c.WaitReady()
+		mustExec(t, c.DB(i), "INSERT INTO t VALUES(1)")
+	}
+	writeAuthorities(t, dir, second)
+	c.Stop(2)
+	first.sign(filepath.Join(dir, "node-3"))
+	c.Start(2)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if err := c.Node(2).Ready(ctx); !errors.Is(err, hiqlite.ErrNoLeader) || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("a node with a certificate of the former authority: %v", err)
+	}
+}
+
+// An authority signs certificates.
+type authority struct {
+	t    testing.TB
+	key  *ecdsa.PrivateKey
+	cert *x509.Certificate
+}
+
+func newAuthority(t testing.TB, dir, name string) *authority {
+	a := &authority{t: t}
+	a.key, a.cert = a.sign(filepath.Join(dir, name))
+	return a
+}
+
+// sign writes name.crt and name.key. The first certificate is that of the authority.
+func (a *authority) sign(name string) (*ecdsa.PrivateKey, *x509.Certificate) {
+	a.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(rand.Int64()), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), BasicConstraintsValid: true}
+	parent, signer := a.cert, a.key
+	if parent == nil {
+		template.IsCA, template.KeyUsage = true, x509.KeyUsageCertSign
+		parent, signer = template, key
+	}
+	der, err := x509.CreateCertificate(crand.Reader, template, parent, &key.PublicKey, signer)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	for ending, block := range map[string]*pem.Block{".crt": {Type: "CERTIFICATE", Bytes: der}, ".key": {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(name+ending, pem.EncodeToMemory(block), 0o600); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return key, cert
+}
+
+// writeAuthorities writes the file of the authorities that nodes trust.
+func writeAuthorities(t testing.TB, dir string, all ...*authority) {
+	t.Helper()
+	var text []byte
+	for _, a := range all {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})...)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "ca.crt"), text, 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -10,10 +10,6 @@ import (
 	"time"
 )
 
-// checkFiles is how often handshakes look whether the files of certificates have
-// changed.
-const checkFiles = time.Second
-
 // Files name the files of certificates, in PEM.
 type Files struct {
 	Certificate string // of this node, with the intermediate ones
@@ -62,7 +58,6 @@ type loadedFiles struct {
 
 	mu          sync.Mutex // guards what follows
 	stamps      [3]fileStamp
-	checked     time.Time
 	failed      bool // the files have changed and cannot be read; this was logged
 	certificate *tls.Certificate
 	roots       *x509.CertPool
@@ -74,23 +69,21 @@ type fileStamp struct {
 	size     int64
 }
 
-// current returns what the files hold, and reads them again if they have changed.
+// current returns what the files hold, and reads them again if they have changed. It
+// is called for each handshake.
 func (f *loadedFiles) current() (*tls.Certificate, *x509.CertPool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if now := time.Now(); now.Sub(f.checked) >= checkFiles {
-		f.checked = now
-		if stamps, err := f.stat(); err == nil && stamps == f.stamps {
-			return f.certificate, f.roots
-		}
-		err := f.load()
-		if err != nil && !f.failed {
-			f.log.Error("hiqlite: the certificates have changed and cannot be used; the former ones stay in use", "error", err)
-		} else if err == nil {
-			f.log.Info("hiqlite: the certificates have changed, and new connections use them", "file", f.files.Certificate)
-		}
-		f.failed = err != nil
+	if stamps, err := f.stat(); err == nil && stamps == f.stamps {
+		return f.certificate, f.roots
 	}
+	err := f.load()
+	if err != nil && !f.failed {
+		f.log.Error("hiqlite: the certificates have changed and cannot be used; the former ones stay in use", "error", err)
+	} else if err == nil {
+		f.log.Info("hiqlite: the certificates have changed, and new connections use them", "file", f.files.Certificate)
+	}
+	f.failed = err != nil
 	return f.certificate, f.roots
 }
 

@@ -291,7 +291,6 @@ func TestCertificatesAreLoadedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	serial := func() string {
-		loaded.checked = time.Time{}
 		certificate, _ := loaded.current()
 		leaf, err := x509.ParseCertificate(certificate.Certificate[0])
 		if err != nil {
