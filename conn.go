@@ -30,6 +30,10 @@ type conn struct {
 	tx     *tx                // the open transaction; nil: none
 	temp   *replica.Temporary // the connection's TEMP objects; nil: it has none
 	origin *wire.Origin       // of the next write or commit, see SetOrigin
+
+	// failedOnReplicas says that the error of the last write is its result on the
+	// replicas. An error can also come before that, such as from classification.
+	failedOnReplicas bool
 }
 
 var (
@@ -344,6 +348,7 @@ func (c *conn) propose(ctx context.Context, op *wire.Operation, classes ...*sqli
 	delete(c.pragmas, "defer_foreign_keys") // it ends with the transaction, here with the operation
 	op.Origin = c.takeOrigin()
 	r, err := c.node.Write(ctx, op, c.busyTimeout())
+	c.failedOnReplicas = r != nil && err != nil
 	if err != nil {
 		return nil, sqlError(err)
 	}
@@ -377,14 +382,9 @@ func (c *conn) takeOrigin() *wire.Origin {
 	return origin
 }
 
-// takeCommitOrigin is takeOrigin for a commit, whose attempts are not numbered.
-func (c *conn) takeCommitOrigin() *wire.Origin {
-	origin := c.takeOrigin()
-	if origin != nil {
-		origin.Sequence = node.CommitSequence(origin.Sequence)
-	}
-	return origin
-}
+// FailedOnReplicas reports whether the error of the last write is its result on the
+// replicas, which copies of the write get too.
+func (c *conn) FailedOnReplicas() bool { return c.failedOnReplicas }
 
 // takeCounters takes over what a statement did to the values of changes(),
 // total_changes() and last_insert_rowid().

@@ -122,6 +122,43 @@ func TestCopiesOfAWriteThatWaitsForATransaction(t *testing.T) {
 	}
 }
 
+// The first node gives up while the copy through the second node waits too.
+func TestACopyWaitsOnWhenTheFirstNodeGivesUp(t *testing.T) {
+	c := newCluster(t, 3)
+	mustExec(t, c.DB(0), "CREATE TABLE t(n)")
+	origin := wire.Origin{Session: openSession(t, c.DB(1)), Sequence: 1}
+	tx := mustBegin(t, c.DB(0))
+	mustExec(t, tx, "INSERT INTO t VALUES('of the transaction')")
+	write := func(ctx context.Context, i int) <-chan error {
+		done := make(chan error, 1)
+		go func() {
+			done <- rawConn(t, c.DB(i), func(c originConn) error {
+				c.SetOrigin(&origin)
+				defer c.SetOrigin(nil)
+				_, err := c.ExecContext(ctx, "INSERT INTO t VALUES('once')", nil)
+				return err
+			})
+		}()
+		return done
+	}
+	ctx, giveUp := context.WithCancel(testrun.Context(t))
+	first := write(ctx, 1)
+	waitQueue(t, c.Node(1), 1)
+	second := write(testrun.Context(t), 2)
+	giveUp()
+	if err := <-first; err == nil {
+		t.Error("the first node says that the write was applied")
+	}
+	waitQueue(t, c.Node(2), 1)
+	mustCommit(t, tx)
+	if err := <-second; err != nil {
+		t.Errorf("the second node: %v", err)
+	}
+	if n := queryValue[int](t, c.DB(2), "SELECT count(*) FROM t WHERE n='once'"); n != 1 {
+		t.Errorf("the write was applied %d times", n)
+	}
+}
+
 // A client whose commit was not answered learns what became of it.
 func TestTheOutcomeOfACommit(t *testing.T) {
 	c := newCluster(t, 3)

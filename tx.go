@@ -396,13 +396,14 @@ func (t *tx) proposeRecording(ctx context.Context) error {
 	if !t.ending.CompareAndSwap(false, true) {
 		return t.viewError(t.view.Err())
 	}
-	op := &wire.Operation{Lease: &wire.Lease{Keep: t.lease.Keep(t.began)}, Origin: t.c.takeCommitOrigin()}
+	op := &wire.Operation{Lease: &wire.Lease{Keep: t.lease.Keep(t.began)}, Origin: t.c.origin}
 	recording, err := t.view.Record(op)
 	if err != nil || recording == nil {
 		t.ending.Store(false)
 		t.timer.Reset(max(0, time.Until(t.deadline))) // the timer may have fired in between
 		return t.viewError(err)
 	}
+	t.c.origin = nil // it is used
 	return sqlError(t.c.node.CommitUnder(ctx, t.lease, recording))
 }
 

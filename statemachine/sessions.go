@@ -135,24 +135,17 @@ func (s *Sessions[R]) Admit(id, sequence, now uint64) (*wire.Session[R], Verdict
 	return session, Apply
 }
 
-// Client admits an operation of a remote client. A result that is not nil is the
-// operation's result: of a copy that was applied before, or the reason why it is not
-// applied. Otherwise the operation is to be applied, and its result to be passed to
-// Keep.
-func (s *Sessions[R]) Client(o *wire.Origin, now uint64, notAdmitted func(wire.Admission) R) *R {
+// AdmitClient decides what to do with an operation or command of a remote client, as
+// Admit does with an entry. If it is applied, the result is passed to Keep.
+func (s *Sessions[R]) AdmitClient(o *wire.Origin, now uint64) (*wire.Session[R], Verdict) {
+	if session := s.byID[o.Session]; session == nil || session.Node != 0 {
+		return nil, Unknown // a client has no say in the sessions of nodes
+	}
 	session, verdict := s.Admit(o.Session, o.Sequence, now)
-	switch {
-	case verdict == Apply:
-		return nil
-	case verdict == Repeat && len(session.Results) == 1:
-		kept := session.Results[0]
-		return &kept
+	if verdict == Repeat && len(session.Results) != 1 {
+		verdict = Stale // a client does not use its session for entries
 	}
-	r := notAdmitted(wire.StaleSequence)
-	if verdict == Unknown {
-		r = notAdmitted(wire.UnknownSession)
-	}
-	return &r
+	return session, verdict
 }
 
 // Keep sets the result that a copy of a remote client's operation gets. It does nothing

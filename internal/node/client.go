@@ -21,14 +21,8 @@ var ErrSessionUnknown = errors.New("hiqlite: the client's session does not exist
 // errStale is returned for a write that is older than the session's last one.
 var errStale = errors.New("hiqlite: the client has sent a later write in the same session")
 
-const (
-	// attemptBits is how many of the low bits of an operation's sequence number the
-	// attempts of Write. A client counts in the others.
-	attemptBits = 8
-
-	// openInterval is how long openSession waits before it proposes again.
-	openInterval = 400 * time.Millisecond
-)
+// openInterval is how long openSession waits before it proposes again.
+const openInterval = 400 * time.Millisecond
 
 // OpenSession opens a session for a remote client in the shard of this name: sql, kv,
 // lock or pubsub.
@@ -93,7 +87,6 @@ func (s *shard) clientSessionOpened(nonce, session uint64) bool {
 func (n *Node) CommitOutcome(ctx context.Context, origin wire.Origin) error {
 	ctx, cancel := n.Within(ctx)
 	defer cancel()
-	origin.Sequence = CommitSequence(origin.Sequence)
 	// A transaction without a lease does nothing. If the commit comes later, it is taken
 	// for a copy.
 	r, err := n.sql.propose(ctx, wire.EncodeOperation(&wire.Operation{Origin: &origin, Lease: &wire.Lease{Transaction: true}}))
@@ -111,10 +104,6 @@ func (n *Node) CommitOutcome(ctx context.Context, origin wire.Origin) error {
 	}
 	return nil
 }
-
-// CommitSequence returns the sequence under which the commit of a transaction is
-// proposed, whose client has counted to n.
-func CommitSequence(n uint64) uint64 { return n << attemptBits }
 
 // notAdmitted returns the error of an operation or command that its origin has kept
 // from being applied.

@@ -29,7 +29,11 @@ const (
 //
 // If the operation has an origin, Write may be called again with the same one, on any
 // node, as long as the origin's session has sent nothing later: the operation is applied
-// once, and each call returns its result. Its error may then be ErrSessionUnknown.
+// once, and each call that returns a result returns the same. Its error may then be
+// ErrSessionUnknown.
+//
+// If Write returns both a result and an error, the operation has failed on the replicas,
+// and each call returns this error. Otherwise an error only says what this call knows.
 func (n *Node) Write(ctx context.Context, op *wire.Operation, busyTimeout time.Duration) (*wire.Result, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -37,38 +41,57 @@ func (n *Node) Write(ctx context.Context, op *wire.Operation, busyTimeout time.D
 	bounded, cancel := n.Within(ctx)
 	defer cancel()
 	op.Functions = n.functionsUsed(op)
-	origin := op.Origin
-	op.MaxSteps = min(n.opts.Hooks.FirstSteps, n.opts.MaxSteps)
-	for attempt := uint64(0); ; attempt++ {
-		if origin != nil {
-			op.Origin = &wire.Origin{Session: origin.Session, Sequence: origin.Sequence<<attemptBits | attempt}
-		}
+	if op.Origin != nil {
+		return n.writeOnce(bounded, op, busyTimeout)
+	}
+	for op.MaxSteps = min(n.opts.Hooks.FirstSteps, n.opts.MaxSteps); ; op.MaxSteps = n.moreSteps(op.MaxSteps) {
 		began := time.Now()
 		result, err := n.attempt(bounded, op, busyTimeout)
 		switch {
 		case err != nil:
 			return nil, err
-		case origin != nil && attempt < 1<<attemptBits-1 && mayAttemptAgain(result):
-			continue
-		case result.Admission != wire.Admitted:
-			return nil, notAdmitted(result.Admission)
 		case result.Err == nil:
 			return result, nil
 		case result.Err.Code != sqlite.CodeInterrupt || op.MaxSteps == n.opts.MaxSteps:
-			return nil, result.Err
+			return result, result.Err
 		}
 		if err := noTimeLeft(bounded, op.MaxSteps, time.Since(began)); err != nil {
 			return nil, err
 		}
-		op.MaxSteps = min(op.MaxSteps*stepsGrowth, n.opts.MaxSteps)
 	}
 }
 
-// mayAttemptAgain reports whether a remote client's operation has to be attempted under
-// the next sequence: because another node has made later attempts of it, or because the
-// attempt is a copy of one that another node has taken out of the lease queue.
-func mayAttemptAgain(r *wire.Result) bool {
-	return r.Admission == wire.StaleSequence || r.Lease.State == wire.LeaseExpired
+// moreSteps returns the bound of the attempt after one that was bounded to steps.
+func (n *Node) moreSteps(steps uint64) uint64 { return min(steps*stepsGrowth, n.opts.MaxSteps) }
+
+// writeOnce is Write for the operation of a remote client. Other nodes may attempt the
+// same operation at the same time. The machine applies one of the attempts, and returns
+// its result to all of them; only the result of the last attempt says that the operation
+// takes too many steps.
+func (n *Node) writeOnce(ctx context.Context, op *wire.Operation, busyTimeout time.Duration) (*wire.Result, error) {
+	origin, began := *op.Origin, time.Now()
+	for op.MaxSteps = min(n.opts.Hooks.FirstSteps, n.opts.MaxSteps); ; {
+		op.Origin = &wire.Origin{Session: origin.Session, Sequence: origin.Sequence, Last: op.MaxSteps == n.opts.MaxSteps}
+		result, err := n.attempt(ctx, op, busyTimeout-time.Since(began))
+		switch {
+		case err != nil:
+			return nil, err
+		case result.Admission != wire.Admitted:
+			return nil, notAdmitted(result.Admission)
+		case result.RetryAbove == 0 && result.Err != nil:
+			return result, result.Err
+		case result.RetryAbove == 0 && len(result.Statements) == len(op.Statements):
+			return result, nil
+		case result.RetryAbove == 0: // it was the commit of a transaction
+			return nil, fmt.Errorf("%w: it was applied in another way, and its results are lost", ErrOutcomeUnknown)
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("%w: the attempts up to now were undone: %w", ErrOutcomeUnknown, err)
+		}
+		if result.Err != nil { // it took too many steps, here or on another node
+			op.MaxSteps = n.moreSteps(max(op.MaxSteps, result.RetryAbove))
+		}
+	}
 }
 
 // noTimeLeft returns an error if ctx leaves no time for another attempt after one
@@ -122,6 +145,9 @@ func (n *Node) attempt(ctx context.Context, op *wire.Operation, busyTimeout time
 	if err == nil && result.Lease.State == wire.LeaseQueued {
 		result, err = leases.await(ctx, result.Lease.ID, r.waiter, busyTimeout, began)
 	}
+	if errors.Is(err, errNotHeard) && op.Origin != nil { // another node has removed it from the queue
+		return &wire.Result{RetryAbove: 1}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -142,11 +168,19 @@ func (n *Node) CommitUnder(ctx context.Context, lease *Lease, recording *wire.En
 		lease.Release()
 		return err
 	}
-	if r.Admission != wire.Admitted {
+	switch {
+	case r.Admission != wire.Admitted:
 		lease.Release()
 		return notAdmitted(r.Admission)
+	case r.Lease.ID != lease.ID && r.Lease.ID != 0: // the result is that of another commit with this origin
+		lease.Release()
+		return fmt.Errorf("%w: another commit of the same origin has the result; those of this one are lost", ErrOutcomeUnknown)
 	}
-	lease.applied(r.Lease, proposed)
+	if r.Lease.State == wire.LeaseExpired {
+		lease.Release() // a client may have asked for the outcome before, which ends no lease
+	} else {
+		lease.applied(r.Lease, proposed)
+	}
 	switch {
 	case r.Lease.State == wire.LeaseExpired && n.Closed():
 		return ErrClosed // Close has released the lease before

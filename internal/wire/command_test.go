@@ -155,7 +155,7 @@ func genCommand(t *rapid.T) *Command {
 
 func genOrigin(t *rapid.T) *Origin {
 	if rapid.Bool().Draw(t, "remote") {
-		return &Origin{some(t, "session"), some(t, "sequence")}
+		return &Origin{some(t, "session"), some(t, "sequence"), rapid.Bool().Draw(t, "last")}
 	}
 	return nil
 }

@@ -462,6 +462,8 @@ func DecodeResult(b []byte) (*Result, error) {
 			return settings(n, &r.ChangedSettings)
 		case 7:
 			r.Admission = Admission(n)
+		case 8:
+			r.RetryAbove = n
 		}
 		return nil
 	})

@@ -253,7 +253,7 @@ func AppendResult(b []byte, r *Result) []byte {
 		b = closeMessage(b, at)
 	}
 	b = appendBool(b, 3, r.RowsDropped)
-	if l := r.Lease; l.State != LeaseNone {
+	if l := r.Lease; l != (LeaseResult{}) {
 		var at int
 		b, at = openMessage(b, 5)
 		b = appendUint(b, 1, uint64(l.State))
@@ -262,7 +262,8 @@ func AppendResult(b []byte, r *Result) []byte {
 		b = closeMessage(b, at)
 	}
 	b = appendUint(b, 6, uint64(r.ChangedSettings))
-	return appendUint(b, 7, uint64(r.Admission))
+	b = appendUint(b, 7, uint64(r.Admission))
+	return appendUint(b, 8, r.RetryAbove)
 }
 
 // appendRows appends rows. columnField and rowField are the numbers of the fields for

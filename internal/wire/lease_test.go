@@ -148,7 +148,7 @@ func TestTheSizeOfARecordingIsAnUpperBound(t *testing.T) {
 				r.Add(&o.Statements[i])
 			}
 		}
-		op := &Operation{StampMS: math.MinInt64, Seed: Seed{0: 255, 31: 255}, Settings: KnownSettings, LastInsertID: math.MinInt64, Changes: math.MinInt64, MaxSteps: math.MaxUint64, Origin: &Origin{math.MaxUint64, math.MaxUint64},
+		op := &Operation{StampMS: math.MinInt64, Seed: Seed{0: 255, 31: 255}, Settings: KnownSettings, LastInsertID: math.MinInt64, Changes: math.MinInt64, MaxSteps: math.MaxUint64, Origin: &Origin{math.MaxUint64, math.MaxUint64, true},
 			Lease: &Lease{Under: math.MaxUint64, Transaction: true, Base: math.MaxUint64, Keep: true, Checksum: math.MaxUint64}}
 		e := r.Encode(op)
 		if e.Size() > r.Size() {

@@ -8,10 +8,13 @@ import "google.golang.org/protobuf/encoding/protowire"
 // operation at a time, and a higher sequence for each. Node 0 has opened the session.
 //
 // A machine applies an operation only if its sequence is higher than the last one of
-// its session. A copy of the last one gets the result that the session keeps.
+// its session. A copy of the last one gets the result that the session keeps. If that
+// says that nothing was applied, and that the operation may be attempted again (see
+// Result.RetryAbove), the copy is applied.
 type Origin struct {
 	Session  uint64
 	Sequence uint64
+	Last     bool // if this attempt is interrupted, there is no other one
 }
 
 func appendOrigin(b []byte, field protowire.Number, o *Origin) []byte {
@@ -21,6 +24,7 @@ func appendOrigin(b []byte, field protowire.Number, o *Origin) []byte {
 	b, at := openMessage(b, field)
 	b = appendUint(b, 1, o.Session)
 	b = appendUint(b, 2, o.Sequence)
+	b = appendBool(b, 3, o.Last)
 	return closeMessage(b, at)
 }
 
@@ -32,6 +36,8 @@ func decodeOrigin(b []byte) (*Origin, error) {
 			o.Session = n
 		case 2:
 			o.Sequence = n
+		case 3:
+			o.Last = n != 0
 		}
 		return nil
 	})

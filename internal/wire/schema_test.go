@@ -140,7 +140,7 @@ func originOf(m message) *Origin {
 		return nil
 	}
 	o := m.sub("origin")
-	return &Origin{o.uint("session"), o.uint("sequence")}
+	return &Origin{o.uint("session"), o.uint("sequence"), o.bool("last")}
 }
 
 func seedOf(operation message) (s Seed) {
@@ -199,7 +199,7 @@ func TestEntriesFollowTheSchema(t *testing.T) {
 }
 
 func resultOf(m message) Result {
-	r := Result{RowsDropped: m.field("rows_dropped").Bool(), ChangedSettings: Settings(m.uint("changed_settings")), Admission: Admission(m.uint("admission"))}
+	r := Result{RowsDropped: m.field("rows_dropped").Bool(), ChangedSettings: Settings(m.uint("changed_settings")), Admission: Admission(m.uint("admission")), RetryAbove: m.uint("retry_above")}
 	if m.has("error") {
 		e := message{m.field("error").Message()}
 		r.Err = &Error{Code: int(e.uint("code")), Message: string(e.bytes("message")), Statement: int(e.uint("statement")), Hint: string(e.bytes("hint"))}

@@ -197,6 +197,10 @@ type Result struct {
 	ChangedSettings Settings // the bits in which the settings differ from the operation's after a script
 	Lease           LeaseResult
 	Admission       Admission // of the operation's Origin; if it is not Admitted, nothing else is set
+	// RetryAbove is for an operation with an Origin of which nothing was applied, because
+	// it took too many steps or was removed from the lease queue: a copy with more
+	// MaxSteps than this is applied. 0: no copy is.
+	RetryAbove uint64
 }
 
 // A LeaseResult is the part of a Result that concerns the write lease.

@@ -272,7 +272,7 @@ func genOperations(t *rapid.T) []*Operation {
 }
 
 func genResult(t *rapid.T) Result {
-	r := Result{RowsDropped: rapid.Bool().Draw(t, "dropped"), ChangedSettings: genSettings(t), Admission: Admission(rapid.IntRange(0, 2).Draw(t, "admission"))}
+	r := Result{RowsDropped: rapid.Bool().Draw(t, "dropped"), ChangedSettings: genSettings(t), Admission: Admission(rapid.IntRange(0, 2).Draw(t, "admission")), RetryAbove: rapid.Uint64().Draw(t, "retry")}
 	if rapid.Bool().Draw(t, "failed") {
 		r.Err = &Error{Code: rapid.IntRange(0, 1<<20).Draw(t, "code"), Message: rapid.String().Draw(t, "message"), Statement: rapid.IntRange(0, 99).Draw(t, "statement"), Hint: rapid.String().Draw(t, "hint")}
 	}

@@ -183,15 +183,27 @@ func (m *core) applyOnce(c *wire.Command, session *wire.Session[wire.Outcome]) w
 	if c.Origin == nil {
 		return m.machine.apply(c, session)
 	}
-	if before := m.sessions.Client(c.Origin, m.sessionClock, notAdmitted); before != nil {
-		return *before
+	client, verdict := m.sessions.AdmitClient(c.Origin, m.sessionClock)
+	switch verdict {
+	case statemachine.Unknown:
+		return wire.Outcome{Admission: wire.UnknownSession}
+	case statemachine.Stale:
+		return wire.Outcome{Admission: wire.StaleSequence}
+	case statemachine.Repeat:
+		return client.Results[0]
 	}
-	o := m.machine.apply(c, m.sessions.Get(c.Origin.Session))
-	m.sessions.Keep(c.Origin, keptOutcomes([]wire.Outcome{o})[0])
+	o := m.machine.apply(c, client)
+	kept := o
+	if len(kept.Value) > maxClientValue {
+		kept.Value, kept.ValueDropped = "", true
+	}
+	m.sessions.Keep(c.Origin, kept)
 	return o
 }
 
-func notAdmitted(why wire.Admission) wire.Outcome { return wire.Outcome{Admission: why} }
+// maxClientValue bounds, in bytes, the value that a remote client's session keeps. There
+// may be thousands of these sessions.
+const maxClientValue = 4 << 10
 
 // keptOutcomes returns what a session keeps of outcomes: all but the values beyond
 // maxKeptOutcomes.

@@ -168,6 +168,7 @@ func (r *SQL) applyEntry(index uint64, e *wire.Entry) error {
 	switch verdict {
 	case statemachine.Repeat:
 		n.Results = slices.Clone(session.Results) // the session's change when a waiter is settled
+		r.settledSince(e, n.Results)
 	case statemachine.Apply:
 		n.Results = make([]wire.Result, len(e.Operations))
 		b.entry = entry{e.Session, e.Sequence, n.Results}
@@ -192,19 +193,67 @@ func (r *SQL) applyOnce(i int, op *wire.Operation, result *wire.Result) error {
 	if op.Origin == nil {
 		return r.lease.applyOrQueue(&r.batch.entry, i, op, result)
 	}
-	if before := r.sessions.Client(op.Origin, r.now, notAdmitted); before != nil {
-		*result = *before
+	session, verdict := r.sessions.AdmitClient(op.Origin, r.now)
+	switch verdict {
+	case statemachine.Unknown:
+		result.Admission = wire.UnknownSession
 		return nil
+	case statemachine.Stale:
+		result.Admission = wire.StaleSequence
+		return nil
+	case statemachine.Repeat:
+		*result = session.Results[0]
+		more := op.MaxSteps == 0 || op.MaxSteps > result.RetryAbove
+		switch {
+		case result.RetryAbove == 0:
+			return nil
+		case more, len(op.Statements) == 0: // it is applied; without statements: see Node.CommitOutcome
+		case op.Origin.Last:
+			result.RetryAbove = 0
+			r.keepForClient(op, result)
+			return nil
+		default:
+			return nil
+		}
+		*result = wire.Result{}
 	}
-	origin := *op.Origin
 	if err := r.lease.applyOrQueue(&r.batch.entry, i, op, result); err != nil {
 		return err
 	}
-	r.sessions.Keep(&origin, keptResult(result))
+	r.keepForClient(op, result)
 	return nil
 }
 
-func notAdmitted(why wire.Admission) wire.Result { return wire.Result{Admission: why} }
+// keepForClient makes result the result of copies of an operation of a remote client,
+// and says in it whether a copy may be applied. The operation may be a copy itself, which
+// was decoded from the lease queue.
+func (r *SQL) keepForClient(op *wire.Operation, result *wire.Result) {
+	transaction := op.Lease != nil && op.Lease.Transaction
+	switch {
+	case transaction:
+	case result.Lease.State == wire.LeaseExpired: // it was removed from the queue
+		result.RetryAbove = 1
+	case result.Err != nil && result.Err.Code == sqlite.CodeInterrupt && !op.Origin.Last:
+		result.RetryAbove = op.MaxSteps
+	}
+	r.sessions.Keep(op.Origin, keptResult(result))
+}
+
+// settledSince replaces, in the results of a copy of an entry, those of operations of
+// remote clients that were copies themselves and are no longer in the lease queue.
+func (r *SQL) settledSince(e *wire.Entry, results []wire.Result) {
+	for i := range results {
+		if i >= len(e.Operations) || e.Operations[i].Origin == nil || results[i].Lease.State != wire.LeaseQueued {
+			continue
+		}
+		origin := e.Operations[i].Origin
+		if s := r.sessions.Get(origin.Session); s != nil && s.Sequence == origin.Sequence && len(s.Results) == 1 {
+			results[i] = s.Results[0]
+		} else {
+			results[i] = wire.Result{Admission: wire.StaleSequence}
+		}
+	}
+}
 
 // maxContendedAdvance bounds, in milliseconds, a clock advance while somebody waits
 // for the lease. A larger one, proposed when nobody waited, would let the lease expire

@@ -41,8 +41,8 @@ func (l leaseHostOfSQL) settled(w *wire.Waiter, result *wire.Result) {
 	}
 }
 
-func (l leaseHostOfSQL) keep(origin *wire.Origin, result *wire.Result) {
-	l.r.sessions.Keep(origin, keptResult(result))
+func (l leaseHostOfSQL) keep(w *wire.Waiter, result *wire.Result) {
+	l.r.keepForClient(&w.Operation, result)
 }
 
 // publishHolder lets other goroutines see who holds the lease.

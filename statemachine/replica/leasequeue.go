@@ -87,7 +87,7 @@ type leaseHost interface {
 	settled(w *wire.Waiter, result *wire.Result)
 	// keep is called when a waiter with an origin leaves the queue. A copy of its
 	// operation gets this result.
-	keep(origin *wire.Origin, result *wire.Result)
+	keep(w *wire.Waiter, result *wire.Result)
 }
 
 // entry is the entry being applied.
@@ -216,6 +216,9 @@ func (q *leaseQueue) applyUnder(e *entry, i int, op *wire.Operation, result *wir
 		result.Lease = wire.LeaseResult{State: wire.LeaseExpired, ID: l.Under}
 		return q.endLease(e)
 	}
+	if l.Transaction && op.Origin != nil { // tells the commit from one of another view
+		result.Lease.ID = l.Under
+	}
 	if err := q.host.apply(op, result); err != nil {
 		return err
 	}
@@ -328,7 +331,13 @@ func (e *entry) resultOf(w *wire.Waiter) *wire.Result {
 // applied, and through the host otherwise.
 func (q *leaseQueue) settle(e *entry, w *wire.Waiter, result *wire.Result) {
 	if w.Operation.Origin != nil {
-		q.host.keep(w.Operation.Origin, result)
+		q.host.keep(w, result)
+		// Copies of the operation in this entry have got the result LeaseQueued.
+		for i := range e.results {
+			if copied := &e.results[i].Lease; copied.State == wire.LeaseQueued && copied.ID == waiterID(w) {
+				e.results[i] = *result
+			}
+		}
 	}
 	if !e.contains(w) {
 		q.host.settled(w, result)

@@ -63,8 +63,8 @@ func (h *leaseHistory) settled(w *wire.Waiter, result *wire.Result) {
 	fmt.Fprintf(&h.out, "  settled %s of session %d: %s\n", leaseName(waiterID(w)), w.Session, resultText(result))
 }
 
-func (h *leaseHistory) keep(origin *wire.Origin, result *wire.Result) {
-	fmt.Fprintf(&h.out, "  client %d's operation %d keeps %s\n", origin.Session, origin.Sequence, resultText(result))
+func (h *leaseHistory) keep(w *wire.Waiter, result *wire.Result) {
+	fmt.Fprintf(&h.out, "  client %d's operation %d keeps %s\n", w.Operation.Origin.Session, w.Operation.Origin.Sequence, resultText(result))
 }
 
 func leaseName(id uint64) string {

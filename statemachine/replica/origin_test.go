@@ -120,6 +120,117 @@ func TestCopiesOfAQueuedRemoteOperation(t *testing.T) {
 	}
 }
 
+// A node's entry has a copy of an operation that waits through another node, and what
+// ends the lease: the operation is applied in this entry, and the copy gets its result.
+func TestACopyIsSettledInItsOwnEntry(t *testing.T) {
+	for _, name := range []string{"one entry", "two entries"} {
+		m, holder := newLeaseMachine(t)
+		client, node := m.openFor(0, 0), m.openFor(3, 1)
+		m.grantTo(holder, 1|leaseIDBit, 3000)
+		insert := func() *wire.Operation { return remote(client, 1, op("INSERT INTO t(id) VALUES(7)")) }
+		var ops []*wire.Operation
+		if name == "one entry" {
+			ops = append(ops, insert())
+		} else {
+			m.mustQueue(node, insert())
+		}
+		results := m.doAs(holder, append(ops, insert(), release(1|leaseIDBit))...)
+		for i, r := range results[:len(results)-1] {
+			if r.Lease.State != wire.LeaseNone || len(r.Statements) != 1 {
+				t.Errorf("%s: the result of copy %d is %+v", name, i, r)
+			}
+		}
+		m.expectRows("7")
+	}
+}
+
+// A node's entry that has a copy of a queued operation may be delivered once more after
+// the operation has left the queue.
+func TestACopyOfAnEntryWithAQueuedCopy(t *testing.T) {
+	m, holder := newLeaseMachine(t)
+	client, node, other := m.openFor(0, 0), m.openFor(3, 1), m.openFor(4, 1)
+	m.grantTo(holder, 1|leaseIDBit, 3000)
+	insert := func() *wire.Operation { return remote(client, 1, op("INSERT INTO t(id) VALUES(7)")) }
+	m.mustQueue(node, insert())
+	entry := other.entry(insert())
+	m.update(entry)
+	m.doAs(holder, release(1|leaseIDBit))
+	m.update(entry)
+	if r := m.got[[2]uint64{other.session, other.seq}][0]; r.Lease.State != wire.LeaseNone || len(r.Statements) != 1 {
+		t.Errorf("the result is %+v", r)
+	}
+}
+
+// A node that gives up removes its waiter from the queue. Then nothing is applied, and a
+// copy through another node is applied in its turn.
+func TestACopyOfARemovedOperationIsApplied(t *testing.T) {
+	m, holder := newLeaseMachine(t)
+	client, node := m.openFor(0, 0), m.openFor(3, 1)
+	m.grantTo(holder, 1|leaseIDBit, 3000)
+	insert := func() *wire.Operation { return remote(client, 1, op("INSERT INTO t(id) VALUES(7)")) }
+	id := m.mustQueue(node, insert())
+	m.doAs(node, release(id))
+	if m.settledState(id) != wire.LeaseExpired || m.settled[id].RetryAbove != 1 {
+		t.Errorf("the removed waiter got %+v", m.settled[id])
+	}
+	id = m.mustQueue(holder, insert())
+	m.doAs(holder, release(1|leaseIDBit))
+	if m.settledState(id) != wire.LeaseNone {
+		t.Errorf("the copy got %+v", m.settled[id])
+	}
+	if r := m.doAs(node, insert())[0]; r.Err != nil || len(r.Statements) != 1 {
+		t.Errorf("a late copy got %+v", r)
+	}
+	m.expectRows("7")
+}
+
+// Attempts of an operation with different bounds of steps: one with more steps is
+// applied, and the last one is final.
+func TestAttemptsOfARemoteOperation(t *testing.T) {
+	m := newMachine(t)
+	m.must("CREATE TABLE t(n)")
+	client, first, second := m.openFor(0, 0), m.openFor(1, 1), m.openFor(2, 1)
+	attempt := func(p *proposer, sequence, steps uint64, last bool) wire.Result {
+		o := remote(client, sequence, op("WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM x WHERE n<10000) INSERT INTO t SELECT n FROM x"))
+		o.MaxSteps, o.Origin.Last = steps, last
+		return m.doAs(p, o)[0]
+	}
+	for _, a := range []struct {
+		sequence, steps uint64
+		last            bool
+		retryAbove      uint64
+		applied         bool
+	}{
+		{1, 1000, false, 1000, false}, {1, 1000, false, 1000, false}, {1, 500, false, 1000, false}, {1, 4000, false, 4000, false},
+		{1, 10_000_000, false, 0, true}, {1, 1000, true, 0, true},
+		{2, 1000, false, 1000, false}, {2, 500, true, 0, false}, {2, 10_000_000, false, 0, false},
+		{3, 1000, true, 0, false}, {3, 10_000_000, true, 0, false},
+	} {
+		for _, p := range []*proposer{first, second} {
+			r := attempt(p, a.sequence, a.steps, a.last)
+			if r.RetryAbove != a.retryAbove || (r.Err == nil) != a.applied {
+				t.Errorf("attempt %+v: the result is %+v", a, r)
+			}
+		}
+	}
+	if n := m.rows("SELECT count(*) FROM t"); n != "10000" {
+		t.Errorf("there are %s rows, want 10000", n)
+	}
+}
+
+// What a client names as its session must not be a node's.
+func TestAnOriginCannotNameTheSessionOfANode(t *testing.T) {
+	m := newMachine(t)
+	m.must("CREATE TABLE applied(n INTEGER)")
+	node := m.openFor(1, 1)
+	if r := m.do(remote(node, 1<<40, insert(1)))[0]; r.Admission != wire.UnknownSession {
+		t.Errorf("the result is %+v", r)
+	}
+	if r := m.doAs(node, insert(2)); len(r) != 1 || r[0].Err != nil {
+		t.Errorf("the node's next entry got %+v", r)
+	}
+}
+
 // A client that does not know what became of its Commit sends an operation that does
 // nothing with the same origin: it gets the result of the commit, or there will be none.
 func TestAClientLearnsWhatBecameOfItsCommit(t *testing.T) {
