@@ -128,4 +128,3 @@ func BenchmarkRemoteRows(b *testing.B) {
 		}
 	})
 }
-
