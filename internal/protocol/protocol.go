@@ -22,6 +22,11 @@ const (
 	// ChunkBytes is the size from which a server sends the cells that it has, instead
 	// of adding another row.
 	ChunkBytes = 64 << 10
+	// LinkQueue bounds the requests or responses of sessions that wait to be sent
+	// together, and LinkBytes is the size that such a message has at most, unless it
+	// has a single one.
+	LinkQueue = 64
+	LinkBytes = 1 << 20
 	// MaxMessage bounds a message of the API, in bytes. The largest operation has 8
 	// MiB, and one row of a query can be larger than a chunk.
 	MaxMessage = 64 << 20

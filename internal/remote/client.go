@@ -73,6 +73,7 @@ type Client struct {
 	learned   []string              // addresses that a node has told; guarded by mu
 	leader    string                // its address; "": not known; guarded by mu
 	refreshed time.Time             // when learned and leader were last told; guarded by mu
+	links     map[string][]*link    // to the nodes, by address; the slices are not changed; guarded by mu
 	origins   map[string][]*Origins // those that are free, by the names of their shards; guarded by mu
 	seen      wire.Seen             // the highest that a node has told; guarded by mu
 }
@@ -92,7 +93,7 @@ func New(opts Options) *Client {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(opts.TLS != nil)
 	protocols.SetUnencryptedHTTP2(opts.TLS == nil)
-	c := &Client{opts: opts, nodes: map[string]*endpoint{}, origins: map[string][]*Origins{}}
+	c := &Client{opts: opts, nodes: map[string]*endpoint{}, origins: map[string][]*Origins{}, links: map[string][]*link{}}
 	c.transport = &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		TLSClientConfig:     opts.TLS,

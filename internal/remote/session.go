@@ -26,19 +26,19 @@ const cancelWait = 3 * time.Second
 // A Session is one connection to a node. Do is called from one goroutine at a time;
 // the other methods may be called from any.
 type Session struct {
-	client  *Client
-	address string
-	stream  *connect.BidiStreamForClient[apiv1.SessionRequest, apiv1.SessionResponse]
-	cancel  context.CancelFunc // ends the stream
+	client *Client
+	link   *link
+	number uint64 // of the session in the link
 
-	sending sync.Mutex // held while something is sent
+	sending sync.Mutex // held while something is queued, so that the ids ascend
 	lastID  uint64     // guarded by sending
 
 	waiting atomic.Pointer[waiter] // of the request that Do waits for; nil: none
-	done    chan struct{}          // closed when nothing more is received
+	finish  sync.Once
+	done    chan struct{} // closed when nothing more is received
 	// These are set before done is closed.
-	err     error  // why the stream has ended
-	closing bool   // the server has said that it executed nothing after executed
+	err     error  // why the session has ended
+	closing bool   // the server has said that it executed nothing after last
 	last    uint64 // the last request that it has executed
 }
 
@@ -81,41 +81,45 @@ func (c *Client) OpenSession(ctx context.Context, cfg connapi.Config) (*Session,
 }
 
 func (c *Client) openOn(ctx context.Context, e *endpoint, cfg connapi.Config) (*Session, *apiv1.SessionResponse, error) {
-	streamCtx, cancel := context.WithCancel(c.ctx)
-	s := &Session{client: c, address: e.address, cancel: cancel, done: make(chan struct{})}
-	s.stream = e.database.Session(streamCtx)
-	if !c.begin(s.receive) {
-		cancel()
-		return nil, nil, node.ErrClosed
+	s := &Session{client: c, done: make(chan struct{})}
+	if err := c.attach(e, s); err != nil {
+		return nil, nil, err
 	}
 	answer, err := s.Do(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Open{Open: protocol.Open(cfg)}})
 	if err == nil {
 		return s, answer, nil
 	}
 	s.Close()
-	if s.err != nil && isAnswer(fromConnect(s.err)) || errors.Is(fromConnect(s.err), protocol.ErrUnauthorized) {
-		err = fromConnect(s.err)
-	} else if s.err != nil && ctx.Err() == nil {
-		err = s.err
+	var broken *BrokenError
+	if errors.As(err, &broken) && ctx.Err() == nil {
+		err = fromConnect(broken.Err)
 	}
 	return nil, nil, err
 }
 
 // Address returns the address of the node.
-func (s *Session) Address() string { return s.address }
+func (s *Session) Address() string { return s.link.address }
 
-// Close ends the session, which rolls back its transaction. It returns when the
-// goroutine of the session has ended.
+var errSessionClosed = errors.New("hiqlite: the session is closed")
+
+// Close ends the session, which rolls back its transaction.
 func (s *Session) Close() {
-	s.end()
-	<-s.done
+	if !s.Ended() {
+		_ = s.Send(&apiv1.SessionRequest{Request: &apiv1.SessionRequest_CloseSession{CloseSession: &apiv1.CloseSession{}}}) // if the link is broken, the session has ended with it
+	}
+	s.end(errSessionClosed, nil)
 }
 
-// end ends the stream. net/http notices the end of a context only once the body of the
-// request has ended, too.
-func (s *Session) end() {
-	_ = s.stream.CloseRequest()
-	s.cancel()
+// end marks the session as ended, once.
+func (s *Session) end(err error, closing *apiv1.Closing) {
+	s.finish.Do(func() {
+		s.err = err
+		if closing != nil {
+			s.closing, s.last = true, closing.LastRequest
+		}
+		close(s.done)
+		s.link.remove(s)
+	})
 }
 
 // Ended reports whether the session has ended.
@@ -128,29 +132,19 @@ func (s *Session) Ended() bool {
 	}
 }
 
-// receive gives answers to those that wait for them, until the stream ends.
-func (s *Session) receive() {
-	defer close(s.done)
-	defer s.end()
-	defer context.AfterFunc(s.client.ctx, s.end)()
-	for {
-		answer, err := s.stream.Receive()
-		if err != nil {
-			s.err = err
-			return
+// deliver gives an answer to the one who waits for it.
+func (s *Session) deliver(answer *apiv1.SessionResponse) {
+	if c := answer.GetClosing(); c != nil {
+		err := protocol.DecodeError(answer.Error)
+		if err == nil {
+			err = fmt.Errorf("the server ended the session: %s", c.Reason)
 		}
-		if c := answer.GetClosing(); c != nil {
-			s.closing, s.last = true, c.LastRequest
-			s.err = fmt.Errorf("the server ended the session: %s", c.Reason)
-			return
-		}
-		if answer.Seen != nil {
-			s.client.Saw(protocol.WireSeen(answer.Seen))
-		}
-		if w := s.waiting.Load(); w != nil && w.id == answer.Id {
-			s.waiting.Store(nil)
-			w.answer <- answer
-		}
+		s.end(err, c)
+		return
+	}
+	if w := s.waiting.Load(); w != nil && w.id == answer.Id {
+		s.waiting.Store(nil)
+		w.answer <- answer
 	}
 }
 
@@ -159,8 +153,8 @@ func (s *Session) Send(r *apiv1.SessionRequest) error {
 	s.sending.Lock()
 	defer s.sending.Unlock()
 	s.lastID++
-	r.Id = s.lastID
-	return s.stream.Send(r)
+	r.Session, r.Id = s.number, s.lastID
+	return s.link.send(r)
 }
 
 // Cancel tells the server to end a request.
@@ -190,19 +184,19 @@ func (s *Session) do(ctx context.Context, r *apiv1.SessionRequest) (*apiv1.Sessi
 	if seen := s.client.Seen(); seen.SQL != 0 || seen.KV != 0 {
 		r.Seen = protocol.Seen(seen)
 	}
-	if size := proto.Size(r); size > maxRequest {
+	if size := proto.Size(r); size > maxRequest { // it could not be sent to other nodes either
 		return nil, fmt.Errorf("%w: a request of %d bytes", node.ErrTooLarge, size)
 	}
 	w := &waiter{answer: make(chan *apiv1.SessionResponse, 1)}
 	s.sending.Lock()
 	if s.Ended() {
 		s.sending.Unlock()
-		return nil, &BrokenError{Address: s.address, NotExecuted: true, Err: s.err}
+		return nil, &BrokenError{Address: s.link.address, NotExecuted: true, Err: s.err}
 	}
 	s.lastID++
-	w.id, r.Id = s.lastID, s.lastID
+	w.id, r.Session, r.Id = s.lastID, s.number, s.lastID
 	s.waiting.Store(w)
-	_ = s.stream.Send(r) // if it fails, the stream has ended, and receive gets the error
+	_ = s.link.send(r) // if it fails, the session ends with the link
 	s.sending.Unlock()
 	select {
 	case answer := <-w.answer:
@@ -224,7 +218,7 @@ func (s *Session) do(ctx context.Context, r *apiv1.SessionRequest) (*apiv1.Sessi
 		if answer, err := s.broken(w); err == nil {
 			return answer, nil
 		}
-		return nil, &BrokenError{Address: s.address, Err: ctx.Err()}
+		return nil, &BrokenError{Address: s.link.address, Err: ctx.Err()}
 	}
 }
 
@@ -237,7 +231,7 @@ func (s *Session) broken(w *waiter) (*apiv1.SessionResponse, error) {
 	case answer := <-w.answer:
 		return answer, nil
 	default:
-		return nil, &BrokenError{Address: s.address, NotExecuted: s.closing && w.id > s.last, Err: s.err}
+		return nil, &BrokenError{Address: s.link.address, NotExecuted: s.closing && w.id > s.last, Err: s.err}
 	}
 }
 

@@ -255,18 +255,45 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// rawSession opens a session without the driver.
-func rawSession(t *testing.T, ctx context.Context, client *http.Client, address string) *connect.BidiStreamForClient[apiv1.SessionRequest, apiv1.SessionResponse] {
+// A rawSession is a session without the driver, alone in its stream.
+type rawSession struct {
+	*connect.BidiStreamForClient[apiv1.SessionRequests, apiv1.SessionResponses]
+}
+
+func (s rawSession) send(requests ...*apiv1.SessionRequest) error {
+	return s.Send(&apiv1.SessionRequests{Requests: requests})
+}
+
+func (s rawSession) receive() (*apiv1.SessionResponse, error) {
+	m, err := s.Receive()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range m.Responses {
+		if r.Error != nil {
+			return nil, errors.New(r.Error.Message)
+		}
+	}
+	return m.Responses[0], nil
+}
+
+func newRawSession(ctx context.Context, client *http.Client, address string) rawSession {
+	return rawSession{hiqlitev1connect.NewDatabaseClient(client, "http://"+address).Session(ctx)}
+}
+
+func openRawSession(t *testing.T, ctx context.Context, client *http.Client, address string) rawSession {
 	t.Helper()
-	s := hiqlitev1connect.NewDatabaseClient(client, "http://"+address).Session(ctx)
-	if err := s.Send(&apiv1.SessionRequest{Id: 1, Request: &apiv1.SessionRequest_Open{Open: &apiv1.Open{}}}); err != nil {
+	s := newRawSession(ctx, client, address)
+	if err := s.send(opening); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Receive(); err != nil {
+	if _, err := s.receive(); err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
+
+var opening = &apiv1.SessionRequest{Id: 1, Request: &apiv1.SessionRequest_Open{Open: &apiv1.Open{}}}
 
 // A session of malformed requests ends with a clear error.
 func TestBadSessions(t *testing.T) {
@@ -279,29 +306,26 @@ func TestBadSessions(t *testing.T) {
 		want     string
 	}{
 		"no Open":             {[]*apiv1.SessionRequest{{Id: 1, Request: ping}}, "Open"},
-		"an Open without id":  {[]*apiv1.SessionRequest{{Request: &apiv1.SessionRequest_Open{}}}, "Open"},
-		"an id twice":         {[]*apiv1.SessionRequest{{Id: 1, Request: &apiv1.SessionRequest_Open{Open: &apiv1.Open{}}}, {Id: 1, Request: ping}}, "follows"},
-		"nothing":             {[]*apiv1.SessionRequest{{Id: 1, Request: &apiv1.SessionRequest_Open{Open: &apiv1.Open{}}}, {Id: 2}}, "malformed"},
-		"a Fetch of no query": {[]*apiv1.SessionRequest{{Id: 1, Request: &apiv1.SessionRequest_Open{Open: &apiv1.Open{}}}, {Id: 2, Request: &apiv1.SessionRequest_Fetch{Fetch: &apiv1.Fetch{Query: 9}}}}, "closed"},
-		"a Commit of nothing": {[]*apiv1.SessionRequest{{Id: 1, Request: &apiv1.SessionRequest_Open{Open: &apiv1.Open{}}}, {Id: 2, Request: &apiv1.SessionRequest_Commit{Commit: &apiv1.Commit{}}}}, "no transaction"},
+		"an Open without id":  {[]*apiv1.SessionRequest{{Request: &apiv1.SessionRequest_Open{Open: &apiv1.Open{}}}}, "Open"},
+		"an Open twice":       {[]*apiv1.SessionRequest{opening, opening}, "open already"},
+		"an id twice":         {[]*apiv1.SessionRequest{opening, {Id: 1, Request: ping}}, "follows"},
+		"nothing":             {[]*apiv1.SessionRequest{opening, {Id: 2}}, "malformed"},
+		"a Fetch of no query": {[]*apiv1.SessionRequest{opening, {Id: 2, Request: &apiv1.SessionRequest_Fetch{Fetch: &apiv1.Fetch{Query: 9}}}}, "closed"},
+		"a Commit of nothing": {[]*apiv1.SessionRequest{opening, {Id: 2, Request: &apiv1.SessionRequest_Commit{Commit: &apiv1.Commit{}}}}, "no transaction"},
 		"a bad PRAGMA":        {[]*apiv1.SessionRequest{{Id: 1, Request: &apiv1.SessionRequest_Open{Open: &apiv1.Open{Pragmas: []string{"a;b"}}}}}, "more than one statement"},
 	} {
-		ctx, cancel := context.WithCancel(testrun.Context(t))
-		s := hiqlitev1connect.NewDatabaseClient(client, "http://"+address).Session(ctx)
-		for _, r := range x.requests {
-			if err := s.Send(r); err != nil && !errors.Is(err, io.EOF) {
-				t.Fatal(err)
-			}
+		s := newRawSession(testrun.Context(t), client, address)
+		if err := s.send(x.requests...); err != nil && !errors.Is(err, io.EOF) {
+			t.Fatal(err)
 		}
 		var err error
 		for err == nil {
-			_, err = s.Receive()
+			_, err = s.receive()
 		}
 		if !strings.Contains(err.Error(), x.want) {
 			t.Errorf("%s: %v, want %q", name, err, x.want)
 		}
 		_ = s.CloseRequest()
-		cancel()
 	}
 }
 
@@ -322,23 +346,23 @@ func TestClientsThatVanish(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(testrun.Context(t))
 	defer cancel()
-	tx := rawSession(t, ctx, vanishing, address)
+	tx := openRawSession(t, ctx, vanishing, address)
 	for _, r := range []*apiv1.SessionRequest{
 		{Id: 2, Request: &apiv1.SessionRequest_Begin{Begin: &apiv1.Begin{}}},
 		{Id: 3, Request: &apiv1.SessionRequest_Exec{Exec: &apiv1.Statement{Sql: "INSERT INTO t VALUES(1)"}}},
 	} {
-		if err := tx.Send(r); err != nil {
+		if err := tx.send(r); err != nil {
 			t.Fatal(err)
 		}
-		if answer, err := tx.Receive(); err != nil || answer.Error != nil {
-			t.Fatal(answer, err)
+		if _, err := tx.receive(); err != nil {
+			t.Fatal(err)
 		}
 	}
-	slow := rawSession(t, ctx, vanishing, address)
+	slow := openRawSession(t, ctx, vanishing, address)
 	const endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT i FROM n"
 	go func() { // until the stream ends
 		for id := uint64(2); ; id++ {
-			if slow.Send(&apiv1.SessionRequest{Id: id, Request: &apiv1.SessionRequest_Query{Query: &apiv1.Statement{Sql: endless}}}) != nil {
+			if slow.send(&apiv1.SessionRequest{Id: id, Request: &apiv1.SessionRequest_Query{Query: &apiv1.Statement{Sql: endless}}}) != nil {
 				return
 			}
 		}
@@ -376,9 +400,9 @@ func TestIdleClients(t *testing.T) {
 	ctx, cancel := context.WithCancel(testrun.Context(t))
 	defer cancel()
 	client := httpClient(t, true)
-	var sessions []*connect.BidiStreamForClient[apiv1.SessionRequest, apiv1.SessionResponse]
+	var sessions []rawSession
 	for range clients {
-		sessions = append(sessions, rawSession(t, ctx, client, address))
+		sessions = append(sessions, openRawSession(t, ctx, client, address))
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
@@ -388,11 +412,12 @@ func TestIdleClients(t *testing.T) {
 	if n := s.Counters().Sessions; n != clients {
 		t.Errorf("there are %d sessions", n)
 	}
-	stream := hiqlitev1connect.NewDatabaseClient(client, "http://"+address).Session(ctx)
-	_ = stream.Send(&apiv1.SessionRequest{Id: 1, Request: &apiv1.SessionRequest_Open{Open: &apiv1.Open{}}})
-	if _, err := stream.Receive(); connect.CodeOf(err) != connect.CodeResourceExhausted || !strings.Contains(err.Error(), fmt.Sprint(clients)) {
+	more := newRawSession(ctx, client, address)
+	_ = more.send(opening)
+	if _, err := more.receive(); err == nil || !strings.Contains(err.Error(), fmt.Sprint(clients)) {
 		t.Errorf("one more: %v", err)
 	}
+	_ = more.CloseRequest()
 	if n := s.Counters().RefusedSessions; n != 1 {
 		t.Errorf("the server has counted %d", n)
 	}

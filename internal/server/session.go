@@ -20,15 +20,18 @@ import (
 	"github.com/hiqlite/hiqlite/internal/protocol"
 )
 
-// A session is one connection of a remote client. One goroutine reads the requests
-// of the stream and carries out cancellations at once; another one executes the other
-// requests in their order, and is the only one that sends.
+// A session is one connection of a remote client. One goroutine executes its requests in
+// their order. The goroutine of the link, which receives them, carries out cancellations
+// at once.
 type session struct {
 	server *Server
-	stream *connect.BidiStream[apiv1.SessionRequest, apiv1.SessionResponse]
+	link   *link
+	id     uint64
 	conn   connapi.Conn
 
-	requests chan *apiv1.SessionRequest // closed when the stream has no more
+	requests chan *apiv1.SessionRequest
+	ctx      context.Context // of the session
+	end      context.CancelFunc
 
 	// These belong to the executing goroutine.
 	queries map[uint64]*query // those whose rows are not closed, by the ids of their requests
@@ -43,73 +46,52 @@ type session struct {
 	early   []uint64                      // requests that were canceled before their execution began; guarded by mu
 }
 
-// requestQueue bounds the requests of a session that wait. A client that sends more
-// without reading answers waits for the server.
+// requestQueue bounds the requests of a session that wait. The driver sends at most
+// three without waiting for an answer.
 const requestQueue = 16
 
-// Session implements the API.
-func (s *databaseService) Session(ctx context.Context, stream *connect.BidiStream[apiv1.SessionRequest, apiv1.SessionResponse]) error {
-	if !s.sessions.add(s.limits.MaxSessions) {
-		s.counters.refusedSessions.Add(1)
-		return connectError(fmt.Errorf("%w: it has %d sessions already", protocol.ErrLimit, s.limits.MaxSessions))
+// serve executes the requests of a session. first is its Open.
+func (x *session) serve(ctx context.Context, first *apiv1.SessionRequest) {
+	err := x.open(ctx, first)
+	if x.conn != nil {
+		defer x.close()
 	}
-	defer s.sessions.remove()
-	x := &session{
-		server: s.Server, stream: stream, requests: make(chan *apiv1.SessionRequest, requestQueue),
-		queries: map[uint64]*query{}, cancels: map[uint64]context.CancelFunc{},
+	if err == nil {
+		err = x.run(ctx)
 	}
-	ended, end := context.WithCancel(ctx)
-	defer end()
-	first, err := stream.Receive()
-	if err != nil {
-		return err
+	if err != nil && ctx.Err() == nil {
+		closing := &apiv1.SessionResponse_Closing{Closing: &apiv1.Closing{LastRequest: x.last, Reason: err.Error()}}
+		_ = x.link.send(ctx, &apiv1.SessionResponse{Session: x.id, Error: sessionError(err), Response: closing}) // if it fails, the stream has ended
 	}
-	if err := x.open(ctx, first); err != nil {
-		return err
-	}
-	defer x.close()
-	go x.receive(ended) // ends with the stream, which ends when this method returns
-	return x.run(ctx)
 }
 
-// receive reads requests until the stream ends.
-func (x *session) receive(ended context.Context) {
-	defer close(x.requests)
-	for {
-		r, err := x.stream.Receive()
-		if err != nil {
-			return
-		}
-		if c := r.GetCancel(); c != nil {
-			x.cancel(c.Request)
-			continue
-		}
-		select {
-		case x.requests <- r:
-		case <-ended.Done():
-			return
-		}
+// sessionError encodes the error that ended a session.
+func sessionError(err error) *apiv1.Error {
+	var malformed *connect.Error
+	if errors.As(err, &malformed) {
+		return &apiv1.Error{Message: malformed.Message()}
 	}
+	return encodeError(err)
 }
 
 // open executes the first request. An error that the client would not get from an
 // embedded node, such as that of a node that is closing, ends the stream with it.
 func (x *session) open(ctx context.Context, r *apiv1.SessionRequest) error {
 	if x.server.isDraining() {
-		return connectError(fmt.Errorf("%w: the server is shutting down", hiqlite.ErrClosed))
+		return fmt.Errorf("%w: the server is shutting down", hiqlite.ErrClosed)
 	}
 	open := r.GetOpen()
-	if open == nil || r.Id == 0 {
+	if r.Id == 0 {
 		return connect.NewError(connect.CodeInvalidArgument, errors.New("the first request of a session is Open, with an id"))
 	}
 	ctx, cancel := x.requestContext(ctx, r)
 	defer cancel()
 	if err := x.server.follow(ctx, r.Seen); err != nil {
-		return connectError(err)
+		return err
 	}
 	conn, err := x.server.connector.OpenConn(ctx, protocol.ConnConfig(open))
 	if err != nil {
-		return connectError(err)
+		return err
 	}
 	x.conn, x.last = conn, r.Id
 	status, _ := x.server.backend.Status(ctx)
@@ -141,10 +123,7 @@ func (x *session) run(ctx context.Context) error {
 			}
 		}
 		select {
-		case r, ok := <-x.requests:
-			if !ok {
-				return nil
-			}
+		case r := <-x.requests:
 			if err := x.execute(ctx, r); err != nil {
 				return err
 			}
@@ -169,6 +148,7 @@ func (x *session) restorable() bool {
 }
 
 func (x *session) sayClosing(reason string) error {
+	x.link.forget(x) // later requests are answered by nobody, or executed by nobody
 	return x.send(&apiv1.SessionResponse{Response: &apiv1.SessionResponse_Closing{
 		Closing: &apiv1.Closing{LastRequest: x.last, Reason: reason},
 	}})
@@ -236,10 +216,10 @@ func (x *session) execute(stream context.Context, r *apiv1.SessionRequest) error
 		err = x.server.follow(ctx, r.Seen)
 	}
 	if err == nil {
-		err = x.server.admitStatements(ctx, x.stream.Peer().Addr, r)
+		err = x.server.admitStatements(ctx, x.link.stream.Peer().Addr, r)
 	}
 	if err == nil {
-		x.server.logRequest(x.stream.Peer().Addr, r)
+		x.server.logRequest(x.link.stream.Peer().Addr, r)
 		x.conn.SetOrigin(protocol.WireOrigin(r.Origin))
 		keep, err = x.dispatch(ctx, cancel, r, answer)
 		x.conn.SetOrigin(nil)
@@ -340,8 +320,8 @@ func (x *session) send(answer *apiv1.SessionResponse) error {
 		x.sent = state
 		answer.State = protocol.State(state)
 	}
-	answer.Seen = protocol.Seen(x.server.connector.Seen())
-	return x.stream.Send(answer)
+	answer.Session, answer.Seen = x.id, protocol.Seen(x.server.connector.Seen())
+	return x.link.send(x.ctx, answer)
 }
 
 // A query is a query whose rows are not closed.

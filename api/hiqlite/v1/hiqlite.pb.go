@@ -225,7 +225,7 @@ func (x Prepared_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Prepared_Kind.Descriptor instead.
 func (Prepared_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{28, 0}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{31, 0}
 }
 
 type Event_Kind int32
@@ -283,7 +283,7 @@ func (x Event_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Kind.Descriptor instead.
 func (Event_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{46, 0}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{49, 0}
 }
 
 type DoRequest_Shard int32
@@ -335,7 +335,7 @@ func (x DoRequest_Shard) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DoRequest_Shard.Descriptor instead.
 func (DoRequest_Shard) EnumDescriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{52, 0}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{55, 0}
 }
 
 // A Value is a value of SQLite. NULL has no field set.
@@ -1130,9 +1130,100 @@ func (x *SQLError) GetStatement() int32 {
 	return 0
 }
 
+// SessionRequests are sent together because they were waiting at the same time.
+type SessionRequests struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Requests      []*SessionRequest      `protobuf:"bytes,1,rep,name=requests,proto3" json:"requests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRequests) Reset() {
+	*x = SessionRequests{}
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRequests) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRequests) ProtoMessage() {}
+
+func (x *SessionRequests) ProtoReflect() protoreflect.Message {
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRequests.ProtoReflect.Descriptor instead.
+func (*SessionRequests) Descriptor() ([]byte, []int) {
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SessionRequests) GetRequests() []*SessionRequest {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+type SessionResponses struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Responses     []*SessionResponse     `protobuf:"bytes,1,rep,name=responses,proto3" json:"responses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionResponses) Reset() {
+	*x = SessionResponses{}
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionResponses) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionResponses) ProtoMessage() {}
+
+func (x *SessionResponses) ProtoReflect() protoreflect.Message {
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionResponses.ProtoReflect.Descriptor instead.
+func (*SessionResponses) Descriptor() ([]byte, []int) {
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SessionResponses) GetResponses() []*SessionResponse {
+	if x != nil {
+		return x.Responses
+	}
+	return nil
+}
+
 // A SessionRequest asks for one thing.
 type SessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// The session of the stream. Its first request is Open. A number is used once.
+	Session uint64 `protobuf:"varint,7,opt,name=session,proto3" json:"session,omitempty"`
 	// Counts the requests of the session, from 1.
 	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	// How long the request may take, in microseconds; 0: no bound; negative: the
@@ -1158,6 +1249,7 @@ type SessionRequest struct {
 	//	*SessionRequest_Ping
 	//	*SessionRequest_Cancel
 	//	*SessionRequest_Reset_
+	//	*SessionRequest_CloseSession
 	Request       isSessionRequest_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1165,7 +1257,7 @@ type SessionRequest struct {
 
 func (x *SessionRequest) Reset() {
 	*x = SessionRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[13]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1269,7 @@ func (x *SessionRequest) String() string {
 func (*SessionRequest) ProtoMessage() {}
 
 func (x *SessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[13]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1282,14 @@ func (x *SessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRequest.ProtoReflect.Descriptor instead.
 func (*SessionRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{13}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SessionRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
 }
 
 func (x *SessionRequest) GetId() uint64 {
@@ -1359,6 +1458,15 @@ func (x *SessionRequest) GetReset_() *Reset {
 	return nil
 }
 
+func (x *SessionRequest) GetCloseSession() *CloseSession {
+	if x != nil {
+		if x, ok := x.Request.(*SessionRequest_CloseSession); ok {
+			return x.CloseSession
+		}
+	}
+	return nil
+}
+
 type isSessionRequest_Request interface {
 	isSessionRequest_Request()
 }
@@ -1415,6 +1523,10 @@ type SessionRequest_Reset_ struct {
 	Reset_ *Reset `protobuf:"bytes,22,opt,name=reset,proto3,oneof"`
 }
 
+type SessionRequest_CloseSession struct {
+	CloseSession *CloseSession `protobuf:"bytes,23,opt,name=close_session,json=closeSession,proto3,oneof"`
+}
+
 func (*SessionRequest_Open) isSessionRequest_Request() {}
 
 func (*SessionRequest_Exec) isSessionRequest_Request() {}
@@ -1441,6 +1553,8 @@ func (*SessionRequest_Cancel) isSessionRequest_Request() {}
 
 func (*SessionRequest_Reset_) isSessionRequest_Request() {}
 
+func (*SessionRequest_CloseSession) isSessionRequest_Request() {}
+
 // Open configures the connection.
 type Open struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1460,7 +1574,7 @@ type Open struct {
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[14]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1586,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[14]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1599,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{14}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Open) GetConsistency() Consistency {
@@ -1560,7 +1674,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[15]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1686,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[15]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1699,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{15}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *State) GetSettings() uint32 {
@@ -1648,7 +1762,7 @@ type Fetch struct {
 
 func (x *Fetch) Reset() {
 	*x = Fetch{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[16]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1660,7 +1774,7 @@ func (x *Fetch) String() string {
 func (*Fetch) ProtoMessage() {}
 
 func (x *Fetch) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[16]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1673,7 +1787,7 @@ func (x *Fetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetch.ProtoReflect.Descriptor instead.
 func (*Fetch) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{16}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Fetch) GetQuery() uint64 {
@@ -1700,7 +1814,7 @@ type CloseRows struct {
 
 func (x *CloseRows) Reset() {
 	*x = CloseRows{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[17]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +1826,7 @@ func (x *CloseRows) String() string {
 func (*CloseRows) ProtoMessage() {}
 
 func (x *CloseRows) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[17]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +1839,7 @@ func (x *CloseRows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRows.ProtoReflect.Descriptor instead.
 func (*CloseRows) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{17}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CloseRows) GetQuery() uint64 {
@@ -1748,7 +1862,7 @@ type Prepare struct {
 
 func (x *Prepare) Reset() {
 	*x = Prepare{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[18]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +1874,7 @@ func (x *Prepare) String() string {
 func (*Prepare) ProtoMessage() {}
 
 func (x *Prepare) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[18]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +1887,7 @@ func (x *Prepare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepare.ProtoReflect.Descriptor instead.
 func (*Prepare) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{18}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Prepare) GetSql() string {
@@ -1809,7 +1923,7 @@ type Begin struct {
 
 func (x *Begin) Reset() {
 	*x = Begin{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[19]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +1935,7 @@ func (x *Begin) String() string {
 func (*Begin) ProtoMessage() {}
 
 func (x *Begin) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[19]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +1948,7 @@ func (x *Begin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Begin.ProtoReflect.Descriptor instead.
 func (*Begin) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{19}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Begin) GetReadOnly() bool {
@@ -1859,7 +1973,7 @@ type Commit struct {
 
 func (x *Commit) Reset() {
 	*x = Commit{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[20]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +1985,7 @@ func (x *Commit) String() string {
 func (*Commit) ProtoMessage() {}
 
 func (x *Commit) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[20]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +1998,7 @@ func (x *Commit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Commit.ProtoReflect.Descriptor instead.
 func (*Commit) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{20}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{22}
 }
 
 type Rollback struct {
@@ -1895,7 +2009,7 @@ type Rollback struct {
 
 func (x *Rollback) Reset() {
 	*x = Rollback{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[21]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +2021,7 @@ func (x *Rollback) String() string {
 func (*Rollback) ProtoMessage() {}
 
 func (x *Rollback) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[21]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +2034,7 @@ func (x *Rollback) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollback.ProtoReflect.Descriptor instead.
 func (*Rollback) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{21}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{23}
 }
 
 type Ping struct {
@@ -1931,7 +2045,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[22]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1943,7 +2057,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[22]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1956,7 +2070,44 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{22}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{24}
+}
+
+// CloseSession ends the session. It has no answer.
+type CloseSession struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseSession) Reset() {
+	*x = CloseSession{}
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseSession) ProtoMessage() {}
+
+func (x *CloseSession) ProtoReflect() protoreflect.Message {
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseSession.ProtoReflect.Descriptor instead.
+func (*CloseSession) Descriptor() ([]byte, []int) {
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{25}
 }
 
 // Reset rolls back a transaction that was left open.
@@ -1968,7 +2119,7 @@ type Reset struct {
 
 func (x *Reset) Reset() {
 	*x = Reset{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[23]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2131,7 @@ func (x *Reset) String() string {
 func (*Reset) ProtoMessage() {}
 
 func (x *Reset) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[23]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2144,7 @@ func (x *Reset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reset.ProtoReflect.Descriptor instead.
 func (*Reset) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{23}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{26}
 }
 
 // Batch runs statements as one atomic write.
@@ -2006,7 +2157,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[24]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2018,7 +2169,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[24]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2031,7 +2182,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{24}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Batch) GetStatements() []*Statement {
@@ -2052,7 +2203,7 @@ type Cancel struct {
 
 func (x *Cancel) Reset() {
 	*x = Cancel{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[25]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2064,7 +2215,7 @@ func (x *Cancel) String() string {
 func (*Cancel) ProtoMessage() {}
 
 func (x *Cancel) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[25]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +2228,7 @@ func (x *Cancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
 func (*Cancel) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{25}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Cancel) GetRequest() uint64 {
@@ -2089,11 +2240,12 @@ func (x *Cancel) GetRequest() uint64 {
 
 // A SessionResponse is the answer to one request.
 type SessionResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // of the request; 0: Closing
-	Error *Error                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
-	State *State                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"` // unset: as in the last response that had it
-	Seen  *Seen                  `protobuf:"bytes,4,opt,name=seen,proto3" json:"seen,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session uint64                 `protobuf:"varint,6,opt,name=session,proto3" json:"session,omitempty"`
+	Id      uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // of the request; 0: Closing
+	Error   *Error                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	State   *State                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"` // unset: as in the last response that had it
+	Seen    *Seen                  `protobuf:"bytes,4,opt,name=seen,proto3" json:"seen,omitempty"`
 	// Types that are valid to be assigned to Response:
 	//
 	//	*SessionResponse_Opened
@@ -2109,7 +2261,7 @@ type SessionResponse struct {
 
 func (x *SessionResponse) Reset() {
 	*x = SessionResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[26]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2121,7 +2273,7 @@ func (x *SessionResponse) String() string {
 func (*SessionResponse) ProtoMessage() {}
 
 func (x *SessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[26]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2134,7 +2286,14 @@ func (x *SessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
 func (*SessionResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{26}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SessionResponse) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
 }
 
 func (x *SessionResponse) GetId() uint64 {
@@ -2276,7 +2435,7 @@ type Opened struct {
 
 func (x *Opened) Reset() {
 	*x = Opened{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[27]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2288,7 +2447,7 @@ func (x *Opened) String() string {
 func (*Opened) ProtoMessage() {}
 
 func (x *Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[27]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2301,7 +2460,7 @@ func (x *Opened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opened.ProtoReflect.Descriptor instead.
 func (*Opened) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{27}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Opened) GetNode() uint64 {
@@ -2330,7 +2489,7 @@ type Prepared struct {
 
 func (x *Prepared) Reset() {
 	*x = Prepared{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[28]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2342,7 +2501,7 @@ func (x *Prepared) String() string {
 func (*Prepared) ProtoMessage() {}
 
 func (x *Prepared) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[28]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +2514,7 @@ func (x *Prepared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepared.ProtoReflect.Descriptor instead.
 func (*Prepared) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{28}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Prepared) GetKind() Prepared_Kind {
@@ -2404,7 +2563,7 @@ type Rows struct {
 
 func (x *Rows) Reset() {
 	*x = Rows{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[29]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2575,7 @@ func (x *Rows) String() string {
 func (*Rows) ProtoMessage() {}
 
 func (x *Rows) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[29]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2588,7 @@ func (x *Rows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rows.ProtoReflect.Descriptor instead.
 func (*Rows) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{29}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Rows) GetColumns() []*Column {
@@ -2467,8 +2626,8 @@ func (x *Rows) GetNoSet() bool {
 	return false
 }
 
-// Closing says that the server ends the session, and that it has not executed any
-// request after this one.
+// Closing says that the session has ended, and that the server has not executed any
+// request after this one. The response has the error that ended it, if there is one.
 type Closing struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	LastRequest   uint64                 `protobuf:"varint,1,opt,name=last_request,json=lastRequest,proto3" json:"last_request,omitempty"`
@@ -2479,7 +2638,7 @@ type Closing struct {
 
 func (x *Closing) Reset() {
 	*x = Closing{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[30]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2491,7 +2650,7 @@ func (x *Closing) String() string {
 func (*Closing) ProtoMessage() {}
 
 func (x *Closing) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[30]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2504,7 +2663,7 @@ func (x *Closing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Closing.ProtoReflect.Descriptor instead.
 func (*Closing) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{30}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Closing) GetLastRequest() uint64 {
@@ -2537,7 +2696,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[31]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2549,7 +2708,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[31]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2562,7 +2721,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{31}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetRequest) GetBucket() string {
@@ -2618,7 +2777,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[32]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2630,7 +2789,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[32]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2643,7 +2802,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{32}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetResponse) GetFound() bool {
@@ -2679,7 +2838,7 @@ type PutRequest struct {
 
 func (x *PutRequest) Reset() {
 	*x = PutRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[33]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2691,7 +2850,7 @@ func (x *PutRequest) String() string {
 func (*PutRequest) ProtoMessage() {}
 
 func (x *PutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[33]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2704,7 +2863,7 @@ func (x *PutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
 func (*PutRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{33}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PutRequest) GetBucket() string {
@@ -2744,7 +2903,7 @@ type PutResponse struct {
 
 func (x *PutResponse) Reset() {
 	*x = PutResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[34]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2756,7 +2915,7 @@ func (x *PutResponse) String() string {
 func (*PutResponse) ProtoMessage() {}
 
 func (x *PutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[34]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2769,7 +2928,7 @@ func (x *PutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResponse.ProtoReflect.Descriptor instead.
 func (*PutResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{34}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PutResponse) GetVersion() uint64 {
@@ -2789,7 +2948,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[35]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2801,7 +2960,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[35]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2814,7 +2973,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{35}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DeleteRequest) GetBucket() string {
@@ -2840,7 +2999,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[36]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2852,7 +3011,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[36]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2865,7 +3024,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{36}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DeleteResponse) GetExisted() bool {
@@ -2889,7 +3048,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[37]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2901,7 +3060,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[37]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2914,7 +3073,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{37}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListRequest) GetBucket() string {
@@ -2968,7 +3127,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[38]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2980,7 +3139,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[38]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2993,7 +3152,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{38}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListResponse) GetEntries() []*Entry {
@@ -3014,7 +3173,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[39]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3185,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[39]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3198,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{39}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Entry) GetKey() string {
@@ -3077,7 +3236,7 @@ type CounterRequest struct {
 
 func (x *CounterRequest) Reset() {
 	*x = CounterRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[40]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3089,7 +3248,7 @@ func (x *CounterRequest) String() string {
 func (*CounterRequest) ProtoMessage() {}
 
 func (x *CounterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[40]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3102,7 +3261,7 @@ func (x *CounterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterRequest.ProtoReflect.Descriptor instead.
 func (*CounterRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{40}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CounterRequest) GetBucket() string {
@@ -3157,7 +3316,7 @@ type CounterResponse struct {
 
 func (x *CounterResponse) Reset() {
 	*x = CounterResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[41]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3328,7 @@ func (x *CounterResponse) String() string {
 func (*CounterResponse) ProtoMessage() {}
 
 func (x *CounterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[41]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3341,7 @@ func (x *CounterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterResponse.ProtoReflect.Descriptor instead.
 func (*CounterResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{41}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CounterResponse) GetFound() bool {
@@ -3210,7 +3369,7 @@ type AddRequest struct {
 
 func (x *AddRequest) Reset() {
 	*x = AddRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[42]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3222,7 +3381,7 @@ func (x *AddRequest) String() string {
 func (*AddRequest) ProtoMessage() {}
 
 func (x *AddRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[42]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3235,7 +3394,7 @@ func (x *AddRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddRequest.ProtoReflect.Descriptor instead.
 func (*AddRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{42}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AddRequest) GetBucket() string {
@@ -3268,7 +3427,7 @@ type AddResponse struct {
 
 func (x *AddResponse) Reset() {
 	*x = AddResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[43]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3280,7 +3439,7 @@ func (x *AddResponse) String() string {
 func (*AddResponse) ProtoMessage() {}
 
 func (x *AddResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[43]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3293,7 +3452,7 @@ func (x *AddResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddResponse.ProtoReflect.Descriptor instead.
 func (*AddResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{43}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AddResponse) GetValue() int64 {
@@ -3321,7 +3480,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[44]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3333,7 +3492,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[44]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3346,7 +3505,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{44}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *WatchRequest) GetBucket() string {
@@ -3416,7 +3575,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[45]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3428,7 +3587,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[45]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3441,7 +3600,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{45}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *WatchResponse) GetEvent() *Event {
@@ -3478,7 +3637,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[46]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3490,7 +3649,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[46]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3503,7 +3662,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{46}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Event) GetKind() Event_Kind {
@@ -3551,7 +3710,7 @@ type NotifyRequest struct {
 
 func (x *NotifyRequest) Reset() {
 	*x = NotifyRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[47]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3563,7 +3722,7 @@ func (x *NotifyRequest) String() string {
 func (*NotifyRequest) ProtoMessage() {}
 
 func (x *NotifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[47]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3576,7 +3735,7 @@ func (x *NotifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotifyRequest.ProtoReflect.Descriptor instead.
 func (*NotifyRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{47}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *NotifyRequest) GetChannel() string {
@@ -3602,7 +3761,7 @@ type NotifyResponse struct {
 
 func (x *NotifyResponse) Reset() {
 	*x = NotifyResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[48]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3614,7 +3773,7 @@ func (x *NotifyResponse) String() string {
 func (*NotifyResponse) ProtoMessage() {}
 
 func (x *NotifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[48]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3627,7 +3786,7 @@ func (x *NotifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotifyResponse.ProtoReflect.Descriptor instead.
 func (*NotifyResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{48}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *NotifyResponse) GetIndex() uint64 {
@@ -3651,7 +3810,7 @@ type ListenRequest struct {
 
 func (x *ListenRequest) Reset() {
 	*x = ListenRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[49]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3663,7 +3822,7 @@ func (x *ListenRequest) String() string {
 func (*ListenRequest) ProtoMessage() {}
 
 func (x *ListenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[49]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3676,7 +3835,7 @@ func (x *ListenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenRequest.ProtoReflect.Descriptor instead.
 func (*ListenRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{49}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListenRequest) GetChannel() string {
@@ -3732,7 +3891,7 @@ type ListenResponse struct {
 
 func (x *ListenResponse) Reset() {
 	*x = ListenResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[50]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3744,7 +3903,7 @@ func (x *ListenResponse) String() string {
 func (*ListenResponse) ProtoMessage() {}
 
 func (x *ListenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[50]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3757,7 +3916,7 @@ func (x *ListenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenResponse.ProtoReflect.Descriptor instead.
 func (*ListenResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{50}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListenResponse) GetMessage() *Message {
@@ -3794,7 +3953,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[51]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3806,7 +3965,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[51]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3819,7 +3978,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{51}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Message) GetIndex() uint64 {
@@ -3868,7 +4027,7 @@ type DoRequest struct {
 
 func (x *DoRequest) Reset() {
 	*x = DoRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[52]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3880,7 +4039,7 @@ func (x *DoRequest) String() string {
 func (*DoRequest) ProtoMessage() {}
 
 func (x *DoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[52]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3893,7 +4052,7 @@ func (x *DoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoRequest.ProtoReflect.Descriptor instead.
 func (*DoRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{52}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DoRequest) GetShard() DoRequest_Shard {
@@ -3927,7 +4086,7 @@ type DoResponse struct {
 
 func (x *DoResponse) Reset() {
 	*x = DoResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[53]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3939,7 +4098,7 @@ func (x *DoResponse) String() string {
 func (*DoResponse) ProtoMessage() {}
 
 func (x *DoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[53]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3952,7 +4111,7 @@ func (x *DoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoResponse.ProtoReflect.Descriptor instead.
 func (*DoResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{53}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DoResponse) GetOutcome() []byte {
@@ -3981,7 +4140,7 @@ type Origin struct {
 
 func (x *Origin) Reset() {
 	*x = Origin{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[54]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3993,7 +4152,7 @@ func (x *Origin) String() string {
 func (*Origin) ProtoMessage() {}
 
 func (x *Origin) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[54]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4006,7 +4165,7 @@ func (x *Origin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Origin.ProtoReflect.Descriptor instead.
 func (*Origin) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{54}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Origin) GetSession() uint64 {
@@ -4032,7 +4191,7 @@ type OpenSessionRequest struct {
 
 func (x *OpenSessionRequest) Reset() {
 	*x = OpenSessionRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[55]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4044,7 +4203,7 @@ func (x *OpenSessionRequest) String() string {
 func (*OpenSessionRequest) ProtoMessage() {}
 
 func (x *OpenSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[55]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4057,7 +4216,7 @@ func (x *OpenSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenSessionRequest.ProtoReflect.Descriptor instead.
 func (*OpenSessionRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{55}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *OpenSessionRequest) GetShard() string {
@@ -4076,7 +4235,7 @@ type OpenSessionResponse struct {
 
 func (x *OpenSessionResponse) Reset() {
 	*x = OpenSessionResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[56]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4088,7 +4247,7 @@ func (x *OpenSessionResponse) String() string {
 func (*OpenSessionResponse) ProtoMessage() {}
 
 func (x *OpenSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[56]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4101,7 +4260,7 @@ func (x *OpenSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenSessionResponse.ProtoReflect.Descriptor instead.
 func (*OpenSessionResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{56}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *OpenSessionResponse) GetSession() uint64 {
@@ -4120,7 +4279,7 @@ type CommitOutcomeRequest struct {
 
 func (x *CommitOutcomeRequest) Reset() {
 	*x = CommitOutcomeRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[57]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4132,7 +4291,7 @@ func (x *CommitOutcomeRequest) String() string {
 func (*CommitOutcomeRequest) ProtoMessage() {}
 
 func (x *CommitOutcomeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[57]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4145,7 +4304,7 @@ func (x *CommitOutcomeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitOutcomeRequest.ProtoReflect.Descriptor instead.
 func (*CommitOutcomeRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{57}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CommitOutcomeRequest) GetOrigin() *Origin {
@@ -4164,7 +4323,7 @@ type CommitOutcomeResponse struct {
 
 func (x *CommitOutcomeResponse) Reset() {
 	*x = CommitOutcomeResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[58]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4176,7 +4335,7 @@ func (x *CommitOutcomeResponse) String() string {
 func (*CommitOutcomeResponse) ProtoMessage() {}
 
 func (x *CommitOutcomeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[58]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4189,7 +4348,7 @@ func (x *CommitOutcomeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitOutcomeResponse.ProtoReflect.Descriptor instead.
 func (*CommitOutcomeResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{58}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CommitOutcomeResponse) GetSeen() *Seen {
@@ -4209,7 +4368,7 @@ type AwaitRequest struct {
 
 func (x *AwaitRequest) Reset() {
 	*x = AwaitRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[59]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4221,7 +4380,7 @@ func (x *AwaitRequest) String() string {
 func (*AwaitRequest) ProtoMessage() {}
 
 func (x *AwaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[59]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4234,7 +4393,7 @@ func (x *AwaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitRequest.ProtoReflect.Descriptor instead.
 func (*AwaitRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{59}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *AwaitRequest) GetOwner() uint64 {
@@ -4261,7 +4420,7 @@ type AwaitResponse struct {
 
 func (x *AwaitResponse) Reset() {
 	*x = AwaitResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[60]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4273,7 +4432,7 @@ func (x *AwaitResponse) String() string {
 func (*AwaitResponse) ProtoMessage() {}
 
 func (x *AwaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[60]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4286,7 +4445,7 @@ func (x *AwaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitResponse.ProtoReflect.Descriptor instead.
 func (*AwaitResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{60}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *AwaitResponse) GetFound() bool {
@@ -4312,7 +4471,7 @@ type CatchUpRequest struct {
 
 func (x *CatchUpRequest) Reset() {
 	*x = CatchUpRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[61]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4324,7 +4483,7 @@ func (x *CatchUpRequest) String() string {
 func (*CatchUpRequest) ProtoMessage() {}
 
 func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[61]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4337,7 +4496,7 @@ func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatchUpRequest.ProtoReflect.Descriptor instead.
 func (*CatchUpRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{61}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *CatchUpRequest) GetOutcome() []byte {
@@ -4356,7 +4515,7 @@ type CatchUpResponse struct {
 
 func (x *CatchUpResponse) Reset() {
 	*x = CatchUpResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[62]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4368,7 +4527,7 @@ func (x *CatchUpResponse) String() string {
 func (*CatchUpResponse) ProtoMessage() {}
 
 func (x *CatchUpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[62]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4381,7 +4540,7 @@ func (x *CatchUpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatchUpResponse.ProtoReflect.Descriptor instead.
 func (*CatchUpResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{62}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *CatchUpResponse) GetSeen() *Seen {
@@ -4400,7 +4559,7 @@ type QueueLenRequest struct {
 
 func (x *QueueLenRequest) Reset() {
 	*x = QueueLenRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[63]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4412,7 +4571,7 @@ func (x *QueueLenRequest) String() string {
 func (*QueueLenRequest) ProtoMessage() {}
 
 func (x *QueueLenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[63]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4425,7 +4584,7 @@ func (x *QueueLenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueLenRequest.ProtoReflect.Descriptor instead.
 func (*QueueLenRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{63}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *QueueLenRequest) GetKey() []byte {
@@ -4444,7 +4603,7 @@ type QueueLenResponse struct {
 
 func (x *QueueLenResponse) Reset() {
 	*x = QueueLenResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[64]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4456,7 +4615,7 @@ func (x *QueueLenResponse) String() string {
 func (*QueueLenResponse) ProtoMessage() {}
 
 func (x *QueueLenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[64]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4469,7 +4628,7 @@ func (x *QueueLenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueLenResponse.ProtoReflect.Descriptor instead.
 func (*QueueLenResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{64}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *QueueLenResponse) GetLength() int32 {
@@ -4487,7 +4646,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[65]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4499,7 +4658,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[65]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4512,7 +4671,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{65}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{68}
 }
 
 type StatusResponse struct {
@@ -4534,7 +4693,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[66]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4546,7 +4705,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[66]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4559,7 +4718,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{66}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *StatusResponse) GetNodeId() uint64 {
@@ -4643,7 +4802,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[67]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4655,7 +4814,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[67]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4668,7 +4827,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{67}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Member) GetId() uint64 {
@@ -4705,7 +4864,7 @@ type ShardStatus struct {
 
 func (x *ShardStatus) Reset() {
 	*x = ShardStatus{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[68]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4717,7 +4876,7 @@ func (x *ShardStatus) String() string {
 func (*ShardStatus) ProtoMessage() {}
 
 func (x *ShardStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[68]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4730,7 +4889,7 @@ func (x *ShardStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatus.ProtoReflect.Descriptor instead.
 func (*ShardStatus) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{68}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ShardStatus) GetName() string {
@@ -4776,7 +4935,7 @@ type HashRequest struct {
 
 func (x *HashRequest) Reset() {
 	*x = HashRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[69]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4788,7 +4947,7 @@ func (x *HashRequest) String() string {
 func (*HashRequest) ProtoMessage() {}
 
 func (x *HashRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[69]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4801,7 +4960,7 @@ func (x *HashRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashRequest.ProtoReflect.Descriptor instead.
 func (*HashRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{69}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{72}
 }
 
 type HashResponse struct {
@@ -4814,7 +4973,7 @@ type HashResponse struct {
 
 func (x *HashResponse) Reset() {
 	*x = HashResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[70]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4826,7 +4985,7 @@ func (x *HashResponse) String() string {
 func (*HashResponse) ProtoMessage() {}
 
 func (x *HashResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[70]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4839,7 +4998,7 @@ func (x *HashResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashResponse.ProtoReflect.Descriptor instead.
 func (*HashResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{70}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *HashResponse) GetHash() []byte {
@@ -4864,7 +5023,7 @@ type ReadyRequest struct {
 
 func (x *ReadyRequest) Reset() {
 	*x = ReadyRequest{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[71]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4876,7 +5035,7 @@ func (x *ReadyRequest) String() string {
 func (*ReadyRequest) ProtoMessage() {}
 
 func (x *ReadyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[71]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4889,7 +5048,7 @@ func (x *ReadyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadyRequest.ProtoReflect.Descriptor instead.
 func (*ReadyRequest) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{71}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{74}
 }
 
 type ReadyResponse struct {
@@ -4901,7 +5060,7 @@ type ReadyResponse struct {
 
 func (x *ReadyResponse) Reset() {
 	*x = ReadyResponse{}
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[72]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4913,7 +5072,7 @@ func (x *ReadyResponse) String() string {
 func (*ReadyResponse) ProtoMessage() {}
 
 func (x *ReadyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[72]
+	mi := &file_hiqlite_v1_hiqlite_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4926,7 +5085,7 @@ func (x *ReadyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadyResponse.ProtoReflect.Descriptor instead.
 func (*ReadyResponse) Descriptor() ([]byte, []int) {
-	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{72}
+	return file_hiqlite_v1_hiqlite_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ReadyResponse) GetSeen() *Seen {
@@ -4989,8 +5148,13 @@ const file_hiqlite_v1_hiqlite_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
 	"\x04hint\x18\x03 \x01(\tR\x04hint\x12\x1c\n" +
-	"\tstatement\x18\x04 \x01(\x05R\tstatement\"\xcb\x06\n" +
-	"\x0eSessionRequest\x12\x0e\n" +
+	"\tstatement\x18\x04 \x01(\x05R\tstatement\"I\n" +
+	"\x0fSessionRequests\x126\n" +
+	"\brequests\x18\x01 \x03(\v2\x1a.hiqlite.v1.SessionRequestR\brequests\"M\n" +
+	"\x10SessionResponses\x129\n" +
+	"\tresponses\x18\x01 \x03(\v2\x1b.hiqlite.v1.SessionResponseR\tresponses\"\xa6\a\n" +
+	"\x0eSessionRequest\x12\x18\n" +
+	"\asession\x18\a \x01(\x04R\asession\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
 	"timeout_us\x18\x02 \x01(\x12R\ttimeoutUs\x129\n" +
@@ -5012,7 +5176,8 @@ const file_hiqlite_v1_hiqlite_proto_rawDesc = "" +
 	"\x05batch\x18\x13 \x01(\v2\x11.hiqlite.v1.BatchH\x00R\x05batch\x12&\n" +
 	"\x04ping\x18\x14 \x01(\v2\x10.hiqlite.v1.PingH\x00R\x04ping\x12,\n" +
 	"\x06cancel\x18\x15 \x01(\v2\x12.hiqlite.v1.CancelH\x00R\x06cancel\x12)\n" +
-	"\x05reset\x18\x16 \x01(\v2\x11.hiqlite.v1.ResetH\x00R\x05resetB\t\n" +
+	"\x05reset\x18\x16 \x01(\v2\x11.hiqlite.v1.ResetH\x00R\x05reset\x12?\n" +
+	"\rclose_session\x18\x17 \x01(\v2\x18.hiqlite.v1.CloseSessionH\x00R\fcloseSessionB\t\n" +
 	"\arequest\"\xb9\x02\n" +
 	"\x04Open\x129\n" +
 	"\vconsistency\x18\x01 \x01(\x0e2\x17.hiqlite.v1.ConsistencyR\vconsistency\x12&\n" +
@@ -5050,15 +5215,17 @@ const file_hiqlite_v1_hiqlite_proto_rawDesc = "" +
 	"\x06Commit\"\n" +
 	"\n" +
 	"\bRollback\"\x06\n" +
-	"\x04Ping\"\a\n" +
+	"\x04Ping\"\x0e\n" +
+	"\fCloseSession\"\a\n" +
 	"\x05Reset\">\n" +
 	"\x05Batch\x125\n" +
 	"\n" +
 	"statements\x18\x01 \x03(\v2\x15.hiqlite.v1.StatementR\n" +
 	"statements\"\"\n" +
 	"\x06Cancel\x12\x18\n" +
-	"\arequest\x18\x01 \x01(\x04R\arequest\"\xc3\x03\n" +
-	"\x0fSessionResponse\x12\x0e\n" +
+	"\arequest\x18\x01 \x01(\x04R\arequest\"\xdd\x03\n" +
+	"\x0fSessionResponse\x12\x18\n" +
+	"\asession\x18\x06 \x01(\x04R\asession\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12'\n" +
 	"\x05error\x18\x02 \x01(\v2\x11.hiqlite.v1.ErrorR\x05error\x12'\n" +
 	"\x05state\x18\x03 \x01(\v2\x11.hiqlite.v1.StateR\x05state\x12$\n" +
@@ -5301,11 +5468,11 @@ const file_hiqlite_v1_hiqlite_proto_rawDesc = "" +
 	"\rREASON_LAGGED\x10\r\x12\x12\n" +
 	"\x0eREASON_TOO_OLD\x10\x0e\x12\x10\n" +
 	"\fREASON_AHEAD\x10\x0f\x12\x1a\n" +
-	"\x16REASON_SESSION_UNKNOWN\x10\x102\xd4\x01\n" +
+	"\x16REASON_SESSION_UNKNOWN\x10\x102\xd6\x01\n" +
 	"\bDatabase\x12B\n" +
 	"\aExecute\x12\x1a.hiqlite.v1.ExecuteRequest\x1a\x1b.hiqlite.v1.ExecuteResponse\x12<\n" +
-	"\x05Query\x12\x18.hiqlite.v1.QueryRequest\x1a\x19.hiqlite.v1.QueryResponse\x12F\n" +
-	"\aSession\x12\x1a.hiqlite.v1.SessionRequest\x1a\x1b.hiqlite.v1.SessionResponse(\x010\x012\xac\x03\n" +
+	"\x05Query\x12\x18.hiqlite.v1.QueryRequest\x1a\x19.hiqlite.v1.QueryResponse\x12H\n" +
+	"\aSession\x12\x1b.hiqlite.v1.SessionRequests\x1a\x1c.hiqlite.v1.SessionResponses(\x010\x012\xac\x03\n" +
 	"\x02KV\x126\n" +
 	"\x03Get\x12\x16.hiqlite.v1.GetRequest\x1a\x17.hiqlite.v1.GetResponse\x126\n" +
 	"\x03Put\x12\x16.hiqlite.v1.PutRequest\x1a\x17.hiqlite.v1.PutResponse\x12?\n" +
@@ -5343,7 +5510,7 @@ func file_hiqlite_v1_hiqlite_proto_rawDescGZIP() []byte {
 }
 
 var file_hiqlite_v1_hiqlite_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_hiqlite_v1_hiqlite_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
+var file_hiqlite_v1_hiqlite_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
 var file_hiqlite_v1_hiqlite_proto_goTypes = []any{
 	(Consistency)(0),              // 0: hiqlite.v1.Consistency
 	(Reason)(0),                   // 1: hiqlite.v1.Reason
@@ -5363,67 +5530,70 @@ var file_hiqlite_v1_hiqlite_proto_goTypes = []any{
 	(*Row)(nil),                   // 15: hiqlite.v1.Row
 	(*Error)(nil),                 // 16: hiqlite.v1.Error
 	(*SQLError)(nil),              // 17: hiqlite.v1.SQLError
-	(*SessionRequest)(nil),        // 18: hiqlite.v1.SessionRequest
-	(*Open)(nil),                  // 19: hiqlite.v1.Open
-	(*State)(nil),                 // 20: hiqlite.v1.State
-	(*Fetch)(nil),                 // 21: hiqlite.v1.Fetch
-	(*CloseRows)(nil),             // 22: hiqlite.v1.CloseRows
-	(*Prepare)(nil),               // 23: hiqlite.v1.Prepare
-	(*Begin)(nil),                 // 24: hiqlite.v1.Begin
-	(*Commit)(nil),                // 25: hiqlite.v1.Commit
-	(*Rollback)(nil),              // 26: hiqlite.v1.Rollback
-	(*Ping)(nil),                  // 27: hiqlite.v1.Ping
-	(*Reset)(nil),                 // 28: hiqlite.v1.Reset
-	(*Batch)(nil),                 // 29: hiqlite.v1.Batch
-	(*Cancel)(nil),                // 30: hiqlite.v1.Cancel
-	(*SessionResponse)(nil),       // 31: hiqlite.v1.SessionResponse
-	(*Opened)(nil),                // 32: hiqlite.v1.Opened
-	(*Prepared)(nil),              // 33: hiqlite.v1.Prepared
-	(*Rows)(nil),                  // 34: hiqlite.v1.Rows
-	(*Closing)(nil),               // 35: hiqlite.v1.Closing
-	(*GetRequest)(nil),            // 36: hiqlite.v1.GetRequest
-	(*GetResponse)(nil),           // 37: hiqlite.v1.GetResponse
-	(*PutRequest)(nil),            // 38: hiqlite.v1.PutRequest
-	(*PutResponse)(nil),           // 39: hiqlite.v1.PutResponse
-	(*DeleteRequest)(nil),         // 40: hiqlite.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 41: hiqlite.v1.DeleteResponse
-	(*ListRequest)(nil),           // 42: hiqlite.v1.ListRequest
-	(*ListResponse)(nil),          // 43: hiqlite.v1.ListResponse
-	(*Entry)(nil),                 // 44: hiqlite.v1.Entry
-	(*CounterRequest)(nil),        // 45: hiqlite.v1.CounterRequest
-	(*CounterResponse)(nil),       // 46: hiqlite.v1.CounterResponse
-	(*AddRequest)(nil),            // 47: hiqlite.v1.AddRequest
-	(*AddResponse)(nil),           // 48: hiqlite.v1.AddResponse
-	(*WatchRequest)(nil),          // 49: hiqlite.v1.WatchRequest
-	(*WatchResponse)(nil),         // 50: hiqlite.v1.WatchResponse
-	(*Event)(nil),                 // 51: hiqlite.v1.Event
-	(*NotifyRequest)(nil),         // 52: hiqlite.v1.NotifyRequest
-	(*NotifyResponse)(nil),        // 53: hiqlite.v1.NotifyResponse
-	(*ListenRequest)(nil),         // 54: hiqlite.v1.ListenRequest
-	(*ListenResponse)(nil),        // 55: hiqlite.v1.ListenResponse
-	(*Message)(nil),               // 56: hiqlite.v1.Message
-	(*DoRequest)(nil),             // 57: hiqlite.v1.DoRequest
-	(*DoResponse)(nil),            // 58: hiqlite.v1.DoResponse
-	(*Origin)(nil),                // 59: hiqlite.v1.Origin
-	(*OpenSessionRequest)(nil),    // 60: hiqlite.v1.OpenSessionRequest
-	(*OpenSessionResponse)(nil),   // 61: hiqlite.v1.OpenSessionResponse
-	(*CommitOutcomeRequest)(nil),  // 62: hiqlite.v1.CommitOutcomeRequest
-	(*CommitOutcomeResponse)(nil), // 63: hiqlite.v1.CommitOutcomeResponse
-	(*AwaitRequest)(nil),          // 64: hiqlite.v1.AwaitRequest
-	(*AwaitResponse)(nil),         // 65: hiqlite.v1.AwaitResponse
-	(*CatchUpRequest)(nil),        // 66: hiqlite.v1.CatchUpRequest
-	(*CatchUpResponse)(nil),       // 67: hiqlite.v1.CatchUpResponse
-	(*QueueLenRequest)(nil),       // 68: hiqlite.v1.QueueLenRequest
-	(*QueueLenResponse)(nil),      // 69: hiqlite.v1.QueueLenResponse
-	(*StatusRequest)(nil),         // 70: hiqlite.v1.StatusRequest
-	(*StatusResponse)(nil),        // 71: hiqlite.v1.StatusResponse
-	(*Member)(nil),                // 72: hiqlite.v1.Member
-	(*ShardStatus)(nil),           // 73: hiqlite.v1.ShardStatus
-	(*HashRequest)(nil),           // 74: hiqlite.v1.HashRequest
-	(*HashResponse)(nil),          // 75: hiqlite.v1.HashResponse
-	(*ReadyRequest)(nil),          // 76: hiqlite.v1.ReadyRequest
-	(*ReadyResponse)(nil),         // 77: hiqlite.v1.ReadyResponse
-	nil,                           // 78: hiqlite.v1.State.PragmasEntry
+	(*SessionRequests)(nil),       // 18: hiqlite.v1.SessionRequests
+	(*SessionResponses)(nil),      // 19: hiqlite.v1.SessionResponses
+	(*SessionRequest)(nil),        // 20: hiqlite.v1.SessionRequest
+	(*Open)(nil),                  // 21: hiqlite.v1.Open
+	(*State)(nil),                 // 22: hiqlite.v1.State
+	(*Fetch)(nil),                 // 23: hiqlite.v1.Fetch
+	(*CloseRows)(nil),             // 24: hiqlite.v1.CloseRows
+	(*Prepare)(nil),               // 25: hiqlite.v1.Prepare
+	(*Begin)(nil),                 // 26: hiqlite.v1.Begin
+	(*Commit)(nil),                // 27: hiqlite.v1.Commit
+	(*Rollback)(nil),              // 28: hiqlite.v1.Rollback
+	(*Ping)(nil),                  // 29: hiqlite.v1.Ping
+	(*CloseSession)(nil),          // 30: hiqlite.v1.CloseSession
+	(*Reset)(nil),                 // 31: hiqlite.v1.Reset
+	(*Batch)(nil),                 // 32: hiqlite.v1.Batch
+	(*Cancel)(nil),                // 33: hiqlite.v1.Cancel
+	(*SessionResponse)(nil),       // 34: hiqlite.v1.SessionResponse
+	(*Opened)(nil),                // 35: hiqlite.v1.Opened
+	(*Prepared)(nil),              // 36: hiqlite.v1.Prepared
+	(*Rows)(nil),                  // 37: hiqlite.v1.Rows
+	(*Closing)(nil),               // 38: hiqlite.v1.Closing
+	(*GetRequest)(nil),            // 39: hiqlite.v1.GetRequest
+	(*GetResponse)(nil),           // 40: hiqlite.v1.GetResponse
+	(*PutRequest)(nil),            // 41: hiqlite.v1.PutRequest
+	(*PutResponse)(nil),           // 42: hiqlite.v1.PutResponse
+	(*DeleteRequest)(nil),         // 43: hiqlite.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 44: hiqlite.v1.DeleteResponse
+	(*ListRequest)(nil),           // 45: hiqlite.v1.ListRequest
+	(*ListResponse)(nil),          // 46: hiqlite.v1.ListResponse
+	(*Entry)(nil),                 // 47: hiqlite.v1.Entry
+	(*CounterRequest)(nil),        // 48: hiqlite.v1.CounterRequest
+	(*CounterResponse)(nil),       // 49: hiqlite.v1.CounterResponse
+	(*AddRequest)(nil),            // 50: hiqlite.v1.AddRequest
+	(*AddResponse)(nil),           // 51: hiqlite.v1.AddResponse
+	(*WatchRequest)(nil),          // 52: hiqlite.v1.WatchRequest
+	(*WatchResponse)(nil),         // 53: hiqlite.v1.WatchResponse
+	(*Event)(nil),                 // 54: hiqlite.v1.Event
+	(*NotifyRequest)(nil),         // 55: hiqlite.v1.NotifyRequest
+	(*NotifyResponse)(nil),        // 56: hiqlite.v1.NotifyResponse
+	(*ListenRequest)(nil),         // 57: hiqlite.v1.ListenRequest
+	(*ListenResponse)(nil),        // 58: hiqlite.v1.ListenResponse
+	(*Message)(nil),               // 59: hiqlite.v1.Message
+	(*DoRequest)(nil),             // 60: hiqlite.v1.DoRequest
+	(*DoResponse)(nil),            // 61: hiqlite.v1.DoResponse
+	(*Origin)(nil),                // 62: hiqlite.v1.Origin
+	(*OpenSessionRequest)(nil),    // 63: hiqlite.v1.OpenSessionRequest
+	(*OpenSessionResponse)(nil),   // 64: hiqlite.v1.OpenSessionResponse
+	(*CommitOutcomeRequest)(nil),  // 65: hiqlite.v1.CommitOutcomeRequest
+	(*CommitOutcomeResponse)(nil), // 66: hiqlite.v1.CommitOutcomeResponse
+	(*AwaitRequest)(nil),          // 67: hiqlite.v1.AwaitRequest
+	(*AwaitResponse)(nil),         // 68: hiqlite.v1.AwaitResponse
+	(*CatchUpRequest)(nil),        // 69: hiqlite.v1.CatchUpRequest
+	(*CatchUpResponse)(nil),       // 70: hiqlite.v1.CatchUpResponse
+	(*QueueLenRequest)(nil),       // 71: hiqlite.v1.QueueLenRequest
+	(*QueueLenResponse)(nil),      // 72: hiqlite.v1.QueueLenResponse
+	(*StatusRequest)(nil),         // 73: hiqlite.v1.StatusRequest
+	(*StatusResponse)(nil),        // 74: hiqlite.v1.StatusResponse
+	(*Member)(nil),                // 75: hiqlite.v1.Member
+	(*ShardStatus)(nil),           // 76: hiqlite.v1.ShardStatus
+	(*HashRequest)(nil),           // 77: hiqlite.v1.HashRequest
+	(*HashResponse)(nil),          // 78: hiqlite.v1.HashResponse
+	(*ReadyRequest)(nil),          // 79: hiqlite.v1.ReadyRequest
+	(*ReadyResponse)(nil),         // 80: hiqlite.v1.ReadyResponse
+	nil,                           // 81: hiqlite.v1.State.PragmasEntry
 }
 var file_hiqlite_v1_hiqlite_proto_depIdxs = []int32{
 	5,  // 0: hiqlite.v1.Argument.value:type_name -> hiqlite.v1.Value
@@ -5437,109 +5607,112 @@ var file_hiqlite_v1_hiqlite_proto_depIdxs = []int32{
 	5,  // 8: hiqlite.v1.Row.values:type_name -> hiqlite.v1.Value
 	1,  // 9: hiqlite.v1.Error.reasons:type_name -> hiqlite.v1.Reason
 	17, // 10: hiqlite.v1.Error.sql:type_name -> hiqlite.v1.SQLError
-	0,  // 11: hiqlite.v1.SessionRequest.consistency:type_name -> hiqlite.v1.Consistency
-	10, // 12: hiqlite.v1.SessionRequest.seen:type_name -> hiqlite.v1.Seen
-	59, // 13: hiqlite.v1.SessionRequest.origin:type_name -> hiqlite.v1.Origin
-	19, // 14: hiqlite.v1.SessionRequest.open:type_name -> hiqlite.v1.Open
-	7,  // 15: hiqlite.v1.SessionRequest.exec:type_name -> hiqlite.v1.Statement
-	7,  // 16: hiqlite.v1.SessionRequest.query:type_name -> hiqlite.v1.Statement
-	21, // 17: hiqlite.v1.SessionRequest.fetch:type_name -> hiqlite.v1.Fetch
-	22, // 18: hiqlite.v1.SessionRequest.close_rows:type_name -> hiqlite.v1.CloseRows
-	23, // 19: hiqlite.v1.SessionRequest.prepare:type_name -> hiqlite.v1.Prepare
-	24, // 20: hiqlite.v1.SessionRequest.begin:type_name -> hiqlite.v1.Begin
-	25, // 21: hiqlite.v1.SessionRequest.commit:type_name -> hiqlite.v1.Commit
-	26, // 22: hiqlite.v1.SessionRequest.rollback:type_name -> hiqlite.v1.Rollback
-	29, // 23: hiqlite.v1.SessionRequest.batch:type_name -> hiqlite.v1.Batch
-	27, // 24: hiqlite.v1.SessionRequest.ping:type_name -> hiqlite.v1.Ping
-	30, // 25: hiqlite.v1.SessionRequest.cancel:type_name -> hiqlite.v1.Cancel
-	28, // 26: hiqlite.v1.SessionRequest.reset:type_name -> hiqlite.v1.Reset
-	0,  // 27: hiqlite.v1.Open.consistency:type_name -> hiqlite.v1.Consistency
-	20, // 28: hiqlite.v1.Open.restore:type_name -> hiqlite.v1.State
-	78, // 29: hiqlite.v1.State.pragmas:type_name -> hiqlite.v1.State.PragmasEntry
-	7,  // 30: hiqlite.v1.Batch.statements:type_name -> hiqlite.v1.Statement
-	16, // 31: hiqlite.v1.SessionResponse.error:type_name -> hiqlite.v1.Error
-	20, // 32: hiqlite.v1.SessionResponse.state:type_name -> hiqlite.v1.State
-	10, // 33: hiqlite.v1.SessionResponse.seen:type_name -> hiqlite.v1.Seen
-	32, // 34: hiqlite.v1.SessionResponse.opened:type_name -> hiqlite.v1.Opened
-	8,  // 35: hiqlite.v1.SessionResponse.result:type_name -> hiqlite.v1.Result
-	34, // 36: hiqlite.v1.SessionResponse.rows:type_name -> hiqlite.v1.Rows
-	33, // 37: hiqlite.v1.SessionResponse.prepared:type_name -> hiqlite.v1.Prepared
-	12, // 38: hiqlite.v1.SessionResponse.batch:type_name -> hiqlite.v1.ExecuteResponse
-	35, // 39: hiqlite.v1.SessionResponse.closing:type_name -> hiqlite.v1.Closing
-	2,  // 40: hiqlite.v1.Prepared.kind:type_name -> hiqlite.v1.Prepared.Kind
-	9,  // 41: hiqlite.v1.Rows.columns:type_name -> hiqlite.v1.Column
-	0,  // 42: hiqlite.v1.GetRequest.consistency:type_name -> hiqlite.v1.Consistency
-	10, // 43: hiqlite.v1.GetRequest.seen:type_name -> hiqlite.v1.Seen
-	0,  // 44: hiqlite.v1.ListRequest.consistency:type_name -> hiqlite.v1.Consistency
-	10, // 45: hiqlite.v1.ListRequest.seen:type_name -> hiqlite.v1.Seen
-	44, // 46: hiqlite.v1.ListResponse.entries:type_name -> hiqlite.v1.Entry
-	0,  // 47: hiqlite.v1.CounterRequest.consistency:type_name -> hiqlite.v1.Consistency
-	10, // 48: hiqlite.v1.CounterRequest.seen:type_name -> hiqlite.v1.Seen
-	10, // 49: hiqlite.v1.WatchRequest.seen:type_name -> hiqlite.v1.Seen
-	51, // 50: hiqlite.v1.WatchResponse.event:type_name -> hiqlite.v1.Event
-	10, // 51: hiqlite.v1.WatchResponse.seen:type_name -> hiqlite.v1.Seen
-	3,  // 52: hiqlite.v1.Event.kind:type_name -> hiqlite.v1.Event.Kind
-	10, // 53: hiqlite.v1.ListenRequest.seen:type_name -> hiqlite.v1.Seen
-	56, // 54: hiqlite.v1.ListenResponse.message:type_name -> hiqlite.v1.Message
-	10, // 55: hiqlite.v1.ListenResponse.seen:type_name -> hiqlite.v1.Seen
-	4,  // 56: hiqlite.v1.DoRequest.shard:type_name -> hiqlite.v1.DoRequest.Shard
-	10, // 57: hiqlite.v1.DoRequest.seen:type_name -> hiqlite.v1.Seen
-	10, // 58: hiqlite.v1.DoResponse.seen:type_name -> hiqlite.v1.Seen
-	59, // 59: hiqlite.v1.CommitOutcomeRequest.origin:type_name -> hiqlite.v1.Origin
-	10, // 60: hiqlite.v1.CommitOutcomeResponse.seen:type_name -> hiqlite.v1.Seen
-	10, // 61: hiqlite.v1.CatchUpResponse.seen:type_name -> hiqlite.v1.Seen
-	72, // 62: hiqlite.v1.StatusResponse.members:type_name -> hiqlite.v1.Member
-	73, // 63: hiqlite.v1.StatusResponse.shards:type_name -> hiqlite.v1.ShardStatus
-	10, // 64: hiqlite.v1.ReadyResponse.seen:type_name -> hiqlite.v1.Seen
-	11, // 65: hiqlite.v1.Database.Execute:input_type -> hiqlite.v1.ExecuteRequest
-	13, // 66: hiqlite.v1.Database.Query:input_type -> hiqlite.v1.QueryRequest
-	18, // 67: hiqlite.v1.Database.Session:input_type -> hiqlite.v1.SessionRequest
-	36, // 68: hiqlite.v1.KV.Get:input_type -> hiqlite.v1.GetRequest
-	38, // 69: hiqlite.v1.KV.Put:input_type -> hiqlite.v1.PutRequest
-	40, // 70: hiqlite.v1.KV.Delete:input_type -> hiqlite.v1.DeleteRequest
-	42, // 71: hiqlite.v1.KV.List:input_type -> hiqlite.v1.ListRequest
-	45, // 72: hiqlite.v1.KV.Counter:input_type -> hiqlite.v1.CounterRequest
-	47, // 73: hiqlite.v1.KV.Add:input_type -> hiqlite.v1.AddRequest
-	49, // 74: hiqlite.v1.KV.Watch:input_type -> hiqlite.v1.WatchRequest
-	52, // 75: hiqlite.v1.PubSub.Notify:input_type -> hiqlite.v1.NotifyRequest
-	54, // 76: hiqlite.v1.PubSub.Listen:input_type -> hiqlite.v1.ListenRequest
-	57, // 77: hiqlite.v1.Shards.Do:input_type -> hiqlite.v1.DoRequest
-	64, // 78: hiqlite.v1.Shards.Await:input_type -> hiqlite.v1.AwaitRequest
-	66, // 79: hiqlite.v1.Shards.CatchUp:input_type -> hiqlite.v1.CatchUpRequest
-	68, // 80: hiqlite.v1.Shards.QueueLen:input_type -> hiqlite.v1.QueueLenRequest
-	60, // 81: hiqlite.v1.Shards.OpenSession:input_type -> hiqlite.v1.OpenSessionRequest
-	62, // 82: hiqlite.v1.Shards.CommitOutcome:input_type -> hiqlite.v1.CommitOutcomeRequest
-	42, // 83: hiqlite.v1.Shards.Entries:input_type -> hiqlite.v1.ListRequest
-	70, // 84: hiqlite.v1.Cluster.Status:input_type -> hiqlite.v1.StatusRequest
-	74, // 85: hiqlite.v1.Cluster.Hash:input_type -> hiqlite.v1.HashRequest
-	76, // 86: hiqlite.v1.Cluster.Ready:input_type -> hiqlite.v1.ReadyRequest
-	12, // 87: hiqlite.v1.Database.Execute:output_type -> hiqlite.v1.ExecuteResponse
-	14, // 88: hiqlite.v1.Database.Query:output_type -> hiqlite.v1.QueryResponse
-	31, // 89: hiqlite.v1.Database.Session:output_type -> hiqlite.v1.SessionResponse
-	37, // 90: hiqlite.v1.KV.Get:output_type -> hiqlite.v1.GetResponse
-	39, // 91: hiqlite.v1.KV.Put:output_type -> hiqlite.v1.PutResponse
-	41, // 92: hiqlite.v1.KV.Delete:output_type -> hiqlite.v1.DeleteResponse
-	43, // 93: hiqlite.v1.KV.List:output_type -> hiqlite.v1.ListResponse
-	46, // 94: hiqlite.v1.KV.Counter:output_type -> hiqlite.v1.CounterResponse
-	48, // 95: hiqlite.v1.KV.Add:output_type -> hiqlite.v1.AddResponse
-	50, // 96: hiqlite.v1.KV.Watch:output_type -> hiqlite.v1.WatchResponse
-	53, // 97: hiqlite.v1.PubSub.Notify:output_type -> hiqlite.v1.NotifyResponse
-	55, // 98: hiqlite.v1.PubSub.Listen:output_type -> hiqlite.v1.ListenResponse
-	58, // 99: hiqlite.v1.Shards.Do:output_type -> hiqlite.v1.DoResponse
-	65, // 100: hiqlite.v1.Shards.Await:output_type -> hiqlite.v1.AwaitResponse
-	67, // 101: hiqlite.v1.Shards.CatchUp:output_type -> hiqlite.v1.CatchUpResponse
-	69, // 102: hiqlite.v1.Shards.QueueLen:output_type -> hiqlite.v1.QueueLenResponse
-	61, // 103: hiqlite.v1.Shards.OpenSession:output_type -> hiqlite.v1.OpenSessionResponse
-	63, // 104: hiqlite.v1.Shards.CommitOutcome:output_type -> hiqlite.v1.CommitOutcomeResponse
-	43, // 105: hiqlite.v1.Shards.Entries:output_type -> hiqlite.v1.ListResponse
-	71, // 106: hiqlite.v1.Cluster.Status:output_type -> hiqlite.v1.StatusResponse
-	75, // 107: hiqlite.v1.Cluster.Hash:output_type -> hiqlite.v1.HashResponse
-	77, // 108: hiqlite.v1.Cluster.Ready:output_type -> hiqlite.v1.ReadyResponse
-	87, // [87:109] is the sub-list for method output_type
-	65, // [65:87] is the sub-list for method input_type
-	65, // [65:65] is the sub-list for extension type_name
-	65, // [65:65] is the sub-list for extension extendee
-	0,  // [0:65] is the sub-list for field type_name
+	20, // 11: hiqlite.v1.SessionRequests.requests:type_name -> hiqlite.v1.SessionRequest
+	34, // 12: hiqlite.v1.SessionResponses.responses:type_name -> hiqlite.v1.SessionResponse
+	0,  // 13: hiqlite.v1.SessionRequest.consistency:type_name -> hiqlite.v1.Consistency
+	10, // 14: hiqlite.v1.SessionRequest.seen:type_name -> hiqlite.v1.Seen
+	62, // 15: hiqlite.v1.SessionRequest.origin:type_name -> hiqlite.v1.Origin
+	21, // 16: hiqlite.v1.SessionRequest.open:type_name -> hiqlite.v1.Open
+	7,  // 17: hiqlite.v1.SessionRequest.exec:type_name -> hiqlite.v1.Statement
+	7,  // 18: hiqlite.v1.SessionRequest.query:type_name -> hiqlite.v1.Statement
+	23, // 19: hiqlite.v1.SessionRequest.fetch:type_name -> hiqlite.v1.Fetch
+	24, // 20: hiqlite.v1.SessionRequest.close_rows:type_name -> hiqlite.v1.CloseRows
+	25, // 21: hiqlite.v1.SessionRequest.prepare:type_name -> hiqlite.v1.Prepare
+	26, // 22: hiqlite.v1.SessionRequest.begin:type_name -> hiqlite.v1.Begin
+	27, // 23: hiqlite.v1.SessionRequest.commit:type_name -> hiqlite.v1.Commit
+	28, // 24: hiqlite.v1.SessionRequest.rollback:type_name -> hiqlite.v1.Rollback
+	32, // 25: hiqlite.v1.SessionRequest.batch:type_name -> hiqlite.v1.Batch
+	29, // 26: hiqlite.v1.SessionRequest.ping:type_name -> hiqlite.v1.Ping
+	33, // 27: hiqlite.v1.SessionRequest.cancel:type_name -> hiqlite.v1.Cancel
+	31, // 28: hiqlite.v1.SessionRequest.reset:type_name -> hiqlite.v1.Reset
+	30, // 29: hiqlite.v1.SessionRequest.close_session:type_name -> hiqlite.v1.CloseSession
+	0,  // 30: hiqlite.v1.Open.consistency:type_name -> hiqlite.v1.Consistency
+	22, // 31: hiqlite.v1.Open.restore:type_name -> hiqlite.v1.State
+	81, // 32: hiqlite.v1.State.pragmas:type_name -> hiqlite.v1.State.PragmasEntry
+	7,  // 33: hiqlite.v1.Batch.statements:type_name -> hiqlite.v1.Statement
+	16, // 34: hiqlite.v1.SessionResponse.error:type_name -> hiqlite.v1.Error
+	22, // 35: hiqlite.v1.SessionResponse.state:type_name -> hiqlite.v1.State
+	10, // 36: hiqlite.v1.SessionResponse.seen:type_name -> hiqlite.v1.Seen
+	35, // 37: hiqlite.v1.SessionResponse.opened:type_name -> hiqlite.v1.Opened
+	8,  // 38: hiqlite.v1.SessionResponse.result:type_name -> hiqlite.v1.Result
+	37, // 39: hiqlite.v1.SessionResponse.rows:type_name -> hiqlite.v1.Rows
+	36, // 40: hiqlite.v1.SessionResponse.prepared:type_name -> hiqlite.v1.Prepared
+	12, // 41: hiqlite.v1.SessionResponse.batch:type_name -> hiqlite.v1.ExecuteResponse
+	38, // 42: hiqlite.v1.SessionResponse.closing:type_name -> hiqlite.v1.Closing
+	2,  // 43: hiqlite.v1.Prepared.kind:type_name -> hiqlite.v1.Prepared.Kind
+	9,  // 44: hiqlite.v1.Rows.columns:type_name -> hiqlite.v1.Column
+	0,  // 45: hiqlite.v1.GetRequest.consistency:type_name -> hiqlite.v1.Consistency
+	10, // 46: hiqlite.v1.GetRequest.seen:type_name -> hiqlite.v1.Seen
+	0,  // 47: hiqlite.v1.ListRequest.consistency:type_name -> hiqlite.v1.Consistency
+	10, // 48: hiqlite.v1.ListRequest.seen:type_name -> hiqlite.v1.Seen
+	47, // 49: hiqlite.v1.ListResponse.entries:type_name -> hiqlite.v1.Entry
+	0,  // 50: hiqlite.v1.CounterRequest.consistency:type_name -> hiqlite.v1.Consistency
+	10, // 51: hiqlite.v1.CounterRequest.seen:type_name -> hiqlite.v1.Seen
+	10, // 52: hiqlite.v1.WatchRequest.seen:type_name -> hiqlite.v1.Seen
+	54, // 53: hiqlite.v1.WatchResponse.event:type_name -> hiqlite.v1.Event
+	10, // 54: hiqlite.v1.WatchResponse.seen:type_name -> hiqlite.v1.Seen
+	3,  // 55: hiqlite.v1.Event.kind:type_name -> hiqlite.v1.Event.Kind
+	10, // 56: hiqlite.v1.ListenRequest.seen:type_name -> hiqlite.v1.Seen
+	59, // 57: hiqlite.v1.ListenResponse.message:type_name -> hiqlite.v1.Message
+	10, // 58: hiqlite.v1.ListenResponse.seen:type_name -> hiqlite.v1.Seen
+	4,  // 59: hiqlite.v1.DoRequest.shard:type_name -> hiqlite.v1.DoRequest.Shard
+	10, // 60: hiqlite.v1.DoRequest.seen:type_name -> hiqlite.v1.Seen
+	10, // 61: hiqlite.v1.DoResponse.seen:type_name -> hiqlite.v1.Seen
+	62, // 62: hiqlite.v1.CommitOutcomeRequest.origin:type_name -> hiqlite.v1.Origin
+	10, // 63: hiqlite.v1.CommitOutcomeResponse.seen:type_name -> hiqlite.v1.Seen
+	10, // 64: hiqlite.v1.CatchUpResponse.seen:type_name -> hiqlite.v1.Seen
+	75, // 65: hiqlite.v1.StatusResponse.members:type_name -> hiqlite.v1.Member
+	76, // 66: hiqlite.v1.StatusResponse.shards:type_name -> hiqlite.v1.ShardStatus
+	10, // 67: hiqlite.v1.ReadyResponse.seen:type_name -> hiqlite.v1.Seen
+	11, // 68: hiqlite.v1.Database.Execute:input_type -> hiqlite.v1.ExecuteRequest
+	13, // 69: hiqlite.v1.Database.Query:input_type -> hiqlite.v1.QueryRequest
+	18, // 70: hiqlite.v1.Database.Session:input_type -> hiqlite.v1.SessionRequests
+	39, // 71: hiqlite.v1.KV.Get:input_type -> hiqlite.v1.GetRequest
+	41, // 72: hiqlite.v1.KV.Put:input_type -> hiqlite.v1.PutRequest
+	43, // 73: hiqlite.v1.KV.Delete:input_type -> hiqlite.v1.DeleteRequest
+	45, // 74: hiqlite.v1.KV.List:input_type -> hiqlite.v1.ListRequest
+	48, // 75: hiqlite.v1.KV.Counter:input_type -> hiqlite.v1.CounterRequest
+	50, // 76: hiqlite.v1.KV.Add:input_type -> hiqlite.v1.AddRequest
+	52, // 77: hiqlite.v1.KV.Watch:input_type -> hiqlite.v1.WatchRequest
+	55, // 78: hiqlite.v1.PubSub.Notify:input_type -> hiqlite.v1.NotifyRequest
+	57, // 79: hiqlite.v1.PubSub.Listen:input_type -> hiqlite.v1.ListenRequest
+	60, // 80: hiqlite.v1.Shards.Do:input_type -> hiqlite.v1.DoRequest
+	67, // 81: hiqlite.v1.Shards.Await:input_type -> hiqlite.v1.AwaitRequest
+	69, // 82: hiqlite.v1.Shards.CatchUp:input_type -> hiqlite.v1.CatchUpRequest
+	71, // 83: hiqlite.v1.Shards.QueueLen:input_type -> hiqlite.v1.QueueLenRequest
+	63, // 84: hiqlite.v1.Shards.OpenSession:input_type -> hiqlite.v1.OpenSessionRequest
+	65, // 85: hiqlite.v1.Shards.CommitOutcome:input_type -> hiqlite.v1.CommitOutcomeRequest
+	45, // 86: hiqlite.v1.Shards.Entries:input_type -> hiqlite.v1.ListRequest
+	73, // 87: hiqlite.v1.Cluster.Status:input_type -> hiqlite.v1.StatusRequest
+	77, // 88: hiqlite.v1.Cluster.Hash:input_type -> hiqlite.v1.HashRequest
+	79, // 89: hiqlite.v1.Cluster.Ready:input_type -> hiqlite.v1.ReadyRequest
+	12, // 90: hiqlite.v1.Database.Execute:output_type -> hiqlite.v1.ExecuteResponse
+	14, // 91: hiqlite.v1.Database.Query:output_type -> hiqlite.v1.QueryResponse
+	19, // 92: hiqlite.v1.Database.Session:output_type -> hiqlite.v1.SessionResponses
+	40, // 93: hiqlite.v1.KV.Get:output_type -> hiqlite.v1.GetResponse
+	42, // 94: hiqlite.v1.KV.Put:output_type -> hiqlite.v1.PutResponse
+	44, // 95: hiqlite.v1.KV.Delete:output_type -> hiqlite.v1.DeleteResponse
+	46, // 96: hiqlite.v1.KV.List:output_type -> hiqlite.v1.ListResponse
+	49, // 97: hiqlite.v1.KV.Counter:output_type -> hiqlite.v1.CounterResponse
+	51, // 98: hiqlite.v1.KV.Add:output_type -> hiqlite.v1.AddResponse
+	53, // 99: hiqlite.v1.KV.Watch:output_type -> hiqlite.v1.WatchResponse
+	56, // 100: hiqlite.v1.PubSub.Notify:output_type -> hiqlite.v1.NotifyResponse
+	58, // 101: hiqlite.v1.PubSub.Listen:output_type -> hiqlite.v1.ListenResponse
+	61, // 102: hiqlite.v1.Shards.Do:output_type -> hiqlite.v1.DoResponse
+	68, // 103: hiqlite.v1.Shards.Await:output_type -> hiqlite.v1.AwaitResponse
+	70, // 104: hiqlite.v1.Shards.CatchUp:output_type -> hiqlite.v1.CatchUpResponse
+	72, // 105: hiqlite.v1.Shards.QueueLen:output_type -> hiqlite.v1.QueueLenResponse
+	64, // 106: hiqlite.v1.Shards.OpenSession:output_type -> hiqlite.v1.OpenSessionResponse
+	66, // 107: hiqlite.v1.Shards.CommitOutcome:output_type -> hiqlite.v1.CommitOutcomeResponse
+	46, // 108: hiqlite.v1.Shards.Entries:output_type -> hiqlite.v1.ListResponse
+	74, // 109: hiqlite.v1.Cluster.Status:output_type -> hiqlite.v1.StatusResponse
+	78, // 110: hiqlite.v1.Cluster.Hash:output_type -> hiqlite.v1.HashResponse
+	80, // 111: hiqlite.v1.Cluster.Ready:output_type -> hiqlite.v1.ReadyResponse
+	90, // [90:112] is the sub-list for method output_type
+	68, // [68:90] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_hiqlite_v1_hiqlite_proto_init() }
@@ -5554,7 +5727,7 @@ func file_hiqlite_v1_hiqlite_proto_init() {
 		(*Value_Blob)(nil),
 		(*Value_RawText)(nil),
 	}
-	file_hiqlite_v1_hiqlite_proto_msgTypes[13].OneofWrappers = []any{
+	file_hiqlite_v1_hiqlite_proto_msgTypes[15].OneofWrappers = []any{
 		(*SessionRequest_Open)(nil),
 		(*SessionRequest_Exec)(nil),
 		(*SessionRequest_Query)(nil),
@@ -5568,8 +5741,9 @@ func file_hiqlite_v1_hiqlite_proto_init() {
 		(*SessionRequest_Ping)(nil),
 		(*SessionRequest_Cancel)(nil),
 		(*SessionRequest_Reset_)(nil),
+		(*SessionRequest_CloseSession)(nil),
 	}
-	file_hiqlite_v1_hiqlite_proto_msgTypes[26].OneofWrappers = []any{
+	file_hiqlite_v1_hiqlite_proto_msgTypes[29].OneofWrappers = []any{
 		(*SessionResponse_Opened)(nil),
 		(*SessionResponse_Result)(nil),
 		(*SessionResponse_Rows)(nil),
@@ -5577,15 +5751,15 @@ func file_hiqlite_v1_hiqlite_proto_init() {
 		(*SessionResponse_Batch)(nil),
 		(*SessionResponse_Closing)(nil),
 	}
-	file_hiqlite_v1_hiqlite_proto_msgTypes[44].OneofWrappers = []any{}
-	file_hiqlite_v1_hiqlite_proto_msgTypes[49].OneofWrappers = []any{}
+	file_hiqlite_v1_hiqlite_proto_msgTypes[47].OneofWrappers = []any{}
+	file_hiqlite_v1_hiqlite_proto_msgTypes[52].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hiqlite_v1_hiqlite_proto_rawDesc), len(file_hiqlite_v1_hiqlite_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   74,
+			NumMessages:   77,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

@@ -103,11 +103,12 @@ type DatabaseClient interface {
 	// Query runs one statement and returns its rows, which may also be those of a
 	// RETURNING. It fails if there are more rows than the server's limits allow.
 	Query(context.Context, *connect.Request[v1.QueryRequest]) (*connect.Response[v1.QueryResponse], error)
-	// Session is one connection of a driver, with its settings, transactions and TEMP
-	// objects. The server executes the requests in their order, one at a time, and
-	// answers each, except Cancel and CloseRows. The session ends with the stream: an
-	// open transaction is then rolled back.
-	Session(context.Context) *connect.BidiStreamForClient[v1.SessionRequest, v1.SessionResponse]
+	// Session is for drivers. A session is one connection, with its settings,
+	// transactions and TEMP objects; a stream has one or more. The server executes the
+	// requests of a session in their order, one at a time, and answers each, except
+	// Cancel, CloseRows and CloseSession. A session ends by CloseSession, by Closing, or
+	// with the stream: an open transaction is then rolled back.
+	Session(context.Context) *connect.BidiStreamForClient[v1.SessionRequests, v1.SessionResponses]
 }
 
 // NewDatabaseClient constructs a client for the hiqlite.v1.Database service. By default, it uses
@@ -133,7 +134,7 @@ func NewDatabaseClient(httpClient connect.HTTPClient, baseURL string, opts ...co
 			connect.WithSchema(databaseMethods.ByName("Query")),
 			connect.WithClientOptions(opts...),
 		),
-		session: connect.NewClient[v1.SessionRequest, v1.SessionResponse](
+		session: connect.NewClient[v1.SessionRequests, v1.SessionResponses](
 			httpClient,
 			baseURL+DatabaseSessionProcedure,
 			connect.WithSchema(databaseMethods.ByName("Session")),
@@ -146,7 +147,7 @@ func NewDatabaseClient(httpClient connect.HTTPClient, baseURL string, opts ...co
 type databaseClient struct {
 	execute *connect.Client[v1.ExecuteRequest, v1.ExecuteResponse]
 	query   *connect.Client[v1.QueryRequest, v1.QueryResponse]
-	session *connect.Client[v1.SessionRequest, v1.SessionResponse]
+	session *connect.Client[v1.SessionRequests, v1.SessionResponses]
 }
 
 // Execute calls hiqlite.v1.Database.Execute.
@@ -160,7 +161,7 @@ func (c *databaseClient) Query(ctx context.Context, req *connect.Request[v1.Quer
 }
 
 // Session calls hiqlite.v1.Database.Session.
-func (c *databaseClient) Session(ctx context.Context) *connect.BidiStreamForClient[v1.SessionRequest, v1.SessionResponse] {
+func (c *databaseClient) Session(ctx context.Context) *connect.BidiStreamForClient[v1.SessionRequests, v1.SessionResponses] {
 	return c.session.CallBidiStream(ctx)
 }
 
@@ -173,11 +174,12 @@ type DatabaseHandler interface {
 	// Query runs one statement and returns its rows, which may also be those of a
 	// RETURNING. It fails if there are more rows than the server's limits allow.
 	Query(context.Context, *connect.Request[v1.QueryRequest]) (*connect.Response[v1.QueryResponse], error)
-	// Session is one connection of a driver, with its settings, transactions and TEMP
-	// objects. The server executes the requests in their order, one at a time, and
-	// answers each, except Cancel and CloseRows. The session ends with the stream: an
-	// open transaction is then rolled back.
-	Session(context.Context, *connect.BidiStream[v1.SessionRequest, v1.SessionResponse]) error
+	// Session is for drivers. A session is one connection, with its settings,
+	// transactions and TEMP objects; a stream has one or more. The server executes the
+	// requests of a session in their order, one at a time, and answers each, except
+	// Cancel, CloseRows and CloseSession. A session ends by CloseSession, by Closing, or
+	// with the stream: an open transaction is then rolled back.
+	Session(context.Context, *connect.BidiStream[v1.SessionRequests, v1.SessionResponses]) error
 }
 
 // NewDatabaseHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -230,7 +232,7 @@ func (UnimplementedDatabaseHandler) Query(context.Context, *connect.Request[v1.Q
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hiqlite.v1.Database.Query is not implemented"))
 }
 
-func (UnimplementedDatabaseHandler) Session(context.Context, *connect.BidiStream[v1.SessionRequest, v1.SessionResponse]) error {
+func (UnimplementedDatabaseHandler) Session(context.Context, *connect.BidiStream[v1.SessionRequests, v1.SessionResponses]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("hiqlite.v1.Database.Session is not implemented"))
 }
 
