@@ -92,8 +92,11 @@ func (t *Transport) alive(c *conn, payload []byte) bool {
 		return true
 	}
 	same, err := t.sameStorage(c.peer.Node, c.peer.Storage, true)
-	c.bound = same && err == nil
-	return c.bound
+	if err != nil {
+		return true // a full disk, for example; the next aliveFrame tries again
+	}
+	c.bound = same
+	return same
 }
 
 // receive delivers the messages of a lane.

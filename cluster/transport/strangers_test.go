@@ -3,9 +3,11 @@ package transport
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -257,6 +259,28 @@ func TestFoldersAreRememberedOfNodesThatTakePart(t *testing.T) {
 				next.waitFor(one)
 			}
 		})
+	}
+}
+
+// A name that cannot be written does not end connections, and is written later.
+func TestFoldersAreRememberedLater(t *testing.T) {
+	members := newMembers(t, "127.0.0.1", 2)
+	var failures atomic.Int32
+	one := start(t, 1, members, withSecret(t, "a"), func(o *Options) {
+		write := o.SameStorage
+		o.SameStorage = func(node uint64, name string, remember bool) (bool, error) {
+			if remember && failures.Add(1) <= 3 {
+				return true, errors.New("no space left")
+			}
+			return write(node, name, remember)
+		}
+	})
+	two := start(t, 2, members, withSecret(t, "a"))
+	two.waitUp(1)
+	connection := two.links[1].urgent.conn.Load()
+	testrun.WaitFor(t, "the folder to be known", func() bool { same, _ := one.sameStorage(2, "?", false); return !same })
+	if two.links[1].urgent.conn.Load() != connection {
+		t.Error("the connection was ended")
 	}
 }
 
