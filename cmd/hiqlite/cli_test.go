@@ -227,6 +227,9 @@ func TestImport(t *testing.T) {
 			t.Errorf("%s: %+v, want %q", args, o, want)
 		}
 	}
+	if o := cli(t, "BEGIN;\nINSERT INTO old VALUES(9, 'x');\n.import '"+whole+"' old\n", "sql", data); o.code != 1 || !strings.Contains(o.err, "cannot run inside a transaction") {
+		t.Errorf("in a transaction: %+v", o)
+	}
 	if got := must(t, "", "sql", data, ".import "+file("empty.csv", "")+" nothing"); got != "" {
 		t.Errorf("an empty file: %q", got)
 	}

@@ -34,6 +34,10 @@ func (s *shell) importCommand(ctx context.Context, args []string) error {
 	if len(args) != 2 {
 		return errors.New("write .import, a file, and a table")
 	}
+	// BEGIN fails in a transaction, whose lease the batches would wait for in vain.
+	if _, err := s.conn.ExecContext(ctx, "BEGIN DEFERRED; ROLLBACK"); err != nil {
+		return fmt.Errorf(".import cannot run inside a transaction, since it is not one: %w", err)
+	}
 	f, err := os.Open(args[0])
 	if err != nil {
 		return err

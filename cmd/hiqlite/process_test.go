@@ -165,6 +165,42 @@ func TestServe(t *testing.T) {
 	}
 }
 
+// A request that runs when SIGTERM comes gets its answer, and a second signal does not
+// wait for anything.
+func TestSIGTERMWaitsForRequests(t *testing.T) {
+	addresses, err := loopback.Addresses(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	environ := []string{"HQL_DATA_DIR=" + t.TempDir(), "HQL_LISTEN_ADDR_API=" + addresses[0], "HQL_SHUTDOWN_TIMEOUT=1m", "HQL_LOG_STATEMENTS=true"}
+	const query = "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c LIMIT %d) SELECT count(*) FROM c"
+	for _, twice := range []bool{false, true} {
+		p := start(t, environ, "serve")
+		waitFor(t, "ready", func() bool { status, _ := get("http://" + addresses[0] + "/ready"); return status == 200 })
+		rows := 3_000_000 // about a second
+		if twice {
+			rows = 3_000_000_000
+		}
+		answer := start(t, nil, "sql", "hiqlite://"+addresses[0]+"?timeout=5m", fmt.Sprintf(query, rows), "--mode=list")
+		waitFor(t, "the query runs", func() bool { return strings.Contains(p.errs.String(), "WITH RECURSIVE") })
+		p.signal(syscall.SIGTERM)
+		if twice {
+			waitFor(t, "the server ends", func() bool { return strings.Contains(p.errs.String(), "hiqlite: ending") })
+			p.signal(syscall.SIGTERM)
+			if code := p.code(); code != -1 { // killed by the signal
+				t.Errorf("after two signals: exit code %d", code)
+			}
+			continue
+		}
+		if code := answer.code(); code != 0 || answer.out.String() != fmt.Sprintln(rows) {
+			t.Errorf("the query: exit code %d, %q, %s", code, answer.out.String(), answer.errs.String())
+		}
+		if code := p.code(); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+	}
+}
+
 func TestServeRefusesBadSettings(t *testing.T) {
 	p := start(t, []string{"HQL_TICK=50", "HQL_DATADIR=x", "HQL_LISTEN_ADDR_API=0.0.0.0:1"}, "serve")
 	if code := p.code(); code != exitUsage {
