@@ -4,9 +4,13 @@ package main
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -165,6 +169,70 @@ func TestServe(t *testing.T) {
 	}
 }
 
+// certificate makes a certificate that signs itself, for a host, and writes it and its
+// key.
+func certificate(t *testing.T, host, certFile, keyFile string) {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.ParseIP(host)},
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(nil, template, template, public, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: key}} {
+		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Clients recognise a server and a proxy by the authority of their certificates, and the
+// server uses a new certificate without a restart.
+func TestServeWithCertificates(t *testing.T) {
+	addresses, err := loopback.Addresses(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, _, err := net.SplitHostPort(addresses[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cert, key, secret := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, []byte("the secret of this test"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	certificate(t, host, cert, key)
+	environ := []string{"HQL_DATA_DIR=" + filepath.Join(dir, "data"), "HQL_NODES=1 " + host + ":1 " + addresses[0],
+		"HQL_SECRET_API_FILE=" + secret, "HQL_TLS_API_CERT=" + cert, "HQL_TLS_API_KEY_FILE=" + key, "HQL_TLS_API_CA=" + cert}
+	start(t, environ, "serve")
+	start(t, append(environ, "HQL_LISTEN_ADDR_API="+addresses[1]), "proxy")
+	for round := range 2 {
+		for _, address := range addresses[:2-round] { // the proxy has read the first authority
+			waitFor(t, "ready", func() bool { status, _ := get("https://" + address + "/ready"); return status == 200 })
+			dsn := "hiqlite://" + address + "?secret_file=" + secret
+			if got := must(t, "", "sql", dsn+"&tls_ca_file="+cert, "SELECT 1", "--mode=list"); got != "1\n" {
+				t.Errorf("with the authority: %q", got)
+			}
+			if o := cli(t, "", "sql", dsn+"&reconnect_timeout=100ms", "SELECT 1"); o.code == 0 {
+				t.Errorf("a client that expects the key of the secret trusts a certificate")
+			}
+		}
+		certificate(t, host, cert, key)
+		time.Sleep(1100 * time.Millisecond) // handshakes look for changes once a second
+	}
+}
+
 // A request that runs when SIGTERM comes gets its answer, and a second signal does not
 // wait for anything.
 func TestSIGTERMWaitsForRequests(t *testing.T) {
@@ -264,7 +332,7 @@ func TestLockPassesSignalsOn(t *testing.T) {
 
 // The memory of an import does not grow with the file.
 func TestImportOfManyRows(t *testing.T) {
-	rows := testrun.Rounds(20_000, 1_000_000)
+	const rows = 1_000_000
 	file := filepath.Join(t.TempDir(), "rows.csv")
 	var b bytes.Buffer
 	b.WriteString("id,name,note\n")
@@ -290,7 +358,7 @@ func TestImportOfManyRows(t *testing.T) {
 		t.Fatalf("exit code %d: %s", code, p.errs.String())
 	}
 	t.Logf("%d rows of %d MiB in %v, with at most %d MiB of memory", rows, b.Len()>>20, time.Since(began).Round(time.Millisecond), peak)
-	if peak > 600 {
+	if peak > 300 {
 		t.Errorf("the import used %d MiB", peak)
 	}
 	query := start(t, nil, "sql", data, "SELECT count(*), sum(length(note)), max(name) FROM t", "--mode=list")
