@@ -352,6 +352,6 @@ func TestBadMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := 3 * writers * testrun.Rounds(writes, 10*writes); rows != want || distinct != want {
-		t.Error(fmt.Sprintf("%d rows, %d of them different; %d were acknowledged", rows, distinct, want))
+		t.Errorf("%d rows, %d of them different; %d were acknowledged", rows, distinct, want)
 	}
 }

@@ -21,7 +21,6 @@ import (
 type deployment struct {
 	t                        *testing.T
 	nodeArgs, proxyArgs      []string
-	nodeEnviron              []string // without what depends on the number of the node
 	secretRaft, secretAPI    string   // files
 	raft, api                []string // addresses
 	proxyAddress, dataFolder string
