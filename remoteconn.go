@@ -105,10 +105,10 @@ func (c *remoteConn) call(ctx context.Context, r *apiv1.SessionRequest, after ag
 		if err := c.ensure(ctx); err != nil {
 			return nil, unknownAfter(unanswered, err)
 		}
+		inTx := c.state.InTransaction // a commit ends the transaction, even if its outcome is not known
 		answer, err := c.session.Do(ctx, r)
 		var broken *remote.BrokenError
 		if errors.As(err, &broken) {
-			inTx := c.state.InTransaction
 			c.sessionBroke(broken)
 			if inTx || c.lostTemp != nil {
 				return nil, c.afterLoss()
@@ -132,8 +132,12 @@ func (c *remoteConn) call(ctx context.Context, r *apiv1.SessionRequest, after ag
 			return nil, unknownAfter(unanswered, err)
 		}
 		c.update(answer)
-		err = remoteError(remote.Failure(ctx, answer))
-		if err != nil && c.mayMove(ctx, err) {
+		failure := remote.Failure(ctx, answer)
+		err = remoteError(failure)
+		if !inTx && c.mayMove(ctx, r, failure) {
+			if errors.Is(err, ErrOutcomeUnknown) {
+				unanswered = &remote.BrokenError{Address: c.session.Address(), Err: err}
+			}
 			c.session.Close()
 			c.session = nil
 			continue
@@ -148,10 +152,23 @@ func (c *remoteConn) call(ctx context.Context, r *apiv1.SessionRequest, after ag
 	}
 }
 
-// mayMove reports whether err says that the node is closing and has executed nothing, so
-// that another one can.
-func (c *remoteConn) mayMove(ctx context.Context, err error) bool {
-	return errors.Is(err, ErrClosed) && !errors.Is(err, ErrOutcomeUnknown) && !c.state.InTransaction && !c.state.HasTemp && ctx.Err() == nil
+// mayMove reports whether a request failed because its node is closing, and can be sent
+// to another node: because it was not executed, or is applied once.
+func (c *remoteConn) mayMove(ctx context.Context, r *apiv1.SessionRequest, failure error) bool {
+	if c.state.InTransaction || c.state.HasTemp || c.tx != nil || !remote.GoingAway(ctx, failure) {
+		return false
+	}
+	return !errors.Is(failure, ErrOutcomeUnknown) || r.Origin != nil && r.GetCommit() == nil && !isScript(r)
+}
+
+// isScript reports whether a request may be a script that commits, of which only the
+// first commit has the origin.
+func isScript(r *apiv1.SessionRequest) bool {
+	text := protocol.SQL(r.GetExec())
+	if r.GetQuery() != nil {
+		text = protocol.SQL(r.GetQuery())
+	}
+	return strings.Contains(text, ";") && r.GetBatch() == nil
 }
 
 // look finds out whether the text of a request can be executed again.

@@ -289,6 +289,14 @@ func unreachable(err error) bool {
 	return errors.As(err, &ce) && !connect.IsWireError(ce) && ce.Code() != connect.CodeCanceled
 }
 
+// GoingAway reports whether a server has answered with err because it, or its node, is
+// closing, and not because the context of the call has ended. Another node can then be
+// asked; if the outcome is unknown, only for what is applied once.
+func GoingAway(ctx context.Context, err error) bool {
+	var e *protocol.Error
+	return ctx.Err() == nil && errors.As(err, &e) && (errors.Is(e, node.ErrClosed) || errors.Is(e, context.Canceled))
+}
+
 // explain adds to an error of the transport what the user can do.
 func explain(err error) error {
 	var record tls.RecordHeaderError
@@ -333,6 +341,13 @@ func call[Req, Res any](ctx context.Context, c *Client, write bool, method func(
 		answer, err := method(e)(traceSent(ctx, &sent), connect.NewRequest(request))
 		if err != nil {
 			err = fromConnect(err)
+			if GoingAway(ctx, err) && (write || !errors.Is(err, node.ErrOutcomeUnknown)) {
+				// Another node has, or finds out, the outcome.
+				if unanswered == nil && errors.Is(err, node.ErrOutcomeUnknown) {
+					unanswered = err
+				}
+				return connect.NewError(connect.CodeUnavailable, err)
+			}
 			if sent.Load() && unanswered == nil && !isAnswer(err) {
 				unanswered = fmt.Errorf("the connection to %s broke before the answer: %w", e.address, err)
 			}

@@ -150,7 +150,7 @@ func (f *feed[M]) receive() {
 			f.err = errFeedClosed
 			return
 		}
-		if err != nil && !unreachable(err) && !f.skip(err) {
+		if err != nil && !unreachable(err) && !GoingAway(f.ctx, err) && !f.skip(err) {
 			f.err = asShardError(err)
 			return
 		}
@@ -165,7 +165,7 @@ func (f *feed[M]) receive() {
 			case f.ctx.Err() != nil:
 				f.err = errFeedClosed
 				return
-			case f.skip(err), errors.Is(err, node.ErrNoLeader):
+			case f.skip(err), errors.Is(err, node.ErrNoLeader), GoingAway(f.ctx, err):
 			default:
 				f.err = asShardError(err)
 				return

@@ -28,7 +28,7 @@ import (
 )
 
 // serve serves a node with a configuration of the server, and returns the address.
-func serve(t *testing.T, cfg server.Config) (*server.Server, string) {
+func serve(t testing.TB, cfg server.Config) (*server.Server, string) {
 	t.Helper()
 	s, err := server.New(cfg)
 	if err != nil {
@@ -45,7 +45,7 @@ func serve(t *testing.T, cfg server.Config) (*server.Server, string) {
 }
 
 // httpClient returns a client that speaks HTTP/2 without TLS, or HTTP/1.1.
-func httpClient(t *testing.T, http2 bool) *http.Client {
+func httpClient(t testing.TB, http2 bool) *http.Client {
 	t.Helper()
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(!http2)
