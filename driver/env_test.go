@@ -57,3 +57,12 @@ func TestEnvironmentRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestSecretsDoNotBelongInADSN(t *testing.T) {
+	for _, dsn := range []string{"data?secret=hidden-value-of-a-secret", "hiqlite://127.0.0.1:1?secret_api=hidden-value-of-a-secret"} {
+		_, err := sql.Open("hiqlite", dsn)
+		if err == nil || !strings.Contains(err.Error(), "name a file with the secret as secret_file") || strings.Contains(err.Error(), "hidden") {
+			t.Errorf("%s: %v", dsn, err)
+		}
+	}
+}

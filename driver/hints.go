@@ -2,6 +2,7 @@ package driver
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hiqlite/hiqlite/internal/spelling"
@@ -40,6 +41,10 @@ var otherKeys = map[string]string{
 	"_crypto_key":      "leave it out: files are not encrypted; use an encrypted file system",
 }
 
+// secretKeys are the names under which somebody may write the secret itself. The errors
+// about unknown keys never show a value.
+var secretKeys = []string{"secret", "secret_raft", "secret_api", "password", "pass", "token"}
+
 // unknownKey returns the error for a key that this driver does not have.
 func unknownKey(name, value string) error {
 	lower := strings.ToLower(name)
@@ -51,6 +56,9 @@ func unknownKey(name, value string) error {
 	}
 	if hint, ok := otherKeys[lower]; ok {
 		return fmt.Errorf("the DSN's key %q is another driver's: %s", name, hint)
+	}
+	if slices.Contains(secretKeys, lower) {
+		return fmt.Errorf("the DSN's key %q is unknown: secrets do not belong in a DSN, because DSNs end up in logs; name a file with the secret as secret_file", name)
 	}
 	return fmt.Errorf("the DSN's key %q is unknown: did you mean %s?", name, spelling.Nearest(name, keyNames()))
 }
