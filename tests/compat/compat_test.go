@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"path/filepath"
 	"reflect"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/loopback"
+	"github.com/hiqlite/hiqlite/internal/server"
 )
 
 func TestMain(m *testing.M) {
@@ -47,18 +49,44 @@ type database struct {
 // each runs a suite on a cluster and on SQLite. At the end all nodes must hold the same
 // rows.
 func each(t *testing.T, suite func(t *testing.T, d *database)) {
-	t.Run("hiqlite", func(t *testing.T) {
-		d := newCluster(t)
-		suite(t, d)
-		d.equal(t)
-	})
+	for _, route := range []string{"hiqlite", "remote", "proxy"} {
+		t.Run(route, func(t *testing.T) {
+			d := newCluster(t, route)
+			suite(t, d)
+			d.equal(t)
+		})
+	}
 	t.Run("sqlite", func(t *testing.T) { suite(t, newFile(t)) })
+}
+
+// hops is how many servers are between the database and its node.
+var hops = map[string]int{"remote": 1, "proxy": 2}
+
+// served serves a node or a remote database, and returns what a client of that sees.
+func served(t *testing.T, backend server.Backend) *hiqlite.Remote {
+	t.Helper()
+	s, err := server.New(server.Config{Backend: backend})
+	must(t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(l) }()
+	remote, err := hiqlite.NewRemote(hiqlite.RemoteConfig{Addresses: []string{l.Addr().String()}})
+	must(t, err)
+	t.Cleanup(func() {
+		must(t, remote.Close())
+		must(t, s.Close())
+		<-ended
+	})
+	return remote
 }
 
 // replicated says whether the database is a cluster.
 func (d *database) replicated() bool { return d.nodes != nil }
 
-func newCluster(t *testing.T) *database {
+// newCluster starts a cluster, whose nodes the database reaches in this process, through
+// their API, or through a proxy before that.
+func newCluster(t *testing.T, route string) *database {
 	t.Helper()
 	d := &database{}
 	dir := t.TempDir()
@@ -82,7 +110,14 @@ func newCluster(t *testing.T) *database {
 	status, err := d.nodes[0].Status(patient(t))
 	must(t, err)
 	at := func(i uint64) *hiqlite.Node { return d.nodes[(status.Leader+i)%3] } // 2: the leader
-	pool := func(i uint64) *sql.DB { return closed(t, sql.OpenDB(at(i).Connector())) }
+	var backends [3]server.Backend
+	for i := range backends {
+		backends[i] = at(uint64(i))
+		for range hops[route] {
+			backends[i] = served(t, backends[i])
+		}
+	}
+	pool := func(i uint64) *sql.DB { return closed(t, sql.OpenDB(backends[i].Connector())) }
 	d.open, d.elsewhere = func() *sql.DB { return pool(0) }, func() *sql.DB { return pool(1) }
 	d.home, d.away = pool(0), [2]*sql.DB{pool(1), pool(2)}
 	return d
