@@ -247,12 +247,19 @@ func (s *Server) recovered(_ context.Context, spec connect.Spec, _ http.Header, 
 	return connect.NewError(connect.CodeInternal, errors.New("hiqlite: the server failed, see its log"))
 }
 
-// follow waits until reads see what a client has seen on other nodes.
+// follow waits until reads see what a client has seen on other nodes. A node that is cut
+// off from the others would wait for long, so MaxTime bounds the wait.
 func (s *Server) follow(ctx context.Context, seen *apiv1.Seen) error {
-	if seen.GetSql() == 0 && seen.GetKv() == 0 {
+	if now := s.connector.Seen(); now.SQL >= seen.GetSql() && now.KV >= seen.GetKv() {
 		return nil
 	}
-	return s.connector.Follow(ctx, protocol.WireSeen(seen))
+	bounded, cancel := context.WithTimeout(ctx, s.limits.MaxTime)
+	defer cancel()
+	err := s.connector.Follow(bounded, protocol.WireSeen(seen))
+	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
+		return fmt.Errorf("%w: this node has not applied what the client has seen on another one: %w", hiqlite.ErrNoLeader, err)
+	}
+	return err
 }
 
 // withConsistency returns the context of a read.
