@@ -130,7 +130,7 @@ func (s *clusterService) Status(ctx context.Context, _ *connect.Request[apiv1.St
 	}
 	out := &apiv1.StatusResponse{
 		NodeId: status.NodeID, Leader: status.Leader, Term: status.Term, Applied: status.Applied, Commit: status.Commit,
-		DatabaseBytes: status.DatabaseBytes, WalBytes: status.WALBytes,
+		DatabaseBytes: status.DatabaseBytes, WalBytes: status.WALBytes, Proxy: s.isProxy(),
 	}
 	for _, m := range status.Members {
 		out.Members = append(out.Members, &apiv1.Member{Id: m.ID, RaftAddr: m.RaftAddr, ApiAddr: m.APIAddr})

@@ -37,12 +37,22 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write([]byte("ready\n"))
 }
 
-// leaderAddress returns the API address of the leader of the SQL shard, or "".
-func leaderAddress(s hiqlite.Status) string {
-	for _, m := range s.Members {
-		if m.ID == s.Leader {
+// leaderAddress returns the API address of the leader. A proxy returns "": its clients
+// may not reach the nodes.
+func (s *Server) leaderAddress(status hiqlite.Status) string {
+	if s.isProxy() {
+		return ""
+	}
+	for _, m := range status.Members {
+		if m.ID == status.Leader {
 			return m.APIAddr
 		}
 	}
 	return ""
+}
+
+// isProxy reports whether the server has no node of its own.
+func (s *Server) isProxy() bool {
+	_, remote := s.backend.(*hiqlite.Remote)
+	return remote
 }
