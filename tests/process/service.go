@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	mathrand "math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/hiqlite/hiqlite"
+	"github.com/hiqlite/hiqlite/internal/server"
 	"github.com/hiqlite/hiqlite/internal/testrun"
 	"github.com/hiqlite/hiqlite/kv"
 	"github.com/hiqlite/hiqlite/pubsub"
@@ -66,6 +68,7 @@ type Measured struct {
 type NodeService struct {
 	Node  *hiqlite.Node
 	cfg   hiqlite.Config
+	api   *server.Server // nil: the node has no API address
 	acks  *os.File
 	acked []atomic.Int64 // by writer
 	quit  atomic.Bool
@@ -93,7 +96,29 @@ func OpenNode(argument json.RawMessage) (*NodeService, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &NodeService{Node: node, cfg: a.Config, acks: acks, acked: make([]atomic.Int64, a.Writers)}, nil
+	s := &NodeService{Node: node, cfg: a.Config, acks: acks, acked: make([]atomic.Int64, a.Writers)}
+	for _, m := range a.Config.Nodes {
+		if m.ID == a.Config.NodeID && m.APIAddr != "" {
+			if s.api, err = serveAPI(node, m.APIAddr); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return s, nil
+}
+
+// serveAPI serves the clients of a node.
+func serveAPI(node *hiqlite.Node, address string) (*server.Server, error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	s, err := server.New(server.Config{Backend: node})
+	if err != nil {
+		return nil, err
+	}
+	go func() { _ = s.Serve(listener) }() // ends with Close
+	return s, nil
 }
 
 // ServeNodes is Serve with NodeServices.
@@ -102,7 +127,12 @@ func ServeNodes() {
 }
 
 // Close closes the node.
-func (s *NodeService) Close() error { return s.Node.Close() }
+func (s *NodeService) Close() error {
+	if s.api != nil {
+		_ = s.api.Close() // its connections are closed
+	}
+	return s.Node.Close()
+}
 
 // Do serves a request and returns a Report, which has the errors.
 func (s *NodeService) Do(method string, args json.RawMessage) (any, error) {
