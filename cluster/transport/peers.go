@@ -62,7 +62,7 @@ func (p *peers) add(ctx context.Context, c *conn) error {
 		now := sinceStart(time.Now())
 		for _, other := range others {
 			if other.received() > began+int64(proofDelay) {
-				return refuse(RefusedDuplicate, "node %d runs already, as another process that is connected from %s: stop one of them", c.peer.Node, other.raw.RemoteAddr())
+				return refuse(RefusedDuplicate, "node %d runs already, as another process that is connected from %s: stop one of them", c.peer.Node, hostOf(other.raw.RemoteAddr()))
 			}
 			if now > began+int64(proofTime) {
 				other.close() // whoever uses it removes it

@@ -81,10 +81,7 @@ func (g *gate) enter(c net.Conn) (leave func() (evicted bool)) {
 // first time for its host and the reason.
 func (g *gate) refused(remote net.Addr, err error) {
 	reason := reasonOf(err)
-	host, _, splitErr := net.SplitHostPort(remote.String())
-	if splitErr != nil {
-		host = remote.String()
-	}
+	host := hostOf(remote)
 	key := refusedPeer{host, reason}
 	g.mu.Lock()
 	g.counts.Refused++
@@ -98,6 +95,16 @@ func (g *gate) refused(remote net.Addr, err error) {
 		g.log.Warn("hiqlite: refused a connection to the Raft port; further ones from this host for this reason are not logged",
 			"node", g.node, "host", host, "reason", reason)
 	}
+}
+
+// hostOf returns an address without its port, which differs between the connections of a
+// node.
+func hostOf(address net.Addr) string {
+	host, _, err := net.SplitHostPort(address.String())
+	if err != nil {
+		return address.String()
+	}
+	return host
 }
 
 func (g *gate) stats() Stats {
