@@ -199,3 +199,27 @@ func TestTheOutcomeOfACommit(t *testing.T) {
 	}
 	mustExec(t, c.DB(1), "INSERT INTO t VALUES(3)") // nobody holds the lease
 }
+
+// A text that makes TEMP objects and writes is a transaction. Its copy runs on another
+// view, and so it cannot return the results of the first one.
+func TestACopyOfAnImplicitTransaction(t *testing.T) {
+	c := newCluster(t, 3)
+	mustExec(t, c.DB(0), "CREATE TABLE t(n)")
+	session := openSession(t, c.DB(1))
+	const text = "CREATE TEMP TABLE x(a); INSERT INTO x VALUES(1); INSERT INTO t SELECT a FROM x"
+	if _, err := withOrigin(t, c.DB(0), wire.Origin{Session: session, Sequence: 1}, text); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := withOrigin(t, c.DB(1), wire.Origin{Session: session, Sequence: 1}, text); !errors.Is(err, hiqlite.ErrOutcomeUnknown) {
+		t.Errorf("the copy: %v", err)
+	}
+	if _, err := withOrigin(t, c.DB(2), wire.Origin{Session: session, Sequence: 1}, "INSERT INTO t VALUES(2)"); !errors.Is(err, hiqlite.ErrOutcomeUnknown) {
+		t.Errorf("a plain write under the same origin: %v", err)
+	}
+	if _, err := withOrigin(t, c.DB(2), wire.Origin{Session: session, Sequence: 2}, "INSERT INTO t VALUES(3)"); err != nil {
+		t.Errorf("the next write: %v", err)
+	}
+	if got := queryValue[string](t, c.DB(2), "SELECT group_concat(n) FROM t"); got != "1,3" {
+		t.Errorf("the rows are %s", got)
+	}
+}
