@@ -32,7 +32,7 @@ type expectation struct {
 // In the end all nodes must hold the same rows.
 func checkAll(t *testing.T, expectations []expectation) {
 	for _, size := range []int{1, 3} {
-		for _, route := range routes {
+		for _, route := range routes() {
 			if size == 1 && route != embedded {
 				continue
 			}

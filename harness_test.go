@@ -58,7 +58,15 @@ const (
 	throughProxy route = "proxy"
 )
 
-var routes = []route{embedded, throughAPI, throughProxy}
+// routes are those that the conformance suite takes. The race detector makes SQLite ten
+// times slower, so with it the suite takes only the first one; the tests of
+// internal/server run with it too.
+func routes() []route {
+	if testrun.Race {
+		return []route{embedded}
+	}
+	return []route{embedded, throughAPI, throughProxy}
+}
 
 // open returns a database whose statements run on node i.
 func (c *testCluster) open(i int, r route) *sql.DB {
