@@ -30,13 +30,13 @@ var mayImport = []struct {
 	{"benchmarks", nil},
 	{"tests/compat/*", nil},
 	{"tests/compat/*/*", nil}, // these import each other, see mayImportWithin
-	{"tests/process", []string{".", "kv", "pubsub", "internal/loopback", "internal/testrun"}},
+	{"tests/process", []string{".", "kv", "pubsub", "internal/loopback", "internal/server", "internal/testrun"}},
 	{"tests/*", []string{".", "driver"}},
 	{"driver", []string{".", "internal/settings", "internal/spelling"}},
 	{"kv", []string{".", "internal/shardapi", "internal/wire"}},
 	{"lock", []string{".", "internal/shardapi", "internal/wire"}},
 	{"pubsub", []string{".", "internal/shardapi", "internal/wire"}},
-	{"hiqlitetest", []string{".", "internal/loopback", "internal/server"}},
+	{"hiqlitetest", []string{".", "internal/loopback", "internal/server", "internal/testrun"}},
 	{"internal/server", []string{".", "api/hiqlite/v1", "api/hiqlite/v1/hiqlitev1connect", "internal/connapi", "internal/protocol", "internal/ratelimit", "internal/shardapi", "internal/wire"}},
 	{".", []string{"api/hiqlite/v1", "internal/connapi", "internal/protocol", "internal/remote", "internal/identity", "internal/loopback", "internal/node", "internal/shardapi", "internal/sqlite", "internal/wire", "statemachine/replica"}}, // the nouns of database/sql
 	{"internal/remote", []string{"api/hiqlite/v1", "api/hiqlite/v1/hiqlitev1connect", "internal/connapi", "internal/node", "internal/protocol", "internal/shardapi", "internal/wire"}},

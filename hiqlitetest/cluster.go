@@ -33,6 +33,7 @@ import (
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/loopback"
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 const (
@@ -108,7 +109,7 @@ func NewCluster(t testing.TB, n int, opts ...Option) *Cluster {
 			NodeID:     members[i].ID,
 			Nodes:      slices.Clone(members),
 			SecretFile: secret,
-			Tick:       tick,
+			Tick:       raftTick(),
 			Logger:     slog.New(slog.NewTextHandler(t.Output(), nil)),
 		}
 		for _, change := range o.configure {
@@ -329,4 +330,13 @@ func (c *Cluster) WaitEqual() {
 
 func (c *Cluster) context() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), patience)
+}
+
+// raftTick returns the tick of the nodes. The race detector makes them ten times slower,
+// so that leaders would not be heard in time.
+func raftTick() time.Duration {
+	if testrun.Race {
+		return 5 * tick
+	}
+	return tick
 }
