@@ -268,10 +268,12 @@ func (c *Conn) SetState(changes, total, lastInsertID int64) {
 	lib.Xsqlite3_set_last_insert_rowid(c.tls, c.db, lastInsertID)
 }
 
-// DeferredViolations reports whether rows violate deferred foreign keys now.
+// DeferredViolations reports whether a COMMIT would fail now because rows violate
+// deferred foreign keys. SQLite counts the violations, and the sum can be negative:
+// rows that violated a key before the transaction are counted when they are removed.
 func (c *Conn) DeferredViolations() bool {
 	db := c.rawDB()
-	return db.FnDeferredCons > 0 || db.FnDeferredImmCons > 0
+	return db.FnDeferredCons+db.FnDeferredImmCons != 0
 }
 
 // Checkpoint copies the write-ahead log into the database file. Without truncate it
