@@ -361,7 +361,7 @@ func (c *conn) propose(ctx context.Context, op *wire.Operation, classes ...*sqli
 
 // SetOrigin makes the next write, or the next commit, one of a remote client; nil: of
 // this node. The server calls it, which has the connection from its Connector.
-func (c *conn) SetOrigin(origin *wire.Origin) { c.origin = origin }
+func (c *conn) SetOrigin(origin *wire.Origin) { c.origin, c.failedOnReplicas = origin, false }
 
 // OpenSession opens a session for the origins of a remote client, in the shard of this
 // name.
@@ -382,8 +382,8 @@ func (c *conn) takeOrigin() *wire.Origin {
 	return origin
 }
 
-// FailedOnReplicas reports whether the error of the last write is its result on the
-// replicas, which copies of the write get too.
+// FailedOnReplicas reports whether the error of a write, since SetOrigin was called, is
+// its result on the replicas, which copies of the write get too.
 func (c *conn) FailedOnReplicas() bool { return c.failedOnReplicas }
 
 // takeCounters takes over what a statement did to the values of changes(),

@@ -34,7 +34,9 @@ type remoteConn struct {
 	lostTx   error        // why the open transaction is over: its session broke. nil: it is not
 	reported bool         // a statement has returned lostTx
 	origin   *wire.Origin // of the next write; see SetOrigin
-	lostTemp error        // why the connection cannot be used any more: its TEMP objects were lost
+
+	failedOnReplicas bool  // the last error is the result of a write on the replicas
+	lostTemp         error // why the connection cannot be used any more: its TEMP objects were lost
 }
 
 var (
@@ -142,10 +144,8 @@ func (c *remoteConn) call(ctx context.Context, r *apiv1.SessionRequest, after ag
 			c.session = nil
 			continue
 		}
-		if e, ok := err.(*Error); ok && e.ExtendedCode != ErrBusy {
-			return answer, err // the statement has failed, now or in the first attempt
-		}
-		if err == nil || unanswered == nil {
+		c.failedOnReplicas = answer.Error.GetFailedOnReplicas()
+		if err == nil || unanswered == nil || c.failedOnReplicas { // now, or in the first attempt
 			return answer, err
 		}
 		return answer, unknownAfter(unanswered, err)
@@ -227,7 +227,11 @@ func (c *remoteConn) write(ctx context.Context, r *apiv1.SessionRequest, after a
 }
 
 // SetOrigin makes the next write or commit one of a proxy's client.
-func (c *remoteConn) SetOrigin(origin *wire.Origin) { c.origin = origin }
+func (c *remoteConn) SetOrigin(origin *wire.Origin) { c.origin, c.failedOnReplicas = origin, false }
+
+// FailedOnReplicas reports whether the error of a write of a proxy's client is its result
+// on the replicas.
+func (c *remoteConn) FailedOnReplicas() bool { return c.failedOnReplicas }
 
 // onlyReads reports whether a text surely does not write: only then it needs no origin.
 // A wrong answer does no harm: a write without an origin whose session breaks has an

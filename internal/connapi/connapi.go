@@ -68,6 +68,9 @@ type Conn interface {
 	// SetOrigin makes the next write or commit one of a remote client; nil: of this
 	// side.
 	SetOrigin(origin *wire.Origin)
+	// FailedOnReplicas reports whether the error of a write, since SetOrigin was called,
+	// is its result on the replicas, which copies of the write get too.
+	FailedOnReplicas() bool
 	// Batch runs statements as one atomic write.
 	Batch(ctx context.Context, stmts []Statement) ([]driver.Result, error)
 	// Describe classifies a text, which finds its syntax errors. With local it does

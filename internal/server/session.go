@@ -211,6 +211,7 @@ func (x *session) execute(stream context.Context, r *apiv1.SessionRequest) error
 	ctx, cancel := x.requestContext(stream, r)
 	answer := &apiv1.SessionResponse{Id: r.Id}
 	var err error
+	failedOnReplicas := false
 	keep := false // the context belongs to a query or a transaction
 	if ctx.Err() == nil {
 		err = x.server.follow(ctx, r.Seen)
@@ -222,6 +223,7 @@ func (x *session) execute(stream context.Context, r *apiv1.SessionRequest) error
 		x.server.logRequest(x.link.stream.Peer().Addr, r)
 		x.conn.SetOrigin(protocol.WireOrigin(r.Origin))
 		keep, err = x.dispatch(ctx, cancel, r, answer)
+		failedOnReplicas = x.conn.FailedOnReplicas()
 		x.conn.SetOrigin(nil)
 	}
 	if !keep {
@@ -232,6 +234,7 @@ func (x *session) execute(stream context.Context, r *apiv1.SessionRequest) error
 	}
 	if err != nil {
 		answer.Error = encodeError(err)
+		answer.Error.FailedOnReplicas = failedOnReplicas
 	}
 	return x.send(answer)
 }

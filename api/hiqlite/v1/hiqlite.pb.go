@@ -990,10 +990,12 @@ type Error struct {
 	Reasons []Reason               `protobuf:"varint,2,rep,packed,name=reasons,proto3,enum=hiqlite.v1.Reason" json:"reasons,omitempty"`
 	Sql     *SQLError              `protobuf:"bytes,3,opt,name=sql,proto3" json:"sql,omitempty"` // unset: it is not an error of SQLite
 	// Nothing was applied, and the same call may succeed the next time.
-	SafeToRetry   bool   `protobuf:"varint,4,opt,name=safe_to_retry,json=safeToRetry,proto3" json:"safe_to_retry,omitempty"`
-	Index         uint64 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	SafeToRetry bool   `protobuf:"varint,4,opt,name=safe_to_retry,json=safeToRetry,proto3" json:"safe_to_retry,omitempty"`
+	Index       uint64 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
+	// The error is the result of a write, which copies of the write get too.
+	FailedOnReplicas bool `protobuf:"varint,6,opt,name=failed_on_replicas,json=failedOnReplicas,proto3" json:"failed_on_replicas,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Error) Reset() {
@@ -1059,6 +1061,13 @@ func (x *Error) GetIndex() uint64 {
 		return x.Index
 	}
 	return 0
+}
+
+func (x *Error) GetFailedOnReplicas() bool {
+	if x != nil {
+		return x.FailedOnReplicas
+	}
+	return false
 }
 
 // A SQLError is an error of SQLite for a statement.
@@ -5137,13 +5146,14 @@ const file_hiqlite_v1_hiqlite_proto_rawDesc = "" +
 	"\acolumns\x18\x01 \x03(\v2\x12.hiqlite.v1.ColumnR\acolumns\x12#\n" +
 	"\x04rows\x18\x02 \x03(\v2\x0f.hiqlite.v1.RowR\x04rows\"0\n" +
 	"\x03Row\x12)\n" +
-	"\x06values\x18\x01 \x03(\v2\x11.hiqlite.v1.ValueR\x06values\"\xb1\x01\n" +
+	"\x06values\x18\x01 \x03(\v2\x11.hiqlite.v1.ValueR\x06values\"\xdf\x01\n" +
 	"\x05Error\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\x12,\n" +
 	"\areasons\x18\x02 \x03(\x0e2\x12.hiqlite.v1.ReasonR\areasons\x12&\n" +
 	"\x03sql\x18\x03 \x01(\v2\x14.hiqlite.v1.SQLErrorR\x03sql\x12\"\n" +
 	"\rsafe_to_retry\x18\x04 \x01(\bR\vsafeToRetry\x12\x14\n" +
-	"\x05index\x18\x05 \x01(\x04R\x05index\"j\n" +
+	"\x05index\x18\x05 \x01(\x04R\x05index\x12,\n" +
+	"\x12failed_on_replicas\x18\x06 \x01(\bR\x10failedOnReplicas\"j\n" +
 	"\bSQLError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
