@@ -2,8 +2,6 @@ package node
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"sync"
 
 	"github.com/hiqlite/hiqlite/cluster"
@@ -16,18 +14,17 @@ import (
 type lockShard struct {
 	inMemoryShard
 	machine *memory.Locks
+	onClose shardapi.CloseHooks
 
 	mu       sync.Mutex
-	closed   bool              // no waiter is added any more; guarded by mu
-	serial   uint64            // of the last function in onClose; guarded by mu
-	onClose  map[uint64]func() // see OnClose; guarded by mu
-	requests sync.WaitGroup    // calls of Do that may add waiters; none begins once closed is set
+	closed   bool           // no waiter is added any more; guarded by mu
+	requests sync.WaitGroup // calls of Do that may add waiters; none begins once closed is set
 }
 
 var _ shardapi.Lock = (*lockShard)(nil)
 
 func newLockShard(n *Node, incarnation uint64) *lockShard {
-	s := &lockShard{onClose: map[uint64]func(){}}
+	s := &lockShard{}
 	// Eager: the session of a new incarnation releases the locks of the earlier
 	// ones, so it is opened at once.
 	s.init(n, lockID, "lock", incarnation, cluster.CombinerConfig{Eager: true}, func(cfg memory.Config) inMemoryMachine {
@@ -77,33 +74,15 @@ func (s *lockShard) CatchUp(ctx context.Context, granted wire.Outcome) error {
 
 func (s *lockShard) QueueLen(key string) int { return s.machine.Queue(key) }
 
-func (s *lockShard) OnClose(f func()) (cancel func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		go f()
-		return func() {}
-	}
-	s.serial++
-	id := s.serial
-	s.onClose[id] = f
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.onClose, id)
-	}
-}
+func (s *lockShard) OnClose(f func()) (forget func()) { return s.onClose.OnClose(f) }
 
 // releaseAll releases all locks that are held through this node, after it has
 // told their holders.
 func (s *lockShard) releaseAll(ctx context.Context) {
 	s.mu.Lock()
 	s.closed = true
-	functions := slices.Collect(maps.Values(s.onClose))
 	s.mu.Unlock()
-	for _, f := range functions {
-		f()
-	}
+	s.onClose.Close()
 	requested := make(chan struct{})
 	go func() { // ends with the combiner at the latest
 		s.requests.Wait()

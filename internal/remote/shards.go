@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"maps"
-	"slices"
-	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -20,18 +17,14 @@ import (
 
 // Shards are the in-memory shards over the API.
 type Shards struct {
-	client *Client
-	all    shardapi.Shards
-
-	mu      sync.Mutex
-	closed  bool
-	serial  uint64            // of the last function in onClose; guarded by mu
-	onClose map[uint64]func() // see shardapi.Lock.OnClose; guarded by mu
+	client  *Client
+	all     shardapi.Shards
+	onClose shardapi.CloseHooks
 }
 
 // NewShards returns the in-memory shards that c reaches.
 func NewShards(c *Client) *Shards {
-	s := &Shards{client: c, onClose: map[uint64]func(){}}
+	s := &Shards{client: c}
 	s.all = shardapi.Shards{KV: &kvShard{s}, Lock: &lockShard{s}, PubSub: &pubsubShard{s}}
 	return s
 }
@@ -40,15 +33,7 @@ func NewShards(c *Client) *Shards {
 func (s *Shards) All() shardapi.Shards { return s.all }
 
 // Close tells the holders of locks that the client closes.
-func (s *Shards) Close() {
-	s.mu.Lock()
-	s.closed = true
-	functions := slices.Collect(maps.Values(s.onClose))
-	s.mu.Unlock()
-	for _, f := range functions {
-		f()
-	}
-}
+func (s *Shards) Close() { s.onClose.Close() }
 
 var shardNames = map[apiv1.DoRequest_Shard]string{
 	apiv1.DoRequest_SHARD_KV: "kv", apiv1.DoRequest_SHARD_LOCK: "lock", apiv1.DoRequest_SHARD_PUBSUB: "pubsub",
@@ -304,19 +289,4 @@ func (s *lockShard) QueueLen(key string) int {
 	return int(answer.Length)
 }
 
-func (s *lockShard) OnClose(f func()) (cancel func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		go f()
-		return func() {}
-	}
-	s.serial++
-	id := s.serial
-	s.onClose[id] = f
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.onClose, id)
-	}
-}
+func (s *lockShard) OnClose(f func()) (forget func()) { return s.onClose.OnClose(f) }
