@@ -29,7 +29,8 @@
 //	combiner.go                many callers' operations become few entries; begin with the table of states
 //	propose.go, mailbox.go     how an entry is proposed until it is answered, and the machine's answers
 //	log.go, logend.go          the log on disk, and where each shard's log ends
-//	guard.go, peers.go         inspects messages for logs that have lost entries; what is known of other nodes
+//	guard.go, acknowledged.go  inspects messages for logs that have lost entries
+//	peers.go                   what is known of other nodes
 //	snapshots.go               checks snapshot files
 //	registry.go                the addresses of replicas
 //	storage.go, lone.go        the name of the data folder, and the transport of a node that is alone

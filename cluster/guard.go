@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -39,8 +38,8 @@ const putBackHint = "on all nodes, put back copies of the data folders that were
 //	a read index is lower than what was applied       the other logs, or this      stops this replica
 //	  here before it was asked for                      one, have lost entries
 //	a vote request or a rejection says that a         the other node's log has     drops the message, and lets
-//	  node's log ends before what the node has          lost entries                 heartbeats tell the node
-//	  acknowledged
+//	  node's log ends before what the node has          lost entries, or the         heartbeats tell the node;
+//	  acknowledged                                      message is late              logs it if it is not late
 //	a candidate's last entry cannot belong to a       the candidate's log has      drops the message
 //	  history with the entry that is committed here     another history
 //
@@ -84,10 +83,11 @@ type guardFile struct {
 
 // guardState is what a guard knows about a shard.
 type guardState struct {
-	acknowledged map[uint64]uint64           // replica -> index of the last committed entry that it has acknowledged; never decreases
+	acknowledged map[uint64]acknowledged     // by replica
 	answeredAt   map[uint64]time.Time        // replica -> when its last heartbeat response was let through
 	asked        map[raftpb.SystemCtx]uint64 // a read index that was asked for -> index applied here before; at most maxAsked
 	reported     map[uint64]bool             // replicas whose lost entries were logged
+	late         int                         // messages that were dropped because they were late
 	returns      uint64                      // see Shard.Returns
 	failed       bool                        // this replica is damaged: all messages of the shard are dropped
 }
@@ -126,7 +126,9 @@ func newGuard(cfg Config, shards guardedShards) (*guard, error) {
 		return nil, fmt.Errorf("%w: %s: %w: put back a copy of the data folder", ErrUnreadable, g.path, err)
 	}
 	for shard, replicas := range g.saved.Acknowledged {
-		maps.Copy(g.state(shard).acknowledged, replicas)
+		for replica, index := range replicas {
+			g.state(shard).acknowledged[replica] = acknowledged{index: index}
+		}
 	}
 	return g, nil
 }
@@ -136,7 +138,7 @@ func newGuard(cfg Config, shards guardedShards) (*guard, error) {
 func (g *guard) state(shard uint64) *guardState {
 	s := g.states[shard]
 	if s == nil {
-		s = &guardState{acknowledged: map[uint64]uint64{}, answeredAt: map[uint64]time.Time{}, asked: map[raftpb.SystemCtx]uint64{}, reported: map[uint64]bool{}}
+		s = &guardState{acknowledged: map[uint64]acknowledged{}, answeredAt: map[uint64]time.Time{}, asked: map[raftpb.SystemCtx]uint64{}, reported: map[uint64]bool{}}
 		g.states[shard] = s
 	}
 	return s
@@ -147,8 +149,11 @@ func (g *guard) save() error {
 	now := guardFile{map[uint64]map[uint64]uint64{}, g.raftLog.committed()}
 	g.mu.Lock()
 	for shard, s := range g.states {
-		if len(s.acknowledged) > 0 {
-			now.Acknowledged[shard] = maps.Clone(s.acknowledged)
+		for replica, a := range s.acknowledged {
+			if now.Acknowledged[shard] == nil {
+				now.Acknowledged[shard] = map[uint64]uint64{}
+			}
+			now.Acknowledged[shard][replica] = a.index
 		}
 	}
 	for shard, index := range g.saved.Committed { // keeps shards that are not started
@@ -266,12 +271,18 @@ func (g *guard) differs(m *raftpb.Message, log logEnd) (index uint64, differs bo
 	return 0, false
 }
 
-// hasAcknowledged reports whether another node's log, which ends at an index, still
-// has all that the node has acknowledged.
+// hasAcknowledged reports whether another node's log, which ends at an index, has all
+// that the node has acknowledged. If it has not, the message is either late, and Raft
+// does not need it, or the log has lost entries, which is logged.
 func (g *guard) hasAcknowledged(s *guardState, m *raftpb.Message, end uint64, log logEnd) bool {
-	had := min(s.acknowledged[m.From], log.committed)
+	a := s.acknowledged[m.From]
+	had := min(a.index, log.committed)
 	if end >= had {
 		return true
+	}
+	if !a.provesLoss(m, end, log.committed, time.Now()) {
+		s.late++
+		return false
 	}
 	if !s.reported[m.From] {
 		s.reported[m.From] = true
@@ -330,13 +341,10 @@ func (g *guard) Sending(all []raftpb.Message) []raftpb.Message {
 			// Raft sets Commit to the last committed entry that the replica has
 			// acknowledged to this leader. A new leader does not know yet what replicas
 			// acknowledged before.
-			switch had := s.acknowledged[m.To]; {
-			case m.Commit > had:
-				s.acknowledged[m.To] = m.Commit
-			case m.Commit < had:
-				if log, ok := g.raftLog.end(m.ShardID); ok {
-					m.Commit = max(m.Commit, min(had, log.committed))
-				}
+			a := s.acknowledged[m.To].add(m.Commit, m.Term, time.Now())
+			s.acknowledged[m.To] = a
+			if log, ok := g.raftLog.end(m.ShardID); ok && m.Commit < a.index {
+				m.Commit = max(m.Commit, min(a.index, log.committed))
 			}
 		case raftpb.ReadIndex:
 			if len(s.asked) >= maxAsked {
