@@ -93,7 +93,7 @@ func (n *simulatedNode) run() {
 		time.Sleep(n.delay(n.slow)) // the command is on its way
 		sequence++
 		n.mu.Lock()
-		n.apply(wire.EncodeCommands(n.session, sequence, [][]byte{c.encoded}))
+		n.apply(wire.EncodeCommands(n.session, sequence, 0, [][]byte{c.encoded}))
 		o := n.outcomes[0]
 		n.mu.Unlock()
 		time.AfterFunc(n.delay(n.slowOutcomes), func() { c.outcome <- o })

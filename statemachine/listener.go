@@ -41,7 +41,7 @@ func (n *Notification[R]) Deliver(l Listener[R]) {
 		l.SessionOpened(n.Nonce, n.Session)
 	case n.Verdict == Unknown:
 		l.SessionUnknown(n.Session, n.Sequence)
-	case n.Verdict != Stale:
+	case n.Verdict == Apply, n.Verdict == Repeat:
 		l.Applied(n.Session, n.Sequence, n.Results)
 	}
 }

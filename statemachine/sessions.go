@@ -16,10 +16,27 @@ const MaxSessions = 8192
 // session is kept. It is far longer than any caller waits.
 const DefaultSessionTTL = 3600_000
 
-// Sessions make entries, and the operations of remote clients, apply once. An entry of
-// a session is applied only if its sequence is higher than that of the last one. A copy
-// of the last entry is answered with the results that the session keeps; an older entry,
-// which was delivered late, is dropped. R is the type of a result or an outcome.
+// maxEarlier bounds the entries before the last one whose results a session keeps.
+// Proposers have fewer entries in flight.
+const maxEarlier = 64
+
+// Sessions make entries, and the operations of remote clients, apply once, and those of
+// one session in the order of their sequences. R is the type of a result or an outcome.
+// Where the last entry of the session has the sequence last:
+//
+//	sequence of an entry    in flight with others   verdict
+//	higher than last        no                      Apply: what is missing in between was given up by its proposer
+//	last+1                  yes                     Apply
+//	higher than last+1      yes                     Early: the proposer sends what is missing and this entry again
+//	last, or an earlier one whose results the       Repeat: it is a copy
+//	  session keeps
+//	any other               any                     Stale: it is a copy that was delivered late, or was given up
+//
+// An entry is in flight with others if Entry.Oldest is not 0: its proposer had no results
+// yet of the entries from Oldest on. The session keeps those until an entry says that the
+// proposer has them. So a proposer may send several entries without waiting; if one of
+// them is lost, none of those after it is applied before it has been sent again, on any
+// replica.
 //
 // Sessions are replicated state: all methods are called by the apply goroutine, or
 // under the same mutex.
@@ -35,8 +52,9 @@ type Verdict int
 
 const (
 	Apply   Verdict = iota // apply it
-	Repeat                 // it is a copy of the session's last entry: answer with the kept results
-	Stale                  // it is older than the session's last entry: drop it
+	Repeat                 // it is a copy of an entry whose results the session keeps: answer with these
+	Stale                  // it is older than those: drop it
+	Early                  // the entry that it has to follow has not been applied: drop it
 	Unknown                // there is no such session: drop it and say so
 )
 
@@ -117,22 +135,39 @@ func (s *Sessions[R]) Expire(before uint64) {
 	}
 }
 
-// Admit decides what to do with an entry. If the entry is to be applied, the
-// session's sequence is set to that of the entry, and its kept results are removed.
-func (s *Sessions[R]) Admit(id, sequence, now uint64) (*wire.Session[R], Verdict) {
+// Admit decides what to do with an entry. If the entry is to be applied, the session's
+// sequence is set to that of the entry, and of the kept results only those of the entries
+// from oldest on remain. oldest is Entry.Oldest.
+func (s *Sessions[R]) Admit(id, sequence, oldest, now uint64) (*wire.Session[R], Verdict) {
 	session := s.byID[id]
 	switch {
 	case session == nil:
 		return nil, Unknown
-	case sequence < session.Sequence, sequence == 0: // sequences begin at 1
+	case sequence == 0: // sequences begin at 1
 		return session, Stale
-	case sequence == session.Sequence:
+	case sequence <= session.Sequence && session.Sequence-sequence <= uint64(len(session.Earlier)):
 		return session, Repeat
+	case sequence < session.Sequence:
+		return session, Stale
+	case oldest != 0 && sequence != session.Sequence+1:
+		return session, Early
 	}
+	session.Earlier = earlierFrom(session, oldest)
 	session.Sequence, session.LastUsed = sequence, now
 	session.Results = nil
 	s.unsaved[id] = true
 	return session, Apply
+}
+
+// earlierFrom returns the kept results of the session's entries from oldest on, when
+// another entry is about to be applied. If oldest is 0, there are none.
+func earlierFrom[R any](session *wire.Session[R], oldest uint64) [][]R {
+	if oldest == 0 || oldest > session.Sequence {
+		return nil
+	}
+	keep := min(session.Sequence-oldest, uint64(len(session.Earlier)), maxEarlier-1)
+	// A copy: what All has returned must not change.
+	return append(slices.Clone(session.Earlier[uint64(len(session.Earlier))-keep:]), session.Results)
 }
 
 // AdmitClient decides what to do with an operation or command of a remote client, as
@@ -141,7 +176,7 @@ func (s *Sessions[R]) AdmitClient(o *wire.Origin, now uint64) (*wire.Session[R],
 	if session := s.byID[o.Session]; session == nil || session.Node != 0 {
 		return nil, Unknown // a client has no say in the sessions of nodes
 	}
-	session, verdict := s.Admit(o.Session, o.Sequence, now)
+	session, verdict := s.Admit(o.Session, o.Sequence, 0, now)
 	if verdict == Repeat && len(session.Results) != 1 {
 		verdict = Stale // a client does not use its session for entries
 	}

@@ -251,7 +251,7 @@ func (w *clockWorld) put(ttl int64) {
 	w.seq++
 	key := fmt.Sprint("k", w.seq)
 	w.waiting[key] = expiringKey{w.ms, ttl}
-	w.append(wire.EncodeCommands(1, w.seq, [][]byte{wire.EncodeCommand(&wire.Command{Kind: wire.KindKVPut, Bucket: "b", Key: key, TTLMS: uint64(ttl)})}))
+	w.append(wire.EncodeCommands(1, w.seq, 0, [][]byte{wire.EncodeCommand(&wire.Command{Kind: wire.KindKVPut, Bucket: "b", Key: key, TTLMS: uint64(ttl)})}))
 }
 
 // catchUp makes a node apply this many of the next entries.

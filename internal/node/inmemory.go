@@ -68,7 +68,7 @@ func (c commandCodec) OpenSession(nonce uint64) []byte {
 }
 
 func (commandCodec) Encode(session, sequence uint64, commands [][]byte) ([]byte, error) {
-	return wire.EncodeCommands(session, sequence, commands), nil
+	return wire.EncodeCommands(session, sequence, 0, commands), nil
 }
 
 func (commandCodec) Size(command []byte) int { return len(command) + 6 }

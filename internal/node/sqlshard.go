@@ -92,7 +92,7 @@ func (c operationCodec) OpenSession(nonce uint64) []byte {
 }
 
 func (operationCodec) Encode(session, sequence uint64, ops []*wire.EncodedOperation) ([]byte, error) {
-	return wire.EncodeEntry(session, sequence, ops), nil
+	return wire.EncodeEntry(session, sequence, 0, ops), nil
 }
 
 func (operationCodec) Size(op *wire.EncodedOperation) int       { return op.Size() }

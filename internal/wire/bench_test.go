@@ -12,7 +12,7 @@ func BenchmarkDecode(b *testing.B) {
 	for i := range rows {
 		r.Add(&Statement{SQL: "INSERT INTO t(a,b) VALUES(?,?)", Args: []Argument{{Value: TextValue(fmt.Sprint("row ", i))}, {Value: IntegerValue(int64(i))}}})
 	}
-	cmd := EncodeEntry(1, 2, []*EncodedOperation{r.Encode(&Operation{StampMS: 1_700_000_000_000, Seed: Seed{1}})})
+	cmd := EncodeEntry(1, 2, 0, []*EncodedOperation{r.Encode(&Operation{StampMS: 1_700_000_000_000, Seed: Seed{1}})})
 	b.ReportAllocs()
 	for b.Loop() {
 		var d Decoder

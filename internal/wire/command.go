@@ -149,16 +149,14 @@ func EncodeCommand(c *Command) []byte {
 	return appendOrigin(b, 25, c.Origin)
 }
 
-// EncodeCommands encodes an entry of commands that their callers have encoded.
-func EncodeCommands(session, sequence uint64, commands [][]byte) []byte {
+// EncodeCommands encodes an entry of commands that their callers have encoded. oldest is
+// Entry.Oldest.
+func EncodeCommands(session, sequence, oldest uint64, commands [][]byte) []byte {
 	size := 64
 	for _, c := range commands {
 		size += len(c) + 6
 	}
-	b := make([]byte, 2, size)
-	b[0] = FormatVersion
-	b = appendUint(b, 1, session)
-	b = appendUint(b, 2, sequence)
+	b := appendEntryHead(make([]byte, 0, size), session, sequence, oldest)
 	for _, c := range commands {
 		b = protowire.AppendTag(b, 8, protowire.BytesType)
 		b = protowire.AppendBytes(b, c)

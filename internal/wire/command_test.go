@@ -44,7 +44,7 @@ func encodeCommands(session, sequence uint64, commands []*Command) []byte {
 	for i, c := range commands {
 		encoded[i] = EncodeCommand(c)
 	}
-	return EncodeCommands(session, sequence, encoded)
+	return EncodeCommands(session, sequence, 0, encoded)
 }
 
 // sameCommands compares decoded commands with those that were encoded. It does not
@@ -268,7 +268,7 @@ func TestTheSizeOfACommandIsAnUpperBound(t *testing.T) {
 			n += len(b) + 6
 			encoded = append(encoded, b)
 		}
-		if got := len(EncodeCommands(math.MaxUint64, math.MaxUint64, encoded)); got > n {
+		if got := len(EncodeCommands(math.MaxUint64, math.MaxUint64, 0, encoded)); got > n {
 			t.Fatalf("the entry has %d bytes, the sum of the sizes is %d", got, n)
 		}
 	})
@@ -294,7 +294,7 @@ func TestUnknownFieldsOfCommandsAndRecordsAreIgnored(t *testing.T) {
 		encoded = append(encoded, append(EncodeCommand(c), extra...))
 	}
 	var d Decoder
-	e, err := d.Decode(EncodeCommands(1, 2, encoded))
+	e, err := d.Decode(EncodeCommands(1, 2, 0, encoded))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -102,6 +102,10 @@ func (d *Decoder) Decode(cmd []byte) (*Entry, error) {
 		case 8:
 			d.entry.Commands = append(d.entry.Commands, Command{})
 			return fields(data, d.entry.Commands[len(d.entry.Commands)-1].field)
+		case 10:
+			if cmd[0] >= windowVersion { // older builds ignore the field in an entry of an older version
+				d.entry.Oldest = n
+			}
 		}
 		return nil
 	})
@@ -398,7 +402,7 @@ func (l *HeldLease) field(f protowire.Number, n uint64, _ []byte) error {
 // DecodeWaiter decodes what AppendWaiter wrote, keeping nothing of b.
 func DecodeWaiter(b []byte) (*Waiter, error) {
 	p := new(Waiter)
-	b = append([]byte{FormatVersion, 0}, b...)
+	b = append([]byte{plainVersion, 0}, b...)
 	var d Decoder
 	e, err := d.Decode(b)
 	if err != nil {

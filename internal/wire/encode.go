@@ -138,16 +138,14 @@ func appendStatement(b []byte, s *Statement, text int) []byte {
 	return closeMessage(b, at)
 }
 
-// EncodeEntry encodes an entry of operations that their callers have encoded.
-func EncodeEntry(session, sequence uint64, ops []*EncodedOperation) []byte {
+// EncodeEntry encodes an entry of operations that their callers have encoded. oldest is
+// Entry.Oldest.
+func EncodeEntry(session, sequence, oldest uint64, ops []*EncodedOperation) []byte {
 	size := 64
 	for _, o := range ops {
 		size += o.Size()
 	}
-	b := make([]byte, 2, size)
-	b[0] = FormatVersion
-	b = appendUint(b, 1, session)
-	b = appendUint(b, 2, sequence)
+	b := appendEntryHead(make([]byte, 0, size), session, sequence, oldest)
 	bases := make([]int, len(ops))
 	single := make(map[string]int, 8)
 	n := 0
@@ -178,10 +176,22 @@ func EncodeEntry(session, sequence uint64, ops []*EncodedOperation) []byte {
 	return compress(b)
 }
 
+// appendEntryHead appends the version, the flags and the numbers of an entry.
+func appendEntryHead(b []byte, session, sequence, oldest uint64) []byte {
+	version := byte(plainVersion)
+	if oldest != 0 {
+		version = windowVersion
+	}
+	b = append(b, version, 0)
+	b = appendUint(b, 1, session)
+	b = appendUint(b, 2, sequence)
+	return appendUint(b, 10, oldest)
+}
+
 // EncodeOpenSession encodes the entry that opens a session of a node's
 // incarnation. If node is 0, the session belongs to no node.
 func EncodeOpenSession(nonce, node, incarnation uint64) []byte {
-	b := []byte{FormatVersion, 0}
+	b := []byte{plainVersion, 0}
 	b, at := openMessage(b, 3)
 	b = appendFixed(b, 1, nonce)
 	b = appendUint(b, 2, node)
@@ -191,7 +201,7 @@ func EncodeOpenSession(nonce, node, incarnation uint64) []byte {
 
 // EncodeClockAdvance encodes the entry that moves the shard's clock.
 func EncodeClockAdvance(t ClockAdvance) []byte {
-	b := []byte{FormatVersion, 0}
+	b := []byte{plainVersion, 0}
 	b, at := openMessage(b, 4)
 	b = appendUint(b, 1, t.Expected)
 	b = appendUint(b, 2, t.Next)
@@ -207,7 +217,7 @@ func EncodeClockAdvance(t ClockAdvance) []byte {
 
 // EncodeHold encodes the entry that asks proposers to wait for ms milliseconds or
 // until another node leads.
-func EncodeHold(ms uint64) []byte { return appendUint([]byte{FormatVersion, 0}, 7, ms) }
+func EncodeHold(ms uint64) []byte { return appendUint([]byte{plainVersion, 0}, 7, ms) }
 
 // compress compresses an entry, except the two bytes of its frame, if that saves at
 // least a tenth of its size.
@@ -215,7 +225,7 @@ func compress(b []byte) []byte {
 	if len(b) < compressFrom {
 		return b
 	}
-	z := encoder.EncodeAll(b[2:], append(make([]byte, 0, len(b)/2), FormatVersion, flagZstd))
+	z := encoder.EncodeAll(b[2:], append(make([]byte, 0, len(b)/2), b[0], flagZstd))
 	if len(z) > len(b)*9/10 {
 		return b
 	}

@@ -118,7 +118,7 @@ func TestRecordingsAreEncodedLikeOperations(t *testing.T) {
 		op.Statements = statements
 		for name, e := range map[string]*EncodedOperation{"recorded": got, "encoded": EncodeOperation(op)} {
 			// Another operation before it changes the numbers of its texts.
-			cmd := EncodeEntry(1, 2, []*EncodedOperation{EncodeOperation(sample()[0]), e})
+			cmd := EncodeEntry(1, 2, 0, []*EncodedOperation{EncodeOperation(sample()[0]), e})
 			var d Decoder
 			entry, err := d.Decode(cmd)
 			if err != nil {
@@ -154,7 +154,7 @@ func TestTheSizeOfARecordingIsAnUpperBound(t *testing.T) {
 		if e.Size() > r.Size() {
 			t.Fatalf("the operation has %d bytes, the size of the recorder is %d", e.Size(), r.Size())
 		}
-		if n := len(EncodeEntry(math.MaxUint64, math.MaxUint64, []*EncodedOperation{e})); n > r.Size()+64 {
+		if n := len(EncodeEntry(math.MaxUint64, math.MaxUint64, 0, []*EncodedOperation{e})); n > r.Size()+64 {
 			t.Fatalf("the entry has %d bytes, the size of the recorder is %d", n, r.Size())
 		}
 	})

@@ -94,6 +94,13 @@ func genRecord(t *rapid.T) Record {
 		for range rapid.IntRange(0, 3).Draw(t, "outcomes") {
 			r.Results = append(r.Results, genOutcome(t))
 		}
+		for range rapid.IntRange(0, 2).Draw(t, "earlier") {
+			var outcomes []Outcome
+			for range rapid.IntRange(0, 2).Draw(t, "outcomes of an earlier entry") {
+				outcomes = append(outcomes, genOutcome(t))
+			}
+			r.Earlier = append(r.Earlier, outcomes)
+		}
 		return r
 	case *KVRecord:
 		return &KVRecord{some(t, "version")}
@@ -135,6 +142,13 @@ func recordOf(record message) Record {
 		r := &SessionRecord{Session[Outcome]{ID: m.uint("id"), Sequence: m.uint("sequence"), LastUsed: m.uint("last_used"), Node: m.uint("node"), Incarnation: m.uint("incarnation")}}
 		for _, o := range m.list("results") {
 			r.Results = append(r.Results, outcomeOf(o))
+		}
+		for _, earlier := range m.list("earlier") {
+			var outcomes []Outcome
+			for _, o := range earlier.list("results") {
+				outcomes = append(outcomes, outcomeOf(o))
+			}
+			r.Earlier = append(r.Earlier, outcomes)
 		}
 		return r
 	case "end":

@@ -52,6 +52,11 @@ type Entry struct {
 	Operations        []Operation // of the SQL shard
 	Commands          []Command   // of an in-memory shard
 
+	// Oldest is the sequence of the oldest entry of the session whose results the
+	// proposer did not have when it made this one; 0: there was none. If it is not 0,
+	// the entry is applied only directly after the one with the sequence before its own.
+	Oldest uint64
+
 	// OpenSession says that the entry opens a session, for the node and incarnation
 	// of its proposer, which recognizes the entry by the nonce.
 	OpenSession       bool

@@ -256,6 +256,13 @@ func TestStatesFollowTheSchema(t *testing.T) {
 			for _, r := range s.list("results") {
 				session.Results = append(session.Results, resultOf(r))
 			}
+			for _, earlier := range s.list("earlier") {
+				var results []Result
+				for _, r := range earlier.list("results") {
+					results = append(results, resultOf(r))
+				}
+				session.Earlier = append(session.Earlier, results)
+			}
 			got.Sessions = append(got.Sessions, session)
 		}
 		// Compare the encodings, because TestStatesRoundTrip shows that they lose nothing.
@@ -275,6 +282,9 @@ func TestStatesFollowTheSchema(t *testing.T) {
 
 func TestOtherEntriesFollowTheSchema(t *testing.T) {
 	desc := schema(t).ByName("Entry")
+	if e := parse(t, desc, EncodeEntry(1, 1<<40, 1<<39, nil)[2:]); e.uint("sequence") != 1<<40 || e.uint("oldest_in_flight") != 1<<39 {
+		t.Errorf("the entry is %v", e)
+	}
 	open := parse(t, desc, EncodeOpenSession(1<<63, 7, 1<<40)[2:]).sub("open_session")
 	if open.uint("nonce") != 1<<63 || open.uint("node") != 7 || open.uint("incarnation") != 1<<40 {
 		t.Errorf("the session is %v", open)

@@ -16,12 +16,18 @@ import (
 	"math"
 )
 
-// FormatVersion is the version of log entries that this build writes, and the newest
-// that it reads. The bytes of a version are frozen: golden files in testdata pin
+// FormatVersion is the newest version of log entries that this build reads and writes. The bytes of a version are frozen: golden files in testdata pin
 // them. Replicas must get the same rows from the same bytes, so whatever changes the
 // meaning of an entry needs a new version. That includes a version of SQLite that
 // computes something else.
-const FormatVersion = 1
+const FormatVersion = 2
+
+// An entry has the lowest version that has its meaning, so that older builds can read
+// all entries but those that they would get wrong.
+const (
+	plainVersion  = 1
+	windowVersion = 2 // the entry has the field oldest_in_flight
+)
 
 // ErrNewerFormat says that an entry was written by a newer hiqlite.
 var ErrNewerFormat = errors.New("hiqlite: the log holds entries of a newer format; upgrade this node")

@@ -76,7 +76,7 @@ func encode(session, sequence uint64, ops []*Operation) []byte {
 	for i, o := range ops {
 		encoded[i] = EncodeOperation(o)
 	}
-	return EncodeEntry(session, sequence, encoded)
+	return EncodeEntry(session, sequence, 0, encoded)
 }
 
 // same compares decoded operations with those that were encoded. It does not distinguish nil
@@ -125,6 +125,50 @@ func plain(o Operation) (out string) {
 	}
 	o.Statements = statements
 	return out + fmt.Sprintf("%#v", o)
+}
+
+// An entry that was made while others were in flight has the version that knows the
+// field. In an entry of an earlier version the field means nothing, as in the builds that
+// did not know it.
+func TestGoldenEntryInFlightWithOthers(t *testing.T) {
+	got := EncodeEntry(12, 345, 342, []*EncodedOperation{EncodeOperation(sample()[1])})
+	want := golden(t, "entry-window", got)
+	if !bytes.Equal(got, want) {
+		t.Errorf("the entry is written differently than before:\n%x\n%x", got, want)
+	}
+	var d Decoder
+	e, err := d.Decode(want)
+	if err != nil || e.Oldest != 342 || same(e, 12, 345, sample()[1:2]) != nil {
+		t.Errorf("decoded %+v, %v", e, err)
+	}
+	want[0] = plainVersion
+	if e, err := d.Decode(want); err != nil || e.Oldest != 0 || same(e, 12, 345, sample()[1:2]) != nil {
+		t.Errorf("as version 1: decoded %+v, %v", e, err)
+	}
+	got = EncodeCommands(12, 345, 1, [][]byte{EncodeCommand(sampleCommands()[0])})
+	if e, err := d.Decode(got); got[0] != windowVersion || err != nil || e.Oldest != 1 || sameCommands(e, 12, 345, sampleCommands()[:1]) != nil {
+		t.Errorf("decoded %+v, %v", e, err)
+	}
+	if e, err := d.Decode(EncodeEntry(12, 345, 0, nil)); err != nil || e.Oldest != 0 || same(e, 12, 345, nil) != nil {
+		t.Errorf("decoded %+v, %v", e, err)
+	}
+}
+
+func TestGoldenSessionOfSeveralEntriesInFlight(t *testing.T) {
+	session := &Session[Result]{ID: 7, Sequence: 8, LastUsed: 9, Results: []Result{{}}, Earlier: [][]Result{{{RowsDropped: true}, {}}, nil}}
+	got := AppendSession(nil, session)
+	want := golden(t, "session-window", got)
+	if !bytes.Equal(got, want) {
+		t.Errorf("the session is written differently than before:\n%x\n%x", got, want)
+	}
+	if s, err := DecodeSession(want); err != nil || !reflect.DeepEqual(s, session) {
+		t.Errorf("decoded %+v, %v", s, err)
+	}
+	for sequence, results := range map[uint64]int{0: 0, 5: 0, 6: 2, 7: 0, 8: 1, 9: 0} {
+		if got := len(session.ResultsOf(sequence)); got != results {
+			t.Errorf("entry %d has %d results, want %d", sequence, got, results)
+		}
+	}
 }
 
 func TestGoldenEntry(t *testing.T) {
@@ -316,6 +360,13 @@ func genState(t *rapid.T) *State {
 		for range rapid.IntRange(0, 3).Draw(t, "results") {
 			session.Results = append(session.Results, genResult(t))
 		}
+		for range rapid.IntRange(0, 2).Draw(t, "earlier") {
+			var results []Result
+			for range rapid.IntRange(0, 2).Draw(t, "results of an earlier entry") {
+				results = append(results, genResult(t))
+			}
+			session.Earlier = append(session.Earlier, results)
+		}
 		s.Sessions = append(s.Sessions, session)
 	}
 	s.Changed, s.LastWaiter, s.ContendedSince = rapid.Uint64().Draw(t, "changed"), rapid.Uint64().Draw(t, "last waiter"), rapid.Uint64().Draw(t, "contended")
@@ -418,7 +469,7 @@ func TestSizeIsAnUpperBound(t *testing.T) {
 			n += e.Size()
 			encoded = append(encoded, e)
 		}
-		if got := len(EncodeEntry(math.MaxUint64, math.MaxUint64, encoded)); got > n {
+		if got := len(EncodeEntry(math.MaxUint64, math.MaxUint64, 0, encoded)); got > n {
 			t.Fatalf("the entry has %d bytes, the sum of the sizes is %d", got, n)
 		}
 	})

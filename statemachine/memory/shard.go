@@ -34,8 +34,8 @@ type Config struct {
 	SessionTTL uint64
 }
 
-// maxKeptOutcomes bounds, in bytes, the values that a session keeps to answer a copy
-// of its last entry.
+// maxKeptOutcomes bounds, in bytes, the values that a session keeps to answer copies
+// of its entries.
 const maxKeptOutcomes = 1 << 20
 
 // core is what the machines of all in-memory shards have in common: applying
@@ -155,11 +155,11 @@ func (m *core) applyEntry(index uint64, cmd []byte) error {
 		m.notifications = append(m.notifications, notification{HoldMS: e.HoldMS})
 		return nil
 	}
-	session, verdict := m.sessions.Admit(e.Session, e.Sequence, m.sessionClock)
+	session, verdict := m.sessions.Admit(e.Session, e.Sequence, e.Oldest, m.sessionClock)
 	n := notification{Verdict: verdict, Session: e.Session, Sequence: e.Sequence}
 	switch verdict {
 	case statemachine.Repeat:
-		n.Results = session.Results
+		n.Results = session.ResultsOf(e.Sequence)
 	case statemachine.Apply:
 		n.Results = make([]wire.Outcome, len(e.Commands))
 		for i := range e.Commands {
@@ -167,7 +167,7 @@ func (m *core) applyEntry(index uint64, cmd []byte) error {
 			m.seen = m.seen.Max(c.Seen)
 			n.Results[i] = m.applyOnce(c, session)
 		}
-		session.Results = keptOutcomes(n.Results)
+		session.Results = keptOutcomes(session.Earlier, n.Results)
 	}
 	m.notifications = append(m.notifications, n)
 	if m.decoder.Size() > statemachine.MaxIdleDecoder {
@@ -205,10 +205,15 @@ func (m *core) applyOnce(c *wire.Command, session *wire.Session[wire.Outcome]) w
 // may be thousands of these sessions.
 const maxClientValue = 4 << 10
 
-// keptOutcomes returns what a session keeps of outcomes: all but the values beyond
-// maxKeptOutcomes.
-func keptOutcomes(outcomes []wire.Outcome) []wire.Outcome {
+// keptOutcomes returns what a session keeps of the outcomes of its last entry, beside
+// those of earlier ones: all but the values beyond maxKeptOutcomes.
+func keptOutcomes(earlier [][]wire.Outcome, outcomes []wire.Outcome) []wire.Outcome {
 	bytes, kept := 0, outcomes
+	for _, of := range earlier {
+		for i := range of {
+			bytes += len(of[i].Value)
+		}
+	}
 	for i := range outcomes {
 		n := len(outcomes[i].Value)
 		if bytes += n; n == 0 || bytes <= maxKeptOutcomes {

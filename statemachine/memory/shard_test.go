@@ -133,7 +133,7 @@ func commandsOf(session, sequence uint64, commands ...*wire.Command) []byte {
 	for i, c := range commands {
 		encoded[i] = wire.EncodeCommand(c)
 	}
-	return wire.EncodeCommands(session, sequence, encoded)
+	return wire.EncodeCommands(session, sequence, 0, encoded)
 }
 
 // open opens a session.

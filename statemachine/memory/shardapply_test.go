@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -164,6 +165,37 @@ func TestLargeValuesAreNotKept(t *testing.T) {
 		}
 		if kept > maxKeptOutcomes {
 			t.Errorf("%s: %d bytes are kept", when, kept)
+		}
+		s.restore(s.snapshot())
+	}
+}
+
+// Several entries of a session are in flight, and one is lost. The machine applies none of
+// those after it before it, and keeps all their outcomes within the bound.
+func TestCommandsInFlightAreAppliedInOrder(t *testing.T) {
+	s := newShard(t, shardKinds["kv"])
+	s.do(&wire.Command{Kind: wire.KindKVPut, Bucket: "b", Key: "k", Value: []byte("0")})
+	of := func(sequence, oldest uint64, size int) []byte {
+		value := bytes.Repeat([]byte{byte('0' + sequence)}, size)
+		c := &wire.Command{Kind: wire.KindKVReplace, Bucket: "b", Key: "k", Value: value}
+		return wire.EncodeCommands(s.session, sequence, oldest, [][]byte{wire.EncodeCommand(c)})
+	}
+	half := maxKeptOutcomes/2 + 1
+	s.update(of(2, 0, half), of(4, 2, 1), of(5, 2, 1), of(3, 2, half), of(4, 2, 1), of(5, 2, 1))
+	first := maps.Clone(s.got)
+	for sequence, before := range map[uint64]int{2: 1, 3: half, 4: half, 5: 1} {
+		if o := first[[2]uint64{s.session, sequence}]; len(o) != 1 || len(o[0].Value) != before {
+			t.Errorf("entry %d replaced a value of %d bytes", sequence, len(o[0].Value))
+		}
+	}
+	for _, when := range []string{"kept", "in a snapshot"} {
+		clear(s.got)
+		s.update(of(4, 2, 1), of(2, 0, half), of(5, 2, 1), of(3, 2, half))
+		for sequence, dropped := range map[uint64]bool{2: false, 3: false, 4: true, 5: false} {
+			o := s.got[[2]uint64{s.session, sequence}]
+			if len(o) != 1 || o[0].ValueDropped != dropped || !dropped && o[0].Value != first[[2]uint64{s.session, sequence}][0].Value {
+				t.Errorf("%s: the outcome of a copy of entry %d is dropped: %v", when, sequence, o[0].ValueDropped)
+			}
 		}
 		s.restore(s.snapshot())
 	}

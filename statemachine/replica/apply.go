@@ -163,11 +163,11 @@ func (r *SQL) applyEntry(index uint64, e *wire.Entry) error {
 			return err
 		}
 	}
-	session, verdict := r.sessions.Admit(e.Session, e.Sequence, r.now)
+	session, verdict := r.sessions.Admit(e.Session, e.Sequence, e.Oldest, r.now)
 	n := statemachine.Notification[wire.Result]{Verdict: verdict, Session: e.Session, Sequence: e.Sequence}
 	switch verdict {
 	case statemachine.Repeat:
-		n.Results = slices.Clone(session.Results) // the session's change when a waiter is settled
+		n.Results = slices.Clone(session.ResultsOf(e.Sequence)) // the session's change when a waiter is settled
 		r.settledSince(e, n.Results)
 	case statemachine.Apply:
 		n.Results = make([]wire.Result, len(e.Operations))

@@ -328,7 +328,7 @@ func TestTheSecondOfTwoDeferredTransactions(t *testing.T) {
 		t.Fatal(err)
 	}
 	other.seq++
-	m.update(wire.EncodeEntry(other.session, other.seq, []*wire.EncodedOperation{e}))
+	m.update(wire.EncodeEntry(other.session, other.seq, 0, []*wire.EncodedOperation{e}))
 	m.expectRows("1")
 	base = m.grantTo(other, 10, 1000)
 	if got := count(second); got != "0" {

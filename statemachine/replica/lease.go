@@ -35,8 +35,12 @@ func (l leaseHostOfSQL) settled(w *wire.Waiter, result *wire.Result) {
 	r.batch.notifications = append(r.batch.notifications, notification{
 		Notification: statemachine.Notification[wire.Result]{Session: w.Session}, waiter: waiterID(w), settled: result,
 	})
-	if s := r.sessions.Get(w.Session); s != nil && s.Sequence == w.Sequence && w.Index < len(s.Results) {
-		s.Results[w.Index] = keptResult(result)
+	s := r.sessions.Get(w.Session)
+	if s == nil {
+		return
+	}
+	if kept := s.ResultsOf(w.Sequence); w.Index < len(kept) {
+		kept[w.Index] = keptResult(result)
 		r.sessions.Changed(w.Session)
 	}
 }

@@ -230,11 +230,19 @@ func (l *leaseLog) step() {
 	}
 }
 
+// operations sends an entry. It may be in flight with others, of which some are lost and
+// come later as copies, or never.
 func (l *leaseLog) operations(p *proposer, ops ...*wire.EncodedOperation) {
 	p.seq++
-	cmd := wire.EncodeEntry(p.session, p.seq, ops)
+	oldest := uint64(0)
+	if before := l.int(0, 3, "in flight before"); before > 0 && p.seq > uint64(before) {
+		oldest = p.seq - uint64(before)
+	}
+	cmd := wire.EncodeEntry(p.session, p.seq, oldest, ops)
 	l.all = append(l.all, cmd)
-	l.send(cmd)
+	if l.int(0, 9, "lost") > 0 {
+		l.send(cmd)
+	}
 }
 
 // shortSessionTTL is a TTL of sessions that is so short that they expire.
@@ -244,9 +252,9 @@ func drawLeaseLog(t *testing.T, rt *rapid.T) *leaseLog {
 	l := &leaseLog{history: &history{}, rt: rt, m: leaseMachine(t), alive: map[*proposer][2]uint64{}}
 	first := l.open(1, 1)
 	for _, text := range leaseLogSchema {
-		l.operations(first, wire.EncodeOperation(op(text)))
+		first.seq++
+		l.send(wire.EncodeEntry(first.session, first.seq, 0, []*wire.EncodedOperation{wire.EncodeOperation(op(text))}))
 	}
-	l.all = nil
 	l.open(2, 1)
 	l.open(3, 1)
 	for range l.int(5, 60, "steps") {

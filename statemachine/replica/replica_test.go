@@ -117,7 +117,7 @@ func entryOf(session, sequence uint64, ops ...*wire.Operation) []byte {
 	for i, o := range ops {
 		encoded[i] = wire.EncodeOperation(o)
 	}
-	return wire.EncodeEntry(session, sequence, encoded)
+	return wire.EncodeEntry(session, sequence, 0, encoded)
 }
 
 // do applies operations as one entry and returns their results.

@@ -200,6 +200,89 @@ func TestCopiesAfterASnapshot(t *testing.T) {
 	}
 }
 
+// inFlight encodes an entry that its proposer sends while those from oldest on are in
+// flight.
+func inFlight(session, sequence, oldest uint64, ops ...*wire.Operation) []byte {
+	encoded := make([]*wire.EncodedOperation, len(ops))
+	for i, o := range ops {
+		encoded[i] = wire.EncodeOperation(o)
+	}
+	return wire.EncodeEntry(session, sequence, oldest, encoded)
+}
+
+// Several entries of a session are in flight, and one is lost. Those after it are not
+// applied before it, on no replica, however it gets the log. Copies of all of them get the
+// results that the proposer may not have yet.
+func TestEntriesInFlightAreAppliedInOrder(t *testing.T) {
+	h := newCounterHistory()
+	of := func(n int) []byte { return inFlight(1, uint64(n)+1, 2, insert(n)) } // entry 1 made the table
+	lone := entryOf(1, 2, insert(1))
+	for _, cmd := range [][]byte{lone, of(3), of(4), of(2), of(2), of(4), of(3), of(5), lone, of(3), of(4)} {
+		h.add(cmd)
+	}
+	want := "1|1\n2|1\n3|1\n4|1"
+	m := emptyMachine(t)
+	m.apply(h.entries...)
+	if got := m.rows("SELECT group_concat(n) FROM applied"); got != "1,2,3,4" {
+		t.Errorf("applied %s", got)
+	}
+	first := m.got
+	for way, move := range map[string]func(m *machine) *machine{
+		"restarts":  func(m *machine) *machine { m.restart(h); return m },
+		"snapshots": func(m *machine) *machine { other := emptyMachine(t); m.snapshotTo(other); return other },
+	} {
+		m := emptyMachine(t)
+		for int(m.index) < len(h.entries) {
+			m.apply(h.entries[m.index])
+			m = move(m)
+		}
+		if got := m.applied(); got != want {
+			t.Errorf("%s: applied %q", way, got)
+		}
+		m.got = map[[2]uint64][]wire.Result{}
+		copies := []sm.Entry{{Index: m.index + 1, Cmd: of(4)}, {Index: m.index + 2, Cmd: lone}, {Index: m.index + 3, Cmd: of(2)}, {Index: m.index + 4, Cmd: of(3)}}
+		m.apply(copies...)
+		for sequence := uint64(2); sequence <= 5; sequence++ {
+			key := [2]uint64{1, sequence}
+			if got, want := encoded(m.got[key]), encoded(first[key]); got != want {
+				t.Errorf("%s: the results of a copy of entry %d are %q, want %q", way, sequence, got, want)
+			}
+		}
+		if got := m.applied(); got != want {
+			t.Errorf("%s: applied %q after the copies", way, got)
+		}
+	}
+}
+
+// An operation waits for the write lease while later entries of its session are applied.
+// A copy of its entry then gets the result of the operation, after a snapshot too.
+func TestAWaiterOfAnEarlierEntryInFlight(t *testing.T) {
+	m := newMachine(t)
+	m.must("CREATE TABLE applied(n INTEGER)")
+	m.do(acquire(5, 1000))
+	m.seq++
+	oldest := m.seq
+	waiting := inFlight(m.session, oldest, 0, insert(1))
+	m.update(waiting)
+	if r := m.got[[2]uint64{m.session, oldest}]; len(r) != 1 || r[0].Lease.State != wire.LeaseQueued {
+		t.Fatalf("the results are %+v", r)
+	}
+	m.seq++
+	release := &wire.Operation{Lease: &wire.Lease{Release: []uint64{5}}}
+	m.update(inFlight(m.session, m.seq, oldest, release))
+	other := emptyMachine(t)
+	m.snapshotTo(other)
+	for _, m := range []*machine{m, other} {
+		m.apply(sm.Entry{Index: m.index + 1, Cmd: waiting})
+		if got := m.applied(); got != "1|1" {
+			t.Errorf("applied %q", got)
+		}
+		if r := m.got[[2]uint64{m.SQL.state().Sessions[0].ID, oldest}]; len(r) != 1 || r[0].Err != nil || len(r[0].Statements) != 1 {
+			t.Errorf("the results of the copy are %+v", r)
+		}
+	}
+}
+
 // A session that only the state file has must be written to SQLite with the next
 // transaction, because the state file counts only until then.
 func TestSessionsOfTheStateFileSurviveTheNextRestart(t *testing.T) {

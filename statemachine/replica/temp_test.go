@@ -134,7 +134,7 @@ func TestFailingTransactionsWithTempObjects(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		decoded, err := new(wire.Decoder).Decode(wire.EncodeEntry(1, 1, []*wire.EncodedOperation{e}))
+		decoded, err := new(wire.Decoder).Decode(wire.EncodeEntry(1, 1, 0, []*wire.EncodedOperation{e}))
 		if err != nil {
 			t.Fatal(err)
 		}

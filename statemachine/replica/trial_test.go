@@ -46,7 +46,7 @@ func newTrial(t *testing.T, rt require, schema ...string) *trial {
 func (x *trial) send(ops ...*wire.EncodedOperation) []wire.Result {
 	x.t.Helper()
 	x.h.seq++
-	x.h.add(wire.EncodeEntry(1, x.h.seq, ops))
+	x.h.add(wire.EncodeEntry(1, x.h.seq, 0, ops))
 	e := x.h.entries[len(x.h.entries)-1]
 	x.a.apply(e)
 	x.b.apply(e)
