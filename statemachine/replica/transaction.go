@@ -288,11 +288,14 @@ func (t *Transaction) endTransaction(reason error) {
 	t.connMu.Lock()
 	t.ownsConn = false
 	t.connMu.Unlock()
-	if !t.conn.Autocommit() {
-		if err := t.conn.ExecAsOwner("ROLLBACK"); err != nil {
-			t.r.log.Warn("hiqlite: rolling back a transaction", "error", err)
-			t.dirty = true
-		}
+	if t.conn.Autocommit() {
+		// A statement has ended the SQLite transaction, such as one with OR ROLLBACK.
+		// If it wrote an R-Tree, SQLite may have kept the snapshot, and the next
+		// transaction on this connection would see old rows.
+		t.dirty = true
+	} else if err := t.conn.ExecAsOwner("ROLLBACK"); err != nil {
+		t.r.log.Warn("hiqlite: rolling back a transaction", "error", err)
+		t.dirty = true
 	}
 	t.conn.SetContext(context.Background(), false)
 	if t.reader != nil {

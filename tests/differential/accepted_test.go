@@ -25,6 +25,9 @@ var deviations = []deviation{
 	{"Prepare of a text that was classified before does not notice that its tables are gone", func(s step, ours, theirs outcome) bool {
 		return s.how == keepPrepared && ours.err == "" && codeOf(theirs.err) == "1]"
 	}},
+	{"SQLite does not prepare foreign_key_check of a table without foreign keys again, so it does not notice that the table is gone", func(s step, ours, theirs outcome) bool {
+		return s.how == runKept && strings.HasPrefix(s.text, "PRAGMA foreign_key_check(") && strings.Contains(ours.err, "no such table") && theirs.err == "" && len(theirs.rows) == 0
+	}},
 	{"REINDEX of a TEMP table without an index finds nothing", func(s step, ours, theirs outcome) bool {
 		return strings.HasPrefix(s.text, "REINDEX") && strings.Contains(ours.err, "unable to identify the object to be reindexed")
 	}},
@@ -38,7 +41,7 @@ var deviations = []deviation{
 		return strings.Contains(ours.err+theirs.err, "no such fts5 table")
 	}},
 	{"sqlite_schema lists hiqlite's own table", func(s step, ours, theirs outcome) bool {
-		return strings.Contains(s.text, "sqlite_schema") && !strings.Contains(s.text, "hiqlite") && ours.err == "" && theirs.err == ""
+		return strings.Contains(s.text, "sqlite_schema") && !strings.Contains(s.text, "name NOT LIKE '%hiqlite%'") && ours.err == "" && theirs.err == ""
 	}},
 	{"TEMP tables are not analyzed", func(s step, ours, theirs outcome) bool {
 		return strings.Contains(ours.err, "ANALYZE of TEMP tables")

@@ -9,6 +9,7 @@ import (
 type writer struct {
 	generator
 	stale bool // the schema may have changed since it was read
+	of    int  // the connection whose schema was read; each has its own TEMP objects
 	kept  [connections][3]string
 	heavy int // number of steps before the next restart is allowed
 }
@@ -39,7 +40,7 @@ func (w *writer) next(r *runner) step {
 	if busy >= 0 && w.chance(90) {
 		conn = busy
 	}
-	if w.stale || len(r.done)%10 == 0 || busy >= 0 {
+	if w.stale || w.of != conn || len(r.done)%10 == 0 || busy >= 0 {
 		w.read(r, conn)
 	}
 	w.heavy--
@@ -59,7 +60,7 @@ func (w *writer) read(r *runner, conn int) {
 	defer cancel()
 	s, err := readSchema(ctx, r.reference.conns[conn])
 	if err == nil {
-		w.schema, w.stale = s, false
+		w.schema, w.stale, w.of = s, false, conn
 	}
 }
 
