@@ -53,14 +53,15 @@ import (
 
 // Codec turns operations into entries of the log. Only the combiner's goroutine
 // calls OpenSession and Encode, one at a time. It does not use an entry any more
-// when it calls either of them again, so a Codec may reuse its buffer. Size and
-// Exclusive may be called from any goroutine, and must always return the same for
+// when it calls either of them again, so a Codec may reuse its buffer. Size,
+// Exclusive and Remote may be called from any goroutine, and must always return the same for
 // an operation.
 type Codec[O any] interface {
 	OpenSession(nonce uint64) []byte                          // an entry that opens a session; the machine answers with SessionOpened(nonce, id)
 	Encode(session, sequence uint64, ops []O) ([]byte, error) // one entry of all ops; must not keep the slice
 	Size(op O) int                                            // bytes, for the bound of an entry
 	Exclusive(op O) bool                                      // the operation must be alone in its entry
+	Remote(op O) bool                                         // its caller is another program's, which needs a round trip to come with its next operation
 }
 
 // CombinerConfig bounds a Combiner. MaxEntryBytes must be set, all others have
@@ -112,6 +113,7 @@ type Combiner[O, R any] struct {
 	queue            []*doCall[O, R] // calls whose operation is not in an entry, in the order of Do
 	abandonedInQueue int             // how many calls of the queue are abandoned; <= len(queue)
 	idle             bool            // the goroutine sleeps until Do wakes it; the queue has only abandoned calls
+	gatherUntil      int             // Do wakes the goroutine when so many calls wait; 0: it does not
 	closed           bool            // no operation is accepted any more
 
 	// Of the entry in flight. maybeLogged and callerToldNotProposed are never both
@@ -130,6 +132,8 @@ type Combiner[O, R any] struct {
 	sequence   uint64 // of the last entry; an entry that was abandoned has used its own
 	inFlight   []*doCall[O, R]
 	ops        []O
+	remote     int // operations of the entry whose callers are remote
+	gathering  gathering
 	timer      *time.Timer
 	unreleased *dragonboat.RequestState // of an answered entry: its result came later than the answer; nil: none
 }
@@ -212,11 +216,11 @@ func (c *Combiner[O, R]) Do(ctx context.Context, op O) (R, error) {
 		return none, ErrClosed
 	}
 	c.queue = append(c.queue, call)
-	wasIdle := c.idle
+	wake := c.idle || c.gatherUntil != 0 && len(c.queue)-c.abandonedInQueue >= c.gatherUntil
 	c.idle = false
 	c.checkInvariants()
 	c.mu.Unlock()
-	if wasIdle {
+	if wake {
 		signal(c.wake)
 	}
 	select {
@@ -371,9 +375,14 @@ func (c *Combiner[O, R]) run() {
 		if !c.waitHold() {
 			break
 		}
+		if !c.gather() {
+			break
+		}
+		c.gathering.begin()
 		if c.fillEntry() && !c.propose() {
 			break
 		}
+		c.gathering.end(c.remote, c.queued())
 		c.yieldToCallers(len(c.inFlight))
 	}
 	c.failQueue()
@@ -387,9 +396,7 @@ func (c *Combiner[O, R]) yieldToCallers(want int) {
 	last := 0
 	for inVain := 0; inVain < c.cfg.Yields; inVain++ {
 		runtime.Gosched()
-		c.mu.Lock()
-		n := len(c.queue) - c.abandonedInQueue
-		c.mu.Unlock()
+		n := c.queued()
 		if n >= want {
 			return
 		}

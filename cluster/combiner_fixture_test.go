@@ -53,6 +53,7 @@ func (c *textCodec) Encode(session, sequence uint64, ops []string) ([]byte, erro
 	return c.marshal(entry{Session: session, Sequence: sequence, Ops: ops}), nil
 }
 func (c *textCodec) Size(op string) int       { return len(op) }
+func (c *textCodec) Remote(op string) bool    { return strings.HasPrefix(op, "~") }
 func (c *textCodec) Exclusive(op string) bool { return strings.HasPrefix(op, "!") }
 
 // proposal is a proposal that fakeRaft accepted.
@@ -280,6 +281,7 @@ func (c *intCodec) Encode(_, sequence uint64, ops []int) ([]byte, error) {
 	return nil, nil
 }
 func (c *intCodec) Size(int) int       { return 8 }
+func (c *intCodec) Remote(int) bool    { return false }
 func (c *intCodec) Exclusive(int) bool { return false }
 
 func (f *loopRaft) Propose([]byte, time.Duration) (*dragonboat.RequestState, error) {

@@ -142,7 +142,7 @@ func randomNonces() uint64 { return rand.Uint64()&^0xffff | 1<<16 }
 // false if there are none, because all their callers have left.
 func (c *Combiner[O, R]) fillEntry() bool {
 	var none R
-	c.inFlight = c.inFlight[:0]
+	c.inFlight, c.remote = c.inFlight[:0], 0
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer c.checkInvariants()
@@ -165,6 +165,9 @@ func (c *Combiner[O, R]) fillEntry() bool {
 		}
 		call.inFlight = true
 		bytes += call.size
+		if c.codec.Remote(call.op) {
+			c.remote++
+		}
 		c.inFlight = append(c.inFlight, call)
 		if alone {
 			break

@@ -73,6 +73,7 @@ func (commandCodec) Encode(session, sequence uint64, commands [][]byte) ([]byte,
 
 func (commandCodec) Size(command []byte) int { return len(command) + 6 }
 func (commandCodec) Exclusive([]byte) bool   { return false }
+func (commandCodec) Remote([]byte) bool      { return false } // their calls are unary, and do not come together
 
 // Applied implements memory.Listener, with the methods of shard.
 func (s *inMemoryShard) Applied(session, sequence uint64, outcomes []wire.Outcome) {

@@ -97,6 +97,7 @@ func (operationCodec) Encode(session, sequence uint64, ops []*wire.EncodedOperat
 
 func (operationCodec) Size(op *wire.EncodedOperation) int       { return op.Size() }
 func (operationCodec) Exclusive(op *wire.EncodedOperation) bool { return op.Vacuum }
+func (operationCodec) Remote(op *wire.EncodedOperation) bool    { return op.Remote }
 
 // These methods, with those of shard, implement replica.Listener and
 // replica.LeaseListener. The goroutine that applies entries calls them.

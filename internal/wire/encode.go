@@ -25,6 +25,7 @@ type EncodedOperation struct {
 	Texts  []string
 	Body   []byte
 	Vacuum bool
+	Remote bool // it is a remote client's: it has an Origin
 }
 
 // Size returns about how many bytes the operation adds to an entry.
@@ -38,7 +39,7 @@ func (o *EncodedOperation) Size() int {
 
 // EncodeOperation encodes op.
 func EncodeOperation(op *Operation) *EncodedOperation {
-	e := &EncodedOperation{Vacuum: op.Vacuum, Body: appendHead(make([]byte, 0, 64), op)}
+	e := &EncodedOperation{Vacuum: op.Vacuum, Remote: op.Origin != nil, Body: appendHead(make([]byte, 0, 64), op)}
 	for i := range op.Statements {
 		s := &op.Statements[i]
 		// In a batch, statements with the same text mostly follow each other.
