@@ -19,7 +19,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -95,7 +94,7 @@ func New(opts Options) *Client {
 	protocols.SetUnencryptedHTTP2(opts.TLS == nil)
 	c := &Client{opts: opts, nodes: map[string]*endpoint{}, origins: map[string][]*Origins{}, links: map[string][]*link{}}
 	c.transport = &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		DialContext:         c.dial,
 		TLSClientConfig:     opts.TLS,
 		TLSHandshakeTimeout: dialTimeout,
 		Protocols:           protocols,
@@ -229,11 +228,13 @@ func (c *Client) failed(address string) {
 // onSomeNode calls f with one node after the other until it reaches one. f returns an
 // error of connect. An error other than that the node could not be reached, or does
 // not serve, is returned at once. Between rounds over all nodes onSomeNode waits, for
-// up to ReconnectTimeout altogether; then the error is node.ErrNoLeader.
+// up to ReconnectTimeout altogether; then the error is node.ErrNoLeader. It does not wait
+// if no node can be reached because of how client and servers are configured.
 func (c *Client) onSomeNode(ctx context.Context, f func(*endpoint) error) error {
 	began := time.Now()
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		var last error
+		hopeless := true
 		for _, address := range c.order() {
 			if err := c.ended(ctx); err != nil {
 				return noNode(last, err)
@@ -243,9 +244,11 @@ func (c *Client) onSomeNode(ctx context.Context, f func(*endpoint) error) error 
 				return err
 			}
 			c.failed(address)
-			last = fmt.Errorf("%s: %w", address, explain(err))
+			err = explain(err)
+			last = fmt.Errorf("%s: %w", address, err)
+			hopeless = hopeless && misconfigured(err)
 		}
-		if time.Since(began) > c.opts.ReconnectTimeout {
+		if hopeless || time.Since(began) > c.opts.ReconnectTimeout {
 			return noNode(last, nil)
 		}
 		select {
@@ -295,15 +298,6 @@ func unreachable(err error) bool {
 func GoingAway(ctx context.Context, err error) bool {
 	var e *protocol.Error
 	return ctx.Err() == nil && errors.As(err, &e) && (errors.Is(e, node.ErrClosed) || errors.Is(e, context.Canceled))
-}
-
-// explain adds to an error of the transport what the user can do.
-func explain(err error) error {
-	var record tls.RecordHeaderError
-	if errors.As(err, &record) || errors.Is(err, http.ErrSchemeMismatch) {
-		return fmt.Errorf("the server does not use TLS; leave TLS out of the client's configuration, or give the server certificates: %w", err)
-	}
-	return err
 }
 
 // fromConnect turns an error of a call into the error that the server has sent, if it

@@ -204,8 +204,8 @@ func TestSecret(t *testing.T) {
 	}
 }
 
-// Clients recognise a server by the secret, and a client of TLS and a server without, or
-// the reverse, get a clear error.
+// Clients recognise a server by the secret. A client with TLS and a server without, or
+// the reverse, get a clear error at once, however long the client may look for nodes.
 func TestTLS(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
 	secret, err := hiqlite.NewSecret([]byte("a secret of the tests"))
@@ -220,10 +220,10 @@ func TestTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, encrypted := serve(t, server.Config{Backend: c.Node(0), Secret: secret.Text(), TLS: serverTLS})
-	_, plain := serve(t, server.Config{Backend: c.Node(0), Secret: secret.Text()})
+	encryptedServer, encrypted := serve(t, server.Config{Backend: c.Node(0), Secret: secret.Text(), TLS: serverTLS})
+	plainServer, plain := serve(t, server.Config{Backend: c.Node(0), Secret: secret.Text()})
 	dial := func(address string, secret hiqlite.Secret, config *tls.Config) error {
-		remote, err := hiqlite.Dial(testrun.Context(t), hiqlite.RemoteConfig{Addresses: []string{address}, Secret: secret, TLS: config, Insecure: config == nil, ReconnectTimeout: 200 * time.Millisecond})
+		remote, err := hiqlite.Dial(testrun.Context(t), hiqlite.RemoteConfig{Addresses: []string{address}, Secret: secret, TLS: config, Insecure: config == nil, ReconnectTimeout: time.Hour})
 		if err == nil {
 			var n int
 			err = remote.DB().QueryRow("SELECT 7").Scan(&n)
@@ -241,18 +241,64 @@ func TestTLS(t *testing.T) {
 	if err := dial(encrypted, secret, clientTLS(secret)); err != nil {
 		t.Error(err)
 	}
-	if err := dial(encrypted, other, clientTLS(other)); err == nil || !strings.Contains(err.Error(), "does not hold the secret") {
-		t.Errorf("another secret: %v", err)
-	}
-	if err := dial(plain, secret, clientTLS(secret)); err == nil || !strings.Contains(err.Error(), "does not use TLS") {
-		t.Errorf("TLS to a server without: %v", err)
-	}
-	if err := dial(encrypted, secret, nil); err == nil {
-		t.Error("a client without TLS reaches a server with TLS")
+	for _, x := range []struct {
+		name    string
+		address string
+		secret  hiqlite.Secret
+		config  *tls.Config
+		want    string
+	}{
+		{"another secret", encrypted, other, clientTLS(other), "does not hold the secret"},
+		{"TLS to a server without", plain, secret, clientTLS(secret), "the server does not use TLS"},
+		{"a client without TLS", encrypted, secret, nil, "the server uses TLS"},
+		{"a client without TLS, and a server that answers with an alert", foreign(t, nil, "\x15\x03\x03\x00\x02\x02\x0a"), secret, nil, "the server uses TLS"},
+		{"a server of HTTP/1", foreign(t, nil, "HTTP/1.1 400 Bad Request\r\n\r\n"), secret, nil, "no hiqlite server"},
+		{"TLS of another protocol", foreign(t, serverTLS, ""), secret, clientTLS(secret), "another protocol"},
+	} {
+		if err := dial(x.address, x.secret, x.config); !errors.Is(err, hiqlite.ErrNoLeader) || !strings.Contains(err.Error(), x.want) || errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v", x.name, err)
+		}
 	}
 	if code, answer := post(t, "http://"+encrypted+execute, "{}"); code != 400 || !strings.Contains(answer, "HTTPS") {
 		t.Errorf("plain HTTP to a server with TLS: %d %s", code, answer)
 	}
+	if code, answer := post(t, "https://"+plain+execute, "{}"); code != 0 || !strings.Contains(answer, "server gave HTTP response to HTTPS client") {
+		t.Errorf("HTTPS to a server without TLS: %d %s", code, answer)
+	}
+	if e, p := encryptedServer.Counters().WrongScheme, plainServer.Counters().WrongScheme; e < 2 || p < 2 {
+		t.Errorf("the servers have counted %d and %d connections of the wrong scheme", e, p)
+	}
+}
+
+// foreign returns the address of another server. With TLS, it speaks no HTTP; without,
+// it sends an answer.
+func foreign(t *testing.T, cfg *tls.Config, answer string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg != nil {
+		cfg = cfg.Clone()
+		cfg.NextProtos = nil
+		l = tls.NewListener(l, cfg)
+	}
+	var work sync.WaitGroup
+	work.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			work.Go(func() {
+				defer c.Close()
+				_, _ = c.Read(make([]byte, 1<<10)) // it may be no TLS
+				_, _ = io.WriteString(c, answer)
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); work.Wait() })
+	return l.Addr().String()
 }
 
 // A rawSession is a session without the driver, alone in its stream.

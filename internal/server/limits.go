@@ -21,13 +21,15 @@ type counters struct {
 	idleSessions    atomic.Uint64 // closed after IdleSession
 	tooLarge        atomic.Uint64 // requests or results beyond a limit
 	tooMany         atomic.Uint64 // requests beyond Rates
+	wrongScheme     atomic.Uint64 // connections with TLS to a server without, or the reverse
+	failedTLS       atomic.Uint64 // connections whose handshake of TLS failed
 }
 
 // Counters are what a server has counted since it was made.
 type Counters struct {
 	Sessions, Conns                                                     int // open now
 	Unauthorized, RefusedSessions, RefusedConns, IdleSessions, TooLarge uint64
-	TooMany                                                             uint64
+	TooMany, WrongScheme, FailedTLS                                     uint64
 }
 
 // Counters returns what the server has counted.
@@ -36,7 +38,7 @@ func (s *Server) Counters() Counters {
 	return Counters{
 		Sessions: s.sessions.now(), Conns: s.conns.now(), Unauthorized: c.unauthorized.Load(), RefusedSessions: c.refusedSessions.Load(),
 		RefusedConns: c.refusedConns.Load(), IdleSessions: c.idleSessions.Load(), TooLarge: c.tooLarge.Load(),
-		TooMany: c.tooMany.Load(),
+		TooMany: c.tooMany.Load(), WrongScheme: c.wrongScheme.Load(), FailedTLS: c.failedTLS.Load(),
 	}
 }
 
@@ -69,7 +71,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		if l.server.conns.now() < l.server.limits.MaxConns {
-			return c, nil
+			return &firstRead{Conn: c, server: l.server}, nil
 		}
 		l.server.counters.refusedConns.Add(1)
 		c.Close()

@@ -12,6 +12,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"database/sql/driver"
@@ -142,7 +143,7 @@ func New(cfg Config) (*Server, error) {
 		IdleTimeout:       s.limits.IdleSession,
 		MaxHeaderBytes:    64 << 10,
 		TLSConfig:         cfg.TLS,
-		ErrorLog:          log.New(logWriter{s.logger}, "", 0),
+		ErrorLog:          log.New(logWriter{s.logger, &s.counters}, "", 0),
 		ConnState:         s.connState,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: s.limits.MaxSessions,
@@ -293,10 +294,17 @@ func connectError(err error) *connect.Error {
 	return protocol.ConnectError(encodeError(err))
 }
 
-// logWriter logs what net/http reports, which is about connections that fail.
-type logWriter struct{ logger *slog.Logger }
+// logWriter logs what net/http reports, which is about connections that fail. Package
+// net/http tells failed handshakes only to its log, so they are counted here.
+type logWriter struct {
+	logger   *slog.Logger
+	counters *counters
+}
 
 func (w logWriter) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("TLS handshake error")) {
+		w.counters.failedTLS.Add(1)
+	}
 	w.logger.Debug("hiqlite: the API's listener", "message", strings.TrimSpace(string(p)))
 	return len(p), nil
 }

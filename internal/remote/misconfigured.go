@@ -1,0 +1,70 @@
+package remote
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/hiqlite/hiqlite/internal/identity"
+)
+
+var (
+	errServerUsesTLS = errors.New("the server uses TLS, and this client does not: give the client the secret (secret_file) or the certificates of the authority (tls_ca_file), and leave out insecure")
+	errServerIsPlain = errors.New("the server does not use TLS: leave TLS out of the client's configuration (insecure=true), or configure TLS on the server")
+	errNotHTTP2      = errors.New("the server does not answer in HTTP/2: it is no hiqlite server, or it uses TLS and this client does not")
+)
+
+// dial connects to a node. Without TLS it checks that the node answers in HTTP/2.
+func (c *Client) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	raw, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, address)
+	if err != nil || c.opts.TLS != nil {
+		return raw, err
+	}
+	return &plainConn{Conn: raw}, nil
+}
+
+// A plainConn is a connection without TLS. Its reads fail if the other side does not
+// speak HTTP/2: net/http would take the bytes for a frame that is too large.
+type plainConn struct {
+	net.Conn
+	checked bool // only the goroutine that reads uses it
+}
+
+func (c *plainConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.checked || n == 0 {
+		return n, err
+	}
+	c.checked = true
+	switch p[0] {
+	case 0: // a frame that has less than 64 KiB
+		return n, err
+	case 0x15: // an alert of TLS
+		return 0, errServerUsesTLS
+	}
+	return 0, errNotHTTP2
+}
+
+// misconfigured reports whether a node could not be reached because client and server
+// are configured differently, so that another attempt would fail as well.
+func misconfigured(err error) bool {
+	var unverified *tls.CertificateVerificationError
+	return errors.Is(err, errServerUsesTLS) || errors.Is(err, errServerIsPlain) || errors.Is(err, errNotHTTP2) ||
+		errors.Is(err, identity.ErrOtherKey) || errors.Is(err, identity.ErrOtherProtocol) || errors.As(err, &unverified)
+}
+
+// explain adds to an error of the transport what the user can do.
+func explain(err error) error {
+	var record tls.RecordHeaderError
+	switch {
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
+		return fmt.Errorf("%w (%w)", errServerIsPlain, err)
+	case strings.Contains(err.Error(), "INADEQUATE_SECURITY"): // see firstRead of internal/server
+		return fmt.Errorf("%w (%w)", errServerUsesTLS, err)
+	}
+	return err
+}
