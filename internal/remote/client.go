@@ -241,6 +241,9 @@ func (c *Client) onSomeNode(ctx context.Context, f func(*endpoint) error) error 
 			}
 			err := f(c.endpoint(address))
 			if err == nil || !unreachable(err) {
+				if errors.Is(err, protocol.ErrUnauthorized) {
+					err = fmt.Errorf("%w: %s", err, address)
+				}
 				return err
 			}
 			c.failed(address)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	apiv1 "github.com/hiqlite/hiqlite/api/hiqlite/v1"
 	"github.com/hiqlite/hiqlite/internal/node"
@@ -165,7 +166,12 @@ func (f *feed[M]) receive() {
 			case f.ctx.Err() != nil:
 				f.err = errFeedClosed
 				return
-			case f.skip(err), errors.Is(err, node.ErrNoLeader), GoingAway(f.ctx, err):
+			case f.skip(err), GoingAway(f.ctx, err):
+			case errors.Is(err, node.ErrNoLeader): // onSomeNode does not always wait
+				select {
+				case <-time.After(maxPause):
+				case <-f.ctx.Done():
+				}
 			default:
 				f.err = asShardError(err)
 				return

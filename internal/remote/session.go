@@ -29,6 +29,7 @@ type Session struct {
 	client *Client
 	link   *link
 	number uint64 // of the session in the link
+	limit  int    // bytes of a request; only the goroutine that calls Do uses it
 
 	sending sync.Mutex // held while something is queued, so that the ids ascend
 	lastID  uint64     // guarded by sending
@@ -81,12 +82,15 @@ func (c *Client) OpenSession(ctx context.Context, cfg connapi.Config) (*Session,
 }
 
 func (c *Client) openOn(ctx context.Context, e *endpoint, cfg connapi.Config) (*Session, *apiv1.SessionResponse, error) {
-	s := &Session{client: c, done: make(chan struct{})}
+	s := &Session{client: c, limit: maxRequest, done: make(chan struct{})}
 	if err := c.attach(e, s); err != nil {
 		return nil, nil, err
 	}
 	answer, err := s.Do(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Open{Open: protocol.Open(cfg)}})
 	if err == nil {
+		if n := answer.GetOpened().GetMaxRequest(); n > 0 {
+			s.limit = int(min(n, maxRequest))
+		}
 		return s, answer, nil
 	}
 	s.Close()
@@ -184,8 +188,8 @@ func (s *Session) do(ctx context.Context, r *apiv1.SessionRequest) (*apiv1.Sessi
 	if seen := s.client.Seen(); seen.SQL != 0 || seen.KV != 0 {
 		r.Seen = protocol.Seen(seen)
 	}
-	if size := proto.Size(r); size > maxRequest { // it could not be sent to other nodes either
-		return nil, fmt.Errorf("%w: a request of %d bytes", node.ErrTooLarge, size)
+	if size := proto.Size(r); size > s.limit { // the server would end the stream, with the sessions of others
+		return nil, fmt.Errorf("%w: the request has %d bytes, and the server accepts %d", node.ErrTooLarge, size, s.limit)
 	}
 	w := &waiter{answer: make(chan *apiv1.SessionResponse, 1)}
 	s.sending.Lock()

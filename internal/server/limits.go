@@ -4,19 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"sync/atomic"
 
 	"connectrpc.com/connect"
 
+	"github.com/hiqlite/hiqlite/api/hiqlite/v1/hiqlitev1connect"
 	"github.com/hiqlite/hiqlite/internal/protocol"
 )
 
 // counters count what clients did that was refused or ended.
 type counters struct {
 	unauthorized    atomic.Uint64 // requests without the secret
-	refusedSessions atomic.Uint64 // beyond MaxSessions
+	refusedSessions atomic.Uint64 // sessions and streams beyond MaxSessions
 	refusedConns    atomic.Uint64 // beyond MaxConns
 	idleSessions    atomic.Uint64 // closed after IdleSession
 	tooLarge        atomic.Uint64 // requests or results beyond a limit
@@ -27,7 +29,7 @@ type counters struct {
 
 // Counters are what a server has counted since it was made.
 type Counters struct {
-	Sessions, Conns                                                     int // open now
+	Sessions, Streams, Conns                                            int // open now
 	Unauthorized, RefusedSessions, RefusedConns, IdleSessions, TooLarge uint64
 	TooMany, WrongScheme, FailedTLS                                     uint64
 }
@@ -36,7 +38,7 @@ type Counters struct {
 func (s *Server) Counters() Counters {
 	c := &s.counters
 	return Counters{
-		Sessions: s.sessions.now(), Conns: s.conns.now(), Unauthorized: c.unauthorized.Load(), RefusedSessions: c.refusedSessions.Load(),
+		Sessions: s.sessions.now(), Streams: s.streams.now(), Conns: s.conns.now(), Unauthorized: c.unauthorized.Load(), RefusedSessions: c.refusedSessions.Load(),
 		RefusedConns: c.refusedConns.Load(), IdleSessions: c.idleSessions.Load(), TooLarge: c.tooLarge.Load(),
 		TooMany: c.tooMany.Load(), WrongScheme: c.wrongScheme.Load(), FailedTLS: c.failedTLS.Load(),
 	}
@@ -88,9 +90,12 @@ func (s *Server) connState(_ net.Conn, state http.ConnState) {
 }
 
 // limitBody refuses requests that say that they are too large, before they are read.
-// connect refuses those that do not say so.
+// connect refuses those that do not say so, and tells nobody; they are counted here.
 func (s *Server) limitBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength < 0 && r.URL.Path != hiqlitev1connect.DatabaseSessionProcedure {
+			r.Body = &countedBody{ReadCloser: r.Body, left: s.limits.MaxBody + envelopeBytes, server: s}
+		}
 		if r.ContentLength <= int64(s.limits.MaxBody) {
 			next.ServeHTTP(w, r)
 			return
@@ -100,11 +105,31 @@ func (s *Server) limitBody(next http.Handler) http.Handler {
 	})
 }
 
-// limitTime is an interceptor that bounds the time of unary calls, and counts requests
-// that are too large.
-type limitTime struct{ server *Server }
+// envelopeBytes is what gRPC adds to a message.
+const envelopeBytes = 5
 
-func (i *limitTime) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+// A countedBody is the body of a request of one message. It counts the request if it is
+// too large.
+type countedBody struct {
+	io.ReadCloser
+	left   int // bytes that the message may still have; negative: it was counted
+	server *Server
+}
+
+func (b *countedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.left >= 0 && n > b.left {
+		b.server.counters.tooLarge.Add(1)
+	}
+	b.left = max(b.left-n, -1)
+	return n, err
+}
+
+// limitCalls is an interceptor that bounds the time of unary calls and the number of
+// streams, and counts requests that are too large.
+type limitCalls struct{ server *Server }
+
+func (i *limitCalls) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
 		ctx, cancel := context.WithTimeout(ctx, i.server.limits.MaxTime)
 		defer cancel()
@@ -114,19 +139,25 @@ func (i *limitTime) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	}
 }
 
-func (i *limitTime) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+func (i *limitCalls) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
 	return next
 }
 
-func (i *limitTime) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+func (i *limitCalls) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, c connect.StreamingHandlerConn) error {
+		s := i.server
+		if !s.streams.add(s.limits.MaxSessions) {
+			s.counters.refusedSessions.Add(1)
+			return connectError(fmt.Errorf("%w: it has %d streams already", protocol.ErrLimit, s.limits.MaxSessions))
+		}
+		defer s.streams.remove()
 		err := next(ctx, c)
 		i.count(err)
 		return err
 	}
 }
 
-func (i *limitTime) count(err error) {
+func (i *limitCalls) count(err error) {
 	var e *connect.Error
 	if errors.As(err, &e) && e.Code() == connect.CodeResourceExhausted {
 		i.server.counters.tooLarge.Add(1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"sync"
 	"time"
@@ -93,8 +94,11 @@ func (l *link) wait(ctx context.Context, received <-chan error) (err error, drai
 func (l *link) receive(ctx context.Context) error {
 	for {
 		m, err := l.stream.Receive()
+		if errors.Is(err, io.EOF) {
+			return nil // the client has ended the stream
+		}
 		if err != nil {
-			return nil // the client has ended the stream, or is gone
+			return err // the client is gone, or the message is too large or malformed
 		}
 		for _, r := range m.Requests {
 			if err := l.take(ctx, r); err != nil {

@@ -68,7 +68,7 @@ type Limits struct {
 	MaxRows     int           // rows of a unary Query; 10,000
 	MaxResult   int           // bytes of the rows of a unary Query; 8 MiB
 	MaxTime     time.Duration // of a unary call; 60 s
-	MaxSessions int           // open at the same time; 20,000
+	MaxSessions int           // open at the same time; and streams: of sessions, watches and subscriptions; 20,000
 	MaxConns    int           // TCP connections; 20,000
 	IdleSession time.Duration // after which a session without transaction is closed; 10 min
 }
@@ -106,6 +106,7 @@ type Server struct {
 	http *http.Server
 
 	sessions gauge
+	streams  gauge
 	conns    gauge
 	counters counters
 
@@ -167,6 +168,8 @@ const (
 	// frameBytes bounds a frame of HTTP/2. A client of Go's net/http keeps a buffer of
 	// this size for each session.
 	frameBytes = 32 << 10
+	// messageSlack is what a message of several requests has beside them.
+	messageSlack = 4 << 10
 	// writeTimeout is how long a client may take none of what the server sends.
 	writeTimeout = 30 * time.Second
 )
@@ -176,8 +179,15 @@ func (s *Server) Handler() http.Handler {
 	services := http.NewServeMux()
 	options := []connect.HandlerOption{
 		connect.WithReadMaxBytes(s.limits.MaxBody),
+		connect.WithConditionalHandlerOptions(func(spec connect.Spec) []connect.HandlerOption {
+			if spec.Procedure != hiqlitev1connect.DatabaseSessionProcedure {
+				return nil
+			}
+			// A message of a session's stream has one request, or several that are small.
+			return []connect.HandlerOption{connect.WithReadMaxBytes(max(s.limits.MaxBody, protocol.LinkBytes) + messageSlack)}
+		}),
 		connect.WithRecover(s.recovered),
-		connect.WithInterceptors(&limitTime{s}, &limitRate{s}, connect.UnaryInterceptorFunc(s.logCalls)),
+		connect.WithInterceptors(&limitCalls{s}, &limitRate{s}, connect.UnaryInterceptorFunc(s.logCalls)),
 		connect.WithCodec(strictJSON{"json"}), connect.WithCodec(strictJSON{"json; charset=utf-8"}),
 		connect.WithCompression("gzip", nil, nil), // it would let a small request take much memory and time
 	}

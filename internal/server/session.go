@@ -95,7 +95,7 @@ func (x *session) open(ctx context.Context, r *apiv1.SessionRequest) error {
 	}
 	x.conn, x.last = conn, r.Id
 	status, _ := x.server.backend.Status(ctx)
-	answer := &apiv1.SessionResponse_Opened{Opened: &apiv1.Opened{Node: status.NodeID, Leader: x.server.leaderAddress(status)}}
+	answer := &apiv1.SessionResponse_Opened{Opened: &apiv1.Opened{Node: status.NodeID, Leader: x.server.leaderAddress(status), MaxRequest: uint64(x.server.limits.MaxBody)}}
 	return x.send(&apiv1.SessionResponse{Id: r.Id, Response: answer})
 }
 

@@ -140,7 +140,7 @@ var table = []Setting{
 		Doc:  "How many network connections clients may have open."},
 	{Key: "api_max_sessions", Variable: "HQL_API_MAX_SESSIONS", Default: "20000", group: groupLimits,
 		kind: number(1, 1_000_000, "", func(s *Settings) *int { return &s.Limits.Sessions }),
-		Doc:  "How many connections of remote drivers may be open. Many of them share a network connection."},
+		Doc:  "How many connections of remote drivers, and how many streams such as watches, may be open. Many of them share a network connection."},
 	{Key: "api_idle_timeout", Variable: "HQL_API_IDLE_TIMEOUT", Default: "10m", group: groupLimits,
 		kind: duration(time.Second, 24*hour, func(s *Settings) *time.Duration { return &s.Limits.Idle }),
 		Doc:  "After what time without a request the connection of a remote driver ends. Drivers open another one when they need it."},

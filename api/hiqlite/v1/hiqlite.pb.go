@@ -2437,7 +2437,8 @@ func (*SessionResponse_Closing) isSessionResponse_Response() {}
 type Opened struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
-	Leader        string                 `protobuf:"bytes,2,opt,name=leader,proto3" json:"leader,omitempty"` // API address of the leader; "": not known
+	Leader        string                 `protobuf:"bytes,2,opt,name=leader,proto3" json:"leader,omitempty"`                            // API address of the leader; "": not known
+	MaxRequest    uint64                 `protobuf:"varint,3,opt,name=max_request,json=maxRequest,proto3" json:"max_request,omitempty"` // the largest request of the session, in bytes; a larger one may end the stream
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2484,6 +2485,13 @@ func (x *Opened) GetLeader() string {
 		return x.Leader
 	}
 	return ""
+}
+
+func (x *Opened) GetMaxRequest() uint64 {
+	if x != nil {
+		return x.MaxRequest
+	}
+	return 0
 }
 
 type Prepared struct {
@@ -5248,10 +5256,12 @@ const file_hiqlite_v1_hiqlite_proto_rawDesc = "" +
 	"\x05batch\x18\x0e \x01(\v2\x1b.hiqlite.v1.ExecuteResponseH\x00R\x05batch\x12/\n" +
 	"\aclosing\x18\x0f \x01(\v2\x13.hiqlite.v1.ClosingH\x00R\aclosingB\n" +
 	"\n" +
-	"\bresponse\"4\n" +
+	"\bresponse\"U\n" +
 	"\x06Opened\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x16\n" +
-	"\x06leader\x18\x02 \x01(\tR\x06leader\"\xf8\x01\n" +
+	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x1f\n" +
+	"\vmax_request\x18\x03 \x01(\x04R\n" +
+	"maxRequest\"\xf8\x01\n" +
 	"\bPrepared\x12-\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x19.hiqlite.v1.Prepared.KindR\x04kind\x12\x18\n" +
 	"\acontrol\x18\x02 \x01(\tR\acontrol\x12\x16\n" +
