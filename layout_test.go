@@ -24,7 +24,7 @@ var mayImport = []struct {
 	packages string // a path.Match pattern
 	imports  []string
 }{
-	{"cmd/*", []string{".", "driver", "kv", "lock", "pubsub", "internal/loopback", "internal/server", "internal/settings", "internal/spelling"}},
+	{"cmd/*", []string{".", "cluster", "cluster/raftlog", "driver", "kv", "lock", "pubsub", "internal/loopback", "internal/server", "internal/settings", "internal/spelling"}},
 	{"examples/*", []string{".", "driver", "kv", "lock", "pubsub"}}, // and the packages below it
 	{"examples/*/*", nil},
 	{"benchmarks", nil},
@@ -46,8 +46,9 @@ var mayImport = []struct {
 	{"api/hiqlite/v1", nil},
 	{"api/hiqlite/v1/hiqlitev1connect", []string{"api/hiqlite/v1"}},
 	{"internal/node", []string{"cluster", "statemachine", "statemachine/replica", "statemachine/memory", "internal/shardapi", "internal/durable", "internal/identity", "internal/loopback", "internal/sqlite", "internal/wire"}},
-	{"cluster", []string{"cluster/transport", "internal/durable", "internal/identity", "internal/invariants"}}, // it moves bytes
+	{"cluster", []string{"cluster/raftlog", "cluster/transport", "internal/durable", "internal/identity", "internal/invariants"}}, // it moves bytes
 	{"cluster/transport", []string{"internal/identity"}},
+	{"cluster/raftlog", []string{"internal/durable"}},
 	{"statemachine/replica", []string{"statemachine", "internal/durable", "internal/invariants", "internal/sqlite", "internal/wire"}},
 	{"statemachine/memory", []string{"statemachine", "internal/invariants", "internal/shardapi", "internal/table", "internal/wire"}},
 	{"statemachine", []string{"internal/wire"}},
@@ -81,7 +82,7 @@ var confined = []struct {
 	{"modernc.org/libc", []string{"internal/sqlite"}, false},
 	{"modernc.org/sqlite", nil, true}, // registers a driver that would clash in users' programs
 	{"github.com/lni/dragonboat/v4/statemachine", []string{"cluster", "statemachine", "statemachine/replica", "statemachine/memory", "internal/node"}, true},
-	{"github.com/lni/dragonboat", []string{"cluster", "cluster/transport"}, false},
+	{"github.com/lni/dragonboat", []string{"cluster", "cluster/raftlog", "cluster/transport"}, false},
 	{"connectrpc.com/connect", []string{"internal/server", "internal/remote", "internal/protocol", "api/hiqlite/v1/hiqlitev1connect"}, true},
 	// Only modules of their own (see go.work) use these: a program that imports hiqlite
 	// must not require them.

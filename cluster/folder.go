@@ -151,40 +151,10 @@ func adoptHostname(dir string) (former string, err error) {
 	return former, nil
 }
 
-// logFolders matches the folders with the parts of the log, below the Raft folder.
-const logFolders = "*/*/logdb-*"
-
 // hasLog reports whether the Raft folder has a log.
 func hasLog(dir string) bool {
-	found, err := fs.Glob(os.DirFS(dir), logFolders)
+	found, err := os.ReadDir(filepath.Join(dir, logFolder))
 	return err == nil && len(found) > 0
-}
-
-// checkLogFiles reports that files are missing without which Dragonboat's log does
-// not open. Dragonboat would dereference a nil pointer and leave the folder locked.
-func checkLogFiles(dir string) error {
-	folders, err := fs.Glob(os.DirFS(dir), logFolders) // a Glob below dir, whose own name may look like a pattern
-	if err != nil {
-		return err
-	}
-	for _, f := range folders {
-		f = filepath.Join(dir, filepath.FromSlash(f))
-		entries, err := os.ReadDir(f)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrUnreadable, err)
-		}
-		if len(entries) == 0 || len(entries) == 1 && entries[0].Name() == lockFile {
-			continue // the first start was interrupted
-		}
-		name, err := os.ReadFile(filepath.Join(f, "CURRENT"))
-		if err == nil {
-			_, err = os.Stat(filepath.Join(f, strings.TrimSpace(string(name))))
-		}
-		if err != nil {
-			return fmt.Errorf("%w: %w: put back a copy of the data folder", ErrUnreadable, err)
-		}
-	}
-	return nil
 }
 
 // statusSum returns the checksum that precedes the content of dragonboat.ds.

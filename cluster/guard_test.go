@@ -18,13 +18,18 @@ func newTestGuard(t *testing.T, dir string) (g *guard, damage chan error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.raftLog = &raftLog{}
-	g.raftLog.ends.loaded(1, 1, 0, raftio.RaftState{})
+	g.raftLog = newTestLog(t, t.TempDir(), nil)
+	if _, err := g.raftLog.ReadRaftState(1, 1, 0); !errors.Is(err, raftio.ErrNoSavedLog) {
+		t.Fatal(err)
+	}
 	var entries []raftpb.Entry
 	for i := uint64(1); i <= 20; i++ {
 		entries = append(entries, raftpb.Entry{Index: i, Term: 2 + (i-1)/10})
 	}
-	g.raftLog.ends.saved([]raftpb.Update{{ShardID: 1, ReplicaID: 1, State: raftpb.State{Term: 3, Commit: 15}, EntriesToSave: entries}})
+	u := raftpb.Update{ShardID: 1, ReplicaID: 1, State: raftpb.State{Term: 3, Commit: 15}, EntriesToSave: entries}
+	if err := g.raftLog.SaveRaftState([]raftpb.Update{u}, 1); err != nil {
+		t.Fatal(err)
+	}
 	return g, damage
 }
 

@@ -128,12 +128,11 @@ type Host struct {
 	log      *slog.Logger
 	net      *transport.Transport // nil for a single member
 	release  func()               // lets another Host use the folder
-	inMemory sync.Map             // shard id -> true, of shards with a machine in memory
 	guard    *guard
-	raftLog  *raftLog // set by Open
-	disk     *diskWatch
+	raftLog  *raftLog      // set by Open
 	broken   chan struct{} // closed when the disk has failed
 	diskErr  error         // how the disk failed; set before broken is closed
+	failOnce sync.Once     // of diskFailed
 
 	saver     sync.WaitGroup // the goroutine that writes the guard's file
 	stopSaver chan struct{}  // closed to end it
@@ -202,7 +201,10 @@ func (h *Host) open() error {
 	if former != "" {
 		h.log.Info("hiqlite: adopted the Raft folder of another hostname", "dir", h.cfg.Dir, "former", former)
 	}
-	h.disk = newDiskWatch(h.diskFailed)
+	folder, err := openStorage(h.cfg.Dir)
+	if err != nil {
+		return err
+	}
 	nhc := config.NodeHostConfig{
 		NodeHostID:        nodeTarget(h.cfg.Node),
 		NodeHostDir:       h.cfg.Dir,
@@ -214,34 +216,26 @@ func (h *Host) open() error {
 			// LogDB.Shards cannot be changed once a folder has been written with them.
 			Engine:       config.EngineConfig{ExecShards: 4, CommitShards: 1, ApplyShards: 4, SnapshotShards: 4, CloseShards: 2},
 			LogDB:        config.GetTinyMemLogDBConfig(),
-			LogDBFactory: logFactory{&h.inMemory, h.disk, h.logCreated},
+			LogDBFactory: logFactory{h.cfg.Dir, folder.file.Name, h},
 		},
 		MaxSendQueueSize: maxSendQueue,
 	}
 	nhc.Expert.LogDB.Shards = 4
-	if err := checkLogFiles(h.cfg.Dir); err != nil {
-		return err
-	}
 	if h.guard, err = newGuard(h.cfg, h); err != nil {
 		return err
 	}
-	if err := h.connect(&nhc); err != nil {
+	if err := h.connect(&nhc, folder); err != nil {
 		return err
 	}
 	if h.nh, err = newNodeHost(nhc); err != nil {
 		return h.withHint(err)
 	}
-	h.disk.arm()
 	h.saver.Go(h.saveGuard)
 	return nil
 }
 
 // connect sets what makes the connections to other nodes.
-func (h *Host) connect(nhc *config.NodeHostConfig) error {
-	folder, err := openStorage(h.cfg.Dir)
-	if err != nil {
-		return err
-	}
+func (h *Host) connect(nhc *config.NodeHostConfig, folder *storage) error {
 	if len(h.cfg.Members) == 1 {
 		nhc.Expert.TransportFactory = loneTransport{}
 		nhc.Expert.NodeRegistryFactory = newRegistry(h.cfg.Members, transport.Target)
@@ -283,7 +277,10 @@ func (h *Host) Refused() error {
 }
 
 // diskFailed ends all shards and stops the exchange of messages with other nodes.
-func (h *Host) diskFailed(err error) {
+// Only the first call does something.
+func (h *Host) diskFailed(err error) { h.failOnce.Do(func() { h.fail(err) }) }
+
+func (h *Host) fail(err error) {
 	h.diskErr = fmt.Errorf("%w: %w", ErrDiskFailed, err)
 	close(h.broken)
 	h.guard.paused.Store(true)
@@ -343,6 +340,8 @@ func (h *Host) withHint(err error) error {
 		hint = "another process has it open: stop that one first"
 	case strings.Contains(text, "NodeHostID changed"):
 		hint = "it belongs to another node: check the node id"
+	case strings.Contains(text, "logdb type changed"):
+		hint = "its log was written by an earlier development version and cannot be read any more: start with an empty data folder"
 	case strings.Contains(text, "hard setting"):
 		hint = "it was written with other settings (a dragonboat-hard-settings.json in the working folder?)"
 	case strings.Contains(text, "shard settings are invalid"):

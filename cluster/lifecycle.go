@@ -126,7 +126,6 @@ func (s *Shard) Start(machine sm.IOnDiskStateMachine) error {
 // machine that cannot read its snapshot must have the shard stopped, and then return
 // sm.ErrSnapshotStopped; any other error ends the process.
 func (s *Shard) StartInMemory(machine sm.IConcurrentStateMachine) error {
-	s.host.inMemory.Store(s.cfg.ID, true)
 	return s.start(func(nh *dragonboat.NodeHost, members map[uint64]string, cfg config.Config) error {
 		return nh.StartConcurrentReplica(members, false, func(uint64, uint64) sm.IConcurrentStateMachine { return machine }, cfg)
 	})

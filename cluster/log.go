@@ -2,140 +2,169 @@ package cluster
 
 import (
 	"errors"
-	"slices"
+	"fmt"
+	"path/filepath"
 	"sync"
-	_ "unsafe" // for go:linkname
 
 	"github.com/lni/dragonboat/v4/config"
 	"github.com/lni/dragonboat/v4/raftio"
 	"github.com/lni/dragonboat/v4/raftpb"
+
+	"github.com/hiqlite/hiqlite/cluster/raftlog"
 )
 
-// newDefaultLog makes Dragonboat's own log, which Dragonboat does not export. A
-// build against a version without this function fails to link.
-//
-//go:linkname newDefaultLog github.com/lni/dragonboat/v4/internal/logdb.NewDefaultLogDB
-func newDefaultLog(config.NodeHostConfig, config.LogDBCallback, []string, []string) (raftio.ILogDB, error)
+// logFolder is the folder of the Raft log, in the Raft folder.
+const logFolder = "log"
 
-// defaultLogName is the name that Dragonboat writes into a folder with its default
-// log.
-const defaultLogName = "sharded-pebble"
-
-// raftLog is Dragonboat's default log with one difference: it does not write (and
-// sync) an update of a shard in memory in which only the commit index has changed.
-// It writes that commit index with the next update. Dragonboat would write it for
-// each entry, and the next entry would wait for that.
+// raftLog is a raftlog.Log as Dragonboat needs it.
 //
-// Raft must have an entry, the term and the vote on disk before it tells other
-// nodes, and these are always written. It learns the commit index again from the
-// next leader, and no committed entry is lost, because committed entries are in the
-// logs of a majority. Three things rely on the commit index on disk:
-//   - Raft must not load a log that was compacted with a commit index before its
-//     snapshot. ReadRaftState raises the commit index to that of the snapshot, which
-//     holds only committed entries.
-//   - A node must not campaign if a change of members is committed and it has not
-//     applied it. So the commit index is written if there is a change of members among
-//     the committed entries.
-//   - A machine on disk must not have applied more than its log says is committed.
-//     All updates of such shards are written.
+// Dragonboat ends the program when its log returns an error. So once the host runs, a
+// call that fails does not return: its goroutine, and those that wait for it, block
+// until the program ends, and the host is told. The log then has what a loss of power
+// would have left. Nothing was acknowledged that is not on disk.
+//
+// A raftlog.Log does not write an update that changes nothing but a commit index, so
+// the commit index that it has may be an old one. ReadRaftState raises it to what is
+// certainly committed: the entries in a snapshot, and those that a machine on disk has
+// applied. Raft must not load a log that was compacted with a commit index before its
+// snapshot, nor one whose machine has applied more than is committed.
 type raftLog struct {
-	raftio.ILogDB
-	inMemory *sync.Map // shard id -> true
-
-	mu     sync.Mutex
-	states map[raftio.NodeInfo]*hardState // of updates since the start; guarded by mu
+	*raftlog.Log
+	applied func(shard uint64) uint64 // index that the shard's machine on disk has applied; 0 for other machines
+	failed  func(error)               // is called when a call fails; more than once
+	never   chan struct{}             // failed calls wait for it to be closed; only tests close it
 
 	ends logEnds
 }
 
-// A hardState is what Raft stores beside its entries.
-type hardState struct {
-	saved  raftpb.State // as it was last written
-	latest raftpb.State // as of the last update; only its commit index may differ from saved
-}
-
 // logFactory makes the raftLog of a host.
 type logFactory struct {
-	inMemory *sync.Map
-	disk     *diskWatch
-	created  func(*raftLog) // is called with the log
+	dir     string // the Raft folder
+	storage string // its name
+	host    *Host
 }
 
-func (logFactory) Name() string { return defaultLogName }
+func (logFactory) Name() string { return raftlog.Name }
 
-func (f logFactory) Create(cfg config.NodeHostConfig, cb config.LogDBCallback, dirs, wals []string) (raftio.ILogDB, error) {
-	cfg.Expert.FS = f.disk.wrapped()
-	log, err := newDefaultLog(cfg, cb, dirs, wals)
-	if err != nil {
+func (f logFactory) Create(config.NodeHostConfig, config.LogDBCallback, []string, []string) (raftio.ILogDB, error) {
+	log, err := raftlog.Open(filepath.Join(f.dir, logFolder), raftlog.Options{
+		Storage: f.storage, Logger: f.host.log, Failed: f.host.diskFailed,
+	})
+	if corrupt := new(raftlog.CorruptError); errors.As(err, &corrupt) {
+		return nil, fmt.Errorf("%w: %w: put back a copy of the data folder", ErrUnreadable, err)
+	} else if err != nil {
 		return nil, err
 	}
-	// Dragonboat checks this itself only for logs of its own type.
-	if check, ok := log.(interface{ SelfCheckFailed() (bool, error) }); ok {
-		failed, err := check.SelfCheckFailed()
-		if err == nil && failed {
-			err = errors.New("the log was written by an incompatible version")
-		}
-		if err != nil {
-			return nil, errors.Join(err, log.Close())
-		}
-	}
-	l := &raftLog{ILogDB: log, inMemory: f.inMemory, states: map[raftio.NodeInfo]*hardState{}}
-	f.created(l)
+	l := newRaftLog(log, f.host)
+	f.host.logCreated(l)
 	return l, nil
+}
+
+func newRaftLog(log *raftlog.Log, h *Host) *raftLog {
+	return &raftLog{Log: log, applied: h.applied, failed: h.diskFailed, never: make(chan struct{})}
+}
+
+// block does not return if err is an error.
+func (l *raftLog) block(err error) {
+	if err == nil {
+		return
+	}
+	if !errors.Is(err, raftlog.ErrClosed) {
+		l.failed(err)
+	}
+	<-l.never
 }
 
 // SaveRaftState implements raftio.ILogDB.
 func (l *raftLog) SaveRaftState(updates []raftpb.Update, worker uint64) error {
-	needed := make([]raftpb.Update, 0, len(updates))
-	l.mu.Lock()
-	for _, u := range updates {
-		if _, ok := l.inMemory.Load(u.ShardID); !ok || l.mustWrite(&u) {
-			needed = append(needed, u)
-		}
-	}
-	l.mu.Unlock()
-	if len(needed) > 0 {
-		if err := l.ILogDB.SaveRaftState(needed, worker); err != nil {
-			return err
-		}
-	}
+	l.block(l.Log.SaveRaftState(updates, worker))
 	l.ends.saved(updates)
 	return nil
 }
 
-// mustWrite reports whether an update of a shard in memory changes more than the
-// commit index. If so it adds to the update the latest commit index, which earlier
-// updates may have left out. The caller holds mu.
-func (l *raftLog) mustWrite(u *raftpb.Update) bool {
-	replica := raftio.GetNodeInfo(u.ShardID, u.ReplicaID)
-	s := l.states[replica]
-	if s == nil {
-		s = new(hardState)
-		l.states[replica] = s
-	}
-	if !raftpb.IsEmptyState(u.State) {
-		s.latest = u.State
-	}
-	if s.latest.Term == s.saved.Term && s.latest.Vote == s.saved.Vote &&
-		len(u.EntriesToSave) == 0 && raftpb.IsEmptySnapshot(u.Snapshot) && !changesMembers(u.CommittedEntries) {
-		return false
-	}
-	u.State, s.saved = s.latest, s.latest
-	return true
+// SaveSnapshots implements raftio.ILogDB.
+func (l *raftLog) SaveSnapshots(updates []raftpb.Update) error {
+	l.block(l.Log.SaveSnapshots(updates))
+	return nil
 }
 
-func changesMembers(entries []raftpb.Entry) bool {
-	return slices.ContainsFunc(entries, func(e raftpb.Entry) bool { return e.Type == raftpb.ConfigChangeEntry })
+// RemoveEntriesTo implements raftio.ILogDB.
+func (l *raftLog) RemoveEntriesTo(shard, replica, index uint64) error {
+	l.block(l.Log.RemoveEntriesTo(shard, replica, index))
+	return nil
+}
+
+// IterateEntries implements raftio.ILogDB.
+func (l *raftLog) IterateEntries(entries []raftpb.Entry, size, shard, replica, low, high, maxSize uint64) ([]raftpb.Entry, uint64, error) {
+	entries, size, err := l.Log.IterateEntries(entries, size, shard, replica, low, high, maxSize)
+	l.block(err)
+	return entries, size, nil
 }
 
 // ReadRaftState implements raftio.ILogDB.
 func (l *raftLog) ReadRaftState(shard, replica, snapshot uint64) (raftio.RaftState, error) {
-	s, err := l.ILogDB.ReadRaftState(shard, replica, snapshot)
-	if _, ok := l.inMemory.Load(shard); ok && err == nil {
-		s.State.Commit = max(s.State.Commit, snapshot)
+	s, err := l.Log.ReadRaftState(shard, replica, snapshot)
+	if err != nil && !errors.Is(err, raftio.ErrNoSavedLog) {
+		return s, err
 	}
-	if err == nil || errors.Is(err, raftio.ErrNoSavedLog) {
-		l.ends.loaded(shard, replica, snapshot, s)
+	last := lastIndex(snapshot, s)
+	if err == nil {
+		s.State.Commit = max(s.State.Commit, snapshot, min(l.applied(shard), last))
 	}
+	l.ends.loaded(shard, replica, snapshot, s.State)
 	return s, err
+}
+
+// logEnds has what Raft knows of the ends of all logs.
+type logEnds struct {
+	mu     sync.Mutex
+	shards map[uint64]*shardEnd // guarded by mu
+}
+
+type shardEnd struct {
+	replica   uint64
+	committed uint64 // index of the last entry known to be committed; may be beyond the log
+	term      uint64 // the latest term known here; never decreases
+}
+
+// A logEnd says where a shard's log ends on this node.
+type logEnd struct {
+	last      uint64 // index of the last entry on disk
+	committed uint64 // as in shardEnd
+	term      uint64
+}
+
+// loaded records what the log held at the start. A shard that is known already is
+// left alone.
+func (e *logEnds) loaded(shard, replica, snapshot uint64, s raftpb.State) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.shards[shard] == nil {
+		*e.shard(shard, replica) = shardEnd{replica: replica, committed: max(s.Commit, snapshot), term: s.Term}
+	}
+}
+
+// shard returns what is known about a shard. The caller holds mu.
+func (e *logEnds) shard(shard, replica uint64) *shardEnd {
+	if e.shards == nil {
+		e.shards = map[uint64]*shardEnd{}
+	}
+	s := e.shards[shard]
+	if s == nil {
+		s = &shardEnd{replica: replica}
+		e.shards[shard] = s
+	}
+	return s
+}
+
+// saved records what was written to disk.
+func (e *logEnds) saved(updates []raftpb.Update) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i := range updates {
+		u := &updates[i]
+		s := e.shard(u.ShardID, u.ReplicaID)
+		s.committed = max(s.committed, u.Snapshot.Index, u.State.Commit)
+		s.term = max(s.term, u.State.Term)
+	}
 }

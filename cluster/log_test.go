@@ -1,99 +1,96 @@
 package cluster
 
 import (
-	"sync"
+	"errors"
 	"testing"
+	"time"
 
-	"github.com/lni/dragonboat/v4/raftio"
 	"github.com/lni/dragonboat/v4/raftpb"
+
+	"github.com/hiqlite/hiqlite/cluster/raftlog"
 )
-
-// recordingLog is a log that keeps the updates that it is given.
-type recordingLog struct {
-	raftio.ILogDB
-	saved []raftpb.Update
-	state raftio.RaftState
-}
-
-func (l *recordingLog) SaveRaftState(updates []raftpb.Update, _ uint64) error {
-	l.saved = append(l.saved, updates...)
-	return nil
-}
-
-func (l *recordingLog) ReadRaftState(_, _, _ uint64) (raftio.RaftState, error) { return l.state, nil }
 
 const onDisk, inMemory = 1, 2 // shards
 
-// newTestLog returns a raftLog and the log that it writes to.
-func newTestLog() (*raftLog, *recordingLog) {
-	under, shards := &recordingLog{}, &sync.Map{}
-	shards.Store(uint64(inMemory), true)
-	return &raftLog{ILogDB: under, inMemory: shards, states: map[raftio.NodeInfo]*hardState{}}, under
+// newTestLog returns a log whose machine on disk has applied the given indexes, by
+// shard.
+func newTestLog(t *testing.T, dir string, applied map[uint64]uint64) *raftLog {
+	t.Helper()
+	log, err := raftlog.Open(dir, raftlog.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { log.Close() }) // it may be closed already
+	return &raftLog{
+		Log: log, applied: func(shard uint64) uint64 { return applied[shard] },
+		failed: func(error) {}, never: make(chan struct{}),
+	}
 }
 
-func entries(kind raftpb.EntryType) []raftpb.Entry { return []raftpb.Entry{{Type: kind, Index: 9}} }
-
-// Of a shard in memory, an update is not written if only its commit index has
-// changed. The commit index is written with the next update.
-func TestUpdatesOfCommitIndexesAreNotWritten(t *testing.T) {
-	state := func(term, vote, commit uint64) raftpb.State {
-		return raftpb.State{Term: term, Vote: vote, Commit: commit}
+// The log may have an old commit index. What Raft loads is not before the snapshot,
+// nor before what the machine has applied, nor beyond the log.
+func TestLoadedCommitIndex(t *testing.T) {
+	dir := t.TempDir()
+	log := newTestLog(t, dir, nil)
+	entries := make([]raftpb.Entry, 10)
+	for i := range entries {
+		entries[i] = raftpb.Entry{Term: 1, Index: uint64(i) + 1}
 	}
-	log, under := newTestLog()
-	for _, step := range []struct {
-		what   string
-		u      raftpb.Update
-		saved  bool
-		commit uint64 // the commit index that is written
+	for _, shard := range []uint64{onDisk, inMemory} {
+		for _, u := range []raftpb.Update{
+			{State: raftpb.State{Term: 1, Commit: 3}, EntriesToSave: entries},
+			{State: raftpb.State{Term: 1, Commit: 9}}, // is not written
+		} {
+			u.ShardID, u.ReplicaID = shard, 1
+			if err := log.SaveRaftState([]raftpb.Update{u}, shard); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		shard, snapshot, applied, want uint64
 	}{
-		{"the first state", raftpb.Update{State: state(1, 0, 1)}, true, 1},
-		{"a commit index", raftpb.Update{State: state(1, 0, 2)}, false, 0},
-		{"nothing", raftpb.Update{CommittedEntries: entries(raftpb.ApplicationEntry)}, false, 0},
-		{"entries without a state", raftpb.Update{EntriesToSave: entries(raftpb.ApplicationEntry)}, true, 2},
-		{"a commit index", raftpb.Update{State: state(1, 0, 3)}, false, 0},
-		{"a vote", raftpb.Update{State: state(1, 2, 3)}, true, 3},
-		{"a term", raftpb.Update{State: state(2, 2, 3)}, true, 3},
-		{"a commit index", raftpb.Update{State: state(2, 2, 4)}, false, 0},
-		{"a change of members that is committed", raftpb.Update{CommittedEntries: entries(raftpb.ConfigChangeEntry)}, true, 4},
-		{"a commit index", raftpb.Update{State: state(2, 2, 5)}, false, 0},
-		{"a snapshot", raftpb.Update{Snapshot: raftpb.Snapshot{Index: 5, Term: 2}}, true, 5},
+		{inMemory, 0, 0, 3},
+		{inMemory, 2, 0, 3},
+		{inMemory, 8, 0, 8},
+		{onDisk, 0, 3, 3},
+		{onDisk, 0, 7, 7},
+		{onDisk, 5, 4, 5},
+		{onDisk, 0, 11, 10}, // CheckLog refuses this one before
 	} {
-		under.saved = nil
-		step.u.ShardID, step.u.ReplicaID = inMemory, 1
-		if err := log.SaveRaftState([]raftpb.Update{step.u}, 1); err != nil {
+		log := newTestLog(t, dir, map[uint64]uint64{onDisk: test.applied})
+		s, err := log.ReadRaftState(test.shard, 1, test.snapshot)
+		if err != nil || s.State.Commit != test.want {
+			t.Errorf("shard %d, snapshot %d, applied %d: commit index %d, %v; want %d", test.shard, test.snapshot, test.applied, s.State.Commit, err, test.want)
+		}
+		if err := log.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if (len(under.saved) == 1) != step.saved {
-			t.Fatalf("%s is written: %v", step.what, !step.saved)
-		}
-		if step.saved && under.saved[0].State.Commit != step.commit {
-			t.Errorf("with %s the commit index %d is written, want %d", step.what, under.saved[0].State.Commit, step.commit)
-		}
-	}
-	// All updates of a shard on disk are written unchanged.
-	under.saved = nil
-	u := raftpb.Update{ShardID: onDisk, ReplicaID: 1, State: state(1, 0, 7)}
-	for range 2 {
-		if err := log.SaveRaftState([]raftpb.Update{u}, 1); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if len(under.saved) != 2 {
-		t.Errorf("%d of 2 updates are written", len(under.saved))
 	}
 }
 
-// The commit index of a shard in memory is never before its snapshot.
-func TestCommitIndexIsNotBeforeSnapshot(t *testing.T) {
-	log, under := newTestLog()
-	under.state.State.Commit = 3
-	for shard, want := range map[uint64]uint64{inMemory: 8, onDisk: 3} {
-		s, err := log.ReadRaftState(shard, 1, 8)
-		if err != nil || s.State.Commit != want {
-			t.Errorf("shard %d: the commit index is %d, %v, want %d", shard, s.State.Commit, err, want)
-		}
+// A call that fails does not return, because Dragonboat would end the program.
+func TestFailedCallsDoNotReturn(t *testing.T) {
+	log := newTestLog(t, t.TempDir(), nil)
+	failures := make(chan error, 1)
+	log.failed = func(err error) { failures <- err }
+	returned := make(chan struct{})
+	go func() {
+		// Entries with a gap between them.
+		log.SaveRaftState([]raftpb.Update{{ShardID: 1, ReplicaID: 1, EntriesToSave: []raftpb.Entry{{Index: 1}, {Index: 3}}}}, 1)
+		close(returned)
+	}()
+	if err := <-failures; err == nil || errors.Is(err, raftlog.ErrClosed) {
+		t.Error(err)
 	}
-	if s, err := log.ReadRaftState(inMemory, 1, 2); err != nil || s.State.Commit != 3 {
-		t.Errorf("the commit index is %d, %v, want 3", s.State.Commit, err)
+	select {
+	case <-returned:
+		t.Error("a failed write returned")
+	case <-time.After(10 * time.Millisecond):
 	}
+	close(log.never)
+	<-returned
 }

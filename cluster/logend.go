@@ -3,58 +3,9 @@ package cluster
 import (
 	"errors"
 	"fmt"
-	"math"
-	"sync"
 
 	"github.com/lni/dragonboat/v4/raftio"
-	"github.com/lni/dragonboat/v4/raftpb"
 )
-
-// A logEnd says where a shard's log ends on this node.
-type logEnd struct {
-	last      uint64 // index of the last entry on disk
-	committed uint64 // index of the last entry known to be committed; may be beyond last
-	term      uint64 // the latest term known here; never decreases
-}
-
-// logEnds has the ends of all logs, and the terms of entries saved since the start.
-type logEnds struct {
-	mu     sync.Mutex
-	shards map[uint64]*shardEnd // guarded by mu
-}
-
-type shardEnd struct {
-	logEnd
-	replica uint64
-	runs    []termRun // of entries saved since the start, by increasing index; at most maxRuns
-}
-
-// A termRun is a run of consecutive entries of the same term, which ends where the
-// next run begins.
-type termRun struct{ first, term uint64 }
-
-// maxRuns bounds the runs that are kept in memory for a shard. The terms of entries
-// before them are read from the log.
-const maxRuns = 256
-
-// loaded records what the log held at the start. A shard that is known already is
-// left alone.
-func (e *logEnds) loaded(shard, replica, snapshot uint64, s raftio.RaftState) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.shards[shard] != nil {
-		return
-	}
-	e.put(shard, &shardEnd{replica: replica, logEnd: logEnd{last: lastIndex(snapshot, s), committed: max(s.State.Commit, snapshot), term: s.State.Term}})
-}
-
-func (e *logEnds) put(shard uint64, s *shardEnd) *shardEnd {
-	if e.shards == nil {
-		e.shards = map[uint64]*shardEnd{}
-	}
-	e.shards[shard] = s
-	return s
-}
 
 // lastIndex returns the index of the last entry, or that of the snapshot if there
 // is no entry after it.
@@ -65,57 +16,27 @@ func lastIndex(snapshot uint64, s raftio.RaftState) uint64 {
 	return max(snapshot, s.FirstIndex+s.EntryCount-1)
 }
 
-// saved records what was written to disk.
-func (e *logEnds) saved(updates []raftpb.Update) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for i := range updates {
-		u := &updates[i]
-		s := e.shards[u.ShardID]
-		if s == nil {
-			s = e.put(u.ShardID, &shardEnd{replica: u.ReplicaID})
-		}
-		if ss := u.Snapshot; !raftpb.IsEmptySnapshot(ss) && ss.Index > s.last {
-			s.last, s.runs = ss.Index, []termRun{{ss.Index, ss.Term}}
-			s.committed = max(s.committed, ss.Index)
-		}
-		for j := range u.EntriesToSave {
-			s.add(u.EntriesToSave[j].Index, u.EntriesToSave[j].Term)
-		}
-		s.committed = max(s.committed, u.State.Commit)
-		s.term = max(s.term, u.State.Term)
-	}
-}
-
-// add records an entry, which replaces all entries from its index on.
-func (s *shardEnd) add(index, term uint64) {
-	if index <= s.last {
-		for len(s.runs) > 0 && s.runs[len(s.runs)-1].first >= index {
-			s.runs = s.runs[:len(s.runs)-1]
-		}
-	}
-	if n := len(s.runs); n == 0 || s.runs[n-1].term != term {
-		if n == maxRuns {
-			s.runs = append(s.runs[:0], s.runs[n/2:]...)
-		}
-		s.runs = append(s.runs, termRun{index, term})
-	}
-	s.last = index
-}
-
 // end returns where a shard's log ends. It returns false for a shard whose log was
 // not read since the start.
 func (l *raftLog) end(shard uint64) (logEnd, bool) {
-	if l == nil {
+	s, ok := l.known(shard)
+	if !ok {
 		return logEnd{}, false
+	}
+	return logEnd{last: l.Last(shard, s.replica), committed: s.committed, term: s.term}, true
+}
+
+// known returns what Raft knows of the end of a shard's log.
+func (l *raftLog) known(shard uint64) (shardEnd, bool) {
+	if l == nil {
+		return shardEnd{}, false
 	}
 	l.ends.mu.Lock()
 	defer l.ends.mu.Unlock()
-	s := l.ends.shards[shard]
-	if s == nil {
-		return logEnd{}, false
+	if s := l.ends.shards[shard]; s != nil {
+		return *s, true
 	}
-	return s.logEnd, true
+	return shardEnd{}, false
 }
 
 // tookPart reports whether this node may have voted or acknowledged entries, in any
@@ -127,7 +48,7 @@ func (l *raftLog) tookPart() bool {
 	l.ends.mu.Lock()
 	defer l.ends.mu.Unlock()
 	for _, s := range l.ends.shards {
-		if s.logEnd.term > 1 {
+		if s.term > 1 {
 			return true
 		}
 	}
@@ -144,7 +65,7 @@ func (l *raftLog) committed() map[uint64]uint64 {
 	l.ends.mu.Lock()
 	defer l.ends.mu.Unlock()
 	for shard, s := range l.ends.shards {
-		if index := min(s.logEnd.committed, s.last); index > 0 {
+		if index := min(s.committed, l.Last(shard, s.replica)); index > 0 {
 			all[shard] = index
 		}
 	}
@@ -154,38 +75,20 @@ func (l *raftLog) committed() map[uint64]uint64 {
 // term returns the term of an entry. It returns false if the log does not have the
 // entry, or not any more.
 func (l *raftLog) term(shard, index uint64) (uint64, bool) {
-	if l == nil || index == 0 {
+	s, ok := l.known(shard)
+	if !ok || index == 0 {
 		return 0, false
 	}
-	l.ends.mu.Lock()
-	s := l.ends.shards[shard]
-	if s == nil || index > s.last {
-		l.ends.mu.Unlock()
-		return 0, false
-	}
-	replica := s.replica
-	for i := len(s.runs) - 1; i >= 0; i-- {
-		if s.runs[i].first <= index {
-			defer l.ends.mu.Unlock()
-			return s.runs[i].term, true
-		}
-	}
-	l.ends.mu.Unlock()
-	return l.readTerm(shard, replica, index)
+	return l.readTerm(shard, s.replica, index)
 }
 
-// readTerm reads the term of an entry from the disk.
+// readTerm returns the term of a replica's entry.
 func (l *raftLog) readTerm(shard, replica, index uint64) (uint64, bool) {
-	// Two entries are asked for, because Dragonboat panics when it is asked for a
-	// single one that was removed, as those before a snapshot are.
-	entries, _, err := l.ILogDB.IterateEntries(nil, 0, shard, replica, index, index+2, math.MaxUint64)
-	if err == nil && len(entries) > 0 && entries[0].Index == index {
-		return entries[0].Term, true
+	term, ok, err := l.Log.Term(shard, replica, index)
+	if err != nil {
+		l.failed(err)
 	}
-	if ss, err := l.ILogDB.GetSnapshot(shard, replica); err == nil && ss.Index == index {
-		return ss.Term, true
-	}
-	return 0, false
+	return term, ok && err == nil
 }
 
 // Term returns the term of an entry, or 0 if the log does not have the entry any
@@ -207,7 +110,7 @@ func (s *Shard) CheckLog(applied, term uint64) error {
 	if err != nil {
 		return fmt.Errorf("the Raft log of shard %s cannot be read: %w", s.cfg.Name, err)
 	}
-	state, err := log.ILogDB.ReadRaftState(s.cfg.ID, s.replica, snapshot.Index)
+	state, err := log.Log.ReadRaftState(s.cfg.ID, s.replica, snapshot.Index)
 	if err != nil && !errors.Is(err, raftio.ErrNoSavedLog) {
 		return fmt.Errorf("the Raft log of shard %s cannot be read: %w", s.cfg.Name, err)
 	}

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/lni/dragonboat/v4/raftio"
 	"github.com/lni/dragonboat/v4/raftpb"
 )
 
@@ -69,7 +68,7 @@ func TestTookPart(t *testing.T) {
 	if l.tookPart() || (*raftLog)(nil).tookPart() {
 		t.Error("a node without a log took part")
 	}
-	l.ends.loaded(1, 1, 0, raftio.RaftState{State: raftpb.State{Term: 1}, FirstIndex: 1, EntryCount: 3})
+	l.ends.loaded(1, 1, 0, raftpb.State{Term: 1})
 	if l.tookPart() {
 		t.Error("a node that has only started took part")
 	}

@@ -57,7 +57,7 @@ DSN they use the environment variable HIQLITE_DSN, or else "env:".`,
 	root.AddCommand(
 		serveCommand(), proxyCommand(), generateConfigCommand(),
 		sqlCommand(), statusCommand(), kvCommand(), lockCommand(), listenCommand(), notifyCommand(),
-		benchCommand(), versionCommand(), exitCodesTopic(),
+		logCommand(), benchCommand(), versionCommand(), exitCodesTopic(),
 	)
 	return root
 }
