@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -22,10 +23,8 @@ const (
 	// ChunkBytes is the size from which a server sends the cells that it has, instead
 	// of adding another row.
 	ChunkBytes = 64 << 10
-	// LinkQueue bounds the requests or responses of sessions that wait to be sent
-	// together, and LinkBytes is the size that such a message has at most, unless it
-	// has a single one.
-	LinkQueue = 64
+	// LinkBytes bounds the requests or responses of sessions that wait to be sent
+	// together, unless there is a single one.
 	LinkBytes = 1 << 20
 	// MaxMessage bounds a message of the API, in bytes. The largest operation has 8
 	// MiB, and one row of a query can be larger than a chunk.
@@ -48,7 +47,7 @@ func AppendCell(b []byte, v driver.Value) []byte {
 	return append(b, byte(wire.Null))
 }
 
-var errCells = errors.New("hiqlite: the cells of an answer are malformed")
+var errCells = errors.New("hiqlite: malformed cells")
 
 // NextCell decodes the first cell of b, and returns the rest of b. The value points
 // into b.
@@ -85,8 +84,8 @@ func NextCell(b []byte) (v wire.Value, rest []byte, err error) {
 	return v, nil, errCells
 }
 
-// Arguments encodes the arguments of a statement.
-func Arguments(args []wire.Argument) []*apiv1.Argument {
+// arguments encodes arguments that have names.
+func arguments(args []wire.Argument) []*apiv1.Argument {
 	out := make([]*apiv1.Argument, len(args))
 	for i := range args {
 		out[i] = &apiv1.Argument{Name: args[i].Name, Value: value(&args[i].Value)}
@@ -96,13 +95,35 @@ func Arguments(args []wire.Argument) []*apiv1.Argument {
 
 // Statement encodes a statement.
 func Statement(sql string, args []wire.Argument) *apiv1.Statement {
-	s := &apiv1.Statement{Args: Arguments(args)}
+	s := new(apiv1.Statement)
+	if slices.ContainsFunc(args, func(a wire.Argument) bool { return a.Name != "" }) {
+		s.Args = arguments(args)
+	} else if len(args) > 0 {
+		s.Cells = make([]byte, 0, 16*len(args))
+		for i := range args {
+			s.Cells = appendWireCell(s.Cells, &args[i].Value)
+		}
+	}
 	if utf8.ValidString(sql) {
 		s.Sql = sql
 	} else {
 		s.RawSql = []byte(sql)
 	}
 	return s
+}
+
+// appendWireCell is AppendCell for a value of the log.
+func appendWireCell(b []byte, v *wire.Value) []byte {
+	b = append(b, byte(v.Kind))
+	switch v.Kind {
+	case wire.Integer:
+		return binary.AppendVarint(b, v.Int())
+	case wire.Real:
+		return binary.LittleEndian.AppendUint64(b, v.Num)
+	case wire.Text, wire.Blob:
+		return append(binary.AppendUvarint(b, uint64(len(v.Data))), v.Data...)
+	}
+	return b
 }
 
 // SQL returns the text of a Statement or a Prepare.
@@ -133,8 +154,42 @@ func value(v *wire.Value) *apiv1.Value {
 	return nil
 }
 
-// DriverValues decodes the arguments of a statement.
-func DriverValues(args []*apiv1.Argument) []driver.NamedValue {
+// Arguments decodes the arguments of a statement.
+func Arguments(s *apiv1.Statement) ([]driver.NamedValue, error) {
+	cells := s.GetCells()
+	if len(cells) == 0 {
+		return namedArguments(s.GetArgs()), nil
+	}
+	if len(s.GetArgs()) > 0 {
+		return nil, fmt.Errorf("%w: a statement has both args and cells", errCells)
+	}
+	var out []driver.NamedValue
+	for len(cells) > 0 {
+		v, rest, err := NextCell(cells)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, driver.NamedValue{Ordinal: len(out) + 1, Value: driverValue(&v)})
+		cells = rest
+	}
+	return out, nil
+}
+
+func driverValue(v *wire.Value) driver.Value {
+	switch v.Kind {
+	case wire.Integer:
+		return v.Int()
+	case wire.Real:
+		return v.Float()
+	case wire.Text:
+		return string(v.Data)
+	case wire.Blob:
+		return append([]byte{}, v.Data...) // not nil, which would be NULL
+	}
+	return nil
+}
+
+func namedArguments(args []*apiv1.Argument) []driver.NamedValue {
 	out := make([]driver.NamedValue, len(args))
 	for i, a := range args {
 		out[i] = driver.NamedValue{Ordinal: i + 1, Name: a.GetName()}

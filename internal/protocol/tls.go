@@ -7,7 +7,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/identity"
 )
 
-// http2 is what both sides have to speak over TLS. HTTP/1.1 is for curl.
+// http2 and http1 are what the two sides may speak over TLS. HTTP/1.1 is for curl, and for
+// the upgrade to a Stream.
 const http2, http1 = "h2", "http/1.1"
 
 // ServerTLS returns the configuration of a server whose key is derived from the secret
@@ -50,5 +51,12 @@ func ClientTLS(secret identity.Secret) (*tls.Config, error) {
 	}
 	cfg := id.Client()
 	cfg.GetClientCertificate = nil
+	verify := cfg.VerifyConnection
+	cfg.VerifyConnection = func(state tls.ConnectionState) error {
+		if state.NegotiatedProtocol == http1 { // for an upgrade; see Stream
+			state.NegotiatedProtocol = http2
+		}
+		return verify(state)
+	}
 	return cfg, nil
 }

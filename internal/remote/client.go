@@ -67,6 +67,8 @@ type Client struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // goroutines of sessions and streams
 
+	linking sync.Mutex // held while a session is given to a link
+
 	mu        sync.Mutex
 	nodes     map[string]*endpoint  // by address; guarded by mu
 	learned   []string              // addresses that a node has told; guarded by mu
@@ -80,6 +82,7 @@ type Client struct {
 // An endpoint has the services of one node.
 type endpoint struct {
 	address  string
+	refused  atomic.Pointer[time.Time] // when an upgrade was last refused; nil: never
 	database hiqlitev1connect.DatabaseClient
 	kv       hiqlitev1connect.KVClient
 	pubsub   hiqlitev1connect.PubSubClient
@@ -101,7 +104,7 @@ func New(opts Options) *Client {
 		HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		DisableCompression:  true,
 	}
-	c.http = &http.Client{Transport: coalescing{c.transport}}
+	c.http = &http.Client{Transport: c.transport}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c
 }

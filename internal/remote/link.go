@@ -5,31 +5,31 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"connectrpc.com/connect"
-	"google.golang.org/protobuf/proto"
 
 	apiv1 "github.com/hiqlite/hiqlite/api/hiqlite/v1"
 	"github.com/hiqlite/hiqlite/internal/node"
 	"github.com/hiqlite/hiqlite/internal/protocol"
+	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
-// maxSessions bounds the sessions of a link. More links spread them over more streams.
+// maxSessions bounds the sessions of a link. More links spread them over more connections.
 const maxSessions = 64
 
-// A link is a stream to a node, with the sessions of this client there. One goroutine
-// receives answers and gives them to their sessions. Another one sends the requests: it
-// sends together those that wait, because a message costs more than what is in it. The
-// link ends with its last session, and all its sessions end with it.
+// A link is a connection to a node, with the sessions of this client there. One goroutine
+// (run) connects, and then receives answers and gives them to their sessions. Another one
+// (send) sends the requests that wait together. The link ends with its last session, and
+// all its sessions end with it.
 type link struct {
 	client  *Client
 	address string
-	stream  *connect.BidiStreamForClient[apiv1.SessionRequests, apiv1.SessionResponses]
-	out     chan *apiv1.SessionRequest
-	finish  chan struct{}   // closed when the sender is to send what is queued, and to end the stream
-	ctx     context.Context // of the stream
+	out     *protocol.Outbox[*apiv1.SessionRequest]
+	limit   atomic.Int64    // bytes of a request
+	finish  chan struct{}   // closed when what is queued is to be sent, and the link to end
+	ctx     context.Context // of the link
 	cancel  context.CancelFunc
 
 	mu       sync.Mutex
@@ -41,6 +41,8 @@ type link struct {
 // attach gives a session to a link to a node, and begins one if there is none that has
 // room.
 func (c *Client) attach(e *endpoint, s *Session) error {
+	c.linking.Lock() // so that sessions that are opened at the same time share a link
+	defer c.linking.Unlock()
 	c.mu.Lock()
 	links := c.links[e.address]
 	c.mu.Unlock()
@@ -49,18 +51,18 @@ func (c *Client) attach(e *endpoint, s *Session) error {
 			return nil
 		}
 	}
-	l := &link{client: c, address: e.address, out: make(chan *apiv1.SessionRequest, protocol.LinkQueue), finish: make(chan struct{}), sessions: map[uint64]*Session{}}
+	l := &link{client: c, address: e.address, finish: make(chan struct{}), sessions: map[uint64]*Session{}}
+	l.limit.Store(maxRequest)
+	l.out = protocol.NewOutbox(l.appendRequest)
 	l.ctx, l.cancel = context.WithCancel(c.ctx)
-	l.stream = e.database.Session(l.ctx)
 	l.add(s)
-	if !c.begin(l.sendAll) || !c.begin(l.receive) {
+	if !c.begin(func() { l.run(e) }) {
 		l.cancel()
-		_ = l.stream.CloseRequest() // nothing was sent
 		return node.ErrClosed
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.links[e.address] = append(c.links[e.address][:len(c.links[e.address]):len(c.links[e.address])], l)
+	c.links[e.address] = append(links[:len(links):len(links)], l)
 	return nil
 }
 
@@ -108,77 +110,68 @@ func (l *link) drop() {
 	c.links[l.address] = others
 }
 
+// appendRequest encodes a request, unless the server would end the link, with the sessions
+// of others, because the request is too large.
+func (l *link) appendRequest(b []byte, r *apiv1.SessionRequest) ([]byte, error) {
+	before := len(b)
+	b, err := protocol.AppendRequest(b, r)
+	if size := int64(len(b) - before); err == nil && size > l.limit.Load() {
+		return nil, fmt.Errorf("%w: the request has %d bytes, and the server accepts %d", node.ErrTooLarge, size, l.limit.Load())
+	}
+	return b, err
+}
+
 // send queues a request. It waits while the server does not read.
-func (l *link) send(r *apiv1.SessionRequest) error {
-	select {
-	case l.out <- r:
-		return nil
-	case <-l.ctx.Done():
-		return l.ctx.Err()
-	}
-}
+func (l *link) send(r *apiv1.SessionRequest) error { return l.out.Add(r, l.ctx.Done()) }
 
-// sendAll sends requests until the link ends.
-func (l *link) sendAll() {
-	// net/http notices the end of a context only once the body of the request has ended.
-	defer context.AfterFunc(l.ctx, func() { _ = l.stream.CloseRequest() })()
-	defer func() { _ = l.stream.CloseRequest() }()
-	var next *apiv1.SessionRequest // did not fit into the last message
-	for {
-		if next == nil {
-			select {
-			case next = <-l.out:
-			case <-l.ctx.Done():
-				return
-			case <-l.finish:
-				select {
-				case next = <-l.out:
-				default:
-					return
-				}
-			}
-		}
-		runtime.Gosched() // let others that have requests queue them
-		m := &apiv1.SessionRequests{}
-		size := 0
-		for next != nil && len(m.Requests) < protocol.LinkQueue {
-			own := proto.Size(next)
-			if size > 0 && size+own > protocol.LinkBytes {
-				break
-			}
-			size += own
-			m.Requests = append(m.Requests, next)
-			select {
-			case next = <-l.out:
-			default:
-				next = nil
-			}
-		}
-		if l.stream.Send(m) != nil {
-			return // receive gets the reason
-		}
-	}
-}
-
-// receive gives answers to their sessions until the stream ends.
-func (l *link) receive() {
+// run connects to the node, sends requests and receives answers, until the link ends.
+func (l *link) run(e *endpoint) {
 	defer l.cancel()
+	carrier, err := l.client.connect(l.ctx, e)
+	if err != nil {
+		l.end(err)
+		return
+	}
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		_ = l.out.Run(l.ctx.Done(), l.finish, carrier.Send) // receive gets the reason
+		carrier.Close()
+	})
+	l.end(l.receive(carrier))
+	l.cancel()
+	sending.Wait()
+}
+
+// receive gives answers to their sessions until the link ends.
+func (l *link) receive(c carrier) error {
+	var decoder protocol.Decoder
 	for {
-		m, err := l.stream.Receive()
+		answers, err := c.Receive()
 		if err != nil {
-			l.end(err)
-			return
+			return err
 		}
-		for _, answer := range m.Responses {
+		var seen wire.Seen
+		due := 0
+		l.out.Hold() // so that what the sessions send next is sent together
+		err = decoder.Responses(answers, func(answer *apiv1.SessionResponse) {
 			if answer.Seen != nil {
-				l.client.Saw(protocol.WireSeen(answer.Seen))
+				// Before the session goes on, so that its next request has it.
+				if now := protocol.WireSeen(answer.Seen); now != seen {
+					l.client.Saw(now)
+					seen = now
+				}
 			}
 			l.mu.Lock()
 			s := l.sessions[answer.Session]
 			l.mu.Unlock()
 			if s != nil {
 				s.deliver(answer)
+				due++
 			}
+		})
+		l.out.Release(due)
+		if err != nil {
+			return err
 		}
 	}
 }

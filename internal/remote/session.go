@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"google.golang.org/protobuf/proto"
 
 	apiv1 "github.com/hiqlite/hiqlite/api/hiqlite/v1"
 	"github.com/hiqlite/hiqlite/internal/connapi"
@@ -29,7 +28,6 @@ type Session struct {
 	client *Client
 	link   *link
 	number uint64 // of the session in the link
-	limit  int    // bytes of a request; only the goroutine that calls Do uses it
 
 	sending sync.Mutex // held while something is queued, so that the ids ascend
 	lastID  uint64     // guarded by sending
@@ -82,14 +80,14 @@ func (c *Client) OpenSession(ctx context.Context, cfg connapi.Config) (*Session,
 }
 
 func (c *Client) openOn(ctx context.Context, e *endpoint, cfg connapi.Config) (*Session, *apiv1.SessionResponse, error) {
-	s := &Session{client: c, limit: maxRequest, done: make(chan struct{})}
+	s := &Session{client: c, done: make(chan struct{})}
 	if err := c.attach(e, s); err != nil {
 		return nil, nil, err
 	}
 	answer, err := s.Do(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Open{Open: protocol.Open(cfg)}})
 	if err == nil {
 		if n := answer.GetOpened().GetMaxRequest(); n > 0 {
-			s.limit = int(min(n, maxRequest))
+			s.link.limit.Store(int64(min(n, maxRequest)))
 		}
 		return s, answer, nil
 	}
@@ -188,9 +186,6 @@ func (s *Session) do(ctx context.Context, r *apiv1.SessionRequest) (*apiv1.Sessi
 	if seen := s.client.Seen(); seen.SQL != 0 || seen.KV != 0 {
 		r.Seen = protocol.Seen(seen)
 	}
-	if size := proto.Size(r); size > s.limit { // the server would end the stream, with the sessions of others
-		return nil, fmt.Errorf("%w: the request has %d bytes, and the server accepts %d", node.ErrTooLarge, size, s.limit)
-	}
 	w := &waiter{answer: make(chan *apiv1.SessionResponse, 1)}
 	s.sending.Lock()
 	if s.Ended() {
@@ -200,8 +195,12 @@ func (s *Session) do(ctx context.Context, r *apiv1.SessionRequest) (*apiv1.Sessi
 	s.lastID++
 	w.id, r.Session, r.Id = s.lastID, s.number, s.lastID
 	s.waiting.Store(w)
-	_ = s.link.send(r) // if it fails, the session ends with the link
+	err := s.link.send(r)
 	s.sending.Unlock()
+	if err != nil && !errors.Is(err, protocol.ErrOutboxEnded) { // otherwise the session ends with the link
+		s.waiting.Store(nil)
+		return nil, err
+	}
 	select {
 	case answer := <-w.answer:
 		return answer, nil

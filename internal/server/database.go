@@ -39,12 +39,15 @@ func (s *Server) withConn(ctx context.Context, f func(connapi.Conn) error) error
 
 // Execute implements the API.
 func (s *databaseService) Execute(ctx context.Context, r *connect.Request[apiv1.ExecuteRequest]) (*connect.Response[apiv1.ExecuteResponse], error) {
-	stmts := statements(r.Msg.Statements)
+	stmts, err := statements(r.Msg.Statements)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	}
 	out := &apiv1.ExecuteResponse{}
 	if len(stmts) == 0 {
 		return connect.NewResponse(out), nil
 	}
-	err := s.withConn(ctx, func(conn connapi.Conn) error {
+	err = s.withConn(ctx, func(conn connapi.Conn) error {
 		var results []driver.Result
 		var err error
 		if len(stmts) == 1 {
@@ -67,9 +70,13 @@ func (s *databaseService) Execute(ctx context.Context, r *connect.Request[apiv1.
 // Query implements the API.
 func (s *databaseService) Query(ctx context.Context, r *connect.Request[apiv1.QueryRequest]) (*connect.Response[apiv1.QueryResponse], error) {
 	out := &apiv1.QueryResponse{}
-	err := s.withConn(ctx, func(conn connapi.Conn) error {
-		q := r.Msg.GetStatement()
-		rows, err := conn.QueryContext(withConsistency(ctx, r.Msg.Consistency), protocol.SQL(q), protocol.DriverValues(q.GetArgs()))
+	q := r.Msg.GetStatement()
+	args, err := protocol.Arguments(q)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	err = s.withConn(ctx, func(conn connapi.Conn) error {
+		rows, err := conn.QueryContext(withConsistency(ctx, r.Msg.Consistency), protocol.SQL(q), args)
 		if err != nil {
 			return err
 		}

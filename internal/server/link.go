@@ -5,24 +5,32 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"sync"
 	"time"
 
 	"connectrpc.com/connect"
-	"google.golang.org/protobuf/proto"
 
 	apiv1 "github.com/hiqlite/hiqlite/api/hiqlite/v1"
 	"github.com/hiqlite/hiqlite/internal/protocol"
 )
 
-// A link is a stream with sessions. One goroutine receives requests and gives them to
-// their sessions. Another one sends the responses: it sends together those that wait,
-// because a message costs more than what is in it.
+// A carrier carries the messages of a link. Send and Receive may each be called from one
+// goroutine.
+type carrier interface {
+	// Send sends a frame of protocol.Outbox.
+	Send(frame []byte) error
+	// Receive returns the next requests, an encoded SessionRequests. They are valid until
+	// it is called again. The error is io.EOF if the client has ended its side.
+	Receive() ([]byte, error)
+}
+
+// A link is a carrier with sessions. One goroutine receives requests and gives them to
+// their sessions. Another one sends the responses that wait together.
 type link struct {
-	server *Server
-	stream *connect.BidiStream[apiv1.SessionRequests, apiv1.SessionResponses]
-	out    chan *apiv1.SessionResponse
+	server  *Server
+	carrier carrier
+	address string // of the client
+	out     *protocol.Outbox[*apiv1.SessionResponse]
 
 	mu       sync.Mutex
 	sessions map[uint64]*session // guarded by mu
@@ -32,19 +40,22 @@ type link struct {
 	work sync.WaitGroup // goroutines of sessions
 }
 
-// Session implements the API.
-func (s *databaseService) Session(ctx context.Context, stream *connect.BidiStream[apiv1.SessionRequests, apiv1.SessionResponses]) error {
+// serveLink serves the sessions of a link until the client ends it, or is gone, or the
+// server shuts down. end is called once nothing is sent or executed any more: it makes
+// Receive return. The error is to be told to the client.
+func (s *Server) serveLink(ctx context.Context, c carrier, address string, end func(error)) {
 	ctx, cancel := context.WithCancel(ctx)
-	l := &link{server: s.Server, stream: stream, out: make(chan *apiv1.SessionResponse, protocol.LinkQueue), sessions: map[uint64]*session{}, finish: make(chan struct{})}
+	l := &link{
+		server: s, carrier: c, address: address, out: protocol.NewOutbox(protocol.AppendResponse),
+		sessions: map[uint64]*session{}, finish: make(chan struct{}),
+	}
 	var sender sync.WaitGroup
 	sender.Go(func() {
-		l.sendAll(ctx)
+		_ = l.out.Run(ctx.Done(), l.finish, c.Send) // if it fails, the client is gone
 		cancel()
 	})
-	defer sender.Wait()
-	defer cancel()
 	received := make(chan error, 1)
-	go func() { received <- l.receive(ctx) }() // ends with the stream, which ends when this method returns
+	go func() { received <- l.receive(ctx) }() // ends by end
 	err, drained := l.wait(ctx, received)
 	l.mu.Lock()
 	for _, x := range l.sessions {
@@ -56,14 +67,16 @@ func (s *databaseService) Session(ctx context.Context, stream *connect.BidiStrea
 		close(l.finish)
 		sender.Wait()
 	}
-	return err
+	cancel()
+	sender.Wait()
+	end(err)
 }
 
 // drainInterval is how often a link looks whether its sessions have ended, once the
 // server shuts down.
 const drainInterval = 10 * time.Millisecond
 
-// wait returns when the client has ended the stream, or is gone; or when the server
+// wait returns when the client has ended the link, or is gone; or when the server
 // shuts down and all sessions have ended.
 func (l *link) wait(ctx context.Context, received <-chan error) (err error, drained bool) {
 	draining := l.server.draining
@@ -90,25 +103,34 @@ func (l *link) wait(ctx context.Context, received <-chan error) (err error, drai
 	}
 }
 
-// receive gives requests to their sessions until the stream ends.
+// receive gives requests to their sessions until the link ends.
 func (l *link) receive(ctx context.Context) error {
+	var decoder protocol.Decoder
 	for {
-		m, err := l.stream.Receive()
+		requests, err := l.carrier.Receive()
 		if errors.Is(err, io.EOF) {
-			return nil // the client has ended the stream
+			return nil // the client has ended the link
 		}
 		if err != nil {
 			return err // the client is gone, or the message is too large or malformed
 		}
-		for _, r := range m.Requests {
-			if err := l.take(ctx, r); err != nil {
-				return err
-			}
+		due := 0
+		err = decoder.Requests(requests, func(r *apiv1.SessionRequest) error {
+			due++
+			return l.take(ctx, r)
+		})
+		l.out.Expect(due)
+		var known *connect.Error
+		if err != nil && !errors.As(err, &known) {
+			err = connect.NewError(connect.CodeInvalidArgument, err)
+		}
+		if err != nil {
+			return err
 		}
 	}
 }
 
-// take gives a request to its session. The error ends the stream.
+// take gives a request to its session. The error ends the link.
 func (l *link) take(ctx context.Context, r *apiv1.SessionRequest) error {
 	if r.GetOpen() != nil {
 		return l.open(ctx, r)
@@ -137,7 +159,7 @@ func (l *link) take(ctx context.Context, r *apiv1.SessionRequest) error {
 }
 
 // open begins a session. Beyond the limit of sessions it is refused, and the others of
-// the stream go on.
+// the link go on.
 func (l *link) open(ctx context.Context, r *apiv1.SessionRequest) error {
 	s := l.server
 	l.mu.Lock()
@@ -148,8 +170,7 @@ func (l *link) open(ctx context.Context, r *apiv1.SessionRequest) error {
 	l.opened = true
 	if !s.sessions.add(s.limits.MaxSessions) {
 		s.counters.refusedSessions.Add(1)
-		err := fmt.Errorf("%w: it has %d sessions already", protocol.ErrLimit, s.limits.MaxSessions)
-		return connectErrorOrNil(l.trySend(&apiv1.SessionResponse{Session: r.Session, Error: encodeError(err), Response: &apiv1.SessionResponse_Closing{Closing: &apiv1.Closing{Reason: err.Error()}}}))
+		return l.refuse(r.Session, fmt.Errorf("%w: it has %d sessions already", protocol.ErrLimit, s.limits.MaxSessions))
 	}
 	x := &session{
 		server: s, link: l, id: r.Session, requests: make(chan *apiv1.SessionRequest, requestQueue),
@@ -166,6 +187,19 @@ func (l *link) open(ctx context.Context, r *apiv1.SessionRequest) error {
 	return nil
 }
 
+var errNoReader = errors.New("hiqlite: the client does not read its answers")
+
+// refuse refuses to begin a session. It does not wait, because the receiving goroutine
+// calls it.
+func (l *link) refuse(session uint64, err error) error {
+	closing := &apiv1.SessionResponse_Closing{Closing: &apiv1.Closing{Reason: err.Error()}}
+	added, err := l.out.TryAdd(&apiv1.SessionResponse{Session: session, Error: encodeError(err), Response: closing})
+	if err == nil && !added {
+		return connect.NewError(connect.CodeResourceExhausted, errNoReader)
+	}
+	return err
+}
+
 // forget removes a session.
 func (l *link) forget(x *session) {
 	l.mu.Lock()
@@ -177,65 +211,5 @@ func (l *link) forget(x *session) {
 
 // send queues a response. It waits while the client does not read.
 func (l *link) send(ctx context.Context, r *apiv1.SessionResponse) error {
-	select {
-	case l.out <- r:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-var errNoReader = errors.New("hiqlite: the client does not read its answers")
-
-// trySend is send for the receiving goroutine, which must not wait.
-func (l *link) trySend(r *apiv1.SessionResponse) error {
-	select {
-	case l.out <- r:
-		return nil
-	default:
-		return errNoReader
-	}
-}
-
-func connectErrorOrNil(err error) error {
-	if err == nil {
-		return nil
-	}
-	return connect.NewError(connect.CodeResourceExhausted, err)
-}
-
-// sendAll sends responses until ctx ends or the stream is broken. What is queued when
-// ctx ends is not sent, since its client is gone.
-func (l *link) sendAll(ctx context.Context) {
-	var next *apiv1.SessionResponse // did not fit into the last message
-	for {
-		if next == nil {
-			select {
-			case next = <-l.out:
-			case <-ctx.Done():
-				return
-			case <-l.finish:
-				select {
-				case next = <-l.out:
-				default:
-					return
-				}
-			}
-		}
-		runtime.Gosched() // let sessions that have answers queue them
-		m := &apiv1.SessionResponses{}
-		size := 0
-		for next != nil && (size == 0 || size+len(next.GetRows().GetCells()) <= protocol.LinkBytes) && len(m.Responses) < protocol.LinkQueue {
-			size += proto.Size(next)
-			m.Responses = append(m.Responses, next)
-			select {
-			case next = <-l.out:
-			default:
-				next = nil
-			}
-		}
-		if l.stream.Send(m) != nil {
-			return
-		}
-	}
+	return l.out.Add(r, ctx.Done())
 }

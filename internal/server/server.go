@@ -105,6 +105,8 @@ type Server struct {
 	auth *authenticator
 	http *http.Server
 
+	upgraded upgraded
+
 	sessions gauge
 	streams  gauge
 	conns    gauge
@@ -130,6 +132,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		backend: cfg.Backend, connector: connector, limits: cfg.Limits, logger: cfg.Logger,
 		tls: cfg.TLS, draining: make(chan struct{}),
+		upgraded: upgraded{streams: map[*protocol.Stream]bool{}, changed: make(chan struct{})},
 	}
 	s.rates, s.healthy, s.logStatements = ratelimit.New(cfg.Rates), time.Now().Add(cfg.HealthDelay), cfg.LogStatements
 	s.auth = newAuthenticator(cfg.Secret, &s.counters)
@@ -200,6 +203,7 @@ func (s *Server) Handler() http.Handler {
 	all.HandleFunc("GET /ping", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "pong") })
 	all.HandleFunc("GET /health", s.health)
 	all.HandleFunc("GET /ready", s.ready)
+	all.Handle("GET "+hiqlitev1connect.DatabaseSessionProcedure, s.auth.wrap(http.HandlerFunc(s.upgrade)))
 	all.Handle("/", s.auth.wrap(s.limitBody(services)))
 	return all
 }
@@ -230,15 +234,20 @@ func isLoopback(a net.Addr) bool {
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.drainOnce.Do(func() { close(s.draining) })
 	err := s.http.Shutdown(ctx)
+	if err == nil {
+		err = s.upgraded.wait(ctx)
+	}
 	if err != nil {
 		s.http.Close()
 	}
+	s.upgraded.close()
 	return err
 }
 
 // Close ends the server at once.
 func (s *Server) Close() error {
 	s.drainOnce.Do(func() { close(s.draining) })
+	s.upgraded.close()
 	return s.http.Close()
 }
 

@@ -217,10 +217,10 @@ func (x *session) execute(stream context.Context, r *apiv1.SessionRequest) error
 		err = x.server.follow(ctx, r.Seen)
 	}
 	if err == nil {
-		err = x.server.admitStatements(ctx, x.link.stream.Peer().Addr, r)
+		err = x.server.admitStatements(ctx, x.link.address, r)
 	}
 	if err == nil {
-		x.server.logRequest(x.link.stream.Peer().Addr, r)
+		x.server.logRequest(x.link.address, r)
 		x.conn.SetOrigin(protocol.WireOrigin(r.Origin))
 		keep, err = x.dispatch(ctx, cancel, r, answer)
 		failedOnReplicas = x.conn.FailedOnReplicas()
@@ -245,13 +245,21 @@ var errProtocol = errors.New("a malformed session request")
 func (x *session) dispatch(ctx context.Context, cancel func(), r *apiv1.SessionRequest, answer *apiv1.SessionResponse) (keep bool, err error) {
 	switch q := r.Request.(type) {
 	case *apiv1.SessionRequest_Exec:
-		result, err := x.conn.ExecContext(ctx, protocol.SQL(q.Exec), protocol.DriverValues(q.Exec.GetArgs()))
+		args, err := protocol.Arguments(q.Exec)
+		if err != nil {
+			return false, fmt.Errorf("%w: %w", errProtocol, err)
+		}
+		result, err := x.conn.ExecContext(ctx, protocol.SQL(q.Exec), args)
 		if err == nil {
 			answer.Response = &apiv1.SessionResponse_Result{Result: apiResult(result)}
 		}
 		return false, err
 	case *apiv1.SessionRequest_Query:
-		rows, err := x.conn.QueryContext(ctx, protocol.SQL(q.Query), protocol.DriverValues(q.Query.GetArgs()))
+		args, err := protocol.Arguments(q.Query)
+		if err != nil {
+			return false, fmt.Errorf("%w: %w", errProtocol, err)
+		}
+		rows, err := x.conn.QueryContext(ctx, protocol.SQL(q.Query), args)
 		if err != nil {
 			return false, err
 		}
@@ -280,7 +288,11 @@ func (x *session) dispatch(ctx context.Context, cancel func(), r *apiv1.SessionR
 	case *apiv1.SessionRequest_Rollback:
 		return false, x.finishTx(driver.Tx.Rollback)
 	case *apiv1.SessionRequest_Batch:
-		results, err := x.conn.Batch(ctx, statements(q.Batch.Statements))
+		all, err := statements(q.Batch.Statements)
+		if err != nil {
+			return false, fmt.Errorf("%w: %w", errProtocol, err)
+		}
+		results, err := x.conn.Batch(ctx, all)
 		if err == nil {
 			answer.Response = &apiv1.SessionResponse_Batch{Batch: apiResults(results)}
 		}
@@ -433,10 +445,15 @@ func apiResults(results []driver.Result) *apiv1.ExecuteResponse {
 	return out
 }
 
-func statements(in []*apiv1.Statement) []connapi.Statement {
+// statements decodes the statements of a batch.
+func statements(in []*apiv1.Statement) ([]connapi.Statement, error) {
 	out := make([]connapi.Statement, len(in))
 	for i, s := range in {
-		out[i] = connapi.Statement{SQL: protocol.SQL(s), Args: protocol.DriverValues(s.GetArgs())}
+		args, err := protocol.Arguments(s)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = connapi.Statement{SQL: protocol.SQL(s), Args: args}
 	}
-	return out
+	return out, nil
 }

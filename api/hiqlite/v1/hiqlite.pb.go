@@ -530,7 +530,10 @@ type Statement struct {
 	Sql   string                 `protobuf:"bytes,1,opt,name=sql,proto3" json:"sql,omitempty"`
 	Args  []*Argument            `protobuf:"bytes,2,rep,name=args,proto3" json:"args,omitempty"`
 	// In the place of sql: a text that is not valid UTF-8.
-	RawSql        []byte `protobuf:"bytes,3,opt,name=raw_sql,json=rawSql,proto3" json:"raw_sql,omitempty"`
+	RawSql []byte `protobuf:"bytes,3,opt,name=raw_sql,json=rawSql,proto3" json:"raw_sql,omitempty"`
+	// In the place of args: the values of all parameters, in the order of their
+	// positions, packed like Rows.cells.
+	Cells         []byte `protobuf:"bytes,4,opt,name=cells,proto3" json:"cells,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -582,6 +585,13 @@ func (x *Statement) GetArgs() []*Argument {
 func (x *Statement) GetRawSql() []byte {
 	if x != nil {
 		return x.RawSql
+	}
+	return nil
+}
+
+func (x *Statement) GetCells() []byte {
+	if x != nil {
+		return x.Cells
 	}
 	return nil
 }
@@ -5127,11 +5137,12 @@ const file_hiqlite_v1_hiqlite_proto_rawDesc = "" +
 	"\x04kind\"G\n" +
 	"\bArgument\x12'\n" +
 	"\x05value\x18\x01 \x01(\v2\x11.hiqlite.v1.ValueR\x05value\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"`\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"v\n" +
 	"\tStatement\x12\x10\n" +
 	"\x03sql\x18\x01 \x01(\tR\x03sql\x12(\n" +
 	"\x04args\x18\x02 \x03(\v2\x14.hiqlite.v1.ArgumentR\x04args\x12\x17\n" +
-	"\araw_sql\x18\x03 \x01(\fR\x06rawSql\"S\n" +
+	"\araw_sql\x18\x03 \x01(\fR\x06rawSql\x12\x14\n" +
+	"\x05cells\x18\x04 \x01(\fR\x05cells\"S\n" +
 	"\x06Result\x12#\n" +
 	"\rrows_affected\x18\x01 \x01(\x03R\frowsAffected\x12$\n" +
 	"\x0elast_insert_id\x18\x02 \x01(\x03R\flastInsertId\"0\n" +

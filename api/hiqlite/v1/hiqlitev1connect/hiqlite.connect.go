@@ -108,6 +108,8 @@ type DatabaseClient interface {
 	// requests of a session in their order, one at a time, and answers each, except
 	// Cancel, CloseRows and CloseSession. A session ends by CloseSession, by Closing, or
 	// with the stream: an open transaction is then rolled back.
+	//
+	// The driver sends the same messages without HTTP/2, which costs less: see docs/api.md.
 	Session(context.Context) *connect.BidiStreamForClient[v1.SessionRequests, v1.SessionResponses]
 }
 
@@ -179,6 +181,8 @@ type DatabaseHandler interface {
 	// requests of a session in their order, one at a time, and answers each, except
 	// Cancel, CloseRows and CloseSession. A session ends by CloseSession, by Closing, or
 	// with the stream: an open transaction is then rolled back.
+	//
+	// The driver sends the same messages without HTTP/2, which costs less: see docs/api.md.
 	Session(context.Context, *connect.BidiStream[v1.SessionRequests, v1.SessionResponses]) error
 }
 
