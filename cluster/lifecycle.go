@@ -66,6 +66,7 @@ type Shard struct {
 	stop   context.CancelFunc
 	failed sync.Once // around the call of ShardConfig.Failed
 
+	reads   sharedReads
 	session *client.Session // these machines do not use it, but Propose needs one; set before phase is running
 
 	mu           sync.Mutex
@@ -92,6 +93,7 @@ func (h *Host) NewShard(cfg ShardConfig) *Shard {
 		leaderLostAt: time.Now(),
 	}
 	s.ctx, s.stop = context.WithCancel(h.ctx)
+	s.reads.ctx, s.reads.ask = s.ctx, s.readIndex
 	return s
 }
 

@@ -157,55 +157,6 @@ func (s *Shard) Propose(cmd []byte, timeout time.Duration) (*dragonboat.RequestS
 	return rs, err
 }
 
-// ReadIndex returns once this replica has applied everything that was committed
-// anywhere before the call. It asks again, within a second, or at once when the
-// leader changes, until ctx ends. The error is then ErrNoLeader, wrapping that of
-// ctx, unless ctx was cancelled while there was a leader. Without a leader it
-// waits for one, because Raft would drop the request.
-func (s *Shard) ReadIndex(ctx context.Context) error {
-	if err := ctx.Err(); err != nil && s.Leader().Node != 0 {
-		return err // no leader was asked
-	}
-	for patience := firstAttemptTimeout; ; patience = min(2*patience, attemptTimeout) {
-		if ctx.Err() != nil {
-			return s.unanswered(ctx)
-		}
-		if err := s.WaitLeader(ctx); err != nil {
-			return err
-		}
-		changed := s.LeaderChanged()
-		var rs *dragonboat.RequestState
-		err := s.call(func(nh *dragonboat.NodeHost) (err error) {
-			rs, err = nh.ReadIndex(s.cfg.ID, patience)
-			return err
-		})
-		if err == ErrClosed {
-			return err
-		}
-		if err == nil {
-			select {
-			case r := <-rs.AppliedC():
-				rs.Release()
-				if r.Completed() {
-					return nil
-				}
-				if r.Timeout() {
-					continue
-				}
-			case <-changed:
-				continue // rs was for the former leader; the garbage collector takes it
-			case <-s.Done():
-				return ErrClosed
-			case <-ctx.Done():
-				return s.unanswered(ctx)
-			}
-		}
-		if err := s.sleep(ctx, changed, retryPause); err != nil && ctx.Err() != nil {
-			return s.unanswered(ctx)
-		}
-	}
-}
-
 // sleep waits for d, or until changed is closed, ctx ends, or the shard ends.
 func (s *Shard) sleep(ctx context.Context, changed <-chan struct{}, d time.Duration) error {
 	t := time.NewTimer(d)
