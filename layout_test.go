@@ -39,7 +39,7 @@ var mayImport = []struct {
 	{"hiqlitetest", []string{".", "internal/loopback", "internal/server", "internal/testrun"}},
 	{"internal/server", []string{".", "api/hiqlite/v1", "api/hiqlite/v1/hiqlitev1connect", "internal/connapi", "internal/protocol", "internal/ratelimit", "internal/shardapi", "internal/wire"}},
 	{".", []string{"api/hiqlite/v1", "internal/connapi", "internal/protocol", "internal/remote", "internal/identity", "internal/loopback", "internal/node", "internal/shardapi", "internal/sqlite", "internal/wire", "statemachine/replica"}}, // the nouns of database/sql
-	{"internal/remote", []string{"api/hiqlite/v1", "api/hiqlite/v1/hiqlitev1connect", "internal/connapi", "internal/node", "internal/protocol", "internal/shardapi", "internal/wire"}},
+	{"internal/remote", []string{"api/hiqlite/v1", "api/hiqlite/v1/hiqlitev1connect", "internal/connapi", "internal/identity", "internal/node", "internal/protocol", "internal/shardapi", "internal/wire"}},
 	{"internal/protocol", []string{"api/hiqlite/v1", "internal/connapi", "internal/identity", "internal/node", "internal/shardapi", "internal/sqlite", "internal/wire"}},
 	{"internal/connapi", []string{"internal/sqlite", "internal/wire"}},
 	{"api", nil}, // its generator
