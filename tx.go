@@ -384,8 +384,8 @@ func (t *tx) proposeRecording(ctx context.Context) error {
 	if t.view == nil {
 		return nil
 	}
-	if t.lease == nil {
-		return t.viewError(t.view.Err())
+	if t.lease == nil { // it has changed nothing but TEMP objects
+		return t.viewError(t.view.CheckDeferred())
 	}
 	if err := ctx.Err(); err != nil {
 		return err

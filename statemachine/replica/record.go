@@ -217,17 +217,32 @@ func (t *Transaction) truncateRecording(m recordMark) {
 	t.sum, t.last, t.next = m.sum, m.last, m.next
 }
 
+// CheckDeferred returns an error if the transaction has ended, or if a deferred foreign
+// key is violated. In the second case the transaction goes on.
+func (t *Transaction) CheckDeferred() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.checkDeferred()
+}
+
+func (t *Transaction) checkDeferred() error {
+	if err := t.err(); err != nil {
+		return err
+	}
+	if t.conn.DeferredViolations() {
+		return sqlite.ForeignKeyViolated()
+	}
+	return nil
+}
+
 // Record returns the recording as an operation to be applied under the transaction's
 // lease, and rolls the view back. It returns nil if nothing was written. If a deferred
 // foreign key is violated it returns an error, and the transaction goes on.
 func (t *Transaction) Record(op *wire.Operation) (*wire.EncodedOperation, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.err(); err != nil {
+	if err := t.checkDeferred(); err != nil {
 		return nil, err
-	}
-	if t.conn.DeferredViolations() {
-		return nil, sqlite.ForeignKeyViolated()
 	}
 	t.endTransaction(errFinished)
 	if t.rec.Len() == 0 || !t.temp.others {
