@@ -198,7 +198,7 @@ func freeAddresses(t testing.TB, n int) []string {
 }
 
 // bucketOf returns the bucket of this name, on a node.
-func bucketOf(t testing.TB, n *hiqlite.Node, name string) *kv.Bucket[string] {
+func bucketOf(t testing.TB, n hiqlite.Client, name string) *kv.Bucket[string] {
 	t.Helper()
 	b, err := kv.New[string](n, name)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 // event, a message or a lock can read what was written before it.
 
 // lockAndUnlock acquires a lock on a node, and releases it.
-func lockAndUnlock(ctx context.Context, n *hiqlite.Node, key string, opts ...lock.Option) error {
+func lockAndUnlock(ctx context.Context, n hiqlite.Client, key string, opts ...lock.Option) error {
 	held, err := lock.New(n, opts...).Lock(ctx, key)
 	if err == nil {
 		err = held.Unlock(ctx)
@@ -136,6 +136,80 @@ func TestNotificationsComeAfterEarlierRows(t *testing.T) {
 	for i, rows := range waiting {
 		if n := <-rows; n != 1 {
 			t.Errorf("reader %d was notified and read %d rows, want 1", i, n)
+		}
+	}
+}
+
+// The same over the API: a client of a node that applies SQL late gets ordered events and
+// messages late, and those without order at once.
+func TestRemoteNotificationsComeAfterEarlierRows(t *testing.T) {
+	t.Parallel()
+	c, gate := clusterWithSlowSQL(t)
+	ctx := testrun.Context(t)
+	near, far := c.Node(0), c.Remote(2)
+	farKV := bucketOf(t, far, "b")
+	ordered, err := farKV.Watch(ctx, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ordered.Close()
+	unordered, err := farKV.Watch(ctx, "", kv.WithoutOrder())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unordered.Close()
+	sub, err := pubsub.Listen(ctx, far, "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	unorderedSub, err := pubsub.Listen(ctx, far, "c", pubsub.WithoutOrder())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unorderedSub.Close()
+
+	gate.close()
+	mustExec(t, c.DB(0), "INSERT INTO t DEFAULT VALUES")
+	if err := bucketOf(t, near, "b").Put(ctx, "k", "v"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pubsub.Notify(ctx, near, "c", nil); err != nil {
+		t.Fatal(err)
+	}
+	rows := make(chan int, 2)
+	for _, next := range []func() error{
+		func() error { _, err := ordered.Next(ctx); return err },
+		func() error { _, err := sub.Next(ctx); return err },
+	} {
+		go func() {
+			n := -1
+			if err := next(); err != nil {
+				t.Error(err)
+			} else if err := far.DB().QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(&n); err != nil {
+				t.Error(err)
+			}
+			rows <- n
+		}()
+	}
+	if _, err := unordered.Next(ctx); err != nil {
+		t.Error(err)
+	}
+	if _, err := unorderedSub.Next(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := lockAndUnlock(ctx, far, "other", lock.WithoutOrder()); err != nil {
+		t.Error(err)
+	}
+	select {
+	case n := <-rows:
+		t.Errorf("an ordered notification came before its rows: %d", n)
+	default:
+	}
+	gate.open()
+	for range 2 {
+		if n := <-rows; n != 1 {
+			t.Errorf("after a notification there are %d rows", n)
 		}
 	}
 }

@@ -48,9 +48,8 @@ type Event[V any] struct {
 // A Watcher returns the changes of entries in the order in which they were applied,
 // and leaves none out. It does not see counters.
 type Watcher[V any] struct {
-	bucket    *Bucket[V]
-	watch     shardapi.Watcher
-	unordered bool
+	bucket *Bucket[V]
+	watch  shardapi.Watcher
 }
 
 // Watch returns a watcher of the entries whose keys begin with prefix; "" selects all
@@ -76,11 +75,11 @@ func (b *Bucket[V]) watch(ctx context.Context, match shardapi.Match, opts []Watc
 	for _, opt := range opts {
 		opt(&o)
 	}
-	w, _, err := b.kv.Watch(ctx, b.name, match, nil)
+	w, _, err := b.kv.Watch(ctx, b.name, match, nil, !o.unordered)
 	if err != nil {
 		return nil, err
 	}
-	return &Watcher[V]{b, w, o.unordered}, nil
+	return &Watcher[V]{b, w}, nil
 }
 
 // Next waits for the next event and returns it. When it returns, all SQL that could be
@@ -96,7 +95,7 @@ func (b *Bucket[V]) watch(ctx context.Context, match shardapi.Match, opts []Watc
 // after which no event is lost, and hiqlite.ErrClosed. Next may be called from several
 // goroutines; each event is returned to one of them.
 func (w *Watcher[V]) Next(ctx context.Context) (Event[V], error) {
-	e, err := w.watch.Next(ctx, !w.unordered)
+	e, err := w.watch.Next(ctx)
 	var lagged *shardapi.LaggedError
 	if errors.As(err, &lagged) {
 		return Event[V]{}, fmt.Errorf("%w: bucket %q: make another watcher, and read the entries again", ErrLagged, w.bucket.name)

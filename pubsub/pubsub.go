@@ -146,9 +146,8 @@ func WithoutOrder() Option { return func(o *options) { o.unordered = true } }
 
 // A Subscription receives the messages of one or several channels.
 type Subscription struct {
-	messages  shardapi.Subscription
-	unordered bool
-	start     uint64
+	messages shardapi.Subscription
+	start    uint64
 }
 
 // Listen returns a subscription to a channel. If the last character of channel is a
@@ -171,7 +170,7 @@ func Listen(ctx context.Context, c hiqlite.Client, channel string, opts ...Optio
 	if strings.Contains(channels.Text, "*") {
 		return nil, fmt.Errorf("%w: %q: a * may only be its last character", ErrChannel, channel)
 	}
-	messages, index, err := c.InMemoryShards().PubSub.Listen(ctx, channels, o.after)
+	messages, index, err := c.InMemoryShards().PubSub.Listen(ctx, channels, o.after, !o.unordered)
 	if errors.Is(err, shardapi.ErrTooOld) {
 		return nil, fmt.Errorf("%w: messages up to %d have been forgotten, and After was given %d: read again what the messages were about, and listen without After", ErrTooOld, index, *o.after)
 	}
@@ -181,7 +180,7 @@ func Listen(ctx context.Context, c hiqlite.Client, channel string, opts ...Optio
 	if err != nil {
 		return nil, err
 	}
-	return &Subscription{messages, o.unordered, index}, nil
+	return &Subscription{messages, index}, nil
 }
 
 // Start returns the index after which the subscription begins: it receives messages
@@ -195,7 +194,7 @@ func (s *Subscription) Start() uint64 { return s.start }
 // message. Next may be called from several goroutines; each message is returned to
 // one of them.
 func (s *Subscription) Next(ctx context.Context) (Message, error) {
-	m, err := s.messages.Next(ctx, !s.unordered)
+	m, err := s.messages.Next(ctx)
 	var lagged *shardapi.LaggedError
 	if errors.As(err, &lagged) {
 		err = &LaggedError{Resume: lagged.Lost}

@@ -10,10 +10,11 @@ import (
 // A delivery hands the events or messages that a machine emits to one reader, in
 // their order.
 type delivery[T any] struct {
-	shard  *shard
-	source source
-	fetch  func() ([]T, error) // returns what the source has, without waiting
-	seen   func(T) wire.Seen   // what reads must see before an item is delivered in order
+	shard   *shard
+	source  source
+	fetch   func() ([]T, error) // returns what the source has, without waiting
+	ordered bool                // items are delivered when reads see what was written before them
+	seen    func(T) wire.Seen   // what that is
 
 	closed  context.Context // ends with Close
 	close   context.CancelFunc
@@ -27,8 +28,8 @@ type source interface {
 	Close()
 }
 
-func newDelivery[T any](s *shard, from source, seen func(T) wire.Seen) *delivery[T] {
-	d := &delivery[T]{shard: s, source: from, seen: seen, reading: make(chan struct{}, 1)}
+func newDelivery[T any](s *shard, from source, ordered bool, seen func(T) wire.Seen) *delivery[T] {
+	d := &delivery[T]{shard: s, source: from, ordered: ordered, seen: seen, reading: make(chan struct{}, 1)}
 	d.closed, d.close = context.WithCancel(context.Background())
 	return d
 }
@@ -53,7 +54,7 @@ func (d *delivery[T]) ended() error {
 
 // next waits for the next item and returns it. An item that was not returned
 // because ctx ended is returned by the next call.
-func (d *delivery[T]) next(ctx context.Context, ordered bool) (item T, err error) {
+func (d *delivery[T]) next(ctx context.Context) (item T, err error) {
 	if err := ctx.Err(); err != nil {
 		return item, err
 	}
@@ -68,7 +69,7 @@ func (d *delivery[T]) next(ctx context.Context, ordered bool) (item T, err error
 	if err := d.fill(ctx); err != nil {
 		return item, err
 	}
-	if ordered {
+	if d.ordered {
 		err := d.shard.node.follow(ctx, d.seen(d.buffer[0]), d.closed)
 		if err != nil && ctx.Err() == nil && d.closed.Err() != nil {
 			err = errDeliveryClosed

@@ -53,7 +53,7 @@ func (s *kvShard) Entries(ctx context.Context, bucket, prefix string) (iter.Seq2
 	return s.machine.Entries(bucket, prefix), nil
 }
 
-func (s *kvShard) Watch(ctx context.Context, bucket string, m shardapi.Match, after *uint64) (shardapi.Watcher, uint64, error) {
+func (s *kvShard) Watch(ctx context.Context, bucket string, m shardapi.Match, after *uint64, ordered bool) (shardapi.Watcher, uint64, error) {
 	if err := s.linearize(ctx); err != nil {
 		return nil, 0, err
 	}
@@ -61,7 +61,7 @@ func (s *kvShard) Watch(ctx context.Context, bucket string, m shardapi.Match, af
 	if !ok {
 		return nil, version, &shardapi.LaggedError{}
 	}
-	d := newDelivery(&s.shard, watcher, func(e memory.Event) wire.Seen { return e.Seen })
+	d := newDelivery(&s.shard, watcher, ordered, func(e memory.Event) wire.Seen { return e.Seen })
 	d.fetch = func() ([]memory.Event, error) {
 		events, err := watcher.Next()
 		if err != nil {
@@ -74,8 +74,8 @@ func (s *kvShard) Watch(ctx context.Context, bucket string, m shardapi.Match, af
 
 type watch struct{ *delivery[memory.Event] }
 
-func (w *watch) Next(ctx context.Context, ordered bool) (shardapi.Event, error) {
-	e, err := w.next(ctx, ordered)
+func (w *watch) Next(ctx context.Context) (shardapi.Event, error) {
+	e, err := w.next(ctx)
 	if err != nil {
 		return shardapi.Event{}, err
 	}

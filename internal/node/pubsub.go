@@ -26,7 +26,7 @@ func newPubSubShard(n *Node, incarnation uint64) *pubsubShard {
 	return s
 }
 
-func (s *pubsubShard) Listen(ctx context.Context, channels shardapi.Match, after *uint64) (shardapi.Subscription, uint64, error) {
+func (s *pubsubShard) Listen(ctx context.Context, channels shardapi.Match, after *uint64, ordered bool) (shardapi.Subscription, uint64, error) {
 	if err := s.linearize(ctx); err != nil {
 		return nil, 0, err
 	}
@@ -38,7 +38,7 @@ func (s *pubsubShard) Listen(ctx context.Context, channels shardapi.Match, after
 	default:
 		return nil, index, shardapi.ErrTooOld
 	}
-	d := newDelivery(&s.shard, subscription, func(m *memory.Message) wire.Seen { return m.Seen })
+	d := newDelivery(&s.shard, subscription, ordered, func(m *memory.Message) wire.Seen { return m.Seen })
 	d.fetch = func() ([]*memory.Message, error) {
 		messages, lost, err := subscription.Next()
 		if err != nil {
@@ -53,8 +53,8 @@ type listen struct {
 	*delivery[*memory.Message]
 }
 
-func (l *listen) Next(ctx context.Context, ordered bool) (shardapi.Message, error) {
-	m, err := l.next(ctx, ordered)
+func (l *listen) Next(ctx context.Context) (shardapi.Message, error) {
+	m, err := l.next(ctx)
 	if err != nil {
 		return shardapi.Message{}, err
 	}

@@ -31,7 +31,7 @@ type seer interface{ GetSeen() *apiv1.Seen }
 // it does with a slow embedded reader.
 type feed[M seer] struct {
 	client   *Client
-	open     func(ctx context.Context, e *endpoint, after *uint64, ordered bool) (stream[M], error)
+	open     func(ctx context.Context, e *endpoint, after *uint64) (stream[M], error)
 	position func(M) (at uint64, item bool) // of an item, or of the first message of a stream
 
 	ctx    context.Context // ends with close, or with the client
@@ -53,7 +53,7 @@ type item[M seer] struct {
 // feedBuffer is how many items a feed receives in advance.
 const feedBuffer = 64
 
-func newFeed[M seer](c *Client, open func(context.Context, *endpoint, *uint64, bool) (stream[M], error), position func(M) (uint64, bool)) *feed[M] {
+func newFeed[M seer](c *Client, open func(context.Context, *endpoint, *uint64) (stream[M], error), position func(M) (uint64, bool)) *feed[M] {
 	f := &feed[M]{client: c, open: open, position: position, items: make(chan item[M], feedBuffer), done: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancel(c.ctx)
 	return f
@@ -101,7 +101,7 @@ func (f *feed[M]) connect(ctx context.Context, after *uint64) (s stream[M], err 
 		// message.
 		streamCtx, end := context.WithCancel(f.ctx)
 		stop := context.AfterFunc(ctx, end)
-		opened, err := f.open(streamCtx, e, after, true)
+		opened, err := f.open(streamCtx, e, after)
 		if err != nil {
 			stop()
 			end()
@@ -221,7 +221,7 @@ func (f *feed[M]) drain(s stream[M]) error {
 }
 
 // next returns the next item.
-func (f *feed[M]) next(ctx context.Context, _ bool) (m M, err error) {
+func (f *feed[M]) next(ctx context.Context) (m M, err error) {
 	if err := ctx.Err(); err != nil {
 		return m, err
 	}

@@ -147,9 +147,9 @@ func (s *kvShard) Entries(ctx context.Context, bucket, prefix string) (iter.Seq2
 	}, nil
 }
 
-func (s *kvShard) Watch(ctx context.Context, bucket string, m shardapi.Match, after *uint64) (shardapi.Watcher, uint64, error) {
+func (s *kvShard) Watch(ctx context.Context, bucket string, m shardapi.Match, after *uint64, ordered bool) (shardapi.Watcher, uint64, error) {
 	w := &watch{}
-	w.feed = newFeed(s.client, func(ctx context.Context, e *endpoint, resume *uint64, ordered bool) (stream[*apiv1.WatchResponse], error) {
+	w.feed = newFeed(s.client, func(ctx context.Context, e *endpoint, resume *uint64) (stream[*apiv1.WatchResponse], error) {
 		r := &apiv1.WatchRequest{Prefix: m.Prefix, After: resume, Unordered: !ordered, Seen: protocol.Seen(s.client.Seen())}
 		r.Bucket, r.RawBucket = protocol.Name(bucket)
 		r.Key, r.RawKey = protocol.Name(m.Text)
@@ -173,8 +173,8 @@ type watch struct {
 
 func (w *watch) Close() { w.feed.close() }
 
-func (w *watch) Next(ctx context.Context, ordered bool) (shardapi.Event, error) {
-	m, err := w.feed.next(ctx, ordered)
+func (w *watch) Next(ctx context.Context) (shardapi.Event, error) {
+	m, err := w.feed.next(ctx)
 	if err != nil {
 		return shardapi.Event{}, err
 	}
@@ -193,9 +193,9 @@ func (s *pubsubShard) Do(ctx context.Context, c *wire.Command) (wire.Outcome, er
 	return s.do(ctx, apiv1.DoRequest_SHARD_PUBSUB, c)
 }
 
-func (s *pubsubShard) Listen(ctx context.Context, channels shardapi.Match, after *uint64) (shardapi.Subscription, uint64, error) {
+func (s *pubsubShard) Listen(ctx context.Context, channels shardapi.Match, after *uint64, ordered bool) (shardapi.Subscription, uint64, error) {
 	l := &listen{}
-	l.feed = newFeed(s.client, func(ctx context.Context, e *endpoint, resume *uint64, ordered bool) (stream[*apiv1.ListenResponse], error) {
+	l.feed = newFeed(s.client, func(ctx context.Context, e *endpoint, resume *uint64) (stream[*apiv1.ListenResponse], error) {
 		r := &apiv1.ListenRequest{Prefix: channels.Prefix, After: resume, Unordered: !ordered, Seen: protocol.Seen(s.client.Seen())}
 		r.Channel, r.RawChannel = protocol.Name(channels.Text)
 		return e.pubsub.Listen(ctx, connect.NewRequest(r))
@@ -219,8 +219,8 @@ type listen struct {
 
 func (l *listen) Close() { l.feed.close() }
 
-func (l *listen) Next(ctx context.Context, ordered bool) (shardapi.Message, error) {
-	got, err := l.feed.next(ctx, ordered)
+func (l *listen) Next(ctx context.Context) (shardapi.Message, error) {
+	got, err := l.feed.next(ctx)
 	if err != nil {
 		return shardapi.Message{}, err
 	}

@@ -170,7 +170,7 @@ func (s *kvService) Watch(ctx context.Context, r *connect.Request[apiv1.WatchReq
 		return connectError(err)
 	}
 	match := shardapi.Match{Text: protocol.NameOf(r.Msg.Key, r.Msg.RawKey), Prefix: r.Msg.Prefix}
-	w, version, err := s.kv().Watch(ctx, protocol.NameOf(r.Msg.Bucket, r.Msg.RawBucket), match, r.Msg.After)
+	w, version, err := s.kv().Watch(ctx, protocol.NameOf(r.Msg.Bucket, r.Msg.RawBucket), match, r.Msg.After, !r.Msg.Unordered)
 	if err != nil {
 		return connectError(err)
 	}
@@ -179,7 +179,7 @@ func (s *kvService) Watch(ctx context.Context, r *connect.Request[apiv1.WatchReq
 		return err
 	}
 	for {
-		e, err := w.Next(ctx, !r.Msg.Unordered)
+		e, err := w.Next(ctx)
 		if err != nil {
 			return s.streamError(ctx, err)
 		}
@@ -239,7 +239,7 @@ func (s *pubsubService) Listen(ctx context.Context, r *connect.Request[apiv1.Lis
 		return connectError(err)
 	}
 	match := shardapi.Match{Text: protocol.NameOf(r.Msg.Channel, r.Msg.RawChannel), Prefix: r.Msg.Prefix}
-	sub, index, err := s.pubsub().Listen(ctx, match, r.Msg.After)
+	sub, index, err := s.pubsub().Listen(ctx, match, r.Msg.After, !r.Msg.Unordered)
 	if err != nil {
 		e := encodeError(err)
 		e.Index = index
@@ -250,7 +250,7 @@ func (s *pubsubService) Listen(ctx context.Context, r *connect.Request[apiv1.Lis
 		return err
 	}
 	for {
-		m, err := sub.Next(ctx, !r.Msg.Unordered)
+		m, err := sub.Next(ctx)
 		if err != nil {
 			return s.streamError(ctx, err)
 		}

@@ -43,7 +43,10 @@ type KV interface {
 	// one with this version. It also returns the version of the last change that
 	// the watcher does not get. The error is a *LaggedError if some of the changes
 	// after that version have been forgotten.
-	Watch(ctx context.Context, bucket string, m Match, after *uint64) (Watcher, uint64, error)
+	//
+	// If ordered is set, the watcher returns an event when this node has applied the
+	// SQL that was written before the change.
+	Watch(ctx context.Context, bucket string, m Match, after *uint64, ordered bool) (Watcher, uint64, error)
 }
 
 // A Match selects keys or channels: those that begin with Text if Prefix is set,
@@ -62,10 +65,8 @@ func Exact(text string) Match { return Match{text, false} }
 // A Watcher returns the changes of a bucket in the order in which they were
 // applied.
 type Watcher interface {
-	// Next waits for the next event. If ordered is set, it then waits until this
-	// node has applied the SQL that was written before the change. After a
-	// *LaggedError it returns nothing else.
-	Next(ctx context.Context, ordered bool) (Event, error)
+	// Next waits for the next event. After a *LaggedError it returns nothing else.
+	Next(ctx context.Context) (Event, error)
 	// Close makes Next return hiqlite.ErrClosed.
 	Close()
 }
@@ -118,16 +119,17 @@ type PubSub interface {
 	// If some of the messages after that index have been forgotten, it returns
 	// the index of the last forgotten one and ErrTooOld. If there is no message
 	// with that index yet, it returns the index of the last message and ErrAhead.
-	Listen(ctx context.Context, channels Match, after *uint64) (Subscription, uint64, error)
+	//
+	// If ordered is set, the subscription returns a message when this node has applied
+	// the SQL and the kv entries that were written before it.
+	Listen(ctx context.Context, channels Match, after *uint64, ordered bool) (Subscription, uint64, error)
 }
 
 // A Subscription returns the messages of channels in the order of their indexes.
 type Subscription interface {
-	// Next waits for the next message. If ordered is set, it then waits until
-	// this node has applied the SQL and the kv entries that were written before
-	// the message. It returns a *LaggedError once in place of messages that were
-	// forgotten before they were read.
-	Next(ctx context.Context, ordered bool) (Message, error)
+	// Next waits for the next message. It returns a *LaggedError once in place of
+	// messages that were forgotten before they were read.
+	Next(ctx context.Context) (Message, error)
 	// Close makes Next return hiqlite.ErrClosed.
 	Close()
 }
