@@ -2,10 +2,16 @@ package cluster
 
 import "testing"
 
-// With a version of Dragonboat that has its bound in another variable, nothing would
-// be set.
-func TestMaxReplicateSizeIsSet(t *testing.T) {
-	if raftMaxEntrySize != maxReplicateSize {
-		t.Errorf("Dragonboat's bound is %d bytes, not %d", raftMaxEntrySize, maxReplicateSize)
+// With a version of Dragonboat that has its bounds in other variables, nothing would be
+// set.
+func TestLimitsAreSet(t *testing.T) {
+	for name, v := range map[string]struct{ got, want uint64 }{
+		"maxEntrySize":      {raftMaxEntrySize, maxReplicateSize},
+		"entrySliceSize":    {raftEntrySliceSize, entrySliceSize},
+		"minEntrySliceSize": {raftMinEntrySliceSize, minEntrySliceSize},
+	} {
+		if v.got != v.want {
+			t.Errorf("Dragonboat's %s is %d, not %d", name, v.got, v.want)
+		}
 	}
 }

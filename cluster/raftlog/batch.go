@@ -46,7 +46,7 @@ type pendingRecord struct {
 }
 
 func newBatch() *batch {
-	return &batch{lead: make(chan struct{}, 1), done: make(chan struct{})}
+	return &batch{buf: make([]byte, 0, 1<<10), lead: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
 // add appends a record whose payload is written by f. If f fails, the batch is as it
