@@ -15,7 +15,8 @@ import (
 
 // An outcome is what a program sees of a step.
 type outcome struct {
-	columns string
+	columns string // their names and declared types
+	lengths string // of the columns; both drivers take them from the first row
 	rows    []string
 	result  string // of Exec
 	err     string // with its code
@@ -43,6 +44,15 @@ func (o outcome) first() string {
 	return strings.Trim(strings.TrimPrefix(o.rows[0], "string "), `" |`)
 }
 
+// sameFirstRow reports whether the first rows are equal. Without ORDER BY, SQLite may
+// return the same rows in another order, which depends on the query plan.
+func (o outcome) sameFirstRow(other outcome) bool {
+	if len(o.rows) == 0 || len(other.rows) == 0 {
+		return len(o.rows) == len(other.rows)
+	}
+	return o.rows[0] == other.rows[0]
+}
+
 func (o outcome) String() string {
 	if o.err != "" {
 		return "error: " + o.err
@@ -55,7 +65,7 @@ func (o outcome) String() string {
 	if len(rows) > most {
 		rows = append(slices.Clone(rows[:most]), fmt.Sprintf("... %d rows", len(o.rows)))
 	}
-	return o.columns + "\n" + strings.Join(rows, "\n")
+	return o.columns + "\n" + o.lengths + "\n" + strings.Join(rows, "\n")
 }
 
 // executor has what a sql.Conn with a text and a sql.Stmt have in common.
@@ -124,7 +134,8 @@ func seeRows(rows *sql.Rows, err error) outcome {
 	}
 	for _, c := range types {
 		length, bounded := c.Length()
-		o.columns += fmt.Sprintf("%q %q %d %v; ", c.Name(), c.DatabaseTypeName(), length, bounded)
+		o.columns += fmt.Sprintf("%q %q; ", c.Name(), c.DatabaseTypeName())
+		o.lengths += fmt.Sprintf("%d %v; ", length, bounded)
 	}
 	for rows.Next() {
 		values, pointers := make([]any, len(types)), make([]any, len(types))

@@ -244,3 +244,17 @@ func TestPinned(t *testing.T) {
 		})
 	}
 }
+
+// The lengths of columns, which come from the first row, are compared only if both
+// databases return the same row first (seed 60044).
+func TestLengthsOfColumns(t *testing.T) {
+	theirs := outcome{columns: "a", lengths: "0 false", rows: []string{"NULL", "x"}}
+	otherOrder := outcome{columns: "a", lengths: "9 true", rows: []string{"x", "NULL"}}
+	if kind := differ(step{text: "SELECT a FROM t"}, counted{}, otherOrder, theirs); kind != "" {
+		t.Errorf("rows in another order: %s", kind)
+	}
+	sameOrder := outcome{columns: "a", lengths: "9 true", rows: theirs.rows}
+	if kind := differ(step{text: "SELECT a FROM t"}, counted{}, sameOrder, theirs); kind != "other columns" {
+		t.Errorf("rows in the same order: got %q, want a difference", kind)
+	}
+}

@@ -323,7 +323,7 @@ func differ(s step, c counted, ours, theirs outcome) string {
 	switch {
 	case accepted(s, ours, theirs):
 		return ""
-	case ours.columns != theirs.columns:
+	case ours.columns != theirs.columns, ours.lengths != theirs.lengths && ours.sameFirstRow(theirs):
 		return "other columns"
 	case !sameRows(s, ours.rows, theirs.rows):
 		return "other rows"
