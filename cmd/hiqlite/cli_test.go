@@ -167,6 +167,13 @@ func TestScript(t *testing.T) {
 	if got != "2\nt\nCREATE TABLE t(a);\n" {
 		t.Errorf("the script prints %q", got)
 	}
+	if got := must(t, "-- a comment\n\n.mode list\n/* and\nanother */ SELECT 7", "sql", data); got != "7\n" {
+		t.Errorf("a command after a comment: %q", got)
+	}
+	// Each line of a long statement has what could be its end.
+	if got := must(t, "SELECT length('"+strings.Repeat(";\n", 1<<20)+"');\nSELECT 8;", "sql", data, "--mode=list"); got != "2097152\n8\n" {
+		t.Errorf("a long statement: %q", got)
+	}
 	o := cli(t, "SELECT 1;\n\nSELECT x;\nINSERT INTO t VALUES(3);", "sql", data, "--mode=list")
 	if o.code != 1 || !strings.Contains(o.err, "line 3: ") || o.out != "1\n" {
 		t.Errorf("an error in line 3: exit code %d, %q, %q", o.code, o.err, o.out)
@@ -210,7 +217,7 @@ func TestImport(t *testing.T) {
 	}
 	for name, c := range map[string]struct{ content, want string }{
 		"too few":     {"3,c\n4\n5,e\n", "line 2 has 1 values, and old has 2 columns; 1 rows before it"},
-		"duplicate":   {"6,c\n6,d\n", "UNIQUE constraint failed"},
+		"duplicate":   {"6,c\n6,d\n", "line 2: constraint failed: UNIQUE"},
 		"wrong quote": {"7,c\n8,\"d\ne", "extraneous or missing"},
 		"no number":   {"x,c\n", "datatype mismatch"},
 	} {

@@ -72,8 +72,8 @@ type importer struct {
 
 	batch []hiqlite.Statement
 	bytes int
-	first int // line of the batch's first row
-	done  int // rows that are in the table
+	lines []int // of the rows of the batch
+	done  int   // rows that are in the table
 }
 
 func (i *importer) run(ctx context.Context, in io.Reader, skip int) (rows int, err error) {
@@ -96,15 +96,18 @@ func (i *importer) run(ctx context.Context, in io.Reader, skip int) (rows int, e
 	for {
 		record, err := r.Read()
 		if errors.Is(err, io.EOF) {
-			return i.done, i.flush(ctx)
+			err := i.flush(ctx)
+			return i.done, err
 		}
 		if err != nil {
-			return i.done, errors.Join(err, i.flush(ctx))
+			err = errors.Join(err, i.flush(ctx))
+			return i.done, err
 		}
 		line, _ := r.FieldPos(0)
 		if len(record) != i.width {
 			err := fmt.Errorf("line %d has %d values, and %s has %d columns", line, len(record), i.table, i.width)
-			return i.done, errors.Join(err, i.flush(ctx))
+			err = errors.Join(err, i.flush(ctx))
+			return i.done, err
 		}
 		if err := i.add(ctx, record, line); err != nil {
 			return i.done, err
@@ -173,9 +176,7 @@ func (i *importer) add(ctx context.Context, record []string, line int) error {
 		args[n] = v
 		i.bytes += len(v)
 	}
-	if len(i.batch) == 0 {
-		i.first = line
-	}
+	i.lines = append(i.lines, line)
 	i.batch = append(i.batch, hiqlite.Statement{SQL: i.insert, Args: args})
 	if len(i.batch) < importRows && i.bytes < importBytes {
 		return nil
@@ -192,12 +193,12 @@ func (i *importer) flush(ctx context.Context) error {
 	if err != nil {
 		var sqlErr *hiqlite.Error
 		if errors.As(err, &sqlErr) {
-			return fmt.Errorf("row %d after line %d: %w", sqlErr.Statement+1, i.first-1, err)
+			return fmt.Errorf("line %d: %w", i.lines[sqlErr.Statement], err)
 		}
-		return fmt.Errorf("the rows from line %d on: %w", i.first, err)
+		return fmt.Errorf("the rows from line %d on: %w", i.lines[0], err)
 	}
 	i.done += len(i.batch)
-	i.batch, i.bytes = i.batch[:0], 0
+	i.batch, i.lines, i.bytes = i.batch[:0], i.lines[:0], 0
 	return nil
 }
 

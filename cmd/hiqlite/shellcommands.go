@@ -116,8 +116,8 @@ func (s *shell) schema(ctx context.Context, args []string) error {
 	if len(args) == 1 {
 		pattern = args[0]
 	}
-	statements, err := s.texts(ctx, `SELECT sql FROM (SELECT sql, tbl_name, 0 AS temp, rowid AS r FROM sqlite_schema UNION ALL SELECT sql, tbl_name, 1, rowid FROM sqlite_temp_schema)
-		WHERE sql IS NOT NULL AND tbl_name LIKE ? ORDER BY temp, r`, pattern)
+	statements, err := s.texts(ctx, `SELECT sql FROM (SELECT sql, name, tbl_name, 0 AS temp, rowid AS r FROM sqlite_schema UNION ALL SELECT sql, name, tbl_name, 1, rowid FROM sqlite_temp_schema)
+		WHERE sql IS NOT NULL AND tbl_name LIKE ? AND name <> 'sqlite_hiqlite' ORDER BY temp, r`, pattern) // the table of the replicas' own state
 	for _, statement := range statements {
 		fmt.Fprintln(s.printer.out, statement+";")
 	}

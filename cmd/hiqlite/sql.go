@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -122,40 +124,84 @@ func (s *shell) query(ctx context.Context, text string) error {
 	return s.printer.print(rows)
 }
 
-// maxScript bounds, in bytes, a script that is read from a file or standard input.
-const maxScript = 1 << 30
+const (
+	// maxStatement bounds, in bytes, a statement of a script. The largest that can be
+	// written has 8 MiB.
+	maxStatement = 64 << 20
+	// longStatement is how long a statement is whose end is not looked for after each
+	// line, since its beginning is read again each time.
+	longStatement = 64 << 10
+)
 
-// script runs the statements and commands of a text, up to the first error.
+// script runs the statements and commands of a text as it reads them, up to the first
+// error.
 func (s *shell) script(ctx context.Context, in io.Reader) error {
-	b, err := io.ReadAll(io.LimitReader(in, maxScript+1))
-	if err != nil {
-		return err
-	}
-	if len(b) > maxScript {
-		return fmt.Errorf("the script has more than %d MiB: divide it into files", maxScript>>20)
-	}
-	text := splitter{rest: strings.TrimPrefix(string(b), "\ufeff")}
-	whole := len(text.rest)
-	for {
-		text.rest = strings.TrimLeft(text.rest, " \t\r\n\f")
-		if strings.HasPrefix(text.rest, ".") {
-			line, rest, _ := strings.Cut(text.rest, "\n")
-			text.rest = rest
-			if err := s.command(ctx, strings.TrimSpace(line)); err != nil {
-				return err
+	lines := bufio.NewReaderSize(in, 64<<10)
+	var pending bytes.Buffer
+	at, enough := 1, 0 // the line with which pending begins, and how long it has to be to be split
+	for first := true; ; first = false {
+		line, err := lines.ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		last := err != nil
+		if first {
+			line = strings.TrimPrefix(line, "\ufeff")
+		}
+		command := strings.HasPrefix(strings.TrimSpace(line), ".") && blank(pending.String())
+		if command {
+			at += strings.Count(pending.String(), "\n")
+			pending.Reset()
+		}
+		pending.WriteString(line)
+		if !last && !command && (!strings.Contains(line, ";") || pending.Len() < enough) {
+			if pending.Len() > maxStatement {
+				return fmt.Errorf("line %d: the statement has more than %d MiB", at, maxStatement>>20)
 			}
 			continue
 		}
-		at := whole - len(text.rest)
+		text := pending.String()
+		rest, err := s.runScript(ctx, text, at, last)
+		if err != nil || last {
+			return err
+		}
+		at += strings.Count(text[:len(text)-len(rest)], "\n")
+		pending.Reset()
+		pending.WriteString(rest)
+		if enough = 0; len(rest) > longStatement {
+			enough = len(rest) + len(rest)/4
+		}
+	}
+}
+
+// runScript runs the statements and commands of a part of a script, which begins with a
+// line of this number. It returns the rest, which is incomplete. If there are no more
+// lines, that is run too.
+func (s *shell) runScript(ctx context.Context, part string, line int, last bool) (rest string, err error) {
+	text := splitter{rest: part}
+	for {
+		text.rest = strings.TrimLeft(text.rest, " \t\r\n\f")
+		if strings.HasPrefix(text.rest, ".") {
+			command, rest, _ := strings.Cut(text.rest, "\n")
+			text.rest = rest
+			if err := s.command(ctx, strings.TrimSpace(command)); err != nil {
+				return "", err
+			}
+			continue
+		}
+		at := line + strings.Count(part[:len(part)-len(text.rest)], "\n")
 		statement, complete := text.next()
-		if !complete && blank(statement) {
-			return nil
+		switch {
+		case !complete && blank(statement):
+			return "", nil
+		case !complete && !last:
+			return statement, nil
 		}
 		if err := s.query(ctx, statement); err != nil {
-			return fmt.Errorf("line %d: %w", 1+strings.Count(string(b[:at]), "\n"), err)
+			return "", fmt.Errorf("line %d: %w", at, err)
 		}
 		if !complete {
-			return nil
+			return "", nil
 		}
 	}
 }

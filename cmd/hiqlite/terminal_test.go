@@ -3,6 +3,8 @@
 package main
 
 import (
+	"bufio"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -88,6 +90,14 @@ func TestShell(t *testing.T) {
 	term.typed("BEGIN; INSERT INTO customers(moniker) VALUES('in a transaction'); ROLLBACK; SELECT 'rows ' || count(*) FROM customers;\r", "rows 1")
 	term.typed("WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c) SELECT count(*) FROM c;\r", "\r\n")
 	term.typed("\x03", "interrupted after")
+	rows := filepath.Join(t.TempDir(), "rows.csv")
+	if err := os.WriteFile(rows, []byte("n\n"+strings.Repeat("1\n", 1500)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	term.typed(".import "+rows+" imported\r", "1500 rows were imported")
+	if !strings.Contains(term.out.String(), " %") {
+		t.Error("no progress bar on a terminal")
+	}
 	term.end(".quit\r")
 
 	info, err := os.Stat(filepath.Join(home, "hiqlite", "history"))
@@ -100,6 +110,38 @@ func TestShell(t *testing.T) {
 	term.typed("\r", "hiqlite> ")
 	term.typed("SELECT 'rows ' || count(*) FROM customers;\r", "rows 2")
 	term.end("\x04") // Ctrl-D
+}
+
+// Statements that come through a pipe are executed as they come.
+func TestStatementsOfAPipe(t *testing.T) {
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command(binary, "sql", t.TempDir(), "--mode=list")
+	c.Env = append(os.Environ(), "HIQLITE_TEST_COMMAND=1")
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pipe, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out := bufio.NewReader(pipe)
+	for n := range 3 {
+		fmt.Fprintf(in, "SELECT\n%d;\n", n)
+		if line, err := out.ReadString('\n'); err != nil || line != fmt.Sprintln(n) {
+			t.Errorf("%q, %v", line, err)
+		}
+	}
+	in.Close()
+	if err := c.Wait(); err != nil {
+		t.Error(err)
+	}
 }
 
 // A pager or head may close standard output early.

@@ -15,6 +15,7 @@ import (
 var (
 	errServerUsesTLS = errors.New("the server uses TLS, and this client does not: give the client the secret (secret_file) or the certificates of the authority (tls_ca_file), and leave out insecure")
 	errServerIsPlain = errors.New("the server does not use TLS: leave TLS out of the client's configuration (insecure=true), or configure TLS on the server")
+	errOtherSecret   = errors.New("the server does not hold the secret of this client (secret_file), or has a certificate, which needs tls_ca_file")
 	errNotHTTP2      = errors.New("the server does not answer in HTTP/2: it is no hiqlite server, or it uses TLS and this client does not")
 )
 
@@ -54,7 +55,7 @@ func (c *plainConn) Read(p []byte) (int, error) {
 func misconfigured(err error) bool {
 	var unverified *tls.CertificateVerificationError
 	return errors.Is(err, errServerUsesTLS) || errors.Is(err, errServerIsPlain) || errors.Is(err, errNotHTTP2) ||
-		errors.Is(err, identity.ErrOtherKey) || errors.Is(err, identity.ErrOtherProtocol) || errors.As(err, &unverified)
+		errors.Is(err, errOtherSecret) || errors.Is(err, identity.ErrOtherProtocol) || errors.As(err, &unverified)
 }
 
 // explain adds to an error of the transport what the user can do.
@@ -65,6 +66,8 @@ func explain(err error) error {
 		return fmt.Errorf("%w (%w)", errServerIsPlain, err)
 	case strings.Contains(err.Error(), "INADEQUATE_SECURITY"): // see firstRead of internal/server
 		return fmt.Errorf("%w (%w)", errServerUsesTLS, err)
+	case errors.Is(err, identity.ErrOtherKey):
+		return errOtherSecret
 	}
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	apiv1 "github.com/hiqlite/hiqlite/api/hiqlite/v1"
 	"github.com/hiqlite/hiqlite/internal/connapi"
 	"github.com/hiqlite/hiqlite/internal/protocol"
+	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
 // databaseService implements the service Database.
@@ -48,14 +49,7 @@ func (s *databaseService) Execute(ctx context.Context, r *connect.Request[apiv1.
 		return connect.NewResponse(out), nil
 	}
 	err = s.withConn(ctx, func(conn connapi.Conn) error {
-		var results []driver.Result
-		var err error
-		if len(stmts) == 1 {
-			results = make([]driver.Result, 1)
-			results[0], err = conn.ExecContext(ctx, stmts[0].SQL, stmts[0].Args)
-		} else {
-			results, err = conn.Batch(ctx, stmts)
-		}
+		results, err := executeAll(ctx, conn, stmts, protocol.WireOrigin(r.Msg.Origin))
 		if err == nil {
 			out = apiResults(results)
 		}
@@ -65,6 +59,23 @@ func (s *databaseService) Execute(ctx context.Context, r *connect.Request[apiv1.
 		return nil, err
 	}
 	return connect.NewResponse(out), nil
+}
+
+// executeAll executes the statements of a unary call. With an origin they are always one
+// operation, since a script may have several commits, of which only one has the origin.
+func executeAll(ctx context.Context, conn connapi.Conn, stmts []connapi.Statement, origin *wire.Origin) ([]driver.Result, error) {
+	if len(stmts) == 1 && origin == nil {
+		result, err := conn.ExecContext(ctx, stmts[0].SQL, stmts[0].Args)
+		return []driver.Result{result}, err
+	}
+	conn.SetOrigin(origin)
+	results, err := conn.Batch(ctx, stmts)
+	if err != nil && origin != nil {
+		e := encodeError(err)
+		e.FailedOnReplicas = conn.FailedOnReplicas()
+		return nil, protocol.ConnectError(e)
+	}
+	return results, err
 }
 
 // Query implements the API.

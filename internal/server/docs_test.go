@@ -25,7 +25,7 @@ func TestDocumentedCalls(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
 	_, address := serve(t, server.Config{Backend: c.Node(0), Secret: secret})
 	calls := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(doc), -1)
-	want := []string{`"lastInsertId":"1"`, `"text":"hello"`, `"version":`, `"value":"InYi"`, `"nodeId":"1"`}
+	want := []string{`"lastInsertId":"1"`, `"lastInsertId":"2"`, `"text":"hello"`, `"version":`, `"value":"InYi"`, `"nodeId":"1"`}
 	if len(calls) != len(want) {
 		t.Fatalf("there are %d calls, want %d", len(calls), len(want))
 	}

@@ -758,8 +758,11 @@ func (x *Seen) GetKv() uint64 {
 }
 
 type ExecuteRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Statements    []*Statement           `protobuf:"bytes,1,rep,name=statements,proto3" json:"statements,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Statements []*Statement           `protobuf:"bytes,1,rep,name=statements,proto3" json:"statements,omitempty"`
+	// Makes the call apply once, although it may be sent several times, through any nodes.
+	// Unset: each call is applied. The session is one of Shards.OpenSession for "sql".
+	Origin        *Origin `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -797,6 +800,13 @@ func (*ExecuteRequest) Descriptor() ([]byte, []int) {
 func (x *ExecuteRequest) GetStatements() []*Statement {
 	if x != nil {
 		return x.Statements
+	}
+	return nil
+}
+
+func (x *ExecuteRequest) GetOrigin() *Origin {
+	if x != nil {
+		return x.Origin
 	}
 	return nil
 }
@@ -5151,11 +5161,12 @@ const file_hiqlite_v1_hiqlite_proto_rawDesc = "" +
 	"\x04type\x18\x02 \x01(\tR\x04type\"(\n" +
 	"\x04Seen\x12\x10\n" +
 	"\x03sql\x18\x01 \x01(\x04R\x03sql\x12\x0e\n" +
-	"\x02kv\x18\x02 \x01(\x04R\x02kv\"G\n" +
+	"\x02kv\x18\x02 \x01(\x04R\x02kv\"s\n" +
 	"\x0eExecuteRequest\x125\n" +
 	"\n" +
 	"statements\x18\x01 \x03(\v2\x15.hiqlite.v1.StatementR\n" +
-	"statements\"?\n" +
+	"statements\x12*\n" +
+	"\x06origin\x18\x02 \x01(\v2\x12.hiqlite.v1.OriginR\x06origin\"?\n" +
 	"\x0fExecuteResponse\x12,\n" +
 	"\aresults\x18\x01 \x03(\v2\x12.hiqlite.v1.ResultR\aresults\"~\n" +
 	"\fQueryRequest\x123\n" +
@@ -5630,120 +5641,121 @@ var file_hiqlite_v1_hiqlite_proto_depIdxs = []int32{
 	5,  // 0: hiqlite.v1.Argument.value:type_name -> hiqlite.v1.Value
 	6,  // 1: hiqlite.v1.Statement.args:type_name -> hiqlite.v1.Argument
 	7,  // 2: hiqlite.v1.ExecuteRequest.statements:type_name -> hiqlite.v1.Statement
-	8,  // 3: hiqlite.v1.ExecuteResponse.results:type_name -> hiqlite.v1.Result
-	7,  // 4: hiqlite.v1.QueryRequest.statement:type_name -> hiqlite.v1.Statement
-	0,  // 5: hiqlite.v1.QueryRequest.consistency:type_name -> hiqlite.v1.Consistency
-	9,  // 6: hiqlite.v1.QueryResponse.columns:type_name -> hiqlite.v1.Column
-	15, // 7: hiqlite.v1.QueryResponse.rows:type_name -> hiqlite.v1.Row
-	5,  // 8: hiqlite.v1.Row.values:type_name -> hiqlite.v1.Value
-	1,  // 9: hiqlite.v1.Error.reasons:type_name -> hiqlite.v1.Reason
-	17, // 10: hiqlite.v1.Error.sql:type_name -> hiqlite.v1.SQLError
-	20, // 11: hiqlite.v1.SessionRequests.requests:type_name -> hiqlite.v1.SessionRequest
-	34, // 12: hiqlite.v1.SessionResponses.responses:type_name -> hiqlite.v1.SessionResponse
-	0,  // 13: hiqlite.v1.SessionRequest.consistency:type_name -> hiqlite.v1.Consistency
-	10, // 14: hiqlite.v1.SessionRequest.seen:type_name -> hiqlite.v1.Seen
-	62, // 15: hiqlite.v1.SessionRequest.origin:type_name -> hiqlite.v1.Origin
-	21, // 16: hiqlite.v1.SessionRequest.open:type_name -> hiqlite.v1.Open
-	7,  // 17: hiqlite.v1.SessionRequest.exec:type_name -> hiqlite.v1.Statement
-	7,  // 18: hiqlite.v1.SessionRequest.query:type_name -> hiqlite.v1.Statement
-	23, // 19: hiqlite.v1.SessionRequest.fetch:type_name -> hiqlite.v1.Fetch
-	24, // 20: hiqlite.v1.SessionRequest.close_rows:type_name -> hiqlite.v1.CloseRows
-	25, // 21: hiqlite.v1.SessionRequest.prepare:type_name -> hiqlite.v1.Prepare
-	26, // 22: hiqlite.v1.SessionRequest.begin:type_name -> hiqlite.v1.Begin
-	27, // 23: hiqlite.v1.SessionRequest.commit:type_name -> hiqlite.v1.Commit
-	28, // 24: hiqlite.v1.SessionRequest.rollback:type_name -> hiqlite.v1.Rollback
-	32, // 25: hiqlite.v1.SessionRequest.batch:type_name -> hiqlite.v1.Batch
-	29, // 26: hiqlite.v1.SessionRequest.ping:type_name -> hiqlite.v1.Ping
-	33, // 27: hiqlite.v1.SessionRequest.cancel:type_name -> hiqlite.v1.Cancel
-	31, // 28: hiqlite.v1.SessionRequest.reset:type_name -> hiqlite.v1.Reset
-	30, // 29: hiqlite.v1.SessionRequest.close_session:type_name -> hiqlite.v1.CloseSession
-	0,  // 30: hiqlite.v1.Open.consistency:type_name -> hiqlite.v1.Consistency
-	22, // 31: hiqlite.v1.Open.restore:type_name -> hiqlite.v1.State
-	81, // 32: hiqlite.v1.State.pragmas:type_name -> hiqlite.v1.State.PragmasEntry
-	7,  // 33: hiqlite.v1.Batch.statements:type_name -> hiqlite.v1.Statement
-	16, // 34: hiqlite.v1.SessionResponse.error:type_name -> hiqlite.v1.Error
-	22, // 35: hiqlite.v1.SessionResponse.state:type_name -> hiqlite.v1.State
-	10, // 36: hiqlite.v1.SessionResponse.seen:type_name -> hiqlite.v1.Seen
-	35, // 37: hiqlite.v1.SessionResponse.opened:type_name -> hiqlite.v1.Opened
-	8,  // 38: hiqlite.v1.SessionResponse.result:type_name -> hiqlite.v1.Result
-	37, // 39: hiqlite.v1.SessionResponse.rows:type_name -> hiqlite.v1.Rows
-	36, // 40: hiqlite.v1.SessionResponse.prepared:type_name -> hiqlite.v1.Prepared
-	12, // 41: hiqlite.v1.SessionResponse.batch:type_name -> hiqlite.v1.ExecuteResponse
-	38, // 42: hiqlite.v1.SessionResponse.closing:type_name -> hiqlite.v1.Closing
-	2,  // 43: hiqlite.v1.Prepared.kind:type_name -> hiqlite.v1.Prepared.Kind
-	9,  // 44: hiqlite.v1.Rows.columns:type_name -> hiqlite.v1.Column
-	0,  // 45: hiqlite.v1.GetRequest.consistency:type_name -> hiqlite.v1.Consistency
-	10, // 46: hiqlite.v1.GetRequest.seen:type_name -> hiqlite.v1.Seen
-	0,  // 47: hiqlite.v1.ListRequest.consistency:type_name -> hiqlite.v1.Consistency
-	10, // 48: hiqlite.v1.ListRequest.seen:type_name -> hiqlite.v1.Seen
-	47, // 49: hiqlite.v1.ListResponse.entries:type_name -> hiqlite.v1.Entry
-	0,  // 50: hiqlite.v1.CounterRequest.consistency:type_name -> hiqlite.v1.Consistency
-	10, // 51: hiqlite.v1.CounterRequest.seen:type_name -> hiqlite.v1.Seen
-	10, // 52: hiqlite.v1.WatchRequest.seen:type_name -> hiqlite.v1.Seen
-	54, // 53: hiqlite.v1.WatchResponse.event:type_name -> hiqlite.v1.Event
-	10, // 54: hiqlite.v1.WatchResponse.seen:type_name -> hiqlite.v1.Seen
-	3,  // 55: hiqlite.v1.Event.kind:type_name -> hiqlite.v1.Event.Kind
-	10, // 56: hiqlite.v1.ListenRequest.seen:type_name -> hiqlite.v1.Seen
-	59, // 57: hiqlite.v1.ListenResponse.message:type_name -> hiqlite.v1.Message
-	10, // 58: hiqlite.v1.ListenResponse.seen:type_name -> hiqlite.v1.Seen
-	4,  // 59: hiqlite.v1.DoRequest.shard:type_name -> hiqlite.v1.DoRequest.Shard
-	10, // 60: hiqlite.v1.DoRequest.seen:type_name -> hiqlite.v1.Seen
-	10, // 61: hiqlite.v1.DoResponse.seen:type_name -> hiqlite.v1.Seen
-	62, // 62: hiqlite.v1.CommitOutcomeRequest.origin:type_name -> hiqlite.v1.Origin
-	10, // 63: hiqlite.v1.CommitOutcomeResponse.seen:type_name -> hiqlite.v1.Seen
-	10, // 64: hiqlite.v1.CatchUpResponse.seen:type_name -> hiqlite.v1.Seen
-	75, // 65: hiqlite.v1.StatusResponse.members:type_name -> hiqlite.v1.Member
-	76, // 66: hiqlite.v1.StatusResponse.shards:type_name -> hiqlite.v1.ShardStatus
-	10, // 67: hiqlite.v1.ReadyResponse.seen:type_name -> hiqlite.v1.Seen
-	11, // 68: hiqlite.v1.Database.Execute:input_type -> hiqlite.v1.ExecuteRequest
-	13, // 69: hiqlite.v1.Database.Query:input_type -> hiqlite.v1.QueryRequest
-	18, // 70: hiqlite.v1.Database.Session:input_type -> hiqlite.v1.SessionRequests
-	39, // 71: hiqlite.v1.KV.Get:input_type -> hiqlite.v1.GetRequest
-	41, // 72: hiqlite.v1.KV.Put:input_type -> hiqlite.v1.PutRequest
-	43, // 73: hiqlite.v1.KV.Delete:input_type -> hiqlite.v1.DeleteRequest
-	45, // 74: hiqlite.v1.KV.List:input_type -> hiqlite.v1.ListRequest
-	48, // 75: hiqlite.v1.KV.Counter:input_type -> hiqlite.v1.CounterRequest
-	50, // 76: hiqlite.v1.KV.Add:input_type -> hiqlite.v1.AddRequest
-	52, // 77: hiqlite.v1.KV.Watch:input_type -> hiqlite.v1.WatchRequest
-	55, // 78: hiqlite.v1.PubSub.Notify:input_type -> hiqlite.v1.NotifyRequest
-	57, // 79: hiqlite.v1.PubSub.Listen:input_type -> hiqlite.v1.ListenRequest
-	60, // 80: hiqlite.v1.Shards.Do:input_type -> hiqlite.v1.DoRequest
-	67, // 81: hiqlite.v1.Shards.Await:input_type -> hiqlite.v1.AwaitRequest
-	69, // 82: hiqlite.v1.Shards.CatchUp:input_type -> hiqlite.v1.CatchUpRequest
-	71, // 83: hiqlite.v1.Shards.QueueLen:input_type -> hiqlite.v1.QueueLenRequest
-	63, // 84: hiqlite.v1.Shards.OpenSession:input_type -> hiqlite.v1.OpenSessionRequest
-	65, // 85: hiqlite.v1.Shards.CommitOutcome:input_type -> hiqlite.v1.CommitOutcomeRequest
-	45, // 86: hiqlite.v1.Shards.Entries:input_type -> hiqlite.v1.ListRequest
-	73, // 87: hiqlite.v1.Cluster.Status:input_type -> hiqlite.v1.StatusRequest
-	77, // 88: hiqlite.v1.Cluster.Hash:input_type -> hiqlite.v1.HashRequest
-	79, // 89: hiqlite.v1.Cluster.Ready:input_type -> hiqlite.v1.ReadyRequest
-	12, // 90: hiqlite.v1.Database.Execute:output_type -> hiqlite.v1.ExecuteResponse
-	14, // 91: hiqlite.v1.Database.Query:output_type -> hiqlite.v1.QueryResponse
-	19, // 92: hiqlite.v1.Database.Session:output_type -> hiqlite.v1.SessionResponses
-	40, // 93: hiqlite.v1.KV.Get:output_type -> hiqlite.v1.GetResponse
-	42, // 94: hiqlite.v1.KV.Put:output_type -> hiqlite.v1.PutResponse
-	44, // 95: hiqlite.v1.KV.Delete:output_type -> hiqlite.v1.DeleteResponse
-	46, // 96: hiqlite.v1.KV.List:output_type -> hiqlite.v1.ListResponse
-	49, // 97: hiqlite.v1.KV.Counter:output_type -> hiqlite.v1.CounterResponse
-	51, // 98: hiqlite.v1.KV.Add:output_type -> hiqlite.v1.AddResponse
-	53, // 99: hiqlite.v1.KV.Watch:output_type -> hiqlite.v1.WatchResponse
-	56, // 100: hiqlite.v1.PubSub.Notify:output_type -> hiqlite.v1.NotifyResponse
-	58, // 101: hiqlite.v1.PubSub.Listen:output_type -> hiqlite.v1.ListenResponse
-	61, // 102: hiqlite.v1.Shards.Do:output_type -> hiqlite.v1.DoResponse
-	68, // 103: hiqlite.v1.Shards.Await:output_type -> hiqlite.v1.AwaitResponse
-	70, // 104: hiqlite.v1.Shards.CatchUp:output_type -> hiqlite.v1.CatchUpResponse
-	72, // 105: hiqlite.v1.Shards.QueueLen:output_type -> hiqlite.v1.QueueLenResponse
-	64, // 106: hiqlite.v1.Shards.OpenSession:output_type -> hiqlite.v1.OpenSessionResponse
-	66, // 107: hiqlite.v1.Shards.CommitOutcome:output_type -> hiqlite.v1.CommitOutcomeResponse
-	46, // 108: hiqlite.v1.Shards.Entries:output_type -> hiqlite.v1.ListResponse
-	74, // 109: hiqlite.v1.Cluster.Status:output_type -> hiqlite.v1.StatusResponse
-	78, // 110: hiqlite.v1.Cluster.Hash:output_type -> hiqlite.v1.HashResponse
-	80, // 111: hiqlite.v1.Cluster.Ready:output_type -> hiqlite.v1.ReadyResponse
-	90, // [90:112] is the sub-list for method output_type
-	68, // [68:90] is the sub-list for method input_type
-	68, // [68:68] is the sub-list for extension type_name
-	68, // [68:68] is the sub-list for extension extendee
-	0,  // [0:68] is the sub-list for field type_name
+	62, // 3: hiqlite.v1.ExecuteRequest.origin:type_name -> hiqlite.v1.Origin
+	8,  // 4: hiqlite.v1.ExecuteResponse.results:type_name -> hiqlite.v1.Result
+	7,  // 5: hiqlite.v1.QueryRequest.statement:type_name -> hiqlite.v1.Statement
+	0,  // 6: hiqlite.v1.QueryRequest.consistency:type_name -> hiqlite.v1.Consistency
+	9,  // 7: hiqlite.v1.QueryResponse.columns:type_name -> hiqlite.v1.Column
+	15, // 8: hiqlite.v1.QueryResponse.rows:type_name -> hiqlite.v1.Row
+	5,  // 9: hiqlite.v1.Row.values:type_name -> hiqlite.v1.Value
+	1,  // 10: hiqlite.v1.Error.reasons:type_name -> hiqlite.v1.Reason
+	17, // 11: hiqlite.v1.Error.sql:type_name -> hiqlite.v1.SQLError
+	20, // 12: hiqlite.v1.SessionRequests.requests:type_name -> hiqlite.v1.SessionRequest
+	34, // 13: hiqlite.v1.SessionResponses.responses:type_name -> hiqlite.v1.SessionResponse
+	0,  // 14: hiqlite.v1.SessionRequest.consistency:type_name -> hiqlite.v1.Consistency
+	10, // 15: hiqlite.v1.SessionRequest.seen:type_name -> hiqlite.v1.Seen
+	62, // 16: hiqlite.v1.SessionRequest.origin:type_name -> hiqlite.v1.Origin
+	21, // 17: hiqlite.v1.SessionRequest.open:type_name -> hiqlite.v1.Open
+	7,  // 18: hiqlite.v1.SessionRequest.exec:type_name -> hiqlite.v1.Statement
+	7,  // 19: hiqlite.v1.SessionRequest.query:type_name -> hiqlite.v1.Statement
+	23, // 20: hiqlite.v1.SessionRequest.fetch:type_name -> hiqlite.v1.Fetch
+	24, // 21: hiqlite.v1.SessionRequest.close_rows:type_name -> hiqlite.v1.CloseRows
+	25, // 22: hiqlite.v1.SessionRequest.prepare:type_name -> hiqlite.v1.Prepare
+	26, // 23: hiqlite.v1.SessionRequest.begin:type_name -> hiqlite.v1.Begin
+	27, // 24: hiqlite.v1.SessionRequest.commit:type_name -> hiqlite.v1.Commit
+	28, // 25: hiqlite.v1.SessionRequest.rollback:type_name -> hiqlite.v1.Rollback
+	32, // 26: hiqlite.v1.SessionRequest.batch:type_name -> hiqlite.v1.Batch
+	29, // 27: hiqlite.v1.SessionRequest.ping:type_name -> hiqlite.v1.Ping
+	33, // 28: hiqlite.v1.SessionRequest.cancel:type_name -> hiqlite.v1.Cancel
+	31, // 29: hiqlite.v1.SessionRequest.reset:type_name -> hiqlite.v1.Reset
+	30, // 30: hiqlite.v1.SessionRequest.close_session:type_name -> hiqlite.v1.CloseSession
+	0,  // 31: hiqlite.v1.Open.consistency:type_name -> hiqlite.v1.Consistency
+	22, // 32: hiqlite.v1.Open.restore:type_name -> hiqlite.v1.State
+	81, // 33: hiqlite.v1.State.pragmas:type_name -> hiqlite.v1.State.PragmasEntry
+	7,  // 34: hiqlite.v1.Batch.statements:type_name -> hiqlite.v1.Statement
+	16, // 35: hiqlite.v1.SessionResponse.error:type_name -> hiqlite.v1.Error
+	22, // 36: hiqlite.v1.SessionResponse.state:type_name -> hiqlite.v1.State
+	10, // 37: hiqlite.v1.SessionResponse.seen:type_name -> hiqlite.v1.Seen
+	35, // 38: hiqlite.v1.SessionResponse.opened:type_name -> hiqlite.v1.Opened
+	8,  // 39: hiqlite.v1.SessionResponse.result:type_name -> hiqlite.v1.Result
+	37, // 40: hiqlite.v1.SessionResponse.rows:type_name -> hiqlite.v1.Rows
+	36, // 41: hiqlite.v1.SessionResponse.prepared:type_name -> hiqlite.v1.Prepared
+	12, // 42: hiqlite.v1.SessionResponse.batch:type_name -> hiqlite.v1.ExecuteResponse
+	38, // 43: hiqlite.v1.SessionResponse.closing:type_name -> hiqlite.v1.Closing
+	2,  // 44: hiqlite.v1.Prepared.kind:type_name -> hiqlite.v1.Prepared.Kind
+	9,  // 45: hiqlite.v1.Rows.columns:type_name -> hiqlite.v1.Column
+	0,  // 46: hiqlite.v1.GetRequest.consistency:type_name -> hiqlite.v1.Consistency
+	10, // 47: hiqlite.v1.GetRequest.seen:type_name -> hiqlite.v1.Seen
+	0,  // 48: hiqlite.v1.ListRequest.consistency:type_name -> hiqlite.v1.Consistency
+	10, // 49: hiqlite.v1.ListRequest.seen:type_name -> hiqlite.v1.Seen
+	47, // 50: hiqlite.v1.ListResponse.entries:type_name -> hiqlite.v1.Entry
+	0,  // 51: hiqlite.v1.CounterRequest.consistency:type_name -> hiqlite.v1.Consistency
+	10, // 52: hiqlite.v1.CounterRequest.seen:type_name -> hiqlite.v1.Seen
+	10, // 53: hiqlite.v1.WatchRequest.seen:type_name -> hiqlite.v1.Seen
+	54, // 54: hiqlite.v1.WatchResponse.event:type_name -> hiqlite.v1.Event
+	10, // 55: hiqlite.v1.WatchResponse.seen:type_name -> hiqlite.v1.Seen
+	3,  // 56: hiqlite.v1.Event.kind:type_name -> hiqlite.v1.Event.Kind
+	10, // 57: hiqlite.v1.ListenRequest.seen:type_name -> hiqlite.v1.Seen
+	59, // 58: hiqlite.v1.ListenResponse.message:type_name -> hiqlite.v1.Message
+	10, // 59: hiqlite.v1.ListenResponse.seen:type_name -> hiqlite.v1.Seen
+	4,  // 60: hiqlite.v1.DoRequest.shard:type_name -> hiqlite.v1.DoRequest.Shard
+	10, // 61: hiqlite.v1.DoRequest.seen:type_name -> hiqlite.v1.Seen
+	10, // 62: hiqlite.v1.DoResponse.seen:type_name -> hiqlite.v1.Seen
+	62, // 63: hiqlite.v1.CommitOutcomeRequest.origin:type_name -> hiqlite.v1.Origin
+	10, // 64: hiqlite.v1.CommitOutcomeResponse.seen:type_name -> hiqlite.v1.Seen
+	10, // 65: hiqlite.v1.CatchUpResponse.seen:type_name -> hiqlite.v1.Seen
+	75, // 66: hiqlite.v1.StatusResponse.members:type_name -> hiqlite.v1.Member
+	76, // 67: hiqlite.v1.StatusResponse.shards:type_name -> hiqlite.v1.ShardStatus
+	10, // 68: hiqlite.v1.ReadyResponse.seen:type_name -> hiqlite.v1.Seen
+	11, // 69: hiqlite.v1.Database.Execute:input_type -> hiqlite.v1.ExecuteRequest
+	13, // 70: hiqlite.v1.Database.Query:input_type -> hiqlite.v1.QueryRequest
+	18, // 71: hiqlite.v1.Database.Session:input_type -> hiqlite.v1.SessionRequests
+	39, // 72: hiqlite.v1.KV.Get:input_type -> hiqlite.v1.GetRequest
+	41, // 73: hiqlite.v1.KV.Put:input_type -> hiqlite.v1.PutRequest
+	43, // 74: hiqlite.v1.KV.Delete:input_type -> hiqlite.v1.DeleteRequest
+	45, // 75: hiqlite.v1.KV.List:input_type -> hiqlite.v1.ListRequest
+	48, // 76: hiqlite.v1.KV.Counter:input_type -> hiqlite.v1.CounterRequest
+	50, // 77: hiqlite.v1.KV.Add:input_type -> hiqlite.v1.AddRequest
+	52, // 78: hiqlite.v1.KV.Watch:input_type -> hiqlite.v1.WatchRequest
+	55, // 79: hiqlite.v1.PubSub.Notify:input_type -> hiqlite.v1.NotifyRequest
+	57, // 80: hiqlite.v1.PubSub.Listen:input_type -> hiqlite.v1.ListenRequest
+	60, // 81: hiqlite.v1.Shards.Do:input_type -> hiqlite.v1.DoRequest
+	67, // 82: hiqlite.v1.Shards.Await:input_type -> hiqlite.v1.AwaitRequest
+	69, // 83: hiqlite.v1.Shards.CatchUp:input_type -> hiqlite.v1.CatchUpRequest
+	71, // 84: hiqlite.v1.Shards.QueueLen:input_type -> hiqlite.v1.QueueLenRequest
+	63, // 85: hiqlite.v1.Shards.OpenSession:input_type -> hiqlite.v1.OpenSessionRequest
+	65, // 86: hiqlite.v1.Shards.CommitOutcome:input_type -> hiqlite.v1.CommitOutcomeRequest
+	45, // 87: hiqlite.v1.Shards.Entries:input_type -> hiqlite.v1.ListRequest
+	73, // 88: hiqlite.v1.Cluster.Status:input_type -> hiqlite.v1.StatusRequest
+	77, // 89: hiqlite.v1.Cluster.Hash:input_type -> hiqlite.v1.HashRequest
+	79, // 90: hiqlite.v1.Cluster.Ready:input_type -> hiqlite.v1.ReadyRequest
+	12, // 91: hiqlite.v1.Database.Execute:output_type -> hiqlite.v1.ExecuteResponse
+	14, // 92: hiqlite.v1.Database.Query:output_type -> hiqlite.v1.QueryResponse
+	19, // 93: hiqlite.v1.Database.Session:output_type -> hiqlite.v1.SessionResponses
+	40, // 94: hiqlite.v1.KV.Get:output_type -> hiqlite.v1.GetResponse
+	42, // 95: hiqlite.v1.KV.Put:output_type -> hiqlite.v1.PutResponse
+	44, // 96: hiqlite.v1.KV.Delete:output_type -> hiqlite.v1.DeleteResponse
+	46, // 97: hiqlite.v1.KV.List:output_type -> hiqlite.v1.ListResponse
+	49, // 98: hiqlite.v1.KV.Counter:output_type -> hiqlite.v1.CounterResponse
+	51, // 99: hiqlite.v1.KV.Add:output_type -> hiqlite.v1.AddResponse
+	53, // 100: hiqlite.v1.KV.Watch:output_type -> hiqlite.v1.WatchResponse
+	56, // 101: hiqlite.v1.PubSub.Notify:output_type -> hiqlite.v1.NotifyResponse
+	58, // 102: hiqlite.v1.PubSub.Listen:output_type -> hiqlite.v1.ListenResponse
+	61, // 103: hiqlite.v1.Shards.Do:output_type -> hiqlite.v1.DoResponse
+	68, // 104: hiqlite.v1.Shards.Await:output_type -> hiqlite.v1.AwaitResponse
+	70, // 105: hiqlite.v1.Shards.CatchUp:output_type -> hiqlite.v1.CatchUpResponse
+	72, // 106: hiqlite.v1.Shards.QueueLen:output_type -> hiqlite.v1.QueueLenResponse
+	64, // 107: hiqlite.v1.Shards.OpenSession:output_type -> hiqlite.v1.OpenSessionResponse
+	66, // 108: hiqlite.v1.Shards.CommitOutcome:output_type -> hiqlite.v1.CommitOutcomeResponse
+	46, // 109: hiqlite.v1.Shards.Entries:output_type -> hiqlite.v1.ListResponse
+	74, // 110: hiqlite.v1.Cluster.Status:output_type -> hiqlite.v1.StatusResponse
+	78, // 111: hiqlite.v1.Cluster.Hash:output_type -> hiqlite.v1.HashResponse
+	80, // 112: hiqlite.v1.Cluster.Ready:output_type -> hiqlite.v1.ReadyResponse
+	91, // [91:113] is the sub-list for method output_type
+	69, // [69:91] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_hiqlite_v1_hiqlite_proto_init() }
