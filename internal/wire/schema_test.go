@@ -265,6 +265,15 @@ func TestStatesFollowTheSchema(t *testing.T) {
 			}
 			got.Sessions = append(got.Sessions, session)
 		}
+		var group []byte
+		for i := range want.Sessions {
+			group = AppendGroupedSession(group, &want.Sessions[i])
+		}
+		for i, s := range parse(t, messages.ByName("SessionGroup"), group).list("sessions") {
+			if s.uint("id") != want.Sessions[i].ID || len(s.list("results")) != len(want.Sessions[i].Results) {
+				t.Fatalf("session %d of a group is %v under the schema", i, s)
+			}
+		}
 		// Compare the encodings, because TestStatesRoundTrip shows that they lose nothing.
 		if !bytes.Equal(AppendState(nil, got), b) {
 			t.Fatalf("%+v is %+v under the schema", want, got)

@@ -58,6 +58,27 @@ func appendResults[R any](b []byte, field protowire.Number, results []R, appendR
 	return b
 }
 
+// AppendGroupedSession appends s to an encoded SessionGroup.
+func AppendGroupedSession(b []byte, s *Session[Result]) []byte {
+	b, at := openMessage(b, 1)
+	b = AppendSession(b, s)
+	return closeMessage(b, at)
+}
+
+// DecodeSessionGroup decodes a SessionGroup, keeping nothing of b.
+func DecodeSessionGroup(b []byte) (group []Session[Result], err error) {
+	return group, fields(b, func(f protowire.Number, _ uint64, data []byte) error {
+		if f != 1 {
+			return nil
+		}
+		s, err := DecodeSession(data)
+		if err == nil {
+			group = append(group, *s)
+		}
+		return err
+	})
+}
+
 // DecodeSession decodes what AppendSession wrote, keeping nothing of b.
 func DecodeSession(b []byte) (*Session[Result], error) {
 	s := new(Session[Result])

@@ -154,6 +154,24 @@ func TestGoldenEntryInFlightWithOthers(t *testing.T) {
 	}
 }
 
+func TestGoldenSessionGroup(t *testing.T) {
+	group := []Session[Result]{{ID: 7, Sequence: 8, LastUsed: 9, Results: []Result{{Statements: []StatementResult{{RowsAffected: 1, LastInsertID: 2}}}}}, {ID: 300, LastUsed: 9}}
+	var got []byte
+	for i := range group {
+		got = AppendGroupedSession(got, &group[i])
+	}
+	want := golden(t, "session-group", got)
+	if !bytes.Equal(got, want) {
+		t.Errorf("the group is written differently than before:\n%x\n%x", got, want)
+	}
+	if decoded, err := DecodeSessionGroup(want); err != nil || !reflect.DeepEqual(decoded, group) {
+		t.Errorf("decoded %+v, %v", decoded, err)
+	}
+	if _, err := DecodeSessionGroup(want[:len(want)-1]); err == nil {
+		t.Error("half a group was decoded")
+	}
+}
+
 func TestGoldenSessionOfSeveralEntriesInFlight(t *testing.T) {
 	session := &Session[Result]{ID: 7, Sequence: 8, LastUsed: 9, Results: []Result{{}}, Earlier: [][]Result{{{RowsDropped: true}, {}}, nil}}
 	got := AppendSession(nil, session)

@@ -12,13 +12,15 @@ import (
 )
 
 // The meta table is written in the same transaction as the rows of a batch. Row 0 has the
-// applied index, the clock and the lease; rows with positive ids have the sessions, and
-// rows with negative ids the waiters of the lease queue.
+// applied index, the clock and the lease; rows with positive ids have sessions, and rows
+// with negative ids the waiters of the lease queue. Rows whose ids are below those of
+// waiters have groups of sessions; see sessionrows.go.
 
 // metaStatements writes the meta table.
 type metaStatements struct {
 	conn        *sqlite.Conn
 	put, remove *sqlite.Stmt
+	rows        sessionRows
 	buf         []byte
 }
 
@@ -51,18 +53,8 @@ func (m *metaStatements) save(state *wire.State, s *statemachine.Sessions[wire.R
 	if err := m.write(0, m.buf); err != nil {
 		return err
 	}
-	for _, id := range s.Unsaved() {
-		session := s.Get(id)
-		if session == nil {
-			if err := m.run(m.remove, wire.IntegerValue(int64(id))); err != nil {
-				return err
-			}
-			continue
-		}
-		m.buf = wire.AppendSession(m.buf[:0], session)
-		if err := m.write(int64(id), m.buf); err != nil {
-			return err
-		}
+	if err := m.saveSessions(s); err != nil {
+		return err
 	}
 	return m.saveWaiters(l)
 }
@@ -104,16 +96,18 @@ func (m *metaStatements) run(s *sqlite.Stmt, values ...wire.Value) error {
 	return s.Run()
 }
 
-// loadState reads the meta table.
-func loadState(conn *sqlite.Conn) (*wire.State, error) {
-	defer conn.AsOwner(true)()
-	s, _, err := conn.Prepare("SELECT id, state FROM "+sqlite.MetaTable+" ORDER BY id", false)
+// load reads the meta table.
+func (m *metaStatements) load() (*wire.State, error) {
+	m.rows = newSessionRows()
+	defer m.conn.AsOwner(true)()
+	s, _, err := m.conn.Prepare("SELECT id, state FROM "+sqlite.MetaTable+" ORDER BY id", false)
 	if err != nil {
 		return nil, err
 	}
 	defer s.Close()
 	state := new(wire.State)
 	var waiters []wire.Waiter
+	var sessions []wire.Session[wire.Result]
 	for {
 		row, err := s.Step()
 		if err != nil {
@@ -121,13 +115,20 @@ func loadState(conn *sqlite.Conn) (*wire.State, error) {
 		}
 		if !row {
 			slices.Reverse(waiters)
-			state.Waiters = waiters
+			state.Waiters, state.Sessions = waiters, sessions
 			return state, nil
 		}
 		id := s.Int(0)
 		switch {
 		case id == 0:
 			state, err = wire.DecodeState(s.Bytes(1))
+		case id <= lastGroup:
+			var group []wire.Session[wire.Result]
+			group, err = wire.DecodeSessionGroup(s.Bytes(1))
+			for i := range group {
+				m.rows.loaded(&group[i], true)
+			}
+			sessions = append(sessions, group...)
 		case id < 0: // the last waiter comes first
 			var w *wire.Waiter
 			if w, err = wire.DecodeWaiter(s.Bytes(1)); err == nil {
@@ -136,7 +137,8 @@ func loadState(conn *sqlite.Conn) (*wire.State, error) {
 		default:
 			var session *wire.Session[wire.Result]
 			if session, err = wire.DecodeSession(s.Bytes(1)); err == nil {
-				state.Sessions = append(state.Sessions, *session)
+				m.rows.loaded(session, false)
+				sessions = append(sessions, *session)
 			}
 		}
 		if err != nil {

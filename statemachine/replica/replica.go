@@ -193,7 +193,7 @@ func (r *SQL) switchDatabase(path string) error {
 	if err := r.connect(path); err != nil {
 		return err
 	}
-	inSQLite, err := loadState(r.conn)
+	inSQLite, err := r.meta.load()
 	state := inSQLite
 	if err == nil {
 		state, err = r.storage.newerState(inSQLite)
