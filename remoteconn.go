@@ -81,7 +81,7 @@ func (c *remoteConn) update(answer *apiv1.SessionResponse) {
 	if answer.State == nil {
 		return
 	}
-	next := protocol.ConnState(answer.State)
+	next := protocol.ConnState(answer.State, c.state)
 	if next.InTransaction && !c.state.InTransaction {
 		c.beforeTx = c.state
 	}
@@ -155,7 +155,7 @@ func (c *remoteConn) call(ctx context.Context, r *apiv1.SessionRequest, after ag
 // mayMove reports whether a request failed because its node is closing, and can be sent
 // to another node: because it was not executed, or is applied once.
 func (c *remoteConn) mayMove(ctx context.Context, r *apiv1.SessionRequest, failure error) bool {
-	if c.state.InTransaction || c.state.HasTemp || c.tx != nil || !remote.GoingAway(ctx, failure) {
+	if failure == nil || c.state.InTransaction || c.state.HasTemp || c.tx != nil || !remote.GoingAway(ctx, failure) {
 		return false
 	}
 	return !errors.Is(failure, ErrOutcomeUnknown) || r.Origin != nil && r.GetCommit() == nil && !isScript(r)
@@ -304,7 +304,7 @@ func (c *remoteConn) ExecContext(ctx context.Context, query string, args []drive
 	if err := ctx.Err(); err != nil && (!c.state.InTransaction && c.lostTx == nil) {
 		return nil, err
 	}
-	r := &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Exec{Exec: protocol.Statement(query, values)}}
+	r := protocol.ExecRequest(query, values)
 	answer, err := c.statement(ctx, query, r)
 	if err != nil {
 		return nil, err
@@ -322,7 +322,7 @@ func (c *remoteConn) QueryContext(ctx context.Context, query string, args []driv
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r := &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Query{Query: protocol.Statement(query, values)}}
+	r := protocol.QueryRequest(query, values)
 	answer, err := c.statement(ctx, query, r)
 	if answer.GetRows() == nil {
 		return nil, err
@@ -587,6 +587,9 @@ func (s *remoteStmt) Query(args []driver.Value) (driver.Rows, error) {
 // remoteError turns an error of the client into an error for the program: the same one
 // that an embedded node returns.
 func remoteError(err error) error {
+	if err == nil {
+		return nil
+	}
 	var e *protocol.Error
 	if !errors.As(err, &e) {
 		return sqlError(err)

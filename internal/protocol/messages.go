@@ -121,6 +121,7 @@ func appendState(b []byte, field protowire.Number, s *apiv1.State) []byte {
 	b = appendUint(b, 5, protowire.EncodeZigZag(s.LastInsertId))
 	b = appendUint(b, 6, protowire.EncodeBool(s.InTransaction))
 	b = appendUint(b, 7, protowire.EncodeBool(s.HasTemp))
+	b = appendUint(b, 8, protowire.EncodeBool(s.SamePragmas))
 	return closeMessage(b, at)
 }
 
@@ -263,9 +264,9 @@ func (d *Decoder) Responses(b []byte, f func(*apiv1.SessionResponse)) error {
 	})
 }
 
-// A decodedRequest is a request with all that the request of a statement consists of, so
+// A statementRequest is a request with all that the request of a statement consists of, so
 // that it takes one allocation.
-type decodedRequest struct {
+type statementRequest struct {
 	request   apiv1.SessionRequest
 	seen      apiv1.Seen
 	origin    apiv1.Origin
@@ -275,7 +276,7 @@ type decodedRequest struct {
 }
 
 func (d *Decoder) request(b []byte) (*apiv1.SessionRequest, error) {
-	all := new(decodedRequest)
+	all := new(statementRequest)
 	r := &all.request
 	return r, each(b, func(field protowire.Number, kind protowire.Type, v uint64, data []byte) error {
 		switch {
@@ -470,6 +471,8 @@ func decodeState(s *apiv1.State, b []byte) error {
 			s.InTransaction = v != 0
 		case field == 7:
 			s.HasTemp = v != 0
+		case field == 8:
+			s.SamePragmas = v != 0
 		}
 		return nil
 	})

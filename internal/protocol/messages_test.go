@@ -27,7 +27,7 @@ var sampleRequests = []*apiv1.SessionRequest{
 var sampleResponses = []*apiv1.SessionResponse{
 	{},
 	{Session: 1, Id: 2, Seen: &apiv1.Seen{Sql: 3, Kv: 4}, Response: &apiv1.SessionResponse_Opened{Opened: &apiv1.Opened{Node: 1, Leader: "a:1"}}},
-	{Session: 1, Id: 3, State: &apiv1.State{Settings: 9, Pragmas: map[string]int64{"cache_size": -2000}, Changes: -1, TotalChanges: 5, LastInsertId: math.MinInt64, InTransaction: true, HasTemp: true},
+	{Session: 1, Id: 3, State: &apiv1.State{Settings: 9, Pragmas: map[string]int64{"cache_size": -2000}, Changes: -1, TotalChanges: 5, LastInsertId: math.MinInt64, InTransaction: true, HasTemp: true, SamePragmas: true},
 		Response: &apiv1.SessionResponse_Result{Result: &apiv1.Result{RowsAffected: 1, LastInsertId: math.MinInt64}}},
 	{State: &apiv1.State{}, Response: &apiv1.SessionResponse_Result{Result: &apiv1.Result{}}},
 	{Response: &apiv1.SessionResponse_Rows{Rows: &apiv1.Rows{Columns: []*apiv1.Column{{Name: "a", Type: "TEXT"}, {}}, Cells: make([]byte, 70_000), End: true, LastSet: true}}},
@@ -84,7 +84,7 @@ func TestMessageFields(t *testing.T) {
 	for _, x := range []struct {
 		message proto.Message
 		fields  int
-	}{{&apiv1.SessionRequest{}, 21}, {&apiv1.SessionResponse{}, 11}, {&apiv1.Statement{}, 4}, {&apiv1.Seen{}, 2}, {&apiv1.Origin{}, 2}, {&apiv1.State{}, 7}, {&apiv1.Result{}, 2}, {&apiv1.Rows{}, 5}, {&apiv1.Column{}, 2}} {
+	}{{&apiv1.SessionRequest{}, 21}, {&apiv1.SessionResponse{}, 11}, {&apiv1.Statement{}, 4}, {&apiv1.Seen{}, 2}, {&apiv1.Origin{}, 2}, {&apiv1.State{}, 8}, {&apiv1.Result{}, 2}, {&apiv1.Rows{}, 5}, {&apiv1.Column{}, 2}} {
 		if d := x.message.ProtoReflect().Descriptor(); d.Fields().Len() != x.fields {
 			t.Errorf("%s has %d fields: messages.go has to encode and decode the new ones", d.FullName(), d.Fields().Len())
 		}

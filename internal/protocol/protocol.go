@@ -93,9 +93,35 @@ func arguments(args []wire.Argument) []*apiv1.Argument {
 	return out
 }
 
+// ExecRequest returns the request to execute a statement.
+func ExecRequest(sql string, args []wire.Argument) *apiv1.SessionRequest {
+	all := newStatementRequest(sql, args)
+	all.exec.Exec, all.request.Request = &all.statement, &all.exec
+	return &all.request
+}
+
+// QueryRequest returns the request to execute a statement and return its rows.
+func QueryRequest(sql string, args []wire.Argument) *apiv1.SessionRequest {
+	all := newStatementRequest(sql, args)
+	all.query.Query, all.request.Request = &all.statement, &all.query
+	return &all.request
+}
+
+func newStatementRequest(sql string, args []wire.Argument) *statementRequest {
+	all := new(statementRequest)
+	all.request.Seen = &all.seen
+	setStatement(&all.statement, sql, args)
+	return all
+}
+
 // Statement encodes a statement.
 func Statement(sql string, args []wire.Argument) *apiv1.Statement {
 	s := new(apiv1.Statement)
+	setStatement(s, sql, args)
+	return s
+}
+
+func setStatement(s *apiv1.Statement, sql string, args []wire.Argument) {
 	if slices.ContainsFunc(args, func(a wire.Argument) bool { return a.Name != "" }) {
 		s.Args = arguments(args)
 	} else if len(args) > 0 {
@@ -109,7 +135,6 @@ func Statement(sql string, args []wire.Argument) *apiv1.Statement {
 	} else {
 		s.RawSql = []byte(sql)
 	}
-	return s
 }
 
 // appendWireCell is AppendCell for a value of the log.
@@ -163,7 +188,7 @@ func Arguments(s *apiv1.Statement) ([]driver.NamedValue, error) {
 	if len(s.GetArgs()) > 0 {
 		return nil, fmt.Errorf("%w: a statement has both args and cells", errCells)
 	}
-	var out []driver.NamedValue
+	out := make([]driver.NamedValue, 0, 4)
 	for len(cells) > 0 {
 		v, rest, err := NextCell(cells)
 		if err != nil {
@@ -227,6 +252,17 @@ func APIValue(v driver.Value) *apiv1.Value {
 	return &apiv1.Value{}
 }
 
+// NextState encodes the state of a connection whose last state the other side knows.
+func NextState(s, last connapi.State) *apiv1.State {
+	if maps.Equal(s.Pragmas, last.Pragmas) {
+		s.Pragmas = nil
+		out := State(s)
+		out.SamePragmas = true
+		return out
+	}
+	return State(s)
+}
+
 // State encodes the state of a connection.
 func State(s connapi.State) *apiv1.State {
 	return &apiv1.State{
@@ -235,10 +271,14 @@ func State(s connapi.State) *apiv1.State {
 	}
 }
 
-// ConnState decodes the state of a connection.
-func ConnState(s *apiv1.State) connapi.State {
+// ConnState decodes the state of a connection after one whose state was last.
+func ConnState(s *apiv1.State, last connapi.State) connapi.State {
+	pragmas := s.GetPragmas()
+	if s.GetSamePragmas() {
+		pragmas = last.Pragmas
+	}
 	return connapi.State{
-		Settings: wire.Settings(s.GetSettings()), Pragmas: maps.Clone(s.GetPragmas()),
+		Settings: wire.Settings(s.GetSettings()), Pragmas: pragmas,
 		Counters:      wire.ConnState{Changes: s.GetChanges(), TotalChanges: s.GetTotalChanges(), LastInsertID: s.GetLastInsertId()},
 		InTransaction: s.GetInTransaction(), HasTemp: s.GetHasTemp(),
 	}
@@ -273,7 +313,7 @@ func ConnConfig(o *apiv1.Open) connapi.Config {
 		Deferred: o.GetDeferred(), ForeignKeysOff: o.GetForeignKeysOff(), QueryOnly: o.GetQueryOnly(), Pragmas: o.GetPragmas(),
 	}
 	if o.GetRestore() != nil {
-		s := ConnState(o.GetRestore())
+		s := ConnState(o.GetRestore(), connapi.State{})
 		cfg.Restore = &s
 	}
 	return cfg
@@ -325,6 +365,14 @@ func Kind(k apiv1.Prepared_Kind) sqlite.Kind {
 
 // Seen encodes how far a client or server has seen.
 func Seen(s wire.Seen) *apiv1.Seen { return &apiv1.Seen{Sql: s.SQL, Kv: s.KV} }
+
+// SetSeen says in a request how far its client has seen.
+func SetSeen(r *apiv1.SessionRequest, s wire.Seen) {
+	if r.Seen == nil {
+		r.Seen = new(apiv1.Seen)
+	}
+	r.Seen.Sql, r.Seen.Kv = s.SQL, s.KV
+}
 
 // WireSeen decodes what Seen has encoded.
 func WireSeen(s *apiv1.Seen) wire.Seen { return wire.Seen{SQL: s.GetSql(), KV: s.GetKv()} }

@@ -33,6 +33,7 @@ type Session struct {
 	lastID  uint64     // guarded by sending
 
 	waiting atomic.Pointer[waiter] // of the request that Do waits for; nil: none
+	unused  *waiter                // for the next request; only the goroutine that calls Do uses it
 	finish  sync.Once
 	done    chan struct{} // closed when nothing more is received
 	// These are set before done is closed.
@@ -183,10 +184,11 @@ func (s *Session) DoEnded(ctx context.Context, r *apiv1.SessionRequest) (*apiv1.
 }
 
 func (s *Session) do(ctx context.Context, r *apiv1.SessionRequest) (*apiv1.SessionResponse, error) {
-	if seen := s.client.Seen(); seen.SQL != 0 || seen.KV != 0 {
-		r.Seen = protocol.Seen(seen)
+	protocol.SetSeen(r, s.client.Seen())
+	w := s.unused
+	if s.unused = nil; w == nil {
+		w = &waiter{answer: make(chan *apiv1.SessionResponse, 1)}
 	}
-	w := &waiter{answer: make(chan *apiv1.SessionResponse, 1)}
 	s.sending.Lock()
 	if s.Ended() {
 		s.sending.Unlock()
@@ -203,6 +205,7 @@ func (s *Session) do(ctx context.Context, r *apiv1.SessionRequest) (*apiv1.Sessi
 	}
 	select {
 	case answer := <-w.answer:
+		s.unused = w // nobody else has it any more
 		return answer, nil
 	case <-s.done:
 		return s.broken(w)

@@ -38,6 +38,7 @@ type session struct {
 	tx      driver.Tx         // of a Begin; nil: none
 	txID    uint64            // id of that request
 	sent    connapi.State     // the state that the client knows
+	reused  *reusedContext    // for the next request without a deadline; nil: there is none
 	last    uint64            // the last request that was executed
 
 	mu      sync.Mutex
@@ -154,6 +155,14 @@ func (x *session) sayClosing(reason string) error {
 	}})
 }
 
+// A reusedContext is the context of one request without a deadline after the other, until
+// one is canceled, or keeps it for a query or a transaction. A context for each request
+// would cost as much as decoding the request.
+type reusedContext struct {
+	context.Context
+	cancel context.CancelFunc
+}
+
 // requestContext returns the context of a request.
 func (x *session) requestContext(ctx context.Context, r *apiv1.SessionRequest) (context.Context, context.CancelFunc) {
 	ctx = withConsistency(ctx, r.Consistency)
@@ -162,6 +171,13 @@ func (x *session) requestContext(ctx context.Context, r *apiv1.SessionRequest) (
 	}
 	var cancel context.CancelFunc
 	switch {
+	case r.TimeoutUs == 0 && r.Consistency == 0 && !r.NotDeferred:
+		reused := x.reused
+		if x.reused = nil; reused == nil {
+			reused = new(reusedContext)
+			reused.Context, reused.cancel = context.WithCancel(ctx)
+		}
+		ctx, cancel = reused, reused.cancel
 	case r.TimeoutUs < 0:
 		ctx, cancel = context.WithCancel(ctx)
 		cancel()
@@ -183,6 +199,21 @@ func (x *session) requestContext(ctx context.Context, r *apiv1.SessionRequest) (
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		delete(x.cancels, r.Id)
+	}
+}
+
+// endRequest ends a request that does not keep its context.
+func (x *session) endRequest(id uint64, ctx context.Context, cancel context.CancelFunc) {
+	reused, ok := ctx.(*reusedContext)
+	if !ok {
+		cancel()
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.cancels, id)
+	if reused.Err() == nil {
+		x.reused = reused
 	}
 }
 
@@ -227,7 +258,7 @@ func (x *session) execute(stream context.Context, r *apiv1.SessionRequest) error
 		x.conn.SetOrigin(nil)
 	}
 	if !keep {
-		cancel()
+		x.endRequest(r.Id, ctx, cancel)
 	}
 	if errors.Is(err, errProtocol) {
 		return connect.NewError(connect.CodeInvalidArgument, err)
@@ -331,9 +362,13 @@ func (x *session) endTx() {
 // send sends a response, and the state if it has changed.
 func (x *session) send(answer *apiv1.SessionResponse) error {
 	if state := x.conn.State(); !protocol.SameState(state, x.sent) {
-		state.Pragmas = maps.Clone(state.Pragmas) // the connection changes its map in place
+		answer.State = protocol.NextState(state, x.sent)
+		if answer.State.SamePragmas {
+			state.Pragmas = x.sent.Pragmas
+		} else {
+			state.Pragmas = maps.Clone(state.Pragmas) // the connection changes its map in place
+		}
 		x.sent = state
-		answer.State = protocol.State(state)
 	}
 	answer.Session, answer.Seen = x.id, protocol.Seen(x.server.connector.Seen())
 	return x.link.send(x.ctx, answer)

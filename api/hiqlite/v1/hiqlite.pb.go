@@ -1696,7 +1696,8 @@ type State struct {
 	TotalChanges  int64                  `protobuf:"zigzag64,4,opt,name=total_changes,json=totalChanges,proto3" json:"total_changes,omitempty"`
 	LastInsertId  int64                  `protobuf:"zigzag64,5,opt,name=last_insert_id,json=lastInsertId,proto3" json:"last_insert_id,omitempty"`
 	InTransaction bool                   `protobuf:"varint,6,opt,name=in_transaction,json=inTransaction,proto3" json:"in_transaction,omitempty"`
-	HasTemp       bool                   `protobuf:"varint,7,opt,name=has_temp,json=hasTemp,proto3" json:"has_temp,omitempty"` // the connection has TEMP objects, which cannot be restored
+	HasTemp       bool                   `protobuf:"varint,7,opt,name=has_temp,json=hasTemp,proto3" json:"has_temp,omitempty"`             // the connection has TEMP objects, which cannot be restored
+	SamePragmas   bool                   `protobuf:"varint,8,opt,name=same_pragmas,json=samePragmas,proto3" json:"same_pragmas,omitempty"` // pragmas are those of the last State of the session
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1776,6 +1777,13 @@ func (x *State) GetInTransaction() bool {
 func (x *State) GetHasTemp() bool {
 	if x != nil {
 		return x.HasTemp
+	}
+	return false
+}
+
+func (x *State) GetSamePragmas() bool {
+	if x != nil {
+		return x.SamePragmas
 	}
 	return false
 }
@@ -5228,7 +5236,7 @@ const file_hiqlite_v1_hiqlite_proto_rawDesc = "" +
 	"\n" +
 	"query_only\x18\x06 \x01(\bR\tqueryOnly\x12\x18\n" +
 	"\apragmas\x18\a \x03(\tR\apragmas\x12+\n" +
-	"\arestore\x18\b \x01(\v2\x11.hiqlite.v1.StateR\arestore\"\xc0\x02\n" +
+	"\arestore\x18\b \x01(\v2\x11.hiqlite.v1.StateR\arestore\"\xe3\x02\n" +
 	"\x05State\x12\x1a\n" +
 	"\bsettings\x18\x01 \x01(\rR\bsettings\x128\n" +
 	"\apragmas\x18\x02 \x03(\v2\x1e.hiqlite.v1.State.PragmasEntryR\apragmas\x12\x18\n" +
@@ -5236,7 +5244,8 @@ const file_hiqlite_v1_hiqlite_proto_rawDesc = "" +
 	"\rtotal_changes\x18\x04 \x01(\x12R\ftotalChanges\x12$\n" +
 	"\x0elast_insert_id\x18\x05 \x01(\x12R\flastInsertId\x12%\n" +
 	"\x0ein_transaction\x18\x06 \x01(\bR\rinTransaction\x12\x19\n" +
-	"\bhas_temp\x18\a \x01(\bR\ahasTemp\x1a:\n" +
+	"\bhas_temp\x18\a \x01(\bR\ahasTemp\x12!\n" +
+	"\fsame_pragmas\x18\b \x01(\bR\vsamePragmas\x1a:\n" +
 	"\fPragmasEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x12R\x05value:\x028\x01\"8\n" +
