@@ -113,8 +113,11 @@ func TestBadRequests(t *testing.T) {
 			t.Errorf("%s: %d %.300s, want %d with %q", name, code, answer, x.code, x.want)
 		}
 	}
-	if n := s.Counters().TooLarge; n < 3 {
-		t.Errorf("the server has counted %d that are too large", n)
+	if n := s.Counters(); n.TooLarge < 3 || n.Malformed != 4 {
+		t.Errorf("the server has counted %d that are too large, and %d malformed", n.TooLarge, n.Malformed)
+	}
+	if got := fmt.Sprint(s.Counters().Refused(server.Counters{})); !strings.Contains(got, "too_large") || !strings.Contains(got, "malformed 4") || strings.Contains(got, "unauthorized") {
+		t.Errorf("the log says %s", got)
 	}
 	if code, answer := post(t, url+query, `{"statement":{"sql":"SELECT 1 AS one, NULL, x'00', 'a', 0.5"}}`); code != 200 || !json.Valid([]byte(answer)) {
 		t.Errorf("then: %d %s", code, answer)
@@ -344,7 +347,7 @@ var opening = &apiv1.SessionRequest{Id: 1, Request: &apiv1.SessionRequest_Open{O
 // A session of malformed requests ends with a clear error.
 func TestBadSessions(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)
-	_, address := serve(t, server.Config{Backend: c.Node(0)})
+	counting, address := serve(t, server.Config{Backend: c.Node(0)})
 	client := httpClient(t, true)
 	ping := &apiv1.SessionRequest_Ping{Ping: &apiv1.Ping{}}
 	for name, x := range map[string]struct {
@@ -372,6 +375,9 @@ func TestBadSessions(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, x.want)
 		}
 		_ = s.CloseRequest()
+	}
+	if n := counting.Counters().Malformed; n < 6 {
+		t.Errorf("the server has counted %d malformed requests", n)
 	}
 }
 

@@ -160,7 +160,10 @@ func (s *Server) endStream(stream *protocol.Stream, reason error) {
 	case errors.As(reason, &malformed) && malformed.TooLarge:
 		s.counters.tooLarge.Add(1)
 		end = encodeError(fmt.Errorf("%w: %w", hiqlite.ErrTooLarge, reason))
-	case errors.As(reason, &malformed), errors.As(reason, &refused):
+	case errors.As(reason, &malformed):
+		s.counters.malformed.Add(1)
+		end = sessionError(reason)
+	case errors.As(reason, &refused):
 		end = sessionError(reason)
 	default: // the client is gone
 		return

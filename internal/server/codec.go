@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -9,7 +10,12 @@ import (
 
 // strictJSON is the codec of JSON that refuses unknown fields, which connect's own
 // ignores: a mistyped field of a write must not be a write of something else.
-type strictJSON struct{ name string }
+type strictJSON struct {
+	name     string
+	counters *counters
+}
+
+var errEmpty = errors.New("an empty body is not a JSON object; send {}")
 
 func (c strictJSON) Name() string { return c.name }
 
@@ -26,8 +32,12 @@ func (c strictJSON) Unmarshal(data []byte, m any) error {
 	if !ok {
 		return fmt.Errorf("hiqlite: %T is not a message", m)
 	}
-	if len(data) == 0 {
-		return fmt.Errorf("an empty body is not a JSON object; send {}")
+	err := errEmpty
+	if len(data) > 0 {
+		err = protojson.Unmarshal(data, p)
 	}
-	return protojson.Unmarshal(data, p)
+	if err != nil {
+		c.counters.malformed.Add(1)
+	}
+	return err
 }

@@ -7,57 +7,12 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"sync/atomic"
 
 	"connectrpc.com/connect"
 
 	"github.com/hiqlite/hiqlite/api/hiqlite/v1/hiqlitev1connect"
 	"github.com/hiqlite/hiqlite/internal/protocol"
 )
-
-// counters count what clients did that was refused or ended.
-type counters struct {
-	unauthorized    atomic.Uint64 // requests without the secret
-	refusedSessions atomic.Uint64 // sessions and streams beyond MaxSessions
-	refusedConns    atomic.Uint64 // beyond MaxConns
-	idleSessions    atomic.Uint64 // closed after IdleSession
-	tooLarge        atomic.Uint64 // requests or results beyond a limit
-	tooMany         atomic.Uint64 // requests beyond Rates
-	wrongScheme     atomic.Uint64 // connections with TLS to a server without, or the reverse
-	failedTLS       atomic.Uint64 // connections whose handshake of TLS failed
-}
-
-// Counters are what a server has counted since it was made.
-type Counters struct {
-	Sessions, Streams, Conns                                            int // open now
-	Unauthorized, RefusedSessions, RefusedConns, IdleSessions, TooLarge uint64
-	TooMany, WrongScheme, FailedTLS                                     uint64
-}
-
-// Counters returns what the server has counted.
-func (s *Server) Counters() Counters {
-	c := &s.counters
-	return Counters{
-		Sessions: s.sessions.now(), Streams: s.streams.now(), Conns: s.conns.now(), Unauthorized: c.unauthorized.Load(), RefusedSessions: c.refusedSessions.Load(),
-		RefusedConns: c.refusedConns.Load(), IdleSessions: c.idleSessions.Load(), TooLarge: c.tooLarge.Load(),
-		TooMany: c.tooMany.Load(), WrongScheme: c.wrongScheme.Load(), FailedTLS: c.failedTLS.Load(),
-	}
-}
-
-// A gauge counts what is open.
-type gauge struct{ n atomic.Int64 }
-
-// add counts one more, unless there are limit already.
-func (g *gauge) add(limit int) bool {
-	if g.n.Add(1) > int64(limit) {
-		g.n.Add(-1)
-		return false
-	}
-	return true
-}
-
-func (g *gauge) remove()  { g.n.Add(-1) }
-func (g *gauge) now() int { return int(g.n.Load()) }
 
 // A limitedListener closes connections beyond MaxConns at once, before they cost a
 // handshake.

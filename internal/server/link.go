@@ -125,6 +125,7 @@ func (l *link) receive(ctx context.Context) error {
 			err = connect.NewError(connect.CodeInvalidArgument, err)
 		}
 		if err != nil {
+			l.server.counters.malformed.Add(1)
 			return err
 		}
 	}

@@ -191,7 +191,7 @@ func (s *Server) Handler() http.Handler {
 		}),
 		connect.WithRecover(s.recovered),
 		connect.WithInterceptors(&limitCalls{s}, &limitRate{s}, connect.UnaryInterceptorFunc(s.logCalls)),
-		connect.WithCodec(strictJSON{"json"}), connect.WithCodec(strictJSON{"json; charset=utf-8"}),
+		connect.WithCodec(strictJSON{"json", &s.counters}), connect.WithCodec(strictJSON{"json; charset=utf-8", &s.counters}),
 		connect.WithCompression("gzip", nil, nil), // it would let a small request take much memory and time
 	}
 	services.Handle(hiqlitev1connect.NewDatabaseHandler(&databaseService{s}, options...))
@@ -215,6 +215,11 @@ func (s *Server) Serve(l net.Listener) error {
 	if s.auth.open && !isLoopback(l.Addr()) {
 		return fmt.Errorf("hiqlite: the API at %v has no secret: others could read and write everything; give a secret, or listen on loopback", l.Addr())
 	}
+	ctx, end := context.WithCancel(context.Background())
+	var reports sync.WaitGroup
+	reports.Go(func() { s.report(ctx) })
+	defer reports.Wait()
+	defer end()
 	l = &limitedListener{l, s}
 	if s.tls != nil {
 		return s.http.ServeTLS(l, "", "")

@@ -60,6 +60,10 @@ func (x *session) serve(ctx context.Context, first *apiv1.SessionRequest) {
 	if err == nil {
 		err = x.run(ctx)
 	}
+	var malformed *connect.Error
+	if errors.As(err, &malformed) {
+		x.server.counters.malformed.Add(1)
+	}
 	if err != nil && ctx.Err() == nil {
 		closing := &apiv1.SessionResponse_Closing{Closing: &apiv1.Closing{LastRequest: x.last, Reason: err.Error()}}
 		_ = x.link.send(ctx, &apiv1.SessionResponse{Session: x.id, Error: sessionError(err), Response: closing}) // if it fails, the stream has ended
