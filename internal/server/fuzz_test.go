@@ -1,7 +1,10 @@
 package server_test
 
 import (
+	"bytes"
 	"context"
+	"database/sql/driver"
+	"math"
 	"testing"
 	"time"
 
@@ -12,6 +15,7 @@ import (
 	"github.com/hiqlite/hiqlite/internal/protocol"
 	"github.com/hiqlite/hiqlite/internal/server"
 	"github.com/hiqlite/hiqlite/internal/testrun"
+	"github.com/hiqlite/hiqlite/internal/wire"
 )
 
 // FuzzSession sends arbitrary messages of sessions. The server must not fail, and must
@@ -73,6 +77,21 @@ func FuzzCells(f *testing.F) {
 			}
 			if len(rest) >= len(data) || len(v.Data) > len(data) {
 				t.Fatalf("a cell of %d bytes leaves %d of %d", len(v.Data), len(rest), len(data))
+			}
+			var value driver.Value
+			switch v.Kind {
+			case wire.Integer:
+				value = int64(v.Num)
+			case wire.Real:
+				value = math.Float64frombits(v.Num)
+			case wire.Text:
+				value = string(v.Data)
+			case wire.Blob:
+				value = v.Data
+			}
+			again, more, err := protocol.NextCell(protocol.AppendCell(nil, value))
+			if err != nil || len(more) > 0 || again.Kind != v.Kind || again.Num != v.Num || !bytes.Equal(again.Data, v.Data) {
+				t.Fatalf("%v is encoded as %v, with %d bytes more, %v", v, again, len(more), err)
 			}
 			data = rest
 		}
