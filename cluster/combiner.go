@@ -2,9 +2,7 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,27 +15,49 @@ import (
 // The states of an operation between the call of Do and its return:
 //
 //	state      what it means                          leads to
-//	queued     in Combiner.queue                      in flight   fillEntry puts it into the next entry
+//	queued     in Combiner.queue                      in flight   fillEntry puts it into a new entry
 //	                                                  answered    its context has ended, or the combiner closes
 //	                                                  abandoned   its context ends
-//	in flight  in Combiner.inFlight; no copy of the   proposed    markProposed, before each copy is proposed
-//	           entry can be in a log                  queued      requeue: another caller of the entry left and was told
-//	                                                              "not proposed", or the entry could not be encoded
-//	                                                  answered    a lone operation could not be encoded, or the
-//	                                                              combiner closes
+//	in flight  in an entry of Combiner.window; no     proposed    markProposed, before each copy is proposed
+//	           copy of the entry can be in a log      queued      requeueWindow: the session does not exist
+//	                                                  answered    the operation cannot be encoded or proposed, or
+//	                                                              the combiner closes
 //	                                                  abandoned   its context ends; the caller learns "not proposed"
-//	proposed   in Combiner.inFlight; a copy of the    in flight   Raft has dropped, or not taken, the only copy
-//	           entry may be in a log (maybeLogged)    queued      requeue: the machine refused the only copy, because
-//	                                                              the session is unknown
+//	proposed   in an entry of Combiner.window; a      in flight   Raft has dropped, or not taken, the only copy
+//	           copy of the entry may be in a log      queued      requeueWindow: the machine refused the only copy,
+//	                                                              because the session does not exist
 //	                                                  answered    the machine has applied the entry, or the outcome
 //	                                                              will stay unknown
 //	                                                  abandoned   its context ends; the caller learns ErrOutcomeUnknown
 //	answered   the call has its result or error       the caller takes it and recycles the call
 //	abandoned  the caller has returned                the goroutine drops the call and recycles it
 //
-// An entry whose callers have all left is abandoned. Its sequence is not used
-// again, so a copy that turns up in the log later is older than the next entry,
-// and the machine drops it.
+// The entries in flight are the window. Their sequences follow each other without a gap,
+// and machines apply them in this order and no other: see Entry.Oldest in package wire.
+// The states of an entry of the window:
+//
+//	state     what it means                           leads to
+//	due       it is at, or after, position            proposed  proposeDue
+//	          Combiner.due of the window: a copy has
+//	          to be proposed
+//	proposed  it is before that position: a copy is   due       Raft has dropped its copy, or one before it in the
+//	          on its way                                        window; or the leader changed; or no answer came
+//	                                                            in time
+//	answered  its calls are answered; copies of it    left      all entries before it in the window are answered
+//	          need not be proposed
+//
+// An entry is lost by itself at times, but those after it in the window are then not
+// applied either. So if a copy of an entry is due, copies of all entries after it are due.
+//
+// An entry of which a caller left and was told "not proposed" is encoded again without
+// that caller's operation before a copy is proposed. It keeps its sequence, because no
+// copy with this sequence can be in a log.
+//
+// An entry whose callers have all left stays in the window while callers of other entries
+// wait, since those after it would not be applied without it. If no caller of any entry
+// waits, the whole window is given up. The next entry is then made as if nothing were in
+// flight. Its sequence is higher than those that were given up, so that a copy of one of
+// them that turns up in the log later is dropped by the machine.
 //
 // Three kinds of goroutines meet here:
 //
@@ -52,26 +72,32 @@ import (
 // abandoned. Combiner.mu guards what both the callers and the goroutine use.
 
 // Codec turns operations into entries of the log. Only the combiner's goroutine
-// calls OpenSession and Encode, one at a time. It does not use an entry any more
-// when it calls either of them again, so a Codec may reuse its buffer. Size,
-// Exclusive and Remote may be called from any goroutine, and must always return the same for
-// an operation.
+// calls OpenSession and Encode, one at a time. Size, Exclusive and Remote may be called
+// from any goroutine, and must always return the same for an operation.
 type Codec[O any] interface {
-	OpenSession(nonce uint64) []byte                          // an entry that opens a session; the machine answers with SessionOpened(nonce, id)
-	Encode(session, sequence uint64, ops []O) ([]byte, error) // one entry of all ops; must not keep the slice
-	Size(op O) int                                            // bytes, for the bound of an entry
-	Exclusive(op O) bool                                      // the operation must be alone in its entry
-	Remote(op O) bool                                         // its caller is another program's, which needs a round trip to come with its next operation
+	// OpenSession returns an entry that opens a session. The machine answers with
+	// SessionOpened(nonce, id).
+	OpenSession(nonce uint64) []byte
+	// Encode returns one entry of all ops, of which there may be none. It must not keep
+	// the slice, and must not change the entry later. If oldest is not 0, the machine
+	// must apply the entry only directly after the one with the sequence before its own,
+	// and keep the results of all entries from oldest on for copies of them. If it is 0,
+	// the machine applies the entry if its sequence is higher than that of the last one.
+	Encode(session, sequence, oldest uint64, ops []O) ([]byte, error)
+	Size(op O) int       // bytes, for the bound of an entry
+	Exclusive(op O) bool // the operation must be alone in its entry
+	Remote(op O) bool    // its caller is another program's, which needs a round trip to come with its next operation
 }
 
 // CombinerConfig bounds a Combiner. MaxEntryBytes must be set, all others have
 // defaults.
 type CombinerConfig struct {
-	MaxEntryBytes int           // bound of the sum of Size over the operations of an entry
-	MaxOperations int           // bound of the operations of an entry; 0: 1024
+	MaxEntryBytes int           // bound of the sum of Size over the operations of all entries in flight, and so of an entry
+	MaxOperations int           // bound of the operations of all entries in flight; 0: 1024
 	Yields        int           // how often the goroutine yields the processor, without a new call, before it makes the next entry; 0: 4, negative: never
 	Eager         bool          // open a session at once, not with the first operation; the machine then ends what earlier incarnations of the node held
-	Resubmit      time.Duration // how long to wait for an answer before the entry is proposed again; doubles up to 8 times this; 0: 400 ms
+	Resubmit      time.Duration // how long to wait for an answer before the entries in flight are proposed again; doubles up to 8 times this; 0: 400 ms
+	LongRound     time.Duration // if rounds take longer than this, several entries are in flight; 0: 5 ms, negative: never
 }
 
 const (
@@ -94,12 +120,12 @@ type raft interface {
 }
 
 // Combiner makes one entry of all operations that wait, proposes the entry, hands
-// out the results, and repeats. One entry is in flight at a time. An operation is
-// applied at most once, whatever happens to its entry on the way: an entry is only
-// ever repeated with the same session and sequence, by which the machines
-// recognise it.
+// out the results, and repeats. One entry is in flight at a time, unless a round takes
+// long: see pace. An operation is applied at most once, whatever happens to its entry on
+// the way: an entry is only ever repeated with the same session and sequence, by which
+// the machines recognise it.
 //
-// Operations are proposed in the order in which Do was called.
+// Operations are proposed, and applied, in the order in which Do was called.
 type Combiner[O, R any] struct {
 	raft  raft
 	codec Codec[O]
@@ -112,43 +138,46 @@ type Combiner[O, R any] struct {
 	mu               sync.Mutex
 	queue            []*doCall[O, R] // calls whose operation is not in an entry, in the order of Do
 	abandonedInQueue int             // how many calls of the queue are abandoned; <= len(queue)
-	idle             bool            // the goroutine sleeps until Do wakes it; the queue has only abandoned calls
+	wakeOnDo         bool            // Do wakes the goroutine, which could make an entry; the queue has only abandoned calls
 	gatherUntil      int             // Do wakes the goroutine when so many calls wait; 0: it does not
 	closed           bool            // no operation is accepted any more
-
-	// Of the entry in flight. maybeLogged and callerToldNotProposed are never both
-	// true: an entry of which a caller was told "not proposed" is not proposed again,
-	// since it would have that caller's operation applied.
-	maybeLogged           bool // a copy may be in a log, or is about to be proposed; guarded by mu
-	callersWaiting        int  // callers that have not left; guarded by mu
-	callerToldNotProposed bool // a caller left and was told that nothing was proposed; guarded by mu
 
 	answers   mailbox[R]
 	current   atomic.Uint64 // the session, for other goroutines
 	holdUntil atomic.Int64  // time since processStart until which nothing is proposed; 0: no hold
 
 	// The goroutine's own.
-	session    uint64 // 0: none
-	sequence   uint64 // of the last entry; an entry that was abandoned has used its own
-	inFlight   []*doCall[O, R]
-	ops        []O
-	remote     int // operations of the entry whose callers are remote
-	gathering  gathering
-	timer      *time.Timer
-	unreleased *dragonboat.RequestState // of an answered entry: its result came later than the answer; nil: none
+	session      uint64 // 0: none
+	sequence     uint64 // of the last entry; entries that were given up have used theirs
+	window       []*entryInFlight[O, R]
+	due          int  // position in the window from which on copies are due; len(window): none is
+	dueNow       bool // the copies that are due need not wait for the timer
+	full         bool // the operations that wait do not fit beside those in flight
+	lastAnswered int  // how many calls were answered together, the last time
+	remote       int  // operations of the last entry whose callers are remote
+	gathering    gathering
+	free         []*entryInFlight[O, R]
+	ops          []O
+
+	leaderChanged <-chan struct{} // closed when another leader is known than when a copy was last proposed
+	timer         *time.Timer     // fires when copies have to be proposed again
+	patience      time.Duration   // how long the timer waits for an answer
+	paceTimer     *time.Timer     // fires when the next entry may be made; runs only while operations wait for that
+	pace          pace
+	unreleased    []*dragonboat.RequestState // of answered entries: Raft reports their results later than the machine
 }
 
 // doCall is one call of Do.
 type doCall[O, R any] struct {
-	op       O
-	ctx      context.Context
-	size     int
-	state    atomic.Int32  // waiting -> answered (by the goroutine) or abandoned (by the caller)
-	ready    chan struct{} // capacity 1: the state is answered
-	inFlight bool          // the operation is in the entry in flight; guarded by Combiner.mu
-	alone    bool          // encode the operation alone; the goroutine's own
-	result   R             // set before the state becomes answered, as err
-	err      error
+	op     O
+	ctx    context.Context
+	size   int
+	state  atomic.Int32         // waiting -> answered (by the goroutine) or abandoned (by the caller)
+	ready  chan struct{}        // capacity 1: the state is answered
+	entry  *entryInFlight[O, R] // that has the operation; nil: it is queued; guarded by Combiner.mu
+	alone  bool                 // encode the operation alone; the goroutine's own
+	result R                    // set before the state becomes answered, as err
+	err    error
 }
 
 const (
@@ -174,14 +203,19 @@ func newCombiner[O, R any](r raft, codec Codec[O], cfg CombinerConfig) *Combiner
 	if cfg.Resubmit == 0 {
 		cfg.Resubmit = defaultResubmit
 	}
+	if cfg.LongRound == 0 {
+		cfg.LongRound = defaultLongRound
+	}
 	c := &Combiner[O, R]{
-		raft:  r,
-		codec: codec,
-		cfg:   cfg,
-		wake:  make(chan struct{}, 1),
-		stop:  make(chan struct{}),
-		done:  make(chan struct{}),
-		timer: time.NewTimer(time.Hour),
+		raft:      r,
+		codec:     codec,
+		cfg:       cfg,
+		wake:      make(chan struct{}, 1),
+		stop:      make(chan struct{}),
+		done:      make(chan struct{}),
+		timer:     time.NewTimer(time.Hour),
+		paceTimer: time.NewTimer(time.Hour),
+		pace:      pace{long: cfg.LongRound},
 	}
 	c.pool.New = func() any { return &doCall[O, R]{ready: make(chan struct{}, 1)} }
 	c.answers.wake = c.wake
@@ -216,8 +250,8 @@ func (c *Combiner[O, R]) Do(ctx context.Context, op O) (R, error) {
 		return none, ErrClosed
 	}
 	c.queue = append(c.queue, call)
-	wake := c.idle || c.gatherUntil != 0 && len(c.queue)-c.abandonedInQueue >= c.gatherUntil
-	c.idle = false
+	wake := c.wakeOnDo || c.gatherUntil != 0 && len(c.queue)-c.abandonedInQueue >= c.gatherUntil
+	c.wakeOnDo = false
 	c.checkInvariants()
 	c.mu.Unlock()
 	if wake {
@@ -246,24 +280,25 @@ func (c *Combiner[O, R]) abandon(call *doCall[O, R]) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer c.checkInvariants()
-	ctx, inFlight := call.ctx, call.inFlight // once abandoned, the call is the goroutine's
+	ctx, e := call.ctx, call.entry // once abandoned, the call is the goroutine's
 	if !call.state.CompareAndSwap(waiting, abandoned) {
 		return nil
 	}
-	if !inFlight {
+	if e == nil {
 		c.abandonedInQueue++
 		if c.abandonedInQueue > len(c.queue)/2 {
 			c.dropAbandoned()
 		}
 		return c.contextError(ctx, false)
 	}
-	maybeLogged := c.maybeLogged
+	maybeLogged := e.maybeLogged
 	if !maybeLogged {
-		c.callerToldNotProposed = true
+		e.callerToldNotProposed = true
 	}
-	if c.callersWaiting--; c.callersWaiting == 0 {
+	if e.callersWaiting--; e.callersWaiting == 0 {
 		signal(c.wake)
 	}
+	e.checkInvariants()
 	return c.contextError(ctx, maybeLogged)
 }
 
@@ -301,7 +336,7 @@ func (c *Combiner[O, R]) recycle(call *doCall[O, R]) {
 	var op O
 	var r R
 	call.op, call.ctx, call.result, call.err = op, nil, r, nil
-	call.inFlight, call.alone = false, false
+	call.entry, call.alone = nil, false
 	call.state.Store(waiting)
 	c.pool.Put(call)
 }
@@ -316,12 +351,8 @@ func (c *Combiner[O, R]) checkInvariants() {
 	switch {
 	case c.abandonedInQueue < 0 || c.abandonedInQueue > len(c.queue):
 		broken = fmt.Sprintf("%d of %d queued calls are abandoned", c.abandonedInQueue, len(c.queue))
-	case c.idle && c.abandonedInQueue != len(c.queue):
-		broken = fmt.Sprintf("the goroutine is idle and %d calls are queued", len(c.queue)-c.abandonedInQueue)
-	case c.callersWaiting < 0:
-		broken = fmt.Sprintf("%d callers wait", c.callersWaiting)
-	case c.maybeLogged && c.callerToldNotProposed:
-		broken = `an entry may be in a log, and a caller was told "not proposed"`
+	case c.wakeOnDo && c.abandonedInQueue != len(c.queue):
+		broken = fmt.Sprintf("the goroutine waits for a call and %d calls are queued", len(c.queue)-c.abandonedInQueue)
 	}
 	if broken != "" {
 		panic("hiqlite: combiner: " + broken)
@@ -359,138 +390,3 @@ func (c *Combiner[O, R]) Close() error {
 	<-c.done
 	return nil
 }
-
-// run is the goroutine. All that it calls as a condition returns false when the
-// combiner or its shard is closed.
-func (c *Combiner[O, R]) run() {
-	defer close(c.done)
-	defer c.timer.Stop()
-	for (c.cfg.Eager && c.session == 0 || c.waitQueue()) && c.waitLeader() {
-		if c.session == 0 {
-			if !c.openSession() {
-				break
-			}
-			continue // callers may have left meanwhile
-		}
-		if !c.waitHold() {
-			break
-		}
-		if !c.gather() {
-			break
-		}
-		c.gathering.begin()
-		if c.fillEntry() && !c.propose() {
-			break
-		}
-		c.gathering.end(c.remote, c.queued())
-		c.yieldToCallers(len(c.inFlight))
-	}
-	c.failQueue()
-}
-
-// yieldToCallers yields the processor to the callers just answered, most of whom
-// come with their next operation at once. It returns when as many calls wait as
-// there were in the last entry, or when no more come. An entry of many operations
-// costs hardly more than an entry of one.
-func (c *Combiner[O, R]) yieldToCallers(want int) {
-	last := 0
-	for inVain := 0; inVain < c.cfg.Yields; inVain++ {
-		runtime.Gosched()
-		n := c.queued()
-		if n >= want {
-			return
-		}
-		if n > last {
-			last, inVain = n, 0
-		}
-	}
-}
-
-// waitQueue waits until an operation is queued.
-func (c *Combiner[O, R]) waitQueue() bool {
-	for {
-		c.mu.Lock()
-		c.idle = len(c.queue) == c.abandonedInQueue
-		c.checkInvariants()
-		idle, closed := c.idle, c.closed
-		c.mu.Unlock()
-		if closed {
-			return false
-		}
-		if !idle {
-			return true
-		}
-		select {
-		case <-c.wake:
-		case <-c.stop:
-			return false
-		case <-c.raft.Done():
-			return false
-		}
-	}
-}
-
-// waitLeader waits until a leader is known. Operations stay in the queue until
-// then, because only of those in the queue it is certain that they were not
-// proposed.
-func (c *Combiner[O, R]) waitLeader() bool {
-	for {
-		changed := c.raft.LeaderChanged()
-		if c.raft.Leader().Node != 0 {
-			return true
-		}
-		select {
-		case <-changed:
-		case <-c.stop:
-			return false
-		case <-c.raft.Done():
-			return false
-		}
-	}
-}
-
-// Hold keeps the combiner from proposing new entries for d, or until the leader
-// changes. A leader that hands over leadership needs that: the next leader must
-// have applied all entries first, and what is proposed meanwhile is dropped. Hold
-// never blocks.
-func (c *Combiner[O, R]) Hold(d time.Duration) {
-	c.holdUntil.Store(int64(time.Since(processStart) + d))
-}
-
-// processStart is the origin of a monotonic clock, which nobody can set.
-var processStart = time.Now()
-
-// waitHold waits until the hold is over, if there is one.
-func (c *Combiner[O, R]) waitHold() bool {
-	if c.holdUntil.Load() == 0 {
-		return true
-	}
-	changed := c.raft.LeaderChanged() // before the hold is taken, to miss no change
-	until := c.holdUntil.Swap(0)
-	timer := time.NewTimer(time.Duration(until) - time.Since(processStart))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-changed:
-	case <-c.stop:
-		return false
-	case <-c.raft.Done():
-		return false
-	}
-	return true
-}
-
-// failQueue answers all queued calls with ErrClosed.
-func (c *Combiner[O, R]) failQueue() {
-	c.mu.Lock()
-	c.closed = true
-	queue := c.queue
-	c.queue, c.abandonedInQueue = nil, 0
-	c.mu.Unlock()
-	var none R
-	for _, call := range queue {
-		c.deliver(call, none, ErrClosed)
-	}
-}
-
-var errResultsNotKept = errors.New("hiqlite: the machine did not keep the results")

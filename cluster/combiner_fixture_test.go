@@ -22,6 +22,7 @@ type entry struct {
 	Nonce    uint64   `json:",omitempty"` // not 0: opens a session
 	Session  uint64   `json:",omitempty"`
 	Sequence uint64   `json:",omitempty"`
+	Oldest   uint64   `json:",omitempty"`
 	Ops      []string `json:",omitempty"`
 }
 
@@ -37,24 +38,23 @@ func decode(t testing.TB, cmd []byte) entry {
 var errBad = errors.New("bad operation")
 
 // textCodec is a Codec of strings. An operation "!..." is exclusive, and "bad"
-// cannot be encoded. It reuses its buffer, as a Codec may.
-type textCodec struct{ buf []byte }
+// cannot be encoded.
+type textCodec struct{}
 
-func (c *textCodec) marshal(e entry) []byte {
+func (textCodec) marshal(e entry) []byte {
 	b, _ := json.Marshal(e)
-	c.buf = append(c.buf[:0], b...)
-	return c.buf
+	return b
 }
-func (c *textCodec) OpenSession(nonce uint64) []byte { return c.marshal(entry{Nonce: nonce}) }
-func (c *textCodec) Encode(session, sequence uint64, ops []string) ([]byte, error) {
+func (c textCodec) OpenSession(nonce uint64) []byte { return c.marshal(entry{Nonce: nonce}) }
+func (c textCodec) Encode(session, sequence, oldest uint64, ops []string) ([]byte, error) {
 	if slices.Contains(ops, "bad") {
 		return nil, errBad
 	}
-	return c.marshal(entry{Session: session, Sequence: sequence, Ops: ops}), nil
+	return c.marshal(entry{Session: session, Sequence: sequence, Oldest: oldest, Ops: ops}), nil
 }
-func (c *textCodec) Size(op string) int       { return len(op) }
-func (c *textCodec) Remote(op string) bool    { return strings.HasPrefix(op, "~") }
-func (c *textCodec) Exclusive(op string) bool { return strings.HasPrefix(op, "!") }
+func (textCodec) Remote(op string) bool    { return strings.HasPrefix(op, "~") }
+func (textCodec) Size(op string) int       { return len(op) }
+func (textCodec) Exclusive(op string) bool { return strings.HasPrefix(op, "!") }
 
 // proposal is a proposal that fakeRaft accepted.
 type proposal struct {
@@ -167,7 +167,10 @@ func newFixture(t *testing.T, cfg CombinerConfig) *fixture {
 	if cfg.Resubmit == 0 {
 		cfg.Resubmit = never
 	}
-	c := newCombiner[string, string](f, &textCodec{}, cfg)
+	if cfg.LongRound == 0 {
+		cfg.LongRound = -1 // how long a test takes must not decide
+	}
+	c := newCombiner[string, string](f, textCodec{}, cfg)
 	t.Cleanup(func() { c.Close() })
 	return &fixture{f, c}
 }
@@ -219,6 +222,13 @@ func (f *fixture) enqueue(ops ...string) (calls []*testCall) {
 		f.waitUntil(func() bool { return len(f.c.queue) == i+1 })
 	}
 	return calls
+}
+
+// queued returns the calls in the queue.
+func (f *fixture) queued() []*doCall[string, string] {
+	f.c.mu.Lock()
+	defer f.c.mu.Unlock()
+	return slices.Clone(f.c.queue)
 }
 
 // waitUntil waits until cond, which it calls with the combiner's mu held, is true.
@@ -275,7 +285,7 @@ type intCodec struct {
 }
 
 func (c *intCodec) OpenSession(nonce uint64) []byte { c.loop.c.SessionOpened(nonce, 1); return nil }
-func (c *intCodec) Encode(_, sequence uint64, ops []int) ([]byte, error) {
+func (c *intCodec) Encode(_, sequence, _ uint64, ops []int) ([]byte, error) {
 	c.ops = append(make([]int, 0, len(ops)), ops...)
 	c.loop.sequence = sequence
 	return nil, nil
@@ -292,7 +302,7 @@ func (f *loopRaft) Propose([]byte, time.Duration) (*dragonboat.RequestState, err
 
 func newLoop(t testing.TB) *Combiner[int, int] {
 	f := &loopRaft{fakeRaft: fakeRaft{t: t, done: make(chan struct{}), leader: Leader{1, 1}, changed: make(chan struct{})}}
-	f.c = newCombiner[int, int](f, &intCodec{loop: f}, CombinerConfig{MaxEntryBytes: testEntryBytes})
+	f.c = newCombiner[int, int](f, &intCodec{loop: f}, CombinerConfig{MaxEntryBytes: testEntryBytes, LongRound: -1})
 	t.Cleanup(func() { f.c.Close() })
 	return f.c
 }

@@ -26,8 +26,9 @@
 //	host.go, close.go          Open and Close of the one Dragonboat NodeHost of a node
 //	folder.go                  checks of the Raft folder before it is opened
 //	lifecycle.go, shard.go     one replicated log: its life, and its methods
-//	combiner.go                many callers' operations become few entries; begin with the table of states
-//	propose.go, mailbox.go     how an entry is proposed until it is answered, and the machine's answers
+//	combiner.go, loop.go       many callers' operations become few entries; begin with the table of states
+//	window.go, pace.go         the entries in flight, and when another one may be made
+//	propose.go, mailbox.go     how they are proposed until they are answered, and the machine's answers
 //	log.go, logend.go          the log on disk, and where each shard's log ends
 //	guard.go, acknowledged.go  inspects messages for logs that have lost entries
 //	peers.go                   what is known of other nodes

@@ -73,6 +73,9 @@ func (g *gathering) waited(inVain bool) {
 // gather waits for remote callers that are likely to come with their next operation. It
 // returns false when the combiner or its shard is closed.
 func (c *Combiner[O, R]) gather() bool {
+	if c.pace.several() {
+		return true // callers that come later need not wait for this entry
+	}
 	wanted, wait := c.gathering.wanted()
 	if wanted == 0 {
 		return true

@@ -2,22 +2,27 @@ package cluster
 
 import "sync"
 
-// A mailbox is where the apply goroutine leaves the machine's answer to the entry
-// in flight, or to the entry that opens a session, for the combiner's goroutine.
-// There is room for one answer, because one entry is in flight at a time. The
-// mailbox has a lock of its own, held for a few instructions, so that apply never
-// waits for the combiner.
+// A mailbox is where the apply goroutine leaves the machine's answers to the entries in
+// flight, or to the entry that opens a session, for the combiner's goroutine. There is
+// room for one answer to each entry of a window. The mailbox has a lock of its own, held
+// for a few instructions, so that apply never waits for the combiner.
 type mailbox[R any] struct {
 	wake chan struct{} // the combiner's
 
-	mu       sync.Mutex // guards all fields below
-	session  uint64     // of the entry in flight
-	sequence uint64     // of the entry in flight; 0: none is, or it is answered
-	nonce    uint64     // the first of those proposed to open a session; 0: no session is being opened, or one has been
-	nonces   uint64     // how many were proposed: nonce, nonce+1, ...
+	mu      sync.Mutex // guards all fields below
+	session uint64     // of the entries in flight
+	slots   [maxWindow]slot[R]
+	nonce   uint64 // the first of those proposed to open a session; 0: no session is being opened, or one has been
+	nonces  uint64 // how many were proposed: nonce, nonce+1, ...
+	opened  uint64 // the session that was opened; 0: none
+}
+
+// A slot is for the answer to the entries whose sequences have the slot's position as
+// remainder. At most one of them is in flight.
+type slot[R any] struct {
+	sequence uint64 // of the entry in flight; 0: none is, or its answer was taken
 	kind     answerKind
-	results  []R    // of the entry, if kind is entryApplied
-	opened   uint64 // the new session, if kind is sessionOpened
+	results  []R // of the entry, if kind is entryApplied
 }
 
 type answerKind int
@@ -25,15 +30,22 @@ type answerKind int
 const (
 	noAnswer answerKind = iota
 	entryApplied
-	sessionUnknown // the machine refused the entry in flight
-	sessionOpened
+	sessionUnknown // the machine refused the entry
 )
 
-// expect makes the mailbox accept the answer to the given entry and to no other.
-// expect(0, 0) makes it accept no answer.
+// expect makes the mailbox accept the answer to an entry, beside those that it accepts
+// already.
 func (m *mailbox[R]) expect(session, sequence uint64) {
 	m.mu.Lock()
-	m.session, m.sequence, m.kind = session, sequence, noAnswer
+	m.session = session
+	m.slots[sequence%maxWindow] = slot[R]{sequence: sequence}
+	m.mu.Unlock()
+}
+
+// expectNone makes the mailbox accept no answer to an entry.
+func (m *mailbox[R]) expectNone() {
+	m.mu.Lock()
+	clear(m.slots[:])
 	m.mu.Unlock()
 }
 
@@ -46,20 +58,37 @@ func (m *mailbox[R]) expectSession(first, count uint64) {
 	m.mu.Unlock()
 }
 
-// takeAnswer returns the answer and removes it.
-func (m *mailbox[R]) takeAnswer() (kind answerKind, results []R, session uint64) {
+// take returns the answer to an entry and removes it. After a refusal, it accepts
+// another answer; after results, none.
+func (m *mailbox[R]) take(sequence uint64) (kind answerKind, results []R) {
 	m.mu.Lock()
-	kind, results, session = m.kind, m.results, m.opened
-	m.kind, m.results = noAnswer, nil
-	m.mu.Unlock()
-	return kind, results, session
+	defer m.mu.Unlock()
+	s := &m.slots[sequence%maxWindow]
+	if s.sequence != sequence {
+		return noAnswer, nil
+	}
+	kind, results = s.kind, s.results
+	*s = slot[R]{sequence: sequence}
+	if kind == entryApplied {
+		s.sequence = 0
+	}
+	return kind, results
+}
+
+// takeSession returns the session that was opened, or 0, and forgets it.
+func (m *mailbox[R]) takeSession() (session uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	session, m.opened = m.opened, 0
+	return session
 }
 
 func (m *mailbox[R]) answer(session, sequence uint64, kind answerKind, results []R) {
 	m.mu.Lock()
-	expected := sequence != 0 && session == m.session && sequence == m.sequence
+	s := &m.slots[sequence%maxWindow]
+	expected := sequence != 0 && session == m.session && sequence == s.sequence && s.kind != entryApplied
 	if expected {
-		m.sequence, m.kind, m.results = 0, kind, results
+		s.kind, s.results = kind, results
 	}
 	m.mu.Unlock()
 	if expected {
@@ -92,7 +121,7 @@ func (c *Combiner[O, R]) SessionOpened(nonce, session uint64) {
 	m.mu.Lock()
 	expected := m.nonce != 0 && nonce-m.nonce < m.nonces
 	if expected {
-		m.nonce, m.kind, m.opened = 0, sessionOpened, session
+		m.nonce, m.opened = 0, session
 	}
 	m.mu.Unlock()
 	if expected {

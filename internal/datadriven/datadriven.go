@@ -26,20 +26,26 @@ func Run(t *testing.T, pattern string, start func(t *testing.T) func(line string
 	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), filepath.Ext(file)), func(t *testing.T) {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := output(string(text), start(t))
-			if *rewrite {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			compare(t, file, string(text), got)
+			RunFile(t, file, start(t))
 		})
 	}
+}
+
+// RunFile tests one file, as Run does, but not in a subtest: a bubble of testing/synctest
+// cannot have any.
+func RunFile(t *testing.T, file string, run func(line string) string) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := output(string(text), run)
+	if *rewrite {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	compare(t, file, string(text), got)
 }
 
 // output returns the file's text with the output that run gives.

@@ -67,8 +67,8 @@ func (c commandCodec) OpenSession(nonce uint64) []byte {
 	return wire.EncodeOpenSession(nonce, c.node, c.incarnation)
 }
 
-func (commandCodec) Encode(session, sequence uint64, commands [][]byte) ([]byte, error) {
-	return wire.EncodeCommands(session, sequence, 0, commands), nil
+func (commandCodec) Encode(session, sequence, oldest uint64, commands [][]byte) ([]byte, error) {
+	return wire.EncodeCommands(session, sequence, oldest, commands), nil
 }
 
 func (commandCodec) Size(command []byte) int { return len(command) + 6 }

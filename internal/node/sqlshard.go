@@ -91,8 +91,8 @@ func (c operationCodec) OpenSession(nonce uint64) []byte {
 	return wire.EncodeOpenSession(nonce, c.node, c.incarnation)
 }
 
-func (operationCodec) Encode(session, sequence uint64, ops []*wire.EncodedOperation) ([]byte, error) {
-	return wire.EncodeEntry(session, sequence, 0, ops), nil
+func (operationCodec) Encode(session, sequence, oldest uint64, ops []*wire.EncodedOperation) ([]byte, error) {
+	return wire.EncodeEntry(session, sequence, oldest, ops), nil
 }
 
 func (operationCodec) Size(op *wire.EncodedOperation) int       { return op.Size() }

@@ -7,10 +7,10 @@ import (
 )
 
 // maxKeptResult bounds, in bytes, a result that a session keeps with its rows to
-// answer a copy of its last entry.
+// answer copies of its entries.
 const maxKeptResult = 4 << 10
 
-// keptResults returns what a session keeps of the results of its last entry.
+// keptResults returns what a session keeps of the results of an entry.
 func keptResults(results []wire.Result) []wire.Result {
 	out := make([]wire.Result, len(results))
 	for i := range results {

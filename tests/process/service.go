@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
 	"net"
@@ -55,6 +56,7 @@ type Measured struct {
 //   - table: create the table that writers insert into,
 //   - write, write-temp: start writers that insert rows, directly or from a TEMP
 //     table,
+//   - write-impatient: start writers that give up a write before each row,
 //   - count: start writers that add to a counter and publish a message,
 //   - load: write so many bytes per second until stop,
 //   - measure: return what the writers have met since the last such request,
@@ -62,6 +64,8 @@ type Measured struct {
 //   - stop: stop the writers,
 //   - rows: count the rows of the table,
 //   - missing: count the acknowledged writes of all nodes that are not there once,
+//   - disordered: count the rows that are not there once, or were applied before an
+//     earlier write of their writer, also one that it gave up,
 //   - counted: return the counter and the number of messages,
 //   - fail-disk: make every write to a file fail from now on,
 //   - close: close the node.
@@ -176,6 +180,8 @@ func (s *NodeService) do(method string, args json.RawMessage, r *Report) (err er
 		s.start(s.insert)
 	case "write-temp":
 		s.start(s.insertFromTemp)
+	case "write-impatient":
+		s.start(s.insertImpatiently)
 	case "count":
 		s.start(s.count)
 	case "load":
@@ -199,6 +205,8 @@ func (s *NodeService) do(method string, args json.RawMessage, r *Report) (err er
 		err = db.QueryRowContext(ctx, "SELECT count(*) FROM w").Scan(&r.Count)
 	case "missing":
 		r.Count, err = s.missing(ctx)
+	case "disordered":
+		r.Count, err = s.disordered(ctx)
 	case "counted":
 		r.Count, r.Messages, err = s.counted(ctx)
 	case "fail-disk":
@@ -298,6 +306,32 @@ func (s *NodeService) measure() (m Measured) {
 func (s *NodeService) insert(ctx context.Context, writer string, n int) error {
 	_, err := s.Node.DB().ExecContext(ctx, "INSERT INTO w(writer, n, r) VALUES(?,?,random())", writer, n)
 	return err
+}
+
+// insertImpatiently inserts a row after another one, for which it does not wait as long as
+// a write takes when the nodes are far apart. That may be applied, but not later than the
+// second one.
+func (s *NodeService) insertImpatiently(ctx context.Context, writer string, n int) error {
+	impatient, cancel := context.WithTimeout(ctx, mathrand.N(300*time.Millisecond))
+	err := s.insert(impatient, writer+givenUp, n)
+	cancel()
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return s.insert(ctx, writer, n)
+}
+
+// givenUp ends the name of a writer in the rows of the writes that it may have given up.
+const givenUp = "?"
+
+// disordered counts the rows that are there twice or not in the order of their writer's
+// calls. The rowid shows in which order rows were applied.
+func (s *NodeService) disordered(ctx context.Context) (n int64, err error) {
+	err = s.Node.DB().QueryRowContext(ctx, `
+		WITH calls AS (SELECT rowid AS applied, rtrim(writer, $1) AS writer, 2*n + (writer NOT LIKE '%' || $1) AS call FROM w),
+		pairs AS (SELECT call, lag(call) OVER (PARTITION BY writer ORDER BY applied) AS before FROM calls)
+		SELECT count(*) FROM pairs WHERE before >= call`, givenUp).Scan(&n)
+	return n, err
 }
 
 // insertFromTemp inserts a row that goes through a TEMP table and a TEMP trigger,
