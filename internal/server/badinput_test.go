@@ -504,6 +504,40 @@ func TestIdleSessions(t *testing.T) {
 	}
 }
 
+// A query whose rows a client leaves open is closed, because it holds a reader of the
+// node. The client gets a clear error, and its connection works on.
+func TestIdleQueries(t *testing.T) {
+	c := hiqlitetest.NewCluster(t, 1)
+	s, address := serve(t, server.Config{Backend: c.Node(0), Limits: server.Limits{IdleSession: 50 * time.Millisecond}})
+	remote, err := hiqlite.NewRemote(hiqlite.RemoteConfig{Addresses: []string{address}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remote.Close()
+	conn, err := remote.DB().Conn(testrun.Context(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(testrun.Context(t), "CREATE TEMP TABLE mine(n)"); err != nil { // so that the session stays
+		t.Fatal(err)
+	}
+	rows, err := conn.QueryContext(testrun.Context(t), "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT i FROM n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testrun.WaitFor(t, "the query to be closed", func() bool { return s.Counters().IdleQueries == 1 })
+	for rows.Next() {
+	}
+	if err := rows.Err(); err == nil || !strings.Contains(err.Error(), "fetched no rows") {
+		t.Errorf("the rows end with %v", err)
+	}
+	rows.Close()
+	if _, err := conn.ExecContext(testrun.Context(t), "INSERT INTO mine VALUES(1)"); err != nil {
+		t.Errorf("then: %v", err)
+	}
+}
+
 // Shutdown lets a transaction and a request in flight end, and is not ready meanwhile.
 func TestShutdown(t *testing.T) {
 	c := hiqlitetest.NewCluster(t, 1)

@@ -12,6 +12,7 @@ type counters struct {
 	refusedSessions atomic.Uint64 // sessions and streams beyond MaxSessions
 	refusedConns    atomic.Uint64 // beyond MaxConns
 	idleSessions    atomic.Uint64 // closed after IdleSession
+	idleQueries     atomic.Uint64 // closed after IdleSession, because no rows were fetched
 	tooLarge        atomic.Uint64 // requests or results beyond a limit
 	tooMany         atomic.Uint64 // requests beyond Rates
 	malformed       atomic.Uint64 // requests that cannot be decoded, or break the rules of a session
@@ -23,7 +24,7 @@ type counters struct {
 type Counters struct {
 	Sessions, Streams, Conns                                            int // open now
 	Unauthorized, RefusedSessions, RefusedConns, IdleSessions, TooLarge uint64
-	TooMany, Malformed, WrongScheme, FailedTLS                          uint64
+	TooMany, Malformed, WrongScheme, FailedTLS, IdleQueries             uint64
 }
 
 // Counters returns what the server has counted.
@@ -32,7 +33,7 @@ func (s *Server) Counters() Counters {
 	return Counters{
 		Sessions: s.sessions.now(), Streams: s.streams.now(), Conns: s.conns.now(), Unauthorized: c.unauthorized.Load(), RefusedSessions: c.refusedSessions.Load(),
 		RefusedConns: c.refusedConns.Load(), IdleSessions: c.idleSessions.Load(), TooLarge: c.tooLarge.Load(),
-		TooMany: c.tooMany.Load(), Malformed: c.malformed.Load(), WrongScheme: c.wrongScheme.Load(), FailedTLS: c.failedTLS.Load(),
+		TooMany: c.tooMany.Load(), Malformed: c.malformed.Load(), WrongScheme: c.wrongScheme.Load(), FailedTLS: c.failedTLS.Load(), IdleQueries: c.idleQueries.Load(),
 	}
 }
 
@@ -51,6 +52,7 @@ func (c Counters) Refused(before Counters) (attributes []any) {
 		{"malformed", c.Malformed, before.Malformed},
 		{"wrong_scheme", c.WrongScheme, before.WrongScheme},
 		{"failed_tls", c.FailedTLS, before.FailedTLS},
+		{"idle_queries", c.IdleQueries, before.IdleQueries},
 	} {
 		if x.now > x.before {
 			attributes = append(attributes, x.name, x.now-x.before)

@@ -70,7 +70,7 @@ type Limits struct {
 	MaxTime     time.Duration // of a unary call; 60 s
 	MaxSessions int           // open at the same time; and streams: of sessions, watches and subscriptions; 20,000
 	MaxConns    int           // TCP connections; 20,000
-	IdleSession time.Duration // after which a session without transaction is closed; 10 min
+	IdleSession time.Duration // after which a session without transaction, or its open query, is closed; 10 min
 }
 
 func (l *Limits) setDefaults() {

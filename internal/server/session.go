@@ -139,7 +139,8 @@ func (x *session) run(ctx context.Context) error {
 				x.server.counters.idleSessions.Add(1)
 				return x.sayClosing("the session was idle")
 			}
-			idle.Reset(limit) // tx_timeout ends a transaction
+			x.expireQueries()
+			idle.Reset(limit)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -382,6 +383,7 @@ func (x *session) send(answer *apiv1.SessionResponse) error {
 type query struct {
 	rows    driver.Rows
 	cancel  func()         // ends the query's context
+	expired bool           // rows and context have ended, because the client fetched nothing
 	dest    []driver.Value // for Next
 	columns bool           // the client knows the columns of the current result set
 }
@@ -393,6 +395,10 @@ const chunkTime = 2 * time.Millisecond
 // row, and after an error. An error may come with the rows before it.
 func (x *session) fetch(id uint64, nextSet bool, answer *apiv1.SessionResponse) error {
 	q := x.queries[id]
+	if q.expired {
+		x.closeQuery(id)
+		return fmt.Errorf("%w: the client has fetched no rows of the query for %v, so it was closed", protocol.ErrLimit, x.server.limits.IdleSession)
+	}
 	out := &apiv1.Rows{}
 	answer.Response = &apiv1.SessionResponse_Rows{Rows: out}
 	if nextSet {
@@ -454,6 +460,28 @@ const chunkSlack = 1 << 20
 func (x *session) closeQuery(id uint64) {
 	if q := x.queries[id]; q != nil {
 		delete(x.queries, id)
+		q.end()
+	}
+}
+
+// expireQueries ends the queries of an idle session. Each holds one of the node's readers,
+// of which there are not many. A transaction, with its queries, is ended by tx_timeout.
+func (x *session) expireQueries() {
+	if x.conn.State().InTransaction || x.tx != nil {
+		return
+	}
+	for _, q := range x.queries {
+		if !q.expired {
+			q.end()
+			q.expired = true
+			x.server.counters.idleQueries.Add(1)
+		}
+	}
+}
+
+// end ends a query, once.
+func (q *query) end() {
+	if !q.expired {
 		q.rows.Close()
 		q.cancel()
 	}

@@ -143,6 +143,41 @@ func TestSlowWatcher(t *testing.T) {
 	}
 }
 
+// A driver whose connection was upgraded, and that reads no answers, holds up nobody and
+// takes bounded memory.
+func TestSlowReaderOfAStream(t *testing.T) {
+	c := hiqlitetest.NewCluster(t, 1)
+	s, address := serve(t, server.Config{Backend: c.Node(0)})
+	mustExec(t, c.DB(0), "CREATE TABLE t(n INT)")
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	session := openStream(t, address)
+	const sessions, queries = 64, 10
+	const endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT i, 'some text of each row' FROM n"
+	for id := uint64(1); id <= sessions; id++ {
+		requests := []*apiv1.SessionRequest{{Session: id, Id: 1, Request: &apiv1.SessionRequest_Open{Open: &apiv1.Open{}}}}
+		for q := range uint64(queries) {
+			requests = append(requests, &apiv1.SessionRequest{Session: id, Id: 2 + q, Request: &apiv1.SessionRequest_Query{Query: &apiv1.Statement{Sql: endless}}})
+		}
+		session.send(requests...)
+	}
+	testrun.WaitFor(t, "the sessions to be open", func() bool { return s.Counters().Sessions == sessions })
+	for range 20 {
+		mustExec(t, c.DB(0), "INSERT INTO t VALUES(1)")
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 64<<20 {
+		t.Errorf("the heap grew by %d MiB", grown>>20)
+	}
+	session.conn.Close()
+	testrun.WaitFor(t, "the server to free everything", func() bool {
+		n := s.Counters()
+		return n.Streams == 0 && n.Sessions == 0 && n.Conns == 0
+	})
+}
+
 // Requests that are too large are refused, also if they do not say how large they are or
 // belong to a stream, and the others go on.
 func TestLargeRequests(t *testing.T) {

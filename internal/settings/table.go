@@ -143,7 +143,7 @@ var table = []Setting{
 		Doc:  "How many connections of remote drivers, and how many streams such as watches, may be open. Many of them share a network connection."},
 	{Key: "api_idle_timeout", Variable: "HQL_API_IDLE_TIMEOUT", Default: "10m", group: groupLimits,
 		kind: duration(time.Second, 24*hour, func(s *Settings) *time.Duration { return &s.Limits.Idle }),
-		Doc:  "After what time without a request the connection of a remote driver ends. Drivers open another one when they need it."},
+		Doc:  "After what time without a request the connection of a remote driver ends, or the query whose rows it has not read to the end. Drivers open another connection when they need it."},
 	{Key: "rate_limit_db_rps", Variable: "HQL_RL_DB_RPS", Otherwise: "no limit", Example: "1000", group: groupLimits,
 		kind: number(1, 100_000_000, "a second", func(s *Settings) *int { return &s.Limits.Rates.SQL.PerSecond }),
 		Doc:  "How many SQL statements each client may send. A client is the address of a host, so limit the clients of a proxy at the proxy. A driver waits for its turn; other requests are refused."},
