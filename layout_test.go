@@ -28,6 +28,7 @@ var mayImport = []struct {
 	{"examples/*", []string{".", "driver", "kv", "lock", "pubsub"}}, // and the packages below it
 	{"examples/*/*", nil},
 	{"benchmarks", nil},
+	{"benchmarks/*", nil},
 	{"tests/compat/*", nil},
 	{"tests/compat/*/*", nil}, // these import each other, see mayImportWithin
 	{"tests/process", []string{".", "kv", "pubsub", "internal/loopback", "internal/server", "internal/testrun"}},

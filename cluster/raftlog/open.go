@@ -54,7 +54,7 @@ func Open(dir string, opts Options) (*Log, error) {
 		maintenance: make(chan struct{}, 1), flush: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	if err := l.open(); err != nil {
-		return nil, errors.Join(fmt.Errorf("Raft log %s: %w", dir, err), l.closeFiles())
+		return nil, errors.Join(fmt.Errorf("the Raft log in %s: %w", dir, err), l.closeFiles())
 	}
 	l.workers.Go(l.maintainer)
 	l.workers.Go(l.flusher)
