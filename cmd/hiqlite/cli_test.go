@@ -107,6 +107,11 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"sql", data, ".tabels"}, 1, "did you mean .tables?"},
 		{[]string{"sql", data, ".import nothing t"}, 1, "no such file"},
 		{[]string{"sql", "a", "b", "c"}, 2, "accepts at most 2"},
+		{[]string{"sql", "--dsn", data, "SELECT 1"}, 0, ""},
+		{[]string{"sql", "--dsn", data, ".tables"}, 0, ""},
+		{[]string{"sql", "--dsn", data, data, "SELECT 1"}, 2, "give the database once"},
+		{[]string{"sql", "SELECT 1"}, 2, "no folder for the data"}, // of the settings
+		{[]string{"sql", ".tables"}, 2, "no folder for the data"},
 		{[]string{"status", absent}, 2, "there is no data folder " + absent},
 		{[]string{"frobnicate"}, 2, "unknown command"},
 		{[]string{"status", "--nothing"}, 2, "unknown flag"},

@@ -21,7 +21,7 @@ func sqlCommand() *cobra.Command {
 	var mode string
 	var asJSON, asCSV, asTable bool
 	cmd := &cobra.Command{
-		Use:   "sql [DSN [SQL]]",
+		Use:   "sql [DSN] [SQL]",
 		Short: "Run SQL, or a shell",
 		Long: `Runs SQL and prints its rows, or reads statements from standard input: at a terminal
 it is a shell with history and completion, in which .help lists further commands.
@@ -34,6 +34,7 @@ JSON has blobs in base64. Dates and times in columns that are declared as such a
 printed in the common form, whatever form they have in the database.`,
 		Example: `  hiqlite sql data
   hiqlite sql data "SELECT * FROM users" --json
+  hiqlite sql "SELECT * FROM users"   # of the database in HIQLITE_DSN
   hiqlite sql hiqlite://db1:8200,db2:8200?secret_file=secret < schema.sql`,
 		Args: cobra.MaximumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -50,10 +51,11 @@ printed in the common form, whatever form they have in the database.`,
 			if !slices.Contains(modes, mode) {
 				return usageError(fmt.Errorf("--mode %s: write one of %s", mode, strings.Join(modes, ", ")))
 			}
-			if len(args) > 0 {
-				d.dsn = args[0]
+			text, err := textOf(&d, args)
+			if err != nil {
+				return err
 			}
-			return runSQL(cmd, &d, mode, args)
+			return runSQL(cmd, &d, mode, text)
 		},
 	}
 	d.flag(cmd)
@@ -66,7 +68,36 @@ printed in the common form, whatever form they have in the database.`,
 	return cmd
 }
 
-func runSQL(cmd *cobra.Command, d *database, mode string, args []string) (err error) {
+// textOf returns the SQL, or the command of the shell, among the arguments; "": there is
+// none. It sets the DSN if that is an argument. A single argument is the DSN, unless --dsn
+// gives it, or the argument looks like SQL: SQL that was taken for the name of a folder
+// would create that folder.
+func textOf(d *database, args []string) (text string, err error) {
+	switch {
+	case len(args) == 2 && d.dsn != "":
+		return "", usageError(errors.New("give the database once: as an argument or as --dsn"))
+	case len(args) == 2:
+		d.dsn = args[0]
+		return args[1], nil
+	case len(args) == 1 && (d.dsn != "" || looksLikeSQL(args[0])):
+		return args[0], nil
+	case len(args) == 1:
+		d.dsn = args[0]
+	}
+	return "", nil
+}
+
+// looksLikeSQL reports whether an argument is SQL or a command of the shell, and not a DSN.
+func looksLikeSQL(argument string) bool {
+	folder, _, _ := strings.Cut(argument, "?")
+	if _, err := os.Stat(folder); err == nil || strings.Contains(folder, "://") {
+		return false
+	}
+	command := len(argument) > 1 && argument[0] == '.' && argument[1] >= 'a' && argument[1] <= 'z' && !strings.Contains(argument, "/")
+	return command || strings.ContainsAny(strings.TrimSpace(argument), " \t\r\n;")
+}
+
+func runSQL(cmd *cobra.Command, d *database, mode, text string) (err error) {
 	db, err := d.open()
 	if err != nil {
 		return err
@@ -83,14 +114,14 @@ func runSQL(cmd *cobra.Command, d *database, mode string, args []string) (err er
 		errs: cmd.ErrOrStderr(),
 	}
 	switch {
-	case len(args) > 1 && strings.HasPrefix(strings.TrimSpace(args[1]), "."):
-		err = s.command(ctx, args[1])
+	case strings.HasPrefix(strings.TrimSpace(text), "."):
+		err = s.command(ctx, text)
 		if errors.Is(err, errQuit) {
 			err = nil
 		}
 		return err
-	case len(args) > 1:
-		return s.query(ctx, args[1])
+	case text != "":
+		return s.query(ctx, text)
 	case isTerminal(cmd.InOrStdin()) && isTerminal(cmd.OutOrStdout()):
 		return s.interactive(d.name())
 	}
