@@ -117,6 +117,9 @@ func (c *Client) handshake(ctx context.Context, conn net.Conn, address string) (
 	case http.StatusUnauthorized:
 		return nil, protocol.ErrUnauthorized
 	default:
+		if answer.StatusCode >= http.StatusInternalServerError { // it may upgrade connections later
+			return nil, fmt.Errorf("%w: %s", errFailed, answer.Status)
+		}
 		return nil, fmt.Errorf("%w: %s", errRefused, answer.Status)
 	}
 	limits := protocol.StreamLimits{MaxFrame: protocol.MaxMessage, PingAfter: pingAfter, PingTimeout: pingTimeout, WriteTimeout: writeTimeout}

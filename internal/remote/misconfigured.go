@@ -51,10 +51,12 @@ func (c *plainConn) Read(p []byte) (int, error) {
 }
 
 // misconfigured reports whether a node could not be reached because client and server
-// are configured differently, so that another attempt would fail as well.
+// are configured differently, so that another attempt would fail as well. errNotHTTP2 is
+// not among these errors: a load balancer that passes on upgrades, but not HTTP/2, answers
+// so while its servers are restarted.
 func misconfigured(err error) bool {
 	var unverified *tls.CertificateVerificationError
-	return errors.Is(err, errServerUsesTLS) || errors.Is(err, errServerIsPlain) || errors.Is(err, errNotHTTP2) ||
+	return errors.Is(err, errServerUsesTLS) || errors.Is(err, errServerIsPlain) ||
 		errors.Is(err, errOtherSecret) || errors.Is(err, identity.ErrOtherProtocol) || errors.As(err, &unverified)
 }
 

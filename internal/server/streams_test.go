@@ -233,9 +233,18 @@ func TestIdleConnections(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	var all []*fragile
-	for range clients {
+	for i := range clients {
 		f := newFragile(t)
-		openRawSession(t, ctx, f.Client, address)
+		if i%2 == 0 {
+			openRawSession(t, ctx, f.Client, address)
+		} else { // as a driver does
+			session := openStream(t, address)
+			session.send(opening)
+			if _, err := session.receive(); err != nil {
+				t.Fatal(err)
+			}
+			f.conns = append(f.conns, session.conn)
+		}
 		all = append(all, f)
 	}
 	runtime.GC()
