@@ -152,14 +152,9 @@ func (s *simulation) apply(cmd []byte) {
 		s.early++
 	}
 	if !s.deaf {
-		n.Deliver(simulatedListener{s.c})
+		n.Deliver(combinerListener{s.c})
 	}
 }
-
-type simulatedListener struct{ *Combiner[string, string] }
-
-func (simulatedListener) Held(uint64)      {}
-func (simulatedListener) Failed(err error) { panic(err) }
 
 // disturb makes what happens now and then happen, and returns how long to wait for the
 // next.

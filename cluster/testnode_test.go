@@ -12,21 +12,22 @@ import (
 	sm "github.com/lni/dragonboat/v4/statemachine"
 
 	"github.com/hiqlite/hiqlite/internal/loopback"
+	"github.com/hiqlite/hiqlite/statemachine"
 )
 
 // disk is the state of a test machine that survives a restart.
 type disk struct {
 	mu       sync.Mutex
 	applied  uint64
-	total    int // how many operations were applied
-	sessions map[uint64]*testSession
+	ops      []string // that were applied, in order
+	sessions statemachine.Sessions[string]
 	syncs    int
 }
 
-// testSession is what makes the entries of a session apply once.
-type testSession struct {
-	sequence uint64
-	results  []string
+func newDisk() *disk {
+	d := new(disk)
+	d.sessions.Load(nil)
+	return d
 }
 
 // counter is a machine on disk that counts operations. The result of an operation
@@ -50,29 +51,32 @@ func (m *counter) Update(entries []sm.Entry) ([]sm.Entry, error) {
 		e := decode(m.t, entries[i].Cmd)
 		m.disk.applied = entries[i].Index
 		if e.Nonce != 0 {
-			m.disk.sessions[entries[i].Index] = &testSession{}
+			m.disk.sessions.Open(entries[i].Index, 0, 0, 0)
 			m.combiner.SessionOpened(e.Nonce, entries[i].Index)
 			continue
 		}
-		s := m.disk.sessions[e.Session]
-		if s == nil {
-			m.combiner.SessionUnknown(e.Session, e.Sequence)
-			continue
-		}
-		if e.Sequence < s.sequence {
-			continue
-		}
-		if e.Sequence > s.sequence {
-			s.sequence, s.results = e.Sequence, nil
-			for range e.Ops {
-				m.disk.total++
-				s.results = append(s.results, strconv.Itoa(m.disk.total))
+		s, verdict := m.disk.sessions.Admit(e.Session, e.Sequence, e.Oldest, 0)
+		n := statemachine.Notification[string]{Verdict: verdict, Session: e.Session, Sequence: e.Sequence}
+		switch verdict {
+		case statemachine.Apply:
+			for _, op := range e.Ops {
+				m.disk.ops = append(m.disk.ops, op)
+				n.Results = append(n.Results, strconv.Itoa(len(m.disk.ops)))
 			}
+			s.Results = n.Results
+		case statemachine.Repeat:
+			n.Results = s.ResultsOf(e.Sequence)
 		}
-		m.combiner.Applied(e.Session, e.Sequence, s.results)
+		n.Deliver(combinerListener{m.combiner})
 	}
 	return entries, nil
 }
+
+// combinerListener notifies a combiner of entries.
+type combinerListener struct{ *Combiner[string, string] }
+
+func (combinerListener) Held(uint64)      {}
+func (combinerListener) Failed(err error) { panic(err) }
 
 func (m *counter) Lookup(any) (any, error) { return nil, nil }
 func (m *counter) Sync() error {
@@ -97,6 +101,8 @@ type testNode struct {
 	shard *Shard
 
 	combiner *Combiner[string, string]
+	bounds   CombinerConfig      // of combiner
+	around   func(s *Shard) raft // what the combiner uses instead of the shard; nil: the shard itself
 }
 
 func newMembers(t testing.TB, n int) map[uint64]string {
@@ -119,7 +125,7 @@ func newNodes(t testing.TB, n int) map[uint64]*testNode {
 		nodes[id] = &testNode{
 			t:    t,
 			cfg:  Config{Dir: filepath.Join(t.TempDir(), "raft"), Node: id, Members: members, Tick: testTick},
-			disk: &disk{sessions: map[uint64]*testSession{}},
+			disk: newDisk(),
 		}
 	}
 	return nodes
@@ -142,7 +148,12 @@ func (n *testNode) create() *counter {
 	}
 	n.t.Cleanup(n.stop)
 	n.shard = n.host.NewShard(ShardConfig{ID: 1})
-	n.combiner = NewCombiner[string, string](n.shard, &textCodec{}, CombinerConfig{MaxEntryBytes: testEntryBytes})
+	n.bounds.MaxEntryBytes = testEntryBytes
+	var r raft = n.shard
+	if n.around != nil {
+		r = n.around(n.shard)
+	}
+	n.combiner = newCombiner[string, string](r, textCodec{}, n.bounds)
 	return &counter{t: n.t, disk: n.disk, combiner: n.combiner}
 }
 
@@ -173,7 +184,7 @@ func (n *testNode) add() int {
 func (n *testNode) total() int {
 	n.disk.mu.Lock()
 	defer n.disk.mu.Unlock()
-	return n.disk.total
+	return len(n.disk.ops)
 }
 
 func (n *testNode) wantTotal(want int) {
