@@ -19,13 +19,16 @@ import (
 //	                                                  answered    its context has ended, or the combiner closes
 //	                                                  abandoned   its context ends
 //	in flight  in an entry of Combiner.window; no     proposed    markProposed, before each copy is proposed
-//	           copy of the entry can be in a log      queued      requeueWindow: the session does not exist
+//	           copy of the entry can be in a log      queued      requeue: the entry could not be encoded, or the machine
+//	                                                              has refused one before it, because the session does
+//	                                                              not exist
 //	                                                  answered    the operation cannot be encoded or proposed, or
 //	                                                              the combiner closes
 //	                                                  abandoned   its context ends; the caller learns "not proposed"
 //	proposed   in an entry of Combiner.window; a      in flight   Raft has dropped, or not taken, the only copy
-//	           copy of the entry may be in a log      queued      requeueWindow: the machine refused the only copy,
-//	                                                              because the session does not exist
+//	           copy of the entry may be in a log      queued      requeue: the machine has refused the only copy, or
+//	                                                              that of an entry before it, because the session
+//	                                                              does not exist
 //	                                                  answered    the machine has applied the entry, or the outcome
 //	                                                              will stay unknown
 //	                                                  abandoned   its context ends; the caller learns ErrOutcomeUnknown
@@ -46,8 +49,8 @@ import (
 //	answered  its calls are answered; copies of it    left      all entries before it in the window are answered
 //	          need not be proposed
 //
-// An entry is lost by itself at times, but those after it in the window are then not
-// applied either. So if a copy of an entry is due, copies of all entries after it are due.
+// If an entry is lost, the machine does not apply those after it in the window either. So
+// if a copy of an entry is due, copies of all entries after it are due.
 //
 // An entry of which a caller left and was told "not proposed" is encoded again without
 // that caller's operation before a copy is proposed. It keeps its sequence, because no

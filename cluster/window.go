@@ -10,8 +10,8 @@ import (
 	"github.com/hiqlite/hiqlite/internal/invariants"
 )
 
-// An entryInFlight is an entry of a combiner's window. The goroutine owns all fields but
-// the last three.
+// An entryInFlight is an entry of a combiner's window. The combiner's goroutine owns all
+// fields but the last three.
 type entryInFlight[O, R any] struct {
 	sequence, oldest uint64 // see Codec.Encode
 	cmd              []byte
@@ -20,9 +20,9 @@ type entryInFlight[O, R any] struct {
 	proposed         time.Time // when the first copy was proposed; zero: none was
 	answered         bool
 
-	// Of these, Combiner.mu guards all. maybeLogged and callerToldNotProposed are never
-	// both true: an entry of which a caller was told "not proposed" is not proposed before
-	// that caller's operation has been removed from it.
+	// Combiner.mu guards the following. maybeLogged and callerToldNotProposed are never
+	// both true: if a caller was told "not proposed", its operation is removed from the
+	// entry before a copy is proposed.
 	maybeLogged           bool // a copy may be in a log, or is about to be proposed
 	callersWaiting        int  // callers that have not left
 	callerToldNotProposed bool // a caller left and was told that nothing was proposed
@@ -40,17 +40,17 @@ func (e *entryInFlight[O, R]) checkInvariants() {
 	}
 }
 
-// runWindow makes an entry of queued operations, and more entries while that is in
-// flight, if rounds are long. It returns when no entry is in flight: because all are
-// answered, requeued or given up, or because the combiner or its shard is closed. Only in
-// the last case the result is false.
+// runWindow makes an entry of queued operations and has it applied. If rounds are long, it
+// makes more entries meanwhile. It returns true when no entry is in flight any more,
+// because all were answered, requeued or given up, and false when the combiner or its
+// shard is closed.
 func (c *Combiner[O, R]) runWindow() (open bool) {
 	c.patience, c.due, c.dueNow = c.cfg.Resubmit, 0, true
 	c.leaderChanged = c.raft.LeaderChanged()
 	c.addEntry()
 	for len(c.window) > 0 {
 		if !c.proposeDue() {
-			c.failWindow(ErrClosed)
+			c.closeWindow()
 			return false
 		}
 		if len(c.window) == 0 {
@@ -64,7 +64,7 @@ func (c *Combiner[O, R]) runWindow() (open bool) {
 		}
 		switch event, r := c.await(latest); event {
 		case closing:
-			c.failWindow(ErrClosed)
+			c.closeWindow()
 			return false
 		case raftResult:
 			c.handleRaftResult(pending, r)
@@ -263,9 +263,10 @@ func (c *Combiner[O, R]) removeAnswered() {
 	}
 }
 
-// sessionUnknown handles that the machine has refused an entry because the session does
-// not exist. All entries before it are answered. If it has only one copy, it is not
-// applied, and neither are those after it, which follow it.
+// sessionUnknown is called when the machine has refused an entry because the session does
+// not exist. All entries before it are answered. If the entry has only one copy, it was
+// not applied and never will be. The same is true for all entries after it in the window,
+// which the machine applies only after this one.
 func (c *Combiner[O, R]) sessionUnknown(e *entryInFlight[O, R]) {
 	c.session = 0
 	if e.copies.count > 1 {
@@ -357,15 +358,15 @@ func (c *Combiner[O, R]) failAll(err error) {
 	c.clearWindow()
 }
 
-// failWindow answers all calls of entries in flight with err, and with ErrOutcomeUnknown
-// if their entry may be in a log.
-func (c *Combiner[O, R]) failWindow(err error) {
+// closeWindow answers all calls of entries in flight with ErrClosed, and with
+// ErrOutcomeUnknown if their entry may be in a log.
+func (c *Combiner[O, R]) closeWindow() {
 	for _, e := range c.window {
+		err := ErrClosed
 		if e.copies.count > 0 {
-			c.fail(e, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
-		} else {
-			c.fail(e, err)
+			err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, ErrClosed)
 		}
+		c.fail(e, err)
 	}
 	c.clearWindow()
 }
@@ -380,8 +381,9 @@ func (c *Combiner[O, R]) clearWindow() {
 	c.answers.expectNone()
 }
 
-// recycleEntry keeps an entry for fillEntry. A caller may still hold it, under mu, to
-// leave it; fillEntry sets what that touches under mu, too.
+// recycleEntry keeps an entry for fillEntry. A caller that is about to leave the entry may
+// still use it, under mu. That does no harm, because fillEntry sets under mu all that the
+// caller changes.
 func (c *Combiner[O, R]) recycleEntry(e *entryInFlight[O, R]) {
 	c.forgetCalls(e)
 	e.cmd, e.copies, e.proposed, e.answered = nil, copies{}, time.Time{}, false
