@@ -279,7 +279,7 @@ func (c *remoteConnector) CommitOutcome(ctx context.Context, origin wire.Origin)
 
 // Follow makes the nodes that the client uses see at least that much.
 func (c *remoteConnector) Follow(_ context.Context, seen wire.Seen) error {
-	c.client.client.Saw(seen)
+	c.client.client.RecordSeen(seen)
 	return nil
 }
 

@@ -26,7 +26,7 @@ type remoteConn struct {
 	cfg     ConnConfig
 	session *remote.Session // nil: none, because the last one broke
 
-	state    connapi.State // as the server has told it last
+	state    connapi.State // as the last answer of the server had it
 	beforeTx connapi.State // the state before the open transaction
 
 	closed   bool
@@ -65,7 +65,7 @@ func (c *remoteConn) open(ctx context.Context, restore *connapi.State) error {
 		return remoteError(err)
 	}
 	c.session = session
-	c.update(answer)
+	c.setState(answer)
 	return nil
 }
 
@@ -76,8 +76,8 @@ func (c *remoteConn) timeout() time.Duration {
 	return DefaultTimeout
 }
 
-// update takes over what an answer says of the connection's state.
-func (c *remoteConn) update(answer *apiv1.SessionResponse) {
+// setState sets the state of the connection to that in an answer, if the answer has one.
+func (c *remoteConn) setState(answer *apiv1.SessionResponse) {
 	if answer.State == nil {
 		return
 	}
@@ -88,23 +88,24 @@ func (c *remoteConn) update(answer *apiv1.SessionResponse) {
 	c.state = next
 }
 
-// A again says what is to be done with a request whose session broke before its answer.
-type again int
+// A retryRule says whether a request may be sent again, in another session, after its
+// session broke before the answer.
+type retryRule int
 
 const (
-	never     again = iota // it may have had an effect: the outcome is unknown
-	repeat                 // it has no effect on others, or is applied once: send it in another session
-	firstLook              // find out by classifying the text
+	retryNever      retryRule = iota // the request may have had an effect, so its outcome is unknown
+	retryAlways                      // the request has no effect on others, or has an origin and is applied once
+	retryIfHarmless                  // the text is classified first: see retryRuleOf
 )
 
-// call sends a request and returns the answer. If its session breaks before the answer,
-// call sends the request in another one, with another node, unless it may have been
-// executed and must not be executed twice: then the error is ErrOutcomeUnknown. text is
-// that of the request, for firstLook.
-func (c *remoteConn) call(ctx context.Context, r *apiv1.SessionRequest, after again, text string) (*apiv1.SessionResponse, error) {
+// call sends a request and returns the answer. If the session breaks before the answer
+// arrives, call opens a session with another node and sends the request again, as far as
+// rule allows. If the request may have been executed and must not be sent again, the error
+// is ErrOutcomeUnknown. text is the SQL text of the request; only retryIfHarmless uses it.
+func (c *remoteConn) call(ctx context.Context, r *apiv1.SessionRequest, rule retryRule, text string) (*apiv1.SessionResponse, error) {
 	var unanswered *remote.BrokenError // the request was sent, and may have been executed
 	for {
-		if err := c.ensure(ctx); err != nil {
+		if err := c.ensureSession(ctx); err != nil {
 			return nil, unknownAfter(unanswered, err)
 		}
 		inTx := c.state.InTransaction // a commit ends the transaction, even if its outcome is not known
@@ -118,11 +119,11 @@ func (c *remoteConn) call(ctx context.Context, r *apiv1.SessionRequest, after ag
 			if broken.NotExecuted {
 				continue
 			}
-			if after == firstLook {
-				after = c.look(ctx, r, text)
+			if rule == retryIfHarmless {
+				rule = c.retryRuleOf(ctx, r, text)
 			}
 			unanswered = broken
-			if after == never {
+			if rule == retryNever {
 				return nil, unknownAfter(unanswered, ctx.Err())
 			}
 			if r.Origin == nil {
@@ -133,10 +134,10 @@ func (c *remoteConn) call(ctx context.Context, r *apiv1.SessionRequest, after ag
 		if err != nil {
 			return nil, unknownAfter(unanswered, err)
 		}
-		c.update(answer)
+		c.setState(answer)
 		failure := remote.Failure(ctx, answer)
 		err = remoteError(failure)
-		if !inTx && c.mayMove(ctx, r, failure) {
+		if !inTx && c.mayMoveToAnotherNode(ctx, r, failure) {
 			if errors.Is(err, ErrOutcomeUnknown) {
 				unanswered = &remote.BrokenError{Address: c.session.Address(), Err: err}
 			}
@@ -152,9 +153,10 @@ func (c *remoteConn) call(ctx context.Context, r *apiv1.SessionRequest, after ag
 	}
 }
 
-// mayMove reports whether a request failed because its node is closing, and can be sent
-// to another node: because it was not executed, or is applied once.
-func (c *remoteConn) mayMove(ctx context.Context, r *apiv1.SessionRequest, failure error) bool {
+// mayMoveToAnotherNode reports whether a request failed because its node is closing, and
+// may be sent to another node: because it was not executed, or because it has an origin and
+// is applied once.
+func (c *remoteConn) mayMoveToAnotherNode(ctx context.Context, r *apiv1.SessionRequest, failure error) bool {
 	if failure == nil || c.state.InTransaction || c.state.HasTemp || c.tx != nil || !remote.GoingAway(ctx, failure) {
 		return false
 	}
@@ -171,20 +173,20 @@ func isScript(r *apiv1.SessionRequest) bool {
 	return strings.Contains(text, ";") && r.GetBatch() == nil
 }
 
-// look finds out whether the text of a request can be executed again.
-func (c *remoteConn) look(ctx context.Context, r *apiv1.SessionRequest, text string) again {
+// retryRuleOf classifies the text of a request and returns whether it may be sent again.
+func (c *remoteConn) retryRuleOf(ctx context.Context, r *apiv1.SessionRequest, text string) retryRule {
 	d, err := c.Describe(ctx, text, false)
 	switch {
 	case err != nil:
-		return never
+		return retryNever
 	case d.Kind == sqlite.Transaction && (d.Script || d.Control == "COMMIT"):
-		return never
+		return retryNever
 	case d.Kind == sqlite.Write || d.Kind == sqlite.Vacuum:
 		if r.Origin == nil {
-			return never
+			return retryNever
 		}
 	}
-	return repeat
+	return retryAlways
 }
 
 // unknownAfter returns err or, if the request may have been executed in a session that
@@ -199,12 +201,12 @@ func unknownAfter(unanswered *remote.BrokenError, err error) error {
 	return fmt.Errorf("%w: %w: %w", ErrOutcomeUnknown, unanswered, err)
 }
 
-// write is call for a request that may write, which gets an origin. Outside of a
-// transaction it is then applied once, even if it is sent to several nodes.
-func (c *remoteConn) write(ctx context.Context, r *apiv1.SessionRequest, after again, text string) (*apiv1.SessionResponse, error) {
+// write is call for a request that may write. It gives the request an origin: outside of a
+// transaction the cluster then applies the request once, even if several nodes receive it.
+func (c *remoteConn) write(ctx context.Context, r *apiv1.SessionRequest, rule retryRule, text string) (*apiv1.SessionResponse, error) {
 	if c.origin != nil { // this client is a proxy's
 		r.Origin = protocol.Origin(c.origin)
-		return c.call(ctx, r, after, text)
+		return c.call(ctx, r, rule, text)
 	}
 	for inTx := c.state.InTransaction; ; {
 		origins, err := c.client.client.TakeOrigins(ctx, "sql")
@@ -212,7 +214,7 @@ func (c *remoteConn) write(ctx context.Context, r *apiv1.SessionRequest, after a
 			return nil, remoteError(err)
 		}
 		r.Origin = protocol.Origin(origins.Next())
-		answer, err := c.call(ctx, r, after, text)
+		answer, err := c.call(ctx, r, rule, text)
 		switch {
 		case errors.Is(err, ErrOutcomeUnknown):
 			return answer, err
@@ -233,9 +235,9 @@ func (c *remoteConn) SetOrigin(origin *wire.Origin) { c.origin, c.failedOnReplic
 // on the replicas.
 func (c *remoteConn) FailedOnReplicas() bool { return c.failedOnReplicas }
 
-// onlyReads reports whether a text surely does not write: only then it needs no origin.
-// A wrong answer does no harm: a write without an origin whose session breaks has an
-// unknown outcome, and a read with one costs a session of the cluster.
+// onlyReads reports whether a text certainly does not write, so that it needs no origin.
+// The answer need not be right: if a write has no origin and its session breaks, the
+// outcome is unknown; and a read that has an origin only uses up a sequence.
 func onlyReads(text string) bool {
 	word := strings.TrimLeft(text, " \t\r\n")
 	if i := strings.IndexFunc(word, func(r rune) bool { return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') }); i >= 0 {
@@ -248,8 +250,9 @@ func onlyReads(text string) bool {
 	return false
 }
 
-// ensure opens a session if the last one has broken.
-func (c *remoteConn) ensure(ctx context.Context) error {
+// ensureSession opens a session if the last one has broken. It returns an error if the
+// connection cannot continue in another session.
+func (c *remoteConn) ensureSession(ctx context.Context) error {
 	switch {
 	case c.closed || c.client.client.Closed():
 		return ErrClosed
@@ -268,7 +271,8 @@ func (c *remoteConn) ensure(ctx context.Context) error {
 	return c.open(ctx, &c.state)
 }
 
-// sessionBroke notes that the session has ended, and what was lost with it.
+// sessionBroke records that the session has ended, and that its transaction and its TEMP
+// objects are lost.
 func (c *remoteConn) sessionBroke(broken *remote.BrokenError) {
 	address := c.session.Address()
 	c.session.Close()
@@ -342,7 +346,7 @@ func (c *remoteConn) statement(ctx context.Context, text string, r *apiv1.Sessio
 	if onlyReads(text) || inTx && !mayCommit(text) {
 		send = c.call
 	}
-	answer, err := send(ctx, r, firstLook, text)
+	answer, err := send(ctx, r, retryIfHarmless, text)
 	if c.lostTx == nil {
 		return answer, err
 	}
@@ -356,7 +360,8 @@ func mayCommit(text string) bool {
 	return len(word) >= 3 && (strings.EqualFold(word[:3], "COM") || strings.EqualFold(word[:3], "END"))
 }
 
-// statementAfterEnd executes a text under a context that has ended.
+// statementAfterEnd executes a text whose context has ended before it was sent. The server
+// executes it only if it is a ROLLBACK.
 func (c *remoteConn) statementAfterEnd(ended context.Context, r *apiv1.SessionRequest) (*apiv1.SessionResponse, error) {
 	if c.lostTx != nil || c.session == nil {
 		return nil, ended.Err()
@@ -367,13 +372,14 @@ func (c *remoteConn) statementAfterEnd(ended context.Context, r *apiv1.SessionRe
 	if err != nil {
 		return nil, ended.Err()
 	}
-	c.update(answer)
+	c.setState(answer)
 	return answer, remoteError(remote.Failure(ended, answer))
 }
 
-// statementAfterLoss finds out whether a text ends the transaction that was lost with
-// its session. known is whether the session was known to be lost before the text was
-// sent, and lost the error of the text.
+// statementAfterLoss returns the result of a text after the session of its transaction
+// broke: a ROLLBACK or COMMIT ends the transaction, and every other text fails with lost.
+// sent says that the text was sent before the session broke, so that the outcome of a
+// COMMIT has to be asked for.
 func (c *remoteConn) statementAfterLoss(ctx context.Context, text string, r *apiv1.SessionRequest, sent bool, lost error) (*apiv1.SessionResponse, error) {
 	if c.tx != nil { // sql.Tx ends it
 		return nil, lost
@@ -400,7 +406,7 @@ func (c *remoteConn) statementAfterLoss(ctx context.Context, text string, r *api
 	case "BEGIN":
 		if !sent && reported {
 			c.lostTx = nil
-			return c.call(ctx, r, repeat, text)
+			return c.call(ctx, r, retryAlways, text)
 		}
 	}
 	return nil, lost
@@ -438,7 +444,7 @@ func (c *remoteConn) Batch(ctx context.Context, stmts []connapi.Statement) ([]dr
 		}
 		batch.Statements[i] = protocol.Statement(stmts[i].SQL, values)
 	}
-	answer, err := c.write(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Batch{Batch: batch}}, repeat, "")
+	answer, err := c.write(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Batch{Batch: batch}}, retryAlways, "")
 	if err != nil {
 		return nil, err
 	}
@@ -456,7 +462,7 @@ func (c *remoteConn) Describe(ctx context.Context, text string, local bool) (con
 	}
 	s := protocol.Statement(text, nil)
 	prepare := &apiv1.Prepare{Sql: s.Sql, RawSql: s.RawSql, Local: local}
-	answer, err := c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Prepare{Prepare: prepare}}, repeat, "")
+	answer, err := c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Prepare{Prepare: prepare}}, retryAlways, "")
 	if err != nil {
 		return connapi.Description{}, err
 	}
@@ -482,7 +488,7 @@ func (c *remoteConn) Ping(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	_, err := c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Ping{Ping: &apiv1.Ping{}}}, repeat, "")
+	_, err := c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Ping{Ping: &apiv1.Ping{}}}, retryAlways, "")
 	return err
 }
 
@@ -520,7 +526,7 @@ func (c *remoteConn) rollBackAbandoned() {
 	c.tx = nil
 	ctx, cancel := context.WithTimeout(context.Background(), rollbackWait)
 	defer cancel()
-	if _, err := c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Reset_{Reset_: &apiv1.Reset{}}}, never, ""); err != nil && c.session != nil {
+	if _, err := c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Reset_{Reset_: &apiv1.Reset{}}}, retryNever, ""); err != nil && c.session != nil {
 		c.session.Close() // which rolls back too
 		c.sessionBroke(nil)
 	}

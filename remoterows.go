@@ -129,7 +129,7 @@ func (r *remoteRows) ask(nextSet bool) (*apiv1.SessionResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.update(answer)
+	c.setState(answer)
 	return answer, remoteError(remote.Failure(r.ctx, answer))
 }
 

@@ -28,7 +28,7 @@ func (c *remoteConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver
 		c.lostTx = nil // as BEGIN does
 	}
 	r := &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Begin{Begin: &apiv1.Begin{ReadOnly: opts.ReadOnly, Isolation: int32(opts.Isolation)}}}
-	if _, err := c.call(ctx, r, repeat, ""); err != nil {
+	if _, err := c.call(ctx, r, retryAlways, ""); err != nil {
 		return nil, err
 	}
 	t := &remoteTx{c: c, ctx: ctx}
@@ -45,7 +45,7 @@ func (t *remoteTx) Commit() error {
 	}
 	sent := t.c.lostTx == nil && t.c.session != nil && !t.c.session.Ended()
 	r := &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Commit{Commit: &apiv1.Commit{}}}
-	_, err := t.c.write(t.ctx, r, never, "")
+	_, err := t.c.write(t.ctx, r, retryNever, "")
 	if t.c.lostTx != nil && sent {
 		err = t.c.commitOutcome(t.ctx, r.Origin, t.c.lostTx)
 	}
@@ -64,7 +64,7 @@ func (t *remoteTx) Rollback() error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), rollbackWait)
 	defer cancel()
-	_, err := t.c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Rollback{Rollback: &apiv1.Rollback{}}}, never, "")
+	_, err := t.c.call(ctx, &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Rollback{Rollback: &apiv1.Rollback{}}}, retryNever, "")
 	if t.c.lostTx != nil {
 		return nil // it ended with its session
 	}

@@ -71,12 +71,12 @@ type Client struct {
 
 	mu        sync.Mutex
 	nodes     map[string]*endpoint  // by address; guarded by mu
-	learned   []string              // addresses that a node has told; guarded by mu
+	learned   []string              // addresses of the members that a node has returned; guarded by mu
 	leader    string                // its address; "": not known; guarded by mu
-	refreshed time.Time             // when learned and leader were last told; guarded by mu
+	refreshed time.Time             // when learned and leader were last set; guarded by mu
 	links     map[string][]*link    // to the nodes, by address; the slices are not changed; guarded by mu
 	origins   map[string][]*Origins // those that are free, by the names of their shards; guarded by mu
-	seen      wire.Seen             // the highest that a node has told; guarded by mu
+	seen      wire.Seen             // the highest indexes that nodes have returned; guarded by mu
 }
 
 // An endpoint has the services of one node.
@@ -133,15 +133,16 @@ func (c *Client) begin(f func()) bool {
 	return true
 }
 
-// Seen returns the highest that any node has told.
+// Seen returns the highest indexes that nodes have returned.
 func (c *Client) Seen() wire.Seen {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.seen
 }
 
-// Saw notes what a node has told, or what the caller has seen elsewhere.
-func (c *Client) Saw(s wire.Seen) {
+// RecordSeen records how far a node has applied the logs, or what the caller has seen
+// elsewhere. Later requests make their nodes wait until they have applied as much.
+func (c *Client) RecordSeen(s wire.Seen) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.seen = c.seen.Max(s)
@@ -201,9 +202,9 @@ func (a authorize) set(h http.Header) {
 	}
 }
 
-// order returns the addresses in the order in which they are to be tried: the leader,
+// addressesToTry returns the addresses in the order in which they are tried: the leader,
 // the configured ones, and those that were learned.
-func (c *Client) order() []string {
+func (c *Client) addressesToTry() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []string
@@ -218,8 +219,9 @@ func (c *Client) order() []string {
 	return out
 }
 
-// failed notes that a node could not be reached.
-func (c *Client) failed(address string) {
+// recordFailure records that a node could not be reached, so that it does not count as the
+// leader and the state of the cluster is asked for again.
+func (c *Client) recordFailure(address string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.leader == address {
@@ -238,8 +240,8 @@ func (c *Client) onSomeNode(ctx context.Context, f func(*endpoint) error) error 
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		var last error
 		hopeless := true
-		for _, address := range c.order() {
-			if err := c.ended(ctx); err != nil {
+		for _, address := range c.addressesToTry() {
+			if err := c.endError(ctx); err != nil {
 				return noNode(last, err)
 			}
 			err := f(c.endpoint(address))
@@ -249,7 +251,7 @@ func (c *Client) onSomeNode(ctx context.Context, f func(*endpoint) error) error 
 				}
 				return err
 			}
-			c.failed(address)
+			c.recordFailure(address)
 			err = explain(err)
 			last = fmt.Errorf("%s: %w", address, err)
 			hopeless = hopeless && misconfigured(err)
@@ -267,8 +269,8 @@ func (c *Client) onSomeNode(ctx context.Context, f func(*endpoint) error) error 
 	}
 }
 
-// ended returns why no further call is made, or nil.
-func (c *Client) ended(ctx context.Context) error {
+// endError returns the reason for which no further call is made, or nil.
+func (c *Client) endError(ctx context.Context) error {
 	if c.Closed() {
 		return node.ErrClosed
 	}
@@ -388,24 +390,24 @@ func (c *Client) refresh(ctx context.Context) {
 	if recent {
 		return
 	}
-	for _, address := range c.order() {
+	for _, address := range c.addressesToTry() {
 		attempt, cancel := context.WithTimeout(ctx, dialTimeout)
 		answer, err := c.endpoint(address).cluster.Status(attempt, connect.NewRequest(&apiv1.StatusRequest{}))
 		cancel()
 		if err != nil {
-			c.failed(address)
+			c.recordFailure(address)
 			continue
 		}
-		c.learn(answer.Msg)
+		c.recordStatus(answer.Msg)
 		if answer.Msg.Leader != 0 || answer.Msg.Proxy {
 			return
 		}
 	}
 }
 
-// learn notes what a node tells of the cluster. The addresses behind a proxy may not
-// be reachable from here.
-func (c *Client) learn(s *apiv1.StatusResponse) {
+// recordStatus records the members and the leader that a node has returned. It ignores the
+// members that a proxy returns, because they may not be reachable from here.
+func (c *Client) recordStatus(s *apiv1.StatusResponse) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.refreshed = time.Now()
@@ -430,7 +432,7 @@ func (c *Client) Status(ctx context.Context) (*apiv1.StatusResponse, error) {
 		return e.cluster.Status
 	}, &apiv1.StatusRequest{})
 	if err == nil {
-		c.learn(out)
+		c.recordStatus(out)
 	}
 	return out, err
 }
@@ -448,7 +450,7 @@ func (c *Client) Ready(ctx context.Context) error {
 		return e.cluster.Ready
 	}, &apiv1.ReadyRequest{})
 	if err == nil {
-		c.Saw(protocol.WireSeen(out.Seen))
+		c.RecordSeen(protocol.WireSeen(out.Seen))
 	}
 	return err
 }

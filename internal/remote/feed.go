@@ -254,7 +254,7 @@ func (f *feed[M]) next(ctx context.Context) (m M, err error) {
 // before it.
 func (f *feed[M]) deliver(i item[M]) (M, error) {
 	if i.err == nil {
-		f.client.Saw(protocol.WireSeen(i.message.GetSeen()))
+		f.client.RecordSeen(protocol.WireSeen(i.message.GetSeen()))
 	}
 	return i.message, i.err
 }

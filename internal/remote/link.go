@@ -157,7 +157,7 @@ func (l *link) receive(c carrier) error {
 			if answer.Seen != nil {
 				// Before the session goes on, so that its next request has it.
 				if now := protocol.WireSeen(answer.Seen); now != seen {
-					l.client.Saw(now)
+					l.client.RecordSeen(now)
 					seen = now
 				}
 			}

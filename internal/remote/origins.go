@@ -74,7 +74,7 @@ func (c *Client) CommitOutcome(ctx context.Context, origin wire.Origin) error {
 		return e.shards.CommitOutcome
 	}, &apiv1.CommitOutcomeRequest{Origin: protocol.Origin(&origin)})
 	if err == nil {
-		c.Saw(protocol.WireSeen(answer.Seen))
+		c.RecordSeen(protocol.WireSeen(answer.Seen))
 	}
 	return err
 }

@@ -72,7 +72,7 @@ func (s *Shards) send(ctx context.Context, shard apiv1.DoRequest_Shard, c *wire.
 	if err != nil {
 		return o, err
 	}
-	s.client.Saw(protocol.WireSeen(answer.Seen))
+	s.client.RecordSeen(protocol.WireSeen(answer.Seen))
 	got, err := wire.DecodeOutcome(answer.Outcome)
 	if err != nil {
 		return o, errors.Join(node.ErrOutcomeUnknown, err)
@@ -269,7 +269,7 @@ func (s *lockShard) CatchUp(ctx context.Context, granted wire.Outcome) error {
 		return e.shards.CatchUp
 	}, &apiv1.CatchUpRequest{Outcome: wire.EncodeOutcome(&granted)})
 	if err == nil {
-		s.client.Saw(protocol.WireSeen(answer.Seen))
+		s.client.RecordSeen(protocol.WireSeen(answer.Seen))
 	}
 	return err
 }

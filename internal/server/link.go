@@ -72,15 +72,15 @@ func (s *Server) serveLink(ctx context.Context, c carrier, address string, end f
 	end(err)
 }
 
-// drainInterval is how often a link looks whether its sessions have ended, once the
-// server shuts down.
+// drainInterval is how often a link checks whether its sessions have ended, once the server
+// shuts down.
 const drainInterval = 10 * time.Millisecond
 
 // wait returns when the client has ended the link, or is gone; or when the server
 // shuts down and all sessions have ended.
 func (l *link) wait(ctx context.Context, received <-chan error) (err error, drained bool) {
 	draining := l.server.draining
-	var look <-chan time.Time
+	var check <-chan time.Time
 	for {
 		select {
 		case err := <-received:
@@ -91,8 +91,8 @@ func (l *link) wait(ctx context.Context, received <-chan error) (err error, drai
 			draining = nil
 			ticker := time.NewTicker(drainInterval)
 			defer ticker.Stop()
-			look = ticker.C
-		case <-look:
+			check = ticker.C
+		case <-check:
 			l.mu.Lock()
 			left := len(l.sessions)
 			l.mu.Unlock()
@@ -117,7 +117,7 @@ func (l *link) receive(ctx context.Context) error {
 		due := 0
 		err = decoder.Requests(requests, func(r *apiv1.SessionRequest) error {
 			due++
-			return l.take(ctx, r)
+			return l.route(ctx, r)
 		})
 		l.out.Expect(due)
 		var known *connect.Error
@@ -131,8 +131,8 @@ func (l *link) receive(ctx context.Context) error {
 	}
 }
 
-// take gives a request to its session. The error ends the link.
-func (l *link) take(ctx context.Context, r *apiv1.SessionRequest) error {
+// route gives a request to its session. An error ends the link.
+func (l *link) route(ctx context.Context, r *apiv1.SessionRequest) error {
 	if r.GetOpen() != nil {
 		return l.open(ctx, r)
 	}
