@@ -2,8 +2,18 @@ package cluster
 
 import "time"
 
-// maxGather bounds how long the combiner waits for remote callers.
-const maxGather = 5 * time.Millisecond
+// maxGather bounds how long the combiner waits for remote callers, and gatherFactor how
+// often it waits as long as the last entry took: with small entries in between, the
+// operations of the others would not be done sooner, and would cost more.
+const (
+	maxGather    = 5 * time.Millisecond
+	gatherFactor = 2
+)
+
+// gatherYields is how often the combiner yields the processor, without a new call, once
+// most of the remote callers have come back. It is about the time that a server needs for
+// the next request of those that it has received together.
+const gatherYields = 64
 
 // maxGatherSkips bounds how many entries are proposed without waiting after waits that
 // were in vain.
@@ -17,8 +27,8 @@ const maxGatherSkips = 256
 // next operation as soon as the processor is theirs; see yieldToCallers. A remote caller
 // needs a round trip. If the combiner proposed what is queued meanwhile, the callers would
 // stay divided into two groups, which wait for each other's entries for ever. So the
-// combiner waits until most of the callers have come back, but not longer than the last
-// entry took: an entry of its own would not have been done sooner. Callers that do not
+// combiner waits until most of the callers have come back, but not much longer than the
+// last entry took. Callers that do not
 // come back, because they have other things to do, make the wait be in vain. The combiner
 // then tries it ever less often.
 type gathering struct {
@@ -50,7 +60,7 @@ func (g *gathering) wanted() (calls int, wait time.Duration) {
 	if g.expected < 2 {
 		return 0, 0
 	}
-	if wait = min(g.took, maxGather) - time.Since(g.answered); wait <= 0 {
+	if wait = min(gatherFactor*g.took, maxGather) - time.Since(g.answered); wait <= 0 {
 		return 0, 0
 	}
 	if g.skip > 0 {
@@ -76,11 +86,14 @@ func (c *Combiner[O, R]) gather() bool {
 	if c.pace.several() {
 		return true // callers that come later need not wait for this entry
 	}
+	expected := c.gathering.expected
 	wanted, wait := c.gathering.wanted()
 	if wanted == 0 {
+		if expected > 1 {
+			c.yieldToCallers(expected, gatherYields)
+		}
 		return true
 	}
-	expected := c.gathering.expected
 	if !c.wakeAt(wanted) {
 		c.gathering.waited(false)
 		return true
@@ -94,7 +107,7 @@ func (c *Combiner[O, R]) gather() bool {
 				continue
 			}
 			c.gathering.waited(false)
-			c.yieldToCallers(expected)
+			c.yieldToCallers(expected, gatherYields)
 			return true
 		case <-c.timer.C:
 			c.gathering.waited(true)

@@ -26,18 +26,18 @@ func (c *Combiner[O, R]) run() {
 			break
 		}
 		c.gathering.end(c.remote, c.queued())
-		c.yieldToCallers(c.lastAnswered)
+		c.yieldToCallers(c.lastAnswered, c.cfg.Yields)
 	}
 	c.failQueue()
 }
 
 // yieldToCallers yields the processor to the callers just answered, most of whom
 // come with their next operation at once. It returns when as many calls wait as
-// there were in the last entry, or when no more come. An entry of many operations
-// costs hardly more than an entry of one.
-func (c *Combiner[O, R]) yieldToCallers(want int) {
+// there were in the last entry, or when so many yields have brought no new call. An entry
+// of many operations costs hardly more than an entry of one.
+func (c *Combiner[O, R]) yieldToCallers(want, yields int) {
 	last := 0
-	for inVain := 0; inVain < c.cfg.Yields; inVain++ {
+	for inVain := 0; inVain < yields; inVain++ {
 		runtime.Gosched()
 		n := c.queued()
 		if n >= want {

@@ -77,7 +77,7 @@ func (c *Combiner[O, R]) runWindow() (open bool) {
 		c.pollRaftResults()
 		if c.mayAdd() && c.pace.wait(time.Now()) <= 0 {
 			if c.lastAnswered > 0 {
-				c.yieldToCallers(c.lastAnswered)
+				c.yieldToCallers(c.lastAnswered, c.cfg.Yields)
 			}
 			c.addEntry()
 		}

@@ -142,7 +142,7 @@ func (o *Outbox[M]) Run(done, finish <-chan struct{}, send func(frame []byte) er
 
 // Run yields the processor so often, without a new message, before it sends. The second
 // bound applies as long as messages are due: it is about the time that a session needs.
-const yields, yieldsForDue = 2, 32
+const yields, yieldsForDue = 2, 64
 
 // yield lets sessions that can run queue their messages.
 func (o *Outbox[M]) yield() {
