@@ -119,6 +119,7 @@ func (x *session) run(ctx context.Context) error {
 	limit := x.server.limits.IdleSession
 	idle := time.NewTimer(limit)
 	defer idle.Stop()
+	used := time.Now() // a Reset of the timer for each request would cost more
 	draining := x.server.draining
 	for {
 		if x.server.isDraining() {
@@ -132,9 +133,13 @@ func (x *session) run(ctx context.Context) error {
 			if err := x.execute(ctx, r); err != nil {
 				return err
 			}
-			idle.Reset(limit)
+			used = time.Now()
 		case <-draining:
 		case <-idle.C:
+			if left := limit - time.Since(used); left > 0 {
+				idle.Reset(left)
+				continue
+			}
 			if x.restorable() {
 				x.server.counters.idleSessions.Add(1)
 				return x.sayClosing("the session was idle")
