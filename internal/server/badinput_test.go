@@ -462,7 +462,7 @@ func TestIdleClients(t *testing.T) {
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
-	if each := (after.HeapAlloc + after.StackInuse - before.HeapAlloc - before.StackInuse) / uint64(clients); each > 150<<10 {
+	if each := int64(after.HeapAlloc+after.StackInuse-before.HeapAlloc-before.StackInuse) / int64(clients); each > 150<<10 {
 		t.Errorf("an idle client, with its server, takes %d KiB", each>>10)
 	}
 	if n := s.Counters().Sessions; n != clients {
