@@ -208,6 +208,9 @@ func (c *remoteConn) write(ctx context.Context, r *apiv1.SessionRequest, rule re
 		r.Origin = protocol.Origin(c.origin)
 		return c.call(ctx, r, rule, text)
 	}
+	if err := c.errLost(); err != nil { // TakeOrigins may wait for a node
+		return nil, err
+	}
 	for inTx := c.state.InTransaction; ; {
 		origins, err := c.client.client.TakeOrigins(ctx, "sql")
 		if err != nil {
@@ -253,22 +256,28 @@ func onlyReads(text string) bool {
 // ensureSession opens a session if the last one has broken. It returns an error if the
 // connection cannot continue in another session.
 func (c *remoteConn) ensureSession(ctx context.Context) error {
+	if err := c.errLost(); err != nil || c.session != nil {
+		return err
+	}
+	return c.open(ctx, &c.state)
+}
+
+// errLost returns an error if the connection is closed, or if a transaction or TEMP
+// objects were lost with its session. It does not wait for a server.
+func (c *remoteConn) errLost() error {
 	switch {
 	case c.closed || c.client.client.Closed():
 		return ErrClosed
 	case c.session != nil && c.session.Ended():
 		c.sessionBroke(nil)
 	}
-	switch {
-	case c.lostTemp != nil:
+	if c.lostTemp != nil {
 		return c.lostTemp
-	case c.lostTx != nil:
-		c.reported = true
-		return c.lostTx
-	case c.session != nil:
-		return nil
 	}
-	return c.open(ctx, &c.state)
+	if c.lostTx != nil {
+		c.reported = true
+	}
+	return c.lostTx
 }
 
 // sessionBroke records that the session has ended, and that its transaction and its TEMP

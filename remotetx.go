@@ -46,7 +46,7 @@ func (t *remoteTx) Commit() error {
 	sent := t.c.lostTx == nil && t.c.session != nil && !t.c.session.Ended()
 	r := &apiv1.SessionRequest{Request: &apiv1.SessionRequest_Commit{Commit: &apiv1.Commit{}}}
 	_, err := t.c.write(t.ctx, r, retryNever, "")
-	if t.c.lostTx != nil && sent {
+	if t.c.lostTx != nil && sent && r.Origin != nil { // without an origin it was not sent
 		err = t.c.commitOutcome(t.ctx, r.Origin, t.c.lostTx)
 	}
 	t.end()

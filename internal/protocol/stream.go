@@ -69,7 +69,8 @@ const (
 	endTimeout = time.Second
 )
 
-// NewStream returns the Stream of a connection. early is what was read from it before, or
+// NewStream returns the Stream of a connection. early has what was read from it before,
+// and must not read on: only the Stream notices that the other side is silent; or it is
 // nil.
 func NewStream(conn net.Conn, early io.Reader, limits StreamLimits) *Stream {
 	s := &Stream{conn: conn, limits: limits}

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"time"
@@ -123,7 +124,8 @@ func (c *Client) handshake(ctx context.Context, conn net.Conn, address string) (
 		return nil, fmt.Errorf("%w: %s", errRefused, answer.Status)
 	}
 	limits := protocol.StreamLimits{MaxFrame: protocol.MaxMessage, PingAfter: pingAfter, PingTimeout: pingTimeout, WriteTimeout: writeTimeout}
-	return protocol.NewStream(conn, early, limits), nil
+	read := io.LimitReader(early, int64(early.Buffered())) // all else is read by the Stream, which notices silence
+	return protocol.NewStream(conn, read, limits), nil
 }
 
 // failed returns the error of a handshake that failed with err.

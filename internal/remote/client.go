@@ -83,6 +83,7 @@ type Client struct {
 type endpoint struct {
 	address  string
 	refused  atomic.Pointer[time.Time] // when an upgrade was last refused; nil: never
+	mismatch atomic.Pointer[error]     // of the last connection without TLS; nil, or points to nil: none
 	database hiqlitev1connect.DatabaseClient
 	kv       hiqlitev1connect.KVClient
 	pubsub   hiqlitev1connect.PubSubClient
@@ -252,7 +253,7 @@ func (c *Client) onSomeNode(ctx context.Context, f func(*endpoint) error) error 
 				return err
 			}
 			c.recordFailure(address)
-			err = explain(err)
+			err = explain(c.endpoint(address), err)
 			last = fmt.Errorf("%s: %w", address, err)
 			hopeless = hopeless && misconfigured(err)
 		}

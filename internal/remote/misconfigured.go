@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -19,20 +20,29 @@ var (
 	errNotHTTP2      = errors.New("the server does not answer in HTTP/2: it is no hiqlite server, or it uses TLS and this client does not")
 )
 
+// A server with TLS answers HTTP/2 without TLS by empty SETTINGS, and GOAWAY.
+var emptySettings = []byte{0, 0, 0, 4, 0, 0, 0, 0, 0}
+
+const goAway, goAwayAt = 7, 12 // the type of the second frame, and where it is
+
 // dial connects to a node. Without TLS it checks that the node answers in HTTP/2.
 func (c *Client) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	raw, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, address)
+	if err != nil {
+		c.endpoint(address).mismatch.Store(nil) // now the node has another problem
+	}
 	if err != nil || c.opts.TLS != nil {
 		return raw, err
 	}
-	return &plainConn{Conn: raw}, nil
+	return &plainConn{Conn: raw, endpoint: c.endpoint(address)}, nil
 }
 
 // A plainConn is a connection without TLS. Its reads fail if the other side does not
 // speak HTTP/2: net/http would take the bytes for a frame that is too large.
 type plainConn struct {
 	net.Conn
-	checked bool // only the goroutine that reads uses it
+	endpoint *endpoint
+	checked  bool // only the goroutine that reads uses it
 }
 
 func (c *plainConn) Read(p []byte) (int, error) {
@@ -41,13 +51,22 @@ func (c *plainConn) Read(p []byte) (int, error) {
 		return n, err
 	}
 	c.checked = true
+	var mismatch error
 	switch p[0] {
 	case 0: // a frame that has less than 64 KiB
-		return n, err
+		if bytes.HasPrefix(p[:n], emptySettings) && n > goAwayAt && p[goAwayAt] == goAway {
+			mismatch = errServerUsesTLS
+		}
 	case 0x15: // an alert of TLS
-		return 0, errServerUsesTLS
+		mismatch = errServerUsesTLS
+	default:
+		mismatch = errNotHTTP2
 	}
-	return 0, errNotHTTP2
+	c.endpoint.mismatch.Store(&mismatch) // net/http does not always return the error
+	if mismatch != nil {
+		return 0, mismatch
+	}
+	return n, err
 }
 
 // misconfigured reports whether a node could not be reached because client and server
@@ -61,8 +80,11 @@ func misconfigured(err error) bool {
 }
 
 // explain adds to an error of the transport what the user can do.
-func explain(err error) error {
+func explain(e *endpoint, err error) error {
 	var record tls.RecordHeaderError
+	if mismatch := e.mismatch.Load(); mismatch != nil && *mismatch != nil && !errors.Is(err, *mismatch) {
+		err = fmt.Errorf("%w (%w)", *mismatch, err)
+	}
 	switch {
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return fmt.Errorf("%w (%w)", errServerIsPlain, err)

@@ -165,8 +165,9 @@ const (
 	headerTimeout = 10 * time.Second
 	// pingAfter is how long a connection may be silent before the server asks whether
 	// the client is still there, and pingTimeout how long it waits for the answer. A
-	// client that has vanished thus keeps a transaction open for at most 10 s.
-	pingAfter   = 5 * time.Second
+	// client that has vanished thus keeps a transaction open for at most 8 s, which is
+	// less than the 10 s of busy_timeout for which the writes of others wait by default.
+	pingAfter   = 3 * time.Second
 	pingTimeout = 5 * time.Second
 	// frameBytes bounds a frame of HTTP/2. A client of Go's net/http keeps a buffer of
 	// this size for each session.

@@ -105,6 +105,102 @@ func TestStreamsThatVanish(t *testing.T) {
 	}
 }
 
+// A relay passes bytes on between clients and a server until it is frozen: then it passes
+// on nothing and keeps all connections, as a network that was cut does.
+type relay struct {
+	address string
+	frozen  chan struct{} // closed when it is frozen
+}
+
+func newRelay(t *testing.T, to string) *relay {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &relay{address: l.Addr().String(), frozen: make(chan struct{})}
+	end := make(chan struct{})
+	var work sync.WaitGroup
+	pass := func(from, to net.Conn) {
+		defer from.Close()
+		b := make([]byte, 64<<10)
+		for {
+			n, err := from.Read(b)
+			if err != nil {
+				to.Close()
+				return
+			}
+			select {
+			case <-r.frozen:
+				<-end
+				return
+			default:
+			}
+			if _, err := to.Write(b[:n]); err != nil {
+				return
+			}
+		}
+	}
+	work.Go(func() {
+		for {
+			from, err := l.Accept()
+			if err != nil {
+				return
+			}
+			onward, err := net.Dial("tcp", to)
+			if err != nil {
+				from.Close()
+				continue
+			}
+			work.Go(func() { pass(from, onward) })
+			work.Go(func() { pass(onward, from) })
+		}
+	})
+	t.Cleanup(func() { l.Close(); close(end); work.Wait() })
+	return r
+}
+
+// A client that vanishes without a word, since its machine or the network is lost, keeps
+// a transaction and a watch open for some seconds only.
+func TestSilentClients(t *testing.T) {
+	c := hiqlitetest.NewCluster(t, 1)
+	s, address := serve(t, server.Config{Backend: c.Node(0)})
+	mustExec(t, c.DB(0), "CREATE TABLE t(n INT)")
+	r := newRelay(t, address)
+	ctx, cancel := context.WithCancel(testrun.Context(t))
+	defer cancel()
+	client := httpClient(t, true)
+	watch, err := hiqlitev1connect.NewKVClient(client, "http://"+r.address).Watch(ctx, connect.NewRequest(&apiv1.WatchRequest{Bucket: "b", Prefix: true}))
+	if err != nil || !watch.Receive() {
+		t.Fatal(err, watch.Err())
+	}
+	defer watch.Close()
+	remote, err := hiqlite.Dial(ctx, hiqlite.RemoteConfig{Addresses: []string{r.address}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remote.Close()
+	tx, err := remote.DB().BeginTx(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec("INSERT INTO t VALUES(1)"); err != nil {
+		t.Fatal(err)
+	}
+	close(r.frozen)
+	mustExec(t, c.DB(0), "INSERT INTO t VALUES(2)") // waits for the transaction to be rolled back
+	testrun.WaitFor(t, "the server to free everything", func() bool {
+		n := s.Counters()
+		return n.Streams == 0 && n.Sessions == 0
+	})
+	if err := tx.Commit(); !errors.Is(err, hiqlite.ErrTxExpired) {
+		t.Errorf("the commit: %v", err)
+	}
+	if got := value[string](t, c.DB(0), "SELECT group_concat(n) FROM t"); got != "2" {
+		t.Errorf("the rows are %s", got)
+	}
+}
+
 // A client that opens a watch and does not read it holds up no writer and takes bounded
 // memory. When it reads on, it learns that it has missed events.
 func TestSlowWatcher(t *testing.T) {
