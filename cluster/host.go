@@ -347,6 +347,9 @@ func (h *Host) withHint(err error) error {
 	case strings.Contains(text, "shard settings are invalid"):
 		hint = "it was started with other members, or another kind of machine"
 	}
+	if errors.Is(err, ErrUnreadable) {
+		return err // it has a hint already
+	}
 	if hint == "" && hasLog(h.cfg.Dir) {
 		return fmt.Errorf("%w: %s: %w: put back a copy of the data folder, and start this program anew", ErrUnreadable, h.cfg.Dir, err)
 	} else if hint == "" {

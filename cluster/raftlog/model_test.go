@@ -74,7 +74,9 @@ func (h *history) next() logOp {
 	r := h.replicas[h.rng.IntN(len(h.replicas))]
 	if !r.boot {
 		r.boot = true
-		b := raftpb.Bootstrap{Addresses: map[uint64]string{7: "a:1"}, Type: raftpb.RegularStateMachine}
+		// The encoding of a map has no order.
+		members := map[uint64]string{7: "a:1", 8: "b:1", 9: "c:1", 10: "d:1"}
+		b := raftpb.Bootstrap{Addresses: members, Type: raftpb.RegularStateMachine}
 		return logOp{fmt.Sprintf("bootstrap %v", r.node), func(l raftio.ILogDB) error {
 			return l.SaveBootstrapInfo(r.node.ShardID, r.node.ReplicaID, b)
 		}}
@@ -111,7 +113,8 @@ func (h *history) snapshot(r *past) logOp {
 }
 
 func (h *history) snapshotOf(r *past, index, term uint64) raftpb.Snapshot {
-	return raftpb.Snapshot{Index: index, Term: term, ShardID: r.node.ShardID, Type: raftpb.RegularStateMachine, Filepath: strings.Repeat("f", h.rng.IntN(50))}
+	members := raftpb.Membership{ConfigChangeId: 1, Addresses: map[uint64]string{7: "a:1", 8: "b:1", 9: "c:1"}, NonVotings: map[uint64]string{10: "d:1", 11: "e:1"}}
+	return raftpb.Snapshot{Index: index, Membership: members, Term: term, ShardID: r.node.ShardID, Type: raftpb.RegularStateMachine, Filepath: strings.Repeat("f", h.rng.IntN(50))}
 }
 
 // receiveSnapshot replaces the log of a replica.
@@ -181,7 +184,7 @@ func read(l raftio.ILogDB, nodes []*past) (contents, error) {
 		if err != nil {
 			return nil, err
 		}
-		fmt.Fprintf(&b, "snapshot %d %d %q\n", ss.Index, ss.Term, ss.Filepath)
+		fmt.Fprintf(&b, "snapshot %d %d %q %v\n", ss.Index, ss.Term, ss.Filepath, ss.Membership.Addresses)
 		s, err := l.ReadRaftState(p.node.ShardID, p.node.ReplicaID, ss.Index)
 		if err != nil && !errors.Is(err, raftio.ErrNoSavedLog) {
 			return nil, err
