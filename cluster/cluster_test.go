@@ -7,12 +7,15 @@ import (
 	"log"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/hiqlite/hiqlite/internal/testrun"
 )
 
 func TestThreeNodes(t *testing.T) {
@@ -362,6 +365,59 @@ func TestEndedContextIsNotErrNoLeader(t *testing.T) {
 	for _, ctx := range []context.Context{cancelled, late} {
 		if err := n.shard.ReadIndex(ctx); err != ctx.Err() {
 			t.Errorf("%v, want %v", err, ctx.Err())
+		}
+	}
+}
+
+// Nodes that are closed, or killed, while their logs begin new segments, remove old ones
+// and copy entries, start again with all that was applied.
+func TestRestartsWithManySegments(t *testing.T) {
+	nodes := newNodes(t, 3)
+	var killed atomic.Uint64 // the node that neither sends nor receives
+	for _, n := range nodes {
+		n.cfg.segmentSize = 8 << 10
+		n.cfg.Hooks.Send = func(from, to, _ uint64, _ string) []time.Duration {
+			if dead := killed.Load(); from == dead || to == dead {
+				return nil
+			}
+			return []time.Duration{0}
+		}
+		n.start()
+	}
+	total := 0
+	for round := range testrun.Rounds(6, 30) {
+		victim := nodes[uint64(round)%3+1]
+		other := nodes[uint64(round+1)%3+1]
+		for i := range 150 {
+			total++
+			if got := other.add(); got != total {
+				t.Fatalf("round %d: operation %d has the result %d", round, total, got)
+			}
+			if i == 100 {
+				if err := other.shard.Compact(patience(t), 10); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		victim.wantTotal(total)
+		if round%2 == 1 {
+			killed.Store(victim.cfg.Node)
+			victim.kill()
+		} else {
+			victim.stop()
+		}
+		for range 50 {
+			total++
+			other.add()
+		}
+		killed.Store(0)
+		victim.start()
+		victim.wantTotal(total)
+	}
+	for _, n := range nodes {
+		n.wantTotal(total)
+		if segments, err := filepath.Glob(filepath.Join(n.cfg.Dir, logFolder, "*.log")); err != nil || len(segments) < 2 {
+			t.Errorf("node %d has the segments %v, %v", n.cfg.Node, segments, err)
 		}
 	}
 }

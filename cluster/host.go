@@ -65,6 +65,8 @@ type Config struct {
 	Identity *identity.Identity
 
 	Hooks transport.Hooks // for tests
+
+	segmentSize int64 // of the Raft log, in bytes; 0: its default; for tests
 }
 
 // validate reports every fault at once.

@@ -48,7 +48,7 @@ func (logFactory) Name() string { return raftlog.Name }
 
 func (f logFactory) Create(config.NodeHostConfig, config.LogDBCallback, []string, []string) (raftio.ILogDB, error) {
 	log, err := raftlog.Open(filepath.Join(f.dir, logFolder), raftlog.Options{
-		Storage: f.storage, Logger: f.host.log, Failed: f.host.diskFailed,
+		Storage: f.storage, SegmentSize: f.host.cfg.segmentSize, Logger: f.host.log, Failed: f.host.diskFailed,
 	})
 	if corrupt := new(raftlog.CorruptError); errors.As(err, &corrupt) {
 		return nil, fmt.Errorf("%w: %w: put back a copy of the data folder", ErrUnreadable, err)

@@ -3,7 +3,9 @@ package cluster
 import (
 	"context"
 	"io"
+	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -203,4 +205,21 @@ func (n *testNode) leader() uint64 {
 		n.t.Fatal(err)
 	}
 	return n.shard.Leader().Node
+}
+
+// kill stops the node as the end of its process would: what it writes while it stops is
+// lost. The node must not send any more.
+func (n *testNode) kill() {
+	n.t.Helper()
+	left := filepath.Join(n.t.TempDir(), "raft")
+	n.disk.mu.Lock() // so that the machine is not ahead of the copy of the log
+	killed := &disk{applied: n.disk.applied, ops: slices.Clone(n.disk.ops)}
+	killed.sessions.Load(n.disk.sessions.All())
+	err := os.CopyFS(left, os.DirFS(n.cfg.Dir))
+	n.disk.mu.Unlock()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.stop()
+	n.cfg.Dir, n.disk = left, killed
 }
