@@ -37,10 +37,17 @@ func seeds(t *testing.T, round func(seed uint64)) {
 	if seed == 0 {
 		seed = rand.Uint64() >> 16
 	}
+	ended := false
+	defer func() { // round may end the test
+		if !ended {
+			t.Logf("seed %d ended the test: once more with -run %s -seed %d -rounds 1", seed, t.Name(), seed)
+		}
+	}()
 	began := time.Now()
 	for n := 0; ; n++ {
 		if *roundsFlag > 0 && n >= *roundsFlag || *roundsFlag == 0 && time.Since(began) > *durationFlag {
 			t.Logf("%d rounds, the next one's seed is %d", n, seed)
+			ended = true
 			return
 		}
 		round(seed)
