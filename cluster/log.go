@@ -66,13 +66,17 @@ func newRaftLog(log *raftlog.Log, h *Host) *raftLog {
 
 // block does not return if err is an error.
 func (l *raftLog) block(err error) {
-	if err == nil {
-		return
+	if err != nil {
+		l.report(err)
+		<-l.never
 	}
-	if !errors.Is(err, raftlog.ErrClosed) {
+}
+
+// report tells the host about an error, unless it only says that the log is closed.
+func (l *raftLog) report(err error) {
+	if err != nil && !errors.Is(err, raftlog.ErrClosed) {
 		l.failed(err)
 	}
-	<-l.never
 }
 
 // SaveRaftState implements raftio.ILogDB.

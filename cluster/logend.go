@@ -85,9 +85,7 @@ func (l *raftLog) term(shard, index uint64) (uint64, bool) {
 // readTerm returns the term of a replica's entry.
 func (l *raftLog) readTerm(shard, replica, index uint64) (uint64, bool) {
 	term, ok, err := l.Log.Term(shard, replica, index)
-	if err != nil {
-		l.failed(err)
-	}
+	l.report(err)
 	return term, ok && err == nil
 }
 

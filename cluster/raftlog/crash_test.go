@@ -319,3 +319,41 @@ func TestManyWriters(t *testing.T) {
 		}
 	}
 }
+
+// A log that is closed while it frees and copies segments, and while others read and
+// write, is closed properly: that it is closed is no failure of the disk.
+func TestCloseUnderLoad(t *testing.T) {
+	for seed := range uint64(testrun.Rounds(60, 600)) {
+		sim, rng := newSimFS(), rand.New(rand.NewPCG(seed, 3))
+		l := mustOpen(t, sim, Options{Failed: func(err error) { t.Errorf("seed %d: the disk has failed: %v", seed, err) }})
+		var wg sync.WaitGroup
+		for shard := range uint64(3) {
+			wg.Go(func() {
+				for i := uint64(1); ; i++ {
+					u := update(shard+1, raftpb.State{Term: 1 + i/7}, entriesFrom(i, 1, 1+i/7, 400)...)
+					err := l.SaveRaftState([]raftpb.Update{u}, 1)
+					if err == nil && i%10 == 0 {
+						err = l.RemoveEntriesTo(shard+1, 1, i-5)
+						l.CompactEntriesTo(shard+1, 1, i-5) // it may be closed
+					}
+					if err == nil {
+						_, _, err = l.IterateEntries(nil, 0, shard+1, 1, max(i, 4)-3, i+1, 1<<20)
+					}
+					if errors.Is(err, ErrClosed) {
+						return
+					} else if err != nil {
+						t.Errorf("seed %d: %v", seed, err)
+						return
+					}
+				}
+			})
+		}
+		time.Sleep(time.Duration(rng.IntN(3000)) * time.Microsecond) // anywhere
+		if err := l.Close(); err != nil {
+			t.Errorf("seed %d: %v", seed, err)
+		}
+		wg.Wait()
+		again := mustOpen(t, sim.killed(), Options{})
+		again.Close()
+	}
+}

@@ -1,6 +1,8 @@
 package raftlog
 
 import (
+	"errors"
+
 	"github.com/lni/dragonboat/v4/raftio"
 )
 
@@ -23,7 +25,7 @@ func (l *Log) maintainer() {
 			// The writer tries again when it needs the segment, and fails if it must.
 			l.opts.Logger.Warn("hiqlite: the next segment of the Raft log could not be prepared", "error", err)
 		}
-		if err := l.collect(); err != nil {
+		if err := l.collect(); err != nil && !errors.Is(err, ErrClosed) {
 			l.fail(err)
 		}
 		for _, done := range waiting {

@@ -123,6 +123,9 @@ func (l *Log) IterateEntries(entries []raftpb.Entry, size, shard, id, low, high,
 		entries, size, more, err = s.read(entries, size, low, high, maxSize)
 		l.release(s.segment)
 		if err != nil {
+			if why := l.Err(); why != nil {
+				return nil, 0, why // the file may have been closed
+			}
 			return nil, 0, fmt.Errorf("shard %d: %w", shard, err)
 		}
 		if !more {
