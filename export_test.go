@@ -40,6 +40,10 @@ func (c *Config) HookRetention(r memory.Retention) { c.hooks.Retention = r }
 // HookFirstSteps sets how many steps the first attempt of a write may take.
 func (c *Config) HookFirstSteps(steps uint64) { c.hooks.FirstSteps = steps }
 
+// HookLeaveWait sets how long a write that gives up waits until it has left the lease
+// queue.
+func (c *Config) HookLeaveWait(d time.Duration) { c.hooks.LeaveWait = d }
+
 // DiskMarks returns, for a volume of total bytes, the free space below which a node
 // refuses writes, and below which it is paused.
 func DiskMarks(total int64) (refuse, stop int64) { return node.DiskMarks(total) }

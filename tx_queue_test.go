@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hiqlite/hiqlite"
 	"github.com/hiqlite/hiqlite/internal/testrun"
@@ -136,10 +137,19 @@ func TestFirstComeFirstServed(t *testing.T) {
 }
 
 // When some waiters leave the lease queue, because their contexts end, the others
-// keep their order.
+// keep their order. They leave it in the end, even if that takes so long that the outcome
+// of a write is unknown.
 func TestWaitersThatLeaveTheQueue(t *testing.T) {
-	t.Parallel()
-	c := newCluster(t, 3, withoutTimeouts)
+	for name, wait := range map[string]time.Duration{"soon": 0, "late": time.Nanosecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testLeavingWaiters(t, wait)
+		})
+	}
+}
+
+func testLeavingWaiters(t *testing.T, wait time.Duration) {
+	c := newCluster(t, 3, withoutTimeouts, func(cfg *hiqlite.Config) { cfg.HookLeaveWait(wait) })
 	mustExec(t, c.DB(0), "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, who INT)")
 	holder := mustBegin(t, c.DB(1))
 	canceled, cancel := context.WithCancel(testrun.Context(t))

@@ -219,7 +219,7 @@ func (l *leases) await(ctx context.Context, id uint64, w *waiter, busyTimeout ti
 // withdraw removes a plain write from the queue and finds out whether it was
 // applied before that.
 func (l *leases) withdraw(ctx context.Context, id uint64, w *waiter, notApplied func() error, ended error) (wire.Result, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWait)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.node.opts.Hooks.LeaveWait)
 	defer cancel()
 	_, err := l.propose(ctx, &wire.Lease{Release: []uint64{id}})
 	select {
@@ -233,6 +233,10 @@ func (l *leases) withdraw(ctx context.Context, id uint64, w *waiter, notApplied 
 	if err == nil {
 		err = errors.New("hiqlite: it is not known whether it left the queue")
 	}
+	// Nobody waits for the write any more, so it should not keep others waiting.
+	l.mu.Lock()
+	l.releaseSoon(id)
+	l.mu.Unlock()
 	return wire.Result{}, errors.Join(fmt.Errorf("%w: it waited for the write lease, and may be applied when its turn comes: %w", ErrOutcomeUnknown, err), ended)
 }
 

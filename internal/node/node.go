@@ -81,6 +81,8 @@ type Hooks struct {
 	CompactFrom  int64
 	// FirstSteps bounds the first attempt of a write.
 	FirstSteps uint64
+	// LeaveWait bounds how long a write that gives up takes to leave the lease queue.
+	LeaveWait time.Duration
 	// Retention is what the pubsub shard keeps of its messages.
 	Retention memory.Retention
 	// Send decides what becomes of a message to another node, see transport.Hooks.
@@ -101,6 +103,9 @@ func (h *Hooks) setDefaults() {
 	}
 	if h.FirstSteps == 0 {
 		h.FirstSteps = firstSteps
+	}
+	if h.LeaveWait == 0 {
+		h.LeaveWait = leaveWait
 	}
 	if h.Retention == (memory.Retention{}) {
 		h.Retention = memory.DefaultRetention
