@@ -236,6 +236,10 @@ func (l *Log) nextSegment(full *segment, b *batch) (*segment, error) {
 	l.mu.Lock()
 	full.synced = full.end
 	l.mu.Unlock()
+	// Until the next segment is the last one, none may be prepared: it would have the same
+	// number, and its file would replace the one that is written to.
+	l.preparing.Lock()
+	defer l.preparing.Unlock()
 	next, err := l.takePrepared(full.number + 1)
 	if err != nil {
 		return nil, err

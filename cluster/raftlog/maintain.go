@@ -58,10 +58,8 @@ func (l *Log) prepare() error {
 	return nil
 }
 
-// takePrepared returns the next segment.
+// takePrepared returns the next segment. The caller holds preparing.
 func (l *Log) takePrepared(number uint64) (*segment, error) {
-	l.preparing.Lock()
-	defer l.preparing.Unlock()
 	l.mu.Lock()
 	s := l.prepared
 	l.prepared = nil
