@@ -28,9 +28,8 @@ const maxGatherSkips = 256
 // needs a round trip. If the combiner proposed what is queued meanwhile, the callers would
 // stay divided into two groups, which wait for each other's entries for ever. So the
 // combiner waits until most of the callers have come back, but not much longer than the
-// last entry took. Callers that do not
-// come back, because they have other things to do, make the wait be in vain. The combiner
-// then tries it ever less often.
+// last entry took. Callers that do not come back, because they have other things to do,
+// make the wait be in vain. The combiner then tries it ever less often.
 type gathering struct {
 	expected int           // callers that may be in the next entry: those just answered, and those queued then; 0: none was remote
 	proposed time.Time     // when the last entry was proposed

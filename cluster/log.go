@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sync"
 
 	"github.com/lni/dragonboat/v4/config"
 	"github.com/lni/dragonboat/v4/raftio"
@@ -117,58 +116,4 @@ func (l *raftLog) ReadRaftState(shard, replica, snapshot uint64) (raftio.RaftSta
 	}
 	l.ends.loaded(shard, replica, snapshot, s.State)
 	return s, err
-}
-
-// logEnds has what Raft knows of the ends of all logs.
-type logEnds struct {
-	mu     sync.Mutex
-	shards map[uint64]*shardEnd // guarded by mu
-}
-
-type shardEnd struct {
-	replica   uint64
-	committed uint64 // index of the last entry known to be committed; may be beyond the log
-	term      uint64 // the latest term known here; never decreases
-}
-
-// A logEnd says where a shard's log ends on this node.
-type logEnd struct {
-	last      uint64 // index of the last entry on disk
-	committed uint64 // as in shardEnd
-	term      uint64
-}
-
-// loaded records what the log held at the start. A shard that is known already is
-// left alone.
-func (e *logEnds) loaded(shard, replica, snapshot uint64, s raftpb.State) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.shards[shard] == nil {
-		*e.shard(shard, replica) = shardEnd{replica: replica, committed: max(s.Commit, snapshot), term: s.Term}
-	}
-}
-
-// shard returns what is known about a shard. The caller holds mu.
-func (e *logEnds) shard(shard, replica uint64) *shardEnd {
-	if e.shards == nil {
-		e.shards = map[uint64]*shardEnd{}
-	}
-	s := e.shards[shard]
-	if s == nil {
-		s = &shardEnd{replica: replica}
-		e.shards[shard] = s
-	}
-	return s
-}
-
-// saved records what was written to disk.
-func (e *logEnds) saved(updates []raftpb.Update) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for i := range updates {
-		u := &updates[i]
-		s := e.shard(u.ShardID, u.ReplicaID)
-		s.committed = max(s.committed, u.Snapshot.Index, u.State.Commit)
-		s.term = max(s.term, u.State.Term)
-	}
 }

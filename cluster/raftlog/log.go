@@ -73,7 +73,7 @@ type Log struct {
 }
 
 // queuedStates are the states of a replica as of the last call, which may not be on
-// disk yet.
+// disk yet. They are guarded by Log.mu.
 type queuedStates struct {
 	written raftpb.State // in a record
 	latest  raftpb.State // only its commit index may differ from written
@@ -138,6 +138,11 @@ func (l *Log) Close() error {
 		b.sync = true
 		err = l.write(b)
 	}
+	l.mu.Lock()
+	if l.err == nil {
+		l.err = ErrClosed // for those that wait to write
+	}
+	l.mu.Unlock()
 	return errors.Join(err, l.closeFiles())
 }
 
@@ -148,16 +153,17 @@ func (l *Log) SaveRaftState(updates []raftpb.Update, _ uint64) error {
 	return l.append(func(b *batch) error {
 		for i := range updates {
 			u := updates[i] // a copy: its state may be completed
-			if !l.needed(&u) {
+			q := l.queuedStates(raftio.NodeInfo{ShardID: u.ShardID, ReplicaID: u.ReplicaID})
+			if !q.needs(&u) {
 				continue
 			}
-			if err := l.follows(&u); err != nil {
+			if err := q.follow(&u); err != nil {
 				return fmt.Errorf("shard %d: %w", u.ShardID, err)
 			}
 			if err := b.add(kindUpdate, func(w *writer) error { return w.update(&u) }); err != nil {
 				return fmt.Errorf("shard %d: %w", u.ShardID, err)
 			}
-			if l.changesVote(&u) || l.opts.Durability.Mode == Always || !raftpb.IsEmptySnapshot(u.Snapshot) || changesMembers(u.CommittedEntries) {
+			if q.changeVote(&u) || l.opts.Durability.Mode == Always || !raftpb.IsEmptySnapshot(u.Snapshot) || changesMembers(u.CommittedEntries) {
 				b.sync = true
 			}
 		}
@@ -165,10 +171,9 @@ func (l *Log) SaveRaftState(updates []raftpb.Update, _ uint64) error {
 	})
 }
 
-// needed reports whether an update changes more than the commit index. If so, it
-// completes the state of the update with the latest commit index. The caller holds mu.
-func (l *Log) needed(u *raftpb.Update) bool {
-	q := l.queuedStates(raftio.NodeInfo{ShardID: u.ShardID, ReplicaID: u.ReplicaID})
+// needs reports whether an update changes more than the commit index. If so, it
+// completes the state of the update with the latest commit index.
+func (q *queuedStates) needs(u *raftpb.Update) bool {
 	if !raftpb.IsEmptyState(u.State) {
 		q.latest = u.State
 	}
@@ -180,10 +185,9 @@ func (l *Log) needed(u *raftpb.Update) bool {
 	return true
 }
 
-// follows reports that the entries of an update do not follow those before, which
-// would leave a hole in the log. The caller holds mu.
-func (l *Log) follows(u *raftpb.Update) error {
-	q := l.queuedStates(raftio.NodeInfo{ShardID: u.ShardID, ReplicaID: u.ReplicaID})
+// follow records the entries of an update. It refuses entries that do not follow those
+// before, which would leave a hole in the log.
+func (q *queuedStates) follow(u *raftpb.Update) error {
 	last := q.last
 	if !raftpb.IsEmptySnapshot(u.Snapshot) {
 		last = u.Snapshot.Index
@@ -215,10 +219,9 @@ func (l *Log) queuedStates(node raftio.NodeInfo) *queuedStates {
 	return q
 }
 
-// changesVote reports whether an update that is written has another term or vote than
-// the last one, and records its state. The caller holds mu.
-func (l *Log) changesVote(u *raftpb.Update) bool {
-	q := l.queuedStates(raftio.NodeInfo{ShardID: u.ShardID, ReplicaID: u.ReplicaID})
+// changeVote records the state of an update that is written, and reports whether it has
+// another term or vote than the last one.
+func (q *queuedStates) changeVote(u *raftpb.Update) bool {
 	changed := q.written.Term != u.State.Term || q.written.Vote != u.State.Vote
 	q.written = u.State
 	return changed
